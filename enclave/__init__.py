@@ -1,0 +1,69 @@
+"""enclave: a runtime for code nobody should trust.
+
+Each piece of code gets a sandbox of its own; tools run in it, limits hold, and nothing is left behind. Plain blocking
+calls; `enclave.aio` has the same names for async programs.
+
+Importing this package loads nothing heavy: every public name below is imported at its first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+__version__ = '2.0.0'
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+_HOMES = {
+    'enclave.config': ('SandboxConfig',),
+    'enclave.enums': ('ExecutionStatus', 'SandboxManagerType', 'SandboxStatus', 'SandboxType'),
+    'enclave.errors': ('EnclaveError',),
+    'enclave.records': ('CommandResult', 'HealthCheckResult', 'PathInfo', 'SandboxInfo', 'ToolResult'),
+    'enclave.sandboxes.base': ('Sandbox',),
+    'enclave.sandboxes.docker.config': ('DockerSandboxConfig',),
+    'enclave.sandboxes.docker.sandbox': ('DockerSandbox',),
+    'enclave.sandboxes.registry': ('SandboxFactory', 'register_sandbox'),
+    'enclave.tools.base': ('Tool',),
+    'enclave.tools.registry': ('ToolFactory', 'register_tool'),
+    'enclave.tools.workspace': ('Workspace',),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ['__version__', *sorted(_HOME_OF)]
+
+if TYPE_CHECKING:
+    from enclave.config import SandboxConfig as SandboxConfig
+    from enclave.enums import ExecutionStatus as ExecutionStatus
+    from enclave.enums import SandboxManagerType as SandboxManagerType
+    from enclave.enums import SandboxStatus as SandboxStatus
+    from enclave.enums import SandboxType as SandboxType
+    from enclave.errors import EnclaveError as EnclaveError
+    from enclave.records import CommandResult as CommandResult
+    from enclave.records import HealthCheckResult as HealthCheckResult
+    from enclave.records import PathInfo as PathInfo
+    from enclave.records import SandboxInfo as SandboxInfo
+    from enclave.records import ToolResult as ToolResult
+    from enclave.sandboxes.base import Sandbox as Sandbox
+    from enclave.sandboxes.docker.config import DockerSandboxConfig as DockerSandboxConfig
+    from enclave.sandboxes.docker.sandbox import DockerSandbox as DockerSandbox
+    from enclave.sandboxes.registry import SandboxFactory as SandboxFactory
+    from enclave.sandboxes.registry import register_sandbox as register_sandbox
+    from enclave.tools.base import Tool as Tool
+        from enclave.tools.registry import ToolFactory as ToolFactory
+    from enclave.tools.registry import register_tool as register_tool
+    from enclave.tools.workspace import Workspace as Workspace
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,195 @@
+"""What calls return (floor 1): frozen values that travel unchanged from the agent's answer to the HTTP client.
+
+Every record offers `model_dump`, `model_dump_json` and `model_validate`, the names users of such values know.
+Times are aware UTC datetimes, durations are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, Literal, TypeVar
+
+import attrs
+from attrs import Factory, field, frozen
+
+from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
+from enclave.errors import InvalidArgumentError
+
+M = TypeVar('M', bound='Model')
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+class Model:
+    """The few methods every value of ours offers. It has no fields of its own."""
+
+    __slots__ = ()
+
+    def model_dump(self, *, mode: Literal['python', 'json'] = 'python', exclude_none: bool = False) -> dict[str, Any]:
+        """Return the fields as a dict; ``mode='json'`` gives JSON-compatible values only.
+
+        Args:
+            exclude_none: Leave out fields that are None.
+        """
+        if mode == 'json':
+            from enclave import wire
+
+            dumped: dict[str, Any] = wire.encode(self)
+        else:
+            dumped = attrs.asdict(self)  # type: ignore[arg-type]
+        if exclude_none:
+            dumped = {name: value for name, value in dumped.items() if value is not None}
+        return dumped
+
+    def model_dump_json(self, *, indent: int | None = None, exclude_none: bool = False) -> str:
+        """Return the fields as JSON text."""
+        from enclave import wire
+
+        return wire.to_json(self.model_dump(mode='json', exclude_none=exclude_none), indent=indent)
+
+    @classmethod
+    def model_validate(cls: type[M], value: Any) -> M:
+        """Return ``value`` (a dict of fields, or an instance) as an instance of this class.
+
+        Raises:
+            InvalidArgumentError: A key is unknown or missing, or a value is of a wrong type or out of range.
+        """
+        from enclave import wire
+
+        return wire.decode(value, cls, error=cls._invalid())
+
+    @classmethod
+    def model_validate_json(cls: type[M], text: str | bytes) -> M:
+        """Return an instance made from JSON text; see `model_validate`."""
+        from enclave import wire
+
+        return cls.model_validate(wire.from_json(text, what=cls.__name__))
+
+    def model_copy(self: M, *, update: Mapping[str, Any] | None = None) -> M:
+        """Return a copy, with the fields in ``update`` changed and checked again."""
+        return attrs.evolve(self, **dict(update or {}))  # type: ignore[misc]
+
+    @classmethod
+    def _invalid(cls) -> type[InvalidArgumentError]:
+        return InvalidArgumentError
+
+
+@frozen(kw_only=True)
+class CommandResult(Model):
+    """What became of one command.
+
+    ``exit_code`` is the program's own, or 128 + the signal's number when a signal ended it (as shells and Docker count);
+    ``signal`` is then its name (``'SIGSEGV'``), else None, so that the two cases can be told apart. ``stdout`` and
+    ``stderr`` hold at most the caller's cap; past it they keep head and tail around a visible marker, ``*_truncated`` is
+    true and ``*_bytes`` is still the true count. Bytes that are not UTF-8 show as backslash escapes (``\\xff``).
+    ``status`` is ``success`` only for exit code 0; ``timeout`` or ``cancelled`` when we ended it.
+    ``command`` is as the caller gave it.
+    """
+
+    command: str | list[str]
+    status: ExecutionStatus = field(converter=ExecutionStatus)
+    exit_code: int = 0
+    signal: str | None = None
+    stdout: str = ''
+    stderr: str = ''
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    stdout_truncated: bool = False
+    stderr_truncated: bool = False
+    timed_out: bool = False
+    oom_killed: bool = False
+    execution_time: float = 0.0
+
+    @property
+    def success(self) -> bool:
+        """Whether it ended by itself with exit code 0."""
+        return self.status is ExecutionStatus.SUCCESS
+
+    @property
+    def truncated(self) -> bool:
+        """Whether anything of its output was left out."""
+        return self.stdout_truncated or self.stderr_truncated
+
+
+@frozen(kw_only=True)
+class ToolResult(Model):
+    """What a tool call gives back.
+
+    ``output`` is the text (or JSON-compatible value) the tool is for; ``error`` is None on success and otherwise says what
+    went wrong (a program's stderr, or our sentence). ``metadata`` holds further JSON-compatible facts: for tools that run
+    a command ``stderr``, ``signal``, ``timed_out``, ``oom_killed``, byte counts and truncation marks.
+    """
+
+    tool_name: str
+    status: ExecutionStatus = field(converter=ExecutionStatus)
+    output: Any = ''
+    error: str | None = None
+    exit_code: int | None = None
+    execution_time: float | None = None
+    timestamp: datetime = Factory(utc_now)
+    metadata: dict[str, Any] = Factory(dict)
+
+    @property
+    def success(self) -> bool:
+        """Whether ``status`` is success."""
+        return self.status is ExecutionStatus.SUCCESS
+
+
+@frozen(kw_only=True)
+class PathInfo(Model):
+    """One entry of a sandbox's file system. ``path`` is absolute or, in a listing, relative to the listed directory.
+
+    ``kind`` is ``file``, ``directory``, ``symlink`` or ``other``; ``mode`` are the permission bits (0o644 is 420);
+    ``target`` is a symlink's text.
+    """
+
+    path: str
+    kind: Literal['file', 'directory', 'symlink', 'other']
+    size: int = 0
+    mode: int = 0
+    modified_at: datetime | None = None
+    uid: int = 0
+    gid: int = 0
+    target: str | None = None
+
+
+@frozen(kw_only=True)
+class SandboxInfo(Model):
+    """A sandbox as seen from outside. ``config`` never shows the values of ``env_vars``.
+
+    ``metadata`` holds what the backend knows: for Docker the container's id and name, the image, and the status text;
+    ``error`` is why the status is ``error``. ``active_calls`` counts commands and file transfers going on.
+    """
+
+    id: str
+    type: SandboxType | str = field(converter=lambda kind: as_sandbox_type(kind))
+    status: SandboxStatus = field(converter=SandboxStatus)
+    config: dict[str, Any] = Factory(dict)
+    created_at: datetime
+    started_at: datetime | None = None
+    available_tools: list[str] = Factory(list)
+    active_calls: int = 0
+    error: str | None = None
+    metadata: dict[str, Any] = Factory(dict)
+
+
+@frozen(kw_only=True)
+class HealthCheckResult(Model):
+    """Whether something works: ``healthy`` is true, ``version`` is ours, ``details`` say what was looked at."""
+
+    healthy: bool
+    version: str
+    timestamp: datetime = Factory(utc_now)
+    details: dict[str, Any] = Factory(dict)
+
+
+def as_sandbox_type(kind: SandboxType | str) -> SandboxType | str:
+    """Return the enum member for a known kind, or the name itself for a kind that a user registered."""
+    try:
+        return SandboxType(kind)
+    except ValueError:
+        return str(kind)

@@ -1,0 +1,181 @@
+"""The words of a Docker sandbox's configuration (floor 4), beside the shared ones of `enclave.config`.
+
+Source of meanings and bounds: the Docker Engine API's HostConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from enclave.config import (
+    SandboxConfig,
+    as_dict,
+    as_tuple,
+    check_names,
+    check_text_map,
+    checked,
+    is_a,
+    parse_size,
+    refuses_unknown_keys,
+)
+from enclave.errors import ConfigurationError
+
+DEFAULT_IMAGE = 'python:3.11-slim'
+_PROTOCOLS = ('tcp', 'udp', 'sctp')
+PortBinding = tuple[str, int | None]
+
+
+def _as_command(value: Any) -> Any:
+    return value if isinstance(value, str) else as_tuple(value)
+
+
+def _check_command(value: Any, name: str) -> None:
+    if value is None or (isinstance(value, str) and value.strip()):
+        return
+    if not isinstance(value, tuple) or not value:
+        raise ConfigurationError(f'{name} must be a string, a list of strings or None, not {value!r}')
+    check_names(value, name)
+
+
+def _as_port_binding(value: Any) -> Any:
+    """Published ports go to 127.0.0.1 unless the user names an address."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return ('127.0.0.1', value)
+    if isinstance(value, str) and value.isdigit():
+        return ('127.0.0.1', int(value))
+    return as_tuple(value)
+
+
+def _as_ports(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            f'{port}/tcp' if '/' not in str(port) else str(port): _as_port_binding(binding)
+            for port, binding in value.items()
+        }
+    if isinstance(value, (list, tuple, set)):
+        return {f'{port}/tcp' if '/' not in str(port) else str(port): ('127.0.0.1', None) for port in value}
+    return as_dict(value)
+
+
+def _is_port(value: Any, *, minimum: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= 65535
+
+
+def _check_ports(value: Any, name: str) -> None:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{name} must be like {{'8888/tcp': ('127.0.0.1', 8888)}}, not {value!r}")
+    for key, binding in value.items():
+        number, _, protocol = key.partition('/')
+        if not number.isdigit() or not _is_port(int(number)) or protocol not in _PROTOCOLS:
+            raise ConfigurationError(f"{name}: {key!r} must be like '8888/tcp', the port in the sandbox")
+        fits = isinstance(binding, tuple) and len(binding) == 2 and isinstance(binding[0], str) and binding[0]
+        if not fits or not (binding[1] is None or _is_port(binding[1], minimum=0)):
+            raise ConfigurationError(f"{name}[{key!r}] must be ('127.0.0.1', port), a port, or None, not {binding!r}")
+
+
+def _check_tmpfs(value: Any, name: str) -> None:
+    check_text_map(value, name)
+    for path in value:
+        if not path.startswith('/'):
+            raise ConfigurationError(f'{name}: {path!r} must be an absolute path in the sandbox')
+
+
+def _as_tmpfs(value: Any) -> Any:
+    return dict.fromkeys(value, '') if isinstance(value, (list, tuple, set)) else as_dict(value)
+
+
+def _check_ulimits(value: Any, name: str) -> None:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{name} must be like {{'nofile': 1024}} or {{'nofile': (1024, 4096)}}, not {value!r}")
+    for limit, bounds in value.items():
+        pair = isinstance(bounds, tuple) and len(bounds) == 2
+        if not pair or not all(isinstance(each, int) and not isinstance(each, bool) and each >= -1 for each in bounds):
+            raise ConfigurationError(f'{name}[{limit!r}] must be a whole number or (soft, hard), not {bounds!r}')
+
+
+def _as_ulimits(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return as_dict(value)
+    return {
+        limit: (bounds, bounds) if isinstance(bounds, int) and not isinstance(bounds, bool) else as_tuple(bounds)
+        for limit, bounds in value.items()
+    }
+
+
+def _check_pull(value: Any, name: str) -> None:
+    if value not in ('missing', 'never', 'always'):
+        raise ConfigurationError(f"{name} must be 'missing', 'never' or 'always', not {value!r}")
+
+
+@refuses_unknown_keys
+@frozen(kw_only=True)
+class DockerSandboxConfig(SandboxConfig):
+    """What a Docker sandbox can be asked, beyond `SandboxConfig`.
+
+    Attributes:
+        image: Image name; pulled when missing, as ``pull`` says.
+        pull: ``'missing'`` (default), ``'never'`` or ``'always'``.
+        command: The container's own main process, given to the image's entry point; a string goes to a shell. Default is
+            our agent alone. The sandbox ends when this command does.
+        ports: ``{'8888/tcp': ('127.0.0.1', 8888)}``: container port to host address. A bare number or None (a free port)
+            publishes on 127.0.0.1.
+        network: Name of a Docker network to join; default is a bridge of ours whose members cannot reach each other.
+        extra_hosts: ``{name: address}`` lines for ``/etc/hosts``.
+        privileged: Give the container the host's devices and all capabilities. The sandbox is then no protection.
+        platform: Like ``'linux/arm64'``.
+        user: Name or uid, with optional ``:group``, that everything runs as. Default is the image's.
+        read_only: Mount the root file system read-only; ``/tmp`` and the working directory become tmpfs.
+        tmpfs: ``{path: options}`` like ``{'/scratch': 'size=64m'}``, or a list of paths.
+        ulimits: ``{name: value}`` or ``{name: (soft, hard)}``; open files default to 4096.
+        cap_add: Capabilities beyond the few that pip and apt need.
+        security_opt: Docker's security options, like ``'apparmor=...'``; no-new-privileges is always set.
+        runtime: OCI runtime, like ``'runsc'`` (gVisor) or ``'kata'``.
+        shm_size: Size of ``/dev/shm``.
+        storage_opt: Storage driver options, like ``{'size': '2G'}``.
+    """
+
+    image: str = field(default=DEFAULT_IMAGE)
+    pull: Literal['missing', 'never', 'always'] = field(default='missing', validator=checked(_check_pull))
+    command: str | tuple[str, ...] | None = field(
+        default=None, converter=_as_command, validator=checked(_check_command)
+    )
+    ports: dict[str, PortBinding] = field(factory=dict, converter=_as_ports, validator=checked(_check_ports))
+    network: str | None = field(default=None, validator=is_a(str, none=True))
+    extra_hosts: dict[str, str] = field(factory=dict, converter=as_dict, validator=checked(check_text_map))
+    privileged: bool = field(default=False, validator=is_a(bool))
+    platform: str | None = field(default=None, validator=is_a(str, none=True))
+    user: str | None = field(default=None, converter=lambda value: str(value) if type(value) is int else value)
+    read_only: bool = field(default=False, validator=is_a(bool))
+    tmpfs: dict[str, str] = field(factory=dict, converter=_as_tmpfs, validator=checked(_check_tmpfs))
+    ulimits: dict[str, tuple[int, int]] = field(factory=dict, converter=_as_ulimits, validator=checked(_check_ulimits))
+    cap_add: tuple[str, ...] = field(default=(), converter=as_tuple, validator=checked(check_names))
+    security_opt: tuple[str, ...] = field(default=(), converter=as_tuple, validator=checked(check_names))
+    runtime: str | None = field(default=None, validator=is_a(str, none=True))
+    shm_size: str | int | None = field(default=None)
+    storage_opt: dict[str, str] = field(factory=dict, converter=as_dict, validator=checked(check_text_map))
+
+    @image.validator
+    def _check_image(self, _: Any, value: Any) -> None:
+        if not isinstance(value, str) or not value.strip() or any(space in value for space in ' \t\n\0'):
+            raise ConfigurationError(f"image must be an image's name like {DEFAULT_IMAGE!r}, not {value!r}")
+
+    @user.validator
+    def _check_user(self, _: Any, value: Any) -> None:
+        if value is not None and (not isinstance(value, str) or not value or value.startswith('-')):
+            raise ConfigurationError(f"user must be a name or uid, with optional ':group', not {value!r}")
+
+    @shm_size.validator
+    def _check_shm_size(self, _: Any, value: Any) -> None:
+        if value is not None:
+            parse_size(value, 'shm_size')
+
+    def __attrs_post_init__(self) -> None:
+        if self.network is not None and not self.network_enabled:
+            raise ConfigurationError('network is named although network_enabled is False; drop one of them')
+        if self.ports and not self.network_enabled:
+            raise ConfigurationError('ports are published although network_enabled is False; drop one of them')
+        if self.privileged and self.cap_add:
+            raise ConfigurationError('cap_add has no meaning beside privileged=True; drop one of them')
