@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from enclave.sandboxes.registry import SandboxFactory as SandboxFactory
     from enclave.sandboxes.registry import register_sandbox as register_sandbox
     from enclave.tools.base import Tool as Tool
-        from enclave.tools.registry import ToolFactory as ToolFactory
+    from enclave.tools.registry import ToolFactory as ToolFactory
     from enclave.tools.registry import register_tool as register_tool
     from enclave.tools.workspace import Workspace as Workspace
 

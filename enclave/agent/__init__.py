@@ -1,0 +1,1 @@
+"""The agent: the one program of ours that runs inside every sandbox (floor 0)."""

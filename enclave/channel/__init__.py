@@ -1,0 +1,1 @@
+"""Our end of the stream to an agent (floor 2)."""

@@ -1,0 +1,1 @@
+"""Owners of many sandboxes (floor 5)."""

@@ -1,0 +1,1 @@
+"""The HTTP door (floor 6)."""

@@ -1,0 +1,1 @@
+"""What can be run in a sandbox (floor 3)."""
