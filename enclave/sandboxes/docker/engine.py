@@ -1,0 +1,438 @@
+"""The one door to the container engine (floor 4, docker).
+
+Promises: one client per process, made at first use and again after a fork; the address chosen as the docker command line
+chooses it; ordinary calls bounded in time, streams not; a pool that neither blocks nor complains however many threads
+call; and every failure translated, beside the call, into an error of ours that carries the engine's own words.
+
+docker-py's low-level client does the calls (it speaks through requests and urllib3, whose exceptions are met here and
+nowhere above); `enclave.sandboxes.docker.dial` does the connections that outlive a call.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import logging
+import os
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import docker
+import docker.errors
+import requests.adapters
+import requests.exceptions
+import urllib3.exceptions
+from attrs import Factory, field, frozen
+from docker.constants import MINIMUM_DOCKER_API_VERSION
+from docker.transport import UnixHTTPAdapter
+from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
+
+from enclave.errors import EnclaveError, EngineError, EngineUnavailableError, ImageNotFoundError
+from enclave.records import Model
+from enclave.sandboxes.docker.dial import Dialer, Endpoint, RawStream, find_endpoint, make_endpoint, take_over, upgrade
+
+logger = logging.getLogger(__name__)
+
+CALL_TIMEOUT = 60.0
+"""Seconds an ordinary call may take without the engine sending anything."""
+
+POOL_SIZE = 512
+"""Idle connections kept. urllib3 opens further ones when all are busy, and only warns when it must drop one above this."""
+
+
+@frozen(kw_only=True)
+class EngineInfo(Model):
+    """What an engine is: its versions, its host, and which limits it can enforce.
+
+    ``cgroup_version`` is ``'1'``, ``'2'`` or empty when the engine does not say (before API 1.41). ``architecture`` is the
+    engine's host's, as the kernel names it (``x86_64``). ``swap_limit`` and its neighbours say what the kernel can account.
+    """
+
+    name: str
+    address: str
+    version: str
+    api_version: str
+    os: str
+    architecture: str
+    kernel: str
+    host: str
+    cgroup_version: str
+    storage_driver: str
+    root_dir: str
+    cpus: int
+    memory_bytes: int
+    memory_limit: bool
+    swap_limit: bool
+    cpu_limit: bool
+    pids_limit: bool
+    security_options: list[str] = Factory(list)
+    runtimes: list[str] = Factory(list)
+    default_runtime: str = ''
+    warnings: list[str] = field(factory=list)
+
+
+class Engine:
+    """A client of one container engine. Thread-safe; lives until `close`. `get_engine` returns this process's own.
+
+    Args:
+        base_url: Like ``unix:///run/docker.sock``, ``tcp://host:2376``, ``ssh://user@host``; None chooses as the docker command
+            line does.
+        timeout: Seconds an ordinary call may go without an answer.
+
+    Nothing is connected until the first call.
+
+    Raises:
+        ConfigurationError: The address, the docker context or the certificates cannot be used.
+    """
+
+    def __init__(self, base_url: str | None = None, *, timeout: float = CALL_TIMEOUT) -> None:
+        self.endpoint: Endpoint = find_endpoint() if base_url is None else make_endpoint(base_url)
+        self.timeout = timeout
+        self._dialer = Dialer(self.endpoint)
+        self._lock = threading.Lock()  # guards _api and _closed
+        self._api: docker.APIClient | None = None
+        self._closed = False
+        self.memory: dict[str, Any] = {}
+        """What the modules beside this one remember of the engine, like its network. Single reads and writes need no lock."""
+
+    @property
+    def address(self) -> str:
+        """Where the engine is, for messages."""
+        return self.endpoint.url
+
+    @property
+    def api(self) -> docker.APIClient:
+        """docker-py's low-level client, connected at first use.
+
+        Raises:
+            EngineUnavailableError: Nobody answers at the address.
+        """
+        if self._api is not None:
+            return self._api
+        with self.translate('reach the engine'):
+            made = self._connect()
+        # Two threads may both have connected; the first one published is the client, the other is let go.
+        with self._lock:
+            if self._api is None and not self._closed:
+                self._api = made
+            api = self._api
+        if api is not made:
+            made.close()
+        if api is None:
+            raise EngineUnavailableError(f'this client of the engine at {self.address} is closed')
+        return api
+
+    def _connect(self) -> docker.APIClient:
+        dialled = self.endpoint.scheme in ('unix', 'ssh') and self._dialer.can_dial
+        api = docker.APIClient(
+            base_url='unix:///dialled' if dialled else self.endpoint.request_url,
+            # Any version will do here: the pool is to be put in place before the first request.
+            version=MINIMUM_DOCKER_API_VERSION,
+            timeout=self.timeout,  # type: ignore[arg-type]
+            tls=self.endpoint.tls,
+            max_pool_size=POOL_SIZE,
+        )
+        if dialled:
+            adapter = _DialAdapter(self._dialer, self.timeout)
+            setattr(api, '_custom_adapter', adapter)  # noqa: B010 - not in the type stubs
+            api.mount('http+docker://', adapter)
+        elif self.endpoint.scheme != 'npipe':
+            for prefix in ('http://', 'https://'):
+                api.mount(prefix, requests.adapters.HTTPAdapter(pool_maxsize=POOL_SIZE))
+        try:
+            setattr(api, '_version', api.version(api_version=False)['ApiVersion'])  # noqa: B010 - not in the type stubs
+        except BaseException:
+            api.close()
+            raise
+        return api
+
+    def ping(self) -> None:
+        """Return if the engine answers.
+
+        Raises:
+            EngineUnavailableError: It does not.
+        """
+        with self.translate('reach the engine'):
+            self.api.ping()
+
+    def describe(self) -> EngineInfo:
+        """Return what the engine is; two requests.
+
+        Raises:
+            EngineUnavailableError: It does not answer.
+        """
+        with self.translate('ask the engine what it is'):
+            version = self.api.version()
+            info = self.api.info()
+        components = version.get('Components') or [{}]
+        name = components[0].get('Name', '') or 'Engine'
+        return EngineInfo(
+            name=f'Docker {name}' if name == 'Engine' else name,
+            address=self.address,
+            version=version.get('Version', ''),
+            api_version=version.get('ApiVersion', ''),
+            os=version.get('Os', ''),
+            architecture=info.get('Architecture', ''),
+            kernel=version.get('KernelVersion', ''),
+            host=info.get('Name', ''),
+            cgroup_version=str(info.get('CgroupVersion') or ''),
+            storage_driver=info.get('Driver', ''),
+            root_dir=info.get('DockerRootDir', ''),
+            cpus=int(info.get('NCPU') or 0),
+            memory_bytes=int(info.get('MemTotal') or 0),
+            memory_limit=bool(info.get('MemoryLimit')),
+            swap_limit=bool(info.get('SwapLimit')),
+            cpu_limit=bool(info.get('CpuCfsQuota')),
+            pids_limit=bool(info.get('PidsLimit')),
+            security_options=list(info.get('SecurityOptions') or ()),
+            runtimes=sorted(info.get('Runtimes') or ()),
+            default_runtime=info.get('DefaultRuntime', ''),
+            warnings=list(info.get('Warnings') or ()),
+        )
+
+    # Streams ---------------------------------------------------------------------------------------------------------
+
+    def attach_stream(
+        self, container_id: str, *, stdin: bool = True, stdout: bool = True, stderr: bool = True, logs: bool = False
+    ) -> RawStream:
+        """Attach to a container and return its raw stream, which has no time limit.
+
+        Without a TTY the bytes read are frames of eight header bytes and a payload (Engine API, "Stream format"). Attach
+        before the container starts and nothing is missed. Closing the stream ends the standard input of a container that
+        has it opened "once".
+
+        Args:
+            logs: Also send what was written before the attachment.
+
+        Raises:
+            EngineError: The engine refuses; ``details['status']`` is 404 if there is no such container.
+            EngineUnavailableError: It does not answer.
+        """
+        flags = {'stream': True, 'stdin': stdin, 'stdout': stdout, 'stderr': stderr, 'logs': logs}
+        query = urllib.parse.urlencode({name: 1 for name, wanted in flags.items() if wanted})
+        path = f'/containers/{urllib.parse.quote(container_id, safe="")}/attach?{query}'
+        return self._stream(path, b'', f'attach to container {container_id[:12]!r}')
+
+    def exec_stream(self, exec_id: str, *, tty: bool = False) -> RawStream:
+        """Start an exec and return its raw stream; see `attach_stream`.
+
+        Raises:
+            EngineError: The engine refuses.
+            EngineUnavailableError: It does not answer.
+        """
+        body = json.dumps({'Detach': False, 'Tty': tty}).encode('ascii')
+        return self._stream(f'/exec/{urllib.parse.quote(exec_id, safe="")}/start', body, f'start exec {exec_id[:12]!r}')
+
+    def _stream(self, path: str, body: bytes, what: str) -> RawStream:
+        versioned = f'/v{self.api.api_version}{path}'
+        with self.translate(what):
+            if not self._dialer.can_dial:
+                headers = {'Connection': 'Upgrade', 'Upgrade': 'tcp', 'Content-Type': 'application/json'}
+                url = f'{self.api.base_url}{versioned}'
+                response = self.api.post(url, data=body, headers=headers, stream=True, timeout=None)
+                if response.status_code not in (101, 200):
+                    raise _refused(what, response.status_code, response.text.strip())
+                return take_over(response)
+            try:
+                connection = self._dialer.dial()
+            except OSError as error:
+                raise self._unavailable(error) from error
+            try:
+                return upgrade(
+                    connection,
+                    versioned,
+                    host=self._dialer.host_header,
+                    body=body,
+                    on_refusal=lambda status, words: _refused(what, status, words),
+                )
+            except EnclaveError:
+                connection.close()
+                raise
+            except OSError as error:
+                connection.close()
+                raise self._unavailable(error) from error
+            except BaseException:
+                connection.close()
+                raise
+
+    # Errors ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def translate(self, what: str) -> Iterator[None]:
+        """Turn the exceptions of docker-py and what it stands on into ours, with the foreign one chained.
+
+        Args:
+            what: What is being tried, after "Could not": ``'create a container from python:3.11-slim'``.
+
+        Raises:
+            EngineUnavailableError: The connection failed, broke, or stayed silent too long; names the address.
+            ImageNotFoundError: The engine has no such image.
+            EngineError: The engine refused; ``details['status']`` is its HTTP status, ``details['reason']`` its own words.
+        """
+        try:
+            yield
+        except EnclaveError:
+            raise
+        except docker.errors.APIError as error:
+            raise _translated(error, what) from error
+        except requests.exceptions.InvalidJSONError as error:
+            raise EngineError(
+                f'Could not {what}: the engine at {self.address} did not answer in JSON ({error})'
+            ) from error
+        except (
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            ConnectionError,
+        ) as error:
+            raise self._unavailable(error) from error
+        except docker.errors.DockerException as error:
+            if isinstance(error.__cause__, docker.errors.APIError):
+                raise _translated(error.__cause__, what) from error
+            if error.__cause__ is not None:
+                raise self._unavailable(error) from error
+            raise EngineError(f'Could not {what}: {error}', details={'reason': str(error)}) from error
+
+    def _unavailable(self, error: BaseException) -> EngineUnavailableError:
+        reason, cause = _why(error), _root(error)
+        words = self._dialer.explain()
+        if words:
+            reason = f'{reason}; ssh says: {words}'
+        source = '' if self.endpoint.source == 'the default' else f', given by {self.endpoint.source}'
+        return EngineUnavailableError(
+            f'No container engine answers at {self.address}{source}: {reason}. '
+            'Run `ms-enclave doctor` to see what is missing and how to mend it.',
+            details={'address': self.address, 'reason': reason, 'errno': getattr(cause, 'errno', None)},
+        )
+
+    def close(self) -> None:
+        """Close idle connections and end ssh processes; streams still open are their owners' to close. May be called twice."""
+        with self._lock:
+            api, self._api = self._api, None
+            self._closed = True
+        if api is not None:
+            api.close()
+        self._dialer.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f'<Engine {self.address}>'
+
+
+# This process's own ---------------------------------------------------------------------------------------------------
+
+_shared_lock = threading.Lock()  # guards _shared
+_shared: Engine | None = None
+
+
+def get_engine() -> Engine:
+    """Return this process's engine client, making it at the first call. It is never closed; a forked child gets its own.
+
+    Raises:
+        ConfigurationError: The address, the docker context or the certificates cannot be used.
+    """
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = Engine()
+        return _shared
+
+
+def _forget_shared() -> None:
+    """Start afresh in a forked child: the parent's connections are not ours to speak on, and its locks may be held."""
+    global _shared, _shared_lock
+    _shared_lock = threading.Lock()
+    _shared = None
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget_shared)
+
+
+# Helpers --------------------------------------------------------------------------------------------------------------
+
+
+def _translated(error: docker.errors.APIError, what: str) -> EnclaveError:
+    words = error.explanation if isinstance(error.explanation, str) and error.explanation else str(error)
+    status = error.response.status_code if error.response is not None else 0
+    return _refused(what, status, words, image=isinstance(error, docker.errors.ImageNotFound))
+
+
+def _refused(what: str, status: int, words: str, *, image: bool = False) -> EnclaveError:
+    details = {'status': status, 'reason': words}
+    if image or (status == 404 and 'no such image' in words.lower()):
+        return ImageNotFoundError(f'Could not {what}: {words}', details=details)
+    return EngineError(f'Could not {what}: {words}', details=details)
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the exception at the bottom of the chain, which names the real trouble."""
+    seen = {id(error)}
+    while True:
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            inner = next((each for each in error.args if isinstance(each, BaseException)), None)
+        if inner is None or id(inner) in seen:
+            return error
+        seen.add(id(inner))
+        error = inner
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, requests.exceptions.Timeout):
+        return 'it did not answer in time'
+    root = _root(error)
+    if isinstance(root, PermissionError):
+        return 'permission denied; this user may not be in the group "docker"'
+    if isinstance(root, FileNotFoundError):
+        return (
+            'there is no such socket, so it is not running or not installed'
+            if root.errno == errno.ENOENT
+            else str(root)
+        )
+    if isinstance(root, ConnectionRefusedError):
+        return 'connection refused, so it is not running'
+    return str(root) or type(root).__name__
+
+
+# docker-py's transport for a unix socket with our dialler in it. It brings ssh without paramiko, on pooled connections, and a
+# failed connect closes its socket, which docker-py's own (7.2) leaves to the garbage collector.
+class _DialConnection(UnixHTTPConnection):
+    def __init__(self, dialer: Dialer, timeout: float) -> None:
+        super().__init__('http://localhost', '', timeout)  # type: ignore[arg-type]
+        self._dialer = dialer
+
+    def connect(self) -> None:
+        connection: Any = self._dialer.dial(self.timeout)
+        self.sock = connection
+
+
+class _DialPool(UnixHTTPConnectionPool):
+    def __init__(self, url: str, dialer: Dialer, timeout: float) -> None:
+        super().__init__(url, '', timeout=timeout, maxsize=POOL_SIZE)  # type: ignore[arg-type]
+        self._dialer = dialer
+
+    def _new_conn(self) -> Any:
+        return _DialConnection(self._dialer, self.timeout)  # type: ignore[arg-type]
+
+
+class _DialAdapter(UnixHTTPAdapter):
+    def __init__(self, dialer: Dialer, timeout: float) -> None:
+        super().__init__('http+unix:///dialled', timeout)  # type: ignore[arg-type]
+        self._dialer = dialer
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:
+        with self.pools.lock:
+            pool = self.pools.get(url)
+            if pool is None:
+                pool = self.pools[url] = _DialPool(url, self._dialer, self.timeout)
+        return pool
