@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +29,8 @@ DEFAULT_OUTPUT_BYTES = 1 * MIB
 
 _SIZE = re.compile(r'(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?', re.IGNORECASE)
 _UNITS = {'': 1, 'k': KIB, 'm': MIB, 'g': 1024 * MIB, 't': 1024 * 1024 * MIB}
+_SIZE_LIMIT = 2**63
+_CPU_LIMIT = 1_000_000
 _ENV_NAME = re.compile(r'[^=\0]+')
 
 C = TypeVar('C', bound=type)
@@ -42,12 +43,13 @@ def parse_size(text: str | int, name: str = 'size') -> int:
     Units are powers of 1024, as Docker counts.
 
     Raises:
-        ConfigurationError: It is not such a text, or not positive.
+        ConfigurationError: It is not such a text, not positive, or beyond what 63 bits hold.
     """
-    if isinstance(text, int) and not isinstance(text, bool) and text > 0:
+    if isinstance(text, int) and not isinstance(text, bool) and 0 < text < _SIZE_LIMIT:
         return text
     match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
-    size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    amount = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+    size = int(amount) if amount < _SIZE_LIMIT else 0
     if size <= 0:
         raise ConfigurationError(f"{name} must be a size like '512m' or '1g', not {text!r}")
     return size
@@ -157,8 +159,10 @@ def _as_cpu(value: Any) -> Any:
 
 
 def _check_cpu(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0.01:
-        raise ConfigurationError(f'{name} must be a number of CPUs, at least 0.01, not {value!r}')
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.01 <= value <= _CPU_LIMIT:
+        raise ConfigurationError(
+            f'{name} must be a number of CPUs, at least 0.01 and at most {_CPU_LIMIT}, not {value!r}'
+        )
 
 
 def _as_timeout(value: Any) -> Any:
@@ -180,7 +184,7 @@ def _as_tools(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: {} if options is None or options is True else as_dict(options) for name, options in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return {name: {} for name in value}
+        return {name: {} for name in value} if all(isinstance(name, str) for name in value) else value
     return value
 
 

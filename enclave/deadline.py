@@ -6,7 +6,6 @@ restarts the clock half-way down. It reads the monotonic clock, so a change of t
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -14,20 +13,23 @@ from attrs import field, frozen
 
 from enclave.errors import InvalidArgumentError, OperationTimeoutError
 
+FOREVER_SECONDS = 1e9
+"""From here on (31 years) a time limit is no limit; the waits of the standard library overflow not far above."""
+
 
 def check_timeout(timeout: object, name: str = 'timeout') -> float | None:
-    """Return a time limit in seconds, or None for no limit (``None`` and ``0`` both mean that).
+    """Return a time limit in seconds, or None for no limit (``None``, ``0`` and infinity mean that).
 
     Raises:
-        InvalidArgumentError: It is not a number, not finite, or negative.
+        InvalidArgumentError: It is not a number, or negative.
     """
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise InvalidArgumentError(f'{name} must be a number of seconds or None, not {timeout!r}')
-    if math.isnan(timeout) or timeout < 0:
+    if timeout != timeout or timeout < 0:
         raise InvalidArgumentError(f'{name} must be 0 (no limit) or more seconds, not {timeout!r}')
-    if timeout == 0 or math.isinf(timeout):
+    if timeout == 0 or timeout >= FOREVER_SECONDS:
         return None
     return float(timeout)
 

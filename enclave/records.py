@@ -24,6 +24,14 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
+def as_sandbox_type(kind: SandboxType | str) -> SandboxType | str:
+    """Return the enum member for a known kind, or the name itself for a kind that a user registered."""
+    try:
+        return SandboxType(kind)
+    except ValueError:
+        return str(kind)
+
+
 class Model:
     """The few methods every value of ours offers. It has no fields of its own."""
 
@@ -70,8 +78,17 @@ class Model:
         return cls.model_validate(wire.from_json(text, what=cls.__name__))
 
     def model_copy(self: M, *, update: Mapping[str, Any] | None = None) -> M:
-        """Return a copy, with the fields in ``update`` changed and checked again."""
-        return attrs.evolve(self, **dict(update or {}))  # type: ignore[misc]
+        """Return a copy, with the fields in ``update`` changed and checked again.
+
+        Raises:
+            InvalidArgumentError: There is no such field, or its validator refuses the value.
+        """
+        changes = dict(update or {})
+        known = [attribute.name for attribute in attrs.fields(type(self))]  # type: ignore[arg-type]
+        for name in changes:
+            if name not in known:
+                raise self._invalid()(f'{type(self).__name__} has no field {name!r}; known: {", ".join(known)}')
+        return attrs.evolve(self, **changes)  # type: ignore[misc]
 
     @classmethod
     def _invalid(cls) -> type[InvalidArgumentError]:
@@ -166,7 +183,7 @@ class SandboxInfo(Model):
     """
 
     id: str
-    type: SandboxType | str = field(converter=lambda kind: as_sandbox_type(kind))
+    type: SandboxType | str = field(converter=as_sandbox_type)
     status: SandboxStatus = field(converter=SandboxStatus)
     config: dict[str, Any] = Factory(dict)
     created_at: datetime
@@ -185,11 +202,3 @@ class HealthCheckResult(Model):
     version: str
     timestamp: datetime = Factory(utc_now)
     details: dict[str, Any] = Factory(dict)
-
-
-def as_sandbox_type(kind: SandboxType | str) -> SandboxType | str:
-    """Return the enum member for a known kind, or the name itself for a kind that a user registered."""
-    try:
-        return SandboxType(kind)
-    except ValueError:
-        return str(kind)

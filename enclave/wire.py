@@ -11,44 +11,43 @@ inside the functions that need it.
 from __future__ import annotations
 
 import base64
-import binascii
+import collections.abc
+import difflib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
-from cattrs.strategies import configure_union_passthrough
 
 from enclave.errors import InvalidArgumentError
 
 T = TypeVar('T')
+Hook = Callable[[Any, Any], Any]
 
-
-def _exactly(kind: type[Any], *also: type[Any]) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
-        if isinstance(value, bool) and kind is not bool:
-            raise TypeError(f'must be {_NAMES[kind]}, not {value!r}')
-        if isinstance(value, kind):
-            return value
-        if also and isinstance(value, also):
-            return kind(value)
-        raise TypeError(f'must be {_NAMES[kind]}, not {_short(value)}')
-
-    return structure
-
-
-_NAMES: dict[type[Any], str] = {
+_SCALARS: dict[type[Any], str] = {
     str: 'a string',
     int: 'a whole number',
     float: 'a number',
     bool: 'true or false',
 }
+_COLLECTIONS: dict[Any, type[Any]] = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+    collections.abc.Sequence: tuple,
+    collections.abc.MutableSequence: list,
+    collections.abc.Set: frozenset,
+    collections.abc.MutableSet: set,
+}
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
 def _short(value: Any) -> str:
@@ -56,29 +55,83 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f'{text[:60]}... ({type(value).__name__})'
 
 
+def _origin(kind: Any) -> Any:
+    return get_origin(kind) or kind
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType)
+
+
+def _words(kind: Any) -> str:
+    """Return what a value of this type is called in a message."""
+    origin = _origin(kind)
+    if kind is None or kind is NoneType:
+        return 'null'
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    if origin in _COLLECTIONS:
+        return 'a list'
+    if origin in _MAPPINGS or attrs.has(origin):
+        return 'an object with named fields'
+    if origin is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
+        options = get_args(kind) if origin is Literal else [member.value for member in kind]
+        return 'one of ' + ', '.join(repr(option) for option in options)
+    return {datetime: 'an ISO 8601 time', bytes: 'base64 text'}.get(kind, getattr(kind, '__name__', str(kind)))
+
+
+# Decoding: one hook a kind --------------------------------------------------------------------------------------------
+
+
+def _exactly(kind: type[Any]) -> Hook:
+    def structure(value: Any, cls: Any) -> Any:
+        # cattrs finds this hook for the str enums too, because they are subclasses of str.
+        if isinstance(cls, type) and issubclass(cls, Enum):
+            return _structure_enum(value, cls)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f'must be {_SCALARS[kind]}, not {_short(value)}')
+        return value
+
+    return structure
+
+
 def _structure_float(value: Any, _: Any) -> float:
-    number = _exactly(float, int)(value, float)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f'must be a number, not {_short(value)}')
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
-        raise TypeError(f'must be a finite number, not {value!r}')
-    return float(number)
+        raise TypeError(f'must be a finite number, not {_short(value)}')
+    return number
 
 
 def _structure_enum(value: Any, cls: type[Enum]) -> Enum:
     try:
         return cls(value)
     except ValueError:
-        words = ', '.join(repr(str(member.value)) for member in cls)
-        raise TypeError(f'must be one of {words}, not {_short(value)}') from None
+        raise TypeError(f'must be {_words(cls)}, not {_short(value)}') from None
+
+
+def _structure_literal(value: Any, kind: Any) -> Any:
+    for option in get_args(kind):
+        if type(option) is type(value) and option == value:
+            return option
+    raise TypeError(f'must be {_words(kind)}, not {_short(value)}')
 
 
 def _structure_datetime(value: Any, _: Any) -> datetime:
-    if isinstance(value, datetime):
-        return value
-    if not isinstance(value, str):
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value.replace('Z', '+00:00'))
+        except ValueError:
+            pass
+    if not isinstance(moment, datetime):
         raise TypeError(f'must be an ISO 8601 time, not {_short(value)}')
-    moment = datetime.fromisoformat(value.replace('Z', '+00:00'))
     if moment.tzinfo is None:
-        raise TypeError(f'must carry a UTC offset, not {value!r}')
+        raise TypeError(f'must carry a UTC offset, not {_short(value)}')
     return moment
 
 
@@ -89,42 +142,133 @@ def _structure_bytes(value: Any, _: Any) -> bytes:
         raise TypeError(f'must be base64 text, not {_short(value)}')
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or a character that is not ASCII
         raise TypeError(f'must be base64 text: {error}') from None
+
+
+def _structure_items(items: Iterable[tuple[Any, Any, Hook, Any]], cls: Any) -> list[Any]:
+    """Return each ``hook(value, kind)`` of ``(key, value, hook, kind)``; all failures together, each with its key."""
+    made: list[Any] = []
+    failures: list[Exception] = []
+    for key, value, hook, kind in items:
+        try:
+            made.append(hook(value, kind))
+        except Exception as failure:
+            note = cattrs.IterableValidationNote(f'Structuring {kind} @ {key!r}', key, kind)
+            failure.__notes__ = [*getattr(failure, '__notes__', ()), note]
+            failures.append(failure)
+    if failures:
+        raise cattrs.IterableValidationError(f'While structuring {cls}', failures, cls)
+    return made
+
+
+def _collection_factory(cls: Any, made: cattrs.Converter) -> Hook:
+    """Lists and tuples become any kind of list; a string, although one can iterate over it, never does."""
+    arguments = get_args(cls)
+    build = _COLLECTIONS[_origin(cls)]
+    fixed = _origin(cls) is tuple and bool(arguments) and arguments[-1] is not Ellipsis
+    kinds = arguments if fixed else (arguments or (Any,))[:1]
+    hooks = [made.get_structure_hook(kind) for kind in kinds]
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, (list, tuple, set, frozenset)):
+            raise TypeError(f'must be a list, not {_short(value)}')
+        if fixed and len(value) != len(kinds):
+            raise TypeError(f'must be a list of {len(kinds)} values, not {_short(value)}')
+        pairs = zip(hooks, kinds, strict=True) if fixed else ((hooks[0], kinds[0]) for _ in value)
+        items = ((index, each, hook, kind) for index, (each, (hook, kind)) in enumerate(zip(value, pairs, strict=True)))
+        return build(_structure_items(items, cls))
+
+    return structure
+
+
+def _mapping_factory(cls: Any, made: cattrs.Converter) -> Hook:
+    key_kind, value_kind = get_args(cls) or (Any, Any)
+    key_hook, value_hook = made.get_structure_hook(key_kind), made.get_structure_hook(value_kind)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise TypeError(f'must be an object with named fields, not {_short(value)}')
+        keys = _structure_items(((key, key, key_hook, key_kind) for key in value), cls)
+        values = _structure_items(((key, each, value_hook, value_kind) for key, each in value.items()), cls)
+        return dict(zip(keys, values, strict=True))
+
+    return structure
+
+
+def _takes(kind: Any, value: Any) -> bool:
+    """Tell whether the shape of ``value`` is one that ``kind`` is made from, so that its own message is the useful one."""
+    origin = _origin(kind)
+    if isinstance(origin, type) and origin is not Any and not attrs.has(origin) and isinstance(value, origin):
+        return not (isinstance(value, bool) and origin is not bool)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return origin in _COLLECTIONS or origin is Any
+    if isinstance(value, Mapping):
+        return origin in _MAPPINGS or attrs.has(origin) or origin is Any
+    return (
+        origin not in _COLLECTIONS and origin not in _MAPPINGS and (not attrs.has(origin) or isinstance(value, origin))
+    )
+
+
+def _union_factory(cls: Any, made: cattrs.Converter) -> Hook:
+    """The first member that takes the value wins, in the order they are written."""
+    members = [kind for kind in get_args(cls) if kind is not NoneType]
+    hooks = {kind: made.get_structure_hook(kind) for kind in members}
+    optional = len(members) < len(get_args(cls))
+
+    def structure(value: Any, _: Any) -> Any:
+        if value is None and optional:
+            return None
+        fitting = [kind for kind in members if _takes(kind, value)]
+        if len(members) == 1 or (len(fitting) == 1 and isinstance(value, (list, tuple, set, frozenset, Mapping))):
+            kind = (fitting or members)[0]
+            return hooks[kind](value, kind)  # its own message says which part is wrong
+        for kind in fitting:
+            try:
+                return hooks[kind](value, kind)
+            except (TypeError, ValueError, cattrs.BaseValidationError):
+                continue
+        raise TypeError(f'must be {" or ".join(_words(kind) for kind in members)}, not {_short(value)}')
+
+    return structure
+
+
+def _attrs_factory(cls: Any, made: cattrs.Converter) -> Hook:
+    structure = make_dict_structure_fn(cls, made, _cattrs_forbid_extra_keys=True)
+
+    def hook(value: Any, _: Any) -> Any:
+        if isinstance(value, _origin(cls)):
+            return value
+        if not isinstance(value, Mapping):
+            raise TypeError(f'must be an object with named fields, not {_short(value)}')
+        return structure(value, cls)
+
+    return hook
 
 
 @lru_cache(maxsize=1)
 def converter() -> cattrs.Converter:
     """Return the process's converter. Do not register hooks on it elsewhere."""
-    made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    made.register_structure_hook(str, _exactly(str))
-    made.register_structure_hook(int, _exactly(int))
-    made.register_structure_hook(bool, _exactly(bool))
+    made = cattrs.Converter(
+        forbid_extra_keys=True,
+        detailed_validation=True,
+        unstruct_collection_overrides={tuple: list, collections.abc.Set: list},
+    )
+    made.register_structure_hook_factory(lambda cls: _origin(cls) in _COLLECTIONS)(_collection_factory)
+    made.register_structure_hook_factory(lambda cls: _origin(cls) in _MAPPINGS)(_mapping_factory)
+    made.register_structure_hook_factory(_is_union)(_union_factory)
+    made.register_structure_hook_factory(attrs.has)(_attrs_factory)
+    made.register_structure_hook_func(lambda cls: _origin(cls) is Literal, _structure_literal)
+    made.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
+    for kind in (str, int, bool):
+        made.register_structure_hook(kind, _exactly(kind))
     made.register_structure_hook(float, _structure_float)
     made.register_structure_hook(bytes, _structure_bytes)
-    made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode('ascii'))
     made.register_structure_hook(datetime, _structure_datetime)
+    made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode('ascii'))
     made.register_unstructure_hook(datetime, lambda value: value.isoformat())
-    made.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
-    made.register_unstructure_hook_func(
-        lambda cls: isinstance(cls, type) and issubclass(cls, Enum), lambda value: value.value
-    )
-    configure_union_passthrough(str | bool | int | float | None, made)
-    made.register_structure_hook_factory(
-        attrs.has, lambda cls: _instance_or(cls, make_dict_structure_fn(cls, made, _cattrs_forbid_extra_keys=True))
-    )
+    made.register_unstructure_hook(Enum, lambda value: value.value)
     return made
-
-
-def _instance_or(cls: type[Any], structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def hook(value: Any, _: Any) -> Any:
-        if isinstance(value, cls):
-            return value
-        if not isinstance(value, dict):
-            raise TypeError(f'must be an object with named fields, not {_short(value)}')
-        return structure(value, cls)
-
-    return hook
 
 
 def decode(value: Any, cls: type[T], *, error: type[InvalidArgumentError] = InvalidArgumentError, what: str = '') -> T:
@@ -141,23 +285,48 @@ def decode(value: Any, cls: type[T], *, error: type[InvalidArgumentError] = Inva
     """
     try:
         return converter().structure(value, cls)
-    except cattrs.BaseValidationError as failure:
-        problems = cattrs.transform_error(failure, format_exception=_format)
-        problems = [problem.replace(' @ $.', ' at ').replace(' @ $', '') for problem in problems]
-    except (TypeError, ValueError) as failure:
-        problems = [str(failure)]
+    except (TypeError, ValueError, cattrs.BaseValidationError) as failure:
+        problems = _problems(failure, '')
     name = what or getattr(cls, '__name__', str(cls))
     raise error(f'{name}: ' + '; '.join(problems), details={'problems': problems})
 
 
-def _format(failure: BaseException, kind: type[Any] | None) -> str:
+def _problems(failure: BaseException, path: str) -> list[str]:
+    """Return a sentence for each leaf of a failure, with the field (``env['A']``, ``parts[2].name``) it is about."""
+    if not isinstance(failure, (cattrs.ClassValidationError, cattrs.IterableValidationError)):
+        return [_problem(failure, path)]
+    problems: list[str] = []
+    noted, plain = failure.group_exceptions()
+    for each, note in noted:
+        if isinstance(note, cattrs.IterableValidationNote):
+            inner = f'{path}[{note.index!r}]'
+        else:
+            inner = f'{path}.{note.name}' if path else note.name
+        problems += _problems(each, inner)
+    for each in plain:
+        problems += _problems(each, path)
+    return problems
+
+
+def _problem(failure: BaseException, path: str) -> str:
+    if isinstance(failure, KeyError) and path:
+        return f'{path} is required and missing'
     if isinstance(failure, cattrs.ForbiddenExtraKeysError):
-        names = ', '.join(sorted(repr(name) for name in failure.extra_fields))
-        known = ', '.join(sorted(field.name for field in attrs.fields(failure.cl)))
-        return f'unknown key {names} (known: {known})'
-    if isinstance(failure, KeyError):
-        return f'required key {failure.args[0]!r} is missing'
-    return str(failure)
+        known = [field.name for field in attrs.fields(failure.cl) if field.init]
+        text = '; '.join(_unknown(name, known) for name in sorted(failure.extra_fields, key=str))
+    elif failure.args and isinstance(failure.args[0], str):
+        text = failure.args[0]  # attrs' own validators add further arguments, which are not for people
+    else:
+        text = str(failure)
+    if not path:
+        return text
+    return f'{path} {text}' if text.startswith('must ') else f'{path}: {text}'
+
+
+def _unknown(name: Any, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f'did you mean {near[0]!r}?' if near else f'known: {", ".join(known) or "none"}'
+    return f'unknown key {name!r} ({hint})'
 
 
 def encode(value: Any) -> Any:
@@ -166,21 +335,35 @@ def encode(value: Any) -> Any:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Return ``value`` as JSON text; lone surrogates and non-ASCII travel as escapes."""
-    return json.dumps(encode(value), indent=indent, separators=None if indent else (',', ':'))
+    """Return ``value`` as JSON text; lone surrogates and non-ASCII travel as escapes.
+
+    Raises:
+        InvalidArgumentError: Something in it has no JSON form (``nan`` and infinity have none).
+    """
+    try:
+        return json.dumps(encode(value), indent=indent, separators=None if indent else (',', ':'), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as failure:
+        raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
 
 
 def from_json(text: str | bytes, *, what: str = 'JSON') -> Any:
     """Return the parsed text.
 
     Raises:
-        InvalidArgumentError: It is not JSON (``NaN`` and ``Infinity`` are not).
+        InvalidArgumentError: It is not JSON (``NaN`` and ``Infinity`` are not, nor are numbers too large for a float).
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
     except (ValueError, RecursionError) as failure:
         raise InvalidArgumentError(f'{what} is not valid JSON: {failure}') from None
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f'{name} is not JSON')
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f'{_short(text)} is too large a number')
+    return number

@@ -5,6 +5,7 @@ Source of meanings and bounds: the Docker Engine API's HostConfig.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from enclave.config import (
 from enclave.errors import ConfigurationError
 
 DEFAULT_IMAGE = 'python:3.11-slim'
+_PORT = re.compile('[0-9]{1,5}')
 _PROTOCOLS = ('tcp', 'udp', 'sctp')
 PortBinding = tuple[str, int | None]
 
@@ -37,14 +39,15 @@ def _check_command(value: Any, name: str) -> None:
         return
     if not isinstance(value, tuple) or not value:
         raise ConfigurationError(f'{name} must be a string, a list of strings or None, not {value!r}')
-    check_names(value, name)
+    if not all(isinstance(each, str) and '\0' not in each for each in value) or not value[0]:
+        raise ConfigurationError(f'{name} must name a program and its arguments, all strings, not {list(value)!r}')
 
 
 def _as_port_binding(value: Any) -> Any:
     """Published ports go to 127.0.0.1 unless the user names an address."""
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return ('127.0.0.1', value)
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and _PORT.fullmatch(value):
         return ('127.0.0.1', int(value))
     return as_tuple(value)
 
@@ -69,7 +72,7 @@ def _check_ports(value: Any, name: str) -> None:
         raise ConfigurationError(f"{name} must be like {{'8888/tcp': ('127.0.0.1', 8888)}}, not {value!r}")
     for key, binding in value.items():
         number, _, protocol = key.partition('/')
-        if not number.isdigit() or not _is_port(int(number)) or protocol not in _PROTOCOLS:
+        if not _PORT.fullmatch(number) or not _is_port(int(number)) or protocol not in _PROTOCOLS:
             raise ConfigurationError(f"{name}: {key!r} must be like '8888/tcp', the port in the sandbox")
         fits = isinstance(binding, tuple) and len(binding) == 2 and isinstance(binding[0], str) and binding[0]
         if not fits or not (binding[1] is None or _is_port(binding[1], minimum=0)):
@@ -84,7 +87,9 @@ def _check_tmpfs(value: Any, name: str) -> None:
 
 
 def _as_tmpfs(value: Any) -> Any:
-    return dict.fromkeys(value, '') if isinstance(value, (list, tuple, set)) else as_dict(value)
+    if isinstance(value, (list, tuple, set)) and all(isinstance(path, str) for path in value):
+        return dict.fromkeys(value, '')
+    return as_dict(value)
 
 
 def _check_ulimits(value: Any, name: str) -> None:
@@ -103,6 +108,10 @@ def _as_ulimits(value: Any) -> Any:
         limit: (bounds, bounds) if isinstance(bounds, int) and not isinstance(bounds, bool) else as_tuple(bounds)
         for limit, bounds in value.items()
     }
+
+
+def _as_user(value: Any) -> Any:
+    return str(value) if type(value) is int else value
 
 
 def _check_pull(value: Any, name: str) -> None:
@@ -147,7 +156,7 @@ class DockerSandboxConfig(SandboxConfig):
     extra_hosts: dict[str, str] = field(factory=dict, converter=as_dict, validator=checked(check_text_map))
     privileged: bool = field(default=False, validator=is_a(bool))
     platform: str | None = field(default=None, validator=is_a(str, none=True))
-    user: str | None = field(default=None, converter=lambda value: str(value) if type(value) is int else value)
+    user: str | None = field(default=None, converter=_as_user)
     read_only: bool = field(default=False, validator=is_a(bool))
     tmpfs: dict[str, str] = field(factory=dict, converter=_as_tmpfs, validator=checked(_check_tmpfs))
     ulimits: dict[str, tuple[int, int]] = field(factory=dict, converter=_as_ulimits, validator=checked(_check_ulimits))
