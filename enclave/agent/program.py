@@ -1,0 +1,2182 @@
+"""The program that runs inside every sandbox, and the frame codec both ends use (floor 0).
+
+The host sends this file over the sandbox's own standard input (see `enclave.agent.bootstrap`) and also imports it, for the
+codec in the first part. It therefore imports the standard library only, speaks a Python that every CPython from 3.6 on
+reads, and runs under ``-I -S``.
+
+What the agent promises the host:
+
+- It answers every call exactly once (``END``), whatever the guest does.
+- It owns the deadline of a call, and at the limit kills everything the call started: each call's processes live under a
+  *keeper*, a forked child of ours that is their child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that a daemon which
+  forked twice and called setsid is still found below it. A keeper whose call left nothing behind serves the next one.
+- A call ends when its main process ends. Later output of what it left in the background is read and dropped, so that a
+  background server neither blocks nor dies on a full or broken pipe.
+- When the host's end of the stream closes, it exits; as process 1 it takes everything with it.
+
+It is one thread and one epoll loop, so it may fork at any time. As process 1 the kernel shields it from every signal sent
+inside; it makes itself non-dumpable, so that without CAP_SYS_PTRACE not even root inside can open its ``/proc`` entries.
+
+Frames, both ways: ``u32 payload length, u8 kind, u32 call id`` (network order), then the payload. The payload of OPEN,
+CONTROL, EVENT, END and HELLO is ``u32 JSON length, JSON object, rest``; of DATA and ERR raw bytes; of CREDIT a u32.
+
+Flow: every call's output is bounded by credit that the host gives (``window`` in OPEN, then CREDIT frames), its input by
+INPUT_WINDOW plus the CREDIT frames that the agent gives back. Whoever holds no credit keeps the bytes where they are: a
+flood in the sandbox fills the guest's own pipe and stops there.
+"""
+
+import errno
+import heapq
+import json
+import os
+import select
+import signal
+import stat
+import struct
+import sys
+import time
+from collections import deque
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Deque, Dict, Generator, List, NoReturn, Optional, Set, Tuple
+
+PROTOCOL = 1
+HEADER = struct.Struct('!IBI')
+U32 = struct.Struct('!I')
+MAX_PAYLOAD = 1 << 20
+CHUNK = 1 << 16
+INPUT_WINDOW = 1 << 18
+
+HELLO = 1
+OPEN = 2
+DATA = 3
+ERR = 4
+EOF = 5
+CREDIT = 6
+CONTROL = 7
+EVENT = 8
+END = 9
+KINDS = frozenset((HELLO, OPEN, DATA, ERR, EOF, CREDIT, CONTROL, EVENT, END))
+
+
+class ProtocolError(Exception):
+    """The other end sent bytes that no correct end sends; nothing after them can be trusted."""
+
+
+def encode_frame(kind, call, payload=b''):
+    # type: (int, int, bytes) -> bytes
+    """Return one frame."""
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError('a frame of %d bytes is over the limit of %d' % (len(payload), MAX_PAYLOAD))
+    return HEADER.pack(len(payload), kind, call) + payload
+
+
+def pack_message(message, rest=b''):
+    # type: (Dict[str, Any], bytes) -> bytes
+    """Return the payload that carries a JSON object and some bytes after it."""
+    text = json.dumps(message, separators=(',', ':')).encode('ascii')
+    return U32.pack(len(text)) + text + rest
+
+
+def unpack_message(payload):
+    # type: (bytes) -> Tuple[Dict[str, Any], bytes]
+    """Return the JSON object and the bytes after it; ProtocolError for anything else."""
+    if len(payload) < 4:
+        raise ProtocolError('a message of %d bytes has no length' % len(payload))
+    end = 4 + U32.unpack_from(payload)[0]
+    if end > len(payload):
+        raise ProtocolError('a message is shorter than it says')
+    try:
+        message = json.loads(payload[4:end].decode('ascii'))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError('a message is not JSON: %s' % error)
+    if not isinstance(message, dict):
+        raise ProtocolError('a message is not an object')
+    return message, payload[end:]
+
+
+class FrameDecoder(object):
+    """Cuts a stream of bytes, in pieces of any size, into frames. Never holds more than one frame and one piece."""
+
+    def __init__(self):
+        # type: () -> None
+        self._held = bytearray()
+
+    def feed(self, data):
+        # type: (bytes) -> List[Tuple[int, int, bytes]]
+        """Return the frames that are complete now, each ``(kind, call, payload)``; ProtocolError on nonsense."""
+        held = self._held
+        held += data
+        frames = []
+        start = 0
+        while len(held) - start >= HEADER.size:
+            size, kind, call = HEADER.unpack_from(held, start)
+            if size > MAX_PAYLOAD:
+                raise ProtocolError('a frame says it has %d bytes; the limit is %d' % (size, MAX_PAYLOAD))
+            if kind not in KINDS:
+                raise ProtocolError('a frame is of unknown kind %d' % kind)
+            end = start + HEADER.size + size
+            if len(held) < end:
+                break
+            frames.append((kind, call, bytes(held[start + HEADER.size : end])))
+            start = end
+        if start:
+            del held[:start]
+        return frames
+
+    def has_partial_frame(self):
+        # type: () -> bool
+        """Tell whether the stream would end inside a frame if it ended now."""
+        return bool(self._held)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The agent. Nothing below is used by the host.
+
+OUT_HIGH = (
+    1 << 17
+)  # stop reading sources while more than this waits for the stream, so that a small reply is never far back
+KILL_SLICE = 0.02  # seconds spent on killing before the loop turns again
+KILL_PATIENCE = 5.0  # seconds after which a process that will not die (state D) is given up
+STATUS = struct.Struct('!ccI')
+STDIO = struct.Struct('3i')
+REQUEST_BYTES = 1 << 16  # a call that takes more than this to describe gets a keeper of its own
+FREE_KEEPERS = 4
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+PROCESS_ENV = dict(os.environb)
+MINE = os.getpid()
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2)
+RESTORED = IGNORED + (signal.SIGXFSZ,)
+OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
+
+
+class Refused(Exception):
+    """What the host asked cannot be done; travels back as the ``error`` of END."""
+
+    def __init__(self, message, number=0, field=''):
+        # type: (str, int, str) -> None
+        Exception.__init__(self, message)
+        self.facts = {'message': message, 'errno': number, 'field': field}
+
+
+def refused(error, path=b'', field=''):
+    # type: (OSError, bytes, str) -> Refused
+    where = to_text(path) if path else ''
+    return Refused(
+        '%s%s' % (os.strerror(error.errno or 0), ': %r' % where if where else ''), error.errno or errno.EIO, field
+    )
+
+
+def cannot_start(number):
+    # type: (int) -> Refused
+    hint = ' (is its process limit reached?)' if number == errno.EAGAIN else ''
+    return Refused('the sandbox could not start a process: %s%s' % (os.strerror(number), hint), number, 'processes')
+
+
+def to_bytes(text, field='path'):
+    # type: (Any, str) -> bytes
+    if not isinstance(text, str) or '\0' in text:
+        raise Refused('%s must be text without NUL' % field, errno.EINVAL, field)
+    return text.encode('utf-8', 'surrogateescape')
+
+
+def to_text(data):
+    # type: (bytes) -> str
+    return data.decode('utf-8', 'surrogateescape')
+
+
+def to_path(message, key='path'):
+    # type: (Dict[str, Any], str) -> bytes
+    path = to_bytes(message.get(key), key)
+    if not path:
+        raise Refused('%s is empty' % key, errno.ENOENT, key)
+    return path
+
+
+def load_prctl():
+    # type: () -> Callable[..., int]
+    try:
+        import ctypes
+
+        function = ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError):
+        return lambda *words: -1
+    return lambda option, value: int(
+        function(ctypes.c_int(option), ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    )
+
+
+def count_oom_kills():
+    # type: () -> int
+    for name in OOM_FILES:
+        try:
+            fd = os.open(name, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            for line in os.read(fd, 4096).splitlines():
+                if line.startswith(b'oom_kill '):
+                    return int(line.split()[1])
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+    return 0
+
+
+def read_processes():
+    # type: () -> Dict[int, Tuple[int, bytes]]
+    """Return ``{pid: (parent's pid, state letter)}`` of everything in the sandbox (proc(5), /proc/pid/stat)."""
+    found = {}
+    for name in os.listdir('/proc'):
+        if name.isdigit():
+            try:
+                fd = os.open('/proc/%s/stat' % name, os.O_RDONLY)
+            except OSError:
+                continue
+            try:
+                line = os.read(fd, 1024)
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+            words = line[line.rfind(b')') + 2 :].split(None, 2)
+            if len(words) == 3:
+                found[int(name)] = (int(words[1]), words[0])
+    return found
+
+
+def below(processes, roots):
+    # type: (Dict[int, Tuple[int, bytes]], Set[int]) -> Set[int]
+    """Return the pids in ``processes`` that descend from ``roots``, without the roots."""
+    children = {}  # type: Dict[int, List[int]]
+    for pid, (parent, _) in processes.items():
+        children.setdefault(parent, []).append(pid)
+    found = set()  # type: Set[int]
+    todo = list(roots)
+    while todo:
+        for pid in children.get(todo.pop(), ()):
+            if pid not in found and pid not in roots:
+                found.add(pid)
+                todo.append(pid)
+    return found
+
+
+def find_user(text):
+    # type: (str) -> Tuple[int, int, List[int], bytes, bytes]
+    """Return ``(uid, gid, groups, home, name)`` for ``name``, ``uid`` and either with ``:group``."""
+    import grp
+    import pwd
+
+    name, _, group = text.partition(':')
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        uid, gid, home, login = entry.pw_uid, entry.pw_gid, entry.pw_dir, entry.pw_name
+    except KeyError:
+        if not name.isdigit():
+            raise Refused('there is no user %r in the sandbox' % name, errno.EINVAL, 'user')
+        uid, gid, home, login = int(name), 0, '/', name
+    try:
+        if group:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise Refused('there is no group %r in the sandbox' % group, errno.EINVAL, 'user')
+    groups = [gid] if group else os.getgrouplist(login, gid)
+    return uid, gid, groups, home.encode('utf-8'), login.encode('utf-8')
+
+
+class Sink(object):
+    """One output stream of a run: sends the first ``head`` bytes on, holds the last ``tail`` of the rest, counts all."""
+
+    def __init__(self, head, tail):
+        # type: (Optional[int], int) -> None
+        self.head = head
+        self.tail = tail
+        self.total = 0
+        self.sent = 0
+        self.held = deque()  # type: Deque[bytes]
+        self.held_size = 0
+
+    def feed(self, data):
+        # type: (bytes) -> bytes
+        """Take what was read; return the part to send now."""
+        self.total += len(data)
+        if self.head is None:
+            self.sent += len(data)
+            return data
+        room = self.head - self.sent
+        now, later = (data[:room], data[room:]) if room > 0 else (b'', data)
+        self.sent += len(now)
+        if later and self.tail:
+            self.held.append(later)
+            self.held_size += len(later)
+            while self.held_size - len(self.held[0]) >= self.tail:
+                self.held_size -= len(self.held.popleft())
+        return now
+
+    def take_tail(self):
+        # type: () -> bytes
+        data = b''.join(self.held)[-self.tail :] if self.tail else b''
+        self.held.clear()
+        self.sent += len(data)
+        return data
+
+
+class Call(object):
+    """One call of the host. Subclasses act; this one holds what all share."""
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        self.agent = agent
+        self.number = number
+        self.credit = int(message.get('window', 0))
+        self.ended = False
+        self.ungranted = 0
+
+    def send(self, kind, payload):
+        # type: (int, bytes) -> None
+        self.agent.send(kind, self.number, payload)
+
+    def send_data(self, kind, data):
+        # type: (int, bytes) -> None
+        self.credit -= len(data)
+        for start in range(0, len(data), CHUNK):
+            self.send(kind, data[start : start + CHUNK])
+
+    def grant(self, size):
+        # type: (int) -> None
+        """Tell the host that ``size`` bytes of input were used up, in steps worth a frame."""
+        self.ungranted += size
+        if self.ungranted >= INPUT_WINDOW // 4:
+            self.send(CREDIT, U32.pack(self.ungranted))
+            self.ungranted = 0
+
+    def end(self, message, rest=b''):
+        # type: (Dict[str, Any], bytes) -> None
+        if not self.ended:
+            self.ended = True
+            self.send(END, pack_message(message, rest))
+            self.agent.calls.pop(self.number, None)
+
+    def fail(self, error):
+        # type: (Refused) -> None
+        self.end({'error': error.facts})
+
+    def on_data(self, data):
+        # type: (bytes) -> None
+        self.grant(len(data))
+
+    def on_eof(self):
+        # type: () -> None
+        pass
+
+    def on_credit(self):
+        # type: () -> None
+        pass
+
+    def on_deadline(self):
+        # type: () -> None
+        pass
+
+    def on_control(self, message):
+        # type: (Dict[str, Any]) -> None
+        if message.get('cancel'):
+            self.abort()
+            self.end({'cancelled': True})
+
+    def abort(self):
+        # type: () -> None
+        """Let go of everything the call holds."""
+
+    def want(self):
+        # type: () -> None
+        """Ask epoll for what the call can use now."""
+
+
+class Run(Call):
+    """A command: ``argv`` or a builtin of ours, in a process of its own under a keeper.
+
+    OPEN: ``argv`` (list), ``cwd``, ``env`` (added to the sandbox's), ``path_first`` ({variable: directory} put first in a
+    search path), ``user``, ``timeout`` (seconds or null), ``stdin`` ('null' or 'pipe'), ``merge`` (stderr into stdout),
+    ``tty`` ([rows, columns] or absent), ``head`` and ``tail`` (bytes kept of each stream; null head: all of it, live),
+    ``rlimits`` ({name: [soft, hard]}), ``events`` (send EVENT ``started`` with the pid), ``script`` ({'bytes', 'suffix',
+    'at'}: the first bytes of input are a file whose path replaces argv[at]), ``builtin`` ({'name', ...}) instead of argv.
+
+    END: ``exit`` or ``signal`` (numbers), ``timed_out``, ``cancelled``, ``oom``, ``seconds``, ``out`` and ``err``
+    ([true bytes, sent bytes]), ``missing`` (errno, when the program could not be executed).
+    """
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        Call.__init__(self, agent, number, message, data)
+        self.message = message
+        self.argv = [to_bytes(word, 'command') for word in message.get('argv', ())]
+        self.user = find_user(message['user']) if message.get('user') else None
+        if self.user and os.getuid() != 0 and self.user[0] != os.getuid():
+            raise Refused(
+                'the sandbox runs as uid %d and cannot become another user' % os.getuid(), errno.EPERM, 'user'
+            )
+        self.cwd = to_bytes(message.get('cwd') or '', 'cwd')
+        self.env = self.make_env()
+        self.sinks = {
+            DATA: Sink(message.get('head'), message.get('tail', 0)),
+            ERR: Sink(message.get('head'), message.get('tail', 0)),
+        }
+        self.sources = {}  # type: Dict[int, int]
+        self.source_eof = set()  # type: Set[int]
+        self.stdin = -1
+        self.tty = -1
+        self.incoming = deque()  # type: Deque[bytes]
+        self.input_done = message.get('stdin') != 'pipe'
+        self.keeper = None  # type: Optional[Keeper]
+        self.main = 0
+        self.outcome = None  # type: Optional[int]
+        self.exec_error = None  # type: Optional[Tuple[bytes, int]]
+        self.verdict = ''
+        self.killer = None  # type: Optional[Killer]
+        self.started_at = 0.0
+        self.seconds = 0.0
+        self.oom_kills = 0
+        self.script_dir = b''
+        self.script_file = -1
+        self.script_left = 0
+        script = message.get('script')
+        if script:
+            self.script_left = int(script['bytes'])
+            self.make_script(script)
+        if data:
+            self.on_data(data)
+        if not self.ended and not self.keeper and not self.script_left:
+            self.spawn()
+
+    # Before the process ---------------------------------------------------------------------------------------------
+
+    def make_env(self):
+        # type: () -> Dict[bytes, bytes]
+        env = dict(PROCESS_ENV)
+        if self.user:
+            env[b'HOME'], env[b'USER'], env[b'LOGNAME'] = self.user[3], self.user[4], self.user[4]
+        for name, value in (self.message.get('env') or {}).items():
+            env[to_bytes(name, 'env')] = to_bytes(value, 'env')
+        for name, value in (self.message.get('path_first') or {}).items():
+            key, first = to_bytes(name, 'env'), to_bytes(value, 'env')
+            env[key] = first + b':' + env[key] if env.get(key) else first
+        return env
+
+    def make_script(self, script):
+        # type: (Dict[str, Any]) -> None
+        """Open a private file for the program text; ``main`` + suffix in a directory of its own, so that nothing beside it
+        can be imported by accident."""
+        suffix = to_bytes(script.get('suffix', ''), 'suffix')
+        self.script_dir = self.agent.make_private_dir(self.user)
+        path = os.path.join(self.script_dir, b'main' + suffix)
+        try:
+            self.script_file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            if self.user:
+                os.fchown(self.script_file, self.user[0], self.user[1])
+        except OSError as error:
+            self.remove_script()
+            raise refused(error, path)
+        self.argv[int(script['at'])] = path
+        if not self.script_left:
+            os.close(self.script_file)
+            self.script_file = -1
+
+    def remove_script(self):
+        # type: () -> None
+        if self.script_file >= 0:
+            os.close(self.script_file)
+            self.script_file = -1
+        if self.script_dir:
+            remove_tree(self.script_dir)
+            self.script_dir = b''
+
+    def on_data(self, data):
+        # type: (bytes) -> None
+        if self.script_left:
+            part, data = data[: self.script_left], data[self.script_left :]
+            self.script_left -= len(part)
+            try:
+                write_all(self.script_file, part)
+            except OSError as error:
+                self.remove_script()
+                return self.fail(refused(error, self.script_dir, 'source'))
+            self.grant(len(part))
+            if not self.script_left:
+                os.close(self.script_file)
+                self.script_file = -1
+                self.spawn()
+        if not data or self.ended:
+            return None
+        if self.stdin < 0:
+            return self.grant(len(data))
+        self.incoming.append(data)
+        return self.feed_stdin()
+
+    def spawn(self):
+        # type: () -> None
+        opened = []  # type: List[int]
+        try:
+            stdio = self.open_stdio(opened)
+            self.oom_kills = count_oom_kills()
+            self.started_at = time.monotonic()
+            request = self.make_request()
+            if request:
+                self.keeper = self.agent.take_keeper()
+                self.keeper.assign(self, request, stdio)
+            else:
+                self.keeper = Keeper(self.agent, self, stdio)
+        except OSError as error:
+            for fd in opened:
+                os.close(fd)
+            self.stdin = self.tty = -1
+            self.sources.clear()
+            self.keeper = None
+            self.remove_script()
+            raise cannot_start(error.errno or 0)
+        for fd in set(stdio):
+            os.close(fd)
+        for fd in self.sources:
+            os.set_blocking(fd, False)
+        if self.stdin >= 0:
+            os.set_blocking(self.stdin, False)
+        self.want()
+        timeout = self.message.get('timeout')
+        if timeout:
+            self.agent.set_deadline(self.number, float(timeout))
+
+    def make_request(self):
+        # type: () -> bytes
+        """Return the call as a free keeper needs it, or nothing when it takes one of its own."""
+        special = ('tty', 'user', 'rlimits', 'builtin')
+        if not hasattr(os, 'posix_spawn') or any(self.message.get(name) for name in special):
+            return b''
+        changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
+        request = json.dumps([[to_text(word) for word in self.argv], changed, to_text(self.cwd)]).encode('ascii')
+        return request if len(request) < REQUEST_BYTES else b''
+
+    def open_stdio(self, opened):
+        # type: (List[int]) -> Tuple[int, int, int]
+        """Open the child's three ends, and ours (kept in ``stdin``, ``tty`` and ``sources``); note all in ``opened``."""
+        size = self.message.get('tty')
+        if size:
+            ours, theirs = os.openpty()
+            opened += [ours, theirs]
+            self.agent.note_fd(ours, theirs)
+            set_window_size(ours, size)
+            self.tty = self.stdin = ours
+            self.sources[ours] = DATA
+            return theirs, theirs, theirs
+        if self.message.get('stdin') == 'pipe':
+            stdin, self.stdin = self.agent.pipe(opened)
+        else:
+            stdin = os.open('/dev/null', os.O_RDONLY)
+            opened.append(stdin)
+            self.agent.note_fd(stdin)
+        out, stdout = self.agent.pipe(opened)
+        self.sources[out] = DATA
+        if self.message.get('merge'):
+            return stdin, stdout, stdout
+        err, stderr = self.agent.pipe(opened)
+        self.sources[err] = ERR
+        return stdin, stdout, stderr
+
+    # While it runs --------------------------------------------------------------------------------------------------
+
+    def on_status(self, what, stage, value):
+        # type: (bytes, bytes, int) -> None
+        """Take what the keeper (or the child, failing before exec) says: started, exit status, or an error."""
+        if what == b'S':
+            self.main = value
+            self.agent.mains[value] = self
+            if self.message.get('events'):
+                self.send(EVENT, pack_message({'started': value}))
+        elif what == b'E':
+            self.exec_error = (stage, value)
+        elif what == b'X':
+            self.on_exit(value)
+
+    def on_exit(self, status):
+        # type: (int) -> None
+        """The main process has ended; with that the call has, unless its family is being killed."""
+        if self.outcome is None:
+            self.outcome = status
+            self.seconds = time.monotonic() - self.started_at
+            self.agent.mains.pop(self.main, None)
+            if not self.killer:
+                self.finish()
+
+    def on_keeper_gone(self):
+        # type: () -> None
+        """The keeper is reaped. Usually everything of the call had ended; but a guest may have killed it."""
+        self.keeper = None
+        if self.outcome is None and not self.killer:
+            if self.main and read_processes().get(self.main, (0, b''))[0] == MINE:
+                return  # ours now: the loop reaps it and calls on_exit
+            self.on_exit(signal.SIGKILL)
+
+    def on_deadline(self):
+        # type: () -> None
+        if not self.ended and self.outcome is None:
+            self.kill('timed_out')
+
+    def kill(self, verdict):
+        # type: (str) -> None
+        """Kill the whole family, then end the call with ``verdict``."""
+        if not self.killer and not self.ended:
+            self.verdict = verdict
+            if not self.keeper and not self.main:
+                self.remove_script()
+                return self.end({verdict: True})
+            self.killer = Killer(self)
+            self.agent.killers.append(self.killer)
+        return None
+
+    def on_killed(self):
+        # type: () -> None
+        if self.keeper:
+            self.keeper.on_message(0)
+        if self.keeper:
+            send_signal(self.keeper.pid, signal.SIGKILL)
+        if self.outcome is None:
+            self.outcome = int(signal.SIGKILL)
+            self.seconds = time.monotonic() - self.started_at
+        self.agent.mains.pop(self.main, None)
+        self.finish()
+
+    def on_control(self, message):
+        # type: (Dict[str, Any]) -> None
+        if message.get('cancel'):
+            self.kill('cancelled')
+        if message.get('resize') and self.tty >= 0:
+            set_window_size(self.tty, message['resize'])
+        if 'signal' in message and self.main and self.outcome is None:
+            if message.get('target') == 'main':
+                send_signal(self.main, message['signal'])
+            else:
+                send_signal(-self.main, message['signal'])
+
+    def on_credit(self):
+        # type: () -> None
+        self.want()
+
+    def want(self):
+        # type: () -> None
+        open_tap = (self.credit > 0 or self.ended) and not self.agent.is_clogged
+        for fd in self.sources:
+            mask = select.EPOLLIN if open_tap else 0
+            if fd == self.tty and self.incoming:
+                mask |= select.EPOLLOUT
+            self.agent.watch(fd, mask, self.on_source)
+        if self.stdin >= 0 and self.stdin != self.tty:
+            self.agent.watch(self.stdin, select.EPOLLOUT if self.incoming else 0, self.on_stdin)
+
+    def on_source(self, mask):
+        # type: (int) -> None
+        fd = self.agent.ready_fd
+        if fd == self.tty and mask & select.EPOLLOUT:
+            self.feed_stdin()
+        if mask & ~select.EPOLLOUT:
+            self.read_source(fd, CHUNK)
+
+    def read_source(self, fd, size):
+        # type: (int, int) -> int
+        """Read once from a source and pass it on; return how much came. Closes it at its end."""
+        try:
+            data = os.read(fd, size)
+        except BlockingIOError:
+            return 0
+        except OSError:  # EIO: the last holder of the terminal has closed it
+            data = b''
+        if not data:
+            self.close_source(fd)
+            return 0
+        if not self.ended:
+            kind = self.sources[fd]
+            now = self.sinks[kind].feed(data)
+            if now:
+                self.send_data(kind, now)
+                if self.credit <= 0:
+                    self.want()
+        return len(data)
+
+    def close_source(self, fd):
+        # type: (int) -> None
+        self.sources.pop(fd, None)
+        self.agent.forget(fd)
+        if fd == self.tty:
+            self.tty = self.stdin = -1
+
+    def on_stdin(self, mask):
+        # type: (int) -> None
+        if mask & (select.EPOLLERR | select.EPOLLHUP):
+            self.close_stdin()
+        else:
+            self.feed_stdin()
+
+    def feed_stdin(self):
+        # type: () -> None
+        while self.incoming and self.stdin >= 0:
+            data = self.incoming.popleft()
+            try:
+                size = os.write(self.stdin, data)
+            except BlockingIOError:
+                self.incoming.appendleft(data)
+                break
+            except OSError:
+                self.incoming.appendleft(data)
+                return self.close_stdin()
+            self.grant(size)
+            if size < len(data):
+                self.incoming.appendleft(data[size:])
+        if self.input_done and not self.incoming:
+            return self.close_stdin()
+        return self.want()
+
+    def close_stdin(self):
+        # type: () -> None
+        """Close the guest's standard input; what it did not read is dropped, and counted as used up."""
+        if self.stdin >= 0 and self.stdin != self.tty:
+            self.agent.forget(self.stdin)
+            self.stdin = -1
+        self.grant(sum(len(data) for data in self.incoming))
+        self.incoming.clear()
+
+    def on_eof(self):
+        # type: () -> None
+        if not self.input_done:
+            self.input_done = True
+            if self.script_left:
+                self.remove_script()
+                return self.fail(Refused('the program text ended early', errno.EPROTO))
+            if self.tty >= 0:
+                self.incoming.append(b'\x04')
+            self.feed_stdin()
+        return None
+
+    # After it -------------------------------------------------------------------------------------------------------
+
+    def finish(self):
+        # type: () -> None
+        """Send what is still in the pipes, the held tails and END. What others still write is dropped from now on."""
+        if self.ended:
+            return
+        for fd in list(self.sources):
+            left = count_readable(fd)
+            while left > 0 and fd in self.sources:
+                got = self.read_source(fd, min(left, CHUNK))
+                left = left - got if got else 0
+        for kind, sink in self.sinks.items():
+            tail = sink.take_tail()
+            if tail:
+                self.send_data(kind, tail)
+        self.close_stdin()
+        self.remove_script()
+        out, err = self.sinks[DATA], self.sinks[ERR]
+        message = {
+            'seconds': round(self.seconds, 6),
+            'out': [out.total, out.sent],
+            'err': [err.total, err.sent],
+        }  # type: Dict[str, Any]
+        if self.verdict:
+            message[self.verdict] = True
+        status = self.outcome or 0
+        if os.WIFSIGNALED(status):
+            message['signal'] = os.WTERMSIG(status)
+        else:
+            message['exit'] = os.WEXITSTATUS(status)
+        if status == signal.SIGKILL or message.get('exit') == 128 + signal.SIGKILL:
+            message['oom'] = count_oom_kills() > self.oom_kills
+        if self.exec_error and not self.verdict:
+            stage, number = self.exec_error
+            if stage == b'x':
+                message['missing'] = number
+            elif stage == b'f':
+                message = {'error': cannot_start(number).facts}
+            else:
+                field = {b'c': 'cwd', b'u': 'user', b'l': 'rlimits'}.get(stage, '')
+                value = to_text(self.cwd) if field == 'cwd' else self.message.get(field)
+                message = {
+                    'error': {
+                        'message': '%s %r: %s' % (field, value, os.strerror(number)),
+                        'errno': number,
+                        'field': field,
+                    }
+                }
+        self.end(message)
+        if self.keeper:
+            # Whoever still holds the other ends was left in the background on purpose: drain for it, until it closes.
+            self.want()
+        else:
+            for fd in list(self.sources):
+                self.close_source(fd)
+
+
+class Keeper(object):
+    """Our side of a keeper process, and the process's own code. Free to serve any call, or made for one special call.
+
+    The two speak over a socket pair that keeps messages whole: to the keeper a request with the guest's three standard
+    descriptors, from it STATUS records: S (started, pid), E (stage, errno), X (exit status of the main process), D (done:
+    nothing of the call is left).
+    """
+
+    def __init__(self, agent, run=None, stdio=()):
+        # type: (Agent, Optional[Run], Tuple[int, ...]) -> None
+        import _socket
+
+        self.agent = agent
+        self.run = run
+        self.serves_again = run is None
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        agent.note_fd(ours.fileno(), theirs.fileno())
+        agent.set_guest_oom_score()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        finally:
+            agent.set_own_oom_score()
+        if self.pid == 0:
+            try:
+                self.settle_in(theirs, stdio)
+                if run:
+                    self.keep(theirs, lambda: self.fork_main(theirs, run, stdio), stdio)
+                else:
+                    self.serve(theirs)
+            finally:
+                os._exit(111)
+        theirs.close()
+        ours.setblocking(False)
+        self.socket = ours
+        agent.keepers[self.pid] = self
+        agent.watch(ours.fileno(), select.EPOLLIN, self.on_message)
+
+    def assign(self, run, request, stdio):
+        # type: (Run, bytes, Tuple[int, int, int]) -> None
+        """Hand a free keeper its next call."""
+        import _socket
+
+        self.run = run
+        send_signal(self.pid, signal.SIGCONT)  # a guest may have stopped it
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio))
+        self.socket.sendmsg([request], [rights])
+
+    def on_message(self, mask):
+        # type: (int) -> None
+        while True:
+            try:
+                data = self.socket.recv(STATUS.size)
+            except OSError:  # nothing more now, or the keeper was killed: then it is reaped
+                return
+            if len(data) < STATUS.size:
+                self.agent.unwatch(self.socket.fileno())
+                return
+            what, stage, value = STATUS.unpack(data)
+            if what == b'D':
+                self.run = None
+                self.agent.on_keeper_done(self)
+            elif self.run and not self.run.ended:
+                self.run.on_status(what, stage, value)
+
+    def on_gone(self):
+        # type: () -> None
+        """The process is reaped; take its last words first."""
+        self.on_message(0)
+        self.close()
+        if self.run:
+            self.run.on_keeper_gone()
+
+    def close(self):
+        # type: () -> None
+        if self.socket.fileno() >= 0:
+            self.agent.unwatch(self.socket.fileno())
+            self.socket.close()
+
+    # In the keeper process -------------------------------------------------------------------------------------------
+
+    def settle_in(self, socket, stdio):
+        # type: (Any, Tuple[int, ...]) -> None
+        """Let go of everything that is the agent's."""
+        agent = self.agent
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        null = os.open('/dev/null', os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        start = 3
+        for fd in sorted({socket.fileno(), agent.start_dir} | set(stdio)):
+            os.closerange(start, fd)
+            start = fd + 1
+        os.closerange(start, agent.highest_fd + 2)
+        agent.prctl(PR_SET_CHILD_SUBREAPER, 1)
+        if MINE != 1:
+            agent.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def serve(self, socket):
+        # type: (Any) -> NoReturn
+        """Keep one call after another, until the agent closes the socket."""
+        import _socket
+
+        space = _socket.CMSG_SPACE(STDIO.size)
+        while True:
+            data, ancillary, _, _ = socket.recvmsg(REQUEST_BYTES, space, _socket.MSG_CMSG_CLOEXEC)
+            if not data:
+                os._exit(0)
+            stdio = STDIO.unpack(ancillary[0][2])
+            self.keep(socket, lambda: self.spawn_main(json.loads(data.decode('ascii')), stdio), stdio)
+
+    def keep(self, socket, start, stdio):
+        # type: (Any, Callable[[], int], Tuple[int, ...]) -> None
+        """Start the main process, adopt and reap whatever it leaves, report."""
+        try:
+            pid = start()
+        except StartFailed as failure:
+            socket.send(STATUS.pack(b'E', failure.stage, failure.number))
+            socket.send(STATUS.pack(b'X', b' ', (127 if failure.number in NOT_THERE else 126) << 8))
+            pid = 0
+        for fd in set(stdio):
+            os.close(fd)
+        if pid:
+            socket.send(STATUS.pack(b'S', b' ', pid))
+        while True:
+            try:
+                ended, outcome = os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+            if ended == pid:
+                socket.send(STATUS.pack(b'X', b' ', outcome))
+        socket.send(STATUS.pack(b'D', b' ', 0))
+        if not self.serves_again:
+            os._exit(0)
+
+    def spawn_main(self, request, stdio):
+        # type: (Any, Tuple[int, ...]) -> int
+        """Start the program without copying this process: posix_spawn(3) shares its memory until the exec."""
+        argv = [to_bytes(word) for word in request[0]]
+        env = PROCESS_ENV
+        if request[1]:
+            env = dict(env)
+            env.update((to_bytes(name), to_bytes(value)) for name, value in request[1].items())
+        os.fchdir(self.agent.start_dir)
+        if request[2]:
+            try:
+                os.chdir(to_bytes(request[2]))
+            except OSError as error:
+                raise StartFailed(b'c', error.errno or 0)
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(stdio)]
+
+        def attempt(path, words):
+            # type: (bytes, List[bytes]) -> int
+            return os.posix_spawn(path, words, env, file_actions=actions, setsid=True, setsigdef=RESTORED)
+
+        try:
+            return execute(argv, env, attempt)
+        except OSError as error:
+            raise StartFailed(b'x' if error.errno not in (errno.EAGAIN, errno.ENOMEM) else b'f', error.errno or 0)
+
+    def fork_main(self, socket, run, stdio):
+        # type: (Any, Run, Tuple[int, ...]) -> int
+        """Start a special call's process: with a terminal, another user, limits, or our own code in it."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise StartFailed(b'f', error.errno or 0)
+        if pid == 0:
+            try:
+                become(run, stdio, socket)
+            finally:
+                os._exit(127)
+        return pid
+
+
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+
+
+class StartFailed(Exception):
+    """The main process could not be started; ``stage`` says where: c cwd, u user, l limits, x exec, f fork."""
+
+    def __init__(self, stage, number):
+        # type: (bytes, int) -> None
+        Exception.__init__(self, stage, number)
+        self.stage = stage
+        self.number = number
+
+
+def become(run, stdio, socket):
+    # type: (Run, Tuple[int, ...], Any) -> None
+    """Turn this forked child into the guest's program. Each stage that fails is named to the agent by a letter."""
+    stage = b'f'
+    try:
+        os.setsid()
+        for restored in RESTORED:
+            signal.signal(restored, signal.SIG_DFL)
+        for number, fd in enumerate(stdio):
+            os.dup2(fd, number)
+        if run.tty >= 0:
+            import fcntl
+            import termios
+
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        stage = b'l'
+        if run.message.get('rlimits'):
+            import resource
+
+            for name, (soft, hard) in run.message['rlimits'].items():
+                resource.setrlimit(getattr(resource, 'RLIMIT_' + name.upper()), (soft, hard))
+        stage = b'u'
+        if run.user and os.getuid() == 0:
+            os.setgroups(run.user[2])
+            os.setgid(run.user[1])
+            os.setuid(run.user[0])
+        stage = b'c'
+        if run.cwd:
+            os.chdir(run.cwd)
+        stage = b'x'
+        if run.message.get('builtin'):
+            os._exit(run_builtin(run.message['builtin']))
+        execute(run.argv, run.env, lambda path, words: os.execve(path, words, run.env))
+    except OSError as error:
+        socket.send(STATUS.pack(b'E', stage, error.errno or 0))
+        os._exit(127 if error.errno in NOT_THERE else 126)
+    except BaseException as error:
+        os.write(2, ('enclave: the program could not be started: %s\n' % error).encode('utf-8', 'replace'))
+        os._exit(126)
+
+
+def execute(argv, env, attempt):
+    # type: (List[bytes], Dict[bytes, bytes], Callable[[bytes, List[bytes]], int]) -> int
+    """Start ``argv`` by ``attempt(path, words)`` as execvp(3) would: searching the call's own PATH, and giving a text
+    without ``#!`` to the shell. OSError when nothing could be started."""
+    name = argv[0]
+    if b'/' in name:
+        candidates = [name]
+    else:
+        search = env.get(b'PATH') or b'/usr/local/bin:/usr/bin:/bin'
+        candidates = [os.path.join(where or b'.', name) for where in search.split(b':')]
+    worst = errno.ENOENT
+    for path in candidates:
+        try:
+            if len(candidates) > 1:
+                os.stat(path)
+            return attempt(path, argv)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:
+                return attempt(b'/bin/sh', [b'sh', path] + argv[1:])
+            if error.errno not in NOT_THERE:
+                worst = error.errno or worst
+    raise OSError(worst, os.strerror(worst))
+
+
+class Killer(object):
+    """Kills a call's family to the last process, a slice at a time, so that the loop goes on turning meanwhile."""
+
+    def __init__(self, run):
+        # type: (Run) -> None
+        self.run = run
+        self.rounds = 0
+        self.stopped = set()  # type: Set[int]
+        self.hopeless = set()  # type: Set[int]
+        self.give_up_at = time.monotonic() + KILL_PATIENCE
+
+    def find(self):
+        # type: () -> Set[int]
+        processes = read_processes()
+        run, agent = self.run, self.run.agent
+        if run.keeper:
+            found = below(processes, {run.keeper.pid})
+        else:
+            # A guest killed the keeper, so its orphans came to us, and which call they belong to is lost. Take them all,
+            # except what other calls certainly own.
+            others = {pid for pid, other in agent.mains.items() if other is not run} | set(agent.keepers)
+            orphans = {pid for pid, (parent, _) in processes.items() if parent == MINE} - others - {MINE}
+            found = orphans | below(processes, orphans)
+        return {pid for pid in found if processes[pid][1] not in (b'Z', b'X')} - self.hopeless
+
+    def step(self):
+        # type: () -> bool
+        """Go on killing for a moment; True when nothing is left."""
+        until = time.monotonic() + KILL_SLICE
+        while True:
+            living = self.find()
+            now = time.monotonic()
+            if not living or now > self.give_up_at:
+                return True
+            fresh = living - self.stopped
+            if self.rounds and fresh and len(self.stopped) < 100000:
+                # Something forks faster than we kill: freeze all of it first. Stopped processes cannot fork, and they
+                # use up the process limit.
+                for pid in fresh:
+                    self.signal(pid, signal.SIGSTOP)
+                self.stopped |= fresh
+            else:
+                for pid in living:
+                    self.signal(pid, signal.SIGKILL)
+                self.stopped.clear()
+            self.rounds += 1
+            if now > until:
+                return False
+
+    def signal(self, pid, number):
+        # type: (int, int) -> None
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            self.hopeless.add(pid)
+
+
+class Read(Call):
+    """A file: ``path``, ``offset``, ``length`` (null: to the end). END: ``size``, ``mode``; a small file's bytes come with it."""
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        Call.__init__(self, agent, number, message, data)
+        path = to_path(message)
+        try:
+            self.file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            raise refused(error, path)
+        agent.note_fd(self.file)
+        try:
+            facts = os.fstat(self.file)
+            check_regular(self.file, facts, path)
+            if message.get('offset'):
+                os.lseek(self.file, int(message['offset']), os.SEEK_SET)
+            self.left = message.get('length')
+            first = self.read()
+            self.facts = {'size': facts.st_size, 'mode': stat.S_IMODE(facts.st_mode)}
+            if len(first) < CHUNK:
+                # Short of a whole piece: usually the end. Ask once more, since /proc files come in small pieces.
+                more = self.read()
+                if not more:
+                    os.close(self.file)
+                    return self.end(self.facts, first)
+                first += more
+        except OSError as error:
+            os.close(self.file)
+            raise refused(error, path)
+        except Refused:
+            os.close(self.file)
+            raise
+        self.path = path
+        self.send_data(DATA, first)
+        agent.pumps.append(self)
+
+    def read(self):
+        # type: () -> bytes
+        size = CHUNK if self.left is None else min(CHUNK, self.left)
+        data = os.read(self.file, size) if size > 0 else b''
+        if self.left is not None:
+            self.left -= len(data)
+        return data
+
+    def pump(self):
+        # type: () -> None
+        try:
+            data = self.read()
+        except OSError as error:
+            self.abort()
+            return self.fail(refused(error, self.path))
+        if data:
+            return self.send_data(DATA, data)
+        self.abort()
+        return self.end(self.facts)
+
+    def abort(self):
+        # type: () -> None
+        self.agent.pumps.remove(self)
+        os.close(self.file)
+
+
+class Write(Call):
+    """A file from the call's input: ``path``, ``append``, ``exclusive``, ``parents``, ``mode``; ``eof``: all came with OPEN.
+
+    A whole file is written beside its place and renamed into it, so that nobody meets half of it and a failed transfer
+    leaves the old one. END: ``size`` of the file.
+    """
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        Call.__init__(self, agent, number, message, data)
+        path = to_path(message)
+        self.target = os.path.realpath(path)
+        self.temporary = b''
+        self.made = b''
+        self.mode = message.get('mode')
+        try:
+            if path.endswith(b'/'):
+                raise OSError(errno.EISDIR, '')
+            parent = os.path.dirname(self.target)
+            if message.get('parents'):
+                os.makedirs(parent, 0o755, exist_ok=True)
+            if os.stat(parent).st_dev == agent.proc_device:
+                raise OSError(errno.EPERM, '')
+            self.file = self.open_target(message)
+        except OSError as error:
+            raise refused(error, path)
+        agent.note_fd(self.file)
+        if data:
+            self.on_data(data)
+        if message.get('eof'):
+            self.on_eof()
+
+    def open_target(self, message):
+        # type: (Dict[str, Any]) -> int
+        mode = 0o644 if self.mode is None else int(self.mode)
+        if message.get('exclusive'):
+            self.made = self.target
+            return os.open(self.target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            before = os.stat(self.target)
+        except FileNotFoundError:
+            before = None
+        if before and not stat.S_ISREG(before.st_mode):
+            raise OSError(errno.EISDIR if stat.S_ISDIR(before.st_mode) else errno.EINVAL, '')
+        if message.get('append'):
+            return os.open(self.target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+        beside = os.path.join(os.path.dirname(self.target), b'.enclave-%d-%d' % (MINE, self.number))
+        try:
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except PermissionError:
+            if not before:
+                raise
+            # The directory may not be written, the file itself may.
+            return os.open(self.target, os.O_WRONLY | os.O_TRUNC)
+        self.temporary = beside
+        if before:
+            if self.mode is None:
+                mode = stat.S_IMODE(before.st_mode)
+            try:
+                os.fchown(fd, before.st_uid, before.st_gid)
+            except OSError:
+                pass
+        os.fchmod(fd, mode)
+        return fd
+
+    def on_data(self, data):
+        # type: (bytes) -> None
+        if self.ended:
+            return
+        try:
+            write_all(self.file, data)
+        except OSError as error:
+            self.abort()
+            return self.fail(refused(error, self.target))
+        self.grant(len(data))
+
+    def on_eof(self):
+        # type: () -> None
+        if self.ended:
+            return
+        try:
+            size = os.fstat(self.file).st_size
+            if self.mode is not None:
+                os.fchmod(self.file, int(self.mode))
+            if self.temporary:
+                self.put_in_place()
+            self.temporary = self.made = b''
+        except OSError as error:
+            self.abort()
+            return self.fail(refused(error, self.target))
+        os.close(self.file)
+        self.file = -1
+        return self.end({'size': size})
+
+    def put_in_place(self):
+        # type: () -> None
+        try:
+            os.rename(self.temporary, self.target)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            # The target is a mount of its own (a bound file): only its contents can be replaced.
+            with open(self.temporary, 'rb') as source, open(self.target, 'wb') as target:
+                for data in iter(lambda: source.read(CHUNK), b''):
+                    target.write(data)
+            os.unlink(self.temporary)
+
+    def abort(self):
+        # type: () -> None
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
+        for path in (self.temporary, self.made):
+            if path:
+                try:
+                    os.unlink(path)
+                except OSError:
+                    pass
+
+
+class Listing(Call):
+    """A directory: ``path``, ``recursive``, ``limit``. DATA frames each hold a JSON array of entries.
+
+    END: ``count``, and ``more`` when the limit cut the listing short.
+    """
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        Call.__init__(self, agent, number, message, data)
+        path = to_path(message)
+        limit = message.get('limit')
+        try:
+            first = os.scandir(path)
+        except OSError as error:
+            raise refused(error, path)
+        self.entries = self.walk(first, bool(message.get('recursive')))
+        self.limit = float('inf') if limit is None else int(limit)
+        self.count = 0
+        agent.pumps.append(self)
+        self.pump()
+
+    def walk(self, first, recursive):
+        # type: (Any, bool) -> Generator[Dict[str, Any], None, None]
+        todo = deque([(b'', first)])  # type: Deque[Tuple[bytes, Any]]
+        while todo:
+            prefix, listing = todo.popleft()
+            with listing:
+                for entry in listing:
+                    name = os.path.join(prefix, entry.name)
+                    try:
+                        facts = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    yield describe(name, facts, entry.path)
+                    if recursive and stat.S_ISDIR(facts.st_mode):
+                        try:
+                            todo.append((name, os.scandir(entry.path)))
+                        except OSError:
+                            continue
+
+    def pump(self):
+        # type: () -> None
+        page = []  # type: List[Dict[str, Any]]
+        for entry in self.entries:
+            if self.count >= self.limit:
+                self.send_page(page)
+                self.abort()
+                return self.end({'count': self.count, 'more': True})
+            self.count += 1
+            page.append(entry)
+            if len(page) == 100:
+                return self.send_page(page)
+        self.send_page(page)
+        self.abort()
+        return self.end({'count': self.count, 'more': False})
+
+    def send_page(self, page):
+        # type: (Any) -> None
+        if page:
+            # A hundred entries with the longest names and targets stay below one frame.
+            data = json.dumps(page, separators=(',', ':')).encode('ascii')
+            self.credit -= len(data)
+            self.send(DATA, data)
+
+    def abort(self):
+        # type: () -> None
+        self.agent.pumps.remove(self)
+        self.entries.close()
+
+
+class Connect(Call):
+    """A TCP connection to ``host``:``port``, or to the Unix socket ``path``, as seen from inside.
+
+    EVENT ``connected`` first; then DATA both ways; EOF each way closes that half; END when both are closed.
+    """
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        Call.__init__(self, agent, number, message, data)
+        import socket
+
+        self.shut = socket.SHUT_WR
+        if message.get('path'):
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            address = to_path(message)  # type: Any
+        else:
+            # Numeric addresses only: looking a name up would block the loop. 'localhost' is the caller's way of saying it.
+            host = str(message.get('host') or '127.0.0.1')
+            host = '127.0.0.1' if host == 'localhost' else host
+            self.socket = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM)
+            address = (host, int(message.get('port', 0)))
+        self.fd = self.socket.fileno()
+        agent.note_fd(self.fd)
+        self.socket.setblocking(False)
+        self.connected = False
+        self.incoming = deque()  # type: Deque[bytes]
+        self.input_done = self.input_shut = self.output_done = False
+        try:
+            number = self.socket.connect_ex(address)
+        except (OSError, ValueError, OverflowError) as error:
+            self.socket.close()
+            raise Refused('cannot connect to %r: %s' % (address, error), getattr(error, 'errno', 0) or errno.EINVAL)
+        if number not in (0, errno.EINPROGRESS, errno.EAGAIN):
+            self.socket.close()
+            raise Refused('cannot connect to %r: %s' % (address, os.strerror(number)), number)
+        self.address = address
+        if data:
+            self.incoming.append(data)
+        agent.watch(self.fd, select.EPOLLOUT, self.on_ready)
+
+    def on_ready(self, mask):
+        # type: (int) -> None
+        if not self.connected:
+            number = self.socket.getsockopt(1, 4)  # SOL_SOCKET, SO_ERROR
+            if number:
+                self.abort()
+                return self.fail(Refused('cannot connect to %r: %s' % (self.address, os.strerror(number)), number))
+            self.connected = True
+            self.send(EVENT, pack_message({'connected': True}))
+        if self.incoming:
+            self.write()
+        if mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and not self.output_done:
+            self.read()
+        return self.settle()
+
+    def read(self):
+        # type: () -> None
+        try:
+            data = os.read(self.fd, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b''
+            self.input_done = self.input_shut = True
+        if data:
+            self.send_data(DATA, data)
+        else:
+            self.output_done = True
+            self.send(EOF, b'')
+
+    def write(self):
+        # type: () -> None
+        while self.incoming:
+            data = self.incoming.popleft()
+            try:
+                size = os.write(self.fd, data)
+            except BlockingIOError:
+                self.incoming.appendleft(data)
+                return
+            except OSError:
+                self.grant(len(data) + sum(len(each) for each in self.incoming))
+                self.incoming.clear()
+                self.input_done = self.input_shut = True
+                return
+            self.grant(size)
+            if size < len(data):
+                self.incoming.appendleft(data[size:])
+
+    def on_data(self, data):
+        # type: (bytes) -> None
+        if self.input_done:
+            return self.grant(len(data))
+        self.incoming.append(data)
+        return self.want()
+
+    def on_eof(self):
+        # type: () -> None
+        self.input_done = True
+        self.settle()
+
+    def on_credit(self):
+        # type: () -> None
+        self.want()
+
+    def settle(self):
+        # type: () -> None
+        """Close what is finished, and end the call when both halves are."""
+        if self.ended:
+            return None
+        if self.connected and self.input_done and not self.incoming and not self.input_shut:
+            self.input_shut = True
+            try:
+                self.socket.shutdown(self.shut)
+            except OSError:
+                pass
+        if self.output_done and self.input_shut:
+            self.abort()
+            return self.end({})
+        return self.want()
+
+    def want(self):
+        # type: () -> None
+        if self.ended:
+            return
+        mask = 0 if self.connected else select.EPOLLOUT
+        if self.connected and self.credit > 0 and not self.output_done and not self.agent.is_clogged:
+            mask |= select.EPOLLIN
+        if self.incoming:
+            mask |= select.EPOLLOUT
+        self.agent.watch(self.fd, mask, self.on_ready)
+
+    def abort(self):
+        # type: () -> None
+        self.agent.unwatch(self.fd)
+        self.socket.close()
+
+
+def op_stat(agent, message):
+    # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
+    path = to_path(message)
+    facts = os.stat(path) if message.get('follow', True) else os.lstat(path)
+    found = describe(os.path.realpath(path) if message.get('follow', True) else os.path.abspath(path), facts, path)
+    found['on_root'] = facts.st_dev == agent.root_device
+    return found
+
+
+def op_mkdir(agent, message):
+    # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
+    path = to_path(message)
+    mode = int(message.get('mode', 0o755))
+    if message.get('parents'):
+        os.makedirs(os.path.dirname(os.path.abspath(path)), 0o755, exist_ok=True)
+    try:
+        os.mkdir(path, mode)
+        os.chmod(path, mode)
+    except FileExistsError:
+        if not message.get('exist_ok') or not os.path.isdir(path):
+            raise
+    return {}
+
+
+def op_remove(agent, message):
+    # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
+    path = to_path(message)
+    try:
+        is_dir = stat.S_ISDIR(os.lstat(path).st_mode)
+        os.rmdir(path) if is_dir else os.unlink(path)
+    except FileNotFoundError:
+        if not message.get('missing_ok'):
+            raise
+    return {}
+
+
+def op_move(agent, message):
+    # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
+    source, target = to_path(message, 'source'), to_path(message, 'target')
+    os.lstat(source)
+    if os.path.isdir(target):
+        target = os.path.join(target, os.path.basename(source.rstrip(b'/')))
+    if not message.get('overwrite') and os.path.lexists(target):
+        raise OSError(errno.EEXIST, '', target)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        import shutil
+
+        shutil.move(to_text(source), to_text(target))
+    return {}
+
+
+def op_chmod(agent, message):
+    # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
+    os.chmod(to_path(message), int(message['mode']))
+    return {}
+
+
+def op_ping(agent, message):
+    # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
+    busy = sum(1 for keeper in agent.keepers.values() if keeper.run)
+    return {'running': len(agent.mains), 'background': busy - len(agent.mains)}
+
+
+def op_terminate(agent, message):
+    # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
+    """Send SIGTERM (or ``signal``) to everything the guest runs, keepers apart; say how many processes that were."""
+    targets = agent.guests()
+    for pid in targets:
+        send_signal(pid, int(message.get('signal', signal.SIGTERM)))
+    return {'processes': len(targets)}
+
+
+SIMPLE = {
+    'stat': op_stat,
+    'mkdir': op_mkdir,
+    'remove': op_remove,
+    'move': op_move,
+    'chmod': op_chmod,
+    'ping': op_ping,
+    'terminate': op_terminate,
+}
+CALLS = {'run': Run, 'read': Read, 'write': Write, 'list': Listing, 'connect': Connect}
+
+
+def run_builtin(what):
+    # type: (Dict[str, Any]) -> int
+    """Do long file work in this forked child: ``tar`` (to stdout), ``untar`` (from stdin), ``rmtree``.
+
+    Failure is exit code 1 and on stderr one JSON object: ``{"errno", "message"}``.
+    """
+    try:
+        path = to_path(what)
+        if what['name'] == 'rmtree':
+            if os.path.islink(path) or not os.path.isdir(path):
+                os.unlink(path)
+            else:
+                import shutil
+
+                shutil.rmtree(path)
+        elif what['name'] == 'untar':
+            unpack_tar(path)
+        else:
+            pack_tar(path, to_bytes(what.get('arcname', '.')))
+    except (OSError, Refused) as error:
+        facts = error.facts if isinstance(error, Refused) else refused(error, _file_of(error) or path).facts
+        write_all(2, json.dumps(facts).encode('ascii'))
+        return 1
+    except Exception as error:
+        facts = {'errno': errno.EINVAL, 'message': '%s: %s' % (type(error).__name__, error)}
+        write_all(2, json.dumps(facts).encode('ascii'))
+        return 1
+    return 0
+
+
+def _file_of(error):
+    # type: (OSError) -> bytes
+    name = error.filename
+    return name if isinstance(name, bytes) else to_bytes(name) if isinstance(name, str) else b''
+
+
+def pack_tar(path, arcname):
+    # type: (bytes, bytes) -> None
+    import tarfile
+
+    os.lstat(path)
+    with os.fdopen(1, 'wb', CHUNK) as stream:
+        with tarfile.open(fileobj=stream, mode='w|', format=tarfile.PAX_FORMAT, encoding='utf-8', bufsize=CHUNK) as tar:
+            tar.add(to_text(path), to_text(arcname))
+
+
+def unpack_tar(path):
+    # type: (bytes) -> None
+    """Extract members below ``path``, keeping modes and empty directories and merging with what is there."""
+    import tarfile
+
+    class Strict(tarfile.TarFile):
+        errorlevel = 2
+
+    os.makedirs(path, 0o755, exist_ok=True)
+    root = os.path.realpath(to_text(path))
+    as_root = os.getuid() == 0
+    with os.fdopen(0, 'rb', CHUNK) as stream:
+        with Strict.open(fileobj=stream, mode='r|*', encoding='utf-8', bufsize=CHUNK) as tar:
+            late = []
+            for member in tar:
+                where = os.path.realpath(os.path.join(root, os.path.dirname(member.name)))
+                name = os.path.normpath(member.name)
+                if (
+                    name.startswith(('/', '../'))
+                    or name == '..'
+                    or not (where + '/').startswith(root.rstrip('/') + '/')
+                ):
+                    raise Refused('the archive has a member outside the target: %r' % member.name, errno.EINVAL)
+                if member.ischr() or member.isblk() or member.isfifo():
+                    raise Refused('the archive has a device or pipe: %r' % member.name, errno.EINVAL)
+                if not as_root:
+                    member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), '', ''
+                else:
+                    member.uname = member.gname = ''
+                whole = os.path.join(root, name)
+                if member.isdir():
+                    late.append((whole, member.mode, member.mtime))
+                    if not os.path.isdir(whole):
+                        os.makedirs(whole, 0o755)
+                    if as_root and name != '.':
+                        os.chown(whole, member.uid, member.gid)
+                    continue
+                if os.path.lexists(whole) and (os.path.islink(whole) or not os.path.isdir(whole)):
+                    os.unlink(whole)
+                if member.islnk():
+                    source = os.path.realpath(os.path.join(root, member.linkname))
+                    if not source.startswith(root.rstrip('/') + '/'):
+                        raise Refused('the archive has a link outside the target: %r' % member.name, errno.EINVAL)
+                tar.extract(member, root, numeric_owner=True)
+            for whole, mode, _ in reversed(late):
+                if whole.rstrip('/.') != root.rstrip('/'):
+                    os.chmod(whole, stat.S_IMODE(mode))
+
+
+# Small help -----------------------------------------------------------------------------------------------------------
+
+
+def write_all(fd, data):
+    # type: (int, bytes) -> None
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def send_signal(pid, number):
+    # type: (int, Any) -> None
+    try:
+        os.kill(pid, int(number))
+    except OSError:
+        pass
+
+
+def set_window_size(fd, size):
+    # type: (int, Any) -> None
+    import fcntl
+    import termios
+
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', int(size[0]), int(size[1]), 0, 0))
+
+
+def count_readable(fd):
+    # type: (int) -> int
+    import fcntl
+    import termios
+
+    try:
+        return int(struct.unpack('i', fcntl.ioctl(fd, termios.FIONREAD, b'\0' * 4))[0])
+    except OSError:
+        return 0
+
+
+def check_regular(fd, facts, path):
+    # type: (int, os.stat_result, bytes) -> None
+    if stat.S_ISDIR(facts.st_mode):
+        raise OSError(errno.EISDIR, '')
+    if not stat.S_ISREG(facts.st_mode):
+        raise Refused('not a regular file: %r' % to_text(path), errno.EINVAL)
+    if os.readlink('/proc/self/fd/%d' % fd).startswith('/proc/%d/' % MINE):
+        raise Refused("the agent's own files may not be read: %r" % to_text(path), errno.EACCES)
+
+
+def describe(name, facts, path):
+    # type: (bytes, os.stat_result, bytes) -> Dict[str, Any]
+    mode = facts.st_mode
+    found = {
+        'path': to_text(name),
+        'kind': 'other',
+        'size': facts.st_size,
+        'mode': stat.S_IMODE(mode),
+        'mtime': facts.st_mtime,
+        'uid': facts.st_uid,
+        'gid': facts.st_gid,
+    }  # type: Dict[str, Any]
+    if stat.S_ISREG(mode):
+        found['kind'] = 'file'
+    elif stat.S_ISDIR(mode):
+        found['kind'] = 'directory'
+    elif stat.S_ISLNK(mode):
+        found['kind'] = 'symlink'
+        try:
+            found['target'] = to_text(os.readlink(path))
+        except OSError:
+            pass
+    return found
+
+
+def remove_tree(path):
+    # type: (bytes) -> None
+    """Remove a small private directory, without following links and without complaint."""
+    try:
+        with os.scandir(path) as listing:
+            for entry in list(listing):
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(path)
+    except OSError:
+        pass
+
+
+class Agent(object):
+    """The loop: reads frames, turns calls, sends frames."""
+
+    def __init__(self, source, drain):
+        # type: (int, int) -> None
+        self.source = source
+        self.drain = drain
+        self.decoder = FrameDecoder()
+        self.outgoing = deque()  # type: Deque[bytes]
+        self.outgoing_size = 0
+        self.is_clogged = False
+        self.poll = select.epoll()
+        self.handlers = {}  # type: Dict[int, Callable[[int], None]]
+        self.masks = {}  # type: Dict[int, int]
+        self.ready_fd = -1
+        self.highest_fd = 16
+        self.calls = {}  # type: Dict[int, Call]
+        self.keepers = {}  # type: Dict[int, Keeper]
+        self.free_keepers = []  # type: List[Keeper]
+        self.mains = {}  # type: Dict[int, Run]
+        self.killers = []  # type: List[Killer]
+        self.pumps = []  # type: List[Any]
+        self.deadlines = []  # type: List[Tuple[float, int]]
+        self.scripts = 0
+        self.scratch = None  # type: Optional[bytes]
+        self.oom_file = -1
+        self.oom_score = b'0'
+        self.start_dir = os.open('.', os.O_RDONLY | os.O_DIRECTORY)
+        self.prctl = load_prctl()
+        self.root_device = os.stat('/').st_dev
+        try:
+            self.proc_device = os.stat('/proc').st_dev
+        except OSError:
+            self.proc_device = -1
+
+    # Descriptors ----------------------------------------------------------------------------------------------------
+
+    def note_fd(self, *fds):
+        # type: (int) -> None
+        """Remember how high descriptors go, since a keeper closes them all by number."""
+        self.highest_fd = max(self.highest_fd, *fds)
+
+    def pipe(self, opened=None):
+        # type: (Optional[List[int]]) -> Tuple[int, int]
+        ends = os.pipe()
+        self.note_fd(*ends)
+        if opened is not None:
+            opened += ends
+        return ends
+
+    def watch(self, fd, mask, handler):
+        # type: (int, int, Callable[[int], None]) -> None
+        """Have ``handler(mask)`` called when ``fd`` is ready; a mask of 0 keeps the handler and asks for nothing."""
+        self.handlers[fd] = handler
+        before = self.masks.get(fd)
+        if before == mask:
+            return
+        if mask == 0:
+            # Not registered at all: epoll would go on reporting a hang-up, which no mask can silence.
+            if before is not None:
+                self.poll.unregister(fd)
+                del self.masks[fd]
+        elif before is None:
+            self.poll.register(fd, mask)
+            self.masks[fd] = mask
+        else:
+            self.poll.modify(fd, mask)
+            self.masks[fd] = mask
+
+    def unwatch(self, fd):
+        # type: (int) -> None
+        self.handlers.pop(fd, None)
+        if self.masks.pop(fd, None) is not None:
+            self.poll.unregister(fd)
+
+    def forget(self, fd):
+        # type: (int) -> None
+        self.unwatch(fd)
+        os.close(fd)
+
+    # Frames ---------------------------------------------------------------------------------------------------------
+
+    def send(self, kind, call, payload):
+        # type: (int, int, bytes) -> None
+        frame = encode_frame(kind, call, payload)
+        self.outgoing.append(frame)
+        self.outgoing_size += len(frame)
+        if self.outgoing_size > OUT_HIGH and not self.is_clogged:
+            self.set_clogged(True)
+
+    def set_clogged(self, clogged):
+        # type: (bool) -> None
+        self.is_clogged = clogged
+        for call in list(self.calls.values()):
+            call.want()
+        for keeper in list(self.keepers.values()):
+            if keeper.run:
+                keeper.run.want()
+
+    def flush(self, mask=0):
+        # type: (int) -> None
+        while self.outgoing:
+            try:
+                size = os.writev(self.drain, [self.outgoing[i] for i in range(min(16, len(self.outgoing)))])
+            except BlockingIOError:
+                break
+            except OSError:
+                self.leave()
+            self.outgoing_size -= size
+            while size:
+                first = self.outgoing.popleft()
+                if size < len(first):
+                    self.outgoing.appendleft(first[size:])
+                    break
+                size -= len(first)
+        self.watch(self.drain, select.EPOLLOUT if self.outgoing else 0, self.flush)
+        if self.is_clogged and self.outgoing_size < OUT_HIGH // 2:
+            self.set_clogged(False)
+
+    def on_input(self, mask):
+        # type: (int) -> None
+        try:
+            data = os.read(self.source, INPUT_WINDOW)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b''
+        if not data:
+            self.leave()
+        for kind, number, payload in self.decoder.feed(data):
+            self.dispatch(kind, number, payload)
+
+    def dispatch(self, kind, number, payload):
+        # type: (int, int, bytes) -> None
+        if kind == OPEN:
+            message, data = unpack_message(payload)
+            return self.open_call(number, message, data)
+        call = self.calls.get(number)
+        if call is None:
+            return None  # it ended while the frame was on its way
+        if kind == DATA:
+            try:
+                call.on_data(payload)
+            except Refused as error:
+                call.fail(error)
+        elif kind == EOF:
+            call.on_eof()
+        elif kind == CREDIT:
+            call.credit += U32.unpack(payload)[0]
+            call.on_credit()
+        elif kind == CONTROL:
+            call.on_control(unpack_message(payload)[0])
+        else:
+            raise ProtocolError('a frame of kind %d goes the other way' % kind)
+        return None
+
+    def open_call(self, number, message, data):
+        # type: (int, Dict[str, Any], bytes) -> None
+        if number in self.calls:
+            raise ProtocolError('call %d is open already' % number)
+        op = message.get('op')
+        answer = None  # type: Optional[Dict[str, Any]]
+        try:
+            if op in SIMPLE:
+                try:
+                    answer = SIMPLE[op](self, message)
+                except OSError as error:
+                    raise refused(error, to_bytes(message.get('path') or message.get('target') or ''))
+            elif op in CALLS:
+                call = CALLS[op](self, number, message, data)
+                if not call.ended:
+                    self.calls[number] = call
+            else:
+                raise Refused('this agent knows no operation %r' % (op,), errno.ENOSYS, 'op')
+        except Refused as error:
+            answer = {'error': error.facts}
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            answer = {'error': {'message': 'malformed request: %r' % error, 'errno': errno.EINVAL, 'field': ''}}
+        if answer is not None:
+            self.send(END, number, pack_message(answer))
+
+    # Time and children ----------------------------------------------------------------------------------------------
+
+    def set_deadline(self, number, seconds):
+        # type: (int, float) -> None
+        """Have the call's ``on_deadline`` called when it is still there after ``seconds``."""
+        if len(self.deadlines) > 64 + 4 * len(self.calls):
+            # Most calls end long before their limit; what they leave here would add up.
+            self.deadlines = [entry for entry in self.deadlines if entry[1] in self.calls]
+            heapq.heapify(self.deadlines)
+        heapq.heappush(self.deadlines, (time.monotonic() + seconds, number))
+
+    def reap(self):
+        # type: () -> None
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self.keepers:
+                keeper = self.keepers.pop(pid)
+                if keeper in self.free_keepers:
+                    self.free_keepers.remove(keeper)
+                keeper.on_gone()
+            elif pid in self.mains:
+                self.mains[pid].on_exit(status)
+
+    def take_keeper(self):
+        # type: () -> Keeper
+        while self.free_keepers:
+            keeper = self.free_keepers.pop()
+            if keeper.socket.fileno() >= 0:
+                return keeper
+        return Keeper(self)
+
+    def on_keeper_done(self, keeper):
+        # type: (Keeper) -> None
+        if not keeper.serves_again or len(self.free_keepers) >= FREE_KEEPERS:
+            keeper.close()  # which it takes as the sign to leave
+        else:
+            self.free_keepers.append(keeper)
+
+    def set_guest_oom_score(self):
+        # type: () -> None
+        """Let what is forked next be the OOM killer's first choice. The score is inherited, and only this file, opened
+        before we became non-dumpable, is always ours to write (proc(5), oom_score_adj)."""
+        if self.oom_file >= 0:
+            os.pwrite(self.oom_file, b'800', 0)
+
+    def set_own_oom_score(self):
+        # type: () -> None
+        if self.oom_file >= 0:
+            os.pwrite(self.oom_file, self.oom_score, 0)
+
+    def guests(self):
+        # type: () -> Set[int]
+        processes = read_processes()
+        found = below(processes, {MINE}) - set(self.keepers)
+        return {pid for pid in found if processes[pid][1] not in (b'Z', b'X')}
+
+    def make_private_dir(self, user):
+        # type: (Any) -> bytes
+        """Make a directory that only the call's user can read, in the first place that can be written."""
+        places = [self.scratch] if self.scratch else [b'/tmp', b'/var/tmp', b'/dev/shm', os.getcwdb()]
+        problem = OSError(errno.ENOENT, '')
+        for place in places:
+            self.scripts += 1
+            path = os.path.join(place, b'enclave-%d-%d-%s' % (MINE, self.scripts, os.urandom(3).hex().encode()))
+            try:
+                os.mkdir(path, 0o700)
+                if user and os.getuid() == 0:
+                    os.chown(path, user[0], user[1])
+                self.scratch = place
+                return path
+            except OSError as error:
+                problem = error
+        if self.scratch:
+            self.scratch = None
+            return self.make_private_dir(user)
+        raise Refused('no place to write the program text to: %s' % problem.strerror, problem.errno or 0)
+
+    # Life -----------------------------------------------------------------------------------------------------------
+
+    def start(self):
+        # type: () -> None
+        try:
+            self.oom_file = os.open('/proc/self/oom_score_adj', os.O_RDWR)
+            self.oom_score = os.read(self.oom_file, 16).strip()
+            self.set_guest_oom_score()
+            self.set_own_oom_score()
+        except OSError:
+            self.oom_file = -1
+        guarded = self.prctl(PR_SET_DUMPABLE, 0) == 0
+        reaps = MINE == 1 or self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+        os.umask(0o022)
+        wake, waker = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(waker, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(waker)
+        self.note_fd(self.source, self.drain, wake, waker, self.poll.fileno(), self.start_dir, self.oom_file)
+        self.watch(wake, select.EPOLLIN, lambda mask: self.on_child(wake))
+        self.watch(self.source, select.EPOLLIN, self.on_input)
+        shells = [name for name in ('/bin/bash', '/usr/bin/bash', '/bin/sh') if os.access(name, os.X_OK)]
+        hello = {
+            'protocol': PROTOCOL,
+            'pid': MINE,
+            'uid': os.getuid(),
+            'gid': os.getgid(),
+            'python': '%d.%d.%d' % sys.version_info[:3],
+            'guarded': guarded and reaps,
+            'shell': shells[0] if shells else '',
+            'cwd': to_text(os.getcwdb()),
+            'cwd_writable': os.access('.', os.W_OK | os.X_OK),
+        }
+        self.send(HELLO, 0, pack_message(hello))
+        self.flush()
+
+    def on_child(self, wake):
+        # type: (int) -> None
+        try:
+            os.read(wake, 4096)
+        except BlockingIOError:
+            pass
+        self.reap()
+
+    def turn(self):
+        # type: () -> None
+        wait = None  # type: Optional[float]
+        can_pump = not self.is_clogged and any(pump.credit > 0 for pump in self.pumps)
+        if can_pump:
+            wait = 0.0
+        elif self.killers:
+            wait = 0.002
+        if self.deadlines:
+            left = max(0.0, self.deadlines[0][0] - time.monotonic())
+            wait = left if wait is None else min(wait, left)
+        # Whole milliseconds, rounded up: rounding down would spin through the last one.
+        for fd, mask in self.poll.poll(-1 if wait is None else int(wait * 1000 + 0.999) / 1000.0):
+            handler = self.handlers.get(fd)
+            if handler is not None:
+                self.ready_fd = fd
+                handler(mask)
+        now = time.monotonic()
+        while self.deadlines and self.deadlines[0][0] <= now:
+            call = self.calls.get(heapq.heappop(self.deadlines)[1])
+            if call is not None:
+                call.on_deadline()
+        for killer in list(self.killers):
+            if killer.step():
+                self.killers.remove(killer)
+                killer.run.on_killed()
+        if can_pump:
+            for pump in list(self.pumps):
+                if pump.credit > 0 and not self.is_clogged:
+                    pump.pump()
+        if self.outgoing:
+            self.flush()
+
+    def leave(self):
+        # type: () -> NoReturn
+        """The host is gone. As process 1 our end is everybody's; elsewhere, take the guests along."""
+        if MINE != 1:
+            for _ in range(100):
+                guests = self.guests() | set(self.keepers)
+                if not guests:
+                    break
+                for pid in guests:
+                    send_signal(pid, signal.SIGKILL)
+                self.reap()
+        os._exit(0)
+
+
+def main():
+    # type: () -> NoReturn
+    """Serve calls on standard input and output until the host closes them."""
+    source, drain = os.dup(0), os.dup(1)
+    null = os.open('/dev/null', os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    os.set_blocking(source, False)
+    os.set_blocking(drain, False)
+    agent = Agent(source, drain)
+    try:
+        agent.start()
+        import gc
+
+        gc.collect()
+        if hasattr(gc, 'freeze'):
+            gc.freeze()
+        if hasattr(os, 'posix_spawn'):
+            agent.free_keepers.append(Keeper(agent))
+        while True:
+            agent.turn()
+    except ProtocolError as error:
+        os.write(2, ('enclave-agent: %s\n' % error).encode('utf-8', 'replace'))
+        os._exit(3)
+    except BaseException:
+        import traceback
+
+        os.write(2, ('enclave-agent: ' + traceback.format_exc()).encode('utf-8', 'replace'))
+        os._exit(4)
+
+
+if __name__ == '__enclave_agent__':
+    main()

@@ -1,0 +1,476 @@
+"""Our end of the stream to an agent (floor 2): many calls at once, each with its number, over one stream.
+
+A `Channel` lives as long as its sandbox runs. It owns one reader thread, which does nothing but cut frames, check them and
+hand them to the calls they belong to; whoever waits for a call does so on its own thread. Writers take turns by frame.
+
+The far end is treated as hostile although it is our own program: it runs among code nobody trusts. Sizes are bounded before
+anything is stored, every field is checked, nothing is evaluated, and the first breach closes the channel for good.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from attrs import Factory, define, field, frozen
+
+from enclave.agent import bootstrap
+from enclave.agent.program import (
+    CHUNK,
+    CONTROL,
+    CREDIT,
+    DATA,
+    END,
+    EOF,
+    ERR,
+    EVENT,
+    HELLO,
+    INPUT_WINDOW,
+    MAX_PAYLOAD,
+    OPEN,
+    PROTOCOL,
+    U32,
+    FrameDecoder,
+    ProtocolError,
+    encode_frame,
+    pack_message,
+    unpack_message,
+)
+from enclave.channel.streams import Stream
+from enclave.deadline import Deadline
+from enclave.errors import InvalidArgumentError, OperationTimeoutError, SandboxBrokenError, SandboxGoneError
+
+logger = logging.getLogger(__name__)
+
+STREAM_WINDOW: Final = 1 << 18
+"""Bytes of live output that may be under way to one slow reader."""
+OVERRUN: Final = 4 << 20
+"""Bytes an agent may send past a window: what the guest's pipes held when it ended (1 MiB each at most), and one frame."""
+INLINE_BYTES: Final = CHUNK
+"""Input up to this size travels in the OPEN frame."""
+
+
+@frozen(kw_only=True)
+class Hello:
+    """What an agent says of itself first. ``guarded``: it could make itself untraceable and adopt orphans."""
+
+    protocol: int
+    pid: int
+    uid: int
+    gid: int
+    python: str
+    guarded: bool
+    shell: str
+    cwd: str
+    cwd_writable: bool
+
+
+@frozen
+class Lost:
+    """Why a channel is no more. ``is_breach``: the far end broke the protocol; else its stream ended, or we closed it."""
+
+    reason: str
+    is_breach: bool = False
+    is_ours: bool = False
+
+
+class Facts:
+    """A message from the far end, read field by field; a field of a wrong type or range is a breach."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        self._message = message
+
+    def __contains__(self, name: str) -> bool:
+        return self._message.get(name) is not None
+
+    def integer(self, name: str, *, low: int = 0, high: int = 1 << 62) -> int:
+        """Return a whole number within bounds."""
+        value = self._message.get(name)
+        if type(value) is not int or not low <= value <= high:
+            raise ProtocolError(f'{name!r} is not a whole number from {low} to {high}')
+        return value
+
+    def number(self, name: str) -> float:
+        """Return a finite number, 0 or more."""
+        value = self._message.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e12:
+            raise ProtocolError(f'{name!r} is not a number')
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        """Return a truth value; absent is False."""
+        value = self._message.get(name, False)
+        if type(value) is not bool:
+            raise ProtocolError(f'{name!r} is not true or false')
+        return value
+
+    def text(self, name: str) -> str:
+        """Return a string."""
+        value = self._message.get(name)
+        if type(value) is not str:
+            raise ProtocolError(f'{name!r} is not text')
+        return value
+
+    def pair(self, name: str) -> tuple[int, int]:
+        """Return two whole numbers, the second not above the first."""
+        value = self._message.get(name)
+        if type(value) is not list or len(value) != 2 or any(type(each) is not int or each < 0 for each in value):
+            raise ProtocolError(f'{name!r} is not a pair of counts')
+        if value[1] > value[0]:
+            raise ProtocolError(f'{name!r} sent more than there was')
+        return value[0], value[1]
+
+    def facts(self, name: str) -> Facts:
+        """Return a nested message."""
+        value = self._message.get(name)
+        if type(value) is not dict:
+            raise ProtocolError(f'{name!r} is not an object')
+        return Facts(value)
+
+
+@define(eq=False)
+class Call:
+    """One call on a channel, from `Channel.open` to its END. Lives until the END was taken or the channel is lost.
+
+    Frames wait here, in order, for the thread that takes them. Any thread may write input or control.
+    """
+
+    number: int
+    _channel: Channel = field(repr=False)
+    _limit: int
+    _wakes_on_data: bool
+    _changed: threading.Condition = field(factory=threading.Condition, init=False, repr=False)
+    # All below is guarded by _changed.
+    _frames: deque[tuple[int, bytes]] = field(factory=deque, init=False, repr=False)
+    _received: int = field(default=0, init=False)
+    _credit: int = field(default=INPUT_WINDOW, init=False)
+    _end: tuple[dict[str, Any], bytes] | None = field(default=None, init=False, repr=False)
+    _lost: Lost | None = field(default=None, init=False, repr=False)
+
+    # The reader thread's side ----------------------------------------------------------------------------------------
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        """Take a frame; ProtocolError when no correct agent sends it now."""
+        with self._changed:
+            if kind in (DATA, ERR):
+                self._received += len(payload)
+                if self._received > self._limit:
+                    raise ProtocolError(f'call {self.number} got more output than it allowed')
+                self._frames.append((kind, payload))
+                if not self._wakes_on_data:
+                    return
+            elif kind == CREDIT:
+                if len(payload) != U32.size:
+                    raise ProtocolError('a credit frame has a wrong size')
+                self._credit += U32.unpack(payload)[0]
+                if self._credit > INPUT_WINDOW:
+                    raise ProtocolError(f'call {self.number} was given more credit than its window')
+            elif kind == END:
+                self._end = unpack_message(payload)
+            elif kind in (EVENT, EOF) and len(self._frames) < 100_000 and len(payload) < CHUNK:
+                if kind == EVENT:
+                    unpack_message(payload)
+                self._frames.append((kind, payload))
+            else:
+                raise ProtocolError(f'call {self.number} got an unexpected frame of kind {kind}')
+            self._changed.notify_all()
+
+    def _lose(self, lost: Lost) -> None:
+        with self._changed:
+            self._lost = lost
+            self._changed.notify_all()
+
+    # The callers' side ------------------------------------------------------------------------------------------------
+
+    def next_frame(self, deadline: Deadline) -> tuple[int, bytes] | None:
+        """Return the next frame ``(kind, payload)`` of output, or None when the call has ended and all is taken.
+
+        Output that is taken is paid for with new credit, so that a slow caller slows the guest down and not us.
+
+        Raises:
+            OperationTimeoutError: Nothing came before the deadline.
+            SandboxGoneError, SandboxBrokenError: The channel was lost.
+        """
+        with self._changed:
+            ready = self._changed.wait_for(
+                lambda: self._frames or self._end is not None or self._lost is not None, deadline.remaining()
+            )
+            if not self._frames:
+                self._check_lost_locked()
+                if not ready:
+                    raise OperationTimeoutError('the call sent nothing within the time limit')
+                return None
+            kind, payload = self._frames.popleft()
+            pays = kind in (DATA, ERR) and self._end is None and self._lost is None
+            if pays:
+                self._limit += len(payload)
+        if pays:
+            self._channel.send(CREDIT, self.number, U32.pack(len(payload)))
+        return kind, payload
+
+    def wait(self, deadline: Deadline) -> Facts:
+        """Wait for the call to end and return what the agent says of it.
+
+        Raises:
+            OperationTimeoutError: It did not end before the deadline; it goes on.
+            SandboxGoneError, SandboxBrokenError: The channel was lost before.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._end is not None or self._lost is not None, deadline.remaining())
+            if self._end is None:
+                self._check_lost_locked()
+                raise OperationTimeoutError('the agent in the sandbox did not answer within the time limit')
+            return Facts(self._end[0])
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the call has ended, well or not."""
+        with self._changed:
+            return self._end is not None or self._lost is not None
+
+    def take_output(self) -> tuple[bytes, bytes]:
+        """Return all output that has come and was not taken, as ``(stdout, stderr)``."""
+        with self._changed:
+            frames = list(self._frames)
+            self._frames.clear()
+        return (
+            b''.join(payload for kind, payload in frames if kind == DATA),
+            b''.join(payload for kind, payload in frames if kind == ERR),
+        )
+
+    def take_rest(self) -> bytes:
+        """Return the bytes that came with the END."""
+        with self._changed:
+            return b'' if self._end is None else self._end[1]
+
+    def _check_lost_locked(self) -> None:
+        if self._lost is not None and self._end is None:
+            raise self._channel.explain(self._lost)
+
+    def write(self, data: bytes, deadline: Deadline) -> bool:
+        """Send input, as fast as the far end uses it up; False when the call ended before all was sent."""
+        view = memoryview(data)
+        while view:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._credit > 0 or self._end is not None or self._lost is not None, deadline.remaining()
+                )
+                self._check_lost_locked()
+                if self._end is not None:
+                    return False
+                if self._credit <= 0:
+                    raise OperationTimeoutError('the program did not read its input within the time limit')
+                size = min(self._credit, CHUNK, len(view))
+                self._credit -= size
+            self._channel.send(DATA, self.number, bytes(view[:size]))
+            view = view[size:]
+        return True
+
+    def write_all(self, chunks: Iterable[bytes], deadline: Deadline) -> bool:
+        """Send several pieces of input; see `write`."""
+        return all(self.write(chunk, deadline) for chunk in chunks)
+
+    def close_input(self) -> None:
+        """Say that no more input comes."""
+        self._channel.send(EOF, self.number, b'')
+
+    def control(self, **message: Any) -> None:
+        """Send a control message: ``signal`` and ``target``, ``resize``, ``cancel``."""
+        self._channel.send(CONTROL, self.number, pack_message(message))
+
+    def cancel(self) -> None:
+        """Ask for the call's end: its processes are killed, half a file is taken back. Its END still comes."""
+        self._channel.send(CONTROL, self.number, pack_message({'cancel': True}), quiet=True)
+
+
+@define(eq=False)
+class Channel:
+    """See the module's words. Any thread may open calls; `start` comes first, `close` may come at any time and twice."""
+
+    name: str
+    _stream: Stream = field(repr=False)
+    hello: Hello | None = field(default=None, init=False)
+    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    # Guarded by _lock:
+    _calls: dict[int, Call] = field(factory=dict, init=False, repr=False)
+    _lost: Lost | None = field(default=None, init=False)
+    # Held while one frame is written, so that frames never mix; taken by whoever writes.
+    _writing: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    _numbers: Iterator[int] = field(default=Factory(lambda: itertools.count(1)), init=False, repr=False)
+    _greeted: threading.Event = field(factory=threading.Event, init=False, repr=False)
+    _reader: threading.Thread | None = field(default=None, init=False, repr=False)
+
+    def start(self, deadline: Deadline) -> Hello:
+        """Send the agent over the stream and wait for its greeting.
+
+        Raises:
+            SandboxGoneError: The stream ended; the message carries the far end's last words.
+            SandboxBrokenError: Something other than an agent answers.
+            OperationTimeoutError: Nothing answered in time.
+        """
+        self._reader = threading.Thread(target=self._read, name=f'enclave-channel-{self.name}', daemon=True)
+        self._reader.start()
+        try:
+            with self._writing:
+                self._stream.write(bootstrap())
+        except OSError as error:
+            self._lose(Lost(f'the stream failed: {error}'))
+        if not self._greeted.wait(deadline.remaining()):
+            raise OperationTimeoutError('the agent in the sandbox did not answer within the time limit')
+        if self.hello is None:
+            raise self.explain(self._lost or Lost('the stream ended'))
+        return self.hello
+
+    def open(
+        self,
+        message: dict[str, Any],
+        data: bytes = b'',
+        *,
+        window: int = STREAM_WINDOW,
+        limit: int | None = None,
+        live: bool = False,
+    ) -> Call:
+        """Start a call.
+
+        Args:
+            message: The operation and its arguments; see `enclave.agent.program`.
+            data: The first input, at most `INLINE_BYTES`.
+            window: Bytes of output the agent may send before it needs more credit.
+            limit: The most bytes of output that can be right; default is the window and what may overrun it.
+            live: Wake whoever waits for each piece of output, not for the end alone.
+        """
+        payload = pack_message({**message, 'window': window}, data)
+        if len(payload) > MAX_PAYLOAD:
+            raise InvalidArgumentError(
+                f'the command, its arguments and environment take {len(payload)} bytes; the limit is {MAX_PAYLOAD}. '
+                'Send large data as stdin, a script or a file'
+            )
+        call = Call(next(self._numbers), self, window + OVERRUN if limit is None else limit, live)
+        call._credit -= len(data)
+        with self._lock:
+            if self._lost is not None:
+                raise self.explain(self._lost)
+            self._calls[call.number] = call
+        self.send(OPEN, call.number, payload)
+        return call
+
+    def send(self, kind: int, number: int, payload: bytes, *, quiet: bool = False) -> None:
+        """Write one frame. A stream that fails loses the channel; the call then tells it to whoever waits."""
+        frame = encode_frame(kind, number, payload)
+        try:
+            with self._writing:
+                self._stream.write(frame)
+        except OSError as error:
+            self._lose(Lost(f'the stream failed: {error}'))
+            if not quiet:
+                raise self.explain(self._lost or Lost(str(error))) from error
+
+    @property
+    def lost(self) -> Lost | None:
+        """Why the channel is no more, or None while it is good."""
+        with self._lock:
+            return self._lost
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls have not ended."""
+        with self._lock:
+            return len(self._calls)
+
+    def diagnostics(self) -> str:
+        """Return the far end's last words outside the protocol."""
+        return self._stream.diagnostics()
+
+    def explain(self, lost: Lost) -> SandboxGoneError | SandboxBrokenError:
+        """Return the exception that says why this channel is no more."""
+        if lost.is_breach:
+            return SandboxBrokenError(
+                f'sandbox {self.name}: its agent broke the protocol ({lost.reason}); the channel is closed. '
+                'Delete the sandbox and make a new one'
+            )
+        words = self.diagnostics()
+        return SandboxGoneError(f'sandbox {self.name}: {lost.reason}{f"; its last words: {words}" if words else ""}')
+
+    def close(self) -> None:
+        """Close the stream, which ends the agent, and wait for the reader to leave."""
+        self._lose(Lost('the sandbox was stopped', is_ours=True))
+        reader = self._reader
+        if reader is not None and reader is not threading.current_thread():
+            reader.join(5.0)
+            if reader.is_alive():
+                logger.warning('the reader of channel %s has not left; its stream does not close', self.name)
+
+    # The reader thread ------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        decoder = FrameDecoder()
+        try:
+            while data := self._stream.read():
+                for kind, number, payload in decoder.feed(data):
+                    self._dispatch(kind, number, payload)
+            lost = Lost('its stream ended' + (' in the middle of a frame' if decoder.has_partial_frame() else ''))
+        except ProtocolError as error:
+            logger.warning('channel %s: %s', self.name, error)
+            lost = Lost(str(error), is_breach=True)
+        except (OSError, ValueError) as error:
+            lost = Lost(f'its stream failed: {error}')
+        except Exception as error:
+            logger.exception('channel %s: reading failed', self.name)
+            lost = Lost(f'reading its stream failed: {error!r}', is_breach=True)
+        self._lose(lost)
+
+    def _dispatch(self, kind: int, number: int, payload: bytes) -> None:
+        if self.hello is None:
+            if kind != HELLO or number != 0:
+                raise ProtocolError('the first frame is no greeting')
+            self.hello = read_hello(unpack_message(payload)[0])
+            self._greeted.set()
+            return
+        if kind == END:
+            with self._lock:
+                call = self._calls.pop(number, None)
+        else:
+            with self._lock:
+                call = self._calls.get(number)
+        if call is None:
+            raise ProtocolError(f'a frame for call {number}, which is not open')
+        call._take(kind, payload)
+
+    def _lose(self, lost: Lost) -> None:
+        """Close the channel for good; the first reason stands. Called by the reader, by writers that fail and by close."""
+        with self._lock:
+            if self._lost is None:
+                self._lost = lost
+            lost = self._lost
+            calls = list(self._calls.values())
+            self._calls.clear()
+        for call in calls:
+            call._lose(lost)
+        try:
+            self._stream.close()
+        except Exception:
+            logger.warning('closing the stream of channel %s failed', self.name, exc_info=True)
+        self._greeted.set()
+
+
+def read_hello(message: dict[str, Any]) -> Hello:
+    """Return a checked greeting; ProtocolError for anything else."""
+    facts = Facts(message)
+    hello = Hello(
+        protocol=facts.integer('protocol'),
+        pid=facts.integer('pid'),
+        uid=facts.integer('uid'),
+        gid=facts.integer('gid'),
+        python=facts.text('python'),
+        guarded=facts.flag('guarded'),
+        shell=facts.text('shell'),
+        cwd=facts.text('cwd'),
+        cwd_writable=facts.flag('cwd_writable'),
+    )
+    if hello.protocol != PROTOCOL:
+        raise ProtocolError(f'the agent speaks protocol {hello.protocol}, not {PROTOCOL}')
+    return hello

@@ -1,0 +1,112 @@
+"""The streams a channel can stand on (floor 2): a way to send bytes to an agent and to read what it sends.
+
+Reads and writes block; nothing here selects, so that a stream works wherever its transport does. `close` may be called from
+any thread, at any time, more than once, and ends a read that is blocked in another thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from typing import IO, Protocol
+
+DIAGNOSTIC_BYTES = 4096
+"""How much of what the far end says outside the protocol is kept, to explain a failure."""
+
+
+class Stream(Protocol):
+    """What a channel needs. Errors of the transport are `OSError`."""
+
+    def read(self) -> bytes:
+        """Return some bytes as soon as there are any; ``b''`` when the far end has closed."""
+
+    def write(self, data: bytes) -> None:
+        """Send all of ``data``."""
+
+    def close(self) -> None:
+        """Close both directions."""
+
+    def diagnostics(self) -> str:
+        """Return the last words of the far end outside the protocol (its standard error)."""
+
+
+class Tail:
+    """Keeps the last few bytes of a stream of messages. Thread-safe by the deque's atomic append."""
+
+    def __init__(self, limit: int = DIAGNOSTIC_BYTES) -> None:
+        self._parts: deque[bytes] = deque(maxlen=64)
+        self._limit = limit
+
+    def add(self, data: bytes) -> None:
+        """Take a piece."""
+        self._parts.append(data[-self._limit :])
+
+    def text(self) -> str:
+        """Return what is kept, as text."""
+        return b''.join(self._parts)[-self._limit :].decode('utf-8', 'backslashreplace').strip()
+
+
+class PipeStream:
+    """The standard streams of a child process that is, or starts, an agent. Lives as long as the process.
+
+    `close` closes the process's standard input, which an agent takes as the sign to leave, and kills the process if it has
+    not left within a second. A small thread of ours reads its standard error.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], *, name: str = 'pipe') -> None:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise ValueError('the process must have pipes for stdin, stdout and stderr')
+        self.process = process
+        self._stdin: IO[bytes] = process.stdin
+        self._stdout: IO[bytes] = process.stdout
+        self._stderr: IO[bytes] = process.stderr
+        self._tail = Tail()
+        self._lock = threading.Lock()  # guards _closed
+        self._closed = False
+        self._errors = threading.Thread(target=self._read_errors, name=f'enclave-stderr-{name}', daemon=True)
+        self._errors.start()
+
+    def _read_errors(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while data := os.read(self._stderr.fileno(), 4096):
+                self._tail.add(data)
+
+    def read(self) -> bytes:
+        """Return what there is, at most 256 KiB."""
+        return os.read(self._stdout.fileno(), 1 << 18)
+
+    def write(self, data: bytes) -> None:
+        """Send all of ``data``."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._stdin.fileno(), view) :]
+
+    def close(self) -> None:
+        """Let the process go, then make sure it has."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        try:
+            self.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+        self._errors.join(1.0)
+
+    def release(self) -> None:
+        """Close our ends; only once no thread reads any more."""
+        for pipe in (self._stdout, self._stderr):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def diagnostics(self) -> str:
+        """Return the end of what the process wrote to its standard error."""
+        return self._tail.text()
