@@ -1,0 +1,145 @@
+"""`ms-enclave images`: list, pull, build and ensure (floor 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from enclave.cli.output import Reporter, echo_json, format_size, progress
+from enclave.errors import ImageNotFoundError, InvalidArgumentError
+
+_json_option = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+_ca_option = click.option(
+    '--ca-bundle',
+    default='auto',
+    show_default=True,
+    metavar='auto|none|FILE',
+    help='Certificate authorities for the image to trust: those this host was told to, none, or a PEM file.',
+)
+
+
+@click.group()
+def images() -> None:
+    """List, pull and build the images that sandboxes are made from."""
+
+
+@images.command('list')
+@_json_option
+def list_(as_json: bool) -> None:
+    """List the images on the engine, and what can be built."""
+    from enclave.sandboxes.docker.engine import get_engine
+    from enclave.sandboxes.docker.images import list_images, list_recipes
+
+    found = list_images(get_engine())
+    present = {name for image in found for name in image.names}
+    recipes = list_recipes()
+    if as_json:
+        missing = [each.image for each in recipes if not {each.image, f'{each.image}:latest'} & present]
+        echo_json({'images': [each.model_dump(mode='json') for each in found], 'can_be_built': missing})
+        return
+    rows: list[tuple[str, ...]] = [
+        (name, image.origin, format_size(image.size_bytes), f'{image.created_at:%Y-%m-%d %H:%M}', image.id[7:19])
+        for image in found
+        for name in image.names
+    ]
+    for recipe in recipes:
+        if not {recipe.image, f'{recipe.image}:latest'} & present:
+            rows.append((recipe.image, 'not there', '', '', f'ms-enclave images build {recipe.image}'))
+    _print_table(('IMAGE', 'ORIGIN', 'SIZE', 'CREATED (UTC)', 'ID'), rows)
+
+
+@images.command()
+@click.argument('names', nargs=-1, required=True, metavar='IMAGE...')
+@click.option('--platform', help="Another platform than the engine's own, like linux/arm64.")
+@_json_option
+def pull(names: tuple[str, ...], platform: str | None, as_json: bool) -> None:
+    """Pull images from their registry, as they are there now."""
+    from enclave.sandboxes.docker.engine import get_engine
+    from enclave.sandboxes.docker.images import pull_image
+
+    engine = get_engine()
+    done = []
+    for name in names:
+        with progress(f'Pulling {name}', quiet=as_json) as report:
+            done.append(pull_image(engine, name, platform=platform, progress=_adapter(report)))
+    if as_json:
+        echo_json([each.model_dump(mode='json') for each in done])
+
+
+@images.command()
+@click.argument('names', nargs=-1, required=True, metavar='IMAGE...')
+@click.option('--tag', help='Name the image something else; for one image only.')
+@_ca_option
+@_json_option
+def build(names: tuple[str, ...], tag: str | None, ca_bundle: str, as_json: bool) -> None:
+    """Build images by our own recipes, without a registry. `images list` names what can be built."""
+    from enclave.sandboxes.docker.build import build_image
+    from enclave.sandboxes.docker.engine import get_engine
+    from enclave.sandboxes.docker.images import get_recipe
+
+    if tag is not None and len(names) != 1:
+        raise InvalidArgumentError('--tag names one image, so give one image to build')
+    recipes = [get_recipe(name) for name in names]
+    engine = get_engine()
+    done = []
+    for recipe in recipes:
+        with progress(f'Building {tag or recipe.image}', quiet=as_json) as report:
+            bundle = None if ca_bundle == 'none' else ca_bundle
+            done.append(build_image(engine, recipe, tag=tag, progress=_adapter(report), ca_bundle=bundle))
+    if as_json:
+        echo_json([each.model_dump(mode='json') for each in done])
+        return
+    for image in done:
+        click.echo(f'{image.names[0] if image.names else image.id}  {format_size(image.size_bytes)}  built here')
+
+
+@images.command()
+@click.argument('names', nargs=-1, metavar='[IMAGE...]')
+@_ca_option
+@_json_option
+def ensure(names: tuple[str, ...], ca_bundle: str, as_json: bool) -> None:
+    """Have images on the engine: leave those that are there, pull the others, build what no registry gives.
+
+    Without names: every image we have a recipe for.
+    """
+    from enclave.sandboxes.docker.build import build_image
+    from enclave.sandboxes.docker.engine import get_engine
+    from enclave.sandboxes.docker.images import find_image, find_recipe, list_recipes, pull_image
+
+    engine = get_engine()
+    done = []
+    # A recipe that stands on another one comes after it.
+    by_base = sorted(list_recipes(), key=lambda each: bool(each.base))
+    for name in names or [each.image for each in by_base]:
+        found = find_image(engine, name)
+        recipe = find_recipe(name)
+        if found is not None:
+            click.echo(f'{name} is there ({found.origin})', err=True)
+        elif recipe is None:
+            with progress(f'Pulling {name}', quiet=as_json) as report:
+                found = pull_image(engine, name, progress=_adapter(report))
+        else:
+            if not recipe.base:  # what stands on a base of ours is published nowhere
+                try:
+                    with progress(f'Pulling {name}', quiet=as_json) as report:
+                        found = pull_image(engine, name, progress=_adapter(report))
+                except ImageNotFoundError as error:
+                    click.echo(f'no registry gives it: {error.details.get("reason", error)}', err=True)
+            if found is None:
+                with progress(f'Building {name}', quiet=as_json) as report:
+                    bundle = None if ca_bundle == 'none' else ca_bundle
+                    found = build_image(engine, recipe, tag=name, progress=_adapter(report), ca_bundle=bundle)
+        done.append(found)
+    if as_json:
+        echo_json([each.model_dump(mode='json') for each in done])
+
+
+def _adapter(report: Reporter) -> Callable[..., None]:
+    return lambda step: report(step.message, step.done_bytes, step.total_bytes)
+
+
+def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        click.echo('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
