@@ -1,0 +1,175 @@
+"""Tools by name (floor 3): where users' tools are registered, ours are found, and a sandbox's are loaded.
+
+Our own tools are imported when they are first asked for, so a program that never opens a sandbox pays for none of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from enclave.enums import SandboxType
+from enclave.errors import ConfigurationError, ConflictError, EnclaveError, InvalidArgumentError, ToolNotFoundError
+from enclave.records import as_sandbox_type
+from enclave.tools.base import Tool
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar('K', bound=type[Tool])
+
+_BUILT_IN: dict[str, tuple[str, str]] = {
+    'file_operation': ('enclave.tools.file', 'FileOperation'),
+    'python_executor': ('enclave.tools.python', 'PythonExecutor'),
+    'shell_executor': ('enclave.tools.shell', 'ShellExecutor'),
+}
+_registered: dict[str, type[Tool]] = {}
+_lock = threading.Lock()  # guards _registered
+
+
+class ToolFactory:
+    """Makes tools by name. The registry is the process's; there are no instances."""
+
+    @classmethod
+    def register_tool(cls, name: str, tool: type[Tool], *, replace: bool = False) -> None:
+        """Register a tool class under a name.
+
+        Registering a class again that is defined at the same place, as notebooks do when a cell is run twice, takes the
+        new one.
+
+        Raises:
+            ConflictError: Another class has the name, and ``replace`` is false.
+            InvalidArgumentError: It is not a name, or not a subclass of `Tool`.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise InvalidArgumentError(f"a tool's name must be a string that is not empty, not {name!r}")
+        if not isinstance(tool, type) or not issubclass(tool, Tool):
+            raise InvalidArgumentError(f'{tool!r} must be a subclass of Tool to be registered as {name!r}')
+        with _lock:
+            known = _registered.get(name)
+            place = (known.__module__, known.__qualname__) if known is not None else _BUILT_IN.get(name)
+            if place not in (None, (tool.__module__, tool.__qualname__)) and not replace:
+                raise ConflictError(
+                    f'the tool name {name!r} is taken by {".".join(place or ())}; '
+                    'choose another name, or register with replace=True'
+                )
+            _registered[name] = tool
+        if not tool.name and not tool._name:
+            tool.name = name
+
+    @classmethod
+    def get_tool_class(cls, name: str) -> type[Tool]:
+        """Return the class registered under a name.
+
+        Raises:
+            ToolNotFoundError: There is none; the message names those there are.
+        """
+        with _lock:
+            found = _registered.get(name)
+        if found is None and name in _BUILT_IN:
+            module, attribute = _BUILT_IN[name]
+            loaded: type[Tool] = getattr(importlib.import_module(module), attribute)
+            with _lock:
+                found = _registered.setdefault(name, loaded)
+        if found is None:
+            known = cls.get_available_tools()
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f'did you mean {near[0]!r}? ' if near else ''
+            raise ToolNotFoundError(
+                f'no tool is registered as {name!r}; {hint}known: {", ".join(known)}', details={'tool_name': str(name)}
+            )
+        return found
+
+    @classmethod
+    def create_tool(cls, name: str, /, **options: Any) -> Tool:
+        """Return a new tool.
+
+        Args:
+            name: What it is registered under; the tool will go by that name.
+            options: What ``tools_config[name]`` holds.
+
+        Raises:
+            ToolNotFoundError: No tool has the name; it is a `ValueError` too.
+            ConfigurationError: The tool does not take an option, or not with that value.
+        """
+        kind = cls.get_tool_class(name)
+        if 'name' in options:
+            raise ConfigurationError(
+                f"options of {name!r}: unknown key 'name'; a tool goes by the name it is registered under"
+            )
+        try:
+            inspect.signature(kind).bind(**options)
+        except TypeError as error:
+            raise ConfigurationError(f'options of {name!r}: {error}') from None
+        try:
+            tool = kind(**options)
+        except EnclaveError:
+            raise
+        except (TypeError, ValueError) as error:
+            if not options:
+                raise
+            raise ConfigurationError(f'options of {name!r} ({", ".join(options)}): {error}') from error
+        tool.name = name
+        return tool
+
+    @classmethod
+    def get_available_tools(cls) -> list[str]:
+        """Return the names of all tools there are, ours and registered ones, sorted."""
+        with _lock:
+            return sorted({*_BUILT_IN, *_registered})
+
+
+def register_tool(name: str, *, replace: bool = False) -> Callable[[K], K]:
+    """Return a class decorator that registers a tool under a name; see `ToolFactory.register_tool`."""
+
+    def register(tool: K) -> K:
+        ToolFactory.register_tool(name, tool, replace=replace)
+        return tool
+
+    return register
+
+
+def load_tools(
+    tools_config: Mapping[str, Mapping[str, Any]], sandbox_type: SandboxType | str, offers: Collection[str]
+) -> dict[str, Tool]:
+    """Return the tools of a sandbox: ``{name: tool}``, in the order of ``tools_config``.
+
+    A tool that is for another kind of sandbox, or needs what this one does not offer, is left out with a warning in the log;
+    one with ``enabled`` false is left out without.
+
+    Args:
+        tools_config: ``{tool name: options}``.
+        sandbox_type: The sandbox's kind.
+        offers: What the sandbox offers, of ``'commands'``, ``'files'`` and ``'notebook'``.
+
+    Raises:
+        ToolNotFoundError: A name is unknown.
+        ConfigurationError: An option is unknown, or its value is of a wrong type or impossible.
+    """
+    tools: dict[str, Tool] = {}
+    for name, options in tools_config.items():
+        tool = ToolFactory.create_tool(name, **options)
+        if not tool.enabled:
+            continue
+        reason = _misfit(tool, sandbox_type, offers)
+        if reason:
+            logger.warning('tool %s is not loaded: %s', name, reason)
+        else:
+            tools[name] = tool
+    return tools
+
+
+def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str]) -> str:
+    """Return why the sandbox cannot have the tool, or ''."""
+    required, kind = tool.required_sandbox_type, as_sandbox_type(sandbox_type)
+    if required is not None:
+        required = as_sandbox_type(required)
+        general = required is SandboxType.DOCKER and kind is not SandboxType.DOCKER_NOTEBOOK
+        if not general and required != kind:
+            return f'it is for {required} sandboxes, and this one is {kind}'
+    missing = sorted(set(tool.needs) - set(offers))
+    return f'it needs {", ".join(missing)}, which this {kind} sandbox does not offer' if missing else ''

@@ -1,0 +1,73 @@
+"""``shell_executor`` (floor 3): run a shell line, or a program with its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+from attrs import frozen
+
+from enclave.config import check_env, checked
+from enclave.enums import SandboxType
+from enclave.records import ToolResult
+from enclave.tools.base import Tool, command_result, memory_limit_of
+from enclave.tools.schema import argument
+from enclave.tools.workspace import Workspace
+
+
+class ShellExecutor(Tool):
+    """Run a command in the sandbox: a string through its shell, a list of strings as a program with its arguments."""
+
+    name = 'shell_executor'
+    description = (
+        'Run a command in the sandbox and return its output. A string goes through the shell, with pipes, globs and '
+        'variables; a list of strings is a program and its arguments, taken literally.'
+    )
+    needs = frozenset({'commands'})
+    _sandbox_type = SandboxType.DOCKER
+
+    @frozen(kw_only=True)
+    class Arguments:
+        """The arguments of a call."""
+
+        command: str | tuple[str, ...] = argument(
+            description='A shell command line, or a list of a program and its arguments that no shell reads.'
+        )
+        timeout: float | None = argument(
+            default=None, minimum=0, description="Seconds it may take; 0 for no limit. Default is the sandbox's limit."
+        )
+        cwd: str | None = argument(default=None, description="Directory to run in. Default is the sandbox's.")
+        env: Mapping[str, str] | None = argument(
+            default=None,
+            description="Environment variables, added to the sandbox's.",
+            validator=attrs.validators.optional(checked(check_env)),
+        )
+        stdin: str | None = argument(default=None, description='Text for its standard input, which is empty otherwise.')
+
+    @frozen(kw_only=True)
+    class Options:
+        """What ``tools_config['shell_executor']`` may hold.
+
+        Attributes:
+            timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
+            max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
+        """
+
+        timeout: float | None = argument(default=None, minimum=0)
+        max_output_bytes: int | None = argument(default=None, minimum=1)
+
+    def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
+        """Run the command and tell its end; where there is none, nothing is run."""
+        program = arguments.command if isinstance(arguments.command, str) else ''.join(arguments.command[:1])
+        if not program.strip():
+            return self.failure('No command provided')
+        timeout = self.options.timeout if arguments.timeout is None else arguments.timeout
+        result = workspace.execute_command(
+            arguments.command,
+            timeout,
+            cwd=arguments.cwd,
+            env=arguments.env,
+            stdin=arguments.stdin,
+            max_output_bytes=self.options.max_output_bytes,
+        )
+        return command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))
