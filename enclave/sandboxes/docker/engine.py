@@ -136,6 +136,8 @@ class Engine:
             tls=self.endpoint.tls,
             max_pool_size=POOL_SIZE,
         )
+        # REQUESTS_CA_BUNDLE would replace the engine's own CA, and a web proxy is not the way to an engine.
+        api.trust_env = False
         if dialled:
             adapter = _DialAdapter(self._dialer, self.timeout)
             setattr(api, '_custom_adapter', adapter)  # noqa: B010 - not in the type stubs

@@ -15,7 +15,7 @@ LOCAL = '/usr/local/share/ca-certificates'
 PATTERN = re.compile('-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----', re.DOTALL)
 
 
-def read_certificates(path):
+def read_certificates(path: str) -> 'dict[str, str]':
     """Return {the certificate without white space: its PEM text} of a bundle; empty if there is no such file."""
     if not os.path.exists(path):
         return {}
@@ -23,7 +23,7 @@ def read_certificates(path):
         return {''.join(pem.split()): pem + '\n' for pem in PATTERN.findall(file.read())}
 
 
-def main(source):
+def main(source: str) -> None:
     """Make the image trust what the bundle ``source`` holds."""
     known = read_certificates(BUNDLE)
     missing = [pem for key, pem in read_certificates(source).items() if key not in known]

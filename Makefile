@@ -1,0 +1,73 @@
+# What to do with a checkout; `make help` lists it. Everything is installed into .venv and nothing outside it, but for the
+# container engine, which is set up only with consent (scripts/setup_engine.py).
+
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && { echo $$each; break; }; done)
+BIN := .venv/bin
+IMAGES := python:3.11-slim jupyter-kernel-gateway
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit lint format typecheck engine images bench clean
+.NOTPARALLEL:
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.installed  ## code running in a sandbox, from nothing
+	@echo '==> An engine, and an image to make sandboxes from'
+	@$(BIN)/python scripts/setup_engine.py --images python:3.11-slim
+	@echo '==> The demo: examples/demo.py'
+	@$(BIN)/python examples/demo.py
+
+test: .venv/.installed-dev lint typecheck  ## all that CI runs: format, lint, types, tests
+	@echo '==> An engine for the tests, and the images they need'
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@echo '==> The tests'
+	@$(BIN)/pytest -n 2
+
+unit: .venv/.installed-dev  ## the tests that need no engine
+	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
+
+lint: .venv/.installed-dev  ## check format and style
+	@echo '==> Format and style'
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+format: .venv/.installed-dev  ## put the format right
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+typecheck: .venv/.installed-dev  ## check the types
+	@echo '==> Types'
+	@$(BIN)/mypy --strict enclave $(wildcard ms_enclave)
+
+engine: .venv/.installed  ## set up a container engine if none answers
+	@$(BIN)/python scripts/setup_engine.py
+
+images: .venv/.installed  ## have the images: pulled where a registry answers, else built
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
+
+bench: .venv/.installed  ## run the benchmarks
+	@$(BIN)/python scripts/setup_engine.py --images python:3.11-slim
+	@for each in $(sort $(wildcard benchmarks/*.py)); do echo "==> $$each"; $(BIN)/python $$each || exit 1; done
+
+clean:  ## remove the virtual environment, builds and caches
+	rm -rf .venv .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo 'Python 3.10 or later is needed: apt-get install python3 python3-venv'; exit 1; }
+	@echo '==> Making the virtual environment .venv with $(PYTHON)'
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo 'venv is missing: apt-get install python3-venv'; exit 1; }
+
+.venv/.installed: .venv/bin/python setup.cfg setup.py pyproject.toml
+	@echo '==> Installing ms-enclave and what it stands on into .venv'
+	@$(PIP) install -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/bin/python setup.cfg setup.py pyproject.toml
+	@echo '==> Installing ms-enclave and the tools of its tests into .venv'
+	@$(PIP) install -e '.[dev]'
+	@touch .venv/.installed $@

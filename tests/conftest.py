@@ -1,0 +1,67 @@
+"""What every test has: the engine, if there is one, and the watch over what is left behind on it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from enclave.errors import EnclaveError
+from enclave.sandboxes.docker.engine import Engine, get_engine
+
+LEFTOVER_TIMEOUT = 20.0
+
+
+@functools.cache
+def engine_trouble() -> str | None:
+    """Return why the engine cannot be used, or None."""
+    try:
+        get_engine().ping()
+    except EnclaveError as error:
+        return str(error)
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs the engine where none answers; in CI that is a failure."""
+    if item.get_closest_marker('docker') is None:
+        return
+    trouble = engine_trouble()
+    if trouble is None:
+        item.session.stash[_used_docker] = True
+    elif os.environ.get('CI') == 'true':
+        pytest.fail(f'CI needs a container engine: {trouble}', pytrace=False)
+    else:
+        pytest.skip(trouble)
+
+
+_used_docker = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope='session')
+def engine() -> Engine:
+    """This process's engine."""
+    return get_engine()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the session if a sandbox that this process started still has a container at the end."""
+    yield
+    if not request.session.stash.get(_used_docker, False):
+        return
+    labels = ['enclave.sandbox', f'enclave.owner.pid={os.getpid()}']
+    pause, give_up_at = threading.Event(), time.monotonic() + LEFTOVER_TIMEOUT
+    while True:
+        # The engine removes an ended container a moment after its stream has closed.
+        left = get_engine().api.containers(all=True, filters={'label': labels})
+        if not left:
+            return
+        if time.monotonic() > give_up_at:
+            names = ', '.join(f'{each["Names"]} {each["Status"]}' for each in left)
+            pytest.fail(f'the tests left containers behind: {names}')
+        pause.wait(0.2)

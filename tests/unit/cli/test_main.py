@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enclave import __version__
+from enclave.cli.main import COMMANDS, main
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+def test_help_lists_every_command_and_imports_no_engine_library() -> None:
+    program = (
+        'import sys\n'
+        'from enclave.cli.main import main\n'
+        'try:\n'
+        "    main(['--help'])\n"
+        'finally:\n'
+        "    heavy = {'docker', 'requests', 'flask', 'rich', 'jupyter_client'} & set(sys.modules)\n"
+        '    assert not heavy, heavy\n'
+    )
+
+    shown = subprocess.run([sys.executable, '-c', program], check=True, capture_output=True, text=True).stdout
+
+    assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize('name', sorted(COMMANDS))
+def test_every_command_has_help_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(name, '--help') == 0
+    assert 'Usage: ms-enclave' in capsys.readouterr().out
+
+
+def test_version_is_told_by_option_and_by_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run('--version') == 0
+    assert __version__ in capsys.readouterr().out
+
+    assert run('version', '--json') == 0
+    assert json.loads(capsys.readouterr().out)['ms-enclave'] == __version__
+
+
+def test_unknown_command_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run('nosuch') == 2
+    assert "No such command 'nosuch'" in capsys.readouterr().err
+
+
+def test_failure_is_a_message_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('ENCLAVE_DEBUG', raising=False)
+
+    assert run('images', 'build', 'nosuch') == 1
+
+    shown = capsys.readouterr().err
+    assert shown.startswith('Error: There is no recipe')
+    assert 'Traceback' not in shown
+
+
+def test_debugging_shows_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('ENCLAVE_DEBUG', '1')
+
+    with pytest.raises(LookupError, match='There is no recipe'):
+        main(['images', 'build', 'nosuch'])
+
+
+def test_doctor_without_an_engine_fails_in_text_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f'unix://{tmp_path}/nothing.sock'
+
+    assert run('doctor', '--engine', url) == 1
+    assert '-> ' in capsys.readouterr().out
+
+    assert run('doctor', '--engine', url, '--json') == 1
+    assert json.loads(capsys.readouterr().out)['can_run'] is False
+
+
+def test_reader_that_goes_away_is_no_traceback() -> None:
+    command = [sys.executable, '-m', 'enclave.cli.main', 'version']
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.close()
+    _, errors = child.communicate(timeout=30)
+
+    assert b'Traceback' not in errors
+
+
+@pytest.mark.docker
+def test_doctor_with_an_engine_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run('doctor', '--json') == 0
+    assert json.loads(capsys.readouterr().out)['can_run'] is True
+
+
+@pytest.mark.docker
+def test_images_are_listed_with_their_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run('images', 'list', '--json') == 0
+    listed = json.loads(capsys.readouterr().out)['images']
+    assert any('python:3.11-slim' in each['names'] and each['origin'] for each in listed)
+
+    assert run('images', 'list') == 0
+    assert 'python:3.11-slim' in capsys.readouterr().out
+
+
+@pytest.mark.docker
+def test_image_that_no_registry_gives_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run('images', 'pull', 'localhost:1/nosuch:1') == 1
+    assert 'could not be pulled' in capsys.readouterr().err
+
+
+@pytest.mark.docker
+def test_ensure_leaves_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run('images', 'ensure', 'python:3.11-slim') == 0
+    assert 'python:3.11-slim is there' in capsys.readouterr().err

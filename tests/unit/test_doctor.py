@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from enclave import doctor
+from enclave.doctor import (
+    Diagnosis,
+    check_host_ca,
+    check_limits,
+    check_python,
+    check_user_namespaces,
+    engine_remedy,
+    examine,
+    running_dockerd,
+)
+from enclave.sandboxes.docker.engine import EngineInfo
+
+INFO = EngineInfo(
+    name='Docker Engine',
+    address='unix:///var/run/docker.sock',
+    version='1',
+    api_version='1.41',
+    os='linux',
+    architecture='x86_64',
+    kernel='6',
+    host='here',
+    cgroup_version='2',
+    storage_driver='overlay2',
+    root_dir='/var/lib/docker',
+    cpus=2,
+    memory_bytes=1,
+    memory_limit=True,
+    swap_limit=True,
+    cpu_limit=True,
+    pids_limit=True,
+)
+SOCKET = '/var/run/docker.sock'
+
+
+def remedy(
+    source: str = 'the default',
+    socket_path: str | None = SOCKET,
+    error_number: int = errno.ENOENT,
+    *,
+    platform: str = 'linux',
+    dockerd: str | None = '/usr/sbin/dockerd',
+    dockerd_pid: int | None = None,
+    has_systemd: bool = False,
+    is_root: bool = True,
+) -> str:
+    return engine_remedy(
+        source,
+        socket_path,
+        error_number,
+        platform=platform,
+        dockerd=dockerd,
+        dockerd_pid=dockerd_pid,
+        has_systemd=has_systemd,
+        is_root=is_root,
+    )
+
+
+def test_old_python_fails_and_new_python_passes() -> None:
+    assert check_python((3, 9, 18)).status == 'failed'
+    assert check_python((3, 10, 0)).status == 'ok'
+
+
+def test_socket_without_permission_sends_to_the_docker_group() -> None:
+    assert 'usermod -aG docker' in remedy(error_number=errno.EACCES)
+
+
+def test_engine_that_is_not_installed_gets_the_install_command() -> None:
+    assert remedy(dockerd=None).startswith('apt-get install docker.io && ')
+    assert remedy(dockerd=None, is_root=False).startswith('sudo apt-get install docker.io && ')
+
+
+def test_engine_that_is_installed_but_stopped_gets_the_start_command() -> None:
+    assert remedy(has_systemd=True, is_root=False) == 'sudo systemctl start docker'
+    assert 'setsid dockerd' in remedy(has_systemd=False)
+
+
+def test_engine_that_runs_but_listens_elsewhere_is_named() -> None:
+    assert 'process 42' in remedy(dockerd_pid=42)
+
+
+def test_address_that_somebody_chose_is_to_be_mended_there() -> None:
+    assert 'unset DOCKER_HOST' in remedy('DOCKER_HOST', None)
+    assert 'docker context use default' in remedy("docker context 'far'")
+
+
+def test_desktop_is_to_be_started_where_there_is_one() -> None:
+    assert 'Docker Desktop' in remedy(platform='darwin')
+
+
+def test_kernel_without_swap_accounting_is_a_warning_with_the_boot_option() -> None:
+    check = check_limits(evolve(INFO, swap_limit=False))
+
+    assert check.status == 'warning'
+    assert 'swap' in check.summary
+    assert 'swapaccount=1' in str(check.remedy)
+
+
+def test_kernel_with_every_account_passes() -> None:
+    assert check_limits(INFO).status == 'ok'
+
+
+def test_closed_user_namespaces_name_the_setting(tmp_path: Path) -> None:
+    (tmp_path / 'kernel').mkdir()
+    (tmp_path / 'kernel' / 'unprivileged_userns_clone').write_text('0\n')
+
+    check = check_user_namespaces(tmp_path, is_root=False)
+
+    assert check.status == 'warning'
+    assert check.remedy == 'sudo sysctl -w kernel.unprivileged_userns_clone=1'
+
+
+def test_open_user_namespaces_pass(tmp_path: Path) -> None:
+    assert check_user_namespaces(tmp_path, is_root=False).status == 'ok'
+
+
+def test_variable_that_names_no_file_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('PIP_CERT', '/no/such/bundle.pem')
+
+    check = check_host_ca()
+
+    assert check.status == 'warning'
+    assert '/no/such/bundle.pem' in check.summary
+
+
+def test_pid_file_of_a_process_that_is_not_dockerd_counts_as_none(tmp_path: Path) -> None:
+    path = tmp_path / 'docker.pid'
+    path.write_text('1')
+
+    assert running_dockerd(path) is None
+    assert running_dockerd(tmp_path / 'missing.pid') is None
+
+
+def test_without_an_engine_the_main_job_cannot_run_and_every_failure_has_a_remedy(tmp_path: Path) -> None:
+    found = examine(f'unix://{tmp_path}/nothing.sock')
+
+    by_name = {each.name: each for each in found.checks}
+    assert not found.can_run
+    assert by_name['engine'].status == 'failed'
+    assert by_name['image'].status == 'skipped'
+    assert all(each.remedy for each in found.checks if each.status in ('failed', 'warning'))
+
+
+def test_address_that_cannot_be_used_is_a_failed_check() -> None:
+    found = examine('nonsense')
+
+    assert not found.can_run
+    assert 'nonsense' in next(each.summary for each in found.checks if each.name == 'engine')
+
+
+def test_diagnosis_travels_as_json(tmp_path: Path) -> None:
+    found = examine(f'unix://{tmp_path}/nothing.sock')
+
+    assert Diagnosis.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.docker
+def test_machine_with_engine_and_image_can_run_code() -> None:
+    found = examine()
+
+    assert found.can_run
+    assert {each.name for each in found.checks if each.required} >= {'engine', 'image'}
+    assert doctor.DEFAULT_IMAGE in next(each.summary for each in found.checks if each.name == 'image')
