@@ -268,6 +268,8 @@ def converter() -> cattrs.Converter:
     made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode('ascii'))
     made.register_unstructure_hook(datetime, lambda value: value.isoformat())
     made.register_unstructure_hook(Enum, lambda value: value.value)
+    # Our enums are subclasses of str, whose hook is found for them first.
+    made.register_unstructure_hook(str, lambda value: value.value if isinstance(value, Enum) else value)
     return made
 
 

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import attrs
+import pytest
+
+from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
+from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult, as_sandbox_type
+from enclave.sandboxes.docker.config import DockerSandboxConfig
+
+MOMENT = datetime(2024, 5, 1, 12, 30, tzinfo=timezone.utc)
+
+
+def test_records_are_frozen() -> None:
+    result = CommandResult(command='x', status='success')
+
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        result.exit_code = 1  # type: ignore[misc]
+
+
+def test_a_status_may_be_given_as_its_word() -> None:
+    assert CommandResult(command='x', status='timeout').status is ExecutionStatus.TIMEOUT
+    assert ToolResult(tool_name='t', status='error').status is ExecutionStatus.ERROR
+
+
+@pytest.mark.parametrize('status', list(ExecutionStatus))
+def test_only_success_is_success(status: ExecutionStatus) -> None:
+    assert CommandResult(command='x', status=status).success is (status is ExecutionStatus.SUCCESS)
+    assert ToolResult(tool_name='t', status=status).success is (status is ExecutionStatus.SUCCESS)
+
+
+@pytest.mark.parametrize(('out', 'err'), [(False, False), (True, False), (False, True)])
+def test_truncated_means_either_stream(out: bool, err: bool) -> None:
+    result = CommandResult(command='x', status='success', stdout_truncated=out, stderr_truncated=err)
+
+    assert result.truncated is (out or err)
+
+
+def test_a_result_is_stamped_in_utc() -> None:
+    stamp = ToolResult(tool_name='t', status='success').timestamp
+
+    assert stamp.tzinfo is timezone.utc
+
+
+def test_model_dump_gives_python_or_json_values() -> None:
+    result = ToolResult(tool_name='t', status='success', output=('a',), timestamp=MOMENT)
+
+    python, plain = result.model_dump(), result.model_dump(mode='json')
+
+    assert (python['status'], python['timestamp'], python['output']) == (ExecutionStatus.SUCCESS, MOMENT, ('a',))
+    assert (plain['status'], plain['timestamp'], plain['output']) == ('success', '2024-05-01T12:30:00+00:00', ['a'])
+    assert type(plain['status']) is str
+
+
+def test_model_dump_can_leave_out_what_is_none() -> None:
+    result = ToolResult(tool_name='t', status='success')
+
+    assert result.model_dump()['error'] is None
+    assert 'error' not in result.model_dump(exclude_none=True)
+    assert '"error"' not in result.model_dump_json(exclude_none=True)
+    assert '\n' in result.model_dump_json(indent=2)
+
+
+def test_model_validate_takes_a_dict_or_an_instance() -> None:
+    info = PathInfo.model_validate({'path': 'a', 'kind': 'file', 'size': 3})
+
+    assert (info.path, info.size, info.modified_at) == ('a', 3, None)
+    assert PathInfo.model_validate(info) is info
+
+
+@pytest.mark.parametrize('value', [None, 5, 'x', [], {}, {'path': 'a'}, {'path': 'a', 'kind': 'file', 'colour': 1}])
+def test_model_validate_refuses_what_is_no_record(value: object) -> None:
+    with pytest.raises(InvalidArgumentError, match='PathInfo'):
+        PathInfo.model_validate(value)
+
+
+def test_model_copy_changes_and_checks() -> None:
+    result = ToolResult(tool_name='t', status='success')
+    config = DockerSandboxConfig()
+
+    assert result.model_copy(update={'error': 'x'}).error == 'x'
+    assert result.model_copy() == result
+    assert result.error is None
+    assert config.model_copy(update={'cpu_limit': '2'}).cpu_limit == 2.0
+    with pytest.raises(ConfigurationError, match='timeout'):
+        config.model_copy(update={'timeout': -1})
+
+
+def test_model_copy_refuses_a_field_that_does_not_exist() -> None:
+    with pytest.raises(InvalidArgumentError, match="ToolResult has no field 'eror'"):
+        ToolResult(tool_name='t', status='success').model_copy(update={'eror': 'x'})
+    with pytest.raises(ConfigurationError, match="'imge'"):
+        DockerSandboxConfig().model_copy(update={'imge': 'x'})
+
+
+def test_a_kind_of_sandbox_is_a_member_where_there_is_one() -> None:
+    assert as_sandbox_type('docker') is SandboxType.DOCKER
+    assert as_sandbox_type(SandboxType.DOCKER) is SandboxType.DOCKER
+    assert as_sandbox_type('mine') == 'mine'
+
+
+def test_a_users_kind_of_sandbox_survives_the_wire() -> None:
+    info = SandboxInfo(id='a', type='mine', status='running', created_at=MOMENT)
+
+    again = SandboxInfo.model_validate_json(info.model_dump_json())
+
+    assert (again.type, again.status) == ('mine', SandboxStatus.RUNNING)
+
+
+def test_health_is_stamped() -> None:
+    assert HealthCheckResult(healthy=True, version='1').timestamp.tzinfo is not None
