@@ -155,7 +155,7 @@ def _structure_items(items: Iterable[tuple[Any, Any, Hook, Any]], cls: Any) -> l
             made.append(hook(value, kind))
         except Exception as failure:
             note = cattrs.IterableValidationNote(f'Structuring {kind} @ {key!r}', key, kind)
-            failure.__notes__ = [*getattr(failure, '__notes__', ()), note]
+            failure.__notes__ = [*getattr(failure, '__notes__', ()), note]  # type: ignore[attr-defined, unused-ignore]
             failures.append(failure)
     if failures:
         raise cattrs.IterableValidationError(f'While structuring {cls}', failures, cls)
