@@ -1519,6 +1519,27 @@ class Connect(Call):
         self.socket.close()
 
 
+class Idle(Call):
+    """Waits until nothing of the guest's runs any more. END has nothing to say."""
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        Call.__init__(self, agent, number, message, data)
+        self.check()
+
+    def check(self):
+        # type: () -> None
+        if not self.ended and not self.agent.guests():
+            self.agent.waiting_idle = None
+            return self.end({})
+        self.agent.waiting_idle = self
+        return None
+
+    def abort(self):
+        # type: () -> None
+        self.agent.waiting_idle = None
+
+
 def op_stat(agent, message):
     # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
     path = to_path(message)
@@ -1604,7 +1625,7 @@ SIMPLE = {
     'ping': op_ping,
     'terminate': op_terminate,
 }
-CALLS = {'run': Run, 'read': Read, 'write': Write, 'list': Listing, 'connect': Connect}
+CALLS = {'run': Run, 'read': Read, 'write': Write, 'list': Listing, 'connect': Connect, 'idle': Idle}
 
 
 def run_builtin(what):
@@ -1814,6 +1835,7 @@ class Agent(object):
         self.deadlines = []  # type: List[Tuple[float, int]]
         self.scripts = 0
         self.scratch = None  # type: Optional[bytes]
+        self.waiting_idle = None  # type: Optional[Idle]
         self.oom_file = -1
         self.oom_score = b'0'
         self.start_dir = os.open('.', os.O_RDONLY | os.O_DIRECTORY)
@@ -2008,6 +2030,8 @@ class Agent(object):
 
     def on_keeper_done(self, keeper):
         # type: (Keeper) -> None
+        if self.waiting_idle:
+            self.waiting_idle.check()
         if not keeper.serves_again or len(self.free_keepers) >= FREE_KEEPERS:
             keeper.close()  # which it takes as the sign to leave
         else:

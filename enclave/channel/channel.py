@@ -101,6 +101,13 @@ class Facts:
             raise ProtocolError(f'{name!r} is not a number')
         return float(value)
 
+    def signed(self, name: str) -> float:
+        """Return a finite number of either sign."""
+        value = self._message.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e15 < value < 1e15:
+            raise ProtocolError(f'{name!r} is not a number')
+        return float(value)
+
     def flag(self, name: str) -> bool:
         """Return a truth value; absent is False."""
         value = self._message.get(name, False)
@@ -394,6 +401,11 @@ class Channel:
             )
         words = self.diagnostics()
         return SandboxGoneError(f'sandbox {self.name}: {lost.reason}{f"; its last words: {words}" if words else ""}')
+
+    def fail(self, lost: Lost) -> None:
+        """Close the channel because of what an answer said."""
+        logger.warning('channel %s: %s', self.name, lost.reason)
+        self._lose(lost)
 
     def close(self) -> None:
         """Close the stream, which ends the agent, and wait for the reader to leave."""

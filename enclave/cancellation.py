@@ -1,0 +1,92 @@
+"""How a blocking call is told to stop from elsewhere (floor 0).
+
+Whoever starts work on another thread makes a `Cancellation` and sets it in the context of that work; the calls below
+register what stops them for as long as they wait. `cancel` then runs those actions: the process in the sandbox is killed, a
+queue is left. The asynchronous faces and the server use it; blocking programs rarely need to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+from attrs import define, field
+
+logger = logging.getLogger(__name__)
+
+_current: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar('enclave_cancellation', default=None)
+
+
+@define(eq=False)
+class Cancellation:
+    """Something that may be cancelled once. Lives as long as the work it stands for. Any thread may cancel it."""
+
+    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    # Guarded by _lock:
+    _actions: list[Callable[[], None]] = field(factory=list, init=False, repr=False)
+    _cancelled: bool = field(default=False, init=False)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        with self._lock:
+            return self._cancelled
+
+    def cancel(self) -> None:
+        """Stop the work: run what is registered now, and whatever is registered later at once. May be called twice."""
+        with self._lock:
+            self._cancelled = True
+            actions, self._actions = self._actions, []
+        for action in actions:
+            _run(action)
+
+    @contextlib.contextmanager
+    def calls(self, action: Callable[[], None]) -> Iterator[None]:
+        """Have ``action`` called if the work is cancelled within this block (or was before); it must be quick."""
+        with self._lock:
+            late = self._cancelled
+            if not late:
+                self._actions.append(action)
+        if late:
+            _run(action)
+        try:
+            yield
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._actions.remove(action)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[Cancellation]:
+        """Make this the current one of the calling context, for the block."""
+        token = _current.set(self)
+        try:
+            yield self
+        finally:
+            _current.reset(token)
+
+
+def _run(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except Exception:
+        logger.warning('an action on cancelling failed', exc_info=True)
+
+
+@contextlib.contextmanager
+def on_cancel(action: Callable[[], None]) -> Iterator[None]:
+    """Have ``action`` called if the current context's work is cancelled within this block."""
+    current = _current.get()
+    if current is None:
+        yield
+    else:
+        with current.calls(action):
+            yield
+
+
+def is_cancelled() -> bool:
+    """Tell whether the current context's work was cancelled."""
+    current = _current.get()
+    return current is not None and current.is_cancelled

@@ -1,0 +1,444 @@
+"""The verbs of a sandbox, said once over a channel to its agent (floor 4)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from typing import Any, Literal, NoReturn, cast
+
+from enclave.agent.program import CHUNK, DATA, EVENT, ProtocolError
+from enclave.cancellation import is_cancelled, on_cancel
+from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Facts, Lost
+from enclave.deadline import Deadline
+from enclave.errors import (
+    CallCancelledError,
+    EnclaveError,
+    InvalidArgumentError,
+    OperationTimeoutError,
+    SandboxBrokenError,
+    SandboxError,
+    SandboxPathError,
+    SandboxPathExistsError,
+    SandboxPathNotFoundError,
+)
+from enclave.records import CommandResult, PathInfo
+from enclave.sandboxes.connection import Connection
+from enclave.sandboxes.operations import RunRequest
+from enclave.sandboxes.output import head_bytes, make_result, tail_bytes
+from enclave.sandboxes.process import Process
+
+ANSWER_SECONDS = 60.0
+"""How long an agent may take for something that is quick by nature, before the sandbox counts as not answering."""
+LATE_SECONDS = 30.0
+"""How long after a call's own limit the agent, which keeps that limit, may take to say so."""
+
+
+class AgentOperations:
+    """See `Operations`. Lives as long as its channel.
+
+    Args:
+        channel: A started channel.
+        shell: The argv that a command string is appended to; default is bash if the sandbox has it, else sh.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        if channel.hello is None:
+            raise ValueError('the channel is not started')
+        self.channel = channel
+        self._shell = channel.hello.shell
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls are going on."""
+        return self.channel.active_calls
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def run(self, request: RunRequest) -> CommandResult:
+        """Run a command to its end, or to the end of its time."""
+        cap = request.max_output_bytes
+        kept = {'head': head_bytes(cap), 'tail': tail_bytes(cap)}
+        message, first, rest = self._run_message(request, kept)
+        # The agent never sends more than head and tail, so no credit need ever be given while it runs.
+        call = self.channel.open(message, first, window=2 * cap + OVERRUN, limit=2 * cap)
+        deadline = Deadline.after(None if request.timeout is None else request.timeout + LATE_SECONDS)
+        with self._killed_on_exit(call):
+            if rest is not None and call.write_all(rest, deadline) and not call.has_ended:
+                call.close_input()
+            facts = call.wait(deadline)
+        stdout, stderr = call.take_output()
+        return self._result(request, facts, stdout, stderr)
+
+    def start_process(
+        self, request: RunRequest, *, live: bool = True, tty: tuple[int, int] | None = None, open_stdin: bool = False
+    ) -> Process:
+        """Start a command and return while it runs.
+
+        Args:
+            live: Give output as it comes; else keep only the head and tail within the cap, and never hold the program up.
+            tty: Run it on a terminal of (rows, columns).
+            open_stdin: Take input through `Process.write`.
+        """
+        cap = request.max_output_bytes
+        kept: dict[str, Any] = {'head': None, 'tail': 0} if live else {'head': head_bytes(cap), 'tail': tail_bytes(cap)}
+        message, first, rest = self._run_message(request, {**kept, 'events': True}, open_stdin=open_stdin)
+        if tty:
+            message['tty'] = list(tty)
+        if live:
+            call = self.channel.open(message, first, live=True)
+        else:
+            call = self.channel.open(message, first, window=2 * cap + OVERRUN, limit=2 * cap, live=True)
+        if rest is not None:
+            call.write_all(rest, Deadline())
+            if not open_stdin:
+                call.close_input()
+        return Process(
+            request.command, call, cap, live, lambda facts, out, err: self._result(request, facts, out, err, live=live)
+        )
+
+    def _run_message(
+        self, request: RunRequest, kept: dict[str, Any], *, open_stdin: bool = False
+    ) -> tuple[dict[str, Any], bytes, Iterable[bytes] | None]:
+        """Return the request for the agent, the input that goes with it, and the input that follows."""
+        if isinstance(request.command, str):
+            if not self._shell:
+                raise SandboxError('the sandbox has no shell (bash or sh); give the command as a list')
+            argv = [self._shell, '-c', '--', request.command]
+        else:
+            argv = list(request.command)
+        message: dict[str, Any] = {'op': 'run', 'argv': argv, 'timeout': request.timeout, **kept}
+        if request.cwd:
+            message['cwd'] = request.cwd
+        if request.env:
+            message['env'] = dict(request.env)
+        if request.user:
+            message['user'] = request.user
+        if request.path_first:
+            message['path_first'] = dict(request.path_first)
+        data = b''
+        if request.script:
+            script = request.script
+            message['script'] = {'bytes': len(script.source), 'suffix': script.suffix, 'at': script.at}
+            data = script.source
+        has_input = request.stdin is not None or open_stdin
+        if has_input:
+            message['stdin'] = 'pipe'
+            data += request.stdin or b''
+        first, later = data[:INLINE_BYTES], data[INLINE_BYTES:]
+        if not later and not has_input:
+            return message, first, None
+        return message, first, (later,)
+
+    def _result(
+        self, request: RunRequest, facts: Facts, stdout: bytes, stderr: bytes, *, live: bool = False
+    ) -> CommandResult:
+        """Return the result, from what the agent says (checked) and the output that came."""
+        with self._checked():
+            if 'error' in facts:
+                self._raise(facts.facts('error'))
+            out_total, out_sent = facts.pair('out') if 'out' in facts else (0, 0)
+            err_total, err_sent = facts.pair('err') if 'err' in facts else (0, 0)
+            if not live and (out_sent != len(stdout) or err_sent != len(stderr)):
+                raise ProtocolError('the output does not have the length the agent says')
+            exit_code = facts.integer('exit', high=255) if 'exit' in facts else None
+            killed_by = facts.integer('signal', low=1, high=127) if 'signal' in facts else None
+            if 'missing' in facts:
+                name = request.command if isinstance(request.command, str) else request.command[0]
+                words = _errno_words(facts.integer('missing', high=4096))
+                stderr = f'enclave: cannot run {name!r}: {words}\n'.encode()
+                err_total = len(stderr)
+            cancelled = facts.flag('cancelled')
+            if cancelled and exit_code is None and killed_by is None:
+                killed_by = 9
+            return make_result(
+                request.command,
+                exit_code=exit_code,
+                killed_by=killed_by,
+                stdout=stdout,
+                stderr=stderr,
+                stdout_bytes=out_total,
+                stderr_bytes=err_total,
+                cap=request.max_output_bytes,
+                timed_out=facts.flag('timed_out'),
+                cancelled=cancelled,
+                oom_killed=facts.flag('oom'),
+                seconds=facts.number('seconds') if 'seconds' in facts else 0.0,
+            )
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
+        """Yield a regular file's bytes. The request goes out at once, its errors are raised by the first step."""
+        call = self.channel.open({'op': 'read', 'path': path, 'offset': offset, 'length': max_bytes}, live=True)
+        with self._killed_on_exit(call):
+            yield from self._output(call, path)
+            yield call.take_rest()
+
+    def write_file(
+        self,
+        path: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int | None,
+        append: bool,
+        exclusive: bool,
+        make_parents: bool,
+        mode: int | None,
+    ) -> int:
+        """Write a regular file and return its size; ``size`` is how many bytes come, where that is known."""
+        message: dict[str, Any] = {'op': 'write', 'path': path, 'append': append, 'exclusive': exclusive}
+        message.update(parents=make_parents, mode=mode)
+        source = iter(chunks)
+        first = next(source, b'')
+        if len(first) <= INLINE_BYTES:
+            second = next(source, None)
+            if second is None:
+                return self._ask({**message, 'eof': True}, first, path=path).integer('size')
+            pieces = _chain(second, source)
+        else:
+            first, pieces = b'', _chain(first, source)
+        call = self.channel.open(message, first)
+        with self._killed_on_exit(call):
+            if call.write_all(pieces, Deadline()):
+                call.close_input()
+            facts = call.wait(Deadline.after(ANSWER_SECONDS))
+        return self._answer(facts, path).integer('size')
+
+    def list_dir(self, path: str, *, recursive: bool, max_entries: int | None) -> list[PathInfo]:
+        """Return a directory's entries, sorted by path."""
+        message = {'op': 'list', 'path': path, 'recursive': recursive, 'limit': max_entries}
+        call = self.channel.open(message, live=True)
+        entries = []
+        with self._killed_on_exit(call), self._checked():
+            for page in self._output(call, path):
+                entries += [_path_info(Facts(entry)) for entry in _entries(page)]
+        return sorted(entries, key=lambda entry: entry.path)
+
+    def stat_path(self, path: str, *, follow_symlinks: bool) -> PathInfo:
+        """Return what is at a path."""
+        with self._checked():
+            return _path_info(self.stat_facts(path, follow_symlinks=follow_symlinks))
+
+    def stat_facts(self, path: str, *, follow_symlinks: bool) -> Facts:
+        """Return what the agent says of a path; beside the fields of `PathInfo`, ``on_root`` tells whether it lies on the
+        same file system as ``/``."""
+        return self._ask({'op': 'stat', 'path': path, 'follow': follow_symlinks}, path=path)
+
+    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
+        """Remove what is at a path."""
+        if recursive:
+            try:
+                if self.stat_path(path, follow_symlinks=False).kind == 'directory':
+                    return self._builtin({'name': 'rmtree', 'path': path})
+            except SandboxPathNotFoundError:
+                if missing_ok:
+                    return None
+                raise
+        self._ask({'op': 'remove', 'path': path, 'missing_ok': missing_ok}, path=path)
+        return None
+
+    def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
+        """Make a directory."""
+        self._ask({'op': 'mkdir', 'path': path, 'parents': parents, 'exist_ok': exist_ok, 'mode': mode}, path=path)
+
+    def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
+        """Rename, or move between file systems."""
+        message = {'op': 'move', 'source': source, 'target': target, 'overwrite': overwrite}
+        self._ask(message, path=source)
+
+    def read_archive(self, path: str, arcname: str) -> Iterator[bytes]:
+        """Yield a tar archive of a path."""
+        message = self._builtin_message({'name': 'tar', 'path': path, 'arcname': arcname}, head=None)
+        call = self.channel.open(message, live=True)
+        problem = b''
+        with self._killed_on_exit(call):
+            while (frame := call.next_frame(Deadline())) is not None:
+                if frame[0] == DATA:
+                    yield frame[1]
+                else:
+                    problem = (problem + frame[1])[:CHUNK]
+            self._builtin_end(call.wait(Deadline.after(ANSWER_SECONDS)), problem)
+
+    def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
+        """Unpack a tar archive below a directory."""
+        self._builtin({'name': 'untar', 'path': path}, chunks)
+
+    def _builtin_message(self, what: dict[str, Any], *, head: int | None = 8192) -> dict[str, Any]:
+        return {'op': 'run', 'builtin': what, 'argv': ['enclave'], 'head': head, 'tail': 0}
+
+    def _builtin(self, what: dict[str, Any], chunks: Iterable[bytes] | None = None) -> None:
+        """Have long file work done in a child of the agent, and raise what went wrong there."""
+        message = self._builtin_message(what)
+        if chunks is not None:
+            message['stdin'] = 'pipe'
+        call = self.channel.open(message, window=OVERRUN, limit=2 * 8192)
+        with self._killed_on_exit(call):
+            if chunks is not None and call.write_all(chunks, Deadline()):
+                call.close_input()
+            facts = call.wait(Deadline())
+        self._builtin_end(facts, call.take_output()[1])
+
+    def _builtin_end(self, facts: Facts, problem: bytes) -> None:
+        with self._checked():
+            if 'error' in facts:
+                self._raise(facts.facts('error'))
+            if 'exit' in facts and facts.integer('exit', high=255) == 0:
+                return
+            if facts.flag('cancelled'):
+                raise CallCancelledError('the file operation was cancelled')
+            try:
+                told = json.loads(problem)
+            except ValueError:
+                told = None
+            if isinstance(told, dict):
+                self._raise(Facts({'field': '', **told}))
+        raise SandboxError('the file operation was ended from inside the sandbox')
+
+    # Network ----------------------------------------------------------------------------------------------------------
+
+    def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
+        """Connect to a TCP port as seen from inside."""
+        call = self.channel.open({'op': 'connect', 'host': host, 'port': port}, live=True)
+        deadline = Deadline.after(timeout)
+        try:
+            frame = call.next_frame(deadline)
+            if frame is None or frame[0] != EVENT:
+                self._answer(call.wait(deadline), '')
+                raise SandboxError(f'the connection to port {port} ended before it began')
+        except BaseException:
+            if not call.has_ended:
+                call.cancel()
+            raise
+        return Connection(call)
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    def ping(self, timeout: float) -> None:
+        """Return if the agent answers."""
+        call = self.channel.open({'op': 'ping'})
+        call.wait(Deadline.after(timeout))
+
+    def close(self, *, grace: float) -> None:
+        """Send SIGTERM to what still runs, wait for it at most ``grace`` seconds, and close the channel."""
+        try:
+            deadline = Deadline.after(grace)
+            if self.channel.lost is None and self._count_running(deadline) and self._terminate(deadline):
+                self._wait_idle(deadline)
+        except (EnclaveError, ProtocolError):
+            pass  # it does not answer in time; what follows does not ask
+        finally:
+            self.channel.close()
+
+    def _count_running(self, deadline: Deadline) -> int:
+        facts = self.channel.open({'op': 'ping'}).wait(deadline)
+        return facts.integer('running') + facts.integer('background', low=-(1 << 31))
+
+    def _terminate(self, deadline: Deadline) -> int:
+        return self.channel.open({'op': 'terminate'}).wait(deadline).integer('processes')
+
+    def _wait_idle(self, deadline: Deadline) -> None:
+        call = self.channel.open({'op': 'idle'})
+        with contextlib.suppress(OperationTimeoutError):
+            call.wait(deadline)
+
+    # Help -------------------------------------------------------------------------------------------------------------
+
+    def _ask(self, message: dict[str, Any], data: bytes = b'', *, path: str = '') -> Facts:
+        """Make a call that is quick by nature and return its answer."""
+        call = self.channel.open(message, data)
+        with self._killed_on_exit(call):
+            facts = call.wait(Deadline.after(ANSWER_SECONDS))
+        return self._answer(facts, path)
+
+    def _answer(self, facts: Facts, path: str) -> Facts:
+        with self._checked():
+            if 'error' in facts:
+                self._raise(facts.facts('error'))
+            if facts.flag('cancelled'):
+                raise CallCancelledError(f'the operation on {path!r} was cancelled')
+        return facts
+
+    def _output(self, call: Call, path: str) -> Iterator[bytes]:
+        """Yield a file call's output, then raise what its end says."""
+        while (frame := call.next_frame(Deadline.after(ANSWER_SECONDS))) is not None:
+            yield frame[1]
+        self._answer(call.wait(Deadline.after(ANSWER_SECONDS)), path)
+
+    def _raise(self, error: Facts) -> NoReturn:
+        """Raise the exception for what the agent refused."""
+        message, number, field = error.text('message'), error.integer('errno', high=4096), error.text('field')
+        if field in ('cwd', 'user', 'env', 'command', 'rlimits'):
+            raise InvalidArgumentError(message, details={'field': field})
+        if field == 'processes' or number == errno.ENOSYS:
+            raise SandboxError(message)
+        if number == errno.ENOENT:
+            raise SandboxPathNotFoundError(message, details={'errno': number})
+        if number == errno.EEXIST:
+            raise SandboxPathExistsError(message, details={'errno': number})
+        raise SandboxPathError(message, details={'errno': number})
+
+    @contextlib.contextmanager
+    def _killed_on_exit(self, call: Call) -> Iterator[None]:
+        """Cancel the call when its work is cancelled, and when this thread leaves it early (Ctrl-C, say)."""
+        if is_cancelled():
+            call.cancel()
+        with on_cancel(call.cancel):
+            try:
+                yield
+            except BaseException:
+                if not call.has_ended:
+                    call.cancel()
+                raise
+
+    @contextlib.contextmanager
+    def _checked(self) -> Iterator[None]:
+        """Turn a malformed answer into the end of the channel: an agent that lies once is not asked again."""
+        try:
+            yield
+        except ProtocolError as error:
+            self.channel.fail(Lost(str(error), is_breach=True))
+            raise SandboxBrokenError(str(self.channel.explain(Lost(str(error), is_breach=True)))) from error
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _entries(page: bytes) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(page)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f'a page of a listing is not JSON: {error}') from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ProtocolError('a page of a listing is not a list of objects')
+    return entries
+
+
+_KINDS = ('file', 'directory', 'symlink', 'other')
+
+
+def _path_info(facts: Facts) -> PathInfo:
+    kind = facts.text('kind')
+    if kind not in _KINDS:
+        raise ProtocolError(f'there is no kind {kind!r}')
+    seconds = min(facts.signed('mtime'), 253402300799.0)
+    return PathInfo(
+        path=facts.text('path'),
+        kind=cast("Literal['file', 'directory', 'symlink', 'other']", kind),
+        size=facts.integer('size'),
+        mode=facts.integer('mode', high=0o7777),
+        modified_at=datetime.fromtimestamp(max(seconds, 0.0), timezone.utc),
+        uid=facts.integer('uid', high=1 << 32),
+        gid=facts.integer('gid', high=1 << 32),
+        target=facts.text('target') if 'target' in facts else None,
+    )
+
+
+def _errno_words(number: int) -> str:
+    """Return what an error number of Linux means, also where this side is not Linux."""
+    known = {errno.ENOENT: 'No such file or directory', errno.EACCES: 'Permission denied', errno.E2BIG: 'Too long'}
+    return known.get(number) or f'{errno.errorcode.get(number, "error")} ({number})'

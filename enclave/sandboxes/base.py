@@ -1,0 +1,329 @@
+"""What a sandbox is (floor 4): an identity, a life, and tools.
+
+`Sandbox` holds what every backend shares and what a user's own backend must fill in. What a backend that runs an agent can
+do beyond that is `enclave.sandboxes.agent_backed`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import uuid
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, TypeVar
+
+from enclave.config import SandboxConfig
+from enclave.enums import SandboxStatus, SandboxType
+from enclave.errors import (
+    EnclaveError,
+    InvalidArgumentError,
+    SandboxGoneError,
+    SandboxStateError,
+    ToolNotFoundError,
+)
+from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
+from enclave.tools.base import Tool
+from enclave.tools.registry import load_tools
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar('S', bound='Sandbox')
+
+_ID = re.compile(r'[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}')
+USABLE = frozenset((SandboxStatus.RUNNING, SandboxStatus.IDLE, SandboxStatus.BUSY))
+"""The states in which a sandbox takes calls."""
+
+
+def make_sandbox_id() -> str:
+    """Return a new id: twelve hexadecimal digits."""
+    return uuid.uuid4().hex[:12]
+
+
+class Sandbox(ABC):
+    """One sandbox, from `start` to `stop`. Use it as a context manager, or call the two yourself.
+
+    Making the object connects nothing and starts nothing. Any thread may use a running sandbox, many at once.
+    A sandbox that is forgotten without `stop` is told by a `ResourceWarning`.
+
+    A backend of your own subclasses this, defines ``_start``, ``_stop`` and `execute_command`, and is registered with
+    `register_sandbox`.
+
+    Attributes:
+        id: Its name, given or made.
+        config: The checked configuration.
+        created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
+        metadata: What the backend knows of itself, for `get_info`.
+        error: Why the status is ``error``.
+    """
+
+    sandbox_type: ClassVar[SandboxType | str] = SandboxType.DUMMY
+    config_class: ClassVar[type[SandboxConfig]] = SandboxConfig
+    offers: ClassVar[frozenset[str]] = frozenset({'commands'})
+
+    def __init__(self, config: SandboxConfig | Mapping[str, Any] | None = None, sandbox_id: str | None = None) -> None:
+        """Check the configuration and load the tools it names.
+
+        Raises:
+            ConfigurationError: The configuration is wrong; the message names the field.
+            ToolNotFoundError: It names a tool that does not exist.
+            InvalidArgumentError: The id cannot be used.
+        """
+        if sandbox_id is not None and (not isinstance(sandbox_id, str) or not _ID.fullmatch(sandbox_id)):
+            raise InvalidArgumentError(
+                f'sandbox_id must be 1 to 63 letters, digits, ".", "_" or "-", beginning with a letter or digit; '
+                f'not {sandbox_id!r}'
+            )
+        self.id: str = sandbox_id or make_sandbox_id()
+        self.config = self._check_config(config)
+        self.created_at: datetime = utc_now()
+        self.started_at: datetime | None = None
+        self.metadata: dict[str, Any] = {}
+        self.error: str | None = None
+        self._changed = threading.Condition()  # guards _status and _moving
+        self._status = SandboxStatus.INITIALIZING
+        self._moving = False  # a thread is starting or stopping it
+        self._tools: dict[str, Tool] = load_tools(self.config.tools_config, self.sandbox_type, self.offers)
+
+    @classmethod
+    def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
+        if isinstance(config, SandboxConfig) and not isinstance(config, cls.config_class):
+            # Another kind's configuration carries over as far as its words are known here.
+            config = {name: getattr(config, name) for name in _own_words(config)}
+        return cls.config_class.model_validate(config)
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> SandboxStatus:
+        """Where it is in its life, looked at afresh: a sandbox that died shows ``error``."""
+        with self._changed:
+            status = self._status
+        if status in USABLE:
+            problem = self._find_problem()
+            if problem is not None:
+                self._fail(problem)
+                return SandboxStatus.ERROR
+        return status
+
+    def set_status(self, status: SandboxStatus) -> None:
+        """Mark a usable sandbox as ``idle`` or ``busy`` (a pool's words) or ``running``; any other state stays."""
+        with self._changed:
+            if self._status in USABLE and status in USABLE:
+                self._status = status
+
+    def start(self) -> None:
+        """Start it; a running sandbox is left as it is.
+
+        Raises:
+            SandboxStartError: It could not be started, and nothing of it is left. `ImageNotFoundError` is one.
+            EngineUnavailableError: Its backend does not answer.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._moving)
+            if self._status in USABLE:
+                return
+            self._moving = True
+            self._status = SandboxStatus.INITIALIZING
+            self.error = None
+        try:
+            self._start()
+        except BaseException as error:
+            self._arrive(SandboxStatus.ERROR, str(error))
+            raise
+        self.started_at = utc_now()
+        self._arrive(SandboxStatus.RUNNING)
+        logger.info('sandbox %s started', self.id, extra={'enclave_sandbox': self.id})
+
+    def stop(self) -> None:
+        """Stop it, and take everything away unless ``remove_on_exit`` is False. May be called twice and at any stage.
+
+        What still runs is asked to end and gets at most a second for it.
+        """
+        self._end(keep=not self.config.remove_on_exit)
+
+    def cleanup(self) -> None:
+        """Stop it and take everything away, also what ``remove_on_exit=False`` had kept."""
+        self._end(keep=False)
+
+    def _end(self, *, keep: bool) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._moving)
+            was = self._status
+            if not self._has_remains(keep=keep):
+                if was is not SandboxStatus.ERROR:
+                    self._status = SandboxStatus.STOPPED
+                return
+            self._moving = True
+            self._status = SandboxStatus.STOPPING
+        try:
+            self._stop(keep=keep)
+        except BaseException as error:
+            self._arrive(SandboxStatus.ERROR, str(error))
+            raise
+        self._arrive(SandboxStatus.STOPPED)
+        logger.info('sandbox %s stopped', self.id, extra={'enclave_sandbox': self.id})
+
+    def _arrive(self, status: SandboxStatus, error: str | None = None) -> None:
+        """Leave the state of moving; whoever waits to start or stop it goes on."""
+        with self._changed:
+            self._status = status
+            if error is not None:
+                self.error = error
+            self._moving = False
+            self._changed.notify_all()
+
+    def _fail(self, problem: str) -> None:
+        with self._changed:
+            if self._status in USABLE:
+                self._status = SandboxStatus.ERROR
+                self.error = problem
+                logger.warning('sandbox %s is lost: %s', self.id, problem, extra={'enclave_sandbox': self.id})
+
+    def _check_usable(self) -> None:
+        status = self.status
+        if status in USABLE:
+            return
+        if status is SandboxStatus.ERROR and self.started_at is not None:
+            raise SandboxGoneError(
+                f'sandbox {self.id} is lost: {self.error}', details={'sandbox_id': self.id, 'status': str(status)}
+            )
+        hint = 'call start() or use it in a with block' if self.started_at is None else 'make a new one, or start() it'
+        raise SandboxStateError(
+            f'sandbox {self.id} is {status}, not running; {hint}',
+            details={'sandbox_id': self.id, 'status': str(status)},
+        )
+
+    # For backends -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Start it, or raise and leave nothing behind."""
+
+    @abstractmethod
+    def _stop(self, *, keep: bool) -> None:
+        """Stop what runs; unless ``keep``, take everything away. Called at most once at a time."""
+
+    def _has_remains(self, *, keep: bool) -> bool:
+        """Tell whether there is anything for `_stop` to do. Called with the lock held; must not block."""
+        return self._status in USABLE or (self._status is SandboxStatus.ERROR and self.started_at is not None)
+
+    def _find_problem(self) -> str | None:
+        """Return why a sandbox that should run does not, or None. Quick: no request to anybody."""
+        return None
+
+    def is_alive(self) -> bool:
+        """Ask the sandbox itself whether it works; slower than `status`, which only knows what was noticed."""
+        return self.status in USABLE
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls are going on."""
+        return 0
+
+    def get_info(self) -> SandboxInfo:
+        """Return what can be said of it; values of environment variables are never shown."""
+        status = self.status
+        return SandboxInfo(
+            id=self.id,
+            type=as_sandbox_type(self.sandbox_type),
+            status=status,
+            config=self.config.shown(),
+            created_at=self.created_at,
+            started_at=self.started_at,
+            available_tools=self.list_tools(),
+            active_calls=self.active_calls,
+            error=self.error if status is SandboxStatus.ERROR else None,
+            metadata=dict(self.metadata),
+        )
+
+    # Tools ------------------------------------------------------------------------------------------------------------
+
+    def execute_tool(self, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+        """Run a tool.
+
+        Args:
+            parameters: The tool's arguments; see its schema.
+
+        Raises:
+            ToolNotFoundError: The sandbox has no such tool; the message names those it has.
+            ToolArgumentsError: The arguments are missing, surplus or of a wrong type.
+            SandboxStateError, SandboxGoneError: The sandbox does not run.
+        """
+        tool = self.get_tool(tool_name)
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise tool.arguments_error(f'the parameters must be a dict of arguments, not {parameters!r}')
+        self._check_usable()
+        return tool.execute(self, **{str(name): value for name, value in (parameters or {}).items()})  # type: ignore[arg-type]
+
+    def get_tool(self, tool_name: str) -> Tool:
+        """Return a tool.
+
+        Raises:
+            ToolNotFoundError: The sandbox has no such tool.
+        """
+        tool = self._tools.get(tool_name)
+        if tool is None:
+            have = ', '.join(self._tools) or 'none'
+            raise ToolNotFoundError(
+                f'sandbox {self.id} has no tool {tool_name!r}; it has: {have}. Name it in tools_config to enable it',
+                details={'sandbox_id': self.id, 'tool_name': str(tool_name)},
+            )
+        return tool
+
+    def add_tool(self, tool: Tool) -> None:
+        """Give the sandbox a further tool, or another of the same name.
+
+        Raises:
+            InvalidArgumentError: It is no tool, or does not fit this kind of sandbox.
+        """
+        if not isinstance(tool, Tool):
+            raise InvalidArgumentError(f'add_tool takes a Tool, not {tool!r}')
+        missing = tool.needs - self.offers
+        if missing:
+            raise InvalidArgumentError(f'the tool {tool.name!r} needs {sorted(missing)}, which sandbox {self.id} lacks')
+        self._tools = {**self._tools, tool.name: tool}
+
+    def list_tools(self) -> list[str]:
+        """Return the names of its tools."""
+        return list(self._tools)
+
+    def get_available_tools(self) -> dict[str, Any]:
+        """Return its tools as ``{name: OpenAI-style function schema}``."""
+        return {name: tool.schema for name, tool in self._tools.items()}
+
+    @abstractmethod
+    def execute_command(
+        self, command: str | Sequence[str], timeout: float | None = None, **options: Any
+    ) -> CommandResult:
+        """Run a command to its end; see `enclave.tools.workspace.Workspace.execute_command`."""
+
+    # With -------------------------------------------------------------------------------------------------------------
+
+    def __enter__(self: S) -> S:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __del__(self) -> None:
+        if getattr(self, '_status', None) in USABLE:
+            warnings.warn(f'sandbox {self.id} was never stopped', ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} {self.id} {self._status}>'
+
+
+def _own_words(config: SandboxConfig) -> list[str]:
+    """Return the names of the options that are not at their defaults."""
+    default = type(config)()
+    return [name for name in config.model_dump() if getattr(config, name) != getattr(default, name)]
+
+
+def explain(error: BaseException) -> str:
+    """Return an exception's own words; for ours without the class, which the words stand in for."""
+    return str(error) if isinstance(error, EnclaveError) else f'{type(error).__name__}: {error}'

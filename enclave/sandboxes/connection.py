@@ -1,0 +1,176 @@
+"""TCP connections into a sandbox, through its agent's stream (floor 4). No port is published, no network needed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+
+from attrs import define, field
+
+from enclave.agent.program import DATA, EOF
+from enclave.channel.channel import Call
+from enclave.deadline import Deadline
+from enclave.errors import EnclaveError, OperationTimeoutError
+from enclave.sandboxes.operations import Operations
+
+logger = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class Connection:
+    """One connection to a port inside a sandbox. Blocking, like a socket; one thread may read while another writes."""
+
+    _call: Call = field(repr=False)
+    _held: bytes = field(default=b'', init=False, repr=False)
+    _ended: bool = field(default=False, init=False)
+
+    def wait_connected(self, timeout: float | None) -> None:
+        """Return when the far side has accepted; a `ConnectionRefusedError`-like failure raises from `finish`."""
+        self._next(Deadline.after(timeout))
+
+    def _next(self, deadline: Deadline) -> bytes:
+        """Take one frame and return its bytes; ``b''`` for the greeting and the end."""
+        frame = self._call.next_frame(deadline)
+        if frame is None or frame[0] == EOF:
+            self._ended = True
+        return frame[1] if frame is not None and frame[0] == DATA else b''
+
+    def recv(self, max_bytes: int = 65536, timeout: float | None = None) -> bytes:
+        """Return some bytes, or ``b''`` when the far side has closed its half.
+
+        Raises:
+            OperationTimeoutError: Nothing came within ``timeout`` seconds.
+            SandboxGoneError, SandboxBrokenError: The sandbox was lost.
+        """
+        deadline = Deadline.after(timeout)
+        while not self._held and not self._ended:
+            self._held = self._next(deadline)
+        data, self._held = self._held[:max_bytes], self._held[max_bytes:]
+        return data
+
+    def sendall(self, data: bytes, timeout: float | None = None) -> None:
+        """Send all of ``data``, as fast as the far side reads.
+
+        Raises:
+            BrokenPipeError: The far side has closed the connection.
+        """
+        if not self._call.write(data, Deadline.after(timeout)):
+            raise BrokenPipeError('the connection into the sandbox was closed by the far side')
+
+    def shutdown_write(self) -> None:
+        """Say that nothing more will be sent."""
+        if not self._call.has_ended:
+            self._call.close_input()
+
+    def close(self) -> None:
+        """Close both directions. May be called twice."""
+        if not self._call.has_ended:
+            with contextlib.suppress(EnclaveError):
+                self._call.cancel()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class PortForward:
+    """A listening port on this machine whose connections go to a port in a sandbox. Lives until `close`.
+
+    It owns one accepting thread, and two for each connection while that lasts.
+
+    Attributes:
+        host, port: Where it listens.
+    """
+
+    def __init__(
+        self, operations: Operations, port: int, *, target_host: str, listen_host: str, listen_port: int, name: str
+    ) -> None:
+        self._operations = operations
+        self._target = (port, target_host)
+        self._listener = socket.create_server((listen_host, listen_port))
+        self.host, self.port = self._listener.getsockname()[:2]
+        self._name = name
+        self._lock = threading.Lock()  # guards _open, _threads and _closed
+        self._open: set[socket.socket] = set()
+        self._threads: set[threading.Thread] = set()
+        self._closed = False
+        self._acceptor = threading.Thread(target=self._accept, name=f'enclave-forward-{name}', daemon=True)
+        self._acceptor.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                local, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(
+                target=self._serve, args=(local,), name=f'enclave-forward-{self._name}', daemon=True
+            )
+            with self._lock:
+                if self._closed:
+                    local.close()
+                    return
+                self._open.add(local)
+                self._threads.add(thread)
+            thread.start()
+
+    def _serve(self, local: socket.socket) -> None:
+        """Carry one connection until both halves are closed. Runs on a thread of its own, with a second one for upstream."""
+        try:
+            with self._operations.connect(*self._target, timeout=10.0) as remote:
+                up = threading.Thread(
+                    target=self._pump_up, args=(local, remote), name=f'enclave-forward-{self._name}', daemon=True
+                )
+                up.start()
+                try:
+                    while data := remote.recv():
+                        local.sendall(data)
+                    with contextlib.suppress(OSError):
+                        local.shutdown(socket.SHUT_WR)
+                    up.join()
+                finally:
+                    with contextlib.suppress(OSError):
+                        local.shutdown(socket.SHUT_RDWR)
+                    up.join()
+        except (EnclaveError, OSError) as error:
+            logger.debug('a forwarded connection to port %s ended: %s', self._target[0], error)
+        finally:
+            local.close()
+            with self._lock:
+                self._open.discard(local)
+                self._threads.discard(threading.current_thread())
+
+    @staticmethod
+    def _pump_up(local: socket.socket, remote: Connection) -> None:
+        try:
+            while data := local.recv(65536):
+                remote.sendall(data)
+            remote.shutdown_write()
+        except (EnclaveError, OSError, OperationTimeoutError):
+            remote.close()
+
+    def close(self) -> None:
+        """Stop listening and close every connection. May be called twice."""
+        with self._lock:
+            already, self._closed = self._closed, True
+            connections, threads = list(self._open), list(self._threads)
+        if already:
+            return
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for local in connections:
+            with contextlib.suppress(OSError):
+                local.shutdown(socket.SHUT_RDWR)
+        for thread in (self._acceptor, *threads):
+            thread.join(5.0)
+
+    def __enter__(self) -> PortForward:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

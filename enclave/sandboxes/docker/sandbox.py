@@ -1,0 +1,509 @@
+"""Sandboxes that are Docker containers (floor 4).
+
+The container's process 1 is our agent, attached over the engine's own stream. With standard input opened "once" and automatic
+removal, that stream is also the lifeline: when this process dies, in whatever way, the engine closes it, the agent
+leaves, and the engine removes the container.
+
+A container with a ``command`` of its own runs that as process 1 and gets its agent through an exec. An image without a
+Python that could run the agent is driven through the engine's own calls (`engine_operations`); its process 1 is then a shell
+that waits for the end of its input, the same lifeline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command
+from enclave.channel.channel import Channel
+from enclave.deadline import Deadline
+from enclave.enums import SandboxType
+from enclave.errors import (
+    EnclaveError,
+    EngineError,
+    EngineUnavailableError,
+    ImageNotFoundError,
+    SandboxBrokenError,
+    SandboxGoneError,
+    SandboxStartError,
+)
+from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.engine import Engine, get_engine
+from enclave.sandboxes.docker.engine_operations import LIFELINE_COMMAND, EngineOperations
+from enclave.sandboxes.docker.images import ensure_image
+from enclave.sandboxes.docker.network import ensure_network
+from enclave.sandboxes.docker.streams import ContainerStream
+from enclave.sandboxes.docker.transfer import DockerAgentOperations
+from enclave.sandboxes.operations import Operations
+from enclave.sandboxes.owner import current_owner
+
+logger = logging.getLogger(__name__)
+
+LABEL = 'enclave.sandbox'
+START_SECONDS = 60.0
+"""How long the agent may take to greet after the engine has started its container."""
+CAPABILITIES = ('CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID', 'KILL', 'SETGID', 'SETUID')
+"""What pip and apt need inside (measured with all others dropped), and KILL, with which the agent can end a call's processes
+whatever user they became. No other capability is left, SYS_PTRACE above all, so nothing can look into the agent."""
+OPEN_FILES = 4096
+
+_NO_PYTHON = re.compile(r'python3.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
+_NO_SHELL = re.compile(r'"?sh"?.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
+_ALREADY_REMOVING = re.compile(r'removal of container .* is already in progress', re.IGNORECASE)
+
+
+class NoAgentError(Exception):
+    """The image has no Python that could run the agent."""
+
+
+class DockerSandbox(AgentBackedSandbox):
+    """A sandbox in a container of its own. See `DockerSandboxConfig` for what can be asked of it."""
+
+    sandbox_type: ClassVar[SandboxType | str] = SandboxType.DOCKER
+    config_class: ClassVar[type[DockerSandboxConfig]] = DockerSandboxConfig
+    config: DockerSandboxConfig
+
+    def __init__(self, config: Any = None, sandbox_id: str | None = None) -> None:
+        super().__init__(config, sandbox_id)
+        self._engine: Engine | None = None
+        self._container = ''
+        self._channel: Channel | None = None
+
+    @property
+    def container_name(self) -> str:
+        """What the container is called on the engine."""
+        return f'enclave-{self.id}'
+
+    # Start ------------------------------------------------------------------------------------------------------------
+
+    def _launch(self) -> Operations:
+        engine = self._engine = get_engine()
+        try:
+            return self._take_up(engine) or self._begin(engine)
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, SandboxGoneError | SandboxBrokenError):
+                raise SandboxStartError(
+                    f'sandbox {self.id} from {self.config.image!r} did not start: {error.message}',
+                    details={'sandbox_id': self.id},
+                ) from error
+            raise
+
+    def _take_up(self, engine: Engine) -> Operations | None:
+        """Start again a container that was kept under this sandbox's name; None if there is none."""
+        if not self._container and self.config.remove_on_exit:
+            return None
+        found = self._inspect(engine, self._container or self.container_name)
+        if found is None:
+            self._container = ''
+            return None
+        if found['Config'].get('Labels', {}).get(LABEL) != self.id:
+            raise SandboxStartError(f'a container called {self.container_name!r} exists that is no sandbox of ours')
+        if found['State'].get('Running') and self.config.command is None:
+            raise SandboxStartError(
+                f'sandbox {self.id} is running already, in container {self.container_name}; stop it first'
+            )
+        self._container = found['Id']
+        if self.config.command is not None:
+            return self._run_beside(engine)
+        entry = found['Config'].get('Entrypoint') or ['']
+        return self._attach_agent(engine) if entry[0] == 'python3' else self._attach_shell(engine)
+
+    def _begin(self, engine: Engine) -> Operations:
+        if self.config.pull == 'always':
+            ensure_image(engine, self.config.image, platform=self.config.platform, pull='always')
+        if self.config.command is not None:
+            self._create(engine, None)
+            return self._run_beside(engine)
+        try:
+            self._create(engine, agent_command())
+            return self._attach_agent(engine)
+        except NoAgentError as error:
+            logger.info('sandbox %s: %s; using the engine itself instead of an agent', self.id, error)
+        self._abandon()
+        self._create(engine, LIFELINE_COMMAND)
+        return self._attach_shell(engine)
+
+    def _attach_agent(self, engine: Engine) -> Operations:
+        """Start the container with its agent attached as process 1."""
+        stream = ContainerStream(engine.attach_stream(self._container))
+        channel = Channel(self.id, stream)
+        try:
+            self._start_container(engine)
+            return self._greet(engine, channel)
+        except BaseException as error:
+            channel.close()
+            if isinstance(error, EngineError) and _NO_PYTHON.search(error.message):
+                raise NoAgentError(f'{self.config.image!r} has no python3') from error
+            if isinstance(error, SandboxGoneError) and 'is too old' in channel.diagnostics():
+                raise NoAgentError(f'{self.config.image!r}: {channel.diagnostics()}') from error
+            raise
+
+    def _greet(self, engine: Engine, channel: Channel) -> Operations:
+        hello = channel.start(Deadline.after(START_SECONDS))
+        if not hello.guarded:
+            logger.warning('sandbox %s: its Python lacks ctypes, so the agent in it is not shielded', self.id)
+        self._channel = channel
+        if not hello.cwd_writable and not self.config.read_only:
+            self._give_working_dir(engine, hello.uid, hello.gid)
+        self.metadata.update(agent_python=hello.python, agent_uid=hello.uid, driven_by='agent')
+        direct = not self.config.read_only and not self.config.privileged
+        return DockerAgentOperations(channel, engine, self._container, use_archives=direct)
+
+    def _give_working_dir(self, engine: Engine, uid: int, gid: int) -> None:
+        """Make the working directory the user's, where the engine made it as root."""
+        import io
+        import tarfile
+
+        member = tarfile.TarInfo(self.config.working_dir.strip('/'))
+        member.type, member.mode, member.uid, member.gid = tarfile.DIRTYPE, 0o755, uid, gid
+        archive = member.tobuf() + b'\0' * 1024
+        with contextlib.suppress(EngineError), engine.translate('prepare the working directory'):
+            engine.api.put_archive(self._container, '/', io.BytesIO(archive).getvalue())
+
+    def _attach_shell(self, engine: Engine) -> Operations:
+        """Start the container with a shell that waits for the end of its input, and use the engine's own calls."""
+        stream = ContainerStream(engine.attach_stream(self._container))
+        try:
+            self._start_container(engine)
+        except BaseException as error:
+            stream.close()
+            if isinstance(error, EngineError) and _NO_SHELL.search(error.message):
+                raise SandboxStartError(
+                    f'the image {self.config.image!r} has neither python3 nor sh, so nothing can be run in it; '
+                    'use another image, or build one from it with one of the two'
+                ) from error
+            raise
+        self._channel = None
+        self.metadata.update(agent_python=None, driven_by='engine')
+        return EngineOperations(engine, self._container, stream, name=self.id, user=self.config.user)
+
+    def _run_beside(self, engine: Engine) -> Operations:
+        """Start the container with its own command, and exec an agent in it."""
+        found = self._inspect(engine, self._container)
+        if found is None or not found['State'].get('Running'):
+            self._start_container(engine)
+        try:
+            return self._exec_agent(engine)
+        except (EngineError, SandboxGoneError, NoAgentError) as error:
+            if isinstance(error, EngineUnavailableError):
+                raise
+            end = self._describe_end()
+            found = self._inspect(engine, self._container)
+            if found is None or not found['State'].get('Running'):
+                raise SandboxStartError(
+                    f'sandbox {self.id}: its command {self._shown_command()} did not stay: {end}',
+                    details={'sandbox_id': self.id, 'exit_code': (found or {}).get('State', {}).get('ExitCode')},
+                ) from error
+            if not isinstance(error, NoAgentError):
+                raise
+        self._channel = None
+        self.metadata.update(agent_python=None, driven_by='engine')
+        return EngineOperations(engine, self._container, None, name=self.id, user=self.config.user)
+
+    def _exec_agent(self, engine: Engine) -> Operations:
+        with engine.translate(f'start an agent in sandbox {self.id}'):
+            made = engine.api.exec_create(
+                self._container,
+                agent_command(),
+                stdin=True,
+                user=self.config.user or '',
+                workdir=self.config.working_dir,
+            )
+        channel = Channel(self.id, ContainerStream(engine.exec_stream(made['Id'])))
+        try:
+            return self._greet(engine, channel)
+        except BaseException as error:
+            channel.close()
+            words = f'{channel.diagnostics()} {error}'
+            if isinstance(error, EnclaveError) and (_NO_PYTHON.search(words) or 'is too old' in words):
+                raise NoAgentError(f'{self.config.image!r} has no python3 that can run the agent') from error
+            with contextlib.suppress(EngineError), engine.translate('look at an exec'):
+                code = engine.api.exec_inspect(made['Id']).get('ExitCode')
+                if code in (126, 127, OLD_PYTHON_EXIT_CODE):
+                    raise NoAgentError(f'{self.config.image!r} has no python3 that can run the agent') from error
+            raise
+
+    def _start_container(self, engine: Engine) -> None:
+        try:
+            with engine.translate(f'start sandbox {self.id}'):
+                engine.api.start(self._container)
+        except EngineError as error:
+            if self.config.network_enabled and self.config.network is None and 'network' in error.message.lower():
+                # Our bridge may have been removed between two requests; make it again for the next attempt.
+                ensure_network(engine, fresh=True)
+            raise
+
+    # Create -----------------------------------------------------------------------------------------------------------
+
+    def _create(self, engine: Engine, entrypoint: list[str] | None) -> None:
+        """Create the container; a missing image is pulled first if the configuration lets us."""
+        body = self._container_body(engine, entrypoint)
+        what = f'create sandbox {self.id} from {self.config.image!r}'
+        try:
+            made = self._post_create(engine, body, what)
+        except ImageNotFoundError:
+            if self.config.pull == 'never':
+                raise ImageNotFoundError(
+                    f"the image {self.config.image!r} is not on the engine, and pull is 'never'; "
+                    f'run: ms-enclave images pull {self.config.image}, or: ms-enclave images build {self.config.image}'
+                ) from None
+            ensure_image(engine, self.config.image, platform=self.config.platform)
+            made = self._post_create(engine, body, what)
+        self._container = made['Id']
+        for warning in made.get('Warnings') or ():
+            logger.warning('sandbox %s: the engine warns: %s', self.id, warning)
+        self.metadata.update(
+            container_id=self._container,
+            container_name=self.container_name,
+            image=self.config.image,
+            network=body['HostConfig']['NetworkMode'],
+        )
+
+    def _post_create(self, engine: Engine, body: dict[str, Any], what: str) -> dict[str, Any]:
+        with engine.translate(what):
+            try:
+                api: Any = engine.api  # whose stubs do not know this method's types
+                made: dict[str, Any] = api.create_container_from_config(body, self.container_name, self.config.platform)
+            except Exception as error:
+                words = str(error).lower()
+                if 'bind source path does not exist' in words or 'invalid mount config' in words:
+                    raise SandboxStartError(
+                        f'could not {what}: volumes: {_own_words(error)}. Create the host path first'
+                    ) from error
+                if 'is already in use by container' in words:
+                    raise SandboxStartError(
+                        f'could not {what}: a sandbox of this id exists; choose another id, or remove container '
+                        f'{self.container_name}'
+                    ) from error
+                raise
+        return made
+
+    def _container_body(self, engine: Engine, entrypoint: list[str] | None) -> dict[str, Any]:
+        """Return the body of "create a container" (Docker Engine API)."""
+        config = self.config
+        body: dict[str, Any] = {
+            'Image': config.image,
+            'Hostname': 'sandbox',
+            'WorkingDir': config.working_dir,
+            'Env': [f'{name}={value}' for name, value in config.env_vars.items()],
+            'Labels': {LABEL: self.id, 'enclave.type': str(self.sandbox_type), **current_owner().labels()},
+            'HostConfig': self._host_config(engine, is_agent=entrypoint is not None),
+        }
+        if config.user:
+            body['User'] = config.user
+        if config.ports:
+            body['ExposedPorts'] = {port: {} for port in config.ports}
+        if entrypoint is not None:
+            body.update(
+                Entrypoint=entrypoint,
+                Cmd=[],
+                OpenStdin=True,
+                StdinOnce=True,
+                AttachStdin=True,
+                AttachStdout=True,
+                AttachStderr=True,
+                Tty=False,
+            )
+        else:
+            assert config.command is not None
+            is_text = isinstance(config.command, str)
+            body['Cmd'] = ['/bin/sh', '-c', config.command] if is_text else list(config.command)
+        return body
+
+    def _host_config(self, engine: Engine, *, is_agent: bool) -> dict[str, Any]:
+        """Return the engine's HostConfig: every limit on, every door shut that was not asked for."""
+        config = self.config
+        host: dict[str, Any] = {
+            # A container with its own command is removed by us, since its exit code and last output are wanted first.
+            'AutoRemove': config.remove_on_exit and is_agent,
+            'LogConfig': {'Type': 'none'}
+            if is_agent
+            else {'Type': 'json-file', 'Config': {'max-size': '1m', 'max-file': '1'}},
+            'NetworkMode': self._network_mode(engine),
+            'NanoCpus': int(config.cpu_limit * 1e9),
+            'PidsLimit': config.pids_limit or -1,
+            'Privileged': config.privileged,
+            'ReadonlyRootfs': config.read_only,
+            'SecurityOpt': [*config.security_opt],
+            'Mounts': [
+                {'Type': 'bind', 'Source': source, 'Target': target['bind'], 'ReadOnly': target['mode'] == 'ro'}
+                for source, target in config.volumes.items()
+            ],
+            'Tmpfs': self._tmpfs(),
+            'Ulimits': [
+                {'Name': name, 'Soft': soft, 'Hard': hard}
+                for name, (soft, hard) in {'nofile': (OPEN_FILES, OPEN_FILES), **config.ulimits}.items()
+            ],
+            'ExtraHosts': [f'{name}:{address}' for name, address in config.extra_hosts.items()],
+            'PortBindings': {
+                port: [{'HostIp': address, 'HostPort': '' if number is None else str(number)}]
+                for port, (address, number) in config.ports.items()
+            },
+        }
+        if config.memory_bytes is not None:
+            # The same value for memory and memory with swap turns swap off.
+            host.update(Memory=config.memory_bytes, MemorySwap=config.memory_bytes)
+        if not config.privileged:
+            host['CapDrop'] = ['ALL']
+            host['CapAdd'] = [*CAPABILITIES, *config.cap_add]
+            if not any(option.startswith('no-new-privileges') for option in config.security_opt):
+                host['SecurityOpt'].append('no-new-privileges')
+        if config.runtime:
+            host['Runtime'] = config.runtime
+        if config.shm_size is not None:
+            from enclave.config import parse_size
+
+            host['ShmSize'] = parse_size(config.shm_size, 'shm_size')
+        if config.storage_opt:
+            host['StorageOpt'] = dict(config.storage_opt)
+        return host
+
+    def _network_mode(self, engine: Engine) -> str:
+        if not self.config.network_enabled:
+            return 'none'
+        return self.config.network or ensure_network(engine)
+
+    def _tmpfs(self) -> dict[str, str]:
+        tmpfs = dict(self.config.tmpfs)
+        if self.config.read_only:
+            mounted = {target['bind'].rstrip('/') for target in self.config.volumes.values()}
+            for path in ('/tmp', self.config.working_dir):
+                if path not in tmpfs and path.rstrip('/') not in mounted:
+                    tmpfs[path] = 'mode=1777'
+        return tmpfs
+
+    # End --------------------------------------------------------------------------------------------------------------
+
+    def _abandon(self) -> None:
+        """Take away what a start that failed has made, and never hide why it failed."""
+        self._channel = None
+        if self._container:
+            try:
+                self._destroy(keep=False)
+            except EnclaveError:
+                logger.warning('sandbox %s: container %s may be left', self.id, self._container, exc_info=True)
+                self._container = ''
+
+    def _destroy(self, *, keep: bool) -> None:
+        engine, container = self._engine, self._container
+        if engine is None or not container:
+            return
+        if keep:
+            with self._unless_gone(), engine.translate(f'stop sandbox {self.id}'):
+                engine.api.kill(container)
+            return
+        with self._unless_gone(), engine.translate(f'remove sandbox {self.id}'):
+            engine.api.remove_container(container, force=True, v=True)
+        self._container = ''
+
+    def _has_remains(self, *, keep: bool) -> bool:
+        return self._operations is not None or (not keep and bool(self._container))
+
+    @contextlib.contextmanager
+    def _unless_gone(self) -> Iterator[None]:
+        """Let the engine's words for "it is gone" or "it is going" pass; in the second case wait until it has gone."""
+        try:
+            yield
+        except EngineError as error:
+            status = error.details.get('status')
+            if status == 409 and _ALREADY_REMOVING.search(error.message):
+                self._wait_removed()
+            elif status != 404 and not (status == 409 and 'is not running' in error.message):
+                raise
+
+    def _wait_removed(self) -> None:
+        engine = self._engine
+        assert engine is not None
+        with contextlib.suppress(EngineError), engine.translate(f'wait for the removal of sandbox {self.id}'):
+            engine.api.wait(self._container, timeout=10, condition='removed')
+
+    # Looking ----------------------------------------------------------------------------------------------------------
+
+    def _find_problem(self) -> str | None:
+        channel = self._channel
+        if channel is None:
+            operations = self._operations
+            return operations.find_problem() if isinstance(operations, EngineOperations) else None
+        lost = channel.lost
+        if lost is None:
+            return None
+        if self.config.command is not None and not lost.is_breach and self._has_new_agent():
+            return None
+        return self._describe_end() or lost.reason
+
+    def _has_new_agent(self) -> bool:
+        """Exec another agent where the first was killed by a guest but the container's own command goes on."""
+        engine = self._engine
+        try:
+            if engine is None or self._describe_end():
+                return False
+            self._operations = self._exec_agent(engine)
+        except (EnclaveError, NoAgentError):
+            return False
+        logger.warning('sandbox %s: its agent was ended from inside; another was started', self.id)
+        return True
+
+    def _describe_end(self) -> str:
+        """Return why the container does not run any more; '' while it runs or the engine does not answer."""
+        engine = self._engine
+        if engine is None or not self._container:
+            return ''
+        try:
+            found = self._inspect(engine, self._container)
+        except EngineError as error:
+            return f'the engine went away ({error.message})' if isinstance(error, EngineUnavailableError) else ''
+        if found is None:
+            return f'its container {self._container[:12]} was removed behind our back'
+        state = found['State']
+        if state.get('Paused'):
+            return f'its container {self._container[:12]} is paused'
+        if state.get('Running'):
+            return ''
+        code = state.get('ExitCode')
+        end = f'its container ended with exit code {code}'
+        if state.get('OOMKilled'):
+            end += ', out of memory'
+        if state.get('Error'):
+            end += f' ({state["Error"]})'
+        output = self._last_output(engine)
+        return f'{end}; its last output: {output}' if output else end
+
+    def _last_output(self, engine: Engine) -> str:
+        if self.config.command is None:
+            return ''
+        with contextlib.suppress(EngineError), engine.translate('read the last output'):
+            text: bytes = engine.api.logs(self._container, tail=20)
+            return text[-2000:].decode('utf-8', 'backslashreplace').strip()
+        return ''
+
+    def _inspect(self, engine: Engine, container: str) -> dict[str, Any] | None:
+        """Return what the engine says of a container, or None if there is none."""
+        try:
+            with engine.translate(f'look at sandbox {self.id}'):
+                found: dict[str, Any] = engine.api.inspect_container(container)
+                return found
+        except EngineError as error:
+            if error.details.get('status') == 404:
+                return None
+            raise
+
+    def _shown_command(self) -> str:
+        command = self.config.command
+        return repr(command if isinstance(command, str) else shlex.join(command or ()))
+
+    def get_published_ports(self) -> dict[str, tuple[str, int]]:
+        """Return where published ports really are: ``{'8888/tcp': ('127.0.0.1', 49153)}``."""
+        engine = self._engine
+        found = self._inspect(engine, self._container) if engine and self._container else None
+        bindings = (found or {}).get('NetworkSettings', {}).get('Ports') or {}
+        return {port: (hosts[0]['HostIp'], int(hosts[0]['HostPort'])) for port, hosts in bindings.items() if hosts}
+
+
+def _own_words(error: BaseException) -> str:
+    return str(getattr(error, 'explanation', None) or error)

@@ -1,0 +1,112 @@
+"""What a backend must be able to do in a running sandbox (floor 4).
+
+A sandbox's public verbs check their arguments and then ask an `Operations` object. There are two: over an agent
+(`agent_operations`), which every backend uses, and over a container engine's own calls, for images without Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from attrs import Factory, frozen
+
+from enclave.records import CommandResult, PathInfo
+
+if TYPE_CHECKING:
+    from enclave.sandboxes.connection import Connection
+    from enclave.sandboxes.process import Process
+
+
+@frozen(kw_only=True)
+class Script:
+    """A program text to run: written to a private file ending in ``suffix``, whose path replaces ``argv[at]``."""
+
+    source: bytes
+    suffix: str = ''
+    at: int = 0
+
+
+@frozen(kw_only=True)
+class RunRequest:
+    """A command, checked and complete.
+
+    Attributes:
+        command: As the caller gave it: a string for a shell, or the argv.
+        timeout: Seconds, or None for no limit.
+        max_output_bytes: Cap on each of stdout and stderr.
+        stdin: What the program reads before its end of file; None is no input.
+        path_first: ``{variable: directory}`` put first in a search path like ``PYTHONPATH``.
+    """
+
+    command: str | tuple[str, ...]
+    timeout: float | None
+    max_output_bytes: int
+    cwd: str | None = None
+    env: Mapping[str, str] = Factory(dict)
+    user: str | None = None
+    stdin: bytes | None = None
+    script: Script | None = None
+    path_first: Mapping[str, str] = Factory(dict)
+
+
+class Operations(Protocol):
+    """The verbs of a running sandbox. Any thread may use them, many at once. Errors are those of `Workspace`."""
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls are going on."""
+
+    def run(self, request: RunRequest) -> CommandResult:
+        """Run a command to its end."""
+
+    def start_process(
+        self, request: RunRequest, *, live: bool = True, tty: tuple[int, int] | None = None, open_stdin: bool = False
+    ) -> Process:
+        """Start a command and return while it runs; ``tty`` is (rows, columns)."""
+
+    def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
+        """Yield a regular file's bytes."""
+
+    def write_file(
+        self,
+        path: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int | None,
+        append: bool,
+        exclusive: bool,
+        make_parents: bool,
+        mode: int | None,
+    ) -> int:
+        """Write a regular file and return its size; ``size`` is how many bytes come, where that is known."""
+
+    def list_dir(self, path: str, *, recursive: bool, max_entries: int | None) -> list[PathInfo]:
+        """Return a directory's entries, sorted."""
+
+    def stat_path(self, path: str, *, follow_symlinks: bool) -> PathInfo:
+        """Return what is at a path; the record's own path is absolute."""
+
+    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
+        """Remove what is at a path."""
+
+    def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
+        """Make a directory."""
+
+    def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
+        """Rename."""
+
+    def read_archive(self, path: str, arcname: str) -> Iterator[bytes]:
+        """Yield a tar archive of a path, whose top member is called ``arcname``."""
+
+    def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
+        """Unpack a tar archive below a directory, made if missing, merging with what is there."""
+
+    def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
+        """Connect to a TCP port as seen from inside."""
+
+    def ping(self, timeout: float) -> None:
+        """Return if the sandbox answers."""
+
+    def close(self, *, grace: float) -> None:
+        """Ask what still runs to end, wait at most ``grace`` seconds, and let go of the sandbox."""

@@ -1,0 +1,111 @@
+"""From the bytes a program wrote to the text of a result (floor 4)."""
+
+from __future__ import annotations
+
+import codecs
+import signal
+from collections.abc import Sequence
+
+from enclave.enums import ExecutionStatus
+from enclave.records import CommandResult
+
+
+def decode(data: bytes) -> str:
+    r"""Return UTF-8 text; each byte that is not part of any shows as an escape like ``\xff``."""
+    return data.decode('utf-8', 'backslashreplace')
+
+
+def make_decoder() -> codecs.IncrementalDecoder:
+    """Return a decoder for pieces of such text, which keeps characters whole that are split between two pieces."""
+    return codecs.getincrementaldecoder('utf-8')('backslashreplace')
+
+
+def shorten(head: bytes, tail: bytes, left_out: int) -> str:
+    """Return the text of output that was cut: its head, a visible marker, its tail, with no character cut in half."""
+    cut = _partial_end(head)
+    head, left_out = head[: len(head) - cut], left_out + cut
+    start = 0
+    while start < min(3, len(tail)) and tail[start] & 0xC0 == 0x80:
+        start += 1
+    tail, left_out = tail[start:], left_out + start
+    return f'{decode(head)}\n[... {left_out} bytes left out ...]\n{decode(tail)}'
+
+
+def _partial_end(data: bytes) -> int:
+    """Return how many bytes at the end are the beginning of a character whose rest is missing."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        needs = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+        return back if needs > back else 0
+    return 0
+
+
+def text_of(data: bytes, total: int, cap: int) -> str:
+    """Return what a result shows of a stream: ``data`` is all of ``total`` bytes, or the head and tail of them.
+
+    Of output over the cap, the first ``head_bytes(cap)`` bytes are the head and the rest is the tail.
+    """
+    if total <= len(data):
+        return decode(data)
+    head = head_bytes(cap)
+    return shorten(data[:head], data[head:], total - len(data))
+
+
+def tail_bytes(cap: int) -> int:
+    """Return how much of a cap goes to the end of the output. The agent holds it, so it is at most 1 MiB."""
+    return min(cap // 2, 1 << 20)
+
+
+def head_bytes(cap: int) -> int:
+    """Return how much of a cap goes to the beginning of the output."""
+    return cap - tail_bytes(cap)
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, like ``'SIGSEGV'``; Linux's, also where this side is not Linux."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f'SIG{number}'
+
+
+def make_result(
+    command: str | Sequence[str],
+    *,
+    exit_code: int | None,
+    killed_by: int | None,
+    stdout: bytes,
+    stderr: bytes,
+    stdout_bytes: int,
+    stderr_bytes: int,
+    cap: int,
+    timed_out: bool = False,
+    cancelled: bool = False,
+    oom_killed: bool = False,
+    seconds: float = 0.0,
+) -> CommandResult:
+    """Return the result of a command from what its backend knows."""
+    code = 128 + killed_by if killed_by is not None else exit_code or 0
+    if timed_out:
+        status = ExecutionStatus.TIMEOUT
+    elif cancelled:
+        status = ExecutionStatus.CANCELLED
+    else:
+        status = ExecutionStatus.SUCCESS if code == 0 else ExecutionStatus.ERROR
+    return CommandResult(
+        command=command if isinstance(command, str) else list(command),
+        status=status,
+        exit_code=code,
+        signal=None if killed_by is None else signal_name(killed_by),
+        stdout=text_of(stdout, stdout_bytes, cap),
+        stderr=text_of(stderr, stderr_bytes, cap),
+        stdout_bytes=stdout_bytes,
+        stderr_bytes=stderr_bytes,
+        stdout_truncated=stdout_bytes > len(stdout),
+        stderr_truncated=stderr_bytes > len(stderr),
+        timed_out=timed_out,
+        oom_killed=oom_killed,
+        execution_time=seconds,
+    )

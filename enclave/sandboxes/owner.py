@@ -1,0 +1,71 @@
+"""Who made a sandbox (floor 4): facts put on it as labels, so that a later run can tell whether its owner still lives.
+
+The host's boot id and the process's start time make a process id unambiguous: ids are used again, moments are not.
+Source: proc(5), ``/proc/pid/stat`` field 22 and ``/proc/sys/kernel/random/boot_id``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from attrs import frozen
+
+LABEL_HOST = 'enclave.owner.host'
+LABEL_PID = 'enclave.owner.pid'
+LABEL_STARTED = 'enclave.owner.started'
+
+
+@frozen(kw_only=True)
+class Owner:
+    """A process: ``host`` tells machines and their boots apart, ``started`` is in clock ticks since boot ('' if unknown)."""
+
+    host: str
+    pid: int
+    started: str
+
+    def labels(self) -> dict[str, str]:
+        """Return it as labels."""
+        return {LABEL_HOST: self.host, LABEL_PID: str(self.pid), LABEL_STARTED: self.started}
+
+    @classmethod
+    def from_labels(cls, labels: Mapping[str, str]) -> Owner | None:
+        """Return the owner that labels tell of, or None."""
+        host, pid = labels.get(LABEL_HOST), labels.get(LABEL_PID, '')
+        return cls(host=host, pid=int(pid), started=labels.get(LABEL_STARTED, '')) if host and pid.isdigit() else None
+
+    def is_provably_dead(self) -> bool:
+        """Tell whether the process is certainly gone: it was on this very host and boot, and is there no more."""
+        if self.host != _host() or not self.started:
+            return False
+        return read_start_time(self.pid) != self.started
+
+
+def current_owner() -> Owner:
+    """Return this process as an owner."""
+    pid = os.getpid()
+    return Owner(host=_host(), pid=pid, started=read_start_time(pid))
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    try:
+        boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+        # A process id means something only within its namespace.
+        space = os.readlink('/proc/self/ns/pid')
+    except OSError:
+        boot, space = '', ''
+    return f'{platform.node()}/{boot}/{space}'
+
+
+def read_start_time(pid: int) -> str:
+    """Return when a process started, in clock ticks since boot; '' if there is no such process, or no way to tell."""
+    try:
+        line = Path(f'/proc/{pid}/stat').read_bytes()
+    except OSError:
+        return ''
+    fields = line[line.rfind(b')') + 2 :].split()
+    return '' if fields[0] in (b'Z', b'X') else fields[19].decode('ascii')

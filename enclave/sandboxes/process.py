@@ -1,0 +1,188 @@
+"""A program that runs in a sandbox while the caller goes on (floor 4)."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from attrs import Factory, define, field, frozen
+
+from enclave.agent.program import DATA, ERR, EVENT, ProtocolError, unpack_message
+from enclave.channel.channel import Call, Facts
+from enclave.deadline import Deadline
+from enclave.errors import InvalidArgumentError, OperationTimeoutError
+from enclave.records import CommandResult
+from enclave.sandboxes.output import decode, head_bytes, tail_bytes
+
+
+@frozen
+class OutputChunk:
+    """A piece of what a program wrote: ``stream`` is ``'stdout'`` or ``'stderr'``, ``data`` the bytes."""
+
+    stream: Literal['stdout', 'stderr']
+    data: bytes
+
+    @property
+    def text(self) -> str:
+        """The bytes as text. A character split between two chunks shows as escapes; decode incrementally to keep it."""
+        return decode(self.data)
+
+
+class _Kept:
+    """Head and tail of a stream, within a cap."""
+
+    def __init__(self, cap: int) -> None:
+        self._head_room = head_bytes(cap)
+        self._tail_size = tail_bytes(cap)
+        self.head = bytearray()
+        self.tail = bytearray()
+
+    def add(self, data: bytes) -> None:
+        room = self._head_room - len(self.head)
+        if room > 0:
+            self.head += data[:room]
+            data = data[room:]
+        if data:
+            self.tail += data
+            if len(self.tail) > 4 * self._tail_size + 65536:
+                del self.tail[: len(self.tail) - self._tail_size]
+
+    def data(self) -> bytes:
+        return bytes(self.head) + (bytes(self.tail[-self._tail_size :]) if self._tail_size else b'')
+
+
+@define(eq=False)
+class Process:
+    """A running program. Lives until it ends; leaving its ``with`` block kills it if it still runs.
+
+    Its output waits in the sandbox until it is taken, so a program nobody reads from stops at a full pipe, as it would
+    under a shell. Take it with `chunks`, `communicate` or `wait`; one thread at a time may take output, any thread may write,
+    signal or kill.
+    """
+
+    command: str | tuple[str, ...]
+    _call: Call = field(repr=False)
+    _cap: int
+    _live: bool
+    _finish: Callable[[Facts, bytes, bytes], CommandResult] = field(repr=False)
+    pid: int | None = field(default=None, init=False)
+    result: CommandResult | None = field(default=None, init=False, repr=False)
+    _out: _Kept = field(default=Factory(lambda self: _Kept(self._cap), takes_self=True), init=False, repr=False)
+    _err: _Kept = field(default=Factory(lambda self: _Kept(self._cap), takes_self=True), init=False, repr=False)
+
+    def chunks(self, timeout: float | None = None) -> Iterator[OutputChunk]:
+        """Yield output as it comes, until the program has ended; then `result` is there.
+
+        Args:
+            timeout: Seconds this may take altogether.
+
+        Raises:
+            OperationTimeoutError: The time is over; the program goes on.
+            SandboxGoneError, SandboxBrokenError: The sandbox was lost.
+        """
+        deadline = Deadline.after(timeout)
+        while self.result is None:
+            chunk = self._next(deadline)
+            if chunk is not None:
+                yield chunk
+
+    def _next(self, deadline: Deadline) -> OutputChunk | None:
+        """Take one frame; None for one that is no output. Sets ``result`` at the end."""
+        frame = self._call.next_frame(deadline)
+        if frame is None:
+            self.result = self._finish(self._call.wait(deadline), self._out.data(), self._err.data())
+            return None
+        kind, payload = frame
+        if kind == EVENT:
+            facts = Facts(unpack_message(payload)[0])
+            with contextlib.suppress(ProtocolError):
+                self.pid = facts.integer('started')
+            return None
+        (self._out if kind == DATA else self._err).add(payload)
+        return OutputChunk('stdout' if kind == DATA else 'stderr', payload) if kind in (DATA, ERR) else None
+
+    def wait_started(self, timeout: float | None = 10.0) -> int:
+        """Return the program's process id inside the sandbox, as soon as it is known.
+
+        Raises:
+            InvalidArgumentError: Its working directory or user does not exist.
+            OperationTimeoutError: It was not started in time.
+        """
+        deadline = Deadline.after(timeout)
+        while self.pid is None and self.result is None:
+            self._next(deadline)
+        return self.pid or 0
+
+    def wait(self, timeout: float | None = None) -> CommandResult:
+        """Wait for the program's end and return its result, which keeps head and tail of its output within the cap.
+
+        Raises:
+            OperationTimeoutError: It did not end in time; it goes on.
+            SandboxGoneError, SandboxBrokenError: The sandbox was lost.
+        """
+        for _chunk in self.chunks(timeout):
+            pass
+        assert self.result is not None
+        return self.result
+
+    def communicate(self, data: bytes = b'', timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Send ``data`` as the rest of the input, close it, and return all output not yet taken: ``(stdout, stderr)``, exact.
+
+        A program that writes much before it reads should be given its input from another thread.
+        """
+        deadline = Deadline.after(timeout)
+        if data:
+            self.write(data, timeout)
+        self.close_stdin()
+        parts: dict[str, list[bytes]] = {'stdout': [], 'stderr': []}
+        for chunk in self.chunks(deadline.remaining()):
+            parts[chunk.stream].append(chunk.data)
+        return b''.join(parts['stdout']), b''.join(parts['stderr'])
+
+    def poll(self) -> CommandResult | None:
+        """Return the result if the program has ended, after taking what output there is; else None."""
+        while self.result is None and self._call.has_ended:
+            self._next(Deadline())
+        return self.result
+
+    def write(self, data: bytes, timeout: float | None = None) -> bool:
+        """Send input as fast as the program reads it; False if it ended first."""
+        return self._call.write(data, Deadline.after(timeout))
+
+    def close_stdin(self) -> None:
+        """Say that no more input comes."""
+        if not self._call.has_ended:
+            self._call.close_input()
+
+    def send_signal(self, number: int | str, *, group: bool = False) -> None:
+        """Send a signal (a number, or a name like ``'SIGINT'``) to the program, or to its whole process group."""
+        if isinstance(number, str):
+            try:
+                number = signal.Signals[number if number.startswith('SIG') else f'SIG{number}']
+            except KeyError:
+                raise InvalidArgumentError(f'there is no signal called {number!r}') from None
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 64:
+            raise InvalidArgumentError(f'a signal is a number from 1 to 64 or a name, not {number!r}')
+        if not self._call.has_ended:
+            self._call.control(signal=int(number), target='group' if group else 'main')
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the program's terminal its new size."""
+        if not self._call.has_ended:
+            self._call.control(resize=[rows, columns])
+
+    def kill(self) -> None:
+        """Kill the program and everything it started; its result says ``cancelled``. Does nothing once it has ended."""
+        if not self._call.has_ended:
+            self._call.cancel()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.result is None:
+            self.kill()
+            with contextlib.suppress(OperationTimeoutError, ConnectionError):
+                self.wait(10.0)

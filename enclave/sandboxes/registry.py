@@ -1,0 +1,96 @@
+"""Kinds of sandbox by name (floor 4). A backend is one line here, or one `register_sandbox` of a user's."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from enclave.config import SandboxConfig
+from enclave.enums import SandboxType
+from enclave.errors import InvalidArgumentError, NotRegisteredError
+from enclave.sandboxes.base import Sandbox
+
+K = TypeVar('K', bound=type[Sandbox])
+
+_BUILT_IN: dict[str, tuple[str, str]] = {
+    'docker': ('enclave.sandboxes.docker.sandbox', 'DockerSandbox'),
+}
+_registered: dict[str, type[Sandbox]] = {}
+_lock = threading.Lock()  # guards _registered
+
+
+class SandboxFactory:
+    """Makes sandboxes by kind. The registry is the process's; there are no instances."""
+
+    @classmethod
+    def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Sandbox]) -> None:
+        """Register a class for a kind, in the place of any that is there.
+
+        Raises:
+            InvalidArgumentError: It is no subclass of `Sandbox`, or the kind no name.
+        """
+        if not isinstance(sandbox_type, str) or not sandbox_type:
+            raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {sandbox_type!r}')
+        if not isinstance(sandbox_class, type) or not issubclass(sandbox_class, Sandbox):
+            raise InvalidArgumentError(f'{sandbox_class!r} must be a subclass of Sandbox')
+        with _lock:
+            _registered[str(sandbox_type)] = sandbox_class
+
+    @classmethod
+    def get_sandbox_class(cls, sandbox_type: SandboxType | str) -> type[Sandbox]:
+        """Return the class of a kind.
+
+        Raises:
+            NotRegisteredError: There is none.
+        """
+        name = str(sandbox_type) if isinstance(sandbox_type, str) else repr(sandbox_type)
+        with _lock:
+            found = _registered.get(name)
+        if found is None and name in _BUILT_IN:
+            module, attribute = _BUILT_IN[name]
+            loaded: type[Sandbox] = getattr(importlib.import_module(module), attribute)
+            with _lock:
+                found = _registered.setdefault(name, loaded)
+        if found is None:
+            raise NotRegisteredError(
+                f'sandbox type {name!r} is not registered; known: {", ".join(cls.get_registered_types())}'
+            )
+        return found
+
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> Sandbox:
+        """Return a new sandbox, not started and connected to nothing.
+
+        Args:
+            config: A configuration of the kind, a dict of its options, or None for the defaults.
+            sandbox_id: A name of your own; default is a new one. Where a sandbox of that id was kept
+                (``remove_on_exit=False``), starting this one takes it up again.
+
+        Raises:
+            NotRegisteredError: The kind is unknown.
+            ConfigurationError: The configuration is wrong; the message names the field.
+        """
+        return cls.get_sandbox_class(sandbox_type)(config, sandbox_id)
+
+    @classmethod
+    def get_registered_types(cls) -> list[str]:
+        """Return the names of all kinds, sorted."""
+        with _lock:
+            return sorted({*_BUILT_IN, *_registered})
+
+
+def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:
+    """Return a class decorator that registers a sandbox class for a kind."""
+
+    def register(sandbox_class: K) -> K:
+        SandboxFactory.register_sandbox(sandbox_type, sandbox_class)
+        return sandbox_class
+
+    return register
