@@ -259,7 +259,7 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook_factory(_is_union)(_union_factory)
     made.register_structure_hook_factory(attrs.has)(_attrs_factory)
     made.register_structure_hook_func(lambda cls: _origin(cls) is Literal, _structure_literal)
-    made.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
+    made.register_structure_hook(Enum, _structure_enum)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _exactly(kind))
     made.register_structure_hook(float, _structure_float)
