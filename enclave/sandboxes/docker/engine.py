@@ -33,7 +33,16 @@ from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 
 from enclave.errors import EnclaveError, EngineError, EngineUnavailableError, ImageNotFoundError
 from enclave.records import Model
-from enclave.sandboxes.docker.dial import Dialer, Endpoint, RawStream, find_endpoint, make_endpoint, take_over, upgrade
+from enclave.sandboxes.docker.dial import (
+    Dialer,
+    Endpoint,
+    RawStream,
+    find_endpoint,
+    make_endpoint,
+    make_tls_context,
+    take_over,
+    upgrade,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +153,7 @@ class Engine:
             api.mount('http+docker://', adapter)
         elif self.endpoint.scheme != 'npipe':
             for prefix in ('http://', 'https://'):
-                api.mount(prefix, requests.adapters.HTTPAdapter(pool_maxsize=POOL_SIZE))
+                api.mount(prefix, _TcpAdapter(self.endpoint))
         try:
             setattr(api, '_version', api.version(api_version=False)['ApiVersion'])  # noqa: B010 - not in the type stubs
         except BaseException:
@@ -404,6 +413,17 @@ def _why(error: BaseException) -> str:
     if isinstance(root, ConnectionRefusedError):
         return 'connection refused, so it is not running'
     return str(root) or type(root).__name__
+
+
+class _TcpAdapter(requests.adapters.HTTPAdapter):
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        super().__init__(pool_maxsize=POOL_SIZE)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        if self._endpoint.tls:
+            options['ssl_context'] = make_tls_context(self._endpoint.tls)
+        super().init_poolmanager(*arguments, **options)
 
 
 # docker-py's transport for a unix socket with our dialler in it. It brings ssh without paramiko, on pooled connections, and a
