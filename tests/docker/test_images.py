@@ -194,12 +194,19 @@ def test_dockerfile_recipe_stands_on_its_base_and_trusts_the_given_authority(
     assert ''.join(authority.read_text().split()) in ''.join(shown.split())
 
 
-def test_failed_step_of_a_dockerfile_shows_its_output(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_failed_step_of_a_dockerfile_shows_its_output_and_leaves_no_layer(
+    engine: Engine, name: str, tmp_path: Path
+) -> None:
     recipe = make_recipe(tmp_path / 'recipes' / 'small', method='dockerfile', base=BASE)
-    (tmp_path / 'recipes' / 'small' / 'Dockerfile').write_text('ARG BASE\nFROM ${BASE}\nRUN echo trouble; exit 3\n')
+    mark = uuid.uuid4().hex
+    steps = f'ARG BASE\nFROM ${{BASE}}\nLABEL mark={mark}\nRUN true\nRUN echo trouble; exit 3\n'
+    (tmp_path / 'recipes' / 'small' / 'Dockerfile').write_text(steps)
 
     with pytest.raises(EngineError, match=r'trouble(.|\n)*3'):
         build_image(engine, recipe, tag=name, ca_bundle=None)
+
+    assert engine.api.images(all=True, filters={'label': f'mark={mark}'}) == []
+    assert find_image(engine, BASE) is not None
 
 
 def test_default_image_runs_python_under_both_names(engine: Engine) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import platform as host_platform
 import shlex
@@ -51,6 +52,8 @@ from enclave.sandboxes.docker.images import (
     get_recipe,
     pull_image,
 )
+
+logger = logging.getLogger(__name__)
 
 _CA_VARIABLES = ('PIP_CERT', 'REQUESTS_CA_BUNDLE', 'SSL_CERT_FILE', 'CURL_CA_BUNDLE')
 _LOCAL_CAS = Path('/usr/local/share/ca-certificates')
@@ -285,26 +288,45 @@ def _dockerfile(engine: Engine, recipe: ImageRecipe, name: str, bundle: bytes | 
     context = _build_context(recipe, bundle)
     report(Progress(message=f'building {name} on {recipe.base}'))
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    with engine.translate(f'build {name!r}'):
-        lines = engine.api.build(
-            fileobj=context,
-            custom_context=True,
-            tag=name,
-            rm=True,
-            forcerm=True,
-            nocache=True,
-            labels=_labels(recipe, bundle),
-            buildargs={'BASE': recipe.base, **_host_settings(report)},
-            decode=True,
-        )
-        for line in lines:
-            if line.get('error'):
-                said = '\n'.join([*tail, str(line['error'])])
-                raise EngineError(f'Could not build {name!r}. The last lines of the build:\n{said}')
-            text = str(line.get('stream') or line.get('status') or '').strip()
-            if text:
-                tail.append(text)
-                report(Progress(message=text.splitlines()[-1]))
+    layers: list[str] = []
+    try:
+        with engine.translate(f'build {name!r}'):
+            lines = engine.api.build(
+                fileobj=context,
+                custom_context=True,
+                tag=name,
+                rm=True,
+                forcerm=True,
+                nocache=True,
+                labels=_labels(recipe, bundle),
+                buildargs={'BASE': recipe.base, **_host_settings(report)},
+                decode=True,
+            )
+            for line in lines:
+                if line.get('error'):
+                    said = '\n'.join([*tail, str(line['error'])])
+                    raise EngineError(f'Could not build {name!r}. The last lines of the build:\n{said}')
+                text = str(line.get('stream') or line.get('status') or '').strip()
+                if text.startswith('---> ') and ' ' not in text[5:]:
+                    layers.append(text[5:])
+                if text:
+                    tail.append(text)
+                    report(Progress(message=text.splitlines()[-1]))
+    except BaseException:
+        _remove_unfinished(engine, layers)
+        raise
+
+
+def _remove_unfinished(engine: Engine, layers: list[str]) -> None:
+    """Remove the nameless images that the steps of a failed build left; never the base, which has a name."""
+    for layer in reversed(layers):
+        try:
+            found = find_image(engine, layer)
+            if found is not None and not found.names:
+                with engine.translate('remove an unfinished image'):
+                    engine.api.remove_image(layer)
+        except (EngineError, ImageNotFoundError) as error:
+            logger.debug('left the unfinished image %s: %s', layer, error)
 
 
 def _build_context(recipe: ImageRecipe, bundle: bytes | None) -> io.BytesIO:
