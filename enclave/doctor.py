@@ -18,12 +18,12 @@ from attrs import Factory, frozen
 
 from enclave.errors import EnclaveError, EngineUnavailableError
 from enclave.records import Model
+from enclave.sandboxes.docker.config import DEFAULT_IMAGE
 
 if TYPE_CHECKING:
     from enclave.sandboxes.docker.dial import Endpoint
     from enclave.sandboxes.docker.engine import Engine, EngineInfo
 
-DEFAULT_IMAGE = 'python:3.11-slim'
 NOTEBOOK_IMAGE = 'jupyter-kernel-gateway'
 _MINIMUM_PYTHON = (3, 10)
 _ENGINE_TIMEOUT = 10.0

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from enclave import doctor
 from enclave.doctor import (
     Diagnosis,
     check_host_ca,
@@ -17,6 +16,7 @@ from enclave.doctor import (
     examine,
     running_dockerd,
 )
+from enclave.sandboxes.docker.config import DEFAULT_IMAGE
 from enclave.sandboxes.docker.engine import EngineInfo
 
 INFO = EngineInfo(
@@ -168,4 +168,4 @@ def test_machine_with_engine_and_image_can_run_code() -> None:
 
     assert found.can_run
     assert {each.name for each in found.checks if each.required} >= {'engine', 'image'}
-    assert doctor.DEFAULT_IMAGE in next(each.summary for each in found.checks if each.name == 'image')
+    assert DEFAULT_IMAGE in next(each.summary for each in found.checks if each.name == 'image')
