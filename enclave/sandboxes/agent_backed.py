@@ -1,7 +1,7 @@
 """Every verb of a sandbox that runs an agent, or something that can do its work (floor 4).
 
-A backend supplies `_launch` (make it run, return its `Operations`), `_destroy` and, if it can, `_describe_end`. Arguments are
-checked here, once; below, everything is known to be right.
+A backend supplies `_launch` (make it run, return its `Operations`), `_destroy` and `_find_problem`. Arguments are checked
+here, once; below, everything is known to be right.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar, TypeVar
 
-from enclave.agent.program import CHUNK
 from enclave.config import check_env
 from enclave.deadline import check_timeout
 from enclave.enums import SandboxStatus
@@ -44,6 +43,7 @@ Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | I
 STOP_GRACE_SECONDS = 1.0
 """How long programs that still run get to end by themselves when their sandbox is stopped."""
 MAX_TIMEOUT = 1e9
+PIECE_BYTES = 1 << 20
 
 
 class AgentBackedSandbox(Sandbox):
@@ -66,10 +66,6 @@ class AgentBackedSandbox(Sandbox):
     @abstractmethod
     def _destroy(self, *, keep: bool) -> None:
         """Stop and, unless ``keep``, take away what `_launch` made, also when it is gone already."""
-
-    def _describe_end(self) -> str:
-        """Return why a sandbox that was running has ended, as far as the backend can tell; may be slow."""
-        return ''
 
     def _start(self) -> None:
         self._operations = self._launch()
@@ -127,10 +123,15 @@ class AgentBackedSandbox(Sandbox):
                 return SandboxGoneError(
                     f'sandbox {self.id} was stopped while the call was going on', details={'sandbox_id': self.id}
                 )
-        end = self._describe_end()
-        message = f'sandbox {self.id}: {end}' if end else error.message
-        self._fail(end or error.message)
-        return SandboxGoneError(message, details={'sandbox_id': self.id})
+        problem = self._find_problem()
+        if problem is None:
+            # The backend could mend it: what ran is lost, the sandbox is not.
+            return SandboxGoneError(
+                f'sandbox {self.id}: the call was lost with its agent; the sandbox goes on',
+                details={'sandbox_id': self.id},
+            )
+        self._fail(problem)
+        return SandboxGoneError(f'sandbox {self.id}: {problem}', details={'sandbox_id': self.id})
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class AgentBackedSandbox(Sandbox):
         max_output_bytes: int | None = None,
         **unknown: Any,
     ) -> CommandResult:
-        """Run a command to its end: a string through the sandbox's shell (bash if it has one, else sh), a sequence as it is.
+        """Run a command to its end: a string through the sandbox's ``sh``, a sequence as it is.
 
         It ends when its main process does; what that left in the background goes on until the sandbox stops, unless the
         call ran out of time: then everything it started is killed.
@@ -314,7 +315,7 @@ class AgentBackedSandbox(Sandbox):
         chunks: Iterable[bytes]
         if isinstance(data, (str, bytes, bytearray, memoryview)):
             whole = _as_bytes(data, 'data')
-            chunks, size = _pieces(whole), len(whole)
+            chunks, size = (whole,), len(whole)
         else:
             chunks = data
         return self._do(
@@ -459,7 +460,7 @@ class AgentBackedSandbox(Sandbox):
             if isinstance(source, (str, os.PathLike)):
                 chunks = _file_pieces(stack.enter_context(open(source, 'rb')))
             elif isinstance(source, (bytes, bytearray, memoryview)):
-                chunks = _pieces(bytes(source))
+                chunks = (bytes(source),)
             elif hasattr(source, 'read'):
                 chunks = _file_pieces(source)
             else:
@@ -624,18 +625,8 @@ def _as_bytes(data: Any, name: str) -> bytes:
     raise InvalidArgumentError(f'{name} must be bytes or text, not {type(data).__name__}')
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
-    """Yield bytes in pieces of a frame's size; a short one as it is."""
-    if len(data) <= CHUNK:
-        yield data
-        return
-    view = memoryview(data)
-    for start in range(0, len(data), 4 * CHUNK):
-        yield bytes(view[start : start + 4 * CHUNK])
-
-
 def _file_pieces(file: Any) -> Iterator[bytes]:
-    while data := file.read(4 * CHUNK):
+    while data := file.read(PIECE_BYTES):
         if not isinstance(data, bytes):
             raise InvalidArgumentError('the file object must be opened in binary mode')
         yield data
@@ -654,7 +645,7 @@ def _tar_directory(folder: Path) -> Iterator[bytes]:
             if member.isreg():
                 left = member.size
                 with path.open('rb') as file:
-                    while left and (data := file.read(min(4 * CHUNK, left))):
+                    while left and (data := file.read(min(PIECE_BYTES, left))):
                         left -= len(data)
                         yield data
                 # A file that shrank meanwhile is filled up: its size has been said already.

@@ -41,7 +41,6 @@ class AgentOperations:
 
     Args:
         channel: A started channel.
-        shell: The argv that a command string is appended to; default is bash if the sandbox has it, else sh.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -105,7 +104,7 @@ class AgentOperations:
         """Return the request for the agent, the input that goes with it, and the input that follows."""
         if isinstance(request.command, str):
             if not self._shell:
-                raise SandboxError('the sandbox has no shell (bash or sh); give the command as a list')
+                raise SandboxError('the sandbox has no shell; give the command as a list')
             argv = [self._shell, '-c', '--', request.command]
         else:
             argv = list(request.command)
@@ -301,13 +300,20 @@ class AgentOperations:
 
     def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
         """Connect to a TCP port as seen from inside."""
-        call = self.channel.open({'op': 'connect', 'host': host, 'port': port}, live=True)
+        return self._connect({'host': host, 'port': port}, f'port {port}', timeout)
+
+    def connect_path(self, path: str, *, timeout: float | None) -> Connection:
+        """Connect to a Unix socket inside, by its absolute path; errors as for `connect`."""
+        return self._connect({'path': path}, repr(path), timeout)
+
+    def _connect(self, message: dict[str, Any], what: str, timeout: float | None) -> Connection:
+        call = self.channel.open({'op': 'connect', **message}, live=True)
         deadline = Deadline.after(timeout)
         try:
             frame = call.next_frame(deadline)
             if frame is None or frame[0] != EVENT:
                 self._answer(call.wait(deadline), '')
-                raise SandboxError(f'the connection to port {port} ended before it began')
+                raise SandboxError(f'the connection to {what} ended before it began')
         except BaseException:
             if not call.has_ended:
                 call.cancel()

@@ -51,19 +51,25 @@ class ShellExecutor(Tool):
         Attributes:
             timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
             max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
+            shell: Program that reads a command string, called as ``shell -c -- command``, like ``'bash'``. Default is the
+                sandbox's own ``sh``.
         """
 
         timeout: float | None = argument(default=None, minimum=0)
         max_output_bytes: int | None = argument(default=None, minimum=1)
+        shell: str | None = argument(default=None)
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         """Run the command and tell its end; where there is none, nothing is run."""
         program = arguments.command if isinstance(arguments.command, str) else ''.join(arguments.command[:1])
         if not program.strip():
             return self.failure('No command provided')
+        command: str | tuple[str, ...] = arguments.command
+        if self.options.shell and isinstance(command, str):
+            command = (self.options.shell, '-c', '--', command)
         timeout = self.options.timeout if arguments.timeout is None else arguments.timeout
         result = workspace.execute_command(
-            arguments.command,
+            command,
             timeout,
             cwd=arguments.cwd,
             env=arguments.env,

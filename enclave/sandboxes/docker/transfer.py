@@ -9,14 +9,13 @@ the engine does not see what was mounted inside.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import posixpath
 import tarfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from enclave.agent.program import CHUNK
 from enclave.channel.channel import Channel
 from enclave.errors import EnclaveError, SandboxPathError, SandboxPathNotFoundError
 from enclave.records import PathInfo
@@ -25,6 +24,7 @@ from enclave.sandboxes.docker.engine import Engine
 
 LARGE_BYTES = 8 << 20
 """Files from this size on go through the engine."""
+PIECE_BYTES = 1 << 20
 
 
 class DockerAgentOperations(AgentOperations):
@@ -45,19 +45,14 @@ class DockerAgentOperations(AgentOperations):
         if self._use_archives and offset == 0 and max_bytes is None:
             facts = self.stat_facts(path, follow_symlinks=True)
             if facts.flag('on_root') and facts.text('kind') == 'file' and facts.integer('size') >= LARGE_BYTES:
-                return self._read_large(facts.text('path'))
+                return self._read_large(facts.text('path'), facts.integer('size'))
         return super().read_file(path, offset, max_bytes)
 
-    def _read_large(self, path: str) -> Iterator[bytes]:
+    def _read_large(self, path: str, size: int) -> Iterator[bytes]:
         with self._engine.translate(f'read {path!r} from the sandbox'):
-            stream, _ = self._engine.api.get_archive(self._container, path, chunk_size=4 * CHUNK)
-            with contextlib.closing(stream), _open_stream(_Reader(stream)) as tar:
-                member = tar.next()
-                file = tar.extractfile(member) if member is not None and member.isreg() else None
-                if file is None:
-                    raise SandboxPathError(f'not a regular file any more: {path!r}')
-                while data := file.read(4 * CHUNK):
-                    yield data
+            stream, _ = self._engine.api.get_archive(self._container, path, chunk_size=PIECE_BYTES)
+            with contextlib.closing(stream):
+                yield from _first_member(stream, path, size)
 
     def write_file(
         self,
@@ -118,7 +113,7 @@ class DockerAgentOperations(AgentOperations):
         beside = posixpath.join(folder, member.name)
         try:
             with self._engine.translate(f'write {name!r} into the sandbox'):
-                self._engine.api.put_archive(self._container, folder, _one_member(member, chunks))
+                self._engine.api.put_archive(self._container, folder, _OneMember(member, chunks))
             self.move_path(beside, posixpath.join(folder, name), overwrite=True)
         except BaseException:
             with contextlib.suppress(EnclaveError):
@@ -126,36 +121,77 @@ class DockerAgentOperations(AgentOperations):
             raise
 
 
-def _one_member(member: tarfile.TarInfo, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a tar archive of one file; a source of another length than was said is an error."""
-    yield member.tobuf(tarfile.PAX_FORMAT)
-    left = member.size
-    for chunk in chunks:
-        left -= len(chunk)
-        if left < 0:
-            break
-        yield chunk
-    if left:
-        raise SandboxPathError('the file changed its size while it was copied; copy it again')
-    yield b'\0' * (-member.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+class _OneMember:
+    """A tar archive of one file as a request body of known length, which spares both ends the chunked encoding.
 
+    A source of another length than was said is an error.
+    """
 
-def _open_stream(reader: Any) -> tarfile.TarFile:
-    return tarfile.open(fileobj=reader, mode='r|', bufsize=4 * CHUNK)
-
-
-class _Reader:
-    """Pieces of bytes as the file object `tarfile` reads a stream from."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, member: tarfile.TarInfo, chunks: Iterable[bytes]) -> None:
+        self._header = member.tobuf(tarfile.PAX_FORMAT)
+        self._size = member.size
         self._chunks = chunks
-        self._held = b''
+        self._padding = b'\0' * (-member.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
 
-    def read(self, size: int) -> bytes:
-        while len(self._held) < size:
-            chunk = next(self._chunks, b'')
-            if not chunk:
+    def __len__(self) -> int:
+        return len(self._header) + self._size + len(self._padding)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._header
+        left = self._size
+        for chunk in self._chunks:
+            left -= len(chunk)
+            if left < 0:
                 break
-            self._held = self._held + chunk if self._held else chunk
-        data, self._held = self._held[:size], self._held[size:]
-        return data
+            yield chunk
+        if left:
+            raise SandboxPathError('the file changed its size while it was copied; copy it again')
+        yield self._padding
+
+
+def _first_member(chunks: Iterator[bytes], path: str, size: int) -> Iterator[bytes]:
+    """Yield the content of a tar stream's first file as the pieces come, without copying them.
+
+    `tarfile` would copy each byte three times on its way. What may stand before the file are extended headers (POSIX pax,
+    GNU long names), each with its own size.
+    """
+    held = b''
+    skip = 0
+    for chunk in chunks:
+        held = held + chunk if held else chunk
+        while True:
+            if skip:
+                cut = min(skip, len(held))
+                held, skip = held[cut:], skip - cut
+            if skip or len(held) < tarfile.BLOCKSIZE:
+                break
+            member = tarfile.TarInfo.frombuf(held[: tarfile.BLOCKSIZE], 'utf-8', 'surrogateescape')
+            held = held[tarfile.BLOCKSIZE :]
+            if member.isreg():
+                yield from _exactly(held, chunks, path, size)
+                return
+            if member.type not in _EXTENDED:
+                raise SandboxPathError(f'not a regular file any more: {path!r}')
+            skip = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    raise SandboxPathError(f'the engine sent no file for {path!r}')
+
+
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
+def _exactly(first: bytes, chunks: Iterator[bytes], path: str, size: int) -> Iterator[bytes]:
+    """Yield ``size`` bytes of ``first`` and what follows."""
+    left = size
+    for chunk in itertools.chain((first,), chunks):
+        if len(chunk) >= left:
+            yield chunk[:left]
+            return
+        left -= len(chunk)
+        yield chunk
+    raise SandboxPathError(f'the engine sent {size - left} of {size} bytes of {path!r}')
