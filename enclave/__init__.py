@@ -20,6 +20,10 @@ _HOMES = {
     'enclave.config': ('SandboxConfig',),
     'enclave.enums': ('ExecutionStatus', 'SandboxManagerType', 'SandboxStatus', 'SandboxType'),
     'enclave.errors': ('EnclaveError',),
+    'enclave.managers.base': ('SandboxManager',),
+    'enclave.managers.config': ('SandboxManagerConfig',),
+    'enclave.managers.local': ('LocalSandboxManager',),
+    'enclave.managers.registry': ('SandboxManagerFactory', 'register_manager'),
     'enclave.records': ('CommandResult', 'HealthCheckResult', 'PathInfo', 'SandboxInfo', 'ToolResult'),
     'enclave.sandboxes.base': ('Sandbox',),
     'enclave.sandboxes.docker.config': ('DockerSandboxConfig',),
@@ -40,6 +44,11 @@ if TYPE_CHECKING:
     from enclave.enums import SandboxStatus as SandboxStatus
     from enclave.enums import SandboxType as SandboxType
     from enclave.errors import EnclaveError as EnclaveError
+    from enclave.managers.base import SandboxManager as SandboxManager
+    from enclave.managers.config import SandboxManagerConfig as SandboxManagerConfig
+    from enclave.managers.local import LocalSandboxManager as LocalSandboxManager
+    from enclave.managers.registry import SandboxManagerFactory as SandboxManagerFactory
+    from enclave.managers.registry import register_manager as register_manager
     from enclave.records import CommandResult as CommandResult
     from enclave.records import HealthCheckResult as HealthCheckResult
     from enclave.records import PathInfo as PathInfo

@@ -1,0 +1,580 @@
+"""What a manager is (floor 5): the verbs that every kind has, so that code written for one runs with another.
+
+A manager is used with plain blocking calls from any number of threads. `SandboxManager.submit` has any of them called on the
+manager's own threads instead, and gives a future.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import contextvars
+import difflib
+import logging
+import os
+import threading
+import uuid
+import warnings
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import IO, Any, ClassVar, Literal, TypeVar
+
+from enclave.cancellation import Cancellation, on_cancel
+from enclave.config import SandboxConfig
+from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
+from enclave.errors import InvalidArgumentError
+from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.workers import Workers
+from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
+from enclave.sandboxes.base import Sandbox
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar('R')
+M = TypeVar('M', bound='SandboxManager')
+Config = SandboxConfig | Mapping[str, Any] | None
+Lifetime = float | None | Literal['default']
+"""Seconds; None or 0 for never; ``'default'`` for what the manager's configuration says."""
+Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
+
+NO_POOL = 'Sandbox pool is empty, call initialize_pool first'
+
+# These never queue behind calls that take as long as the code in a sandbox does.
+_CONTROL = frozenset(
+    {
+        'stop',
+        'stop_sandbox',
+        'delete_sandbox',
+        'cleanup_all_sandboxes',
+        'release_sandbox',
+        'renew',
+        'health_check',
+        'get_stats',
+        'get_sandbox',
+        'get_sandbox_info',
+        'get_sandbox_tools',
+        'list_sandboxes',
+    }
+)
+_NOT_SUBMITTED = frozenset({'submit', 'lease', 'open'})
+
+
+class CallFuture(Future[R]):
+    """The future of a submitted call. `cancel` also reaches one that is being made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cancellation = Cancellation()
+
+    def cancel(self) -> bool:
+        """Cancel the call. True if it had not begun, and never will.
+
+        False if it had: then what runs in the sandbox for it is killed (a command's result says ``cancelled``), and a wait in a
+        pool's queue or for a creation ends with `CallCancelledError`.
+        """
+        if super().cancel():
+            return True
+        self._cancellation.cancel()
+        return False
+
+    def run_under(self, call: Callable[[], R]) -> R:
+        """Make the call such that `cancel` reaches it, and so does the cancellation of the work that submitted it."""
+        with on_cancel(self._cancellation.cancel), self._cancellation.applied():
+            return call()
+
+
+class SandboxManager(ABC):
+    """Owner of many sandboxes. Use it as a context manager, or call `start` and `stop`.
+
+    It lives once: from its making (which starts and connects nothing), through `start` (called by the first verb that needs
+    it), to `stop`. One that is forgotten, or still there when the interpreter exits, is told by a `ResourceWarning` and
+    stopped. Every verb may be called by any number of threads at once.
+
+    Attributes:
+        id: Its own name, eight hexadecimal digits, as in the names of its threads.
+        config: The checked configuration.
+    """
+
+    manager_type: ClassVar[SandboxManagerType | str]
+
+    def __init__(self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+        """Check the configuration.
+
+        Args:
+            config: A configuration, a dict of its options, or None for the defaults.
+            options: Options of `SandboxManagerConfig`, in the place of what ``config`` says.
+
+        Raises:
+            ConfigurationError: The configuration is wrong; the message names the field.
+        """
+        self.id = uuid.uuid4().hex[:8]
+        self._pid = os.getpid()
+        self.config = SandboxManagerConfig.merged(config, options)
+        self._calls = Workers(self.config.max_workers, 'call', self.id)
+        self._control = Workers(self.config.max_workers, 'control', self.id)
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin; does nothing the second time. The first verb that needs it does it too.
+
+        Raises:
+            ManagerStoppedError: It was stopped already.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End: refuse new work, wake all who wait, let running calls go on for ``stop_grace``, then take everything away.
+
+        May be called twice, at any stage, from any thread, in a signal handler and while the interpreter exits. Takes at most
+        ``stop_timeout``. A sandbox that could not be taken away is told in the log and stays in `list_sandboxes`; calling
+        again tries again. Sandboxes with ``remove_on_exit=False`` are stopped and kept.
+        """
+
+    def _watch(self, stop: Callable[[], None]) -> None:
+        """Have ``stop`` called if the manager is forgotten. It must not refer to the manager. For implementations."""
+        self._finalizer = weakref.finalize(self, _forgotten, repr(self), self.id, stop, self._pid)
+        self._finalizer.atexit = False  # the hook below does that, with the manager still whole
+        _unstopped.add(self)
+
+    def _unwatch(self) -> None:
+        """Take back `_watch`, after a complete `stop`."""
+        _unstopped.discard(self)
+        finalizer = getattr(self, '_finalizer', None)
+        if finalizer is not None:
+            finalizer.detach()
+
+    def __enter__(self: M) -> M:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # Sandboxes --------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def create_sandbox(
+        self,
+        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        config: Config = None,
+        sandbox_id: str | None = None,
+        *,
+        ttl: Lifetime = 'default',
+        idle_timeout: Lifetime = 'default',
+    ) -> str:
+        """Make and start a sandbox, and return its id.
+
+        Args:
+            config: Configuration of the kind, a dict of its options, or None for the manager's ``sandbox_config``.
+            sandbox_id: A name of your own; default is a new one.
+            ttl: Seconds from its start after which it is removed, whatever goes on in it; None for never.
+            idle_timeout: Seconds without any call going on after which it is removed; None for never.
+
+        Raises:
+            ConfigurationError, NotRegisteredError: The configuration is wrong, or the kind unknown.
+            InvalidArgumentError: A lifetime is impossible, or beyond what the manager allows.
+            ConflictError: The id is taken.
+            SandboxStartError: It could not be started, and nothing of it is left; `ImageNotFoundError` is one.
+            EngineUnavailableError: Its backend does not answer.
+            CallCancelledError: The caller's work was cancelled; nothing of the sandbox is left.
+            ManagerStoppedError: The manager is stopping or stopped.
+        """
+
+    @abstractmethod
+    def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
+        """Return the sandbox of an id, or None if there is none. What is called on it directly counts as use of it."""
+
+    @abstractmethod
+    def get_sandbox_info(self, sandbox_id: str) -> SandboxInfo:
+        """Return what can be said of a sandbox, looked at afresh: one that died shows ``error`` and why.
+
+        Its ``metadata`` also holds ``ttl``, ``idle_timeout`` (seconds or None), ``expires_at`` (ISO 8601 or None) and ``pool``
+        (a pool's name or None).
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+        """
+
+    @abstractmethod
+    def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
+        """Return what can be said of all sandboxes, oldest first; see `get_sandbox_info`.
+
+        Args:
+            status_filter: Only those in this state.
+
+        Raises:
+            InvalidArgumentError: There is no such state.
+        """
+
+    @abstractmethod
+    def stop_sandbox(self, sandbox_id: str) -> bool:
+        """Stop a sandbox, which stays in the list as ``stopped``; True when done, also if it was stopped before.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            EngineUnavailableError: Its backend does not answer.
+        """
+
+    @abstractmethod
+    def delete_sandbox(self, sandbox_id: str) -> bool:
+        """Take a sandbox away, in whatever state it is, and forget it; True when done.
+
+        If two threads delete it at once, both wait for the one removal. What cannot be taken away now stays in the list and is
+        tried again every few seconds.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id, perhaps because it was deleted before.
+            EngineUnavailableError: Its backend does not answer.
+        """
+
+    @abstractmethod
+    def cleanup_all_sandboxes(self) -> list[str]:
+        """Delete all sandboxes in parallel, dissolve the pools, and return the ids of what was deleted.
+
+        Raises:
+            EnclaveError: Not all could be deleted: the first failure.
+        """
+
+    @abstractmethod
+    def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
+        """Let a sandbox live ``ttl`` seconds from now, and return that moment (aware, UTC); None for no end.
+
+        Args:
+            ttl: Default is the ``ttl`` it was made with.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            InvalidArgumentError: The time is impossible, or beyond what the manager allows.
+        """
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        config: Config = None,
+        sandbox_id: str | None = None,
+        *,
+        ttl: Lifetime = 'default',
+        idle_timeout: Lifetime = 'default',
+    ) -> Iterator[Sandbox]:
+        """Make a sandbox for the length of a ``with`` block; see `create_sandbox`."""
+        made = self.create_sandbox(sandbox_type, config, sandbox_id, ttl=ttl, idle_timeout=idle_timeout)
+        try:
+            yield self._existing(made)
+        finally:
+            # It may be gone by its own lifetime, or with the manager.
+            if self.get_sandbox(made) is not None:
+                with contextlib.suppress(LookupError):
+                    self.delete_sandbox(made)
+
+    def _existing(self, sandbox_id: str) -> Sandbox:
+        sandbox = self.get_sandbox(sandbox_id)
+        if sandbox is None:
+            self.get_sandbox_info(sandbox_id)  # raises what is to be said about that
+            raise AssertionError('unreachable')
+        return sandbox
+
+    # Tools and commands -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def execute_tool(self, sandbox_id: str, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+        """Run a tool in a sandbox; see `Sandbox.execute_tool`.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            ToolNotFoundError, ToolArgumentsError: There is no such tool, or its arguments are wrong.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+            ManagerStoppedError: The manager is stopping or stopped.
+        """
+
+    @abstractmethod
+    def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
+        """Return a sandbox's tools as ``{name: OpenAI-style function schema}``.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+        """
+
+    @abstractmethod
+    def execute_command(
+        self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
+    ) -> CommandResult:
+        """Run a command in a sandbox: a string through its shell, a sequence as it is.
+
+        Args:
+            timeout: Seconds; None takes the sandbox's configuration, 0 means no limit.
+            options: ``cwd``, ``env``, ``user``, ``stdin``, ``max_output_bytes``, as for a sandbox's own `execute_command`.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            InvalidArgumentError: An argument is impossible.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+        """
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def put_file(self, sandbox_id: str, source: Source, target: str, *, mode: int | None = None) -> int:
+        """Copy a file into a sandbox and return its size in bytes.
+
+        Args:
+            source: A host path, bytes, a binary file object or an iterable of bytes.
+            target: Path in the sandbox; ending in ``/`` or being a directory, it takes the source's own name.
+            mode: Permission bits; default is the host file's.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            UnsupportedError: This kind of sandbox takes no files.
+            FileNotFoundError: The host path does not exist.
+            SandboxPathError: The sandbox refused: permission, wrong kind, no space.
+        """
+
+    @abstractmethod
+    def get_file(
+        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
+    ) -> bytes | int:
+        """Copy a file out of a sandbox.
+
+        Args:
+            target: Host path, a directory there, a binary file object, or None to return the bytes.
+
+        Returns:
+            The bytes, or with a target their number.
+
+        Raises:
+            SandboxNotFoundError, UnsupportedError: As for `put_file`.
+            SandboxPathNotFoundError, SandboxPathError: There is no such file in the sandbox, or it cannot be read.
+        """
+
+    @abstractmethod
+    def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
+        """Copy what is in a host directory into a directory of a sandbox, made if missing; True when done.
+
+        Modes, symlinks and empty directories are kept; what is there already is merged with.
+
+        Raises:
+            NotADirectoryError: The host path is no directory.
+            SandboxNotFoundError, UnsupportedError, SandboxPathError: As for `put_file`.
+        """
+
+    @abstractmethod
+    def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
+        """Copy what is in a directory of a sandbox into a host directory, made if missing; True when done.
+
+        Nothing is ever written outside of ``target``, whatever names and links are in the sandbox.
+
+        Raises:
+            SandboxNotFoundError, UnsupportedError: As for `put_file`.
+            SandboxPathNotFoundError, SandboxPathError: There is no such directory in the sandbox, or it cannot be read.
+        """
+
+    @abstractmethod
+    def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
+        """Unpack a tar archive (plain or compressed) below a directory of a sandbox, made if missing; True when done.
+
+        Args:
+            source: Host path of an archive, its bytes, a binary file object or an iterable of bytes.
+
+        Raises:
+            SandboxNotFoundError, UnsupportedError, SandboxPathError: As for `put_file`.
+        """
+
+    @abstractmethod
+    def get_archive(
+        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
+    ) -> bytes | int:
+        """Return a path of a sandbox as a plain tar archive, whose top member has the path's last name.
+
+        Args:
+            target: Host path of the archive to write, a binary file object, or None to return the bytes.
+
+        Raises:
+            SandboxNotFoundError, UnsupportedError: As for `put_file`.
+            SandboxPathNotFoundError, SandboxPathError: There is no such path in the sandbox, or it cannot be read.
+        """
+
+    # Pools ------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def initialize_pool(
+        self,
+        pool_size: int | None = None,
+        sandbox_type: SandboxType | str | None = None,
+        config: Config = None,
+        *,
+        name: str | None = None,
+    ) -> list[str]:
+        """Make a pool of warm sandboxes, starting them in parallel, and return their ids. All start, or it is an error.
+
+        Called again for the same kind and configuration it changes that pool's size; for others it makes a further pool.
+
+        Args:
+            pool_size: How many; None takes the manager's ``pool_size``.
+            sandbox_type: Their kind; None is Docker's.
+            config: Their configuration; None takes the manager's ``sandbox_config``.
+            name: What the pool is called. Default: ``'default'`` for the first, the kind and a number for others.
+
+        Raises:
+            PoolError: The size is not at least 1, or the name is that of a pool of another kind or configuration.
+            SandboxStartError, EngineUnavailableError, ...: One did not start; none is left. See `create_sandbox`.
+        """
+
+    @property
+    @abstractmethod
+    def _pool_initialized(self) -> bool:
+        """Whether there is a pool."""
+
+    @abstractmethod
+    def acquire_sandbox(
+        self, timeout: float | None = None, *, pool: str | None = None, ttl: float | None = None
+    ) -> str:
+        """Lease a sandbox of a pool and return its id; give it back with `release_sandbox`. Better is `lease`.
+
+        First come, first served. What is lent was working a moment ago; a dead one is replaced, never lent.
+
+        Args:
+            timeout: Seconds to wait for one; None for no limit.
+            pool: The pool's name; None is the first that was made.
+            ttl: Seconds the lease may last; then the sandbox is destroyed and the pool makes another. None for no limit.
+
+        Raises:
+            PoolError: There is no pool, or none of that name.
+            PoolExhaustedError: None became free in time; it is a `TimeoutError`.
+            CallCancelledError: The caller's work was cancelled.
+            ManagerStoppedError: The manager was stopped.
+            EnclaveError: The pool has none left and cannot make one; this says why.
+        """
+
+    @abstractmethod
+    def release_sandbox(self, sandbox_id: str) -> None:
+        """Give a leased sandbox back. Does nothing if it went away meanwhile, with its lease or with the manager.
+
+        Raises:
+            PoolError: It is not leased.
+        """
+
+    @contextlib.contextmanager
+    def lease(self, timeout: float | None = None, *, pool: str | None = None) -> Iterator[Sandbox]:
+        """Lease a sandbox of a pool for the length of a ``with`` block; see `acquire_sandbox`.
+
+        With ``pool_policy='reuse'`` it goes back as it is, with ``'fresh'`` it is destroyed and replaced in the background.
+        """
+        sandbox_id = self.acquire_sandbox(timeout, pool=pool)
+        try:
+            yield self._existing(sandbox_id)
+        finally:
+            self.release_sandbox(sandbox_id)
+
+    def execute_tool_in_pool(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        pool: str | None = None,
+    ) -> ToolResult:
+        """Run a tool in whichever sandbox of a pool is free.
+
+        Args:
+            timeout: Seconds to wait for a free sandbox; None for no limit. How long the tool may run is its own affair.
+            pool: The pool's name; None is the first that was made.
+
+        Raises:
+            PoolError, PoolExhaustedError, CallCancelledError, ManagerStoppedError: As for `acquire_sandbox`.
+            ToolNotFoundError, ToolArgumentsError, SandboxGoneError, ...: As for `execute_tool`.
+        """
+        with self.lease(timeout, pool=pool) as sandbox:
+            return sandbox.execute_tool(tool_name, parameters)
+
+    # Facts ------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def get_stats(self) -> dict[str, Any]:
+        """Return numbers about the manager, JSON-compatible.
+
+        ``{'manager_type', 'manager_id', 'running', 'total_sandboxes', 'status_counts': {status: count}, 'sandbox_types':
+        {kind: count}, 'active_calls', 'cleanup_interval', 'pool_size', 'pools': {name: numbers}}``. ``pool_size`` is the sum of
+        the pools' sizes; a pool's numbers are ``size``, ``idle``, ``leased``, ``starting``, ``waiting``, ``min_size``,
+        ``max_size``, ``policy``, ``created``, ``replaced``, ``leases``, ``wait_seconds_mean`` and ``wait_seconds_max``.
+        """
+
+    @abstractmethod
+    def health_check(self) -> HealthCheckResult:
+        """Return whether the manager takes work and its backends answer; takes a few seconds at most, and never raises.
+
+        ``details``: ``{'running': bool, 'sandboxes': count, 'backends': {kind: 'ok' or what is wrong}}``, for the kinds in use.
+        """
+
+    # Elsewhere --------------------------------------------------------------------------------------------------------
+
+    def submit(self, verb: str, /, *args: Any, **kwargs: Any) -> CallFuture[Any]:
+        """Have a verb called on the manager's own threads, and return its future.
+
+        The context variables of the caller travel with it. Verbs that control (stop, delete, list and alike) have threads of
+        their own and never queue behind executions.
+
+        Args:
+            verb: The name of a method, like ``'execute_tool'``.
+
+        Raises:
+            InvalidArgumentError: There is no such verb.
+            ManagerStoppedError: The manager is stopped.
+        """
+        if verb not in self._verbs():
+            near = difflib.get_close_matches(str(verb), self._verbs(), n=1)
+            hint = f'did you mean {near[0]!r}?' if near else f'there are: {", ".join(sorted(self._verbs()))}'
+            raise InvalidArgumentError(f'a manager has no verb {verb!r} to submit; {hint}')
+        if verb != 'stop':
+            self.start()
+        method = getattr(self, verb)
+        context = contextvars.copy_context()
+        future: CallFuture[Any] = CallFuture()
+        workers = self._control if verb in _CONTROL else self._calls
+        workers.submit_to(future, lambda: context.run(future.run_under, lambda: method(*args, **kwargs)))
+        return future
+
+    @classmethod
+    def _verbs(cls) -> frozenset[str]:
+        names = (name for name in dir(cls) if not name.startswith('_') and name not in _NOT_SUBMITTED)
+        return frozenset(name for name in names if callable(getattr(cls, name)))
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} {self.id}>'
+
+
+# Forgotten managers ---------------------------------------------------------------------------------------------------
+
+_unstopped: weakref.WeakSet[SandboxManager] = weakref.WeakSet()
+
+
+def _forgotten(name: str, manager_id: str, stop: Callable[[], None], pid: int) -> None:
+    """Stop what a manager left that nobody refers to any more. Called by the garbage collector, so it must not take long."""
+    if os.getpid() != pid:
+        return
+    warnings.warn(f'{name} was forgotten without stop()', ResourceWarning, stacklevel=2)
+    # Not a daemon: the interpreter waits for it.
+    thread = threading.Thread(target=stop, name=f'enclave-stop-{manager_id}', daemon=False)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is exiting
+        stop()
+
+
+def _stop_unstopped() -> None:
+    """Stop the managers that are still there when the interpreter exits."""
+    for manager in list(_unstopped):
+        if manager._pid != os.getpid():
+            continue
+        warnings.warn(f'{manager!r} was not stopped before the program ended', ResourceWarning, stacklevel=1)
+        try:
+            manager.stop()
+        except Exception:
+            logger.warning('%r could not be stopped at exit', manager, exc_info=True)
+
+
+atexit.register(_stop_unstopped)

@@ -1,0 +1,384 @@
+"""The manager of sandboxes on this machine (floor 5): every verb said once, over the keeper that owns the sandboxes."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import IO, Any, ClassVar
+
+import enclave
+from enclave.cancellation import is_cancelled, on_cancel
+from enclave.deadline import Deadline, check_timeout
+from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
+from enclave.errors import (
+    CallCancelledError,
+    InvalidArgumentError,
+    PoolError,
+    UnsupportedError,
+)
+from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, Source
+from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.keeper import Keeper, Record, Template, try_all
+from enclave.managers.pool import Pool
+from enclave.managers.workers import wait_for
+from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
+from enclave.sandboxes.base import Sandbox
+
+logger = logging.getLogger(__name__)
+
+HEALTH_SECONDS = 5.0
+"""How long a backend may take to answer before it counts as ill."""
+
+
+class LocalSandboxManager(SandboxManager):
+    """Many sandboxes with one owner, in this process; see `SandboxManager` for its verbs and `SandboxManagerConfig`."""
+
+    manager_type: ClassVar[SandboxManagerType] = SandboxManagerType.LOCAL
+
+    def __init__(self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+        """Check the configuration; see `SandboxManager`."""
+        super().__init__(config, **options)
+        self._keeper = Keeper(self.id, self.config, calls=self._calls, control=self._control)
+        self._pools_changed = threading.Condition()  # guards the three below
+        self._templates: dict[str, Template] = {}  # by the names of pools that are there or being made
+        self._making: set[str | None] = set()
+        self._is_watched = False
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; does nothing the second time. The first verb that needs it does it too.
+
+        Raises:
+            ManagerStoppedError: It was stopped already.
+        """
+        self._keeper.start()
+        with self._pools_changed:
+            if not self._is_watched:
+                self._is_watched = True
+                self._watch(self._keeper.stop)
+
+    def stop(self) -> None:
+        """End: refuse new work, wake all who wait, let running calls go on for ``stop_grace``, then take everything away.
+
+        May be called twice, at any stage, from any thread, in a signal handler and while the interpreter exits. Takes at most
+        ``stop_timeout``. A sandbox that could not be taken away is told in the log and stays in `list_sandboxes`; calling
+        again tries again. Sandboxes with ``remove_on_exit=False`` are stopped and kept.
+        """
+        self._keeper.stop()
+        if self._keeper.state == 'stopped':
+            self._unwatch()
+
+    # Sandboxes --------------------------------------------------------------------------------------------------------
+
+    def create_sandbox(
+        self,
+        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        config: Config = None,
+        sandbox_id: str | None = None,
+        *,
+        ttl: Lifetime = 'default',
+        idle_timeout: Lifetime = 'default',
+    ) -> str:
+        """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
+        self._keeper.check_open()
+        ttl = self._lifetime('ttl', ttl)
+        idle_timeout = self._lifetime('idle_timeout', idle_timeout)
+        sandbox = self._keeper.make(sandbox_type, config, sandbox_id)
+        self.start()
+        record = self._keeper.begin(sandbox, kind=str(sandbox_type), ttl=ttl, idle_timeout=idle_timeout)
+        return self._keeper.finish(record).id
+
+    def _lifetime(self, name: str, value: Lifetime) -> float | None:
+        """Return a lifetime in seconds or None for never, within what the configuration allows."""
+        cap: float | None = getattr(self.config, f'max_{name}')
+        if value == 'default':
+            default: float | None = getattr(self.config, name)
+            return cap if default is None else default
+        seconds = check_timeout(value, name)
+        if cap is not None and (seconds is None or seconds > cap):
+            asked = 'never' if seconds is None else f'{seconds:g} s'
+            raise InvalidArgumentError(f'{name} must be at most {cap:g} s (max_{name} of the manager), not {asked}')
+        return seconds
+
+    def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
+        """Return the sandbox of an id, or None if there is none. What is called on it directly counts as use of it."""
+        record = self._keeper.find(sandbox_id)
+        return None if record is None else record.sandbox
+
+    def get_sandbox_info(self, sandbox_id: str) -> SandboxInfo:
+        """Return what can be said of a sandbox; see `SandboxManager.get_sandbox_info`."""
+        return self._keeper.describe(self._keeper.get(sandbox_id))
+
+    def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
+        """Return what can be said of all sandboxes, oldest first; see `SandboxManager.list_sandboxes`."""
+        status = None
+        if status_filter is not None:
+            try:
+                status = SandboxStatus(status_filter)
+            except ValueError:
+                known = ', '.join(repr(str(each)) for each in SandboxStatus)
+                raise InvalidArgumentError(f'status_filter must be one of {known}, not {status_filter!r}') from None
+        infos = [self._keeper.describe(record) for record in self._keeper.records()]
+        return [info for info in infos if status is None or info.status is status]
+
+    def stop_sandbox(self, sandbox_id: str) -> bool:
+        """Stop a sandbox, which stays in the list as ``stopped``; see `SandboxManager.stop_sandbox`."""
+        self._keeper.halt(self._keeper.get(sandbox_id))
+        return True
+
+    def delete_sandbox(self, sandbox_id: str) -> bool:
+        """Take a sandbox away and forget it; see `SandboxManager.delete_sandbox`."""
+        ending = self._keeper.end(self._keeper.get(sandbox_id))
+        if not wait_for(ending):
+            raise CallCancelledError(f'waiting for the removal of sandbox {sandbox_id} was cancelled; it goes on')
+        ending.result()
+        return True
+
+    def cleanup_all_sandboxes(self) -> list[str]:
+        """Delete all sandboxes and dissolve the pools; see `SandboxManager.cleanup_all_sandboxes`."""
+        self._keeper.check_open()
+        self._keeper.remove_pools(PoolError('the pool was dissolved by cleanup_all_sandboxes'))
+        with self._pools_changed:
+            self._templates = {name: each for name, each in self._templates.items() if name in self._making}
+        records = self._keeper.records()
+        try_all([self._keeper.end(record) for record in records])
+        return [record.id for record in records]
+
+    def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
+        """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
+        record = self._keeper.get(sandbox_id)
+        return self._keeper.set_ttl(record, record.ttl if ttl == 'default' else self._lifetime('ttl', ttl))
+
+    # Tools and commands -----------------------------------------------------------------------------------------------
+
+    def execute_tool(self, sandbox_id: str, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+        """Run a tool in a sandbox; see `SandboxManager.execute_tool`."""
+        with self._keeper.use(sandbox_id) as sandbox:
+            return sandbox.execute_tool(tool_name, parameters)
+
+    def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
+        """Return a sandbox's tools as ``{name: OpenAI-style function schema}``; see `SandboxManager.get_sandbox_tools`."""
+        return self._keeper.get(sandbox_id).sandbox.get_available_tools()
+
+    def execute_command(
+        self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
+    ) -> CommandResult:
+        """Run a command in a sandbox; see `SandboxManager.execute_command`."""
+        with self._keeper.use(sandbox_id) as sandbox:
+            return sandbox.execute_command(command, timeout, **options)
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def _files(self, sandbox_id: str, verb: str, *args: Any, **kwargs: Any) -> Any:
+        with self._keeper.use(sandbox_id) as sandbox:
+            method = getattr(sandbox, verb, None)
+            if method is None:
+                raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, has no {verb}')
+            return method(*args, **kwargs)
+
+    def put_file(self, sandbox_id: str, source: Source, target: str, *, mode: int | None = None) -> int:
+        """Copy a file into a sandbox and return its size in bytes; see `SandboxManager.put_file`."""
+        size: int = self._files(sandbox_id, 'put_file', source, target, mode=mode)
+        return size
+
+    def get_file(
+        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
+    ) -> bytes | int:
+        """Copy a file out of a sandbox; see `SandboxManager.get_file`."""
+        got: bytes | int = self._files(sandbox_id, 'get_file', source, target)
+        return got
+
+    def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
+        """Copy what is in a host directory into a directory of a sandbox; see `SandboxManager.put_dir`."""
+        self._files(sandbox_id, 'put_dir', source, target)
+        return True
+
+    def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
+        """Copy what is in a directory of a sandbox into a host directory; see `SandboxManager.get_dir`."""
+        self._files(sandbox_id, 'get_dir', source, target)
+        return True
+
+    def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
+        """Unpack a tar archive below a directory of a sandbox; see `SandboxManager.put_archive`."""
+        self._files(sandbox_id, 'put_archive', source, target)
+        return True
+
+    def get_archive(
+        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
+    ) -> bytes | int:
+        """Return a path of a sandbox as a plain tar archive; see `SandboxManager.get_archive`."""
+        got: bytes | int = self._files(sandbox_id, 'get_archive', source, target)
+        return got
+
+    # Pools ------------------------------------------------------------------------------------------------------------
+
+    def initialize_pool(
+        self,
+        pool_size: int | None = None,
+        sandbox_type: SandboxType | str | None = None,
+        config: Config = None,
+        *,
+        name: str | None = None,
+    ) -> list[str]:
+        """Make a pool of warm sandboxes and return their ids; see `SandboxManager.initialize_pool`."""
+        self._keeper.check_open()
+        size = self.config.pool_size if pool_size is None else pool_size
+        if name is not None and (not isinstance(name, str) or not name):
+            raise PoolError(f"a pool's name must be a string that is not empty, not {name!r}")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise PoolError(
+                f'pool_size must be a whole number, at least 1, not {size!r}; '
+                'give it to initialize_pool or in the configuration of the manager'
+            )
+        template = Template(self._keeper, SandboxType.DOCKER if sandbox_type is None else sandbox_type, config)
+        self.start()
+        with self._making_pool(template, name) as (template, pool_name):
+            pool = self._keeper.pools().get(pool_name)
+            is_new = pool is None
+            if pool is None:
+                pool = self._new_pool(pool_name, template, size)
+            records = self._start_all(pool, template, size - pool.min_size)
+            if is_new:
+                self._keeper.add_pool(pool)
+            for record in records:
+                pool.join(record.sandbox)
+            pool.resize(size, self.config.max_size_for(size))
+            return pool.sandbox_ids
+
+    @contextlib.contextmanager
+    def _making_pool(self, template: Template, name: str | None) -> Iterator[tuple[Template, str]]:
+        """Be the only one who makes or resizes a pool, for the block; gives its template and name."""
+        with self._pools_changed, on_cancel(self._wake_makers):
+            self._pools_changed.wait_for(lambda: is_cancelled() or self._find_pool(template, name) not in self._making)
+            if is_cancelled():
+                raise CallCancelledError('the making of a pool was cancelled')
+            known = self._find_pool(template, name)
+            chosen = (
+                known or name or ('default' if not self._templates else f'{template.kind}-{len(self._templates) + 1}')
+            )
+            template = self._templates.setdefault(chosen, template)
+            self._making.add(chosen)
+        try:
+            yield template, chosen
+        finally:
+            with self._pools_changed:
+                self._making.discard(chosen)
+                if chosen not in self._keeper.pools():
+                    self._templates.pop(chosen, None)
+                self._pools_changed.notify_all()
+
+    def _wake_makers(self) -> None:
+        with self._pools_changed:
+            self._pools_changed.notify_all()
+
+    def _find_pool(self, template: Template, name: str | None) -> str | None:
+        """Return the name of the pool that is meant, if it exists or is being made."""
+        for known, its in self._templates.items():
+            same = its.kind == template.kind and its.config == template.config
+            if name == known and not same:
+                raise PoolError(
+                    f'the pool {name!r} has another kind or configuration; choose another name', details={'pool': name}
+                )
+            if same and name in (None, known):
+                return known
+        return None
+
+    def _new_pool(self, name: str, template: Template, size: int) -> Pool:
+        return Pool(
+            name,
+            template,
+            min_size=0,  # until it has them
+            max_size=self.config.max_size_for(size),
+            policy=self.config.pool_policy,
+            when_empty=self.config.pool_when_empty,
+            idle_timeout=self.config.pool_idle_timeout,
+        )
+
+    def _start_all(self, pool: Pool, template: Template, count: int) -> list[Record]:
+        """Start so many sandboxes in parallel, and if one cannot be started take all away again and say why."""
+        records: list[Record] = []
+        try:
+            for _ in range(count):
+                records.append(template.create(pool))
+            for record in records:
+                self._keeper.finish(record)
+        except BaseException as error:
+            endings = [self._keeper.end(record) for record in records]
+            if isinstance(error, Exception) and not isinstance(error, CallCancelledError):
+                for ending in endings:
+                    wait_for(ending)
+            raise
+        return records
+
+    @property
+    def _pool_initialized(self) -> bool:
+        return bool(self._keeper.pools())
+
+    def acquire_sandbox(
+        self, timeout: float | None = None, *, pool: str | None = None, ttl: float | None = None
+    ) -> str:
+        """Lease a sandbox of a pool and return its id; see `SandboxManager.acquire_sandbox`."""
+        deadline = Deadline.after(timeout)
+        seconds = check_timeout(ttl, 'ttl')
+        self._keeper.check_open()
+        pools = self._keeper.pools()
+        if not pools:
+            raise PoolError(NO_POOL)
+        chosen = next(iter(pools.values())) if pool is None else pools.get(pool)
+        if chosen is None:
+            raise PoolError(f'there is no pool {pool!r}; there are: {", ".join(pools)}', details={'pool': str(pool)})
+        sandbox = chosen.acquire(deadline)
+        try:
+            record = self._keeper.take(sandbox.id)
+        except BaseException:
+            chosen.release(sandbox.id)
+            raise
+        record.lessee = threading.get_ident()
+        if seconds is not None:
+            self._keeper.set_ttl(record, seconds)
+        return sandbox.id
+
+    def release_sandbox(self, sandbox_id: str) -> None:
+        """Give a leased sandbox back; see `SandboxManager.release_sandbox`."""
+        record = self._keeper.find(sandbox_id)
+        if record is None or record.pool is None:
+            if self._keeper.state == 'running' and record is not None:
+                raise PoolError(f'sandbox {sandbox_id} is not of a pool', details={'sandbox_id': sandbox_id})
+            return
+        self._keeper.end_lease(record)
+        record.pool.release(sandbox_id)
+
+    # Facts ------------------------------------------------------------------------------------------------------------
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return numbers about the manager; see `SandboxManager.get_stats` for their shape."""
+        records = self._keeper.records()
+        pools = {name: pool.stats() for name, pool in self._keeper.pools().items()}
+        return {
+            'manager_type': str(self.manager_type),
+            'manager_id': self.id,
+            'running': self._keeper.state == 'running',
+            'total_sandboxes': len(records),
+            'status_counts': dict(collections.Counter(str(record.sandbox.status) for record in records)),
+            'sandbox_types': dict(collections.Counter(record.kind for record in records)),
+            'active_calls': self._keeper.active_calls,
+            'cleanup_interval': self.config.cleanup_interval,
+            'pool_size': sum(numbers['size'] for numbers in pools.values()),
+            'pools': pools,
+        }
+
+    def health_check(self) -> HealthCheckResult:
+        """Return whether the manager takes work and its backends answer; see `SandboxManager.health_check`."""
+        running = self._keeper.state in ('new', 'running')
+        backends = self._keeper.check_backends(HEALTH_SECONDS) if running else {}
+        return HealthCheckResult(
+            healthy=running and all(answer == 'ok' for answer in backends.values()),
+            version=enclave.__version__,
+            details={'running': running, 'sandboxes': len(self._keeper.records()), 'backends': backends},
+        )

@@ -1,0 +1,66 @@
+"""Housekeeping on a Docker engine (floor 4): is it there, and what did dead owners leave on it.
+
+Most sandboxes need no sweeping: their agent's stream ends with the owner, and the engine removes them. What can stay is a
+container with a ``command`` of its own, which goes on without its agent, and one whose engine was away when its owner died.
+
+Only what is provably dead is touched: the labels must name an owner on this very host and boot whose process is gone (see
+`enclave.sandboxes.owner`), and a sandbox that was meant to be kept (``remove_on_exit=False``) stays.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from enclave.errors import EngineError, EngineUnavailableError
+from enclave.sandboxes.docker.engine import get_engine
+from enclave.sandboxes.owner import Owner
+
+logger = logging.getLogger(__name__)
+
+LABEL = 'enclave.sandbox'
+LABEL_KEPT = 'enclave.kept'
+"""On a container that outlives its owner on purpose."""
+
+
+class DockerHousekeeper:
+    """The housekeeping of all sandboxes on this process's engine."""
+
+    def check(self) -> None:
+        """Return if the engine answers.
+
+        Raises:
+            EngineUnavailableError: It does not.
+        """
+        get_engine().ping()
+
+    def sweep(self) -> list[str]:
+        """Remove the containers that dead owners left and return their sandboxes' ids.
+
+        Raises:
+            EngineUnavailableError: The engine does not answer.
+        """
+        engine = get_engine()
+        with engine.translate('list the containers of sandboxes'):
+            found = engine.api.containers(all=True, filters={'label': LABEL})
+        swept = []
+        for container in found:
+            labels = container.get('Labels') or {}
+            owner = Owner.from_labels(labels)
+            if owner is None or LABEL_KEPT in labels or not owner.is_provably_dead():
+                continue
+            sandbox_id = labels[LABEL]
+            try:
+                with engine.translate(f'remove sandbox {sandbox_id}, which a dead process left'):
+                    engine.api.remove_container(container['Id'], force=True, v=True)
+            except EngineUnavailableError:
+                raise
+            except EngineError as error:
+                # 404: it is gone; 409: it is going.
+                if error.details.get('status') not in (404, 409):
+                    logger.warning('%s', error)
+                continue
+            logger.info(
+                'swept sandbox %s, left by process %s', sandbox_id, owner.pid, extra={'enclave_sandbox': sandbox_id}
+            )
+            swept.append(sandbox_id)
+        return swept
