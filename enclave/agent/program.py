@@ -412,6 +412,8 @@ class Run(Call):
         Call.__init__(self, agent, number, message, data)
         self.message = message
         self.argv = [to_bytes(word, 'command') for word in message.get('argv', ())]
+        if not self.argv:
+            raise Refused('the command is empty', errno.EINVAL, 'command')
         self.user = find_user(message['user']) if message.get('user') else None
         if self.user and os.getuid() != 0 and self.user[0] != os.getuid():
             raise Refused(
@@ -525,8 +527,7 @@ class Run(Call):
             self.started_at = time.monotonic()
             request = self.make_request()
             if request:
-                self.keeper = self.agent.take_keeper()
-                self.keeper.assign(self, request, stdio)
+                self.keeper = self.agent.take_keeper(self, request, stdio)
             else:
                 self.keeper = Keeper(self.agent, self, stdio)
         except OSError as error:
@@ -615,7 +616,14 @@ class Run(Call):
         """The keeper is reaped. Usually everything of the call had ended; but a guest may have killed it."""
         self.keeper = None
         if self.outcome is None and not self.killer:
-            if self.main and read_processes().get(self.main, (0, b''))[0] == MINE:
+            processes = read_processes()
+            if not self.main:
+                # Killed before it could name the main process, which must be the one child we do not know.
+                known = set(self.agent.keepers) | set(self.agent.mains)
+                unknown = [pid for pid, (parent, _) in processes.items() if parent == MINE and pid not in known]
+                if unknown:
+                    self.on_status(b'S', b' ', min(unknown))
+            if self.main and processes.get(self.main, (0, b''))[0] == MINE:
                 return  # ours now: the loop reaps it and calls on_exit
             self.on_exit(signal.SIGKILL)
 
@@ -640,8 +648,9 @@ class Run(Call):
         # type: () -> None
         if self.keeper:
             self.keeper.on_message(0)
-        if self.keeper:
-            send_signal(self.keeper.pid, signal.SIGKILL)
+            if self.keeper.run is self:
+                self.keeper.serves_again = False
+                send_signal(self.keeper.pid, signal.SIGKILL)
         if self.outcome is None:
             self.outcome = int(signal.SIGKILL)
             self.seconds = time.monotonic() - self.started_at
@@ -1105,7 +1114,8 @@ class Killer(object):
         """Go on killing for a moment; True when nothing is left."""
         until = time.monotonic() + KILL_SLICE
         while True:
-            living = self.find()
+            # A process may fork and end while we read the list and so hide its child from us: believe the second look.
+            living = self.find() or self.find()
             now = time.monotonic()
             if not living or now > self.give_up_at:
                 return True
@@ -1676,7 +1686,7 @@ def pack_tar(path, arcname):
     os.lstat(path)
     with os.fdopen(1, 'wb', CHUNK) as stream:
         with tarfile.open(fileobj=stream, mode='w|', format=tarfile.PAX_FORMAT, encoding='utf-8', bufsize=CHUNK) as tar:
-            tar.add(to_text(path), to_text(arcname))
+            tar.add(os.fsdecode(path), os.fsdecode(arcname))
 
 
 def unpack_tar(path):
@@ -1688,12 +1698,15 @@ def unpack_tar(path):
         errorlevel = 2
 
     os.makedirs(path, 0o755, exist_ok=True)
-    root = os.path.realpath(to_text(path))
+    root = os.path.realpath(os.fsdecode(path))
     as_root = os.getuid() == 0
     with os.fdopen(0, 'rb', CHUNK) as stream:
         with Strict.open(fileobj=stream, mode='r|*', encoding='utf-8', bufsize=CHUNK) as tar:
             late = []
             for member in tar:
+                # Python 3.6 in a C locale knows file names as ASCII with escapes; archives say them in UTF-8.
+                member.name = os.fsdecode(member.name.encode('utf-8', 'surrogateescape'))
+                member.linkname = os.fsdecode(member.linkname.encode('utf-8', 'surrogateescape'))
                 where = os.path.realpath(os.path.join(root, os.path.dirname(member.name)))
                 name = os.path.normpath(member.name)
                 if (
@@ -2025,13 +2038,19 @@ class Agent(object):
             elif pid in self.mains:
                 self.mains[pid].on_exit(status)
 
-    def take_keeper(self):
-        # type: () -> Keeper
+    def take_keeper(self, run, request, stdio):
+        # type: (Run, bytes, Tuple[int, int, int]) -> Keeper
+        """Give a call to a free keeper, or to a new one."""
         while self.free_keepers:
             keeper = self.free_keepers.pop()
-            if keeper.socket.fileno() >= 0:
+            try:
+                keeper.assign(run, request, stdio)
                 return keeper
-        return Keeper(self)
+            except OSError:
+                keeper.run = None  # a guest has killed it, and it is not reaped yet
+        keeper = Keeper(self)
+        keeper.assign(run, request, stdio)
+        return keeper
 
     def on_keeper_done(self, keeper):
         # type: (Keeper) -> None

@@ -70,9 +70,13 @@ class DockerAgentOperations(AgentOperations):
         if plain and self._use_archives:
             assert size is not None
             parent, name = posixpath.split(path)
-            if make_parents:
+            try:
+                place = self.stat_facts(parent, follow_symlinks=True)
+            except SandboxPathNotFoundError:
+                if not make_parents:
+                    raise
                 self.make_dir(parent, parents=True, exist_ok=True, mode=0o755)
-            place = self.stat_facts(parent, follow_symlinks=True)
+                place = self.stat_facts(parent, follow_symlinks=True)
             before = self._find(path)
             if place.flag('on_root') and (before is None or before.kind == 'file'):
                 folder = place.text('path')

@@ -1,0 +1,534 @@
+"""The agent as it is shipped, in bare interpreters: what it promises that needs no sandbox to be seen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command, bootstrap
+from enclave.agent.program import CHUNK, DATA, EOF, EVENT, INPUT_WINDOW, pack_message
+from enclave.channel.channel import Call, Facts
+from enclave.channel.streams import PipeStream
+from enclave.deadline import Deadline
+from enclave.errors import SandboxBrokenError, SandboxGoneError
+from enclave.sandboxes.agent_operations import AgentOperations
+from enclave.sandboxes.operations import RunRequest, Script
+from tests.agent.conftest import AgentProcess
+
+
+def request(command: Any, **options: Any) -> RunRequest:
+    options = {'timeout': 30.0, 'max_output_bytes': 1 << 20, **options}
+    return RunRequest(command=tuple(command) if isinstance(command, list) else command, **options)
+
+
+def patient() -> Deadline:
+    return Deadline.after(30)
+
+
+def run(agent: AgentProcess, command: Any, **options: Any) -> Any:
+    return AgentOperations(agent.channel).run(request(command, **options))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in 'ZX'
+
+
+def wait_gone(pid: int) -> None:
+    """Return when a process is gone; it is somebody else's child, so there is only looking."""
+    pause = threading.Event()
+    for _ in range(600):
+        if not is_alive(pid):
+            return
+        pause.wait(0.05)
+    raise AssertionError(f'process {pid} is still there')
+
+
+def test_every_python_runs_commands_programs_files_and_archives(every_python: str, tmp_path: Path) -> None:
+    agent = AgentProcess(every_python, tmp_path)
+    operations = AgentOperations(agent.channel)
+    try:
+        result = operations.run(request('echo out; echo err >&2; exit 3', env={'X': 'ü'}))
+        assert (result.stdout, result.stderr, result.exit_code) == ('out\n', 'err\n', 3)
+        script = Script(source=b'import sys; print(sys.argv[1:], sys.stdin.read())', suffix='.py', at=1)
+        result = operations.run(request([every_python, '', 'a b'], script=script, stdin=b'given'))
+        assert result.stdout == "['a b'] given\n", result
+        timed = operations.run(request('echo part; (setsid sleep 60 &); sleep 60', timeout=0.3))
+        assert (timed.timed_out, timed.stdout) == (True, 'part\n')
+        operations.write_file(
+            'ü', [b'x' * 300_000], size=None, append=False, exclusive=False, make_parents=True, mode=None
+        )
+        assert b''.join(operations.read_file('ü', 0, None)) == b'x' * 300_000
+        archive = b''.join(operations.read_archive('.', 'top'))
+        operations.write_archive('copy', [archive])
+        assert [entry.path for entry in operations.list_dir('copy', recursive=True, max_entries=None)] == [
+            'top',
+            'top/ü',
+        ]
+        operations.remove_path('copy', recursive=True, missing_ok=False)
+        assert [entry.path for entry in operations.list_dir('.', recursive=False, max_entries=None)] == ['ü']
+    finally:
+        agent.close()
+    assert agent.process.returncode == 0
+    assert agent.stream.diagnostics() == ''
+
+
+def test_a_python_of_another_version_takes_the_source(tmp_path: Path) -> None:
+    """Whatever the magic number says, the agent starts: here one that fits no interpreter."""
+    process = subprocess.Popen(agent_command(sys.executable), stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b'\0\0\0\0' + bootstrap()[4:])
+    process.stdin.flush()
+
+    greeting = os.read(process.stdout.fileno(), 65536)
+
+    process.communicate()
+    assert b'"protocol":1' in greeting
+    assert process.returncode == 0
+
+
+def test_a_python_that_is_too_old_says_so(tmp_path: Path) -> None:
+    loader = agent_command()[-1].replace('sys.version_info<(3,6)', 'True')
+
+    done = subprocess.run([sys.executable, '-I', '-S', '-c', loader], input=b'', capture_output=True, check=False)
+
+    assert done.returncode == OLD_PYTHON_EXIT_CODE
+    assert b'too old' in done.stderr
+
+
+def test_the_agents_code_names_no_place_of_the_host() -> None:
+    compiled = bootstrap()
+    source = Path(__file__).parents[2].joinpath('enclave/agent/program.py').read_bytes()
+
+    assert str(Path(__file__).parents[2]).encode() not in compiled.replace(source, b'')
+
+
+@pytest.mark.parametrize('code', [0, 1, 2, 126, 127, 128, 137, 255])
+def test_exit_codes_are_the_programs_own(agent: AgentProcess, code: int) -> None:
+    result = run(agent, f'exit {code}')
+
+    assert (result.exit_code, result.signal, result.success) == (code, None, code == 0)
+
+
+@pytest.mark.parametrize('name', ['SIGSEGV', 'SIGTERM', 'SIGKILL', 'SIGPIPE', 'SIGINT', 'SIGXFSZ'])
+def test_death_by_signal_is_named(agent: AgentProcess, name: str) -> None:
+    number = signal.Signals[name]
+    result = run(
+        agent,
+        [
+            sys.executable,
+            '-c',
+            f'import os, signal; signal.signal({number}, 0) if {number} != 9 else 0; os.kill(os.getpid(), {number})',
+        ],
+    )
+
+    assert (result.signal, result.exit_code) == (name, 128 + number)
+
+
+def test_signals_are_back_to_default_for_the_guest(agent: AgentProcess) -> None:
+    program = (
+        'import signal; print([s for s in range(1, 32) if s not in (2, 9, 13, 19, 25) '
+        'and signal.getsignal(s) != signal.SIG_DFL])'
+    )
+    assert run(agent, [sys.executable, '-c', program]).stdout == '[]\n'
+    # Python ignores SIGPIPE itself, so ask a program that does not. (glibc's posix_spawn leaves its own 32 and 33 ignored.)
+    ignored = int(run(agent, 'grep SigIgn /proc/self/status').stdout.split()[1], 16)
+    assert ignored & 0x7FFFFFFF == 0
+
+
+def test_the_environment_is_the_sandboxes_and_the_calls(agent: AgentProcess) -> None:
+    result = run(agent, 'echo $GIVEN $MORE', env={'MORE': 'by the call'})
+
+    assert result.stdout == 'by the sandbox by the call\n'
+    assert run(agent, 'echo $MORE').stdout == '\n'
+
+
+def test_a_guest_holds_no_descriptor_of_ours(agent: AgentProcess) -> None:
+    program = 'import os; print(sorted(int(fd) for fd in os.listdir("/proc/self/fd")))'
+
+    assert json.loads(run(agent, [sys.executable, '-I', '-c', program]).stdout)[:3] == [0, 1, 2]
+    assert len(json.loads(run(agent, [sys.executable, '-I', '-c', program]).stdout)) == 4  # and the listing itself
+
+
+def test_a_deadline_reaches_daemons(agent: AgentProcess, tmp_path: Path) -> None:
+    program = (
+        'import os, sys, time\n'
+        'if os.fork() == 0:\n'
+        '    os.setsid()\n'
+        '    if os.fork() == 0:\n'
+        '        open("daemon.pid", "w").write(str(os.getpid()))\n'
+        '        print("written", flush=True)\n'
+        '        time.sleep(1000)\n'
+        '    os._exit(0)\n'
+        'time.sleep(1000)\n'
+    )
+    result = run(agent, [sys.executable, '-c', program], timeout=1.0)
+
+    assert result.timed_out
+    assert result.stdout == 'written\n'
+    assert not is_alive(int((tmp_path / 'daemon.pid').read_text()))
+
+
+def test_background_work_goes_on_after_its_call(agent: AgentProcess, tmp_path: Path) -> None:
+    result = run(agent, 'sleep 1000 & echo $!')
+    background = int(result.stdout)
+
+    assert is_alive(background)
+
+    agent.close()
+    wait_gone(background)
+
+
+def test_a_background_writer_neither_blocks_nor_dies(agent: AgentProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'done')
+    run(agent, '(seq 1000000; echo finished > done) &')
+
+    assert (tmp_path / 'done').read_text() == 'finished\n'
+
+
+def test_a_guest_that_kills_its_keeper_escapes_nothing(agent: AgentProcess, tmp_path: Path) -> None:
+    survived = run(agent, 'kill -9 $PPID; echo survived; exit 5')
+    assert (survived.stdout, survived.exit_code) == ('survived\n', 5)
+
+    caught = run(agent, 'kill -9 $PPID; (setsid sleep 1000 & echo $! > pid); sleep 1000', timeout=0.5)
+    assert caught.timed_out
+    assert not is_alive(int((tmp_path / 'pid').read_text()))
+
+
+def test_a_guest_that_stops_its_keeper_is_still_timed_out(agent: AgentProcess) -> None:
+    assert run(agent, 'kill -STOP $PPID; echo x', timeout=0.5).timed_out
+    assert run(agent, 'echo next').stdout == 'next\n'
+
+
+def test_a_keeper_serves_one_call_after_another(agent: AgentProcess) -> None:
+    keepers = {run(agent, 'echo $PPID').stdout for _ in range(10)}
+
+    assert len(keepers) == 1
+
+
+def test_no_state_of_a_call_is_left_for_the_next(agent: AgentProcess, tmp_path: Path) -> None:
+    (tmp_path / 'sub').mkdir()
+    run(agent, 'export LEAK=1; umask 0; pwd', cwd=str(tmp_path / 'sub'), env={'SECRET': 'x'})
+
+    assert run(agent, 'echo "$LEAK$SECRET"; umask; pwd').stdout == f'\n0022\n{tmp_path}\n'
+
+
+def test_missing_programs_and_directories_are_told(agent: AgentProcess, tmp_path: Path) -> None:
+    (tmp_path / 'plain').write_text('no program')
+    missing = run(agent, ['no-such-program'])
+    unfit = run(agent, [str(tmp_path / 'plain')])
+
+    assert (missing.exit_code, 'no-such-program' in missing.stderr) == (127, True)
+    assert (unfit.exit_code, 'Permission denied' in unfit.stderr) == (126, True)
+    with pytest.raises(ValueError, match='no-such-directory'):
+        run(agent, 'true', cwd='/no-such-directory')
+    with pytest.raises(ValueError, match='no-such-user'):
+        run(agent, 'true', user='no-such-user')
+
+
+def test_a_text_without_interpreter_line_goes_to_the_shell(agent: AgentProcess, tmp_path: Path) -> None:
+    script = tmp_path / 'script'
+    script.write_text('echo by the shell $1\n')
+    script.chmod(0o755)
+
+    assert run(agent, [str(script), 'x']).stdout == 'by the shell x\n'
+
+
+def test_output_past_the_cap_keeps_head_tail_and_count(agent: AgentProcess) -> None:
+    result = run(agent, 'seq 100000', max_output_bytes=1000)
+
+    assert result.stdout_truncated
+    assert result.stdout_bytes == 588895
+    assert result.stdout.startswith('1\n2\n3\n')
+    assert result.stdout.endswith('99999\n100000\n')
+    assert '587895 bytes left out' in result.stdout
+
+
+def test_characters_cut_by_the_cap_are_left_out_whole(agent: AgentProcess) -> None:
+    result = run(agent, [sys.executable, '-c', 'print("€" * 10000, end="")'], max_output_bytes=1000)
+
+    head, marker, tail = result.stdout.split('\n')
+    assert set(head) == set(tail) == {'€'}
+    assert result.stdout_bytes == 30000
+    assert int(marker.split()[1]) + 3 * len(head) + 3 * len(tail) == 30000
+
+
+def test_input_reaches_the_program_to_the_last_byte(agent: AgentProcess) -> None:
+    data = os.urandom(3 * INPUT_WINDOW)
+
+    assert run(agent, 'sha256sum', stdin=data).stdout.split()[0] == __import__('hashlib').sha256(data).hexdigest()
+
+
+def test_a_program_that_reads_nothing_gets_end_of_file_or_is_not_waited_for(agent: AgentProcess) -> None:
+    assert run(agent, 'cat').stdout == ''
+    assert run(agent, 'true', stdin=b'x' * (5 * INPUT_WINDOW)).success
+
+
+def test_live_output_waits_in_the_sandbox_for_credit(agent: AgentProcess) -> None:
+    process = AgentOperations(agent.channel).start_process(request('yes', timeout=None))
+    process.wait_started()
+    call: Call = process._call
+
+    # Nobody takes anything: what arrives is bounded by the window, however long one waits for more.
+    with call._changed:
+        call._changed.wait_for(lambda: call._received > 1 << 18, 1.0)
+    assert call._received <= (1 << 18) + 2 * CHUNK
+    assert run(agent, 'echo not delayed').stdout == 'not delayed\n'
+
+    process.kill()
+    result = process.wait(30)
+    assert result.status == 'cancelled'
+
+
+def test_many_calls_at_once_keep_their_output_apart(agent: AgentProcess) -> None:
+    failures: list[object] = []
+
+    def work(name: int) -> None:
+        for turn in range(25):
+            result = run(agent, f'echo {name} {turn}; echo e{name} >&2; exit {turn % 3}')
+            if (result.stdout, result.stderr, result.exit_code) != (f'{name} {turn}\n', f'e{name}\n', turn % 3):
+                failures.append(result)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+
+
+def test_descriptors_and_processes_do_not_grow(agent: AgentProcess) -> None:
+    def held() -> tuple[int, int]:
+        agent.channel.open({'op': 'ping'}).wait(patient())
+        children = Path(f'/proc/{agent.process.pid}/task/{agent.process.pid}/children').read_text().split()
+        return len(os.listdir(f'/proc/{agent.process.pid}/fd')), len(children)
+
+    run(agent, 'true')
+    before = held()
+    for turn in range(60):
+        run(agent, 'echo x; cat', stdin=b'y')
+        run(agent, 'sleep 100', timeout=0.01) if turn % 20 == 0 else None
+    run(agent, 'true')
+
+    assert held() <= (before[0] + 2, before[1] + 1)
+
+
+def test_processes_can_be_signalled_and_written_to(agent: AgentProcess) -> None:
+    operations = AgentOperations(agent.channel)
+    process = operations.start_process(
+        request('trap "echo got it; exit 9" USR1; echo ready; while read x; do echo "<$x>"; done'), open_stdin=True
+    )
+    chunks = process.chunks(30)
+    assert next(chunks).data == b'ready\n'
+
+    process.write(b'hello\n')
+    assert next(chunks).data == b'<hello>\n'
+    process.send_signal('SIGUSR1')
+    process.write(b'\n')
+
+    rest = b''.join(chunk.data for chunk in chunks)
+    assert b'got it' in rest
+    assert process.result is not None
+    assert process.result.exit_code == 9
+
+
+def test_a_terminal_is_one(agent: AgentProcess) -> None:
+    operations = AgentOperations(agent.channel)
+    process = operations.start_process(
+        request('test -t 0 && test -t 1 && stty size; read x; echo "[$x]"'), tty=(40, 100), open_stdin=True
+    )
+    seen = b''
+    for chunk in process.chunks(30):
+        seen += chunk.data
+        if b'40 100' in seen and b'typed' not in seen:
+            process.write(b'typed\n')
+
+    assert b'[typed]' in seen
+    assert process.result is not None
+    assert process.result.exit_code == 0
+
+
+def test_connections_carry_bytes_both_ways(agent: AgentProcess) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+
+        def echo() -> None:
+            peer, _ = server.accept()
+            with peer:
+                while data := peer.recv(65536):
+                    peer.sendall(data.upper())
+
+        thread = threading.Thread(target=echo)
+        thread.start()
+        sent = b'abc' * 400_000
+        with AgentOperations(agent.channel).connect(server.getsockname()[1], 'localhost', timeout=30) as connection:
+            writer = threading.Thread(target=lambda: (connection.sendall(sent), connection.shutdown_write()))
+            writer.start()
+            received = b''
+            while data := connection.recv():
+                received += data
+            writer.join()
+        thread.join()
+
+    assert received == sent.upper()
+
+
+def test_a_connection_nobody_accepts_is_refused(agent: AgentProcess) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+
+    with pytest.raises(OSError, match='refused'):
+        AgentOperations(agent.channel).connect(port, '127.0.0.1', timeout=30)
+
+
+def test_half_a_file_is_never_seen(agent: AgentProcess, tmp_path: Path) -> None:
+    operations = AgentOperations(agent.channel)
+    (tmp_path / 'f').write_text('before')
+    (tmp_path / 'f').chmod(0o640)
+
+    def failing() -> Any:
+        yield b'x' * 200_000
+        raise RuntimeError('the source broke')
+
+    with pytest.raises(RuntimeError):
+        operations.write_file('f', failing(), size=None, append=False, exclusive=False, make_parents=True, mode=None)
+    agent.channel.open({'op': 'ping'}).wait(patient())
+
+    assert (tmp_path / 'f').read_text() == 'before'
+    assert os.listdir(tmp_path) == ['f']
+    operations.write_file('f', [b'after'], size=5, append=False, exclusive=False, make_parents=True, mode=None)
+    assert (tmp_path / 'f').read_text() == 'after'
+    assert stat.S_IMODE((tmp_path / 'f').stat().st_mode) == 0o640
+
+
+def test_files_that_are_none_are_refused(agent: AgentProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'pipe')
+    operations = AgentOperations(agent.channel)
+    for path in ('pipe', '/dev/zero', '.'):
+        with pytest.raises(OSError, match=r'regular|directory'):
+            list(operations.read_file(path, 0, 10))
+    write = {'append': False, 'exclusive': False, 'make_parents': True, 'mode': None, 'size': None}
+    for path in ('pipe', '/dev/null', '/proc/self/mem', '/proc/self/fd/1', f'/proc/{agent.process.pid}/mem'):
+        with pytest.raises(OSError):  # noqa: PT011 - which refusal it is differs, that it is one does not
+            operations.write_file(path, [b'x'], **write)  # type: ignore[arg-type]
+    for path in ('/proc/self/environ', f'/proc/{agent.process.pid}/maps'):
+        with pytest.raises(OSError, match='agent'):
+            list(operations.read_file(path, 0, None))
+
+
+def test_a_host_that_vanishes_takes_the_guests_along(agent: AgentProcess) -> None:
+    pid = int(run(agent, 'setsid sleep 1000 & echo $!').stdout)
+
+    assert agent.process.stdin is not None
+    agent.process.stdin.close()
+
+    assert agent.process.wait(30) == 0
+    wait_gone(pid)
+
+
+def test_rubbish_from_the_host_ends_the_agent(agent: AgentProcess) -> None:
+    agent.stream.write(b'\xff' * 100)
+
+    assert agent.process.wait(30) == 3
+    with pytest.raises((SandboxGoneError, SandboxBrokenError)):
+        run(agent, 'true')
+
+
+def test_unknown_operations_and_malformed_requests_are_answered(agent: AgentProcess) -> None:
+    for message in (
+        {'op': 'no-such'},
+        {},
+        {'op': 'run'},
+        {'op': 'run', 'argv': 5},
+        {'op': 'read'},
+        {'op': 'run', 'argv': []},
+    ):
+        answer: Facts = agent.channel.open(message).wait(patient())
+        assert 'error' in answer or 'exit' in answer, message
+    assert run(agent, 'echo fine').stdout == 'fine\n'
+
+
+def test_cancelling_kills_and_the_agent_goes_on(agent: AgentProcess, tmp_path: Path) -> None:
+    call = agent.channel.open(
+        {'op': 'run', 'argv': ['sh', '-c', 'echo $$; sleep 1000'], 'head': 100, 'tail': 0}, live=True
+    )
+    frame = call.next_frame(patient())
+    assert frame is not None
+    call.cancel()
+
+    facts = call.wait(patient())
+
+    assert facts.flag('cancelled')
+    assert not is_alive(int(frame[1]))
+    assert run(agent, 'echo fine').stdout == 'fine\n'
+
+
+def test_frames_of_ended_calls_are_ignored(agent: AgentProcess) -> None:
+    call = agent.channel.open({'op': 'ping'})
+    call.wait(patient())
+
+    agent.channel.send(DATA, call.number, b'late')
+    agent.channel.send(EOF, call.number, b'')
+
+    assert run(agent, 'echo fine').stdout == 'fine\n'
+
+
+def test_a_fork_bomb_is_killed_at_its_deadline(agent: AgentProcess) -> None:
+    """A bounded one: a hundred processes that each fork again whenever they can."""
+    program = (
+        'import os, resource, time\n'
+        'for _ in range(6):\n'
+        '    try: os.fork()\n'
+        '    except OSError: pass\n'
+        'os.setsid() if os.getpid() != os.getsid(0) else None\n'
+        'end = time.time() + 60\n'
+        'while time.time() < end:\n'
+        '    try:\n'
+        '        if os.fork() == 0: time.sleep(0.02); os._exit(0)\n'
+        '        os.wait()\n'
+        '    except OSError: pass\n'
+    )
+    result = run(agent, [sys.executable, '-c', program], timeout=1.5)
+
+    assert result.timed_out
+    children = Path(f'/proc/{agent.process.pid}/task/{agent.process.pid}/children').read_text().split()
+    for child in children:
+        with contextlib.suppress(FileNotFoundError):
+            family = Path(f'/proc/{child}/task/{child}/children').read_text().split()
+            assert not [pid for pid in family if is_alive(int(pid))]
+
+
+def test_events_are_sent_when_asked(agent: AgentProcess) -> None:
+    call = agent.channel.open({'op': 'run', 'argv': ['true'], 'head': None, 'tail': 0, 'events': True}, live=True)
+
+    frame = call.next_frame(patient())
+
+    assert frame is not None
+    assert frame[0] == EVENT
+    assert frame[1].startswith(pack_message({})[:1])
+
+
+def test_a_pipe_stream_closes_twice_and_reaps(tmp_path: Path) -> None:
+    process = subprocess.Popen(['sleep', '1000'], stdin=-1, stdout=-1, stderr=-1)
+    stream = PipeStream(process)
+
+    stream.close()
+    stream.close()
+    stream.release()
+
+    assert process.returncode == -9
