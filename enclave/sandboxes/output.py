@@ -63,6 +63,33 @@ def head_bytes(cap: int) -> int:
     return cap - tail_bytes(cap)
 
 
+class Kept:
+    """Head and tail of a stream within a cap, and how many bytes it had."""
+
+    def __init__(self, cap: int) -> None:
+        self._head_room = head_bytes(cap)
+        self._tail_size = tail_bytes(cap)
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total = 0
+
+    def add(self, data: bytes) -> None:
+        """Take a piece."""
+        self.total += len(data)
+        room = self._head_room - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if data:
+            self._tail += data
+            if len(self._tail) > 4 * self._tail_size + 65536:
+                del self._tail[: len(self._tail) - self._tail_size]
+
+    def data(self) -> bytes:
+        """Return what is kept: everything, or `head_bytes` of the beginning and `tail_bytes` of the end."""
+        return bytes(self._head) + (bytes(self._tail[-self._tail_size :]) if self._tail_size else b'')
+
+
 def signal_name(number: int) -> str:
     """Return a signal's name, like ``'SIGSEGV'``; Linux's, also where this side is not Linux."""
     try:

@@ -14,7 +14,7 @@ from enclave.channel.channel import Call, Facts
 from enclave.deadline import Deadline
 from enclave.errors import InvalidArgumentError, OperationTimeoutError
 from enclave.records import CommandResult
-from enclave.sandboxes.output import decode, head_bytes, tail_bytes
+from enclave.sandboxes.output import Kept, decode
 
 
 @frozen
@@ -28,29 +28,6 @@ class OutputChunk:
     def text(self) -> str:
         """The bytes as text. A character split between two chunks shows as escapes; decode incrementally to keep it."""
         return decode(self.data)
-
-
-class _Kept:
-    """Head and tail of a stream, within a cap."""
-
-    def __init__(self, cap: int) -> None:
-        self._head_room = head_bytes(cap)
-        self._tail_size = tail_bytes(cap)
-        self.head = bytearray()
-        self.tail = bytearray()
-
-    def add(self, data: bytes) -> None:
-        room = self._head_room - len(self.head)
-        if room > 0:
-            self.head += data[:room]
-            data = data[room:]
-        if data:
-            self.tail += data
-            if len(self.tail) > 4 * self._tail_size + 65536:
-                del self.tail[: len(self.tail) - self._tail_size]
-
-    def data(self) -> bytes:
-        return bytes(self.head) + (bytes(self.tail[-self._tail_size :]) if self._tail_size else b'')
 
 
 @define(eq=False)
@@ -69,8 +46,8 @@ class Process:
     _finish: Callable[[Facts, bytes, bytes], CommandResult] = field(repr=False)
     pid: int | None = field(default=None, init=False)
     result: CommandResult | None = field(default=None, init=False, repr=False)
-    _out: _Kept = field(default=Factory(lambda self: _Kept(self._cap), takes_self=True), init=False, repr=False)
-    _err: _Kept = field(default=Factory(lambda self: _Kept(self._cap), takes_self=True), init=False, repr=False)
+    _out: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
+    _err: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
 
     def chunks(self, timeout: float | None = None) -> Iterator[OutputChunk]:
         """Yield output as it comes, until the program has ended; then `result` is there.
