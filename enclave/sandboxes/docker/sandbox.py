@@ -38,13 +38,13 @@ from enclave.sandboxes.docker.engine_operations import LIFELINE_COMMAND, EngineO
 from enclave.sandboxes.docker.images import ensure_image
 from enclave.sandboxes.docker.network import ensure_network
 from enclave.sandboxes.docker.streams import ContainerStream
+from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import current_owner
 
 logger = logging.getLogger(__name__)
 
-LABEL = 'enclave.sandbox'
 START_SECONDS = 60.0
 """How long the agent may take to greet after the engine has started its container."""
 CAPABILITIES = ('CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID', 'KILL', 'SETGID', 'SETUID')
@@ -295,6 +295,8 @@ class DockerSandbox(AgentBackedSandbox):
             'Labels': {LABEL: self.id, 'enclave.type': str(self.sandbox_type), **current_owner().labels()},
             'HostConfig': self._host_config(engine, is_agent=entrypoint is not None),
         }
+        if not config.remove_on_exit:
+            body['Labels'][LABEL_KEPT] = '1'
         if config.user:
             body['User'] = config.user
         if config.ports:

@@ -1,0 +1,458 @@
+"""What holds for every manager, over every kind of sandbox at hand. A new manager is one more entry of `MANAGERS`."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enclave.enums import SandboxStatus
+from enclave.errors import (
+    ConfigurationError,
+    ConflictError,
+    InvalidArgumentError,
+    ManagerStoppedError,
+    NotRegisteredError,
+    PoolError,
+    PoolExhaustedError,
+    SandboxNotFoundError,
+    SandboxPathNotFoundError,
+    SandboxStateError,
+    ToolArgumentsError,
+    ToolNotFoundError,
+)
+from enclave.managers.base import SandboxManager
+from enclave.managers.local import LocalSandboxManager
+from enclave.sandboxes.registry import SandboxFactory
+from tests.support.sandbox import FakeBackend, FakeSandbox
+
+PATIENCE = 60.0
+TOOLS = ['shell_executor', 'python_executor', 'file_operation']
+CONFIG = {'tools_config': TOOLS}
+
+MakeManager = Callable[..., AbstractContextManager[SandboxManager]]
+
+
+def local(**options: Any) -> AbstractContextManager[SandboxManager]:
+    return LocalSandboxManager(**options)
+
+
+MANAGERS: dict[str, MakeManager] = {'local': local}
+
+
+@pytest.fixture(params=['fake', pytest.param('docker', marks=pytest.mark.docker)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of sandbox."""
+    if request.param == 'fake':
+        SandboxFactory.register_sandbox('fake', type('TestSandbox', (FakeSandbox,), {'backend': FakeBackend()}))
+    return str(request.param)
+
+
+@pytest.fixture(params=sorted(MANAGERS))
+def make(request: pytest.FixtureRequest) -> MakeManager:
+    """Makes a manager of the kind under test."""
+    return MANAGERS[request.param]
+
+
+@pytest.fixture
+def manager(make: MakeManager) -> Iterator[SandboxManager]:
+    with make(sandbox_config=CONFIG, stop_grace=0) as manager:
+        yield manager
+
+
+# Sandboxes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sandbox_from_making_to_deleting(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind, CONFIG)
+
+    info = manager.get_sandbox_info(sandbox_id)
+    assert (info.id, str(info.type), info.status) == (sandbox_id, kind, SandboxStatus.RUNNING)
+    assert info.available_tools == TOOLS
+    assert [each.id for each in manager.list_sandboxes()] == [sandbox_id]
+    assert manager.get_sandbox(sandbox_id) is not None
+    result = manager.execute_tool(sandbox_id, 'shell_executor', {'command': 'echo hello'})
+    assert (result.output, result.error, result.exit_code) == ('hello\n', None, 0)
+    assert manager.stop_sandbox(sandbox_id) is True
+    assert manager.get_sandbox_info(sandbox_id).status is SandboxStatus.STOPPED
+    assert manager.stop_sandbox(sandbox_id) is True
+    assert manager.delete_sandbox(sandbox_id) is True
+    assert manager.list_sandboxes() == []
+
+
+def test_an_id_of_ones_own(manager: SandboxManager, kind: str) -> None:
+    assert manager.create_sandbox(kind, CONFIG, 'conformance-mine') == 'conformance-mine'
+    with pytest.raises(ConflictError, match='conformance-mine'):
+        manager.create_sandbox(kind, CONFIG, 'conformance-mine')
+
+
+def test_sandboxes_are_listed_by_state(manager: SandboxManager, kind: str) -> None:
+    running, stopped = manager.create_sandbox(kind), manager.create_sandbox(kind)
+    manager.stop_sandbox(stopped)
+
+    assert [info.id for info in manager.list_sandboxes('running')] == [running]
+    assert [info.id for info in manager.list_sandboxes(SandboxStatus.STOPPED)] == [stopped]
+    assert manager.list_sandboxes('error') == []
+    with pytest.raises(InvalidArgumentError, match='status_filter'):
+        manager.list_sandboxes('asleep')
+
+
+def test_an_unknown_id_is_both_errors_and_named(manager: SandboxManager) -> None:
+    calls: list[tuple[str, tuple[Any, ...]]] = [
+        ('get_sandbox_info', ()),
+        ('stop_sandbox', ()),
+        ('delete_sandbox', ()),
+        ('renew', (5,)),
+        ('execute_tool', ('shell_executor', {'command': 'true'})),
+        ('execute_command', ('true',)),
+        ('get_sandbox_tools', ()),
+        ('put_file', (b'', 'x')),
+        ('get_file', ('x',)),
+        ('put_dir', ('.', '.')),
+        ('get_dir', ('.', 'x')),
+        ('put_archive', (b'', '.')),
+        ('get_archive', ('.',)),
+    ]
+    for verb, args in calls:
+        with pytest.raises(SandboxNotFoundError, match='ghost') as info:
+            getattr(manager, verb)('ghost', *args)
+        assert isinstance(info.value, LookupError)
+        assert isinstance(info.value, ValueError)
+        assert info.value.details == {'sandbox_id': 'ghost'}
+    assert manager.get_sandbox('ghost') is None
+
+
+def test_a_double_delete_names_the_id(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind)
+    manager.delete_sandbox(sandbox_id)
+
+    with pytest.raises(SandboxNotFoundError, match=sandbox_id):
+        manager.delete_sandbox(sandbox_id)
+
+
+def test_a_stopped_sandbox_takes_no_calls(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind)
+    manager.stop_sandbox(sandbox_id)
+
+    with pytest.raises(SandboxStateError, match='stopped'):
+        manager.execute_tool(sandbox_id, 'shell_executor', {'command': 'true'})
+
+
+def test_wrong_configurations_are_refused(manager: SandboxManager, kind: str) -> None:
+    with pytest.raises(ConfigurationError, match='memory_limit'):
+        manager.create_sandbox(kind, {'memory_limit': 'lots'})
+    with pytest.raises(ToolNotFoundError, match='teleport'):
+        manager.create_sandbox(kind, {'tools_config': ['teleport']})
+    with pytest.raises(NotRegisteredError, match='not registered'):
+        manager.create_sandbox('balloon')
+    assert manager.list_sandboxes() == []
+
+
+def test_a_sandbox_for_the_length_of_a_block(manager: SandboxManager, kind: str) -> None:
+    with manager.open(kind, CONFIG) as sandbox:
+        assert sandbox.execute_command('echo hi').stdout == 'hi\n'
+        assert [info.id for info in manager.list_sandboxes()] == [sandbox.id]
+
+    assert manager.list_sandboxes() == []
+
+
+def test_a_block_whose_sandbox_was_deleted_ends_well(manager: SandboxManager, kind: str) -> None:
+    with manager.open(kind, CONFIG) as sandbox:
+        manager.delete_sandbox(sandbox.id)
+
+
+def test_all_sandboxes_can_be_cleaned_up(manager: SandboxManager, kind: str) -> None:
+    ids = [manager.create_sandbox(kind) for _ in range(3)]
+
+    assert sorted(manager.cleanup_all_sandboxes()) == sorted(ids)
+    assert manager.list_sandboxes() == []
+    assert manager.get_stats()['total_sandboxes'] == 0
+
+
+def test_secrets_are_not_shown(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind, {'env_vars': {'TOKEN': 'hush-hush'}})
+
+    assert manager.get_sandbox_info(sandbox_id).config['env_vars'] == {'TOKEN': '***'}
+    assert 'hush-hush' not in repr(manager.list_sandboxes())
+
+
+def test_lifetimes_are_told_and_renewed(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind, ttl=1000, idle_timeout=500)
+
+    facts = manager.get_sandbox_info(sandbox_id).metadata
+    assert (facts['ttl'], facts['idle_timeout']) == (1000, 500)
+    renewed = manager.renew(sandbox_id, 5000)
+    assert renewed is not None
+    assert manager.get_sandbox_info(sandbox_id).metadata['expires_at'] == renewed.isoformat()
+    assert manager.renew(sandbox_id, None) is None
+    with pytest.raises(InvalidArgumentError, match='ttl'):
+        manager.renew(sandbox_id, -1)
+
+
+# Tools, commands, files -----------------------------------------------------------------------------------------------
+
+
+def test_tools_have_schemas(manager: SandboxManager, kind: str) -> None:
+    tools = manager.get_sandbox_tools(manager.create_sandbox(kind))
+
+    assert list(tools) == TOOLS
+    assert tools['shell_executor']['function']['parameters']['required'] == ['command']
+
+
+def test_wrong_tool_calls_are_refused(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind, {'tools_config': ['shell_executor']})
+
+    with pytest.raises(ToolNotFoundError, match='python_executor'):
+        manager.execute_tool(sandbox_id, 'python_executor', {'code': '1'})
+    with pytest.raises(ToolArgumentsError, match='comand'):
+        manager.execute_tool(sandbox_id, 'shell_executor', {'comand': 'true'})
+
+
+def test_failing_code_is_a_result(manager: SandboxManager, kind: str) -> None:
+    result = manager.execute_tool(manager.create_sandbox(kind), 'python_executor', {'code': 'print(1/0)'})
+
+    assert result.status == 'error'
+    assert 'ZeroDivisionError' in str(result.error)
+
+
+def test_commands_take_the_options_of_a_sandbox(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind)
+
+    result = manager.execute_command(
+        sandbox_id, ['sh', '-c', 'cat; echo "$WORD"'], 20, stdin='in ', env={'WORD': 'out'}
+    )
+
+    assert (result.stdout, result.exit_code) == ('in out\n', 0)
+
+
+def test_files_go_in_and_out(manager: SandboxManager, kind: str, tmp_path: Path) -> None:
+    sandbox_id = manager.create_sandbox(kind)
+    (tmp_path / 'note.txt').write_bytes(b'\0 from a file')
+
+    assert manager.put_file(sandbox_id, b'bytes', 'a.bin', mode=0o600) == 5
+    assert manager.put_file(sandbox_id, str(tmp_path / 'note.txt'), 'b.txt') == 13
+    assert manager.get_file(sandbox_id, 'a.bin') == b'bytes'
+    assert manager.get_file(sandbox_id, 'b.txt', str(tmp_path / 'copy')) == 13
+    assert (tmp_path / 'copy').read_bytes() == b'\0 from a file'
+    with pytest.raises(SandboxPathNotFoundError, match='missing'):
+        manager.get_file(sandbox_id, 'missing')
+
+
+def test_directories_go_in_and_out(manager: SandboxManager, kind: str, tmp_path: Path) -> None:
+    sandbox_id = manager.create_sandbox(kind)
+    source = tmp_path / 'source'
+    (source / 'empty').mkdir(parents=True)
+    (source / 'run.sh').write_text('#!/bin/sh\necho ran\n')
+    (source / 'run.sh').chmod(0o755)
+    manager.execute_command(sandbox_id, 'mkdir -p tree && echo old > tree/old')
+
+    assert manager.put_dir(sandbox_id, source, 'tree') is True
+
+    assert manager.execute_command(sandbox_id, 'tree/run.sh; ls tree', cwd='.').stdout == 'ran\nempty\nold\nrun.sh\n'
+    assert manager.get_dir(sandbox_id, 'tree', tmp_path / 'back') is True
+    assert sorted(each.name for each in (tmp_path / 'back').iterdir()) == ['empty', 'old', 'run.sh']
+    with pytest.raises(NotADirectoryError):
+        manager.put_dir(sandbox_id, source / 'run.sh', 'tree')
+
+
+def test_archives_go_in_and_out(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind)
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode='w') as archive:
+        member = tarfile.TarInfo('inside/word')
+        member.size = 5
+        archive.addfile(member, io.BytesIO(b'hello'))
+
+    assert manager.put_archive(sandbox_id, made.getvalue(), 'unpacked') is True
+
+    back = manager.get_archive(sandbox_id, 'unpacked/inside')
+    assert isinstance(back, bytes)
+    with tarfile.open(fileobj=io.BytesIO(back)) as archive:
+        assert sorted(archive.getnames()) == ['inside', 'inside/word']
+
+
+# Pools ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_must_be_made_first(manager: SandboxManager) -> None:
+    message = r'^Sandbox pool is empty, call initialize_pool first$'
+
+    with pytest.raises(PoolError, match=message) as info:
+        manager.execute_tool_in_pool('shell_executor', {'command': 'true'})
+    assert isinstance(info.value, ValueError)
+    with pytest.raises(PoolError, match=message), manager.lease():
+        pass
+    assert manager._pool_initialized is False
+
+
+@pytest.mark.parametrize('size', [0, -1, 1.5, True, '2', None])
+def test_impossible_sizes_of_pools_are_refused(manager: SandboxManager, kind: str, size: Any) -> None:
+    with pytest.raises(PoolError, match='pool_size'):
+        manager.initialize_pool(size, kind)
+
+
+def test_a_pool_serves_calls(manager: SandboxManager, kind: str) -> None:
+    ids = manager.initialize_pool(pool_size=2, sandbox_type=kind, config=CONFIG)
+
+    assert len(set(ids)) == 2
+    assert manager._pool_initialized is True
+    result = manager.execute_tool_in_pool('shell_executor', {'command': 'echo pooled'}, 10)
+    assert result.output == 'pooled\n'
+    stats = manager.get_stats()
+    assert (stats['pool_size'], stats['total_sandboxes']) == (2, 2)
+    assert sorted(info.id for info in manager.list_sandboxes('idle')) == sorted(ids)
+
+
+def test_a_lease_is_somebodys_alone(manager: SandboxManager, kind: str) -> None:
+    manager.initialize_pool(2, kind, CONFIG)
+
+    with manager.lease() as first, manager.lease() as second:
+        assert first.id != second.id
+        assert first.execute_tool('shell_executor', {'command': 'echo mine'}).output == 'mine\n'
+        assert {info.id for info in manager.list_sandboxes('busy')} == {first.id, second.id}
+        with pytest.raises(PoolExhaustedError, match='Timeout waiting for available sandbox') as info:
+            manager.execute_tool_in_pool('shell_executor', {'command': 'true'}, timeout=0.05)
+        assert isinstance(info.value, TimeoutError)
+        numbers = manager.get_stats()['pools']['default']
+        assert (numbers['leased'], numbers['idle'], numbers['waiting']) == (2, 0, 0)
+    assert manager.get_stats()['pools']['default']['idle'] == 2
+
+
+def test_whoever_waits_gets_what_is_given_back(manager: SandboxManager, kind: str) -> None:
+    manager.initialize_pool(1, kind, CONFIG)
+    with manager.lease():
+        waiting = manager.submit('execute_tool_in_pool', 'shell_executor', {'command': 'echo at last'})
+        assert not waiting.done()
+
+    assert waiting.result(PATIENCE).output == 'at last\n'
+
+
+def test_a_reused_sandbox_keeps_what_is_in_it(manager: SandboxManager, kind: str) -> None:
+    manager.initialize_pool(1, kind, CONFIG)
+    manager.execute_tool_in_pool('shell_executor', {'command': 'echo left > here'})
+
+    assert manager.execute_tool_in_pool('shell_executor', {'command': 'cat here'}).output == 'left\n'
+
+
+def test_a_fresh_sandbox_shows_nothing_of_another_lease(make: MakeManager, kind: str) -> None:
+    with make(sandbox_config=CONFIG, pool_policy='fresh') as manager:
+        manager.initialize_pool(2, kind)
+        for number in range(6):
+            result = manager.execute_tool_in_pool('shell_executor', {'command': f'ls; touch secret-{number}'}, PATIENCE)
+            assert result.output == ''
+
+
+def test_a_template_that_cannot_start_leaves_nothing(manager: SandboxManager) -> None:
+    with pytest.raises(NotRegisteredError):
+        manager.initialize_pool(2, 'balloon')
+    assert manager.list_sandboxes() == []
+    assert manager._pool_initialized is False
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('count', [1, 4])
+def test_many_threads_get_exactly_their_own_outputs(manager: SandboxManager, kind: str, count: int) -> None:
+    ids = [manager.create_sandbox(kind, CONFIG) for _ in range(count)]
+
+    def work(thread: int) -> list[str]:
+        outputs = []
+        for call in range(25):
+            sandbox_id = ids[(thread + call) % count]
+            command = f'echo {thread}.{call}; echo e{thread}.{call} >&2'
+            result = manager.execute_tool(sandbox_id, 'shell_executor', {'command': command})
+            outputs.append((result.output, result.metadata['stderr'], result.exit_code))
+        return outputs
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(work, range(8)))
+
+    assert found == [[(f'{n}.{call}\n', f'e{n}.{call}\n', 0) for call in range(25)] for n in range(8)]
+
+
+def test_any_verb_from_many_threads(manager: SandboxManager, kind: str) -> None:
+    if kind == 'fake':
+        rounds = 10
+    else:
+        rounds = 1
+    errors: list[BaseException] = []
+
+    def live(number: int) -> None:
+        try:
+            for _ in range(rounds):
+                sandbox_id = manager.create_sandbox(kind, CONFIG)
+                manager.put_file(sandbox_id, str(number).encode(), 'me')
+                assert manager.get_file(sandbox_id, 'me') == str(number).encode()
+                assert sandbox_id in {info.id for info in manager.list_sandboxes()}
+                manager.get_stats()
+                manager.renew(sandbox_id, 1000)
+                manager.stop_sandbox(sandbox_id)
+                manager.delete_sandbox(sandbox_id)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=live, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert errors == []
+    assert manager.list_sandboxes() == []
+
+
+# Facts and the end ----------------------------------------------------------------------------------------------------
+
+
+def test_stats_and_health(manager: SandboxManager, kind: str) -> None:
+    manager.create_sandbox(kind)
+
+    stats, health = manager.get_stats(), manager.health_check()
+
+    assert stats['total_sandboxes'] == 1
+    assert stats['status_counts'] == {'running': 1}
+    assert stats['sandbox_types'] == {kind: 1}
+    assert (stats['running'], stats['pool_size'], stats['pools']) == (True, 0, {})
+    assert health.healthy
+    assert health.details['sandboxes'] == 1
+
+
+def test_submitted_verbs_give_futures(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.submit('create_sandbox', kind, CONFIG).result(PATIENCE)
+    futures = [
+        manager.submit('execute_tool', sandbox_id, 'shell_executor', {'command': f'echo {n}'}) for n in range(10)
+    ]
+
+    assert [future.result(PATIENCE).output for future in futures] == [f'{n}\n' for n in range(10)]
+    with pytest.raises(SandboxNotFoundError):
+        manager.submit('get_sandbox_info', 'ghost').result(PATIENCE)
+    with pytest.raises(InvalidArgumentError, match="did you mean 'execute_tool'"):
+        manager.submit('execute_tol')
+
+
+def test_after_the_end_it_takes_no_work(make: MakeManager, kind: str) -> None:
+    manager = make(sandbox_config=CONFIG)
+    with manager as entered:
+        entered.create_sandbox(kind)
+
+    entered.stop()
+    with pytest.raises(ManagerStoppedError):
+        entered.create_sandbox(kind)
+
+
+@pytest.mark.parametrize('name', sorted(MANAGERS))
+def test_every_verb_has_the_contracts_signature(name: str) -> None:
+    with MANAGERS[name]() as manager:
+        for verb in sorted(SandboxManager._verbs()):
+            contract = inspect.signature(getattr(SandboxManager, verb))
+            assert inspect.signature(getattr(type(manager), verb)) == contract, verb
+            assert getattr(type(manager), verb).__doc__, verb
