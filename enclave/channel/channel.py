@@ -300,6 +300,7 @@ class Channel:
 
     name: str
     _stream: Stream = field(repr=False)
+    _program: bytes | None = field(default=None, repr=False, kw_only=True)  # what starts the agent, if not `bootstrap`
     hello: Hello | None = field(default=None, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     # Guarded by _lock:
@@ -323,7 +324,7 @@ class Channel:
         self._reader.start()
         try:
             with self._writing:
-                self._stream.write(bootstrap())
+                self._stream.write(self._program or bootstrap())
         except OSError as error:
             self._lose(Lost(f'the stream failed: {error}'))
         if not self._greeted.wait(deadline.remaining()):

@@ -1,0 +1,1 @@
+"""Sandboxes from namespaces alone, without a daemon, through bubblewrap (floor 4)."""

