@@ -26,7 +26,7 @@ from enclave.errors import (
     ToolNotFoundError,
 )
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
-from enclave.tools.base import Tool
+from enclave.tools.base import Tool, call_tool
 from enclave.tools.registry import load_tools
 
 logger = logging.getLogger(__name__)
@@ -257,7 +257,8 @@ class Sandbox(ABC):
         if parameters is not None and not isinstance(parameters, Mapping):
             raise tool.arguments_error(f'the parameters must be a dict of arguments, not {parameters!r}')
         self._check_usable()
-        return tool.execute(self, **{str(name): value for name, value in (parameters or {}).items()})  # type: ignore[arg-type]
+        arguments = {str(name): value for name, value in (parameters or {}).items()}
+        return call_tool(tool, self, arguments)  # type: ignore[arg-type]
 
     def get_tool(self, tool_name: str) -> Tool:
         """Return a tool.

@@ -171,15 +171,21 @@ class Tool:
     def execute(self, workspace: Workspace, /, **parameters: Any) -> ToolResult:
         """Check the arguments of a call, run it in a workspace, and tell what became of it.
 
-        This is the one way a sandbox calls a tool.
+        With an asynchronous face of a sandbox in the place of the workspace, this gives what is to be awaited.
 
         Raises:
             ToolArgumentsError: Arguments are missing, surplus or of a wrong type; the message names each and says what
                 the tool takes.
             EnclaveError: The call could not be made at all; see the rules of this module.
         """
+        lift = getattr(type(workspace), '_lift_tool', None)
+        if lift is not None:  # an asynchronous face of a sandbox: what it makes of this call is to be awaited
+            awaited: ToolResult = lift(workspace, self, parameters)
+            return awaited
         self._check_enabled()
         arguments = self.check_arguments(parameters)
+        if inspect.iscoroutinefunction(self.run):
+            return self._told(lambda: _driven(self.run, workspace, arguments), workspace)
         return self._told(lambda: self.run(workspace, arguments), workspace)
 
     def run(self, workspace: Workspace, arguments: Any) -> Any:
@@ -251,6 +257,15 @@ class Tool:
         if not self.enabled:
             raise ToolNotFoundError(f'the tool {self.name!r} is not enabled')
 
+    def _check_own(self, signature: inspect.Signature, first: tuple[Any, ...], parameters: Mapping[str, Any]) -> None:
+        """Check a call of an `execute` that is not ours; ``first`` are its positional arguments."""
+        self._check_enabled()
+        self.check_arguments(parameters)
+        try:
+            signature.bind(*first, **parameters)
+        except TypeError as error:
+            raise self.arguments_error(str(error)) from None
+
     def _told(self, call: Callable[[], Any], workspace: Workspace) -> ToolResult:
         """Make ``call`` and return what became of it, by the rules of this module."""
         started = time.perf_counter()
@@ -299,21 +314,40 @@ def _first_line(cls: type[Tool]) -> str:
 def _guarded(execute: F) -> F:
     """Return a user's own `execute` with the checks and the telling that ours has.
 
-    Coroutine functions are left alone: the async faces lift them.
+    Coroutine functions are left alone: they are their author's to await, and `call_tool` knows how to drive them.
     """
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
     def guarded(self: Tool, workspace: Workspace, /, **parameters: Any) -> ToolResult:
-        self._check_enabled()
-        self.check_arguments(parameters)
-        try:
-            signature.bind(self, workspace, **parameters)
-        except TypeError as error:
-            raise self.arguments_error(str(error)) from None
+        lift = getattr(type(workspace), '_lift_tool', None)
+        if lift is not None:
+            awaited: ToolResult = lift(workspace, self, parameters)
+            return awaited
+        self._check_own(signature, (self, workspace), parameters)
         return self._told(lambda: execute(self, workspace, **parameters), workspace)
 
     return guarded  # type: ignore[return-value]
+
+
+def call_tool(tool: Tool, workspace: Workspace, parameters: Mapping[str, Any]) -> ToolResult:
+    """Run a tool in a workspace: the one way a sandbox does it, whatever colour the tool's own `execute` has.
+
+    A coroutine function is given an asynchronous face of the workspace, and driven; see `enclave.aio.driving`.
+
+    Raises:
+        ToolArgumentsError, EnclaveError: As for `Tool.execute`.
+    """
+    if not inspect.iscoroutinefunction(tool.execute):
+        return tool.execute(workspace, **parameters)
+    tool._check_own(inspect.signature(tool.execute), (workspace,), parameters)
+    return tool._told(lambda: _driven(tool.execute, workspace, **parameters), workspace)
+
+
+def _driven(function: Callable[..., Any], workspace: Workspace, *args: Any, **parameters: Any) -> Any:
+    from enclave.aio.driving import drive_tool  # asyncio's one door is far above, and only those who need it come by
+
+    return drive_tool(function, workspace, *args, **parameters)
 
 
 # Commands -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,69 @@
+"""The whole library for asynchronous programs: the same names, with ``await`` and ``async with``.
+
+::
+
+    from enclave.aio import SandboxFactory
+
+    async with SandboxFactory.create_sandbox('docker', {'tools_config': ['python_executor']}) as sandbox:
+        print((await sandbox.execute_tool('python_executor', {'code': 'print(1)'})).output)
+
+Every method of a sandbox or a manager is a coroutine function with the arguments, the result and the errors of the blocking
+class; factories, configurations and results are the same as there. Calls are made on threads of the library's own, named
+``enclave-aio-N``, with the caller's context variables, and never hold up the event loop. Cancelling an await stops the work
+in the sandbox. Everything may be used from several event loops, at once or one after the other.
+
+This package is asyncio's one door into the library (floor 6).
+"""
+
+from __future__ import annotations
+
+from enclave.aio.factories import (
+    SandboxFactory,
+    SandboxManagerFactory,
+    register_manager,
+    register_sandbox,
+)
+from enclave.aio.managers import HttpSandboxManager, LocalSandboxManager, SandboxManager
+from enclave.aio.sandboxes import AgentBackedSandbox, Connection, DockerSandbox, PortForward, Process, Sandbox
+from enclave.config import SandboxConfig
+from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
+from enclave.errors import EnclaveError
+from enclave.managers.config import SandboxManagerConfig
+from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
+from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.tools.base import Tool
+from enclave.tools.registry import ToolFactory, register_tool
+from enclave.tools.schema import ToolParams
+
+__all__ = [
+    'AgentBackedSandbox',
+    'CommandResult',
+    'Connection',
+    'DockerSandbox',
+    'DockerSandboxConfig',
+    'EnclaveError',
+    'ExecutionStatus',
+    'HealthCheckResult',
+    'HttpSandboxManager',
+    'LocalSandboxManager',
+    'PathInfo',
+    'PortForward',
+    'Process',
+    'Sandbox',
+    'SandboxConfig',
+    'SandboxFactory',
+    'SandboxInfo',
+    'SandboxManager',
+    'SandboxManagerConfig',
+    'SandboxManagerFactory',
+    'SandboxManagerType',
+    'SandboxStatus',
+    'SandboxType',
+    'Tool',
+    'ToolFactory',
+    'ToolParams',
+    'ToolResult',
+    'register_manager',
+    'register_sandbox',
+    'register_tool',
+]

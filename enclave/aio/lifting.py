@@ -1,0 +1,369 @@
+"""How a blocking call becomes an awaited one (floor 6): the only place where the two meet.
+
+`run` makes a call on a thread of ours. The caller's context variables travel with it, and cancelling the await cancels the
+work: a process that the call waits for in a sandbox is killed, a queue is left, half a file is taken back. The await then
+ends as soon as the work has, or after `GRACE_SECONDS` if the work cannot be stopped; what a call that nobody waits for any
+more still brings about (a sandbox that has just been made, say) is undone.
+
+`lifted` makes a coroutine function of a blocking method, with its signature and its words; `streamed` an asynchronous
+iterator of a method that yields; `entered` an asynchronous context manager of one that is a context manager. A `Face` is an
+object with such methods over a blocking one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import importlib
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+
+from attrs import define, field, frozen
+
+from enclave.aio.threads import crew
+from enclave.cancellation import Cancellation
+from enclave.records import ToolResult
+
+P = ParamSpec('P')
+R = TypeVar('R')
+T = TypeVar('T')
+W = TypeVar('W')
+F = TypeVar('F', bound='Face')
+
+GRACE_SECONDS = 1.0
+"""How long a cancelled await waits for its work to end."""
+
+_NOTHING: Any = object()
+
+
+@frozen(eq=False)
+class Caller:
+    """Who awaits a call: the event loop, and the face whose kind other faces are made in."""
+
+    loop: asyncio.AbstractEventLoop
+    face: Face | None
+
+
+caller_of_this_call: contextvars.ContextVar[Caller | None] = contextvars.ContextVar('enclave_aio_caller', default=None)
+
+
+@define(eq=False)
+class _Work:
+    """One call. All but `run` happens on the loop's thread, so that it needs no lock."""
+
+    call: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    outcome: asyncio.Future[Any]
+    undo: Callable[[Any], object] | None
+    context: contextvars.Context
+    cancellation: Cancellation
+    ended: asyncio.Future[None] | None = None  # somebody who cancelled waits for this
+
+    def run(self) -> None:
+        """Make the call. Runs on a thread of the crew."""
+        value, error = None, None
+        try:
+            value = self.context.run(self._under_cancellation)
+        except BaseException as caught:
+            error = caught
+        try:
+            self.loop.call_soon_threadsafe(self._deliver, value, error)
+        except RuntimeError:  # the loop was closed meanwhile: nobody waits
+            if error is None:
+                self._take_back(value)
+        finally:
+            error = None  # no circle of the traceback and this frame
+
+    def _under_cancellation(self) -> Any:
+        with self.cancellation.applied():
+            return self.call()
+
+    def _deliver(self, value: Any, error: BaseException | None) -> None:
+        if self.outcome.done():
+            if error is None and self.undo is not None:
+                crew.submit(lambda: self._take_back(value))
+            if self.ended is not None and not self.ended.done():
+                self.ended.set_result(None)
+        elif error is None:
+            self.outcome.set_result(value)
+        elif isinstance(error, StopIteration):
+            self.outcome.set_exception(RuntimeError('a blocking call raised StopIteration'))
+        else:
+            self.outcome.set_exception(error)
+
+    def _take_back(self, value: Any) -> None:
+        if self.undo is not None:
+            with contextlib.suppress(Exception):  # it is gone already, or its owner is being stopped
+                self.undo(value)
+
+    async def abandon(self) -> None:
+        """Stop the work, and wait a little for its end."""
+        if not self.outcome.cancelled():
+            # It ended in the very moment of the cancelling, and its result is lost with this await.
+            if self.outcome.exception() is None and self.undo is not None:
+                await run(functools.partial(self._take_back, self.outcome.result()))
+            return
+        self.ended = self.loop.create_future()
+        crew.submit(self.cancellation.cancel)
+        patience = self.loop.call_later(GRACE_SECONDS, self._give_up)
+        try:
+            await self.ended
+        finally:
+            patience.cancel()
+
+    def _give_up(self) -> None:
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(None)
+
+    def leave(self) -> None:
+        """Stop the work without waiting: the coroutine that awaited it was closed."""
+        self.outcome.cancel()
+        crew.submit(self.cancellation.cancel)
+
+
+async def run(
+    call: Callable[[], R],
+    *,
+    undo: Callable[[R], object] | None = None,
+    face: Face | None = None,
+    context: contextvars.Context | None = None,
+    cancellation: Cancellation | None = None,
+) -> R:
+    """Make a blocking call on a thread and await its result. Cancelling the await cancels the work.
+
+    Args:
+        undo: What to do, on a thread, with a result that nobody waits for any more.
+        face: Whose call it is; see `Caller`.
+        context: Make the call in this context, not in a copy of the present one.
+        cancellation: What cancels the work; default is one of the call's own.
+    """
+    loop = asyncio.get_running_loop()
+    context = contextvars.copy_context() if context is None else context
+    context.run(caller_of_this_call.set, Caller(loop, face))
+    work = _Work(call, loop, loop.create_future(), undo, context, cancellation or Cancellation())
+    crew.submit(work.run)
+    try:
+        return cast(R, await work.outcome)
+    except asyncio.CancelledError:
+        with contextlib.suppress(asyncio.CancelledError):  # cancelled again, meanwhile: then without waiting
+            await work.abandon()
+        raise
+    except GeneratorExit:
+        work.leave()
+        raise
+
+
+# Faces ----------------------------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class Family:
+    """Which faces results show themselves in, and in which words.
+
+    ``faces`` holds them by the names (module, dot, name) of the classes they are faces of; what is not in it is looked up in
+    ``parent``. ``tell`` changes tools' results.
+    """
+
+    tell: Callable[[ToolResult], ToolResult] | None = None
+    parent: Family | None = None
+    faces: dict[str, type[Face]] = field(factory=dict)
+
+    def find(self, cls: type[Any]) -> type[Face] | None:
+        """Return the face of a class or of the nearest one it derives from; None if there is none."""
+        for each in cls.__mro__:
+            family: Family | None = self
+            while family is not None:
+                kind = family.faces.get(f'{each.__module__}.{each.__qualname__}')
+                if kind is not None:
+                    return kind
+                family = family.parent
+        return None
+
+    def present(self, value: Any) -> Any:
+        """Return a blocking call's result as the asynchronous caller is to see it."""
+        if isinstance(value, ToolResult):
+            return value if self.tell is None else self.tell(value)
+        kind = self.find(type(value))
+        if kind is None:
+            return value
+        own = getattr(value, '_face', None)  # a user's sandbox that was written as a face
+        return own if isinstance(own, Face) else kind._over(value)
+
+
+class Face:
+    """An asynchronous face of a blocking object, which it refers to and adds no state to. Two faces of one object are equal.
+
+    A public method of the blocking object that the face does not name, because it is a user's own backend, is lifted when
+    it is asked for.
+    """
+
+    _blocking: Any
+    _family: ClassVar[Family] = Family()
+    _home: ClassVar[tuple[str, str]] = ('builtins', 'object')
+    """Module and name of the class it is the face of."""
+
+    def __init_subclass__(cls, **words: Any) -> None:
+        super().__init_subclass__(**words)
+        if '_home' in cls.__dict__:
+            cls._family.faces['.'.join(cls._home)] = cls
+
+    @classmethod
+    def _blocking_class(cls) -> type[Any]:
+        module, name = cls._home
+        found: type[Any] = getattr(importlib.import_module(module), name)
+        return found
+
+    @classmethod
+    def _over(cls: type[F], blocking: Any) -> F:
+        """Return a face of an object that is there already."""
+        face = cls.__new__(cls)
+        face._blocking = blocking
+        return face
+
+    def _present(self, value: Any) -> Any:
+        """Return a blocking call's result as the asynchronous caller is to see it."""
+        return self._family.present(value)
+
+    def _lift_tool(self, tool: Any, parameters: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+        """Return the awaited call of a tool that was handed this face to work in."""
+
+        async def call() -> Any:
+            from enclave.tools.base import call_tool
+
+            work = functools.partial(call_tool, tool, self._blocking, parameters)
+            return self._present(await run(work, face=self))
+
+        return call()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('_'):
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+        value = getattr(self._blocking, name)
+        return functools.partial(lifted(value.__func__), self) if inspect.ismethod(value) else value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Face) and other._blocking is self._blocking
+
+    def __hash__(self) -> int:
+        return id(self._blocking)
+
+    def __repr__(self) -> str:
+        return f'<aio {repr(self._blocking).lstrip("<")}'
+
+
+class Shown(Generic[T]):
+    """An attribute of a face that is its blocking object's: no call, no wait."""
+
+    def __init__(self, words: str = '') -> None:
+        self.__doc__ = words
+        self._name = ''
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, face: None, owner: type) -> Shown[T]: ...
+
+    @overload
+    def __get__(self, face: Face, owner: type) -> T: ...
+
+    def __get__(self, face: Face | None, owner: type) -> Shown[T] | T:
+        return self if face is None else cast(T, getattr(face._blocking, self._name))
+
+    def __set__(self, face: Face, value: T) -> None:
+        setattr(face._blocking, self._name, value)
+
+
+def lifted(
+    method: Callable[Concatenate[Any, P], R], *, undo: Callable[[Any, R], object] | None = None
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """Return a blocking method as a coroutine function of a `Face`, with the same signature and words.
+
+    Args:
+        undo: What to do with the blocking object and a result that nobody waits for any more.
+    """
+    name = method.__name__
+
+    @functools.wraps(method)
+    async def call(self: Face, *args: P.args, **kwargs: P.kwargs) -> R:
+        blocking = self._blocking
+        work = functools.partial(getattr(blocking, name), *args, **kwargs)
+        taken_back = None if undo is None else functools.partial(undo, blocking)
+        return cast(R, self._present(await run(work, undo=taken_back, face=self)))
+
+    return cast('Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]', call)
+
+
+def lifted_to(
+    kind: type[W] | Callable[..., W],
+    method: Callable[Concatenate[Any, P], Any],
+    *,
+    undo: Callable[[Any, Any], object] | None = None,
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, W]]:
+    """Return `lifted`, for a method whose result shows itself as another type, ``kind``: a face of it."""
+    return cast('Callable[Concatenate[Any, P], Coroutine[Any, Any, W]]', lifted(method, undo=undo))
+
+
+def streamed(
+    method: Callable[Concatenate[Any, P], Iterator[T]],
+) -> Callable[Concatenate[Any, P], AsyncIterator[T]]:
+    """Return a blocking method that yields as one to be used with ``async for``. Leaving the loop ends the work."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    async def steps(self: Face, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        # One context and one cancellation for all steps: a generator may hold on to what it found at its first one.
+        words: dict[str, Any] = {'face': self, 'context': contextvars.copy_context(), 'cancellation': Cancellation()}
+        source = await run(lambda: iter(getattr(self._blocking, name)(*args, **kwargs)), **words)
+        try:
+            while (item := await run(functools.partial(next, source, _NOTHING), **words)) is not _NOTHING:
+                yield self._present(item)
+        finally:
+            close = getattr(source, 'close', None)
+            if close is not None:
+                crew.submit(functools.partial(_closed, close))
+
+    return cast('Callable[Concatenate[Any, P], AsyncIterator[T]]', steps)
+
+
+def _closed(close: Callable[[], object]) -> None:
+    with contextlib.suppress(Exception):
+        close()
+
+
+class _Entered(AbstractAsyncContextManager[T]):
+    """A blocking context manager, entered and left on threads. Lives for one ``async with``."""
+
+    def __init__(self, face: Face, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._face = face
+        self._make = make
+        self._manager: AbstractContextManager[Any] | None = None
+
+    async def __aenter__(self) -> T:
+        manager = self._manager = self._make()
+        value = await run(manager.__enter__, undo=lambda _: manager.__exit__(None, None, None), face=self._face)
+        return cast(T, self._face._present(value))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._manager is not None
+        return await run(functools.partial(self._manager.__exit__, kind, error, traceback), face=self._face)
+
+
+def entered(
+    kind: type[W] | Callable[..., W], method: Callable[Concatenate[Any, P], AbstractContextManager[Any]]
+) -> Callable[Concatenate[Any, P], AbstractAsyncContextManager[W]]:
+    """Return a blocking method that gives a context manager as one for ``async with``, which gives a ``kind``."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def enter(self: Face, *args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[W]:
+        return _Entered(self, functools.partial(getattr(self._blocking, name), *args, **kwargs))
+
+    return cast('Callable[Concatenate[Any, P], AbstractAsyncContextManager[W]]', enter)

@@ -1,0 +1,117 @@
+"""Managers for ``async with`` (floor 6): faces of the blocking ones, one line a method."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any, ClassVar, TypeVar
+
+from enclave.aio.lifting import Face, Shown, entered, lifted, lifted_to, run
+from enclave.aio.sandboxes import Sandbox
+from enclave.cancellation import on_cancel
+from enclave.enums import SandboxManagerType
+from enclave.managers import base, local
+from enclave.managers.config import SandboxManagerConfig
+
+M = TypeVar('M', bound='SandboxManager')
+
+
+def _delete(blocking: Any, sandbox_id: str) -> None:
+    blocking.delete_sandbox(sandbox_id)
+
+
+def _release(blocking: Any, sandbox_id: str) -> None:
+    blocking.release_sandbox(sandbox_id)
+
+
+def _stop(blocking: Any, _: object) -> None:
+    blocking.stop()
+
+
+def _sandbox_or_none(found: Sandbox | None) -> Sandbox | None:
+    return found
+
+
+class SandboxManager(Face):
+    """Owner of many sandboxes. Use it with ``async with``, or await `start` and `stop`.
+
+    See `enclave.managers.base.SandboxManager`, whose names, arguments, results and errors these are. Cancelling an await stops
+    the work: the process in the sandbox is killed, a place in a pool's queue is left, a sandbox being made is taken away.
+    One manager may be used from several event loops, entered in one and left in another.
+    """
+
+    _home: ClassVar[tuple[str, str]] = ('enclave.managers.base', 'SandboxManager')
+
+    id: Shown[str] = Shown('Its own name, eight hexadecimal digits.')
+    config: Shown[SandboxManagerConfig] = Shown('The checked configuration.')
+    manager_type: Shown[SandboxManagerType | str] = Shown('Its kind.')
+    _pool_initialized: Shown[bool] = Shown('Whether there is a pool.')
+
+    def __init__(self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+        """Check the configuration; errors are those of the blocking class."""
+        self._blocking = self._blocking_class()(config, **options)
+
+    start = lifted(base.SandboxManager.start, undo=_stop)
+    stop = lifted(base.SandboxManager.stop)
+    create_sandbox = lifted(base.SandboxManager.create_sandbox, undo=_delete)
+    get_sandbox = lifted_to(_sandbox_or_none, base.SandboxManager.get_sandbox)
+    get_sandbox_info = lifted(base.SandboxManager.get_sandbox_info)
+    list_sandboxes = lifted(base.SandboxManager.list_sandboxes)
+    stop_sandbox = lifted(base.SandboxManager.stop_sandbox)
+    delete_sandbox = lifted(base.SandboxManager.delete_sandbox)
+    cleanup_all_sandboxes = lifted(base.SandboxManager.cleanup_all_sandboxes)
+    renew = lifted(base.SandboxManager.renew)
+    open = entered(Sandbox, base.SandboxManager.open)
+    execute_tool = lifted(base.SandboxManager.execute_tool)
+    get_sandbox_tools = lifted(base.SandboxManager.get_sandbox_tools)
+    execute_command = lifted(base.SandboxManager.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    put_file = lifted(base.SandboxManager.put_file)
+    get_file = lifted(base.SandboxManager.get_file)
+    put_dir = lifted(base.SandboxManager.put_dir)
+    get_dir = lifted(base.SandboxManager.get_dir)
+    put_archive = lifted(base.SandboxManager.put_archive)
+    get_archive = lifted(base.SandboxManager.get_archive)
+    initialize_pool = lifted(base.SandboxManager.initialize_pool)
+    acquire_sandbox = lifted(base.SandboxManager.acquire_sandbox, undo=_release)
+    release_sandbox = lifted(base.SandboxManager.release_sandbox)
+    lease = entered(Sandbox, base.SandboxManager.lease)
+    execute_tool_in_pool = lifted(base.SandboxManager.execute_tool_in_pool)
+    get_stats = lifted(base.SandboxManager.get_stats)
+    health_check = lifted(base.SandboxManager.health_check)
+
+    async def submit(self, verb: str, /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        """Have a verb called on the manager's own threads, and return its future; see the blocking manager."""
+        future = await run(lambda: self._blocking.submit(verb, *args, **kwargs), face=self)
+        return asyncio.ensure_future(self._result_of(future))
+
+    submit.__doc__ = base.SandboxManager.submit.__doc__
+
+    async def _result_of(self, future: Future[Any]) -> Any:
+        def cancel() -> None:
+            future.cancel()
+
+        def wait() -> Any:
+            with on_cancel(cancel):
+                return future.result()
+
+        return self._present(await run(wait, face=self))
+
+    async def __aenter__(self: M) -> M:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+class LocalSandboxManager(SandboxManager):
+    """Many sandboxes with one owner, in this process. See `enclave.managers.local.LocalSandboxManager`."""
+
+    _home: ClassVar[tuple[str, str]] = (local.__name__, 'LocalSandboxManager')
+
+
+class HttpSandboxManager(SandboxManager):
+    """Sandboxes of a server elsewhere. See `enclave.managers.http.HttpSandboxManager`."""
+
+    _home: ClassVar[tuple[str, str]] = ('enclave.managers.http', 'HttpSandboxManager')
