@@ -1,0 +1,153 @@
+"""What the documents show is true: every block of code in them runs, every link leads somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('images/*.md'))]
+EXAMPLES = sorted(ROOT.glob('examples/*.py'))
+FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+LINK = re.compile(r'\[[^\]]+\]\((?!https?:|#|mailto:)([^)#]+)')
+ENVIRONMENT = {
+    **os.environ,
+    'PYTHONPATH': str(ROOT),
+    'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
+}
+
+
+class Block(NamedTuple):
+    document: str
+    number: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f'{self.document}-{self.number}-{self.language}'
+
+
+BLOCKS = [
+    Block(str(path.relative_to(ROOT)), number, match[1], match[2])
+    for path in DOCUMENTS
+    for number, match in enumerate(FENCE.finditer(path.read_text()), 1)
+]
+
+
+def of(*languages: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language in languages]
+
+
+def test_every_block_names_a_language_that_is_checked() -> None:
+    known = {'python', 'bash', 'console', 'json', 'text'}
+
+    assert not [str(block) for block in BLOCKS if block.language not in known]
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize('block', of('python'), ids=str)
+def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
+    program = tmp_path / 'block.py'
+    program.write_text(block.text)
+
+    done = subprocess.run(
+        [sys.executable, '-W', 'error::ResourceWarning', str(program)],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert 'Warning' not in done.stderr
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize('block', of('bash'), ids=str)
+def test_bash_blocks_run(block: Block, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ['bash', '-euo', 'pipefail', '-c', block.text],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('block', of('console'), ids=str)
+def test_console_blocks_hold_commands_that_exist(block: Block) -> None:
+    """They are what a person types once; running them here would set up the machine again. So: the target or command is there."""
+    for line in block.text.splitlines():
+        words = line.partition('#')[0].split()
+        if words[:1] == ['make'] and len(words) == 2:
+            planned = subprocess.run(['make', '-n', words[1]], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert planned.returncode == 0, planned.stderr
+        else:
+            assert words[0] in ('ms-enclave', 'enclave'), f'{line!r}: other commands go into a bash block, which is run'
+            command = [word for word in words[1:3] if re.fullmatch(r'[a-z]+', word)]
+            shown = subprocess.run(
+                [sys.executable, '-m', 'enclave.cli', *command, '--help'],
+                cwd=ROOT,
+                env=ENVIRONMENT,
+                capture_output=True,
+                check=False,
+            )
+            assert shown.returncode == 0, line
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    missing = [target for target in LINK.findall(document.read_text()) if not (document.parent / target).exists()]
+
+    assert missing == []
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize('example', EXAMPLES, ids=lambda path: path.name)
+def test_examples_run(example: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(example)],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()
+    assert 'Traceback' not in done.stderr
+
+
+def test_the_package_imports_fast_because_it_loads_nothing_heavy() -> None:
+    program = (
+        'import sys, enclave; print(sorted(set(sys.modules) & {"docker", "cattrs", "attrs", "flask", "requests"}))'
+    )
+
+    done = subprocess.run([sys.executable, '-c', program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+
+    assert done.stdout == '[]\n'
+
+
+def test_every_public_name_is_there() -> None:
+    import enclave
+
+    for name in enclave.__all__:
+        assert getattr(enclave, name) is not None
+    with pytest.raises(AttributeError):
+        _ = enclave.no_such_name
