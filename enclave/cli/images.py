@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from enclave.cli.output import Reporter, echo_json, format_size, progress
+from enclave.cli.output import Reporter, echo_json, format_size, print_table, progress
 from enclave.errors import ImageNotFoundError, InvalidArgumentError
 
 _json_option = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
@@ -46,7 +46,7 @@ def list_(as_json: bool) -> None:
     for recipe in recipes:
         if not {recipe.image, f'{recipe.image}:latest'} & present:
             rows.append((recipe.image, 'not there', '', '', f'ms-enclave images build {recipe.image}'))
-    _print_table(('IMAGE', 'ORIGIN', 'SIZE', 'CREATED (UTC)', 'ID'), rows)
+    print_table(('IMAGE', 'ORIGIN', 'SIZE', 'CREATED (UTC)', 'ID'), rows)
 
 
 @images.command()
@@ -137,9 +137,3 @@ def ensure(names: tuple[str, ...], ca_bundle: str, as_json: bool) -> None:
 
 def _adapter(report: Reporter) -> Callable[..., None]:
     return lambda step: report(step.message, step.done_bytes, step.total_bytes)
-
-
-def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    for row in [head, *rows]:
-        click.echo('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

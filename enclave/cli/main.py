@@ -3,7 +3,9 @@
 Commands are named in one table and imported when they are called, so that ``--help`` and ``--version`` stay quick and need no
 engine library. To add a command: write it in a file of its own and give it a line in ``COMMANDS``.
 
-An error of ours ends the program with its message and exit code 1; ``ENCLAVE_DEBUG=1`` shows the traceback instead.
+Nothing that goes wrong shows a traceback, unless ``ENCLAVE_DEBUG=1`` asks for it. Exit codes: 0 for success, 1 for a failure,
+2 for a wrong call, 130 when interrupted. Commands that run a user's program (`enclave.cli.program`) give back the program's
+own exit code, and 125 for a failure of ours.
 """
 
 from __future__ import annotations
@@ -16,11 +18,23 @@ from collections.abc import Sequence
 import click
 
 from enclave import __version__
+from enclave.cli.output import echo_error
 from enclave.errors import EnclaveError
 
 COMMANDS = {
+    'completion': ('enclave.cli.completion:completion', 'Print the shell completion script.'),
+    'cp': ('enclave.cli.cp:cp', 'Copy files and directories into and out of a sandbox.'),
     'doctor': ('enclave.cli.doctor:doctor', 'Say what is there, what is missing, and how to mend it.'),
+    'exec': ('enclave.cli.exec:exec_', 'Run a command in a sandbox that is there.'),
     'images': ('enclave.cli.images:images', 'List, pull and build the images that sandboxes are made from.'),
+    'info': ('enclave.cli.info:info', 'Show what is known of sandboxes.'),
+    'pool': ('enclave.cli.pool:pool', 'Run many programs over a pool of warm sandboxes.'),
+    'ps': ('enclave.cli.ps:ps', 'List sandboxes.'),
+    'rm': ('enclave.cli.rm:rm', 'Remove sandboxes.'),
+    'run': ('enclave.cli.run:run', 'Run a program in a fresh sandbox.'),
+    'shell': ('enclave.cli.shell:shell', 'Open a shell in a sandbox, a fresh one by default.'),
+    'stats': ('enclave.cli.stats:stats', 'Show what sandboxes use, or how a server is doing.'),
+    'stop': ('enclave.cli.stop:stop', 'Stop sandboxes.'),
     'version': ('enclave.cli.version:version', 'Print the version, and those of what it stands on.'),
 }
 """``{command: ('module:name', one line of help)}``."""
@@ -50,31 +64,52 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={'help_option_names': ['-h', '--help']})
 @click.version_option(__version__, prog_name='ms-enclave')
 def cli() -> None:
-    """Run code you do not trust, in sandboxes."""
+    """Run code you do not trust, in sandboxes.
+
+    \b
+    Examples:
+      ms-enclave run script.py            a file, in a sandbox of its own
+      ms-enclave run -c 'print(1)'        a line of Python
+      ms-enclave shell                    a shell in a fresh sandbox
+      ms-enclave ps                       which sandboxes are there
+      ms-enclave server                   serve sandboxes over HTTP
+      ms-enclave --help, ms-enclave run --help
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit the process: 0 for success, 1 for a failure, 2 for a wrong call, 130 when interrupted."""
+    """Run the command line and exit the process; the module says with which codes."""
     try:
         code = cli.main(
             args=None if arguments is None else list(arguments), prog_name='ms-enclave', standalone_mode=False
         )
+        sys.stdout.flush()
     except click.exceptions.Abort:
         click.echo('interrupted', err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except EnclaveError as error:
-        if os.environ.get('ENCLAVE_DEBUG') == '1':
-            raise
-        click.echo(f'{click.style("Error:", fg="red", bold=True)} {error}', err=True)
-        sys.exit(1)
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain once more while it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get('ENCLAVE_DEBUG') == '1':
+            raise
+        echo_error(explain(error))
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: Exception) -> str:
+    """Return what to tell a person of an exception that ended a command."""
+    if isinstance(error, EnclaveError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f': {os.fsdecode(error.filename)}' if isinstance(error.filename, (str, bytes)) else ''
+        return f'{error.strerror or error}{name}'
+    return f'{type(error).__name__}: {error}. This is a fault of ms-enclave; ENCLAVE_DEBUG=1 shows where it happened.'
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """How the commands print (floor 6): results on standard output, progress on standard error, JSON when asked.
 
-On a terminal progress is one line that moves; anywhere else, a log or a pipe, it is plain lines.
+On a terminal progress is one line that moves and tables are coloured; anywhere else, a log or a pipe, they are plain lines.
+Text that comes from an engine or a server is shown with its control characters made visible, so that none steers a terminal.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import click
@@ -21,6 +23,88 @@ _MEBIBYTE = 2**20
 def echo_json(value: Any) -> None:
     """Print a JSON-compatible value."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def echo_error(message: str) -> None:
+    """Print what went wrong, on standard error."""
+    click.echo(f'{click.style("Error:", fg="red", bold=True)} {message}', err=True)
+
+
+def visible(text: Any) -> str:
+    """Return text with control characters as escapes."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in str(text))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows under a head: in colour and fitted to it on a terminal, else in plain columns that nothing is cut from."""
+    texts = [[visible('' if cell is None else cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style='bold')
+        for title in head:
+            table.add_column(title, overflow='fold')
+        for row in texts:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(' ')[0], '')) for cell in row))
+        Console().print(table)
+        return
+    widths = [max(len(row[column]) for row in [list(head), *texts]) for column in range(len(head))]
+    for row in [list(head), *texts]:
+        click.echo('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+_STYLES = {
+    'running': 'green',
+    'idle': 'green',
+    'ok': 'green',
+    'success': 'green',
+    'busy': 'cyan',
+    'initializing': 'yellow',
+    'stopping': 'yellow',
+    'timeout': 'yellow',
+    'stopped': 'dim',
+    'error': 'red',
+    'dead,': 'red',
+}
+
+
+def print_facts(facts: Sequence[tuple[str, Any]], *, indent: int = 0) -> None:
+    """Print names and values in two columns; a dict or list of values goes below its name."""
+    width = max((len(name) for name, _ in facts), default=0)
+    space = ' ' * indent
+    for name, value in facts:
+        if isinstance(value, dict) and value:
+            click.echo(f'{space}{click.style(visible(name), bold=True)}')
+            print_facts([(str(key), each) for key, each in value.items()], indent=indent + 2)
+        else:
+            click.echo(f'{space}{click.style(visible(name).ljust(width), bold=True)}  {_shown(value)}'.rstrip())
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ({}, [], ()):
+        return '-'
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, (list, tuple)):
+        return ', '.join(visible(each) for each in value)
+    return visible(value)
+
+
+def format_age(moment: datetime | None, now: datetime) -> str:
+    """Return how long ago a moment was, in its two largest units, like ``3m 12s``; '' for None."""
+    if moment is None:
+        return ''
+    seconds = max(0, int((now - moment).total_seconds()))
+    parts: list[str] = []
+    for unit, size in (('d', 86400), ('h', 3600), ('m', 60), ('s', 1)):
+        amount, seconds = divmod(seconds, size)
+        if amount or (unit == 's' and not parts):
+            parts.append(f'{amount}{unit}')
+        elif parts:
+            break
+    return ' '.join(parts[:2])
 
 
 def format_size(size_bytes: int) -> str:
@@ -86,7 +170,11 @@ def _plain_lines(title: str) -> Iterator[Reporter]:
         if now - last < _LINE_INTERVAL:
             return
         last = now
-        counted = f' ({done // _MEBIBYTE} of {total // _MEBIBYTE} MB)' if done is not None and total else ''
+        counted = (
+            f' ({done // _MEBIBYTE} of {total // _MEBIBYTE} MB)'
+            if done is not None and total and total >= _MEBIBYTE
+            else ''
+        )
         click.echo(f'  {now - started_at:5.1f} s  {message}{counted}', err=True)
 
     yield report

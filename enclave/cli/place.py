@@ -1,0 +1,230 @@
+"""Where the client commands work (floor 6): the engine of this machine, or a server.
+
+Locally a sandbox lives and dies with the process that made it, so the sandboxes that other processes own are reached through
+the engine: listed by their labels, stopped and removed as containers, used by an agent of our own (`attach_sandbox`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from enclave.cli.output import progress
+from enclave.errors import ImageNotFoundError, InvalidArgumentError, SandboxNotFoundError
+from enclave.records import SandboxInfo
+
+if TYPE_CHECKING:
+    from enclave.managers.base import SandboxManager
+
+P = TypeVar('P', bound='Place')
+
+REMOTE_IDLE_SECONDS = 600.0
+"""How long a server keeps a sandbox of ours that nothing runs in: our process may die without a word."""
+
+
+class Place(ABC):
+    """Sandboxes, by the verbs of the command line. Use it in a ``with`` block.
+
+    The sandboxes that `open` and `attach` give are used by the verbs of `enclave.sandboxes.agent_backed`; a remote one has the
+    same. Their type is left open for that.
+    """
+
+    is_remote: bool
+
+    @abstractmethod
+    def open(
+        self, sandbox_type: str, config: Mapping[str, Any], *, quiet: bool = False
+    ) -> contextlib.AbstractContextManager[Any]:
+        """Return a fresh sandbox for a ``with`` block, after which it is gone. ``quiet`` tells of no pull."""
+
+    @abstractmethod
+    def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
+        """Return a running sandbox for a ``with`` block, after which it goes on."""
+
+    @abstractmethod
+    def list_sandboxes(self) -> list[SandboxInfo]:
+        """Return all sandboxes, oldest first."""
+
+    @abstractmethod
+    def get_info(self, sandbox_id: str) -> SandboxInfo:
+        """Return what is known of a sandbox."""
+
+    @abstractmethod
+    def stop(self, sandbox_id: str) -> None:
+        """Stop a sandbox."""
+
+    @abstractmethod
+    def remove(self, sandbox_id: str) -> None:
+        """Take a sandbox away."""
+
+    def find_id(self, start: str) -> str:
+        """Return the id of the one sandbox whose id is, or begins with, ``start``.
+
+        Raises:
+            SandboxNotFoundError: There is none.
+            InvalidArgumentError: There are several.
+        """
+        ids = [info.id for info in self.list_sandboxes()]
+        if start in ids:
+            return start
+        found = [each for each in ids if start and each.startswith(start)]
+        if len(found) > 1:
+            raise InvalidArgumentError(f'{start!r} begins the ids of {len(found)} sandboxes: {", ".join(found)}')
+        if not found:
+            raise SandboxNotFoundError(f'no sandbox {start!r} is {self.where}; `ms-enclave ps` lists those that are')
+        return found[0]
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The place in words, after "is"."""
+
+    def close(self) -> None:  # noqa: B027 - the engine's client is the process's
+        """Let go of what was opened."""
+
+    def __enter__(self: P) -> P:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LocalPlace(Place):
+    """This machine, and its engine."""
+
+    is_remote = False
+
+    @property
+    def where(self) -> str:
+        """The engine's address."""
+        from enclave.sandboxes.docker.engine import get_engine
+
+        return f'on the engine at {get_engine().address}'
+
+    @contextlib.contextmanager
+    def open(self, sandbox_type: str, config: Mapping[str, Any], *, quiet: bool = False) -> Iterator[Any]:
+        """See `Place.open`; an image that is missing is pulled with progress shown."""
+        from enclave.sandboxes.registry import SandboxFactory
+
+        pulls = sandbox_type.startswith('docker') and config.get('pull', 'missing') == 'missing'
+        sandbox = SandboxFactory.create_sandbox(sandbox_type, {**config, 'pull': 'never'} if pulls else config)
+        try:
+            sandbox.start()
+        except ImageNotFoundError:
+            if not pulls:
+                raise
+            from enclave.sandboxes.docker.engine import get_engine
+            from enclave.sandboxes.docker.images import ensure_image
+
+            name = getattr(sandbox.config, 'image', '')
+            with progress(f'Pulling {name}', quiet=quiet) as report:
+                ensure_image(
+                    get_engine(),
+                    name,
+                    platform=config.get('platform'),
+                    progress=lambda step: report(step.message, step.done_bytes, step.total_bytes),
+                )
+            sandbox.start()
+        try:
+            yield sandbox
+        finally:
+            sandbox.stop()
+
+    def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
+        """See `Place.attach`."""
+        from enclave.sandboxes.docker.attach import attach_sandbox
+
+        return attach_sandbox(self.find_id(sandbox_id))
+
+    def list_sandboxes(self) -> list[SandboxInfo]:
+        """See `Place.list_sandboxes`; the sandboxes of all processes."""
+        from enclave.sandboxes.docker.engine import get_engine
+        from enclave.sandboxes.docker.inventory import list_sandboxes
+
+        return list_sandboxes(get_engine())
+
+    def get_info(self, sandbox_id: str) -> SandboxInfo:
+        """See `Place.get_info`."""
+        from enclave.sandboxes.docker.engine import get_engine
+        from enclave.sandboxes.docker.inventory import describe_sandbox
+
+        return describe_sandbox(get_engine(), self.find_id(sandbox_id))
+
+    def stop(self, sandbox_id: str) -> None:
+        """See `Place.stop`."""
+        from enclave.sandboxes.docker.engine import get_engine
+        from enclave.sandboxes.docker.inventory import stop_sandbox
+
+        stop_sandbox(get_engine(), sandbox_id)
+
+    def remove(self, sandbox_id: str) -> None:
+        """See `Place.remove`."""
+        from enclave.sandboxes.docker.engine import get_engine
+        from enclave.sandboxes.docker.inventory import remove_sandbox
+
+        remove_sandbox(get_engine(), sandbox_id)
+
+
+class RemotePlace(Place):
+    """A server."""
+
+    is_remote = True
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        self.url = url
+        self._api_key = api_key
+        self._manager: SandboxManager | None = None
+
+    @property
+    def manager(self) -> SandboxManager:
+        """The manager that speaks to the server."""
+        if self._manager is None:
+            from enclave.managers.registry import SandboxManagerFactory
+
+            url = self.url if '://' in self.url else f'http://{self.url}'
+            self._manager = SandboxManagerFactory.create_manager('http', base_url=url, api_key=self._api_key)
+        return self._manager
+
+    @property
+    def where(self) -> str:
+        """The server's address."""
+        return f'on the server at {self.url}'
+
+    def open(
+        self, sandbox_type: str, config: Mapping[str, Any], *, quiet: bool = False
+    ) -> contextlib.AbstractContextManager[Any]:
+        """See `Place.open`."""
+        return self.manager.open(sandbox_type, config, idle_timeout=REMOTE_IDLE_SECONDS)
+
+    @contextlib.contextmanager
+    def attach(self, sandbox_id: str) -> Iterator[Any]:
+        """See `Place.attach`."""
+        found = self.find_id(sandbox_id)
+        sandbox = self.manager.get_sandbox(found)
+        if sandbox is None:
+            raise SandboxNotFoundError(f'sandbox {found!r} is gone from the server at {self.url}')
+        yield sandbox
+
+    def list_sandboxes(self) -> list[SandboxInfo]:
+        """See `Place.list_sandboxes`; those that the key may see."""
+        return self.manager.list_sandboxes()
+
+    def get_info(self, sandbox_id: str) -> SandboxInfo:
+        """See `Place.get_info`."""
+        return self.manager.get_sandbox_info(self.find_id(sandbox_id))
+
+    def stop(self, sandbox_id: str) -> None:
+        """See `Place.stop`."""
+        self.manager.stop_sandbox(sandbox_id)
+
+    def remove(self, sandbox_id: str) -> None:
+        """See `Place.remove`."""
+        self.manager.delete_sandbox(sandbox_id)
+
+    def close(self) -> None:
+        """Close the connections to the server."""
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.stop()

@@ -1,0 +1,211 @@
+"""`ms-enclave run` (floor 6): one program, one fresh sandbox."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import click
+
+from enclave.cli.options import json_option, parse_files, place_options, sandbox_options
+from enclave.cli.place import Place
+from enclave.cli.program import drive, runs_a_program
+from enclave.cli.relay import endings_as_exit
+from enclave.errors import InvalidArgumentError, SandboxPathExistsError
+
+DEFAULT_DIR = '/sandbox'
+PRIVATE_DIR = '/tmp/enclave-program'
+# Unbuffered, since a person wants to see what it prints when it prints it.
+PYTHON = ['python3', '-u']
+_BY_SUFFIX = {
+    '.py': PYTHON,
+    '.sh': ['sh'],
+    '.bash': ['bash'],
+    '.js': ['node'],
+    '.mjs': ['node'],
+    '.rb': ['ruby'],
+    '.pl': ['perl'],
+    '.php': ['php'],
+    '.lua': ['lua'],
+    '.r': ['Rscript'],
+}
+
+
+@click.command(context_settings={'allow_interspersed_args': False})
+@click.argument('program', required=False, metavar='[FILE|-]')
+@click.argument('args', nargs=-1, type=click.UNPROCESSED, metavar='[ARGS]...')
+@click.option('-c', 'code', metavar='CODE', help='Run this text instead of a file.')
+@click.option('--python', 'language', flag_value='python', help='The program is Python, whatever its name says.')
+@click.option('--shell', 'language', flag_value='shell', help='The program is a shell script.')
+@click.option('--interpreter', metavar='COMMAND', help="What runs it, like 'node' or 'python3 -O'.")
+@click.option(
+    '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
+)
+@click.option(
+    '-t', '--timeout', type=click.FloatRange(min=0), metavar='SECONDS', help='How long it may run.  [default: no limit]'
+)
+@click.option('-n', '--no-stdin', is_flag=True, help='Do not pass standard input on.')
+@sandbox_options
+@place_options
+@json_option
+@runs_a_program
+def run(
+    program: str | None,
+    args: tuple[str, ...],
+    code: str | None,
+    language: Literal['python', 'shell'] | None,
+    interpreter: str | None,
+    files: tuple[str, ...],
+    timeout: float | None,
+    no_stdin: bool,
+    sandbox_type: str,
+    config: dict[str, Any],
+    place: Place,
+    as_json: bool,
+) -> None:
+    """Run a program in a fresh sandbox, which is gone afterwards.
+
+    FILE is a program on this machine, and - is one on standard input. What interprets it follows from its name, then its
+    #! line, and is Python otherwise. All that comes after FILE, or after -c CODE, is the program's own. Its output is
+    shown as it comes, and standard input is passed on. Ctrl-C ends it.
+
+    \b
+    Examples:
+      ms-enclave run script.py --verbose
+      ms-enclave run -c 'import sys; print(sys.version)'
+      ms-enclave run --no-network -m 256m -t 10 untrusted.py
+      ms-enclave run -f data/ -f config.json:/etc/app.json -e TOKEN script.py
+      echo 'echo hello; id' | ms-enclave run --shell -
+      ms-enclave run --url http://sandboxes:8000 script.py
+    """
+    if code is not None:
+        args = args if program is None else (program, *args)
+        program = None
+    elif program is None:
+        raise click.UsageError('Give a FILE, - for standard input, or -c CODE. `ms-enclave run --help` has examples.')
+    if interpreter is not None and language is not None:
+        raise click.UsageError('--interpreter says it all; leave --python and --shell out.')
+    chosen = _chosen_interpreter(language, interpreter)
+    text = _read_program(program) if code is None else code.encode('utf-8', 'surrogateescape')
+    copied = parse_files(files)
+
+    with endings_as_exit(), place, place.open(sandbox_type, config, quiet=as_json) as sandbox:
+        for source, target in copied:
+            put_path(sandbox, source, target)
+        stdin: bytes | None = None
+        env: dict[str, str] = {}
+        if code is not None and (command := _code_command(code, chosen)):
+            pass
+        elif program == '-' and (command := _stdin_command(text, chosen)):
+            stdin = text
+        else:
+            name = Path(program).name if program not in (None, '-') else 'program'
+            path, env = _place_program(sandbox, name, text, config)
+            command = [*(chosen or _guess_interpreter(name, text)), path]
+            stdin = b'' if program == '-' else None
+        drive(
+            sandbox,
+            [*command, *args],
+            timeout=timeout,
+            with_stdin=not no_stdin,
+            stdin=stdin,
+            env=env,
+            as_json=as_json,
+            memory=config.get('memory_limit', '1g'),
+        )
+
+
+def _chosen_interpreter(language: str | None, interpreter: str | None) -> list[str] | None:
+    if interpreter is not None:
+        try:
+            words = shlex.split(interpreter)
+        except ValueError as error:
+            raise click.BadParameter(f'{interpreter!r}: {error}', param_hint='--interpreter') from None
+        if not words:
+            raise click.BadParameter('it is empty', param_hint='--interpreter')
+        return words
+    return {None: None, 'python': PYTHON, 'shell': ['sh']}[language]
+
+
+def _read_program(program: str | None) -> bytes:
+    assert program is not None
+    if program == '-':
+        return sys.stdin.buffer.read()
+    path = Path(program)
+    if path.is_dir():
+        raise click.BadParameter(
+            f'{program!r} is a directory; give the program in it, and -f for the rest', param_hint='FILE'
+        )
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise click.BadParameter(f'{program!r} does not exist; -c runs text', param_hint='FILE') from None
+
+
+def _guess_interpreter(name: str, text: bytes) -> list[str]:
+    """Return what runs a program: by its name's ending, by its #! line, else Python."""
+    known = _BY_SUFFIX.get(Path(name).suffix.lower())
+    if known is not None:
+        return known
+    first = text.partition(b'\n')[0]
+    if first.startswith(b'#!'):
+        words = first[2:].decode('utf-8', 'replace').split()
+        if words:
+            return words
+    return PYTHON
+
+
+def _is_python(words: Sequence[str]) -> bool:
+    return PurePosixPath(words[0]).name.startswith('python')
+
+
+def _is_shell(words: Sequence[str]) -> bool:
+    return PurePosixPath(words[0]).name in ('sh', 'bash', 'dash', 'zsh', 'ksh', 'ash')
+
+
+def _code_command(code: str, chosen: list[str] | None) -> list[str]:
+    """Return the command that has the text on it; empty for an interpreter of which we do not know how."""
+    words = chosen or PYTHON
+    if _is_python(words):
+        return [*words, '-c', code]
+    return [*words, '-c', code, words[0]] if _is_shell(words) else []  # the word after the text is $0
+
+
+def _stdin_command(text: bytes, chosen: list[str] | None) -> list[str]:
+    """Return the command that reads its program from standard input; empty as for `_code_command`."""
+    words = chosen or _guess_interpreter('-', text)
+    if _is_python(words):
+        return [*words, '-']
+    return [*words, '-s', '--'] if _is_shell(words) else []
+
+
+def _place_program(sandbox: Any, name: str, text: bytes, config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Put a program into the sandbox and return its path, and variables it is to be run with.
+
+    It goes where it works, beside what it may want to import and open. But what is mounted there is the host's, and is not
+    to be written to unasked: then it goes to a place of its own, and Python is told where its modules are.
+    """
+    work = str(config.get('working_dir', DEFAULT_DIR)).rstrip('/') or '/'
+    mounts = [str(each['bind']).rstrip('/') or '/' for each in config.get('volumes', {}).values()]
+    is_mounted = any(work == mount or f'{work}/'.startswith(f'{mount.rstrip("/")}/') for mount in mounts)
+    path = f'{PRIVATE_DIR if is_mounted else work.rstrip("/")}/{name}'
+    try:
+        sandbox.write_file(path, text, exclusive=True, mode=0o755)
+    except SandboxPathExistsError:
+        # Copied in by --file, most likely.
+        if sandbox.read_file(path) != text:
+            raise InvalidArgumentError(
+                f'{path} is in the sandbox already and is another file, from its image, --file or --volume; rename one'
+            ) from None
+    return path, {'PYTHONPATH': work} if is_mounted and 'PYTHONPATH' not in config.get('env_vars', {}) else {}
+
+
+def put_path(sandbox: Any, source: Path, target: str) -> None:
+    """Copy a host file, or what is in a host directory, to a path in the sandbox."""
+    if source.is_dir():
+        sandbox.put_dir(source, target)
+    else:
+        sandbox.put_file(source, target)

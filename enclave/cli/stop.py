@@ -1,0 +1,55 @@
+"""`ms-enclave stop` (floor 6)."""
+
+from __future__ import annotations
+
+import click
+
+from enclave.cli.options import complete_sandbox_ids, json_option, place_options
+from enclave.cli.output import echo_error, echo_json
+from enclave.cli.place import Place
+from enclave.errors import EnclaveError
+
+
+@click.command()
+@click.argument('sandbox_ids', nargs=-1, required=True, metavar='ID...', shell_complete=complete_sandbox_ids)
+@place_options
+@json_option
+def stop(sandbox_ids: tuple[str, ...], place: Place, as_json: bool) -> None:
+    """Stop sandboxes: end what runs in them.
+
+    On this machine a stopped sandbox is gone too, unless it was made to be kept (remove_on_exit=False). A server keeps it in
+    its list until it is removed.
+
+    \b
+    Examples:
+      ms-enclave stop 3f2a
+      ms-enclave stop $(ms-enclave ps -q)
+    """
+    with place:
+        each_of(place, sandbox_ids, place.stop, 'stopped', as_json)
+
+
+def each_of(place: Place, ids: tuple[str, ...], verb: object, done: str, as_json: bool) -> None:
+    """Do something to each of several sandboxes, telling of each; one that fails keeps no other from its turn.
+
+    Raises:
+        click.exceptions.Exit: With code 1, when any failed.
+    """
+    assert callable(verb)
+    succeeded, failed = [], {}
+    for start in ids:
+        try:
+            sandbox_id = place.find_id(start)
+            verb(sandbox_id)
+        except EnclaveError as error:
+            failed[start] = str(error)
+            if not as_json:
+                echo_error(str(error))
+        else:
+            succeeded.append(sandbox_id)
+            if not as_json:
+                click.echo(sandbox_id)
+    if as_json:
+        echo_json({done: succeeded, 'failed': failed})
+    if failed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,95 @@
+"""Attaching to a sandbox that somebody else started (floor 4, docker).
+
+The owner's agent speaks over the owner's stream and serves nobody else. So attaching starts a second agent in the container, by
+the engine's exec, with the limits and the few capabilities of that container. `stop` ends this agent, and with it what was
+started through it; the container, its owner's agent and all else in it go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from enclave.errors import EnclaveError, SandboxGoneError, SandboxNotFoundError, SandboxStartError, SandboxStateError
+from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.engine import Engine, get_engine
+from enclave.sandboxes.docker.engine_operations import EngineOperations
+from enclave.sandboxes.docker.inventory import enforced_config, inspect_sandbox
+from enclave.sandboxes.docker.sandbox import DockerSandbox, NoAgentError
+from enclave.sandboxes.operations import Operations
+
+# What of an inspected container a configuration can hold again, and its agent's verbs go by.
+_WORDS = ('image', 'working_dir', 'user', 'read_only', 'privileged')
+
+
+def attach_sandbox(
+    sandbox_id: str, *, tools_config: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None
+) -> AttachedDockerSandbox:
+    """Return a running sandbox of another process, to be used in a ``with`` block; leaving it leaves the sandbox running.
+
+    Args:
+        tools_config: Tools to have here, whatever the owner has enabled.
+
+    Raises:
+        SandboxNotFoundError: No container on the engine is this sandbox.
+        SandboxStateError: It does not run.
+        EngineUnavailableError: The engine does not answer.
+    """
+    engine = get_engine()
+    found = inspect_sandbox(engine, sandbox_id)
+    state = found['State']
+    if not state.get('Running') or state.get('Paused'):
+        raise SandboxStateError(
+            f'sandbox {sandbox_id} is {state.get("Status")}, not running, so nothing can be run in it',
+            details={'sandbox_id': sandbox_id, 'status': state.get('Status')},
+        )
+    facts = enforced_config(found)
+    config = DockerSandboxConfig(tools_config=tools_config or {}, **{word: facts[word] for word in _WORDS})
+    return AttachedDockerSandbox(config, sandbox_id, engine=engine, container=found['Id'])
+
+
+class AttachedDockerSandbox(DockerSandbox):
+    """A sandbox that another process owns, with all the verbs. Lives from `start` to `stop`, which leave the container alone.
+
+    It has the container's own environment, user and working directory. Made by `attach_sandbox`.
+    """
+
+    def __init__(self, config: DockerSandboxConfig, sandbox_id: str, *, engine: Engine, container: str) -> None:
+        super().__init__(config, sandbox_id)
+        self._engine = engine
+        self._attached_to = container
+
+    def _launch(self) -> Operations:
+        engine = self._engine
+        assert engine is not None
+        found = self._inspect(engine, self._attached_to)
+        if found is None:
+            raise SandboxNotFoundError(f'sandbox {self.id} was removed meanwhile', details={'sandbox_id': self.id})
+        self._container = self._attached_to
+        self.metadata.update(
+            container_id=self._container,
+            container_name=found['Name'].lstrip('/'),
+            image=self.config.image,
+            attached=True,
+        )
+        try:
+            return self._exec_agent(engine)
+        except NoAgentError:
+            self._channel = None
+            self.metadata.update(agent_python=None, driven_by='engine')
+            return EngineOperations(engine, self._container, None, name=self.id, user=self.config.user)
+        except SandboxGoneError as error:
+            raise SandboxStartError(
+                f'could not attach to sandbox {self.id}: {error.message}', details={'sandbox_id': self.id}
+            ) from error
+        except EnclaveError:
+            self._channel = None
+            raise
+
+    def _give_working_dir(self, engine: Engine, uid: int, gid: int) -> None:
+        """Leave the working directory as its owner made it."""
+
+    def _destroy(self, *, keep: bool) -> None:
+        """Let go of the container; it is its owner's."""
+        self._channel = None
+        self._container = ''
