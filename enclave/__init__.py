@@ -17,6 +17,7 @@ __version__ = '2.0.0'
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
+    'enclave.cells': ('CellError', 'CellResult', 'KernelInfo', 'KernelSpec'),
     'enclave.config': ('SandboxConfig',),
     'enclave.enums': ('ExecutionStatus', 'SandboxManagerType', 'SandboxStatus', 'SandboxType'),
     'enclave.errors': ('EnclaveError',),
@@ -26,8 +27,14 @@ _HOMES = {
     'enclave.managers.registry': ('SandboxManagerFactory', 'register_manager'),
     'enclave.records': ('CommandResult', 'HealthCheckResult', 'PathInfo', 'SandboxInfo', 'ToolResult'),
     'enclave.sandboxes.base': ('Sandbox',),
+    'enclave.sandboxes.bubblewrap.config': ('BubblewrapSandboxConfig',),
+    'enclave.sandboxes.bubblewrap.sandbox': ('BubblewrapSandbox',),
     'enclave.sandboxes.docker.config': ('DockerSandboxConfig',),
+    'enclave.sandboxes.docker.notebook': ('DockerNotebookSandbox',),
+    'enclave.sandboxes.docker.notebook_config': ('DockerNotebookConfig',),
     'enclave.sandboxes.docker.sandbox': ('DockerSandbox',),
+    'enclave.sandboxes.notebook.document': ('NotebookDocument',),
+    'enclave.sandboxes.notebook.verbs': ('NotebookSandbox',),
     'enclave.sandboxes.registry': ('SandboxFactory', 'register_sandbox'),
     'enclave.tools.base': ('Tool',),
     'enclave.tools.registry': ('ToolFactory', 'register_tool'),
@@ -38,6 +45,10 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = ['__version__', *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:
+    from enclave.cells import CellError as CellError
+    from enclave.cells import CellResult as CellResult
+    from enclave.cells import KernelInfo as KernelInfo
+    from enclave.cells import KernelSpec as KernelSpec
     from enclave.config import SandboxConfig as SandboxConfig
     from enclave.enums import ExecutionStatus as ExecutionStatus
     from enclave.enums import SandboxManagerType as SandboxManagerType
@@ -55,8 +66,14 @@ if TYPE_CHECKING:
     from enclave.records import SandboxInfo as SandboxInfo
     from enclave.records import ToolResult as ToolResult
     from enclave.sandboxes.base import Sandbox as Sandbox
+    from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig as BubblewrapSandboxConfig
+    from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox as BubblewrapSandbox
     from enclave.sandboxes.docker.config import DockerSandboxConfig as DockerSandboxConfig
+    from enclave.sandboxes.docker.notebook import DockerNotebookSandbox as DockerNotebookSandbox
+    from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig as DockerNotebookConfig
     from enclave.sandboxes.docker.sandbox import DockerSandbox as DockerSandbox
+    from enclave.sandboxes.notebook.document import NotebookDocument as NotebookDocument
+    from enclave.sandboxes.notebook.verbs import NotebookSandbox as NotebookSandbox
     from enclave.sandboxes.registry import SandboxFactory as SandboxFactory
     from enclave.sandboxes.registry import register_sandbox as register_sandbox
     from enclave.tools.base import Tool as Tool

@@ -150,6 +150,12 @@ class SandboxBrokenError(SandboxError, ConnectionError):
     code = 'sandbox-broken'
 
 
+class KernelDiedError(SandboxError):
+    """A notebook's kernel ended, or could not be started, while something was asked of it; its state is lost."""
+
+    code = 'kernel-died'
+
+
 class CallCancelledError(SandboxError):
     """The call was cancelled before it had a result."""
 

@@ -15,7 +15,9 @@ from enclave.sandboxes.base import Sandbox
 K = TypeVar('K', bound=type[Sandbox])
 
 _BUILT_IN: dict[str, tuple[str, str]] = {
+    'bubblewrap': ('enclave.sandboxes.bubblewrap.sandbox', 'BubblewrapSandbox'),
     'docker': ('enclave.sandboxes.docker.sandbox', 'DockerSandbox'),
+    'docker_notebook': ('enclave.sandboxes.docker.notebook', 'DockerNotebookSandbox'),
 }
 _registered: dict[str, type[Sandbox]] = {}
 _lock = threading.Lock()  # guards _registered
@@ -62,13 +64,17 @@ class SandboxFactory:
     @classmethod
     def create_sandbox(
         cls,
-        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        sandbox_type: SandboxType | str | None = None,
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
     ) -> Sandbox:
         """Return a new sandbox, not started and connected to nothing.
 
         Args:
+            sandbox_type: The kind. None leaves the choice to `enclave.sandboxes.choice`: what only one kind's
+            configuration has
+                decides, else Docker if its engine answers (asked now, for a second at most), else bubblewrap. What was
+                chosen and why is in the sandbox's ``metadata['chosen_because']``.
             config: A configuration of the kind, a dict of its options, or None for the defaults.
             sandbox_id: A name of your own; default is a new one. Where a sandbox of that id was kept
                 (``remove_on_exit=False``), starting this one takes it up again.
@@ -77,7 +83,14 @@ class SandboxFactory:
             NotRegisteredError: The kind is unknown.
             ConfigurationError: The configuration is wrong; the message names the field.
         """
-        return cls.get_sandbox_class(sandbox_type)(config, sandbox_id)
+        if sandbox_type is not None:
+            return cls.get_sandbox_class(sandbox_type)(config, sandbox_id)
+        from enclave.sandboxes.choice import choose_for
+
+        choice = choose_for(config)
+        sandbox = cls.get_sandbox_class(choice.sandbox_type)(config, sandbox_id)
+        sandbox.metadata['chosen_because'] = choice.reason
+        return sandbox
 
     @classmethod
     def get_registered_types(cls) -> list[str]:

@@ -24,6 +24,7 @@ K = TypeVar('K', bound=type[Tool])
 
 _BUILT_IN: dict[str, tuple[str, str]] = {
     'file_operation': ('enclave.tools.file', 'FileOperation'),
+    'notebook_executor': ('enclave.tools.notebook', 'NotebookExecutor'),
     'python_executor': ('enclave.tools.python', 'PythonExecutor'),
     'shell_executor': ('enclave.tools.shell', 'ShellExecutor'),
 }

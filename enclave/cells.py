@@ -1,0 +1,132 @@
+"""What notebooks give back (floor 1): the result of a cell, and what is known of kernels and of what lives in them.
+
+Outputs are as a notebook stores them (nbformat 4): dicts with an ``output_type`` of ``stream``, ``display_data``,
+``execute_result`` or ``error``. Source: https://nbformat.readthedocs.io/en/latest/format_description.html
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from attrs import Factory, field, frozen
+
+from enclave.enums import ExecutionStatus
+from enclave.records import Model
+
+DEFAULT_KERNEL = 'default'
+"""The kernel that cells run in unless they name another."""
+
+
+@frozen(kw_only=True)
+class CellError(Model):
+    """What a cell raised: the exception's class name, its text, and the traceback as text without escape codes."""
+
+    name: str
+    value: str = ''
+    traceback: str = ''
+
+
+@frozen(kw_only=True)
+class CellResult(Model):
+    """What became of a cell.
+
+    Attributes:
+        status: ``success``, ``error`` (it raised, or its kernel died), ``timeout`` or ``cancelled`` (it was interrupted).
+        outputs: In order, as a notebook stores them.
+        text: What a person reads: stdout and the values shown, in order. Standard error is not in it.
+        stdout, stderr: All of the one stream; past the cap head and tail are kept around a visible marker, ``*_truncated``
+            is true, and ``*_bytes`` is the true count of what the cell wrote.
+        error: What it raised; None where it raised nothing.
+        execution_count: The number a notebook shows in brackets; None where the kernel did not say.
+        execution_time: Seconds from the request to the end.
+        kernel: The kernel it ran in.
+        state_lost: Why the kernel's state is lost, where it is: it died in this cell or had to be killed. The next cell gets
+            a new kernel.
+        note: What should be known besides, above all that the kernel had died since the cell before.
+        outputs_left_out: How many outputs were too many to keep.
+        display_ids: ``{id: indexes in outputs}`` of displays that a later cell may update.
+        display_updates: ``[{'display_id', 'data', 'metadata'}]``: updates of displays of earlier cells.
+    """
+
+    status: ExecutionStatus = field(converter=ExecutionStatus)
+    outputs: list[dict[str, Any]] = Factory(list)
+    text: str = ''
+    stdout: str = ''
+    stderr: str = ''
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    stdout_truncated: bool = False
+    stderr_truncated: bool = False
+    error: CellError | None = None
+    execution_count: int | None = None
+    execution_time: float = 0.0
+    kernel: str = DEFAULT_KERNEL
+    timed_out: bool = False
+    oom_killed: bool = False
+    state_lost: str | None = None
+    note: str | None = None
+    outputs_left_out: int = 0
+    display_ids: dict[str, list[int]] = Factory(dict)
+    display_updates: list[dict[str, Any]] = Factory(list)
+
+    @property
+    def success(self) -> bool:
+        """Whether it ended by itself and raised nothing."""
+        return self.status is ExecutionStatus.SUCCESS
+
+
+@frozen(kw_only=True)
+class KernelInfo(Model):
+    """A kernel of a sandbox. ``spec`` is the kernel specification it was made from; ``idle`` kernels take a cell at once.
+
+    ``stopped`` is a kernel that has ended and will be started anew by its next cell.
+    """
+
+    name: str
+    spec: str
+    language: str = ''
+    status: Literal['idle', 'busy', 'stopped'] = 'idle'
+    cells_run: int = 0
+    waiting: int = 0
+    started_at: datetime | None = None
+
+
+@frozen(kw_only=True)
+class KernelSpec(Model):
+    """A kind of kernel that the sandbox's image has; ``name`` is what `create_kernel` takes."""
+
+    name: str
+    display_name: str = ''
+    language: str = ''
+    argv: list[str] = Factory(list)
+    env: dict[str, str] = Factory(dict)
+    interrupt_mode: str = 'signal'
+
+
+@frozen(kw_only=True)
+class Completion(Model):
+    """What could stand at a place in the code: each of ``matches`` replaces the characters from ``start`` to ``end``."""
+
+    matches: list[str] = Factory(list)
+    start: int = 0
+    end: int = 0
+
+
+@frozen(kw_only=True)
+class Inspection(Model):
+    """What a kernel knows of a name: ``text`` for people, without escape codes; ``data`` by MIME type."""
+
+    found: bool = False
+    text: str = ''
+    data: dict[str, Any] = Factory(dict)
+
+
+@frozen(kw_only=True)
+class Variable(Model):
+    """A variable of a kernel: its class's name, a short text of its value, and its length or shape, where it has one."""
+
+    name: str
+    type: str = ''
+    text: str = ''
+    shape: str = ''

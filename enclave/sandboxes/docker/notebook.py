@@ -1,0 +1,164 @@
+"""Notebook sandboxes that are Docker containers (floor 4): kernels without a port, and a gateway where one is asked for."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from typing import Any, ClassVar
+
+from enclave.cancellation import is_cancelled
+from enclave.deadline import Deadline
+from enclave.enums import SandboxType
+from enclave.errors import (
+    CallCancelledError,
+    ImageNotFoundError,
+    OperationTimeoutError,
+    SandboxPathError,
+    SandboxPathNotFoundError,
+    SandboxStartError,
+)
+from enclave.sandboxes.docker.engine import Engine
+from enclave.sandboxes.docker.images import ImageRecipe, Progress, find_image, find_recipe
+from enclave.sandboxes.docker.notebook_config import GATEWAY_PORT, DockerNotebookConfig
+from enclave.sandboxes.docker.sandbox import DockerSandbox
+from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.operations import RunRequest
+from enclave.sandboxes.process import Process
+
+logger = logging.getLogger(__name__)
+
+GATEWAY_SECONDS = 60.0
+"""How long a gateway may take to answer."""
+_RETRY_INTERVAL = 0.1
+_REPORT_INTERVAL = 2.0
+_building = threading.Lock()  # held while an image is built, so that many sandboxes that miss it build it once
+
+
+class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
+    """A notebook sandbox in a container of its own. See `DockerNotebookConfig` for what can be asked of it.
+
+    Attributes:
+        gateway_url: Where its kernel gateway is published, like ``'http://127.0.0.1:8888'``; None where none was asked for.
+        gateway_token: What the gateway's clients must send.
+    """
+
+    sandbox_type: ClassVar[SandboxType | str] = SandboxType.DOCKER_NOTEBOOK
+    config_class: ClassVar[type[DockerNotebookConfig]] = DockerNotebookConfig
+    config: DockerNotebookConfig
+
+    def __init__(self, config: Any = None, sandbox_id: str | None = None) -> None:
+        super().__init__(config, sandbox_id)
+        self.gateway_url: str | None = None
+        self.gateway_token: str | None = None
+        self._gateway: Process | None = None
+
+    # Image ------------------------------------------------------------------------------------------------------------
+
+    def _post_create(self, engine: Engine, body: dict[str, Any], what: str) -> dict[str, Any]:
+        """Create the container; an image of our own recipe that is missing is built first. No registry has it."""
+        try:
+            return super()._post_create(engine, body, what)
+        except ImageNotFoundError:
+            recipe = find_recipe(self.config.image)
+            if self.config.pull == 'never' or recipe is None or not recipe.base:
+                raise
+        self._build_image(engine, recipe)
+        return super()._post_create(engine, body, what)
+
+    def _build_image(self, engine: Engine, recipe: ImageRecipe) -> None:
+        from enclave.sandboxes.docker.build import build_image
+
+        with _building:
+            if find_image(engine, self.config.image) is not None:
+                return
+            logger.info('building the image %s, once; this takes a minute or two', self.config.image)
+            reported_at = time.monotonic()
+
+            def report(step: Progress) -> None:
+                nonlocal reported_at
+                if time.monotonic() - reported_at >= _REPORT_INTERVAL:
+                    reported_at = time.monotonic()
+                    logger.info('building the image %s: %s', self.config.image, step.message)
+
+            build_image(engine, recipe, tag=self.config.image, progress=report)
+            logger.info('built the image %s', self.config.image)
+
+    # Gateway ----------------------------------------------------------------------------------------------------------
+
+    def _container_body(self, engine: Engine, entrypoint: list[str] | None) -> dict[str, Any]:
+        body = super()._container_body(engine, entrypoint)
+        if self.config.has_gateway:
+            address, number = self.config.gateway_binding
+            body.setdefault('ExposedPorts', {})[GATEWAY_PORT] = {}
+            body['HostConfig']['PortBindings'][GATEWAY_PORT] = [
+                {'HostIp': address, 'HostPort': '' if number is None else str(number)}
+            ]
+        return body
+
+    def _start_notebook(self) -> None:
+        if self.config.has_gateway:
+            self._start_gateway()
+        super()._start_notebook()
+        if self.config.has_gateway:
+            self._wait_gateway()
+
+    def _start_gateway(self) -> None:
+        """Start the gateway; it comes up while the first kernel does."""
+        self.gateway_token = self.config.token or secrets.token_urlsafe(24)
+        self._gateway = self._agent().start_process(
+            RunRequest(
+                command=(
+                    'jupyter',
+                    'kernelgateway',
+                    '--KernelGatewayApp.ip=0.0.0.0',
+                    f'--KernelGatewayApp.port={_gateway_port()}',
+                    '--JupyterWebsocketPersonality.list_kernels=True',
+                ),
+                timeout=None,
+                max_output_bytes=16384,
+                cwd=self.config.working_dir,
+                env={'KG_AUTH_TOKEN': self.gateway_token},  # not on the command line, which every process can read
+            ),
+            live=False,
+        )
+
+    def _wait_gateway(self) -> None:
+        """Return when the gateway answers to its token, and note where it is published."""
+        assert self._gateway is not None
+        deadline, pause = Deadline.after(GATEWAY_SECONDS), threading.Event()
+        while not self._gateway_answers():
+            result = self._gateway.poll()
+            if result is not None:
+                words = (result.stderr.strip() or result.stdout.strip())[-2000:]
+                raise SandboxStartError(
+                    f'sandbox {self.id}: the kernel gateway ended with exit code {result.exit_code}; its last words: '
+                    f'{words}. The image needs jupyter_kernel_gateway; without port, host and token none is started'
+                )
+            if is_cancelled():
+                raise CallCancelledError('the start of the kernel gateway was cancelled')
+            if deadline.has_expired():
+                raise OperationTimeoutError(f'the kernel gateway did not answer within {GATEWAY_SECONDS:g} seconds')
+            pause.wait(_RETRY_INTERVAL)
+        address, port = self.get_published_ports()[GATEWAY_PORT]
+        self.gateway_url = f'http://{f"[{address}]" if ":" in address else address}:{port}'
+        self.metadata['gateway'] = {'url': self.gateway_url, 'token': self.gateway_token}
+
+    def _gateway_answers(self) -> bool:
+        request = f'GET /api/kernelspecs HTTP/1.0\r\nAuthorization: token {self.gateway_token}\r\n\r\n'
+        try:
+            with self._agent().connect(_gateway_port(), '127.0.0.1', timeout=10.0) as connection:
+                connection.sendall(request.encode(), 10.0)
+                return b' 200 ' in connection.recv(timeout=10.0)[:32]
+        except (SandboxPathError, SandboxPathNotFoundError, BrokenPipeError):
+            return False
+
+    @property
+    def active_calls(self) -> int:
+        """How many commands, file transfers and cells are going on; the gateway is none."""
+        return max(0, super().active_calls - (self._gateway is not None))
+
+
+def _gateway_port() -> int:
+    return int(GATEWAY_PORT.partition('/')[0])

@@ -1,0 +1,97 @@
+"""The words of a Docker notebook sandbox's configuration (floor 4), beside those of any Docker sandbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import field, frozen
+
+from enclave.config import checked, is_a, refuses_unknown_keys, whole_number
+from enclave.errors import ConfigurationError
+from enclave.sandboxes.docker.config import DockerSandboxConfig
+
+NOTEBOOK_IMAGE = 'jupyter-kernel-gateway'
+GATEWAY_PORT = '8888/tcp'
+"""Where a kernel gateway listens inside."""
+
+
+def _check_grace(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 3600:
+        raise ConfigurationError(f'{name} must be a number of seconds from 0 to 3600, not {value!r}')
+
+
+def _check_words(value: Any, name: str) -> None:
+    if value is not None and (not isinstance(value, str) or not value or not value.isprintable() or ' ' in value):
+        # The value itself may be a secret, so it is not quoted.
+        raise ConfigurationError(f'{name} must be a string without white space, or None')
+
+
+@refuses_unknown_keys
+@frozen(kw_only=True)
+class DockerNotebookConfig(DockerSandboxConfig):
+    """What a Docker notebook sandbox can be asked, beyond `DockerSandboxConfig`.
+
+    Cells need no port and no network. A Jupyter Kernel Gateway, which other programs can attach to, runs in the sandbox only if
+    one of ``port``, ``host``, ``token`` or the port 8888 in ``ports`` asks for it; it then is published on 127.0.0.1, unless
+    ``host`` or ``ports`` names another address, and always wants a token.
+
+    Attributes:
+        image: Default is an image of our own recipe, which is built on the engine where it is missing. Any image that has
+            ipykernel will do.
+        port: Port of this machine for the gateway; 0 takes a free one.
+        host: Address of this machine for the gateway.
+        token: What the gateway's clients must know; default is a new one. It is told as ``gateway_token`` of the sandbox and in
+            the metadata of its info, and never shown in logs, reprs or the info's configuration.
+        kernel_name: The kind of the default kernel, as Jupyter names it.
+        interrupt_grace: Seconds a cell may take to end after it was interrupted, before its kernel is killed.
+        max_display_bytes: Bytes of one rich output (a picture, a table as HTML) that are kept, and a quarter of what all those
+            of a cell may have together; past it words stand in its place.
+    """
+
+    image: str = field(default=NOTEBOOK_IMAGE)
+    port: int | None = field(default=None, validator=whole_number(0, 65535, none=True))
+    host: str | None = field(default=None, validator=checked(_check_words))
+    token: str | None = field(default=None, validator=checked(_check_words), repr=False)
+    kernel_name: str = field(default='python3', validator=is_a(str))
+    interrupt_grace: float = field(default=3.0, validator=checked(_check_grace))
+    max_display_bytes: int = field(default=8 << 20, validator=whole_number(1024, 256 << 20))
+
+    @image.validator
+    def _check_own_image(self, attribute: Any, value: Any) -> None:
+        self._check_image(attribute, value)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if not self.has_gateway:
+            return
+        if not self.network_enabled:
+            raise ConfigurationError(
+                'a kernel gateway (port, host, token) needs a network, and network_enabled is False; drop one of them. '
+                'Cells run without either'
+            )
+        published = self.ports.get(GATEWAY_PORT)
+        if published is None:
+            return
+        for name, mine, other in (('host', self.host, published[0]), ('port', self.port, published[1])):
+            if mine is not None and mine != other:
+                raise ConfigurationError(
+                    f'{name} is {mine!r}, but ports[{GATEWAY_PORT!r}] says {other!r}; drop one of them'
+                )
+
+    @property
+    def has_gateway(self) -> bool:
+        """Whether a kernel gateway is asked for."""
+        asked = (self.port, self.host, self.token)
+        return any(each is not None for each in asked) or GATEWAY_PORT in self.ports
+
+    @property
+    def gateway_binding(self) -> tuple[str, int | None]:
+        """Where the gateway is to be published: address and port of this machine; None is a free port."""
+        return self.ports.get(GATEWAY_PORT) or (self.host or '127.0.0.1', self.port or None)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the options as JSON-compatible values, with secrets' values replaced by ``'***'``."""
+        dumped = super().shown()
+        if dumped['token'] is not None:
+            dumped['token'] = '***'
+        return dumped

@@ -1,0 +1,220 @@
+"""Notebook files (floor 4), and the one door to ``nbformat``: read one, run it in a sandbox, write one.
+
+``nbformat`` comes with ``pip install 'ms-enclave[notebook]'``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from attrs import define, field
+
+from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
+from enclave.errors import InvalidArgumentError, UnsupportedError
+
+MAX_FILE_BYTES = 256 << 20
+RAISES_TAG = 'raises-exception'
+"""A cell with this tag may fail without ending the run, as in Jupyter's own tools."""
+
+
+class Notebook(Protocol):
+    """What a document needs of a sandbox to run in."""
+
+    def execute_cell(self, code: str, timeout: float | None = None, *, kernel: str = DEFAULT_KERNEL) -> CellResult:
+        """Run a cell."""
+
+    def list_kernels(self) -> list[KernelInfo]:
+        """Return the kernels there are."""
+
+
+def _nbformat() -> Any:
+    try:
+        import nbformat
+    except ImportError as error:
+        raise UnsupportedError(
+            "notebook files need nbformat, which is not installed; run: pip install 'ms-enclave[notebook]'"
+        ) from error
+    return nbformat
+
+
+@define(eq=False)
+class NotebookDocument:
+    """A notebook, as in an ``.ipynb`` file of format 4. Lives as long as its owner likes; one thread at a time.
+
+    ::
+
+        document = NotebookDocument()
+        document.run_cell(sandbox, 'import math; math.pi')
+        document.save('session.ipynb')
+
+    Attributes:
+        node: The notebook as nbformat holds it: a dict with ``cells`` and ``metadata``.
+    """
+
+    node: Any = field(factory=lambda: _new_node())
+    _displays: dict[str, list[dict[str, Any]]] = field(factory=dict, init=False, repr=False)
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NotebookDocument:
+        """Read a file of any format version, brought up to 4.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            InvalidArgumentError: It is no notebook.
+        """
+        source = Path(path)
+        if source.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidArgumentError(f'{os.fspath(path)!r} is larger than {MAX_FILE_BYTES} bytes')
+        return cls.loads(source.read_text('utf-8'), name=os.fspath(path))
+
+    @classmethod
+    def loads(cls, text: str, *, name: str = 'the text') -> NotebookDocument:
+        """Read the text of a file; see `load`."""
+        nbformat = _nbformat()
+        try:
+            node = nbformat.reads(text, as_version=4)
+            nbformat.validate(node)
+        except Exception as error:  # nbformat has no root of its own for what it raises
+            raise InvalidArgumentError(f'{name!r} is no notebook: {str(error)[:300]}') from error
+        return cls(node)
+
+    def dumps(self) -> str:
+        """Return the text of a valid ``.ipynb`` file.
+
+        Raises:
+            InvalidArgumentError: What was put into ``node`` by hand is no valid notebook.
+        """
+        nbformat = _nbformat()
+        try:
+            nbformat.validate(self.node)
+        except nbformat.ValidationError as error:
+            raise InvalidArgumentError(f'the notebook is not valid: {str(error)[:300]}') from error
+        return str(nbformat.writes(self.node)) + '\n'
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file, as a whole or not at all."""
+        place, text = Path(path), self.dumps()
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix='.enclave-', suffix='.ipynb')
+        try:
+            with os.fdopen(handle, 'w', encoding='utf-8') as file:
+                file.write(text)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, place)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    # Cells ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def code_cells(self) -> list[tuple[int, str]]:
+        """Return ``(index among all cells, source)`` of the cells with code."""
+        return [(index, cell.source) for index, cell in enumerate(self.node.cells) if cell.cell_type == 'code']
+
+    @property
+    def kernel_name(self) -> str:
+        """The kind of kernel that the notebook asks for, or ``''``."""
+        about = self.node.metadata.get('kernelspec') or {}
+        return str(about.get('name', ''))
+
+    def add_markdown(self, text: str) -> None:
+        """Add a cell of text."""
+        self.node.cells.append(_nbformat().v4.new_markdown_cell(text))
+
+    def add(self, code: str, result: CellResult | None = None) -> None:
+        """Add a cell with code, and what became of it."""
+        self.node.cells.append(_nbformat().v4.new_code_cell(code))
+        if result is not None:
+            self._put(len(self.node.cells) - 1, result)
+
+    def run_cell(
+        self, sandbox: Notebook, code: str, timeout: float | None = None, *, kernel: str = DEFAULT_KERNEL
+    ) -> CellResult:
+        """Run code in a sandbox and add it with its outputs."""
+        self._note_kernel(sandbox, kernel)
+        result = sandbox.execute_cell(code, timeout, kernel=kernel)
+        self.add(code, result)
+        return result
+
+    def run(
+        self,
+        sandbox: Notebook,
+        timeout: float | None = None,
+        *,
+        kernel: str = DEFAULT_KERNEL,
+        allow_errors: bool = False,
+        on_cell: Callable[[int, CellResult], None] | None = None,
+    ) -> list[CellResult]:
+        """Run every cell with code, in order, and put its outputs in the place of the old ones.
+
+        Ends at the first cell that fails, unless ``allow_errors`` or the cell's tag ``raises-exception`` lets it; the cells
+        after it then have no outputs. A cell that ran out of time, was cancelled or lost its kernel always ends the run.
+
+        Args:
+            timeout: Seconds for each cell; None takes the sandbox's.
+            on_cell: Called after each cell with its index among all cells and its result.
+
+        Returns:
+            The results of the cells that ran; the last one tells whether all went well.
+        """
+        self._note_kernel(sandbox, kernel)
+        self._displays.clear()
+        for index, _ in self.code_cells:
+            self.node.cells[index].outputs = []
+            self.node.cells[index].execution_count = None
+        results: list[CellResult] = []
+        for index, code in self.code_cells:
+            if not code.strip():
+                continue
+            result = sandbox.execute_cell(code, timeout, kernel=kernel)
+            results.append(result)
+            self._put(index, result)
+            if on_cell is not None:
+                on_cell(index, result)
+            may_fail = allow_errors or RAISES_TAG in self.node.cells[index].metadata.get('tags', ())
+            own_failure = result.error is not None and result.state_lost is None and not result.timed_out
+            if not result.success and not (may_fail and own_failure):
+                break
+        return results
+
+    def _put(self, index: int, result: CellResult) -> None:
+        """Give a cell its outputs, and earlier cells what it changed of theirs."""
+        nbformat = _nbformat()
+        cell = self.node.cells[index]
+        cell.execution_count = result.execution_count
+        cell.outputs = [nbformat.from_dict(output) for output in _storable(result)]
+        for display_id, places in result.display_ids.items():
+            self._displays.setdefault(display_id, []).extend(cell.outputs[place] for place in places)
+        for update in result.display_updates:
+            for output in self._displays.get(update['display_id'], ()):
+                output['data'] = nbformat.from_dict(update['data'])
+                output['metadata'] = nbformat.from_dict(update['metadata'])
+
+    def _note_kernel(self, sandbox: Notebook, kernel: str) -> None:
+        """Say in the metadata which kind of kernel it ran in, where nothing is said yet."""
+        if self.kernel_name:
+            return
+        info = next((each for each in sandbox.list_kernels() if each.name == kernel), None)
+        if info is not None:
+            names = {'name': info.spec, 'display_name': info.spec, 'language': info.language}
+            self.node.metadata['kernelspec'] = _nbformat().from_dict(names)
+
+
+def _new_node() -> Any:
+    return _nbformat().v4.new_notebook()
+
+
+def _storable(result: CellResult) -> Iterator[dict[str, Any]]:
+    """Yield the outputs, and for a kernel that died an error, since it could send none itself."""
+    yield from result.outputs
+    if result.state_lost is not None:
+        text = f'The kernel {result.state_lost}'
+        yield {'output_type': 'error', 'ename': 'KernelDied', 'evalue': text, 'traceback': [text]}

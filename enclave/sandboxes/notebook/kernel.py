@@ -1,0 +1,335 @@
+"""A Jupyter kernel of a sandbox, by name (floor 4): one cell at a time, in order, and always a process that takes the next.
+
+A `NotebookKernel` is a name under which there is always a kernel; a `KernelLife` is one process that is it for a while. When
+that ends, of itself or since it would not be interrupted, whoever waits is told so, and the next cell finds a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from attrs import frozen
+
+from enclave.cancellation import is_cancelled, on_cancel
+from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
+from enclave.enums import ExecutionStatus
+from enclave.errors import CallCancelledError, KernelDiedError, SandboxStateError
+from enclave.sandboxes.notebook.life import PYTHON_SPEC, KernelEnd, KernelHost, KernelLife
+from enclave.sandboxes.notebook.outputs import OutputCollector
+
+
+@frozen(kw_only=True)
+class KernelSettings:
+    """What holds for every cell of a kernel unless the call says otherwise.
+
+    Attributes:
+        interrupt_grace: Seconds a cell may take to end after it was interrupted, before its kernel is killed.
+        memory_limit: The sandbox's, for messages.
+    """
+
+    max_output_bytes: int
+    max_display_bytes: int
+    interrupt_grace: float
+    memory_limit: str | int | None = None
+
+
+class Turns:
+    """Who may use a kernel: one at a time, in the order of asking. Lives as long as the kernel's name."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # guards all below
+        self._queue: deque[object] = deque()
+        self._closed = ''
+
+    @contextlib.contextmanager
+    def take(self, *, first: bool = False) -> Iterator[None]:
+        """Wait for one's turn and have it for the block; ``first`` goes before all that wait.
+
+        Raises:
+            CallCancelledError: The work was cancelled while it waited.
+            SandboxStateError: The kernel was closed.
+        """
+        ticket = object()
+        with self._changed:
+            if first and self._queue:
+                self._queue.insert(1, ticket)
+            else:
+                self._queue.append(ticket)
+        try:
+            with on_cancel(self._wake), self._changed:
+                self._changed.wait_for(lambda: self._queue[0] is ticket or bool(self._closed) or is_cancelled())
+                closed = self._closed
+            if is_cancelled():
+                raise CallCancelledError('the cell was cancelled before it ran')
+            if closed:
+                raise SandboxStateError(closed)
+            yield
+        finally:
+            with self._changed:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, reason: str) -> None:
+        """Give no more turns; whoever waits is told ``reason``."""
+        with self._changed:
+            self._closed = reason
+            self._changed.notify_all()
+
+    @property
+    def count(self) -> int:
+        """How many have or want a turn."""
+        with self._changed:
+            return len(self._queue)
+
+
+class NotebookKernel:
+    """A kernel of a sandbox. Lives from its creation until it is deleted or the sandbox stops. Any thread may use it."""
+
+    def __init__(
+        self,
+        host: KernelHost,
+        name: str,
+        spec: KernelSpec,
+        settings: KernelSettings,
+        *,
+        sandbox_id: str,
+        cwd: str,
+        env: Mapping[str, str],
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self._host = host
+        self._settings = settings
+        self._label = f'{sandbox_id}-{name}'
+        self._cwd = cwd
+        self._env = dict(env)
+        self._directory = f'/tmp/enclave-kernel-{secrets.token_hex(6)}'
+        self._turns = Turns()
+        self._lock = threading.Lock()  # guards all below; who changes _life also has a turn, or closes
+        self._life: KernelLife | None = None
+        self._lives = 0
+        self._cells_run = 0
+        self._is_running = False
+        self._is_closed = False
+        self._note = ''  # touched only by whoever has the turn
+
+    # Work -------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start its process, if none runs, and return when it answers."""
+        with self._turns.take():
+            self._living()
+
+    def run_cell(
+        self,
+        code: str,
+        timeout: float | None,
+        *,
+        silent: bool = False,
+        store_history: bool = True,
+        keep_escapes: bool = False,
+        max_output_bytes: int | None = None,
+    ) -> Generator[dict[str, Any], None, CellResult]:
+        """Run a cell when its turn comes; yield its outputs as they come, and return its result.
+
+        ``timeout`` counts from the moment the cell is sent to the kernel; waiting for others is not in it.
+        """
+        with self._turns.take():
+            life = self._living()
+            note, self._note = self._note, ''
+            collector = OutputCollector(
+                max_output_bytes or self._settings.max_output_bytes, self._settings.max_display_bytes, keep_escapes
+            )
+            content = {
+                'code': code,
+                'silent': silent,
+                'store_history': store_history and not silent,
+                'user_expressions': {},
+                'allow_stdin': False,
+                # Nothing waits in the kernel behind this cell; with True it would for a moment refuse what comes next.
+                'stop_on_error': False,
+            }
+            started = time.perf_counter()
+            with self._lock:
+                self._cells_run += 1
+                self._is_running = True
+            try:
+                stopped, reply, end = yield from life.run(content, collector, timeout, self._settings.interrupt_grace)
+            finally:
+                with self._lock:
+                    self._is_running = False
+            seconds = time.perf_counter() - started
+            return self._result(collector, stopped, reply, end, note, timeout, seconds)
+
+    def _result(
+        self,
+        collector: OutputCollector,
+        stopped: Literal['', 'timeout', 'cancelled'],
+        reply: dict[str, Any],
+        end: KernelEnd | None,
+        note: str,
+        timeout: float | None,
+        seconds: float,
+    ) -> CellResult:
+        if reply.get('status') == 'error' and collector.error is None:
+            collector.take_error(reply)
+        error = collector.error
+        if end is not None and not stopped:
+            error = CellError(name='KernelDied', value=f'The kernel {end.reason}')
+        if stopped:
+            status = ExecutionStatus.TIMEOUT if stopped == 'timeout' else ExecutionStatus.CANCELLED
+        else:
+            status = ExecutionStatus.SUCCESS if error is None else ExecutionStatus.ERROR
+        text = collector.text()
+        stdout, stdout_bytes, stdout_cut = collector.stream_text('stdout')
+        stderr, stderr_bytes, stderr_cut = collector.stream_text('stderr')
+        count = reply.get('execution_count')
+        return CellResult(
+            status=status,
+            outputs=collector.outputs(),
+            text=text,
+            stdout=stdout,
+            stderr=stderr,
+            stdout_bytes=stdout_bytes,
+            stderr_bytes=stderr_bytes,
+            stdout_truncated=stdout_cut,
+            stderr_truncated=stderr_cut,
+            error=error,
+            execution_count=count if type(count) is int and 0 <= count < 1 << 53 else collector.execution_count,
+            execution_time=seconds,
+            kernel=self.name,
+            timed_out=stopped == 'timeout',
+            oom_killed=end is not None and end.oom_killed,
+            state_lost=None if end is None else end.reason,
+            note=note or None,
+            outputs_left_out=collector.left_out,
+            display_ids=collector.display_ids(),
+            display_updates=list(collector.updates.values()),
+        )
+
+    def ask(self, kind: str, content: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Make a request that shows nothing, when its turn comes, and return the reply's content.
+
+        Raises:
+            OperationTimeoutError: The kernel did not answer in time.
+            KernelDiedError: It ended.
+        """
+        with self._turns.take():
+            return self._living().ask(kind, content, timeout)
+
+    def _living(self) -> KernelLife:
+        """Return the life that is, or start a new one. To be called by whoever has the turn."""
+        with self._lock:
+            life = self._life
+        if life is not None and life.look():
+            life.wait_end()
+        end = None if life is None else life.end
+        if life is not None and end is None:
+            return life
+        if life is not None and end is not None:
+            if end.error is not None:
+                raise end.error
+            life.join()
+            if not self._note:
+                self._note = f'The kernel {end.reason}; this cell ran in a new one, and what was defined before is lost'
+        return self._begin()
+
+    def _begin(self) -> KernelLife:
+        self._host.make_dir(self._directory, parents=True, exist_ok=True, mode=0o700)
+        attempts = 1 if self.spec is PYTHON_SPEC else 3  # another's ports may be taken
+        while True:
+            attempts -= 1
+            life = KernelLife(self._host, self._label, self.spec, self._settings.memory_limit)
+            with self._lock:
+                if self._is_closed:
+                    raise SandboxStateError(f'the kernel {self.name!r} was closed')
+                self._life = life
+                self._lives += 1
+                number = self._lives
+            try:
+                life.start(self._directory, number, self._cwd, self._env)
+                return life
+            except BaseException as error:
+                with self._lock:
+                    if self._life is life:
+                        self._life = None
+                if not isinstance(error, KernelDiedError) or not attempts:
+                    raise
+
+    # Control: never waits for the cell that runs ----------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Interrupt the cell that runs; where none does, nothing happens."""
+        with self._lock:
+            life = self._life if self._is_running else None
+        if life is not None:
+            life.interrupt()
+
+    def restart(self) -> None:
+        """End the process, and with it the cell that runs, and start a new one before what waits in the queue."""
+        with self._lock:
+            life = self._life
+        if life is not None:
+            life.kill('was restarted')
+        with self._turns.take(first=True):
+            with self._lock:
+                current = self._life
+            if life is not None and current is life:
+                life.join()
+                with self._lock:
+                    self._life = None
+                self._note = ''
+            self._living()
+
+    def close(self, reason: str) -> None:
+        """End the process; whoever waits for a turn is told ``reason``."""
+        self._turns.close(reason)
+        with self._lock:
+            self._is_closed = True
+            life = self._life
+        if life is not None:
+            life.kill('was ended')
+            life.join()
+
+    def info(self) -> KernelInfo:
+        """Return what is to be known of it now."""
+        with self._lock:
+            life, cells, running = self._life, self._cells_run, self._is_running
+        started_at: datetime | None = None
+        status: Literal['idle', 'busy', 'stopped'] = 'stopped'
+        if life is not None and life.end is None:
+            started_at = life.started_at
+            status = 'busy' if running else 'idle'
+        return KernelInfo(
+            name=self.name,
+            spec=self.spec.name,
+            language=life.language if life is not None else self.spec.language,
+            status=status,
+            cells_run=cells,
+            waiting=max(0, self._turns.count - 1),
+            started_at=started_at,
+        )
+
+    @property
+    def held_calls(self) -> int:
+        """How many calls of the sandbox's channel it holds without doing anything."""
+        with self._lock:
+            life = self._life
+        return 0 if life is None else life.held_calls
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a cell runs."""
+        with self._lock:
+            return self._is_running

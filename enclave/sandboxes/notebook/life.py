@@ -1,0 +1,534 @@
+"""One process of a Jupyter kernel in a sandbox (floor 4): its start, the messages to and from it, its end.
+
+The process is started by the sandbox's agent with a connection file that only its user can read, and its channels are
+connections through the agent's stream, so that no port is open on this machine. Python's own kernel listens on Unix sockets
+in a private directory, other kernels on the sandbox's loopback.
+
+Each life owns one thread, which reads the channel that every output comes on and keeps what belongs to the cell that runs. All
+else happens on the thread of the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any, Literal, Protocol
+
+from attrs import frozen
+
+from enclave.cancellation import is_cancelled, on_cancel
+from enclave.cells import KernelSpec
+from enclave.deadline import Deadline
+from enclave.errors import (
+    CallCancelledError,
+    EnclaveError,
+    KernelDiedError,
+    OperationTimeoutError,
+    SandboxError,
+    SandboxPathError,
+    SandboxPathNotFoundError,
+)
+from enclave.records import CommandResult, utc_now
+from enclave.sandboxes.connection import Connection
+from enclave.sandboxes.notebook.messages import SIGNATURE_SCHEME, Message, MessageError, Messenger, make_key
+from enclave.sandboxes.notebook.outputs import OutputCollector
+from enclave.sandboxes.notebook.zmtp import Parts, ZmtpError, ZmtpSocket
+from enclave.sandboxes.operations import RunRequest
+from enclave.sandboxes.process import Process
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+"""How long a kernel may take from its process's start to its first answer."""
+REPLY_SECONDS = 10.0
+"""How long a kernel's reply may come after the outputs it follows or precedes; both are under way at once."""
+_RETRY_INTERVAL = 0.01
+_LOOK_INTERVAL = 1.0
+_INBOX_MESSAGES = 1000
+_INBOX_BYTES = 16 << 20
+_PORTS = ('shell', 'iopub', 'stdin', 'control', 'hb')
+
+# A kernel's outputs wait in it when they are not taken fast enough, and past ZeroMQ's usual 1000 they are dropped without a
+# word (zmq_setsockopt(3), ZMQ_SNDHWM, number 23). A fast loop of displays reaches that; this many are never reached.
+_KEEP_OUTPUTS = (
+    "exec('try: (lambda thread: thread.schedule(lambda: thread.socket.setsockopt(23, 100000)))"
+    "(get_ipython().kernel.iopub_thread)\\nexcept Exception: pass')"
+)
+PYTHON_SPEC = KernelSpec(
+    name='python3',
+    display_name='Python 3 (ipykernel)',
+    language='python',
+    argv=[
+        'python3',
+        '-m',
+        'ipykernel_launcher',
+        '-f',
+        '{connection_file}',
+        '--HistoryManager.hist_file=:memory:',
+        '--Kernel._execute_sleep=0',  # which otherwise is half a millisecond after every cell
+        f'--IPKernelApp.exec_lines={_KEEP_OUTPUTS}',
+    ],
+)
+
+
+class KernelHost(Protocol):
+    """What a kernel needs of its sandbox; `enclave.sandboxes.agent_operations.AgentOperations` has it."""
+
+    def start_process(self, request: RunRequest, *, live: bool = True) -> Process:
+        """Start a program."""
+
+    def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
+        """Make a directory."""
+
+    def write_file(
+        self,
+        path: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int | None,
+        append: bool,
+        exclusive: bool,
+        make_parents: bool,
+        mode: int | None,
+    ) -> int:
+        """Write a file."""
+
+    def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
+        """Connect to a TCP port."""
+
+    def connect_path(self, path: str, *, timeout: float | None) -> Connection:
+        """Connect to a Unix socket."""
+
+
+@frozen
+class KernelEnd:
+    """Why a life is over. ``error`` is set where the whole sandbox was lost."""
+
+    reason: str
+    oom_killed: bool = False
+    error: EnclaveError | None = None
+
+
+class KernelLife:
+    """One kernel process and the connections to it. Lives from `start` until the process has ended."""
+
+    def __init__(self, host: KernelHost, label: str, spec: KernelSpec, memory_limit: str | int | None) -> None:
+        self._host = host
+        self._label = label
+        self._spec = spec
+        self._memory_limit = memory_limit
+        self._key = make_key()
+        self._messenger = Messenger(self._key)
+        self._process: Process | None = None
+        self._shell: ZmtpSocket | None = None
+        self._iopub: ZmtpSocket | None = None
+        self._address: dict[str, Any] = {}
+        self._reader: threading.Thread | None = None
+        self._taking = threading.Lock()  # held by whoever takes the process's end, one thread at a time
+        self.language = spec.language
+        self.started_at = utc_now()
+        self._changed = threading.Condition()  # guards all below
+        self._current = ''  # the request whose outputs are wanted
+        self._inbox: deque[tuple[int, Message]] = deque()  # (size, message), of that request
+        self._inbox_bytes = 0
+        self._end: KernelEnd | None = None
+        self._verdict = ''  # why we killed it
+        self._cancelled = ''  # the request that was cancelled
+
+    # Start ------------------------------------------------------------------------------------------------------------
+
+    def start(self, directory: str, number: int, cwd: str, env: Mapping[str, str]) -> None:
+        """Start the process and return when it answers.
+
+        Raises:
+            KernelDiedError: It ended at once; the message carries its last words.
+            OperationTimeoutError: It does not answer.
+        """
+        file = f'{directory}/{number}.json'
+        self._address = self._choose_address(directory, number)
+        text = json.dumps({**self._address, 'key': self._key, 'signature_scheme': SIGNATURE_SCHEME}).encode()
+        self._host.write_file(
+            file, [text], size=len(text), append=False, exclusive=True, make_parents=False, mode=0o600
+        )
+        words = {'{connection_file}': file}
+        argv = tuple(words.get(word, word) for word in self._spec.argv)
+        request = RunRequest(command=argv, timeout=None, max_output_bytes=16384, cwd=cwd, env={**self._spec.env, **env})
+        self._process = self._host.start_process(request, live=False)
+        with self._changed:
+            is_killed = bool(self._verdict)
+        if is_killed:
+            self._process.kill()
+        deadline = Deadline.after(START_SECONDS)
+        try:
+            self._shell = self._connect('shell', b'DEALER', deadline)
+            self._iopub = self._connect('iopub', b'SUB', deadline)
+            self._reader = threading.Thread(target=self._read, name=f'enclave-kernel-{self._label}', daemon=True)
+            self._reader.start()
+            self._wait_ready(deadline)
+        except BaseException:
+            self.kill('it did not start')
+            self.join()
+            raise
+
+    def _choose_address(self, directory: str, number: int) -> dict[str, Any]:
+        if self._spec is PYTHON_SPEC:
+            ports = {f'{name}_port': index for index, name in enumerate(_PORTS, 1)}
+            return {'transport': 'ipc', 'ip': f'{directory}/{number}', **ports}
+        # Not every kernel knows Unix sockets. The ports are below those that systems give away by themselves.
+        first = 10000 + secrets.randbelow(20000)
+        return {
+            'transport': 'tcp',
+            'ip': '127.0.0.1',
+            **{f'{name}_port': first + index for index, name in enumerate(_PORTS)},
+        }
+
+    def _connect(self, name: str, socket_type: bytes, deadline: Deadline) -> ZmtpSocket:
+        """Connect to one of the kernel's sockets, as soon as it is there."""
+        pause = threading.Event()
+        address, port = self._address['ip'], self._address[f'{name}_port']
+        while True:
+            try:
+                if self._address['transport'] == 'ipc':
+                    connection = self._host.connect_path(f'{address}-{port}', timeout=REPLY_SECONDS)
+                else:
+                    connection = self._host.connect(port, address, timeout=REPLY_SECONDS)
+                return ZmtpSocket(connection, socket_type)
+            except (SandboxPathNotFoundError, SandboxPathError, BrokenPipeError, ZmtpError) as error:
+                logger.debug('kernel %s is not there yet: %s', self._label, error)
+                self._check_started(deadline)
+                pause.wait(_RETRY_INTERVAL)
+
+    def _check_started(self, deadline: Deadline) -> None:
+        assert self._process is not None
+        with self._taking:
+            result = self._process.poll()
+        if result is not None:
+            words = (result.stderr.strip() or result.stdout.strip())[-2000:]
+            with self._changed:
+                how = self._verdict or _ending(result, self._memory_limit)
+            raise KernelDiedError(
+                f'the kernel {self._spec.name!r} did not start: it {how}; its last words: {words}',
+                details={'exit_code': result.exit_code, 'last_words': words},
+            )
+        if is_cancelled():
+            raise CallCancelledError('the start of the kernel was cancelled')
+        if deadline.has_expired():
+            raise OperationTimeoutError(
+                f'the kernel {self._spec.name!r} did not answer within {START_SECONDS:g} seconds'
+            )
+
+    def _wait_ready(self, deadline: Deadline) -> None:
+        """Ask the kernel about itself until its answer comes on both channels: only then do we get every output."""
+        interval = 1.0
+        while True:
+            request_id, parts = self._messenger.make_request('kernel_info_request', {})
+            with self._changed:
+                self._current = request_id
+            self._send(parts)
+            limit = deadline.earlier(interval)
+            with self._changed:
+                self._changed.wait_for(lambda: self._inbox or self._end is not None, limit.remaining())
+                heard, end = bool(self._inbox), self._end
+                self._clear_inbox_locked('')
+            if end is not None:
+                raise end.error or KernelDiedError(f'the kernel {self._spec.name!r} did not start: it {end.reason}')
+            if heard:
+                break
+            interval = min(2 * interval, 10.0)
+            self._check_started(deadline)
+        reply = self.receive_reply(request_id, deadline)
+        language = reply.get('language_info')
+        if isinstance(language, dict):
+            self.language = str(language.get('name', '')) or self.language
+
+    # Channels ---------------------------------------------------------------------------------------------------------
+
+    def _send(self, parts: list[bytes]) -> None:
+        assert self._shell is not None
+        try:
+            self._shell.send(parts, REPLY_SECONDS)
+        except BrokenPipeError:
+            self.wait_end()
+
+    def wait_end(self) -> None:
+        """Wait until the reader has found out why the kernel is no more, which it soon will."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._end is not None, REPLY_SECONDS):
+                raise SandboxError('the kernel closed its connection but does not end')
+
+    def receive_reply(self, request_id: str, deadline: Deadline) -> dict[str, Any]:
+        """Return the content of the reply to a request; older replies that nobody waited for are passed over.
+
+        Raises:
+            OperationTimeoutError: It did not come in time.
+            KernelDiedError: The kernel ended.
+        """
+        assert self._shell is not None
+        while True:
+            try:
+                parts = self._shell.receive(deadline)
+                message = self._messenger.read(parts) if parts is not None else None
+            except (ZmtpError, MessageError) as error:
+                self.kill(f'sent what is no message of a kernel ({error})')
+                message = None
+            if message is None:
+                self.wait_end()
+                assert self._end is not None
+                raise self._end.error or KernelDiedError(f'the kernel {self._end.reason}')
+            if message.parent_id == request_id:
+                return message.content
+
+    def _read(self) -> None:
+        """The reader thread: take every output, keep what the running request wants, find out how it ended."""
+        end: KernelEnd | None = None
+        try:
+            self._read_outputs()
+        except (ZmtpError, MessageError) as error:
+            self.kill(f'sent what is no message of a kernel ({error})')
+        except EnclaveError as error:
+            end = KernelEnd('was lost with its sandbox', error=error)
+        except Exception as error:
+            logger.exception('reading from kernel %s failed', self._label)
+            self.kill(f'sent what could not be read ({error!r})')
+        if end is None:
+            end = self._find_end()
+        with self._changed:
+            self._end = end
+            self._changed.notify_all()
+
+    def _read_outputs(self) -> None:
+        assert self._iopub is not None
+        while (parts := self._iopub.receive(Deadline())) is not None:
+            if not self._is_wanted(parts):
+                continue
+            message = self._messenger.read(parts)
+            if message.type != 'status' or message.content.get('execution_state') == 'idle':
+                self._keep(message, sum(len(part or b'') for part in parts))
+
+    def _keep(self, message: Message, size: int) -> None:
+        """Put a message where its cell takes it; while there is no room, the kernel's outputs wait in the kernel."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    (len(self._inbox) < _INBOX_MESSAGES and self._inbox_bytes < _INBOX_BYTES)
+                    or self._current != message.parent_id
+                    or bool(self._verdict)
+                )
+            )
+            if self._current != message.parent_id:
+                return
+            self._inbox.append((size, message))
+            self._inbox_bytes += size
+            if message.type != 'execute_input':  # which shows nothing
+                self._changed.notify_all()
+
+    def _is_wanted(self, parts: Parts) -> bool:
+        """Tell quickly whether a message can belong to the running request; what does is then read and checked."""
+        with self._changed:
+            current = self._current.encode()
+        return bool(current) and any(part is not None and len(part) < 65536 and current in part for part in parts[:5])
+
+    def _find_end(self) -> KernelEnd:
+        """Return why the process is no more. It closed its outputs; if it lives on after that, it is killed."""
+        assert self._process is not None
+        try:
+            with self._taking:
+                try:
+                    result = self._process.wait(5.0)
+                except OperationTimeoutError:
+                    self.kill('closed its channels')
+                    result = self._process.wait(REPLY_SECONDS)
+        except EnclaveError as error:
+            return KernelEnd('was lost with its sandbox', error=error)
+        with self._changed:
+            verdict = self._verdict
+        if result.oom_killed:
+            verdict = ''
+        return KernelEnd(verdict or _ending(result, self._memory_limit), oom_killed=result.oom_killed)
+
+    def look(self) -> bool:
+        """See whether the process has ended although its connections are open: children it forked may hold them."""
+        if self._process is None or not self._taking.acquire(blocking=False):
+            return False
+        try:
+            has_ended = self._process.poll() is not None
+        finally:
+            self._taking.release()
+        if has_ended and self.end is None:
+            self._close_sockets()
+        return has_ended
+
+    def _close_sockets(self) -> None:
+        for socket in (self._shell, self._iopub):
+            if socket is not None:
+                socket.close()
+
+    def _clear_inbox_locked(self, current: str) -> None:
+        self._current = current
+        self._inbox.clear()
+        self._inbox_bytes = 0
+        self._changed.notify_all()
+
+    # Work -------------------------------------------------------------------------------------------------------------
+
+    def ask(self, kind: str, content: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Make a request that shows nothing and return its reply."""
+        request_id, parts = self._messenger.make_request(kind, content)
+        self._send(parts)
+        return self.receive_reply(request_id, Deadline.after(timeout))
+
+    def run(
+        self, content: dict[str, Any], collector: OutputCollector, timeout: float | None, grace: float
+    ) -> Generator[dict[str, Any], None, tuple[Literal['', 'timeout', 'cancelled'], dict[str, Any], KernelEnd | None]]:
+        """Run a cell, yield its events, and return (what we ended it for, the kernel's reply, the kernel's end or None).
+
+        Raises:
+            EnclaveError: The sandbox was lost.
+        """
+        request_id, parts = self._messenger.make_request('execute_request', content)
+        with self._changed:
+            self._clear_inbox_locked(request_id)
+        is_over = False
+        try:
+            with on_cancel(lambda: self._cancel(request_id)):
+                self._send(parts)
+                stopped = yield from self._collect(request_id, collector, Deadline.after(timeout), grace)
+            is_over = True
+            with self._changed:
+                end = self._end
+                self._clear_inbox_locked('')
+            reply: dict[str, Any] = {}
+            if end is None:
+                try:
+                    reply = self.receive_reply(request_id, Deadline.after(REPLY_SECONDS))
+                except KernelDiedError:
+                    end = self._end
+                except OperationTimeoutError:
+                    logger.warning('kernel %s ended a cell without a reply', self._label)
+            if end is not None and end.error is not None:
+                raise end.error
+            return stopped, reply, end
+        finally:
+            with self._changed:
+                self._clear_inbox_locked('')
+            if not is_over:
+                self.interrupt()  # the caller went away, by Ctrl-C or by closing the stream
+
+    def _collect(
+        self, request_id: str, collector: OutputCollector, limit: Deadline, grace: float
+    ) -> Generator[dict[str, Any], None, Literal['', 'timeout', 'cancelled']]:
+        """Yield the cell's events until it is over or its kernel has ended."""
+        stopped: Literal['', 'timeout', 'cancelled'] = ''
+        pushes = 0
+        while True:
+            message = self._next_message(request_id, limit, heeds_cancel=not stopped)
+            with self._changed:
+                has_ended, cancelled = self._end is not None, self._cancelled == request_id
+            if message is not None:
+                if message.type == 'status':
+                    return stopped
+                event = collector.take(message)
+                if event is not None:
+                    yield event
+            elif has_ended:
+                return stopped
+            else:
+                self.look()
+            if not stopped and (cancelled or limit.has_expired()):
+                stopped = 'cancelled' if cancelled else 'timeout'
+            elif not stopped or not limit.has_expired():
+                continue
+            # It is to end: asked twice, since code may catch the first KeyboardInterrupt, and then made to.
+            pushes += 1
+            if pushes <= 2:
+                self.interrupt()
+                limit = Deadline.after(max(grace / 2, 0.001))
+            elif pushes == 3:
+                self.kill(f'was killed, since the cell did not stop within {grace:g} seconds of being interrupted')
+                limit = Deadline.after(REPLY_SECONDS)
+            else:
+                raise SandboxError('the kernel was killed but does not end')
+
+    def _next_message(self, request_id: str, limit: Deadline, *, heeds_cancel: bool) -> Message | None:
+        """Return the next message of the cell; None when it is time to look at everything else."""
+        left = limit.remaining()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._inbox or self._end is not None or (heeds_cancel and self._cancelled == request_id),
+                _LOOK_INTERVAL if left is None else min(left, _LOOK_INTERVAL),
+            )
+            if not self._inbox:
+                return None
+            was_full = self._inbox_bytes >= _INBOX_BYTES
+            size, message = self._inbox.popleft()
+            self._inbox_bytes -= size
+            # Room is told of when there is much of it, so that the reader does not wake for each message.
+            if len(self._inbox) == _INBOX_MESSAGES // 2 or (was_full and self._inbox_bytes < _INBOX_BYTES):
+                self._changed.notify_all()
+            return message
+
+    def _cancel(self, request_id: str) -> None:
+        with self._changed:
+            self._cancelled = request_id
+            self._changed.notify_all()
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the cell that runs, if one does; programs it started get the signal too."""
+        process = self._process
+        if process is None or self.end is not None:
+            return
+        try:
+            if self._spec.interrupt_mode == 'message':
+                with contextlib.closing(self._connect('control', b'DEALER', Deadline.after(REPLY_SECONDS))) as control:
+                    control.send(self._messenger.make_request('interrupt_request', {})[1], REPLY_SECONDS)
+                    control.receive(Deadline.after(REPLY_SECONDS))
+            else:
+                process.send_signal('SIGINT', group=True)
+        except (EnclaveError, OSError, ZmtpError) as error:
+            logger.debug('interrupting kernel %s: %s', self._label, error)
+
+    # End --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def end(self) -> KernelEnd | None:
+        """Why it is over, or None."""
+        with self._changed:
+            return self._end
+
+    def kill(self, verdict: str) -> None:
+        """Kill the process; ``verdict`` goes on "the kernel ..."."""
+        with self._changed:
+            self._verdict = self._verdict or verdict
+            self._changed.notify_all()
+        if self._process is not None:
+            with contextlib.suppress(EnclaveError):
+                self._process.kill()
+
+    def join(self) -> None:
+        """Wait for the reader to leave, after the process was killed or the sandbox lost; close the connections."""
+        reader = self._reader
+        if reader is not None and reader is not threading.current_thread():
+            reader.join(REPLY_SECONDS)
+            if reader.is_alive():
+                logger.warning('the reader of kernel %s has not left', self._label)
+        self._close_sockets()
+
+    @property
+    def held_calls(self) -> int:
+        """How many calls of the sandbox's channel it holds all the time."""
+        return 0 if self.end is not None else 1 + (self._shell is not None) + (self._iopub is not None)
+
+
+def _ending(result: CommandResult, memory_limit: str | int | None) -> str:
+    """Return how a process ended, as it goes on after "it"."""
+    if result.oom_killed:
+        limit = f" (the sandbox's limit is {memory_limit})" if memory_limit else ''
+        return f'ran out of memory{limit}'
+    if result.signal is not None:
+        return f'was killed by {result.signal}'
+    return f'ended with exit code {result.exit_code}'

@@ -1,0 +1,410 @@
+"""From a kernel's messages to the outputs of a cell (floor 4), as a notebook would store them and within bounds.
+
+What a terminal would do is done: a carriage return overwrites the line, a backspace goes back, so a progress bar leaves its
+last state. `clear_output`, `update_display` and displays with an id work as they do in a notebook. Standard output and error
+are each kept up to a cap, head and tail; a value that is too large is left out and says so in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define, field
+
+from enclave.cells import CellError
+from enclave.sandboxes.notebook.messages import Message
+from enclave.sandboxes.output import head_bytes, shorten, tail_bytes
+
+MAX_OUTPUTS = 1000
+"""Outputs of one cell that are kept."""
+_LINE_BYTES = 1 << 16
+_ESCAPE_CODES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])')
+_NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
+_READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
+
+
+def strip_escape_codes(text: str) -> str:
+    """Return text without a terminal's colours and other escape codes (ECMA-48)."""
+    return _ESCAPE_CODES.sub('', text) if '\x1b' in text else text
+
+
+def overwrite(line: str) -> tuple[str, int]:
+    """Return what a terminal shows of one line with carriage returns and backspaces in it, and where its cursor then is."""
+    shown: list[str] = []
+    at = 0
+    for piece in re.split('([\r\b])', line):
+        if piece == '\r':
+            at = 0
+        elif piece == '\b':
+            at = max(0, at - 1)
+        elif piece:
+            shown[at : at + len(piece)] = piece
+            at += len(piece)
+    return ''.join(shown), at
+
+
+class _Stream:
+    """All of stdout, or of stderr, within a cap. Outputs are ranges of it, so that the cap holds for them together."""
+
+    def __init__(self, cap: int) -> None:
+        self._head_room, self._tail_size = head_bytes(cap), tail_bytes(cap)
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.size = 0  # of what was added, kept or not
+
+    def add(self, text: str) -> None:
+        data = text.encode('utf-8', 'backslashreplace')
+        self.size += len(data)
+        room = self._head_room - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if data:
+            self._tail += data
+            if len(self._tail) > 4 * self._tail_size + 65536:
+                del self._tail[: len(self._tail) - self._tail_size]
+
+    def text(self, start: int, end: int) -> str:
+        """Return the text between two offsets, with a marker where something of it was left out."""
+        tail = bytes(self._tail[-self._tail_size :]) if self._tail_size else b''
+        head_end, tail_start = len(self._head), self.size - len(tail)
+        head = bytes(self._head[min(start, head_end) : min(end, head_end)])
+        rest = tail[max(start - tail_start, 0) : max(end - tail_start, 0)]
+        left_out = max(0, min(end, tail_start) - max(start, head_end))
+        if left_out:
+            return shorten(head, rest, left_out)
+        return (head + rest).decode('utf-8', 'replace')
+
+    @property
+    def is_truncated(self) -> bool:
+        return self.size > len(self._head) + min(len(self._tail), self._tail_size)
+
+
+@define(eq=False)
+class _Segment:
+    """One ``stream`` output: a range of its stream, and the line that is not finished yet."""
+
+    name: str
+    _stream: _Stream
+    start: int = 0
+    end: int = 0
+    pending: str = ''
+
+    def feed(self, text: str) -> None:
+        if '\r' in text:
+            text = text.replace('\r\n', '\n')
+        if not self.pending and '\r' not in text and '\b' not in text:
+            cut = text.rfind('\n') + 1
+            self._commit(text[:cut])
+            self.pending = text[cut:]
+        else:
+            *lines, last = (self.pending + text).split('\n')
+            self._commit(''.join(f'{overwrite(line)[0]}\n' for line in lines))
+            self.pending = last
+        if len(self.pending) > _LINE_BYTES:
+            shown, at = overwrite(self.pending)
+            if at == len(shown):
+                self._commit(shown)
+                self.pending = ''
+            else:  # it ends in the middle of itself; a line this long keeps its end only
+                kept = shown[-_LINE_BYTES // 2 :]
+                self.pending = f'{kept}\r{kept[: max(0, at - (len(shown) - len(kept)))]}'
+        elif self.pending.count('\r') > 1:
+            shown, at = overwrite(self.pending)
+            self.pending = shown if at == len(shown) else f'{shown}\r{shown[:at]}'
+
+    def _commit(self, text: str) -> None:
+        if text:
+            self._stream.add(text)
+            self.end = self._stream.size
+
+    def finish(self) -> None:
+        self._commit(overwrite(self.pending)[0])
+        self.pending = ''
+
+    def text(self) -> str:
+        return self._stream.text(self.start, self.end) + overwrite(self.pending)[0]
+
+
+_Output = dict[str, Any] | _Segment
+
+
+@define(eq=False)
+class OutputCollector:
+    """Takes the messages of one cell in order and holds what a notebook would show. One thread at a time; lives as long as
+    the cell runs.
+
+    Args:
+        cap: Bytes of stdout, and of stderr, that are kept.
+        display_cap: Bytes of one value of a display that are kept; of all displays together, four times as many.
+        keep_escapes: Leave the escape codes in tracebacks.
+    """
+
+    _cap: int
+    _display_cap: int
+    _keep_escapes: bool = False
+    _outputs: list[_Output] = field(factory=list, init=False)
+    _streams: dict[str, _Stream] = field(factory=dict, init=False)
+    _written: dict[str, int] = field(factory=lambda: {'stdout': 0, 'stderr': 0}, init=False)
+    _ids: dict[str, list[dict[str, Any]]] = field(factory=dict, init=False)
+    _shown_bytes: int = field(default=0, init=False)
+    _clears_at_next: bool = field(default=False, init=False)
+    updates: dict[str, dict[str, Any]] = field(factory=dict, init=False)
+    left_out: int = field(default=0, init=False)
+    error: CellError | None = field(default=None, init=False)
+    execution_count: int | None = field(default=None, init=False)
+
+    def take(self, message: Message) -> dict[str, Any] | None:
+        """Take a message; return the event to stream on, or None for a message that shows nothing.
+
+        An event is an output as a notebook stores it (of a stream, the new text only), or
+        ``{'output_type': 'clear_output', 'wait': bool}`` or ``{'output_type': 'update_display_data', 'display_id', ...}``.
+        """
+        if message.left_out:
+            message = Message(
+                type='display_data',
+                parent_id=message.parent_id,
+                content={'data': {'text/plain': f'[a {message.type} message that is too large was left out]'}},
+            )
+        take = {
+            'stream': self._take_stream,
+            'display_data': self._take_display,
+            'execute_result': self._take_display,
+            'update_display_data': self._take_update,
+            'clear_output': self._take_clear,
+            'error': self._take_error,
+            'execute_input': self._take_input,
+        }.get(message.type)
+        return take(message) if take is not None else None
+
+    # One method a kind of message -------------------------------------------------------------------------------------
+
+    def _take_stream(self, message: Message) -> dict[str, Any] | None:
+        name, text = message.content.get('name'), message.content.get('text')
+        if name not in ('stdout', 'stderr') or not isinstance(text, str) or not text:
+            return None
+        self._clear_if_asked()
+        self._written[name] += len(text.encode('utf-8', 'backslashreplace'))
+        last = self._outputs[-1] if self._outputs else None
+        if not isinstance(last, _Segment) or last.name != name:
+            last = self._new_segment(name)
+        last.feed(text)
+        return {'output_type': 'stream', 'name': name, 'text': text}
+
+    def _new_segment(self, name: str) -> _Segment:
+        stream = self._streams.setdefault(name, _Stream(self._cap))
+        before = next(
+            (each for each in reversed(self._outputs) if isinstance(each, _Segment) and each.name == name), None
+        )
+        if before is not None:
+            if len(self._outputs) >= MAX_OUTPUTS:
+                return before  # too many to keep their order; nothing of the text itself is lost
+            before.finish()
+        segment = _Segment(name, stream, stream.size, stream.size)
+        self._outputs.append(segment)
+        return segment
+
+    def _take_display(self, message: Message) -> dict[str, Any] | None:
+        self._clear_if_asked()
+        content = message.content
+        data, metadata = self._bundle(content)
+        output: dict[str, Any] = {'output_type': message.type, 'data': data, 'metadata': metadata}
+        if message.type == 'execute_result':
+            self._note_count(content)
+            output['execution_count'] = self.execution_count
+        display_id = _display_id(content)
+        if len(self._outputs) >= MAX_OUTPUTS:
+            self.left_out += 1
+            return output
+        self._outputs.append(output)
+        if display_id:
+            self._ids.setdefault(display_id, []).append(output)
+        return output
+
+    def _take_update(self, message: Message) -> dict[str, Any] | None:
+        display_id = _display_id(message.content)
+        if not display_id:
+            return None
+        known = self._ids.get(display_id)
+        if known is not None:
+            replaced = {id(output['data']): output['data'] for output in known}.values()
+        else:
+            replaced = [self.updates[display_id]['data']] if display_id in self.updates else []  # type: ignore[assignment]
+        self._shown_bytes -= sum(_bundle_size(data) for data in replaced)
+        data, metadata = self._bundle(message.content)
+        for output in known or ():
+            output['data'], output['metadata'] = data, metadata
+        update = {'display_id': display_id, 'data': data, 'metadata': metadata}
+        if known is None and (display_id in self.updates or len(self.updates) < MAX_OUTPUTS):
+            self.updates[display_id] = update
+        return {'output_type': 'update_display_data', **update}
+
+    def _take_clear(self, message: Message) -> dict[str, Any] | None:
+        wait = message.content.get('wait') is True
+        self._clears_at_next = True
+        if not wait:
+            self._clear_if_asked()
+        return {'output_type': 'clear_output', 'wait': wait}
+
+    def _clear_if_asked(self) -> None:
+        if self._clears_at_next:
+            self._clears_at_next = False
+            self._outputs.clear()
+            self._streams.clear()
+            self._ids.clear()
+            self._written = {'stdout': 0, 'stderr': 0}
+            self._shown_bytes = 0
+            self.left_out = 0
+
+    def _take_error(self, message: Message) -> dict[str, Any] | None:
+        self._clear_if_asked()
+        self.take_error(message.content)
+        error = self.error
+        assert error is not None
+        output = {
+            'output_type': 'error',
+            'ename': error.name,
+            'evalue': error.value,
+            'traceback': error.traceback.split('\n') if error.traceback else [],
+        }
+        size = len(error.value) + len(error.traceback)
+        if len(self._outputs) >= MAX_OUTPUTS or self._shown_bytes + size > 4 * self._display_cap:
+            self.left_out += 1
+        else:
+            self._shown_bytes += size
+            self._outputs.append(output)
+        return output
+
+    def take_error(self, content: Mapping[str, Any]) -> None:
+        """Take an error's three fields, from an ``error`` message or from a reply."""
+        lines = content.get('traceback')
+        text = '\n'.join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ''
+        clean = (lambda text: text) if self._keep_escapes else strip_escape_codes
+        self.error = CellError(
+            name=_capped(str(content.get('ename', '')), 1000),
+            value=_capped(clean(str(content.get('evalue', ''))), self._cap),
+            traceback=_capped(clean(text), self._cap),
+        )
+
+    def _take_input(self, message: Message) -> None:
+        self._note_count(message.content)
+
+    def _note_count(self, content: Mapping[str, Any]) -> None:
+        count = content.get('execution_count')
+        if type(count) is int and 0 <= count < 1 << 53:
+            self.execution_count = count
+
+    def _bundle(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return ``data`` and ``metadata`` of a display: text or JSON by MIME type, what is too large replaced by words."""
+        given, about = content.get('data'), content.get('metadata')
+        data: dict[str, Any] = {}
+        metadata = dict(about) if isinstance(about, dict) and _json_size(about) <= self._display_cap else {}
+        dropped: dict[str, int] = {}
+        for mime, value in given.items() if isinstance(given, dict) else ():
+            if isinstance(value, list) and all(isinstance(line, str) for line in value) and not _is_json(mime):
+                value = ''.join(value)
+            if not isinstance(value, str) and not _is_json(mime):
+                value = json.dumps(value)
+            size = _json_size(value)
+            if mime == 'text/plain' and size > min(self._cap, self._display_cap):
+                value = _capped(value, min(self._cap, self._display_cap))
+                size = _json_size(value)
+            if size > self._display_cap or self._shown_bytes + size > 4 * self._display_cap:
+                dropped[mime] = size
+                continue
+            self._shown_bytes += size
+            data[mime] = value
+        if dropped:
+            words = ', '.join(f'{mime} of {size} bytes' for mime, size in dropped.items())
+            before = f'{data["text/plain"]}\n' if 'text/plain' in data else ''
+            data['text/plain'] = f'{before}[left out: {words}; over the limit]'
+            metadata['enclave'] = {'left_out': dropped}
+        return data, metadata
+
+    # What it comes to -------------------------------------------------------------------------------------------------
+
+    def outputs(self) -> list[dict[str, Any]]:
+        """Return the outputs as a notebook stores them."""
+        return [
+            {'output_type': 'stream', 'name': each.name, 'text': each.text()} if isinstance(each, _Segment) else each
+            for each in self._outputs
+        ]
+
+    def stream_text(self, name: str) -> tuple[str, int, bool]:
+        """Return ``(text, bytes written, whether it was cut)`` of ``'stdout'`` or ``'stderr'``."""
+        for each in self._outputs:
+            if isinstance(each, _Segment) and each.name == name:
+                each.finish()
+        stream = self._streams.get(name)
+        if stream is None:
+            return '', 0, False
+        return stream.text(0, stream.size), self._written[name], stream.is_truncated
+
+    def text(self) -> str:
+        """Return what a person reads of the cell: stdout and the values shown, each beginning on a line of its own."""
+        shown: list[str] = []
+        was_stdout = False
+        for each in self._outputs:
+            is_stdout = isinstance(each, _Segment) and each.name == 'stdout'
+            text = each.text() if isinstance(each, _Segment) else readable(each.get('data', {}))
+            if not text or (isinstance(each, _Segment) and not is_stdout):
+                continue
+            if shown and not shown[-1].endswith('\n') and not (is_stdout and was_stdout):
+                shown.append('\n')
+            shown.append(text)
+            was_stdout = is_stdout
+        if self.left_out:
+            shown.append(f'\n[... {self.left_out} further outputs left out ...]')
+        return ''.join(shown)
+
+    def display_ids(self) -> dict[str, list[int]]:
+        """Return ``{display id: indexes of its outputs}``."""
+        places = {id(each): index for index, each in enumerate(self._outputs)}
+        found = {
+            name: [places[id(each)] for each in outputs if id(each) in places] for name, outputs in self._ids.items()
+        }
+        return {name: indexes for name, indexes in found.items() if indexes}
+
+
+def readable(data: Mapping[str, Any]) -> str:
+    """Return the text that stands for a value: its plain text, or the source of what else it is where that says nothing."""
+    plain = data.get('text/plain')
+    if isinstance(plain, str) and plain and not _NAMELESS.fullmatch(plain.strip()):
+        return plain
+    for mime in _READABLE:
+        if mime in data:
+            value = data[mime]
+            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    for mime, value in data.items():
+        if mime != 'text/plain':
+            return f'[{mime}, {_json_size(value)} bytes]'
+    return plain if isinstance(plain, str) else ''
+
+
+def _is_json(mime: str) -> bool:
+    return mime == 'application/json' or mime.endswith('+json')
+
+
+def _json_size(value: Any) -> int:
+    return len(value) if isinstance(value, str) else len(json.dumps(value))
+
+
+def _bundle_size(data: Mapping[str, Any]) -> int:
+    return sum(_json_size(value) for value in data.values())
+
+
+def _capped(text: str, cap: int) -> str:
+    data = text.encode('utf-8', 'backslashreplace')
+    if len(data) <= cap:
+        return text
+    head, tail = head_bytes(cap), tail_bytes(cap)
+    return shorten(data[:head], data[len(data) - tail :], len(data) - head - tail)
+
+
+def _display_id(content: Mapping[str, Any]) -> str:
+    transient = content.get('transient')
+    display_id = transient.get('display_id') if isinstance(transient, dict) else None
+    return display_id if isinstance(display_id, str) and len(display_id) <= 256 else ''

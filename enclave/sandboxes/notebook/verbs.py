@@ -1,0 +1,514 @@
+"""What every notebook sandbox can do, whatever its backend (floor 4): cells, kernels, completion, variables.
+
+The verbs are ordinary blocking methods, for any thread. Cells of one kernel run one at a time in the order of asking, cells of
+different kernels at once; `interrupt_kernel`, `restart_kernel` and `delete_kernel` never wait behind a running cell.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, ClassVar
+
+from enclave.cells import (
+    DEFAULT_KERNEL,
+    CellResult,
+    Completion,
+    Inspection,
+    KernelInfo,
+    KernelSpec,
+    Variable,
+)
+from enclave.config import check_env
+from enclave.deadline import check_timeout
+from enclave.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    KernelDiedError,
+    NotFoundError,
+    SandboxError,
+    SandboxGoneError,
+    SandboxStartError,
+    SandboxStateError,
+    UnsupportedError,
+)
+from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.sandboxes.agent_operations import AgentOperations
+from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
+from enclave.sandboxes.notebook.life import PYTHON_SPEC
+from enclave.sandboxes.notebook.outputs import strip_escape_codes
+
+logger = logging.getLogger(__name__)
+
+ASK_SECONDS = 10.0
+"""How long completion, inspection and the like may take by default, from the moment that it is their turn."""
+MAX_CODE_BYTES = 8 << 20
+_Steps = Generator[dict[str, Any] | CellResult, None, None]
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}')
+
+_FIND_SPECS = """\
+import json
+from jupyter_client.kernelspec import KernelSpecManager
+found = {name: each['spec'] for name, each in KernelSpecManager().get_all_specs().items()}
+print(json.dumps(found))
+"""
+
+# Runs in the kernel, in a namespace of its own, and leaves nothing there.
+_LOOK_AT_VARIABLES = """\
+import base64, json, reprlib, types
+from IPython import get_ipython
+shell = get_ipython()
+short = reprlib.Repr()
+short.maxstring = short.maxother = 200
+found = []
+for name, value in list(shell.user_ns.items()):
+    if name.startswith('_') or isinstance(value, types.ModuleType):
+        continue
+    if name in shell.user_ns_hidden and shell.user_ns_hidden[name] is value:
+        continue
+    shape = ''
+    try:
+        text = short.repr(value)[:200]
+        if isinstance(getattr(value, 'shape', None), tuple):
+            shape = str(tuple(value.shape))
+        elif isinstance(value, (str, bytes, list, tuple, dict, set, frozenset)):
+            shape = str(len(value))
+    except Exception as error:
+        text = '<%s>' % type(error).__name__
+    found.append([name, type(value).__name__, text, shape])
+    if len(found) >= 1000:
+        break
+result = base64.b64encode(json.dumps(found).encode()).decode()
+"""
+
+
+class NotebookSandbox(AgentBackedSandbox):
+    """A sandbox with Jupyter kernels, beside all the verbs of `AgentBackedSandbox`.
+
+    A kernel called ``'default'`` is there from the start. A backend's class derives from this one and from the backend's own;
+    its configuration has ``kernel_name``, ``interrupt_grace`` and ``max_display_bytes``.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files', 'notebook'})
+
+    def __init__(self, config: Any = None, sandbox_id: str | None = None) -> None:
+        super().__init__(config, sandbox_id)
+        self._kernels: dict[str, NotebookKernel] = {}
+        self._kernels_lock = threading.Lock()  # guards _kernels
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        super()._start()
+        try:
+            self._start_notebook()
+        except BaseException as error:
+            try:
+                self._stop(keep=False)
+            except Exception:
+                logger.warning('sandbox %s: taking away a failed start failed', self.id, exc_info=True)
+            if isinstance(error, KernelDiedError):
+                raise SandboxStartError(
+                    f'sandbox {self.id}: {error.message}{self._advise(error)}', details={'sandbox_id': self.id}
+                ) from error
+            raise
+
+    def _start_notebook(self) -> None:
+        """Start what makes it a notebook sandbox. The sandbox runs, but is not usable by others yet."""
+        spec = PYTHON_SPEC
+        if self.config.kernel_name != PYTHON_SPEC.name:
+            spec = self._find_spec(self.config.kernel_name)
+        kernel = self._make_kernel(DEFAULT_KERNEL, spec, self.config.working_dir, {})
+        with self._kernels_lock:
+            self._kernels = {DEFAULT_KERNEL: kernel}
+        kernel.start()
+
+    def _advise(self, error: KernelDiedError) -> str:
+        words = str(error.details.get('last_words', ''))
+        if 'ipykernel' in words or error.details.get('exit_code') == 127:
+            return '. The image needs ipykernel: install it there with pip, or use an image that has it'
+        return ''
+
+    def _stop(self, *, keep: bool) -> None:
+        with self._kernels_lock:
+            kernels, self._kernels = self._kernels, {}
+        for kernel in kernels.values():
+            kernel.close(f'sandbox {self.id} was stopped')
+        super()._stop(keep=keep)
+
+    @property
+    def active_calls(self) -> int:
+        """How many commands, file transfers and cells are going on; a kernel that waits for its next cell is none."""
+        with self._kernels_lock:
+            kernels = list(self._kernels.values())
+        held = sum(kernel.held_calls for kernel in kernels)
+        return max(0, super().active_calls - held) + sum(kernel.is_running for kernel in kernels)
+
+    def _agent(self) -> AgentOperations:
+        operations = self._operations
+        if operations is None:
+            raise SandboxStateError(f'sandbox {self.id} is being stopped', details={'sandbox_id': self.id})
+        if not isinstance(operations, AgentOperations):
+            raise SandboxStartError(
+                f'sandbox {self.id}: kernels need an image with python3, which our agent runs on; this one has none'
+            )
+        return operations
+
+    # Cells ------------------------------------------------------------------------------------------------------------
+
+    def execute_cell(
+        self,
+        code: str,
+        timeout: float | None = None,
+        *,
+        kernel: str = DEFAULT_KERNEL,
+        on_output: Callable[[dict[str, Any]], None] | None = None,
+        silent: bool = False,
+        store_history: bool = True,
+        keep_escapes: bool = False,
+        max_output_bytes: int | None = None,
+    ) -> CellResult:
+        """Run code in a kernel, after the cells that were asked for before, and return what became of it.
+
+        At its time limit the cell is interrupted, as by Ctrl-C, and the kernel with its state stays; a kernel whose cell does
+        not yield is killed, and the next cell gets a new one. ``input()`` in a cell fails at once.
+
+        Args:
+            timeout: Seconds from the moment the cell is sent to the kernel; None takes the configuration's, 0 is no limit.
+            kernel: Which kernel; see `create_kernel`.
+            on_output: Called with each output as it comes, on this thread; see `stream_cell` for what it gets.
+            silent: Run it without a number and without showing its last value.
+            store_history: Count it and keep it in the kernel's history.
+            keep_escapes: Leave a terminal's escape codes in tracebacks.
+            max_output_bytes: Cap on each of stdout and stderr; None takes the configuration's.
+
+        Raises:
+            InvalidArgumentError: An argument is impossible.
+            NotFoundError: There is no such kernel.
+            CallCancelledError: It was cancelled before it ran.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+        """
+        steps = self.stream_cell(
+            code,
+            timeout,
+            kernel=kernel,
+            silent=silent,
+            store_history=store_history,
+            keep_escapes=keep_escapes,
+            max_output_bytes=max_output_bytes,
+        )
+        with contextlib.closing(steps):
+            for step in steps:
+                if isinstance(step, CellResult):
+                    return step
+                if on_output is not None:
+                    on_output(step)
+        raise AssertionError('unreachable')
+
+    def stream_cell(
+        self,
+        code: str,
+        timeout: float | None = None,
+        *,
+        kernel: str = DEFAULT_KERNEL,
+        silent: bool = False,
+        store_history: bool = True,
+        keep_escapes: bool = False,
+        max_output_bytes: int | None = None,
+    ) -> _Steps:
+        """Yield a cell's outputs as they come, and at last its `CellResult`; the arguments are those of `execute_cell`.
+
+        Each output is a dict as a notebook stores it, of a stream the new text only; besides there are
+        ``{'output_type': 'clear_output', 'wait': bool}`` and
+        ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``.
+        Closing the iterator early interrupts the cell.
+        """
+        if not isinstance(code, str):
+            raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
+        if len(code) > MAX_CODE_BYTES:
+            raise InvalidArgumentError(f'code has {len(code)} characters; the limit is {MAX_CODE_BYTES}')
+        cap = max_output_bytes
+        if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or not 1 <= cap <= 1 << 30):
+            raise InvalidArgumentError(f'max_output_bytes must be a whole number from 1 to {1 << 30}, not {cap!r}')
+        seconds = self.config.timeout if timeout is None else check_timeout(timeout)
+        found = self._kernel(kernel)
+        return self._steps(
+            found,
+            code,
+            seconds,
+            {
+                'silent': silent,
+                'store_history': store_history,
+                'keep_escapes': keep_escapes,
+                'max_output_bytes': cap,
+            },
+        )
+
+    def _steps(self, kernel: NotebookKernel, code: str, timeout: float | None, options: dict[str, Any]) -> _Steps:
+        with self._telling():
+            result = yield from kernel.run_cell(code, timeout, **options)
+        yield result
+
+    # Kernels ----------------------------------------------------------------------------------------------------------
+
+    def create_kernel(
+        self,
+        name: str,
+        spec: str = PYTHON_SPEC.name,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        exist_ok: bool = False,
+    ) -> KernelInfo:
+        """Start a further kernel, with a state of its own, and return when it takes cells.
+
+        Args:
+            name: 1 to 63 letters, digits, ``.``, ``_`` or ``-``.
+            spec: The kind of kernel; see `list_kernel_specs`.
+            cwd: Where it runs; default is the sandbox's working directory.
+            env: Added to the sandbox's environment.
+            exist_ok: Return the kernel that has the name, if one has.
+
+        Raises:
+            ConflictError: A kernel has this name.
+            NotFoundError: The image has no such kind of kernel; the message names those it has.
+            KernelDiedError: It ended at once; the message has its last words.
+        """
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidArgumentError(f'a kernel\'s name is 1 to 63 letters, digits, ".", "_" or "-"; not {name!r}')
+        if env is not None:
+            check_env(env, 'env')
+        self._check_usable()
+        with self._kernels_lock:
+            known = self._kernels.get(name)
+        if known is not None and exist_ok:
+            return known.info()
+        with self._telling():
+            found = PYTHON_SPEC if spec == PYTHON_SPEC.name else self._find_spec(spec)
+            kernel = self._make_kernel(name, found, self._absolute(cwd or '.'), env or {})
+            with self._kernels_lock:
+                taken = self._kernels.setdefault(name, kernel)
+            if taken is not kernel:
+                if exist_ok:
+                    return taken.info()
+                raise ConflictError(f'sandbox {self.id} has a kernel called {name!r}; delete it or choose another name')
+            try:
+                kernel.start()
+            except BaseException:
+                self._forget_kernel(kernel)
+                raise
+        return kernel.info()
+
+    def delete_kernel(self, name: str) -> None:
+        """End a kernel and forget its name; a cell that runs in it ends with an error.
+
+        Raises:
+            NotFoundError: There is no such kernel.
+        """
+        self._forget_kernel(self._kernel(name))
+
+    def _forget_kernel(self, kernel: NotebookKernel) -> None:
+        with self._kernels_lock:
+            if self._kernels.get(kernel.name) is kernel:
+                del self._kernels[kernel.name]
+        kernel.close(f'the kernel {kernel.name!r} was deleted')
+
+    def list_kernels(self) -> list[KernelInfo]:
+        """Return the kernels there are, in the order of their creation."""
+        with self._kernels_lock:
+            kernels = list(self._kernels.values())
+        return [kernel.info() for kernel in kernels]
+
+    def list_kernel_specs(self) -> list[KernelSpec]:
+        """Return the kinds of kernels that the image has, by name."""
+        self._check_usable()
+        with self._telling():
+            return sorted(self._specs().values(), key=lambda spec: spec.name)
+
+    def interrupt_kernel(self, name: str = DEFAULT_KERNEL) -> None:
+        """Interrupt the cell that runs in a kernel, as Ctrl-C does; where none runs, nothing happens."""
+        kernel = self._kernel(name)
+        with self._telling():
+            kernel.interrupt()
+
+    def restart_kernel(self, name: str = DEFAULT_KERNEL) -> None:
+        """Give a kernel a new process, without the old one's state, and return when it takes cells.
+
+        A cell that runs ends with an error that says so; cells that wait run in the new process.
+        """
+        kernel = self._kernel(name)
+        with self._telling():
+            kernel.restart()
+
+    # Questions --------------------------------------------------------------------------------------------------------
+
+    def complete_code(
+        self, code: str, cursor: int | None = None, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS
+    ) -> Completion:
+        """Return what could stand at a place in the code, after the cells that were asked for before.
+
+        Args:
+            cursor: Characters before the place; default is the end of the code.
+
+        Raises:
+            OperationTimeoutError: The kernel did not answer in time.
+        """
+        reply = self._ask('complete_request', _place(code, cursor), kernel, timeout)
+        matches = reply.get('matches')
+        end = len(code) if cursor is None else cursor
+        return Completion(
+            matches=[each for each in matches if isinstance(each, str)] if isinstance(matches, list) else [],
+            start=_position(reply.get('cursor_start'), len(code), end),
+            end=_position(reply.get('cursor_end'), len(code), end),
+        )
+
+    def inspect_code(
+        self,
+        code: str,
+        cursor: int | None = None,
+        *,
+        detail: int = 0,
+        kernel: str = DEFAULT_KERNEL,
+        timeout: float = ASK_SECONDS,
+    ) -> Inspection:
+        """Return what the kernel knows of the name at a place in the code; ``detail=1`` asks for more, like its source."""
+        if detail not in (0, 1):
+            raise InvalidArgumentError(f'detail must be 0 or 1, not {detail!r}')
+        reply = self._ask('inspect_request', {**_place(code, cursor), 'detail_level': detail}, kernel, timeout)
+        data = reply.get('data')
+        data = data if isinstance(data, dict) else {}
+        text = data.get('text/plain', '')
+        return Inspection(
+            found=reply.get('found') is True,
+            text=strip_escape_codes(text) if isinstance(text, str) else '',
+            data=data,
+        )
+
+    def check_complete(
+        self, code: str, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS
+    ) -> tuple[str, str]:
+        """Tell whether code could be run as it is: ``(status, indent)``.
+
+        The status is ``'complete'``, ``'incomplete'`` (``indent`` is then what its next line begins with), ``'invalid'`` or
+        ``'unknown'``.
+        """
+        reply = self._ask('is_complete_request', {'code': code}, kernel, timeout)
+        status, indent = reply.get('status'), reply.get('indent', '')
+        known = status if status in ('complete', 'incomplete', 'invalid') else 'unknown'
+        return str(known), indent if isinstance(indent, str) else ''
+
+    def list_variables(self, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS) -> list[Variable]:
+        """Return the variables of a Python kernel, by name: no modules, none that begin with an underscore, 1000 at most.
+
+        Raises:
+            UnsupportedError: The kernel is not Python's.
+        """
+        if self._kernel(kernel).info().language != 'python':
+            raise UnsupportedError(f'the variables of {kernel!r} cannot be listed: it is not a Python kernel')
+        source = f'(lambda space: (exec({_LOOK_AT_VARIABLES!r}, space), space["result"])[1])({{}})'
+        content = {
+            'code': '',
+            'silent': True,
+            'store_history': False,
+            'user_expressions': {'found': source},
+            'allow_stdin': False,
+            'stop_on_error': False,
+        }
+        reply = self._ask('execute_request', content, kernel, timeout)
+        try:
+            text = reply['user_expressions']['found']['data']['text/plain']
+            rows = json.loads(base64.b64decode(text.strip('\'"'), validate=True))
+            return sorted(
+                (Variable(name=str(a), type=str(b), text=str(c), shape=str(d)) for a, b, c, d in rows),
+                key=lambda variable: variable.name,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, binascii.Error) as error:
+            raise SandboxError(f'the kernel {kernel!r} gave no list of its variables') from error
+
+    def _ask(self, kind: str, content: dict[str, Any], kernel: str, timeout: float) -> dict[str, Any]:
+        found = self._kernel(kernel)
+        seconds = check_timeout(timeout)
+        with self._telling():
+            return found.ask(kind, content, ASK_SECONDS if seconds is None else seconds)
+
+    # Help -------------------------------------------------------------------------------------------------------------
+
+    def _kernel(self, name: str) -> NotebookKernel:
+        self._check_usable()
+        with self._kernels_lock:
+            found = self._kernels.get(name)
+            known = list(self._kernels)
+        if found is None:
+            raise NotFoundError(
+                f'sandbox {self.id} has no kernel {name!r}; it has: {", ".join(known)}. create_kernel makes one',
+                details={'sandbox_id': self.id, 'kernel': str(name)},
+            )
+        return found
+
+    def _make_kernel(self, name: str, spec: KernelSpec, cwd: str, env: Mapping[str, str]) -> NotebookKernel:
+        settings = KernelSettings(
+            max_output_bytes=self.config.max_output_bytes,
+            max_display_bytes=self.config.max_display_bytes,
+            interrupt_grace=self.config.interrupt_grace,
+            memory_limit=self.config.memory_limit,
+        )
+        return NotebookKernel(self._agent(), name, spec, settings, sandbox_id=self.id, cwd=cwd, env=env)
+
+    def _find_spec(self, name: str) -> KernelSpec:
+        specs = self._specs()
+        if name not in specs:
+            raise NotFoundError(
+                f'the image has no kernel {name!r}; it has: {", ".join(sorted(specs))}', details={'spec': str(name)}
+            )
+        return specs[name]
+
+    def _specs(self) -> dict[str, KernelSpec]:
+        """Ask the sandbox's own jupyter_client, which knows where kernels are installed there."""
+        request = self._request(['python3', '-c', _FIND_SPECS], 60.0, None, None, None, None, 1 << 20)
+        result = self._agent().run(request)
+        found: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(result.stdout) if result.success else None
+        specs = {PYTHON_SPEC.name: PYTHON_SPEC}
+        for name, about in found.items() if isinstance(found, dict) else ():
+            if name == PYTHON_SPEC.name or not isinstance(about, dict):
+                continue
+            with contextlib.suppress(InvalidArgumentError):
+                specs[name] = KernelSpec.model_validate(
+                    {
+                        'name': name,
+                        'display_name': about.get('display_name', ''),
+                        'language': about.get('language', ''),
+                        'argv': about.get('argv', []),
+                        'env': about.get('env', {}),
+                        'interrupt_mode': about.get('interrupt_mode', 'signal'),
+                    }
+                )
+        return specs
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell the loss of the sandbox as every other verb tells it."""
+        try:
+            yield
+        except SandboxGoneError as error:
+            raise self._gone(error) from error
+
+
+def _place(code: str, cursor: int | None) -> dict[str, Any]:
+    if not isinstance(code, str):
+        raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
+    at = len(code) if cursor is None else cursor
+    if isinstance(at, bool) or not isinstance(at, int) or not 0 <= at <= len(code):
+        raise InvalidArgumentError(f'cursor must be a whole number from 0 to {len(code)}, not {cursor!r}')
+    return {'code': code, 'cursor_pos': at}
+
+
+def _position(value: Any, high: int, otherwise: int) -> int:
+    return value if type(value) is int and 0 <= value <= high else otherwise

@@ -1,0 +1,168 @@
+"""``notebook_executor`` (floor 3): run code in a Jupyter kernel, which keeps its state between calls."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from attrs import frozen
+
+from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
+from enclave.enums import ExecutionStatus, SandboxType
+from enclave.records import ToolResult
+from enclave.tools.base import Tool
+from enclave.tools.schema import argument
+from enclave.tools.workspace import Workspace
+
+_NO_INPUT = (
+    'Nobody can type here, so input() fails at once: put the value into the code instead, or read it from a file.'
+)
+
+
+class NotebookWorkspace(Protocol):
+    """What a sandbox that offers ``'notebook'`` has beside the verbs of `Workspace`."""
+
+    def execute_cell(
+        self,
+        code: str,
+        timeout: float | None = None,
+        *,
+        kernel: str = DEFAULT_KERNEL,
+        keep_escapes: bool = False,
+        max_output_bytes: int | None = None,
+    ) -> CellResult:
+        """Run code in a kernel; see `enclave.sandboxes.notebook.verbs.NotebookSandbox.execute_cell`."""
+
+    def create_kernel(self, name: str, *, exist_ok: bool = False) -> KernelInfo:
+        """Start a further kernel."""
+
+
+class NotebookExecutor(Tool):
+    """Run code in the sandbox's Jupyter kernel, which keeps variables, imports and functions between calls."""
+
+    name = 'notebook_executor'
+    description = (
+        'Run code as a cell of a Jupyter notebook and return what it prints and the value of its last expression. '
+        'Variables, imports and functions stay from call to call; plots and tables come back as rich outputs.'
+    )
+    needs = frozenset({'notebook'})
+    _sandbox_type = SandboxType.DOCKER_NOTEBOOK
+
+    @frozen(kw_only=True)
+    class Arguments:
+        """The arguments of a call."""
+
+        code: str = argument(description='The code of the cell. The value of its last expression is shown.')
+        timeout: float | None = argument(
+            default=None,
+            minimum=0,
+            description="Seconds it may take before it is interrupted; 0 for no limit. Default is the sandbox's limit.",
+        )
+        kernel: str | None = argument(
+            default=None,
+            description='A kernel of its own by this name, made at its first use, with variables apart from all others.',
+        )
+
+    @frozen(kw_only=True)
+    class Options:
+        """What ``tools_config['notebook_executor']`` may hold.
+
+        Attributes:
+            timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
+            max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
+            keep_escapes: Leave a terminal's escape codes in tracebacks.
+        """
+
+        timeout: float | None = argument(default=None, minimum=0)
+        max_output_bytes: int | None = argument(default=None, minimum=1)
+        keep_escapes: bool = argument(default=False)
+
+    def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
+        """Run the code and tell its end; where there is no code, nothing is run."""
+        if not arguments.code.strip():
+            return self.failure('No code provided')
+        notebook = cast('NotebookWorkspace', workspace)
+        options = self.options
+        kernel = arguments.kernel or DEFAULT_KERNEL
+        if kernel != DEFAULT_KERNEL:
+            notebook.create_kernel(kernel, exist_ok=True)
+        timeout = options.timeout if arguments.timeout is None else arguments.timeout
+        result = notebook.execute_cell(
+            arguments.code,
+            timeout,
+            kernel=kernel,
+            keep_escapes=options.keep_escapes,
+            max_output_bytes=options.max_output_bytes,
+        )
+        return cell_result(self.name, result, timeout=timeout)
+
+
+def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = None) -> ToolResult:
+    """Tell a cell's end as a tool's result.
+
+    ``output`` is the text a person reads: stdout and the values shown. ``error`` is None on success; otherwise the traceback,
+    after a line that says what ended the cell when that was not its own code. ``metadata`` holds ``outputs`` (as a notebook
+    stores them), ``stdout``, ``stderr``, their ``*_bytes`` and ``*_truncated``, ``error`` (name, value and traceback, or
+    None), ``execution_count``, ``kernel``, ``timed_out``, ``oom_killed``, ``state_lost``, ``note``, and
+    ``display_updates`` where a display of an earlier cell was updated.
+
+    Args:
+        timeout: The call's time limit in seconds, for the message; None where only the sandbox knows it.
+    """
+    metadata: dict[str, Any] = {
+        'outputs': result.outputs,
+        'stdout': result.stdout,
+        'stderr': result.stderr,
+        'stdout_bytes': result.stdout_bytes,
+        'stderr_bytes': result.stderr_bytes,
+        'stdout_truncated': result.stdout_truncated,
+        'stderr_truncated': result.stderr_truncated,
+        'error': None if result.error is None else result.error.model_dump(),
+        'execution_count': result.execution_count,
+        'kernel': result.kernel,
+        'timed_out': result.timed_out,
+        'oom_killed': result.oom_killed,
+        'state_lost': result.state_lost,
+        'note': result.note,
+    }
+    if result.outputs_left_out:
+        metadata['outputs_left_out'] = result.outputs_left_out
+    if result.display_updates:
+        metadata['display_updates'] = result.display_updates
+    return ToolResult(
+        tool_name=tool_name,
+        status=result.status,
+        output=result.text,
+        error=None if result.success else _error_text(result, timeout),
+        execution_time=result.execution_time,
+        metadata=metadata,
+    )
+
+
+def _error_text(result: CellResult, timeout: float | None) -> str:
+    lines = []
+    error = result.error
+    if result.status is ExecutionStatus.TIMEOUT:
+        seconds = f'{timeout or round(result.execution_time, 1):g}'
+        lines.append(f'Timed out after {seconds} second{"" if seconds == "1" else "s"}: {_what_became(result)}')
+    elif result.status is ExecutionStatus.CANCELLED:
+        lines.append(f'Cancelled: {_what_became(result)}')
+    elif result.state_lost is not None:
+        lines.append(
+            f'The kernel {result.state_lost}. Its variables and imports are lost; the next call gets a new kernel.'
+        )
+        error = None
+    if result.note:
+        lines.append(result.note)
+    if error is not None:
+        lines.append(error.traceback or f'{error.name}: {error.value}')
+        if error.name == 'StdinNotImplementedError':
+            lines.append(_NO_INPUT)
+    return '\n'.join(lines) or 'The cell failed'
+
+
+def _what_became(result: CellResult) -> str:
+    if result.state_lost is not None:
+        return (
+            f'the kernel {result.state_lost}; its variables and imports are lost, and the next call gets a new kernel.'
+        )
+    return 'the cell was interrupted; the kernel and its variables are kept.'
