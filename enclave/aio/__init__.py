@@ -24,6 +24,7 @@ from enclave.aio.factories import (
     register_sandbox,
 )
 from enclave.aio.managers import HttpSandboxManager, LocalSandboxManager, SandboxManager
+from enclave.aio.notebooks import DockerNotebookSandbox, NotebookSandbox
 from enclave.aio.sandboxes import AgentBackedSandbox, Connection, DockerSandbox, PortForward, Process, Sandbox
 from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
@@ -31,6 +32,7 @@ from enclave.errors import EnclaveError
 from enclave.managers.config import SandboxManagerConfig
 from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
 from enclave.tools.base import Tool
 from enclave.tools.registry import ToolFactory, register_tool
 from enclave.tools.schema import ToolParams
@@ -39,6 +41,8 @@ __all__ = [
     'AgentBackedSandbox',
     'CommandResult',
     'Connection',
+    'DockerNotebookConfig',
+    'DockerNotebookSandbox',
     'DockerSandbox',
     'DockerSandboxConfig',
     'EnclaveError',
@@ -46,6 +50,7 @@ __all__ = [
     'HealthCheckResult',
     'HttpSandboxManager',
     'LocalSandboxManager',
+    'NotebookSandbox',
     'PathInfo',
     'PortForward',
     'Process',

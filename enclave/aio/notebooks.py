@@ -1,0 +1,43 @@
+"""Notebook sandboxes for ``async with`` (floor 6): faces of the blocking ones, one line a method."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from enclave.aio.lifting import Shown, lifted, streamed
+from enclave.aio.sandboxes import AgentBackedSandbox, DockerSandbox
+from enclave.sandboxes.docker import (
+    notebook as docker_notebook,
+)  # now: an import takes longer than a loop may be held up
+from enclave.sandboxes.notebook import verbs
+
+
+class NotebookSandbox(AgentBackedSandbox):
+    """A sandbox with Jupyter kernels. See `enclave.sandboxes.notebook.verbs.NotebookSandbox`.
+
+    Callbacks (``on_output``) are called on the thread that makes the call, not on the event loop's.
+    """
+
+    _home: ClassVar[tuple[str, str]] = (verbs.__name__, 'NotebookSandbox')
+
+    execute_cell = lifted(verbs.NotebookSandbox.execute_cell)
+    stream_cell = streamed(verbs.NotebookSandbox.stream_cell)
+    create_kernel = lifted(verbs.NotebookSandbox.create_kernel)
+    delete_kernel = lifted(verbs.NotebookSandbox.delete_kernel)
+    list_kernels = lifted(verbs.NotebookSandbox.list_kernels)
+    list_kernel_specs = lifted(verbs.NotebookSandbox.list_kernel_specs)
+    interrupt_kernel = lifted(verbs.NotebookSandbox.interrupt_kernel)
+    restart_kernel = lifted(verbs.NotebookSandbox.restart_kernel)
+    complete_code = lifted(verbs.NotebookSandbox.complete_code)
+    inspect_code = lifted(verbs.NotebookSandbox.inspect_code)
+    check_complete = lifted(verbs.NotebookSandbox.check_complete)
+    list_variables = lifted(verbs.NotebookSandbox.list_variables)
+
+
+class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
+    """A notebook sandbox in a Docker container. See `enclave.sandboxes.docker.notebook.DockerNotebookSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = (docker_notebook.__name__, 'DockerNotebookSandbox')
+
+    gateway_url: Shown[str | None] = Shown('Where its kernel gateway is published; None where none was asked for.')
+    gateway_token: Shown[str | None] = Shown("What the gateway's clients must send.")
