@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+import attrs
 from attrs import frozen
 
 from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus, SandboxType
+from enclave.errors import InvalidArgumentError
 from enclave.records import ToolResult
 from enclave.tools.base import Tool
 from enclave.tools.schema import argument
@@ -102,8 +105,8 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
     ``output`` is the text a person reads: stdout and the values shown. ``error`` is None on success; otherwise the traceback,
     after a line that says what ended the cell when that was not its own code. ``metadata`` holds ``outputs`` (as a notebook
     stores them), ``stdout``, ``stderr``, their ``*_bytes`` and ``*_truncated``, ``error`` (name, value and traceback, or
-    None), ``execution_count``, ``kernel``, ``timed_out``, ``oom_killed``, ``state_lost``, ``note``, and
-    ``display_updates`` where a display of an earlier cell was updated.
+    None), ``execution_count``, ``kernel``, ``timed_out``, ``oom_killed``, ``state_lost`` and ``note``; besides, where there is
+    something to say, ``outputs_left_out``, ``display_ids`` and ``display_updates``, as in `CellResult`.
 
     Args:
         timeout: The call's time limit in seconds, for the message; None where only the sandbox knows it.
@@ -126,6 +129,8 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
     }
     if result.outputs_left_out:
         metadata['outputs_left_out'] = result.outputs_left_out
+    if result.display_ids:
+        metadata['display_ids'] = result.display_ids
     if result.display_updates:
         metadata['display_updates'] = result.display_updates
     return ToolResult(
@@ -136,6 +141,53 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
         execution_time=result.execution_time,
         metadata=metadata,
     )
+
+
+def read_cell_result(result: ToolResult) -> CellResult:
+    """Return the cell's own result that a tool's result was made from by `cell_result`.
+
+    Raises:
+        InvalidArgumentError: It was not made so; the message says what is wrong with it.
+    """
+    known = {attribute.name for attribute in attrs.fields(CellResult)}
+    fields = {name: value for name, value in result.metadata.items() if name in known}
+    seconds = result.execution_time or 0.0
+    text = result.output if isinstance(result.output, str) else ''
+    if 'outputs' not in fields:
+        raise InvalidArgumentError(f'the result of {result.tool_name!r} is none of a notebook: {result.error}')
+    found: CellResult = CellResult.model_validate(
+        {**fields, 'status': str(result.status), 'text': text, 'execution_time': seconds}
+    )
+    return found
+
+
+class ToolNotebook:
+    """A notebook sandbox that is reached through its tool alone, by any manager. Lives as long as the sandbox; any thread.
+
+    ::
+
+        notebook = ToolNotebook(lambda tool, arguments: manager.execute_tool(sandbox_id, tool, arguments))
+        NotebookDocument.load('study.ipynb').run(notebook)
+    """
+
+    def __init__(self, call: Callable[[str, dict[str, Any]], ToolResult], tool_name: str = 'notebook_executor') -> None:
+        self._call = call
+        self._tool_name = tool_name
+
+    def execute_cell(self, code: str, timeout: float | None = None, *, kernel: str = DEFAULT_KERNEL) -> CellResult:
+        """Run a cell; see `enclave.sandboxes.notebook.verbs.NotebookSandbox.execute_cell`."""
+        if not code.strip():
+            return CellResult(status=ExecutionStatus.SUCCESS, kernel=kernel)
+        arguments: dict[str, Any] = {'code': code}
+        if timeout is not None:
+            arguments['timeout'] = timeout
+        if kernel != DEFAULT_KERNEL:
+            arguments['kernel'] = kernel
+        return read_cell_result(self._call(self._tool_name, arguments))
+
+    def list_kernels(self) -> list[KernelInfo]:
+        """Return nothing: a tool does not say which kernels there are."""
+        return []
 
 
 def _error_text(result: CellResult, timeout: float | None) -> str:

@@ -1,0 +1,207 @@
+"""`ms-enclave notebook` (floor 6): notebook files, run in a fresh sandbox."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from enclave.cells import CellResult
+from enclave.cli.options import json_option, make_config, parse_files, place_options
+from enclave.cli.output import echo_error, echo_json, progress
+from enclave.cli.place import Place
+from enclave.cli.relay import endings_as_exit
+from enclave.cli.run import put_path
+
+F = TypeVar('F', bound=Callable[..., Any])
+
+KIND = 'docker_notebook'
+_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
+_OPTIONS: dict[str, Any] = {
+    'image': click.option(
+        '--image', metavar='NAME', help='An image with ipykernel.  [default: one of our own, built if missing]'
+    ),
+    'memory': click.option(
+        '-m', '--memory', metavar='SIZE', help="Memory limit, like 512m or 2g; 'none' for no limit.  [default: 1g]"
+    ),
+    'cpus': click.option('--cpus', type=float, metavar='N', help='CPUs it may use, like 0.5.  [default: 1]'),
+    'network': click.option(
+        '--network/--no-network', default=None, help='With a network, or none at all.  [default: with]'
+    ),
+    'env': click.option('-e', '--env', multiple=True, metavar='NAME[=VALUE]', help='A variable. Repeatable.'),
+    'volumes': click.option(
+        '-v', '--volume', 'volumes', multiple=True, metavar='HOST:PATH[:ro]', help='A host path to mount. Repeatable.'
+    ),
+    # No -o: that is the output file.
+    'options': click.option(
+        '--option',
+        'options',
+        multiple=True,
+        metavar='NAME=VALUE',
+        help='Any other option of its configuration, the value as JSON or text. Repeatable.',
+    ),
+}
+
+
+def notebook_options(function: F) -> F:
+    """Give a command the options of a new notebook sandbox; it gets its configuration as the dict ``config``."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in _OPTIONS}
+        config = make_config(**given)
+        config.setdefault('tools_config', {'notebook_executor': {}})
+        return function(*args, config=config, **kwargs)
+
+    decorated: Any = wrapper
+    for option in reversed(_OPTIONS.values()):
+        decorated = option(decorated)
+    found: F = decorated
+    return found
+
+
+def have_image(place: Place, config: dict[str, Any], *, quiet: bool = False) -> None:
+    """Build the image by our recipe if this machine's engine lacks it, and show how that goes."""
+    if place.is_remote or config.get('pull', 'missing') != 'missing':
+        return
+    from enclave.sandboxes.docker.build import build_image
+    from enclave.sandboxes.docker.engine import get_engine
+    from enclave.sandboxes.docker.images import find_image, find_recipe
+    from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
+
+    engine, name = get_engine(), config.get('image', NOTEBOOK_IMAGE)
+    recipe = find_recipe(name)
+    if recipe is None or not recipe.base or find_image(engine, name) is not None:
+        return
+    with progress(f'Building {name}', quiet=quiet) as report:
+        build_image(
+            engine,
+            recipe,
+            tag=name,
+            progress=lambda step: report(step.message, step.done_bytes, step.total_bytes),
+        )
+
+
+def as_notebook(sandbox: Any) -> Any:
+    """Return what runs cells: the sandbox, or its tool where the sandbox is a server's and has that alone."""
+    if hasattr(sandbox, 'execute_cell'):
+        return sandbox
+    from enclave.tools.notebook import ToolNotebook
+
+    return ToolNotebook(sandbox.execute_tool)
+
+
+@click.group()
+def notebook() -> None:
+    """Run notebook files in a fresh sandbox."""
+
+
+@notebook.command()
+@click.argument('file', type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    '-o', '--output', type=click.Path(dir_okay=False, path_type=Path), help='Write the notebook with its outputs here.'
+)
+@click.option('-t', '--timeout', type=click.FloatRange(min=0), default=0.0, metavar='SECONDS', help='For each cell.')
+@click.option('--allow-errors', is_flag=True, help='Go on after a cell that fails.')
+@click.option('--kernel', 'kernel_name', metavar='NAME', help="The kind of kernel, instead of the notebook's own.")
+@click.option(
+    '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
+)
+@notebook_options
+@place_options
+@json_option
+def run(
+    file: Path,
+    output: Path | None,
+    timeout: float,
+    allow_errors: bool,
+    kernel_name: str | None,
+    files: tuple[str, ...],
+    config: dict[str, Any],
+    place: Place,
+    as_json: bool,
+) -> None:
+    """Run the cells of a notebook FILE, in order, in a fresh sandbox that is gone afterwards.
+
+    What the cells print and show goes to standard output as text, and with -o into a notebook with every output. The
+    first cell that fails ends the run with exit code 1; the notebook is written all the same. A cell tagged
+    raises-exception may fail.
+
+    \b
+    Examples:
+      ms-enclave notebook run study.ipynb -o done.ipynb
+      ms-enclave notebook run --no-network -m 2g -t 60 -f data/ study.ipynb
+    """
+    from enclave.sandboxes.notebook.document import NotebookDocument
+
+    document = NotebookDocument.load(file)
+    wanted = kernel_name or document.kernel_name or 'python3'
+    if wanted != 'python3' and not (kernel_name is None and _is_python(document)):
+        config = {'kernel_name': wanted, **config}
+    copied = parse_files(files)
+
+    def on_cell(index: int, result: CellResult) -> None:
+        if not as_json:
+            show_result(result)
+
+    with endings_as_exit(), place:
+        have_image(place, config, quiet=as_json)
+        with place.open(KIND, config, quiet=as_json) as sandbox:
+            for source, target in copied:
+                put_path(sandbox, source, target)
+            try:
+                results = document.run(as_notebook(sandbox), timeout, allow_errors=allow_errors, on_cell=on_cell)
+            finally:
+                if output is not None:
+                    document.save(output)
+    cells = sum(bool(code.strip()) for _, code in document.code_cells)
+    is_complete = len(results) == cells
+    failed = sum(not result.success for result in results)
+    if as_json:
+        echo_json(
+            {
+                'cells': cells,
+                'run': len(results),
+                'failed': failed,
+                'output': None if output is None else str(output),
+                'results': [result.model_dump(mode='json') for result in results],
+            }
+        )
+    elif not is_complete:
+        click.echo(f'ms-enclave: stopped after {len(results)} of {cells} cells', err=True)
+    if not is_complete or (results and not results[-1].success and not allow_errors):
+        raise click.exceptions.Exit(1)
+
+
+def _is_python(document: Any) -> bool:
+    """Tell whether a notebook is Python's, whatever the name its author's machine had for that kernel."""
+    about = document.node.metadata
+    languages = (about.get('kernelspec') or {}).get('language'), (about.get('language_info') or {}).get('name')
+    return 'python' in languages
+
+
+def show_result(result: CellResult) -> None:
+    """Print what a person reads of a cell."""
+    if result.text:
+        click.echo(result.text, nl=not result.text.endswith('\n'))
+    if result.stderr:
+        click.echo(result.stderr, nl=not result.stderr.endswith('\n'), err=True)
+    if result.note:
+        click.echo(f'ms-enclave: {result.note}', err=True)
+    if not result.success:
+        show_failure(result)
+
+
+def show_failure(result: CellResult) -> None:
+    """Print why a cell failed."""
+    error = result.error
+    if error is not None and result.state_lost is None:
+        click.echo(_CONTROL.sub('', error.traceback or f'{error.name}: {error.value}'), err=True)
+    if result.timed_out:
+        echo_error('the cell ran out of time and was interrupted')
+    if result.state_lost is not None:
+        echo_error(f'the kernel {result.state_lost}; its variables are lost')

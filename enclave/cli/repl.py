@@ -1,0 +1,233 @@
+"""`ms-enclave repl` (floor 6): type into a Jupyter kernel that runs in a fresh sandbox."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codeop
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from enclave.cells import CellResult
+from enclave.cli.notebook import KIND, as_notebook, have_image, notebook_options, show_failure, show_result
+from enclave.cli.options import parse_files, place_options
+from enclave.cli.output import echo_error
+from enclave.cli.place import Place
+from enclave.cli.run import put_path
+from enclave.errors import EnclaveError, OperationTimeoutError
+from enclave.sandboxes.notebook.outputs import readable
+
+_HELP = """\
+An empty line ends a block. Ctrl-C interrupts, Ctrl-D leaves. Besides code:
+  :vars          list the variables
+  :restart       start the kernel anew
+  :save FILE     write the session as a notebook
+  :quit          leave"""
+
+
+@click.command()
+@click.option(
+    '-t', '--timeout', type=click.FloatRange(min=0), default=0.0, metavar='SECONDS', help='How long a cell may run.'
+)
+@click.option('--kernel', 'kernel_name', metavar='NAME', help='The kind of kernel.  [default: python3]')
+@click.option(
+    '--pictures',
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar='DIR',
+    help='Write the pictures that cells show into this directory.',
+)
+@click.option(
+    '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
+)
+@notebook_options
+@place_options
+def repl(
+    timeout: float,
+    kernel_name: str | None,
+    pictures: Path | None,
+    files: tuple[str, ...],
+    config: dict[str, Any],
+    place: Place,
+) -> None:
+    """Type into a Jupyter kernel in a fresh sandbox, which is gone afterwards.
+
+    \b
+    Examples:
+      ms-enclave repl
+      ms-enclave repl --no-network -m 2g -f data/ --pictures plots/
+    """
+    copied = parse_files(files)
+    if kernel_name is not None:
+        config = {'kernel_name': kernel_name, **config}
+    with place:
+        have_image(place, config)
+        with place.open(KIND, config) as sandbox:
+            for source, target in copied:
+                put_path(sandbox, source, target)
+            _Session(sandbox, timeout, pictures).run()
+
+
+class _Session:
+    """One session at one terminal, or over one pipe."""
+
+    def __init__(self, sandbox: Any, timeout: float, pictures: Path | None) -> None:
+        self._sandbox = sandbox
+        self._notebook = as_notebook(sandbox)
+        self._timeout = timeout
+        self._pictures = pictures
+        self._shown = 0
+        self._number = 1
+        self._done: list[tuple[str, CellResult]] = []
+
+    def run(self) -> None:
+        """Read, run and show until the end of the input."""
+        self._complete_by_tab()
+        click.echo(f'{self._sandbox.id}: a kernel of its own. :help says more.', err=True)
+        while True:
+            try:
+                code = self._read()
+            except KeyboardInterrupt:
+                click.echo('', err=True)
+                continue
+            except EOFError:
+                click.echo('', err=True)
+                return
+            try:
+                if code.startswith(':'):
+                    if not self._command(code):
+                        return
+                elif code.strip():
+                    self._run(code)
+            except KeyboardInterrupt:
+                click.echo('interrupted', err=True)
+            except EnclaveError as error:
+                if isinstance(error, ConnectionError):
+                    raise
+                echo_error(str(error))
+
+    def _read(self) -> str:
+        """Read one cell: lines until they are complete, or an empty one ends them."""
+        prompt = f'In [{self._number}]: '
+        lines = [input(prompt)]
+        indent = ' ' * (len(prompt) - 5) + '...: '
+        while not lines[0].startswith(':') and self._wants_more(lines):
+            try:
+                lines.append(input(indent))
+            except EOFError:
+                break
+        return '\n'.join(lines)
+
+    def _wants_more(self, lines: list[str]) -> bool:
+        if len(lines) > 1 and not lines[-1].strip():
+            return False
+        code = '\n'.join(lines)
+        check = getattr(self._sandbox, 'check_complete', None)
+        if check is not None:
+            with contextlib.suppress(OperationTimeoutError):
+                return bool(check(code)[0] == 'incomplete')
+        try:
+            return codeop.compile_command(code) is None
+        except (SyntaxError, ValueError, OverflowError):
+            return False
+
+    def _run(self, code: str) -> None:
+        stream = getattr(self._sandbox, 'stream_cell', None)
+        if stream is None:
+            result = self._notebook.execute_cell(code, self._timeout)
+            show_result(result)
+            self._keep_pictures(result.outputs)
+        else:
+            result = self._follow(stream(code, self._timeout))
+        self._done.append((code, result))
+        self._number = (result.execution_count or self._number) + 1
+
+    def _follow(self, steps: Any) -> CellResult:
+        """Show a cell's outputs as they come."""
+        with contextlib.closing(steps):
+            for step in steps:
+                if isinstance(step, CellResult):
+                    if step.note:
+                        click.echo(f'ms-enclave: {step.note}', err=True)
+                    if not step.success:
+                        show_failure(step)
+                    return step
+                if step['output_type'] == 'stream':
+                    click.echo(step['text'], nl=False, err=step['name'] == 'stderr')
+                elif 'data' in step:
+                    text = readable(step['data'])
+                    number = step.get('execution_count')
+                    click.echo(text if number is None else f'Out[{number}]: {text}')
+                    self._keep_pictures([step])
+        raise AssertionError('unreachable')
+
+    def _keep_pictures(self, outputs: list[dict[str, Any]]) -> None:
+        if self._pictures is None:
+            return
+        for output in outputs:
+            for mime, suffix in (('image/png', 'png'), ('image/jpeg', 'jpg'), ('image/svg+xml', 'svg')):
+                value = output.get('data', {}).get(mime)
+                if not isinstance(value, str):
+                    continue
+                try:
+                    data = value.encode() if suffix == 'svg' else base64.b64decode(value)
+                except binascii.Error:
+                    continue
+                self._pictures.mkdir(parents=True, exist_ok=True)
+                self._shown += 1
+                path = self._pictures / f'{self._shown:03}.{suffix}'
+                path.write_bytes(data)
+                click.echo(f'[{path}]')
+
+    def _command(self, line: str) -> bool:
+        """Do what a line with a colon asks; False to leave."""
+        word, _, rest = line[1:].strip().partition(' ')
+        if word in ('q', 'quit', 'exit'):
+            return False
+        if word == 'save' and rest.strip():
+            from enclave.sandboxes.notebook.document import NotebookDocument
+
+            document = NotebookDocument()
+            for code, result in self._done:
+                document.add(code, result)
+            document.save(rest.strip())
+            click.echo(f'wrote {len(self._done)} cells to {rest.strip()}', err=True)
+        elif word == 'restart' and hasattr(self._sandbox, 'restart_kernel'):
+            self._sandbox.restart_kernel()
+            self._number = 1
+        elif word == 'vars' and hasattr(self._sandbox, 'list_variables'):
+            for each in self._sandbox.list_variables():
+                click.echo(f'{each.name}: {each.type} {f"({each.shape}) " if each.shape else ""}= {each.text}')
+        else:
+            click.echo(_HELP, err=True)
+        return True
+
+    def _complete_by_tab(self) -> None:
+        """Have the kernel say what Tab can mean, where this terminal can do that."""
+        complete = getattr(self._sandbox, 'complete_code', None)
+        try:
+            import readline
+        except ImportError:
+            return
+        if complete is None:
+            return
+        found: list[str] = []
+
+        def completer(text: str, state: int) -> str | None:
+            if state == 0:
+                found.clear()
+                line, end = readline.get_line_buffer(), readline.get_endidx()
+                start = readline.get_begidx()
+                with contextlib.suppress(EnclaveError):
+                    answer = complete(line, end, timeout=2.0)
+                    # readline replaces from where its own word begins.
+                    found.extend(
+                        line[start : answer.start] + match[max(0, start - answer.start) :] for match in answer.matches
+                    )
+            return found[state] if state < len(found) else None
+
+        readline.set_completer_delims(' \t\n()[]{},;=+-*/')
+        readline.set_completer(completer)
+        readline.parse_and_bind('tab: complete')
