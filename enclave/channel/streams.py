@@ -82,8 +82,11 @@ class PipeStream:
     def write(self, data: bytes) -> None:
         """Send all of ``data``."""
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._stdin.fileno(), view) :]
+        try:
+            while view:
+                view = view[os.write(self._stdin.fileno(), view) :]
+        except ValueError:  # closed by another thread meanwhile
+            raise BrokenPipeError('the stream is closed') from None
 
     def close(self) -> None:
         """Let the process go, then make sure it has."""
