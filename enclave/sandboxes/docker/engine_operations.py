@@ -1,0 +1,921 @@
+"""The verbs of a sandbox whose image has no Python for an agent, through the engine's own exec and archive calls
+(floor 4, docker).
+
+Each verb is one program or two of `engine_scripts`, run by the engine in the container: slower than an agent by the
+engine's some 60 ms each, but with the same results and the same errors. Files go through these programs too rather
+than through the archive calls: those run as root whatever the sandbox's user is, and see no file system that was
+mounted inside, like the working directory of a read-only sandbox. They only serve whole archives, for an image that
+has no ``tar``.
+
+Different from an agent: no background processes with live streams and no connections to ports; SIGINT and SIGPIPE as
+a program's end show by their exit code alone; every process of a guest has the variable ``ENCLAVE_CALL`` in its
+environment, by which a call's daemons are found when its time is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import posixpath
+import re
+import secrets
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from typing import IO, Literal, NoReturn
+
+from enclave.cancellation import is_cancelled, on_cancel
+from enclave.errors import (
+    CallCancelledError,
+    EnclaveError,
+    EngineError,
+    EngineUnavailableError,
+    InvalidArgumentError,
+    OperationTimeoutError,
+    SandboxError,
+    SandboxGoneError,
+    SandboxPathError,
+    SandboxPathExistsError,
+    SandboxPathNotFoundError,
+    UnsupportedError,
+)
+from enclave.records import CommandResult, PathInfo
+from enclave.sandboxes.connection import Connection
+from enclave.sandboxes.docker import engine_archives, engine_scripts
+from enclave.sandboxes.docker.engine import Engine
+from enclave.sandboxes.docker.engine_exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
+from enclave.sandboxes.docker.streams import ContainerStream
+from enclave.sandboxes.operations import RunRequest
+from enclave.sandboxes.output import Kept, make_result
+from enclave.sandboxes.process import Process
+
+LIFELINE_COMMAND = ['sh', '-c', engine_scripts.LIFELINE]
+"""What process 1 runs in an image without a usable Python: it waits for the end of its input, and reaps orphans."""
+
+ANSWER_SECONDS = 60.0
+"""How long something that is quick by nature may take, before the sandbox counts as not answering."""
+ARGUMENT_BYTES = 64 * 1024
+"""Arguments of a program up to this size travel as such; Linux takes 128 KiB in one."""
+KNOWN_SIZE_BYTES = 1 << 20
+"""A source of unknown length up to this size is read before it is sent, since its size is then known, which saves a
+step."""
+WORDS_BYTES = 16 * 1024
+"""How much of what a tool complains is kept."""
+ANSWER_BYTES = 16 << 20
+"""No answer, and no field of one, is longer; one that is comes from a tool that a guest has replaced."""
+
+_WORDS = {
+    errno.ENOENT: 'No such file or directory',
+    errno.EACCES: 'Permission denied',
+    errno.ENOTDIR: 'Not a directory',
+    errno.EISDIR: 'Is a directory',
+    errno.EEXIST: 'File exists',
+    errno.ENOTEMPTY: 'Directory not empty',
+    errno.EROFS: 'Read-only file system',
+    errno.ENOSPC: 'No space left on device',
+    errno.EDQUOT: 'Disk quota exceeded',
+    errno.EPERM: 'Operation not permitted',
+    errno.EBUSY: 'Device or resource busy',
+    errno.ELOOP: 'Too many levels of symbolic links',
+    errno.ENAMETOOLONG: 'File name too long',
+    errno.EINVAL: 'Invalid argument',
+    errno.EFBIG: 'File too large',
+    errno.ETXTBSY: 'Text file busy',
+    errno.EXDEV: 'Invalid cross-device link',
+    errno.E2BIG: 'Argument list too long',
+    errno.EIO: 'Input/output error',
+}
+_OTHER_WORDS = {
+    # musl's, and those of dash and busybox for an output file whose directory is missing
+    'Directory nonexistent': errno.ENOENT,
+    'nonexistent directory': errno.ENOENT,
+    'Resource busy': errno.EBUSY,
+    'Symbolic link loop': errno.ELOOP,
+    'Filename too long': errno.ENAMETOOLONG,
+    'Cross-device link': errno.EXDEV,
+    'I/O error': errno.EIO,
+    'Quota exceeded': errno.EDQUOT,
+}
+_NUMBERS = {**{words: number for number, words in _WORDS.items()}, **_OTHER_WORDS}
+_ERRNO_LINE = re.compile(r'^errno=(\d{1,4})$', re.MULTILINE)
+_OUTSIDE_LINE = re.compile(r'^outside=(\d{1,9})$', re.MULTILINE)
+_END_LINE = re.compile(rb'\nend=(\d{1,3})\n\Z')
+_NO_USER = re.compile(r'unable to find (user|group) ([^\n]*?): no matching entries')
+
+
+class _ScriptError(Exception):
+    """A program of ours said that it failed."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(code, words)
+        self.code = code
+        self.words = words
+
+    def find_number(self) -> int | None:
+        """Return the errno: as our program said it, or as the words of a tool's last complaint mean it."""
+        told = _ERRNO_LINE.search(self.words)
+        if told:
+            return int(told[1])
+        for line in reversed(self.words.splitlines()):
+            for words, number in _NUMBERS.items():
+                if line.rstrip().endswith(words):
+                    return number
+        return None
+
+    @property
+    def number(self) -> int:
+        """The errno, ``EINVAL`` where it is not known."""
+        return self.find_number() or errno.EINVAL
+
+
+class _SourceError(Exception):
+    """The iterable that gives a program's input raised ``error``; the program has ended, with ``answer``."""
+
+    def __init__(self, error: Exception, answer: bytes) -> None:
+        super().__init__()
+        self.error = error
+        self.answer = answer
+
+
+class EngineOperations:
+    """See `Operations`. Lives as long as its container.
+
+    Args:
+        stream: The attachment that keeps the container alive, which is closed in the end; None if nothing is attached.
+        name: The sandbox's id, for messages and threads.
+        user: The sandbox's own user; None is the image's.
+    """
+
+    def __init__(
+        self, engine: Engine, container: str, stream: ContainerStream | None, *, name: str, user: str | None
+    ) -> None:
+        self._engine = engine
+        self._container = container
+        self._stream_in = stream
+        self._name = name
+        self._user = user
+        self._lock = threading.Lock()  # guards _active_calls, _has_run, _own_ids and _environment
+        self._active_calls = 0
+        self._has_run = False
+        self._own_ids: tuple[int, int] | None = None
+        self._environment: dict[str, str] | None = None
+        self._has_ended = threading.Event()
+        self._is_closing = False
+        if stream is not None:
+            # Asked to leave by closing the stream.
+            threading.Thread(target=self._watch, name=f'enclave-lifeline-{name}', daemon=True).start()
+
+    def _watch(self) -> None:
+        assert self._stream_in is not None
+        while self._stream_in.read():
+            pass
+        self._has_ended.set()
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls are going on."""
+        with self._lock:
+            return self._active_calls
+
+    def find_problem(self) -> str | None:
+        """Return why nothing can be run any more, as far as that is known without asking."""
+        return 'its container has ended' if self._has_ended.is_set() and not self._is_closing else None
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._active_calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active_calls -= 1
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def run(self, request: RunRequest) -> CommandResult:
+        """Run a command to its end, or to the end of its time."""
+        with self._counted():
+            with self._lock:
+                self._has_run = True
+            if request.user:
+                self._check_user(request.user)
+            script = request.script
+            if script is None or _is_argument(script.source):
+                return self._run(request, request.command, script.source.decode('utf-8') if script else '')
+            return self._run_with_file(request, script.source)
+
+    def _run_with_file(self, request: RunRequest, source: bytes) -> CommandResult:
+        """Run a script that is too long for an argument, or no text."""
+        script = request.script
+        assert script is not None
+        name = f'.enclave-{secrets.token_hex(8)}'
+        try:
+            answer = self._ask(
+                engine_scripts.KEEP_SCRIPT, name, script.suffix, chunks=[source], user=request.user, timeout=None
+            )
+        except _ScriptError as error:
+            self._raise(error, '', 'no place to write the program text to: ')
+        path = answer.decode('utf-8', 'surrogateescape')
+        try:
+            argv = [*request.command]
+            argv[script.at] = path
+            plain = RunRequest(
+                command=tuple(argv),
+                timeout=request.timeout,
+                max_output_bytes=request.max_output_bytes,
+                cwd=request.cwd,
+                env=request.env,
+                user=request.user,
+                stdin=request.stdin,
+                path_first=request.path_first,
+            )
+            return self._run(plain, request.command, '')
+        finally:
+            with contextlib.suppress(EnclaveError, _ScriptError):
+                self._ask(engine_scripts.DISCARD, posixpath.dirname(path), user=request.user, is_cleaning=True)
+
+    def _run(self, request: RunRequest, shown: str | tuple[str, ...], text: str) -> CommandResult:
+        first, last = self._run_words(request, text)
+
+        def place(call_id: str) -> str:
+            return f'.enclave-{call_id}' if request.script else ''
+
+        def start(call_id: str) -> Exec:
+            return self._exec(engine_scripts.RUN, (*first, place(call_id), *last), call_id=call_id, user=request.user)
+
+        def kill(call: CommandExec) -> None:
+            words = (call.id, call.pid, call.since, place(call.id))
+            self._ask(engine_scripts.KILL, *words, user=request.user, is_cleaning=True)
+
+        call = CommandExec(request.max_output_bytes, start, kill, name=self._name)
+        timers = [self._make_timer(ANSWER_SECONDS, call.give_up)]
+
+        def on_started() -> None:
+            timers[0].cancel()
+            if request.timeout is not None:
+                timers.append(self._make_timer(request.timeout, lambda: call.kill('timed_out')))
+
+        try:
+            if is_cancelled():
+                call.kill('cancelled')
+            with on_cancel(lambda: call.kill('cancelled')):
+                program = call.read_all(request.stdin or b'', on_started)
+        finally:
+            for timer in timers:
+                timer.cancel()
+        return self._result(request, shown, call, program)
+
+    def _run_words(self, request: RunRequest, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the arguments of `engine_scripts.RUN` before and after the name of the script's directory."""
+        base = self._base_environment()
+        # A shell passes on only what could be a variable of its own.
+        environment = {name: value for name, value in base.items() if not name.isidentifier()}
+        environment.update(request.env)
+        for name, directory in request.path_first.items():
+            old = environment.get(name, base.get(name))
+            environment[name] = f'{directory}:{old}' if old else directory
+        is_text = isinstance(request.command, str)
+        argv = ['sh', '-c', '--', str(request.command)] if is_text else list(request.command)
+        before: list[str] = []
+        if environment:
+            before = ['env', *(f'{key}={value}' for key, value in environment.items())]
+            if '=' in argv[0]:
+                before += ['sh', '-c', 'exec "$@"', 'sh']
+        at = 0 if is_text else request.script.at if request.script else None
+        first = (
+            request.cwd or '',
+            _flag(request.stdin is not None),
+            environment.get('PATH', ''),
+            '' if is_text else argv[0],
+            _flag(bool(request.user)),
+            '' if at is None else str(len(before) + at),
+        )
+        return first, (request.script.suffix if request.script else '', text, *before, *argv)
+
+    def _result(
+        self, request: RunRequest, shown: str | tuple[str, ...], call: CommandExec, program: Exec | None
+    ) -> CommandResult:
+        kind = call.words[0] if call.words else ''
+        number = _number(call.words[1]) if len(call.words) > 1 else 0
+        exit_code: int | None = None
+        killed_by: int | None = None
+        refusal = b''
+        if kind == 'e':
+            exit_code = number
+            if call.words[2:3] == ['1'] and number > 128:
+                killed_by = number - 128
+        elif call.verdict == 'stuck':
+            raise OperationTimeoutError(f'sandbox {self._name} did not start the program within {ANSWER_SECONDS:g} s')
+        elif call.verdict:
+            killed_by = 9
+        elif kind == 'c':
+            reason = _ScriptError(1, call.err.data().decode('utf-8', 'replace')).number
+            words = _WORDS.get(reason, f'error {reason}')
+            raise InvalidArgumentError(f'cwd {request.cwd!r}: {words}', details={'field': 'cwd'})
+        elif kind == 's':
+            message = f'no place to write the program text to: {_WORDS[errno.EROFS]}'
+            raise SandboxPathError(message, details={'errno': errno.EROFS})
+        elif kind == 'm' or self._was_too_long(call):
+            exit_code = 127 if number == errno.ENOENT else 126  # also what is too long to be one
+            name = request.command if isinstance(request.command, str) else request.command[0]
+            words = _WORDS.get(number, f'error {number}') if kind == 'm' else 'Too long'
+            words = f'enclave: cannot run {name!r}: {words}\n'
+            refusal = words.encode('utf-8', 'backslashreplace')
+        else:
+            killed_by = self._early_end(call, program)
+        return make_result(
+            shown,
+            exit_code=exit_code,
+            killed_by=killed_by,
+            stdout=b'' if refusal else call.out.data(),
+            stderr=refusal or call.err.data(),
+            stdout_bytes=0 if refusal else call.out.total,
+            stderr_bytes=len(refusal) or call.err.total,
+            cap=request.max_output_bytes,
+            timed_out=call.verdict == 'timed_out',
+            cancelled=call.verdict == 'cancelled',
+            oom_killed=call.words[3:4] == ['1'],
+            seconds=0.0 if call.started_at is None else round(call.ended_at - call.started_at, 6),
+        )
+
+    @staticmethod
+    def _was_too_long(call: CommandExec) -> bool:
+        """Tell whether the engine, whose words the outputs then have, found the arguments too long for a program."""
+        return call.started_at is None and b'argument list too long' in call.out.data() + call.err.data()
+
+    def _early_end(self, call: CommandExec, program: Exec | None) -> int:
+        """Return the signal that ended the shell around a command, or raise what was the matter."""
+        self._check_running()
+        code = None if program is None else self._exit_code(program)
+        if call.started_at is None:
+            self._raise_refusal(call.out.data() or call.err.data())
+        if code is not None and code < 128:
+            raise SandboxError('the sandbox could not start a process (is its process limit reached?)')
+        return 9 if code is None else code - 128
+
+    def _exit_code(self, program: Exec) -> int | None:
+        try:
+            return program.find_exit_code()
+        except EngineError as error:
+            raise SandboxGoneError(f'the container of sandbox {self._name} has gone: {error.message}') from error
+
+    def _raise_refusal(self, output: bytes) -> NoReturn:
+        """Raise what the engine means, which writes on a program's outputs why it could not start it."""
+        words = output[:4096].decode('utf-8', 'replace').strip()
+        no_user = _NO_USER.search(words)
+        if no_user:
+            message = f'there is no {no_user[1]} {no_user[2]!r} in the sandbox'
+            raise InvalidArgumentError(message, details={'field': 'user'})
+        if 'is not running' in words or 'stopped' in words:
+            raise SandboxGoneError(f'the container of sandbox {self._name} does not run any more: {words}')
+        if not words or 'resource temporarily unavailable' in words.lower():
+            words = f'is its process limit reached? {words}'.strip()
+        raise SandboxError(f'the sandbox could not start a process ({words})')
+
+    def _check_running(self) -> None:
+        """Raise if the container has ended: then how its programs ended is no result."""
+        self._has_ended.wait(0.2)  # the container's stream and those of its programs end in no certain order
+        if self._has_ended.is_set():
+            raise SandboxGoneError(f'the container of sandbox {self._name} has ended')
+        try:
+            with self._engine.translate(f'look at sandbox {self._name}'):
+                state = self._engine.api.inspect_container(self._container)['State']
+        except EngineError as error:
+            if error.details.get('status') == 404 or isinstance(error, EngineUnavailableError):
+                raise SandboxGoneError(f'sandbox {self._name} is lost: {error.message}') from error
+            raise
+        if not state.get('Running'):
+            raise SandboxGoneError(f'the container of sandbox {self._name} has ended')
+
+    def _check_user(self, user: str) -> None:
+        """Raise for a user whom the sandbox's own could not become; the engine itself would allow any."""
+        uid = self._ids()[0]
+        if uid != 0 and self._ids_of(user)[0] != uid:
+            message = f'the sandbox runs as uid {uid} and cannot become another user'
+            raise InvalidArgumentError(message, details={'field': 'user'})
+
+    def _ids(self) -> tuple[int, int]:
+        """Return the sandbox's own uid and gid."""
+        with self._lock:
+            known = self._own_ids
+        if known is None:
+            known = self._ids_of(None)
+            with self._lock:
+                self._own_ids = known
+        return known
+
+    def _ids_of(self, user: str | None) -> tuple[int, int]:
+        words = self._ask(engine_scripts.IDENTITY, user=user).split()
+        if len(words) != 2:
+            raise SandboxError("the sandbox's program 'id' answers nonsense")
+        return _number(words[0]), _number(words[1])
+
+    def _base_environment(self) -> dict[str, str]:
+        """Return what every program in the container begins with."""
+        with self._lock:
+            known = self._environment
+        if known is None:
+            with self._engine.translate(f'look at sandbox {self._name}'):
+                pairs = self._engine.api.inspect_container(self._container)['Config'].get('Env') or ()
+            known = {name: value for name, _, value in (pair.partition('=') for pair in pairs)}
+            with self._lock:
+                self._environment = known
+        return known
+
+    def start_process(
+        self, request: RunRequest, *, live: bool = True, tty: tuple[int, int] | None = None, open_stdin: bool = False
+    ) -> Process:
+        """Raise; only an agent can do this."""
+        raise UnsupportedError('a process that runs while the caller goes on needs an image with Python 3.6 or later')
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
+        """Yield a regular file's bytes. Errors are raised by the first step."""
+        length = '' if max_bytes is None else str(max_bytes)
+        with self._counted():
+            try:
+                yield from self._stream(engine_scripts.READ, path, str(offset + 1), length)
+            except _ScriptError as error:
+                if 'irregular\n' in error.words:
+                    message = f'not a regular file: {path!r}'
+                    raise SandboxPathError(message, details={'errno': error.number}) from None
+                self._raise(error, path)
+
+    def write_file(
+        self,
+        path: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int | None,
+        append: bool,
+        exclusive: bool,
+        make_parents: bool,
+        mode: int | None,
+    ) -> int:
+        """Write a regular file and return its size; ``size`` is how many bytes come, where that is known."""
+        source, known = (iter(chunks), size) if size is not None else _measured(chunks)
+        length, bits = '' if known is None else str(known), '' if mode is None else f'{mode:o}'
+        flags = (_flag(append), _flag(exclusive), _flag(make_parents))
+        name = f'.enclave-{secrets.token_hex(8)}'
+        with self._counted(), self._path_errors(path):
+            try:
+                words = (path, length, *flags, bits, name)
+                answer = self._ask(engine_scripts.WRITE, *words, chunks=source, timeout=None)
+                if b'\0' in answer:
+                    place, beside = _text(answer).split('\0')[:2]
+                    answer = self._ask(engine_scripts.COMMIT, place, beside, bits)
+            except _SourceError as broken:
+                if b'\0' in broken.answer:
+                    with contextlib.suppress(EnclaveError, _ScriptError):
+                        beside = _text(broken.answer).split('\0')[1]
+                        self._ask(engine_scripts.DISCARD, beside, is_cleaning=True)
+                raise broken.error from None
+            except _ScriptError as error:
+                if 'short\n' in error.words:
+                    message = 'the file changed its size while it was copied; copy it again'
+                    raise SandboxPathError(message, details={'errno': error.number}) from None
+                raise
+        return _number(answer)
+
+    def list_dir(self, path: str, *, recursive: bool, max_entries: int | None) -> list[PathInfo]:
+        """Return a directory's entries, sorted by path."""
+        with self._counted(), self._path_errors(path):
+            pieces = self._stream(engine_scripts.LIST, path, _flag(recursive), engine_scripts.STAT_FORMAT)
+            with contextlib.closing(pieces):
+                entries = list(itertools.islice(_listed(_fields(pieces)), max_entries))
+        return sorted(entries, key=lambda entry: entry.path)
+
+    def stat_path(self, path: str, *, follow_symlinks: bool) -> PathInfo:
+        """Return what is at a path; the record's own path is absolute."""
+        with self._counted(), self._path_errors(path):
+            answer = self._ask(engine_scripts.STAT, path, _flag(follow_symlinks), engine_scripts.STAT_FORMAT)
+        facts, _, rest = answer.partition(b'\0')
+        found, plain = _text(rest.removesuffix(b'\n')), posixpath.normpath(path)
+        return _path_info(found or plain, facts, '') if follow_symlinks else _path_info(plain, facts, found)
+
+    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
+        """Remove what is at a path."""
+        try:
+            with self._counted(), self._path_errors(path):
+                self._ask(engine_scripts.REMOVE, path, _flag(recursive), timeout=None)
+        except SandboxPathNotFoundError:
+            if not missing_ok:
+                raise
+
+    def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
+        """Make a directory."""
+        parent = posixpath.dirname(posixpath.normpath(path)) if parents else ''
+        with self._counted(), self._path_errors(path):
+            self._ask(engine_scripts.MAKE_DIR, path, parent, _flag(exist_ok), f'{mode:o}')
+
+    def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
+        """Rename, or move between file systems."""
+        plain = source.rstrip('/') or '/'
+        words = (plain, target, posixpath.basename(plain), _flag(overwrite))
+        with self._counted():
+            try:
+                self._ask(engine_scripts.MOVE, *words, timeout=None)
+            except _ScriptError as error:
+                self._raise(error, source if 'source\n' in error.words else target)
+
+    # Archives ---------------------------------------------------------------------------------------------------------
+
+    def read_archive(self, path: str, arcname: str) -> Iterator[bytes]:
+        """Yield a tar archive of a path, whose top member is called ``arcname``."""
+        path = posixpath.normpath(path)
+        folder, base = posixpath.split(path)
+        with self._counted():
+            pieces = self._stream(engine_scripts.PACK, path, folder, base)
+            try:
+                with contextlib.closing(pieces):
+                    first = next(pieces, b'')
+                    rest = itertools.chain((first[1:],), pieces)
+                    yield from engine_archives.rename_top(rest, base if first[:1] == b'f' else '.', arcname)
+                    return
+            except _ScriptError as error:
+                if error.number != errno.ENOSYS:
+                    self._raise(error, path)
+            with self._engine.translate(f'read {path!r} from the sandbox'):
+                stream, _ = self._engine.api.get_archive(self._container, path)
+                with contextlib.closing(stream):
+                    yield from engine_archives.rename_top(stream, base or '.', arcname)
+
+    def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
+        """Unpack a tar archive below a directory, made if missing, merging with what is there."""
+        ids = self._ids()
+        with self._counted(), self._path_errors(path), tempfile.TemporaryFile() as spool:
+            folders = engine_archives.check(chunks, spool, None if ids[0] == 0 else ids)
+            has_tar, root = self._find_place(path, folders)
+            spool.seek(0)
+            if has_tar:
+                self._ask(engine_scripts.UNPACK, root, chunks=_blocks(spool), timeout=None)
+            else:
+                with self._engine.translate(f'unpack an archive in the sandbox at {path!r}'):
+                    self._engine.api.put_archive(self._container, root, _blocks(spool))
+
+    def _find_place(self, path: str, folders: dict[str, str]) -> tuple[bool, str]:
+        """Make the target, look whether symlinks that are there lead out of it, and return whether there is a tar, and
+        the real path."""
+        answer = b''
+        for batch in _batches(folders):
+            try:
+                answer = self._ask(engine_scripts.PLACE, path, *batch)
+            except _ScriptError as error:
+                outside = _OUTSIDE_LINE.search(error.words)
+                if outside is None or int(outside[1]) >= len(batch):
+                    raise
+                message = f'the archive has a member outside the target: {folders[batch[int(outside[1])]]!r}'
+                raise SandboxPathError(message, details={'errno': errno.EINVAL}) from None
+        tar, _, root = answer.partition(b'\0')
+        return tar == b'tar', _text(root)
+
+    # Network ----------------------------------------------------------------------------------------------------------
+
+    def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
+        """Raise; only an agent can do this."""
+        raise UnsupportedError('a connection to a port in the sandbox needs an image with Python 3.6 or later')
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    def ping(self, timeout: float) -> None:
+        """Return if the sandbox runs a program."""
+        try:
+            self._ask(engine_scripts.IDENTITY, timeout=timeout)
+        except EngineUnavailableError as error:
+            raise SandboxGoneError(f'sandbox {self._name} is lost: {error.message}') from error
+        except _ScriptError as error:
+            raise SandboxGoneError(f'sandbox {self._name} cannot run a program: {error.words.strip()}') from None
+
+    def close(self, *, grace: float) -> None:
+        """Ask what still runs to end, wait at most ``grace`` seconds, and let go of the sandbox."""
+        self._is_closing = True
+        try:
+            if grace > 0 and self._has_run and not self._has_ended.is_set():
+                self._ask(engine_scripts.TERMINATE, 'closing', timeout=grace, is_cleaning=True, call_id='closing')
+        except (EnclaveError, _ScriptError):
+            pass  # it goes on, or has gone; what follows does not ask
+        finally:
+            if self._stream_in is not None:
+                self._stream_in.close()
+
+    # Help -------------------------------------------------------------------------------------------------------------
+
+    def _exec(self, program: str, arguments: Sequence[str], *, call_id: str, user: str | None = None) -> Exec:
+        """Start one of our programs."""
+        return Exec(
+            self._engine,
+            self._container,
+            ['sh', '-c', program, 'enclave', *_encoded(arguments)],
+            name=self._name,
+            user=user,
+            environment={CALL_VARIABLE: call_id},
+        )
+
+    def _stream(self, program: str, *arguments: str) -> Generator[bytes, None, None]:
+        """Yield what one of our programs answers; leaving early ends it.
+
+        Raises:
+            _ScriptError: It failed, said at the end.
+        """
+        call_id = f'own-{secrets.token_hex(8)}'
+        running = self._exec(program, arguments, call_id=call_id)
+        running.close_input()
+        has_ended = False
+        try:
+            with on_cancel(running.close):
+                yield from self._answer(running)
+            has_ended = True
+        except (_ScriptError, EnclaveError):
+            has_ended = not is_cancelled()
+            raise
+        finally:
+            running.close()
+            if not has_ended:
+                self._kill_later(call_id)
+
+    def _ask(
+        self,
+        program: str,
+        *arguments: str,
+        chunks: Iterable[bytes] | None = None,
+        user: str | None = None,
+        timeout: float | None = ANSWER_SECONDS,
+        is_cleaning: bool = False,
+        call_id: str = '',
+    ) -> bytes:
+        """Run one of our programs and return its answer.
+
+        Args:
+            chunks: Its input; iterated on this thread.
+            is_cleaning: It is run although the work was cancelled.
+
+        Raises:
+            _ScriptError: It failed.
+            _SourceError: ``chunks`` raised; the program has seen the end of its input and has ended.
+        """
+        call_id = call_id or f'own-{secrets.token_hex(8)}'
+        running = self._exec(program, arguments, call_id=call_id, user=user)
+        is_late = threading.Event()
+        has_ended = False
+
+        def stop() -> None:
+            is_late.set()
+            running.close()
+
+        timer = None if timeout is None else self._make_timer(timeout, stop)
+        try:
+            with contextlib.nullcontext() if is_cleaning else on_cancel(running.close):
+                if chunks is None:
+                    running.close_input()
+                    answer = self._whole_answer(running)
+                else:
+                    answer = self._exchange(running, chunks)
+            has_ended = True
+            return answer
+        except (_ScriptError, _SourceError):
+            has_ended = True
+            raise
+        except EnclaveError as error:
+            if is_late.is_set():
+                message = f'sandbox {self._name} did not answer within {timeout:g} s'
+                raise OperationTimeoutError(message) from error
+            has_ended = is_cleaning or not is_cancelled()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            running.close()
+            if not has_ended and not is_cleaning:
+                self._kill_later(call_id)
+
+    def _exchange(self, running: Exec, chunks: Iterable[bytes]) -> bytes:
+        """Send a program its input while another thread takes its answer, which may be a complaint before the end."""
+        answers: list[bytes] = []
+        errors: list[BaseException] = []
+
+        def collect() -> None:
+            # Ends with the program's output, or when the stream is closed.
+            try:
+                answers.append(self._whole_answer(running))
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=collect, name=f'enclave-answer-{self._name}', daemon=True)
+        thread.start()
+        broken: Exception | None = None
+        try:
+            for chunk in chunks:
+                if chunk and not running.write(chunk):
+                    break
+        except Exception as error:
+            broken = error
+        running.close_input()
+        thread.join()
+        if broken is not None:
+            raise _SourceError(broken, answers[0] if answers else b'')
+        if errors:
+            raise errors[0]
+        return answers[0]
+
+    def _whole_answer(self, running: Exec) -> bytes:
+        answer = bytearray()
+        for piece in self._answer(running):
+            answer += piece
+            if len(answer) > ANSWER_BYTES:
+                raise SandboxError(f'a program in sandbox {self._name} answers without end')
+        return bytes(answer)
+
+    def _answer(self, running: Exec) -> Iterator[bytes]:
+        """Yield a program's answer, and raise what its last line means."""
+        errors = Kept(WORDS_BYTES)
+        refusal, has_begun = b'', False
+        for kind, piece in running.pieces():
+            if kind != STDOUT:
+                errors.add(piece)
+            elif has_begun:
+                yield piece
+            elif piece.startswith(b'+'):
+                has_begun = True
+                if len(piece) > 1:
+                    yield piece[1:]
+            else:
+                refusal = (refusal + piece)[:4096]
+        words = errors.data()
+        end = _END_LINE.search(words)
+        if end is None:
+            if is_cancelled():
+                raise CallCancelledError('the file operation was cancelled')
+            self._check_running()
+            if not has_begun:
+                self._raise_refusal(refusal or words)
+            raise SandboxError('the file operation was ended from inside the sandbox')
+        if int(end[1]):
+            raise _ScriptError(int(end[1]), words[: end.start()].decode('utf-8', 'replace'))
+
+    def _kill_later(self, call_id: str) -> None:
+        """End one of our own programs that nobody waits for any more."""
+
+        def kill() -> None:
+            with contextlib.suppress(EnclaveError, _ScriptError):
+                self._ask(engine_scripts.KILL, call_id, '', '', '', is_cleaning=True)
+
+        threading.Thread(target=kill, name=f'enclave-kill-{self._name}', daemon=True).start()
+
+    def _make_timer(self, seconds: float, action: Callable[[], None]) -> threading.Timer:
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), action)
+        timer.name, timer.daemon = f'enclave-timer-{self._name}', True
+        timer.start()
+        return timer
+
+    @contextlib.contextmanager
+    def _path_errors(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except _ScriptError as error:
+            self._raise(error, path)
+
+    def _raise(self, error: _ScriptError, path: str, before: str = '') -> NoReturn:
+        """Raise the exception that an agent's answer would raise."""
+        number = error.number
+        words = _WORDS.get(number, f'error {number}')
+        if error.find_number() is None and error.words.strip():
+            words = error.words.strip().splitlines()[-1]
+        message = f'{before}{words}{f": {path!r}" if path else ""}'
+        if number == errno.ENOENT:
+            raise SandboxPathNotFoundError(message, details={'errno': number}) from None
+        if number == errno.EEXIST:
+            raise SandboxPathExistsError(message, details={'errno': number}) from None
+        raise SandboxPathError(message, details={'errno': number}) from None
+
+
+# What goes in ---------------------------------------------------------------------------------------------------------
+
+
+def _flag(value: bool) -> str:
+    return '1' if value else ''
+
+
+def _is_argument(data: bytes) -> bool:
+    """Tell whether a text can travel as an argument."""
+    if len(data) > ARGUMENT_BYTES or b'\0' in data:
+        return False
+    try:
+        data.decode('utf-8')
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _encoded(arguments: Sequence[str]) -> list[str]:
+    """Return arguments for `engine_scripts`: plain ones, or in escapes if any is not UTF-8."""
+    try:
+        for argument in arguments:
+            argument.encode('utf-8')
+    except UnicodeEncodeError:
+        return ['b', *(_escaped(argument) for argument in arguments)]
+    return ['p', *arguments]
+
+
+def _escaped(argument: str) -> str:
+    data = argument.encode('utf-8', 'surrogateescape')
+    return ''.join(chr(byte) if 32 <= byte < 127 and byte != 92 else f'\\0{byte:03o}' for byte in data)
+
+
+def _measured(chunks: Iterable[bytes]) -> tuple[Iterator[bytes], int | None]:
+    """Return a source and its size, None if that is more than one would like to hold."""
+    source, held, size = iter(chunks), [], 0
+    for chunk in source:
+        held.append(chunk)
+        size += len(chunk)
+        if size > KNOWN_SIZE_BYTES:
+            return itertools.chain(held, source), None
+    return iter(held), size
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while data := file.read(engine_archives.BLOCK_BYTES):
+        yield data
+
+
+def _batches(words: Iterable[str]) -> Iterator[list[str]]:
+    """Yield words in lists that fit into arguments; at least one list."""
+    batch: list[str] = []
+    room = ARGUMENT_BYTES
+    for word in words:
+        room -= len(word) + 8
+        if room < 0 and batch:
+            yield batch
+            batch, room = [], ARGUMENT_BYTES
+        batch.append(word)
+    yield batch
+
+
+# What comes out: a stranger's words, checked --------------------------------------------------------------------------
+
+
+def _text(data: bytes) -> str:
+    return data.decode('utf-8', 'surrogateescape')
+
+
+def _number(word: str | bytes, base: int = 10) -> int:
+    text = word if isinstance(word, str) else word.decode('ascii', 'replace').strip()
+    if len(text) <= 20:
+        with contextlib.suppress(ValueError):
+            return int(text, base)
+    raise SandboxError(f'a program in the sandbox answers {text[:80]!r} for a number')
+
+
+def _path_info(path: str, facts: bytes, target: str) -> PathInfo:
+    words = facts.split()
+    if len(words) < 5:
+        raise SandboxError("the sandbox's program 'stat' answers nonsense")
+    mode = _number(words[0], 16)
+    fraction = re.search(rb'\.(\d{1,9})', facts)
+    seconds = _number(words[2]) + (float(f'0.{fraction[1].decode()}') if fraction else 0.0)
+    kind: Literal['file', 'directory', 'symlink', 'other'] = 'other'
+    if stat.S_ISREG(mode):
+        kind = 'file'
+    elif stat.S_ISDIR(mode):
+        kind = 'directory'
+    elif stat.S_ISLNK(mode):
+        kind = 'symlink'
+    return PathInfo(
+        path=path,
+        kind=kind,
+        size=_number(words[1]),
+        mode=stat.S_IMODE(mode),
+        modified_at=datetime.fromtimestamp(min(max(seconds, 0.0), 253402300799.0), timezone.utc),
+        uid=_number(words[3]),
+        gid=_number(words[4]),
+        target=target if kind == 'symlink' else None,
+    )
+
+
+def _fields(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what stands before each NUL."""
+    held = b''
+    for piece in pieces:
+        *fields, held = (held + piece).split(b'\0')
+        yield from fields
+        if len(held) > ANSWER_BYTES:
+            raise SandboxError('a listing of the sandbox has a name without end')
+
+
+def _listed(fields: Iterator[bytes]) -> Iterator[PathInfo]:
+    """Yield the entries of a listing; see `engine_scripts.LIST`."""
+    for first in fields:
+        names = [first, *iter(lambda: next(fields, b''), b'')]
+        text = next(fields, b'')
+        links = {name: next(fields, b'')[1:].removesuffix(b'\n') for name in iter(lambda: next(fields, b''), b'')}
+        position = 0
+        for name in names:
+            facts_end = text.find(b' /', position)
+            if facts_end >= 0 and text.startswith(name + b'\n', facts_end + 2):
+                facts = text[position:facts_end]
+                position = facts_end + 2 + len(name) + 1
+                yield _path_info(_text(name.removeprefix(b'./')), facts, _text(links.get(name, b'')))
