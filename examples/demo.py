@@ -15,7 +15,7 @@ def main() -> None:
     with SandboxFactory.create_sandbox(config={'tools_config': TOOLS, 'memory_limit': '256m'}) as sandbox:
         info = sandbox.get_info()
         print(f'sandbox {info.id} ({info.type}) is up after {time.perf_counter() - started:.2f} s')
-        for name in ('image', 'container_name', 'choice', 'limits'):
+        for name in ('chosen_because', 'image', 'container_name', 'limits'):
             if name in info.metadata:
                 print(f'  {name}: {info.metadata[name]}')
 
