@@ -1,0 +1,9 @@
+"""Leaves files and a process behind; the next program meets neither."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+print(sorted(path.name for path in Path().iterdir()))
+Path('left-behind').touch()
+subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'], start_new_session=True)

@@ -1,0 +1,9 @@
+"""As messy as the other, and as alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+print(sorted(path.name for path in Path().iterdir()))
+Path('left-behind').touch()
+subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'], start_new_session=True)
