@@ -433,6 +433,7 @@ class Run(Call):
         self.input_done = message.get('stdin') != 'pipe'
         self.keeper = None  # type: Optional[Keeper]
         self.main = 0
+        self.early_signals = []  # type: List[Dict[str, Any]]
         self.outcome = None  # type: Optional[int]
         self.exec_error = None  # type: Optional[Tuple[bytes, int]]
         self.verdict = ''
@@ -596,6 +597,9 @@ class Run(Call):
             self.agent.mains[value] = self
             if self.message.get('events'):
                 self.send(EVENT, pack_message({'started': value}))
+            for message in self.early_signals:
+                self.pass_signal(message)
+            del self.early_signals[:]
         elif what == b'E':
             self.exec_error = (stage, value)
         elif what == b'X':
@@ -663,11 +667,16 @@ class Run(Call):
             self.kill('cancelled')
         if message.get('resize') and self.tty >= 0:
             set_window_size(self.tty, message['resize'])
-        if 'signal' in message and self.main and self.outcome is None:
-            if message.get('target') == 'main':
-                send_signal(self.main, message['signal'])
-            else:
-                send_signal(-self.main, message['signal'])
+        if 'signal' in message and self.outcome is None:
+            if self.main:
+                self.pass_signal(message)
+            elif len(self.early_signals) < 64:
+                # The program may have written, and been answered, before its keeper has told us its number.
+                self.early_signals.append(message)
+
+    def pass_signal(self, message):
+        # type: (Dict[str, Any]) -> None
+        send_signal(self.main if message.get('target') == 'main' else -self.main, message['signal'])
 
     def on_credit(self):
         # type: () -> None
