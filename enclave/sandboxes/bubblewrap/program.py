@@ -18,8 +18,8 @@ from enclave.errors import SandboxStartError, UnsupportedError
 from enclave.sandboxes.bubblewrap.places import cache_dir, keep_tree
 
 _VERSION = re.compile(r'bubblewrap (\d+)\.(\d+)')
-_NEEDED = (0, 5)
-"""``--size`` for tmpfs came with 0.5, ``--bind-fd`` with 0.10 (bubblewrap's own NEWS)."""
+_NEEDED = (0, 6)
+"""``--perms`` came with 0.5, ``--size`` with 0.6 (bubblewrap's own NEWS)."""
 _PROBE_SECONDS = 10.0
 UNPRIVILEGED_UID = 65534
 """Whom a sandbox of root's runs as outside (``nobody``)."""
@@ -39,11 +39,6 @@ class Program:
     path: str
     version: tuple[int, int]
     source: str
-
-    @property
-    def can_bind_descriptors(self) -> bool:
-        """Whether it knows ``--bind-fd``, which reaches directories below ones that only root may pass."""
-        return self.version >= (0, 10)
 
 
 @lru_cache(maxsize=8)
@@ -195,6 +190,27 @@ def drop_command(uid: int, gid: int) -> list[str]:
     if setpriv is None:
         return []
     return [setpriv, f'--reuid={uid}', f'--regid={gid}', '--clear-groups', '--']
+
+
+_STAGE = 'while [ "$1" != -- ]; do mount --rbind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'
+
+
+def stage_command(pairs: list[tuple[str, str]]) -> list[str]:
+    """Return the command prefix that shows host paths at other places, ``(from, to)``, to the rest of the command alone.
+
+    Root may want to show a sandbox what lies below a directory that only root may pass, and bubblewrap, which is another user
+    then, cannot reach it. The mounts are in a mount namespace of the sandbox's own and end with it (unshare(1), mount(8)).
+    """
+    unshare = shutil.which('unshare', path='/usr/bin:/bin:/usr/sbin:/sbin')
+    if unshare is None:
+        raise SandboxStartError(
+            f'{pairs[0][0]!r} lies below a directory that only root may pass; to show it to a sandbox, which is not root '
+            'outside, the program unshare is needed (package util-linux), or host_uid=0'
+        )
+    argv = [unshare, '--mount', '--propagation', 'private', '--', '/bin/sh', '-c', _STAGE, 'sh']
+    for source, target in pairs:
+        argv += [source, target]
+    return [*argv, '--']
 
 
 def check_works() -> None:

