@@ -24,13 +24,23 @@ from enclave.aio.factories import (
     register_sandbox,
 )
 from enclave.aio.managers import HttpSandboxManager, LocalSandboxManager, SandboxManager
-from enclave.aio.notebooks import DockerNotebookSandbox, NotebookSandbox
-from enclave.aio.sandboxes import AgentBackedSandbox, Connection, DockerSandbox, PortForward, Process, Sandbox
+from enclave.aio.notebooks import DockerNotebookSandbox, NotebookDocument, NotebookSandbox
+from enclave.aio.sandboxes import (
+    AgentBackedSandbox,
+    BubblewrapSandbox,
+    Connection,
+    DockerSandbox,
+    PortForward,
+    Process,
+    Sandbox,
+)
+from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
 from enclave.managers.config import SandboxManagerConfig
 from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
+from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
 from enclave.tools.base import Tool
@@ -39,6 +49,10 @@ from enclave.tools.schema import ToolParams
 
 __all__ = [
     'AgentBackedSandbox',
+    'BubblewrapSandbox',
+    'BubblewrapSandboxConfig',
+    'CellError',
+    'CellResult',
     'CommandResult',
     'Connection',
     'DockerNotebookConfig',
@@ -49,7 +63,10 @@ __all__ = [
     'ExecutionStatus',
     'HealthCheckResult',
     'HttpSandboxManager',
+    'KernelInfo',
+    'KernelSpec',
     'LocalSandboxManager',
+    'NotebookDocument',
     'NotebookSandbox',
     'PathInfo',
     'PortForward',

@@ -18,7 +18,7 @@ import contextvars
 import functools
 import importlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
@@ -229,14 +229,14 @@ class Face:
         """Return a blocking call's result as the asynchronous caller is to see it."""
         return self._family.present(value)
 
-    def _lift_tool(self, tool: Any, parameters: dict[str, Any]) -> Coroutine[Any, Any, Any]:
-        """Return the awaited call of a tool that was handed this face to work in."""
+    def _lift_tool(
+        self, execute: Callable[..., ToolResult], parameters: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, ToolResult]:
+        """Return the awaited call of a tool's blocking ``execute`` that was handed this face to work in."""
 
-        async def call() -> Any:
-            from enclave.tools.base import call_tool
-
-            work = functools.partial(call_tool, tool, self._blocking, parameters)
-            return self._present(await run(work, face=self))
+        async def call() -> ToolResult:
+            work = functools.partial(execute, self._blocking, **parameters)
+            return cast(ToolResult, self._present(await run(work, face=self)))
 
         return call()
 
@@ -292,7 +292,8 @@ def lifted(
     @functools.wraps(method)
     async def call(self: Face, *args: P.args, **kwargs: P.kwargs) -> R:
         blocking = self._blocking
-        work = functools.partial(getattr(blocking, name), *args, **kwargs)
+        given = [each._blocking if isinstance(each, Face) else each for each in args]
+        work = functools.partial(getattr(blocking, name), *given, **kwargs)
         taken_back = None if undo is None else functools.partial(undo, blocking)
         return cast(R, self._present(await run(work, undo=taken_back, face=self)))
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from enclave.aio.lifting import Face, Shown, entered, lifted, lifted_to, run
 from enclave.aio.sandboxes import Sandbox
+from enclave.aio.threads import crew
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType
 from enclave.managers import base, local
@@ -83,7 +84,17 @@ class SandboxManager(Face):
     async def submit(self, verb: str, /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Have a verb called on the manager's own threads, and return its future; see the blocking manager."""
         future = await run(lambda: self._blocking.submit(verb, *args, **kwargs), face=self)
-        return asyncio.ensure_future(self._result_of(future))
+        task = asyncio.ensure_future(self._result_of(future))
+
+        def cancelled(task: asyncio.Future[Any]) -> None:
+            if task.cancelled():  # perhaps before its first step
+                crew.submit(cancel)
+
+        def cancel() -> None:
+            future.cancel()
+
+        task.add_done_callback(cancelled)
+        return task
 
     submit.__doc__ = base.SandboxManager.submit.__doc__
 

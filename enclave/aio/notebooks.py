@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import os
+from typing import Any, ClassVar
 
-from enclave.aio.lifting import Shown, lifted, streamed
+from enclave.aio.lifting import Face, Shown, lifted, run, streamed
 from enclave.aio.sandboxes import AgentBackedSandbox, DockerSandbox
 from enclave.sandboxes.docker import (
     notebook as docker_notebook,
 )  # now: an import takes longer than a loop may be held up
-from enclave.sandboxes.notebook import verbs
+from enclave.sandboxes.notebook import document, verbs
 
 
 class NotebookSandbox(AgentBackedSandbox):
@@ -41,3 +42,36 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
 
     gateway_url: Shown[str | None] = Shown('Where its kernel gateway is published; None where none was asked for.')
     gateway_token: Shown[str | None] = Shown("What the gateway's clients must send.")
+
+
+class NotebookDocument(Face):
+    """A notebook, as in an ``.ipynb`` file. See `enclave.sandboxes.notebook.document.NotebookDocument`.
+
+    The sandbox that its cells run in is a face too.
+    """
+
+    _home: ClassVar[tuple[str, str]] = (document.__name__, 'NotebookDocument')
+
+    node: Shown[Any] = Shown('The notebook as nbformat holds it.')
+    code_cells: Shown[list[tuple[int, str]]] = Shown('Index and source of the cells with code.')
+    kernel_name: Shown[str] = Shown("The kind of kernel that the notebook asks for, or ''.")
+
+    def __init__(self, node: Any = None) -> None:
+        self._blocking = document.NotebookDocument() if node is None else document.NotebookDocument(node)
+
+    @classmethod
+    async def load(cls, path: str | os.PathLike[str]) -> NotebookDocument:
+        """Read a file of any format version; see the blocking class."""
+        return cls._over(await run(lambda: document.NotebookDocument.load(path)))
+
+    @classmethod
+    async def loads(cls, text: str, *, name: str = 'the text') -> NotebookDocument:
+        """Read the text of a file; see the blocking class."""
+        return cls._over(await run(lambda: document.NotebookDocument.loads(text, name=name)))
+
+    dumps = lifted(document.NotebookDocument.dumps)
+    save = lifted(document.NotebookDocument.save)
+    add_markdown = lifted(document.NotebookDocument.add_markdown)
+    add = lifted(document.NotebookDocument.add)
+    run_cell = lifted(document.NotebookDocument.run_cell)
+    run = lifted(document.NotebookDocument.run)

@@ -197,3 +197,9 @@ class DockerSandbox(AgentBackedSandbox):
     container_name: Shown[str] = Shown("The container's name.")
 
     get_published_ports = lifted(docker_sandbox.DockerSandbox.get_published_ports)
+
+
+class BubblewrapSandbox(AgentBackedSandbox):
+    """A sandbox without an engine. See `enclave.sandboxes.bubblewrap.sandbox.BubblewrapSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = ('enclave.sandboxes.bubblewrap.sandbox', 'BubblewrapSandbox')

@@ -180,7 +180,7 @@ class Tool:
         """
         lift = getattr(type(workspace), '_lift_tool', None)
         if lift is not None:  # an asynchronous face of a sandbox: what it makes of this call is to be awaited
-            awaited: ToolResult = lift(workspace, self, parameters)
+            awaited: ToolResult = lift(workspace, functools.partial(Tool.execute, self), parameters)
             return awaited
         self._check_enabled()
         arguments = self.check_arguments(parameters)
@@ -322,7 +322,7 @@ def _guarded(execute: F) -> F:
     def guarded(self: Tool, workspace: Workspace, /, **parameters: Any) -> ToolResult:
         lift = getattr(type(workspace), '_lift_tool', None)
         if lift is not None:
-            awaited: ToolResult = lift(workspace, self, parameters)
+            awaited: ToolResult = lift(workspace, functools.partial(guarded, self), parameters)
             return awaited
         self._check_own(signature, (self, workspace), parameters)
         return self._told(lambda: execute(self, workspace, **parameters), workspace)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from enclave.aio.threads import KEPT, Crew
+from tests.support.aio import PATIENCE
+
+
+def test_jobs_that_wait_for_each_other_all_get_a_thread() -> None:
+    crew = Crew()
+    barrier = threading.Barrier(51)
+
+    for _ in range(50):
+        crew.submit(lambda: barrier.wait(PATIENCE) and None)
+
+    barrier.wait(PATIENCE)
+    assert crew.size == 50
+
+
+def test_threads_are_daemons_named_for_what_they_do() -> None:
+    crew = Crew()
+    found: list[threading.Thread] = []
+    done = threading.Event()
+
+    def look() -> None:
+        found.append(threading.current_thread())
+        done.set()
+
+    crew.submit(look)
+
+    assert done.wait(PATIENCE)
+    assert found[0].name.startswith('enclave-aio-')
+    assert found[0].daemon
+
+
+def test_an_idle_thread_is_used_again() -> None:
+    crew = Crew()
+    names = set()
+
+    def look() -> None:
+        names.add(threading.get_ident())
+        done.set()
+
+    for _ in range(20):
+        done = threading.Event()
+        crew.submit(look)
+        assert done.wait(PATIENCE)
+        give_up_at = time.monotonic() + PATIENCE
+        while not crew._idle:
+            assert time.monotonic() < give_up_at
+
+    assert len(names) == 1
+
+
+def test_threads_without_work_leave_and_a_few_stay() -> None:
+    crew = Crew(idle_seconds=0.01)
+    barrier = threading.Barrier(11)
+    for _ in range(10):
+        crew.submit(lambda: barrier.wait(PATIENCE) and None)
+    barrier.wait(PATIENCE)
+
+    give_up_at = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while crew.size > KEPT:
+        assert time.monotonic() < give_up_at
+        pause.wait(0.01)
+
+    done = threading.Event()
+    crew.submit(done.set)
+    assert done.wait(PATIENCE)
+    assert crew.size == KEPT
+
+
+def test_a_job_that_fails_does_not_end_its_thread(caplog: pytest.LogCaptureFixture) -> None:
+    crew = Crew()
+    done = threading.Event()
+
+    def fail() -> None:
+        raise ValueError('on purpose')
+
+    crew.submit(fail)
+    crew.submit(done.set)
+
+    assert done.wait(PATIENCE)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_a_fork_has_threads_of_its_own() -> None:
+    from enclave.aio.threads import crew
+
+    first = threading.Event()
+    crew.submit(first.set)
+    assert first.wait(PATIENCE)
+
+    child = os.fork()
+    if not child:
+        done = threading.Event()
+        crew.submit(done.set)
+        os._exit(0 if done.wait(PATIENCE) else 1)
+
+    assert os.waitpid(child, 0)[1] == 0
