@@ -25,6 +25,7 @@ from typing import Any
 import docker.errors
 
 from enclave import LocalSandboxManager, Tool, register_tool
+from enclave.managers.pool import TRUSTED_SECONDS
 from enclave.sandboxes.docker.engine import Engine, get_engine
 from enclave.sandboxes.docker.sandbox import DockerSandbox
 
@@ -79,29 +80,33 @@ def host_python() -> str:
 
 
 def measure_lease(table: Table, rounds: int) -> None:
-    """How long until a warm sandbox is there, just used and after a rest."""
+    """How long until a warm sandbox is there: in steady use, after a short rest, and when it is asked whether it answers."""
     with new_manager() as manager:
         manager.initialize_pool(4)
-        hot, rested = [], []
+        steady, rested, asked = [], [], []
 
         def lease() -> float:
             started = time.perf_counter()
             with manager.lease():
                 return time.perf_counter() - started
 
+        for _ in range(rounds * 10):
+            steady.append(lease())
         for _ in range(rounds):
-            lease()
-            hot.append(lease())
-        for _ in range(rounds):
-            time.sleep(0.25)  # longer than a sandbox is trusted without being asked
+            time.sleep(0.25)
             rested.append(lease())
-    worst = statistics.median(rested)
+        for _ in range(5):
+            time.sleep(TRUSTED_SECONDS)
+            asked.append(lease())
+    worst = max(statistics.median(steady), statistics.median(rested))
     table.row(
         'lease of a warm sandbox',
         '<= 1 ms',
-        f'{worst * 1e3:.2f} ms after a rest, {statistics.median(hot) * 1e3:.3f} ms without',
+        f'{statistics.median(steady) * 1e3:.3f} ms; {statistics.median(rested) * 1e3:.3f} after a rest of 0.25 s',
         met=worst <= 1e-3,
     )
+    asking = f'{statistics.median(asked) * 1e3:.2f} ms'
+    table.row('', f'(idle for {TRUSTED_SECONDS:g} s: it is asked first)', asking)
 
 
 def measure_parallel_life(table: Table, engine: Engine, rounds: int) -> None:

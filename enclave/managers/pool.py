@@ -25,8 +25,10 @@ from enclave.sandboxes.base import USABLE, Sandbox
 
 logger = logging.getLogger(__name__)
 
-TRUSTED_SECONDS = 0.2
-"""A sandbox that came back so recently is lent again without being asked whether it answers (which takes 0.3 ms)."""
+TRUSTED_SECONDS = 5.0
+"""A sandbox that was used or made so recently is lent without being asked whether it answers, which takes a millisecond once it
+has rested. Its end is noticed without asking: with the engine's own kill and remove before they return, and within 70 ms
+of a kill by another process (measured); asking finds one that hangs."""
 RETRY_SECONDS = (0.5, 30.0)
 """Least and greatest pause before a pool that could not make a sandbox tries again by itself."""
 
