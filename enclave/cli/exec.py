@@ -48,8 +48,8 @@ def exec_(
 ) -> None:
     """Run a command in a running sandbox, whoever started it.
 
-    The beginning of an ID is enough where no other begins so; options go before it. Output is shown as it comes, standard input is passed on, and
-    Ctrl-C ends the command. The sandbox goes on.
+    The beginning of an ID is enough where no other begins so; options go before it. Output is shown as it comes, standard
+    input is passed on, and Ctrl-C ends the command. The sandbox goes on.
 
     \b
     Examples:

@@ -34,6 +34,7 @@ COMMANDS = {
     'repl': ('enclave.cli.repl:repl', "Type into a fresh sandbox's Jupyter kernel."),
     'rm': ('enclave.cli.rm:rm', 'Remove sandboxes.'),
     'run': ('enclave.cli.run:run', 'Run a program in a fresh sandbox.'),
+    'server': ('enclave.cli.server:server', 'Serve sandboxes over HTTP.'),
     'shell': ('enclave.cli.shell:shell', 'Open a shell in a sandbox, a fresh one by default.'),
     'stats': ('enclave.cli.stats:stats', 'Show what sandboxes use, or how a server is doing.'),
     'stop': ('enclave.cli.stop:stop', 'Stop sandboxes.'),

@@ -67,7 +67,7 @@ def init(
     """
     manager = _server(place, 'init')
     with place, progress(f'Starting {size} sandboxes', quiet=as_json):
-        ids = manager.initialize_pool(size, sandbox_type, _with_tools(config, sandbox_type, tools), name=name)
+        ids = manager.initialize_pool(size, sandbox_type, with_tools(config, sandbox_type, tools), name=name)
     if as_json:
         echo_json({'sandbox_ids': ids})
     else:
@@ -243,7 +243,7 @@ def _pool_manager(
     place: Place, size: int, fresh: bool, sandbox_type: str, config: dict[str, Any], *, quiet: bool
 ) -> Iterator[SandboxManager]:
     """Yield a manager that has a pool: the server's, or one of our own for the block."""
-    enabled = _with_tools(config, sandbox_type, ())
+    enabled = with_tools(config, sandbox_type, ())
     if isinstance(place, RemotePlace):
         if not place.manager.get_stats().get('pools'):
             with progress(f'Starting {size} sandboxes', quiet=quiet):
@@ -295,7 +295,7 @@ def _server(place: Place, verb: str) -> SandboxManager:
     return place.manager
 
 
-def _with_tools(config: dict[str, Any], sandbox_type: str, tools: Sequence[str]) -> dict[str, Any]:
+def with_tools(config: dict[str, Any], sandbox_type: str, tools: Sequence[str]) -> dict[str, Any]:
     """Return a configuration with tools enabled: those named, or all that come with us and fit the kind."""
     if 'tools_config' in config:
         if tools:

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from enclave.cli.exec import terminal_env
 from enclave.cli.options import complete_sandbox_ids, parse_files, place_options, sandbox_options
@@ -47,7 +48,7 @@ def shell(
       ms-enclave shell 3f2a
       ms-enclave shell --command python3
     """
-    if sandbox_id is not None and (config or ctx.get_parameter_source('sandbox_type') is _given()):
+    if sandbox_id is not None and (config or ctx.get_parameter_source('sandbox_type') is ParameterSource.COMMANDLINE):
         raise click.UsageError('Options of a new sandbox mean nothing for one that is there; leave them or the ID out.')
     size = terminal_size()
     words = BEST_SHELL if command is None else shlex.split(command)
@@ -61,7 +62,3 @@ def shell(
             for source, target in copied:
                 put_path(sandbox, source, target)
             drive(sandbox, words, timeout=None, tty=size, env=terminal_env({}), memory=config.get('memory_limit'))
-
-
-def _given() -> Any:
-    return click.core.ParameterSource.COMMANDLINE

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from enclave.cli.output import format_size, progress
+from enclave.cli.output import format_age, format_size, print_facts, print_table, progress, visible
+from enclave.records import utc_now
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,30 @@ def test_progress_says_nothing_when_it_failed_or_is_unwanted(capsys: pytest.Capt
     shown = capsys.readouterr().err
     assert 'done' not in shown
     assert 'y' not in shown
+
+
+def test_tables_off_a_terminal_are_columns_that_nothing_is_cut_from(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(('A', 'LONG'), [('x' * 200, 1), ('y', None)])
+
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ['A', 'LONG']
+    assert first == 'x' * 200 + '  1'
+    assert second == 'y'
+
+
+def test_facts_are_columns_with_what_is_inside_below(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts([('name', 'x'), ('inside', {'a': True, 'b': []})])
+
+    assert capsys.readouterr().out.splitlines() == ['name    x', 'inside', '  a  yes', '  b  -']
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'), [(0, '0s'), (59, '59s'), (60, '1m'), (192, '3m 12s'), (7200, '2h'), (90061, '1d 1h')]
+)
+def test_ages_are_their_two_largest_units(seconds: int, text: str) -> None:
+    now = utc_now()
+    assert format_age(now - timedelta(seconds=seconds), now) == text
+
+
+def test_control_characters_are_visible() -> None:
+    assert visible('a\x1b[0m\nb\u202eé') == 'a\\x1b[0m\\nb\\u202eé'

@@ -1,0 +1,184 @@
+"""`ms-enclave server` (floor 6)."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from enclave.cli.options import sandbox_options
+from enclave.cli.output import progress
+from enclave.cli.pool import with_tools
+from enclave.cli.relay import endings_as_exit
+
+if TYPE_CHECKING:
+    from enclave.server.serve import SandboxServer
+
+DEFAULT_IDLE_SECONDS = 3600.0
+
+
+@click.command()
+@click.option('--host', default='127.0.0.1', show_default=True, metavar='ADDRESS', help='The address to listen on.')
+@click.option(
+    '--port', type=click.IntRange(0, 65535), default=8000, show_default=True, help='The port; 0 takes a free one.'
+)
+@click.option(
+    '--api-key', metavar='KEY', envvar='ENCLAVE_API_KEY', help='The key that clients must show.  [env: ENCLAVE_API_KEY]'
+)
+@click.option(
+    '--keys-file', type=click.Path(path_type=Path), metavar='FILE', help='Several named keys, in JSON or TOML.'
+)
+@click.option(
+    '--policy', type=click.Path(path_type=Path), metavar='FILE', help='What clients may ask for, in JSON or TOML.'
+)
+@click.option('--insecure', is_flag=True, help='Serve another address than loopback without any key.')
+@click.option(
+    '--allowed-host',
+    'allowed_hosts',
+    multiple=True,
+    metavar='NAME',
+    help='A name of this machine besides localhost. Repeatable.',
+)
+@click.option(
+    '--audit-file', type=click.Path(path_type=Path), metavar='FILE', help='Append a JSON line for every request.'
+)
+@click.option(
+    '--pool-size', type=click.IntRange(min=0), default=0, metavar='N', help='Warm sandboxes to have at the start.'
+)
+@click.option(
+    '--pool-policy',
+    type=click.Choice(['reuse', 'fresh']),
+    default='reuse',
+    show_default=True,
+    help='Whether a used one goes back to the pool.',
+)
+@click.option(
+    '--pool-when-empty',
+    type=click.Choice(['wait', 'grow', 'fail']),
+    default='wait',
+    show_default=True,
+    help='What a call does when none is free.',
+)
+@click.option(
+    '--ttl',
+    type=click.FloatRange(min=0),
+    metavar='SECONDS',
+    help='How long a sandbox lives that asks for nothing else.',
+)
+@click.option(
+    '--idle-timeout',
+    type=click.FloatRange(min=0),
+    default=DEFAULT_IDLE_SECONDS,
+    show_default=True,
+    metavar='SECONDS',
+    help='How long a sandbox may be without any call; 0 for no limit.',
+)
+@click.option(
+    '--stop-grace',
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar='SECONDS',
+    help='How long running calls go on at the end.',
+)
+@click.option(
+    '--log-level',
+    type=click.Choice(['debug', 'info', 'warning', 'error']),
+    default='warning',
+    show_default=True,
+    help='info shows a line for every request.',
+)
+@sandbox_options
+@click.option(
+    '--json', 'as_json', is_flag=True, help='Print where it is, and the key, as a line of JSON on standard output.'
+)
+def server(
+    host: str,
+    port: int,
+    api_key: str | None,
+    keys_file: Path | None,
+    policy: Path | None,
+    insecure: bool,
+    allowed_hosts: tuple[str, ...],
+    audit_file: Path | None,
+    pool_size: int,
+    pool_policy: str,
+    pool_when_empty: str,
+    ttl: float | None,
+    idle_timeout: float,
+    stop_grace: float,
+    log_level: str,
+    sandbox_type: str,
+    config: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Serve sandboxes over HTTP, until Ctrl-C or SIGTERM; then all of them are taken away.
+
+    On loopback no key is needed. On another address there is always one: --api-key, a keys file, or one that is made now,
+    printed once, and kept in a file where clients of the same user on this machine find it. Better than --api-key, which
+    other users of this machine can see in the list of processes, is the variable.
+
+    The options of a sandbox say what sandboxes are that a client asks nothing of, and what the pool is made of.
+
+    \b
+    Examples:
+      ms-enclave server
+      ms-enclave server --host 0.0.0.0 --port 8000
+      ms-enclave server --host 0.0.0.0 --keys-file keys.json --policy policy.toml
+      ms-enclave server --pool-size 8 --no-network -m 256m
+    """
+    from enclave.managers.local import LocalSandboxManager
+    from enclave.server.serve import create_server
+
+    logging.basicConfig(level=log_level.upper(), format='%(asctime)s %(levelname)s %(name)s: %(message)s')
+    if pool_size and keys_file is not None:
+        raise click.UsageError(
+            'With a keys file each key has sandboxes of its own, and makes its own pool: `ms-enclave pool init`.'
+        )
+    manager_options: dict[str, Any] = {
+        'ttl': ttl,
+        'idle_timeout': idle_timeout,
+        'pool_policy': pool_policy,
+        'pool_when_empty': pool_when_empty,
+        'pool_size': pool_size,
+    }
+    if config:
+        manager_options['sandbox_config'] = config
+    door: dict[str, Any] = {
+        'policy': policy,
+        'api_key': api_key,
+        'keys': keys_file,
+        'insecure': insecure,
+        'allowed_hosts': allowed_hosts,
+        'audit_file': audit_file,
+        'stop_grace': stop_grace,
+    }
+    if not pool_size:
+        serve(create_server(manager_options, **door), host, port, as_json)
+        return
+    with endings_as_exit(), LocalSandboxManager(manager_options) as manager:
+        made = create_server(manager=manager, **door)  # refuses what is wrong before the pool is made
+        with progress(f'Starting {pool_size} sandboxes', quiet=as_json):
+            manager.initialize_pool(pool_size, sandbox_type, with_tools(config, sandbox_type, ()))
+        serve(made, host, port, as_json)
+
+
+def serve(server: SandboxServer, host: str, port: int, as_json: bool) -> None:
+    """Serve until told to end; with ``as_json`` the address is told to a program instead of a person."""
+    if not as_json:
+        server.run(host, port)
+        return
+    ending = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ending.set())
+    with server.running(host, port) as url:
+        from enclave import wire
+
+        sys.stdout.write(wire.to_json({'url': url, 'port': server.port, 'api_key': server.generated_key}) + '\n')
+        sys.stdout.flush()
+        ending.wait()
