@@ -1,0 +1,171 @@
+"""What the asynchronous faces cost, beside the same calls made blocking. Prints a table of goals and figures.
+
+Run with: python benchmarks/aio.py [--sandboxes N]. Needs a Docker engine on this machine. While anything is measured but the
+cost of a call, a task ticks on the event loop, and its longest pause is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import io
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from enclave import aio
+
+OPTIONS: dict[str, Any] = {
+    'network_enabled': False,
+    'tools_config': ['python_executor', 'shell_executor', 'file_operation'],
+}
+TICK_SECONDS = 0.001
+
+
+class Ticking:
+    """A task that ticks; ``longest`` is the longest time, in seconds, that the loop did not come round to it."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def tick(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.perf_counter()
+            self.longest = max(self.longest, now - last - TICK_SECONDS)
+            last = now
+
+
+@contextlib.asynccontextmanager
+async def ticking() -> AsyncIterator[Ticking]:
+    """Let a task tick during the block."""
+    ticks = Ticking()
+    task = asyncio.ensure_future(ticks.tick())
+    await asyncio.sleep(0.01)
+    ticks.longest = 0.0
+    try:
+        yield ticks
+    finally:
+        task.cancel()
+
+
+async def timed(action: Awaitable[Any]) -> float:
+    started = time.perf_counter()
+    await action
+    return time.perf_counter() - started
+
+
+async def measure_overhead(rounds: int) -> tuple[float, float, float]:
+    """Return medians in seconds: a blocking call, an awaited one, and a hand-over that does nothing."""
+    from enclave.aio.lifting import run
+
+    parameters = {'operation': 'exists', 'file_path': '/etc/passwd'}
+    async with aio.SandboxFactory.create_sandbox('docker', OPTIONS) as sandbox:
+        blocking = sandbox._blocking
+        call: Callable[[], Any] = lambda: blocking.execute_tool('file_operation', parameters)  # noqa: E731
+        plain, awaited, empty = [], [], []
+        for _ in range(20):
+            call()
+            await sandbox.execute_tool('file_operation', parameters)
+        gc.disable()
+        for _ in range(rounds):
+            for _ in range(10):
+                started = time.perf_counter()
+                call()
+                plain.append(time.perf_counter() - started)
+            for _ in range(10):
+                awaited.append(await timed(sandbox.execute_tool('file_operation', parameters)))
+            for _ in range(10):
+                empty.append(await timed(run(int)))
+        gc.enable()
+    return statistics.median(plain), statistics.median(awaited), statistics.median(empty)
+
+
+async def measure_sleeps(count: int) -> tuple[float, float]:
+    """Return the seconds that so many awaited sleeps of a second take on as many sandboxes, and the longest pause."""
+    async with aio.LocalSandboxManager(stop_grace=0) as manager:
+        ids = await asyncio.gather(*(manager.create_sandbox('docker', OPTIONS) for _ in range(count)))
+        async with ticking() as ticks:
+            sleeps = (manager.execute_tool(each, 'shell_executor', {'command': 'sleep 1'}) for each in ids)
+            seconds = await timed(asyncio.gather(*sleeps))
+    return seconds, ticks.longest
+
+
+async def measure_pauses() -> dict[str, float]:
+    """Return the longest pauses of the loop, in seconds, by what went on."""
+    pauses = {}
+    async with ticking() as ticks:
+        manager = aio.LocalSandboxManager(stop_grace=0)
+        ids = await asyncio.gather(*(manager.create_sandbox('docker', OPTIONS) for _ in range(8)))
+    pauses['creating 8 sandboxes'] = ticks.longest
+    async with ticking() as ticks:
+        for _ in range(20):
+            calls = (manager.execute_tool(each, 'python_executor', {'code': 'print(1)'}) for each in ids)
+            await asyncio.gather(*calls)
+    pauses['160 executions'] = ticks.longest
+    data = bytes(range(256)) * (4096 * 32)  # 32 MiB
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(200):
+            Path(folder, f'{number}.bin').write_bytes(data[: 64 * 1024])
+        async with ticking() as ticks:
+            await asyncio.gather(*(manager.put_file(each, io.BytesIO(data), 'big.bin') for each in ids[:4]))
+            await asyncio.gather(*(manager.put_dir(each, folder, 'tree') for each in ids[4:]))
+        pauses['uploading 4 x 32 MiB and 4 x 200 files'] = ticks.longest
+    async with ticking() as ticks:
+        await asyncio.gather(*(manager.get_file(each, 'big.bin') for each in ids[:4]))
+    pauses['downloading 4 x 32 MiB'] = ticks.longest
+    async with ticking() as ticks:
+        calls = [asyncio.ensure_future(manager.execute_command(each, 'sleep 60')) for each in ids]
+        await asyncio.sleep(0.2)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+    pauses['cancelling 8 calls'] = ticks.longest
+    async with ticking() as ticks:
+        await manager.stop()
+    pauses['stopping 8 sandboxes'] = ticks.longest
+    return pauses
+
+
+async def measure(args: argparse.Namespace) -> list[tuple[str, str, str, bool]]:
+    pauses = await measure_pauses()
+    plain, awaited, empty = await measure_overhead(args.rounds)
+    seconds, pause = await measure_sleeps(args.sandboxes)
+    pauses[f'{args.sandboxes} sleeps'] = pause
+    over = (awaited - plain) * 1000
+    rows = [
+        (
+            'an awaited execute_tool over the blocking one',
+            'at most 0.3 ms',
+            f'{over:.3f} ms ({plain * 1000:.3f} blocking, {awaited * 1000:.3f} awaited; empty hand-over {empty * 1000:.3f})',
+            over <= 0.3,
+        ),
+        (f'{args.sandboxes} awaited `sleep 1` at once', 'at most 1.6 s', f'{seconds:.2f} s', seconds <= 1.6),
+    ]
+    for what, longest in pauses.items():
+        rows.append(
+            (f'longest pause of the loop, {what}', 'at most 20 ms', f'{longest * 1000:.1f} ms', longest <= 0.02)
+        )
+    return rows
+
+
+def main() -> int:
+    """Measure everything and print the table; 1 if a goal was missed."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--rounds', type=int, default=60, help='rounds of ten calls each')
+    parser.add_argument('--sandboxes', type=int, default=64, help='how many sleep at once')
+    rows = asyncio.run(measure(parser.parse_args()))
+    for what, goal, figure, is_met in rows:
+        print(f'{"ok  " if is_met else "MISS"} {what:<62} {goal:<15} {figure}')
+    return 0 if all(row[3] for row in rows) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
