@@ -1,0 +1,304 @@
+"""What a server and its clients say to each other (floor 5): header names, bodies, and errors in transit.
+
+Both ends encode and decode with the classes below, and the server's OpenAPI document is made from them, so that the three
+cannot drift apart. A body is a JSON object with a class's fields; bytes travel as base64 text in JSON, and raw wherever they
+may be many. Times are seconds; None and 0 are no limit where a limit is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from attrs import Factory, field, frozen
+
+from enclave.errors import ERROR_TYPES, EnclaveError, ServerError
+from enclave.records import CommandResult, Model
+from enclave.tools.schema import argument
+
+PROTOCOL_VERSION = 1
+"""Raised when an old client and a new server, or the other way round, can no longer understand each other."""
+
+VERSION_HEADER = 'X-Enclave-Version'
+"""In every answer of a server of ours: the version of the package."""
+PROTOCOL_HEADER = 'X-Enclave-Protocol'
+"""In every answer: the newest `PROTOCOL_VERSION` the server speaks. By this a client knows a server of ours."""
+REQUEST_ID_HEADER = 'X-Request-ID'
+"""In every answer, and in the audit line of the request; taken from the request if it is 1 to 64 of ``A-Za-z0-9._-``."""
+API_KEY_HEADER = 'X-API-Key'
+IDEMPOTENCY_HEADER = 'Idempotency-Key'
+"""Under the same key the same request is done once; repeats get the first one's answer. 1 to 128 of ``A-Za-z0-9._-``."""
+REPLAYED_HEADER = 'Idempotent-Replayed'
+SIZE_HEADER = 'X-Content-Size'
+"""With a file that is sent in pieces: how many bytes it will be, where that is known."""
+
+API_KEY_ENVIRONMENT = 'ENCLAVE_API_KEY'
+KEEP_ALIVE_SECONDS = 10.0
+"""How often a stream of events carries an ``alive`` line when there is nothing to tell."""
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class ToolRequest(Model):
+    """Run a tool in a sandbox; ``parameters`` are the tool's arguments, see its schema."""
+
+    sandbox_id: str = argument(description='The sandbox.')
+    tool_name: str = argument(description='The name of a tool the sandbox has.')
+    parameters: dict[str, Any] = Factory(dict)
+
+
+@frozen(kw_only=True)
+class ScriptPart(Model):
+    """A program text: written to a private file, whose path is put into the command at index ``at``."""
+
+    source: bytes
+    suffix: str = ''
+    at: int = argument(default=0, minimum=0, maximum=1024)
+    import_path_env: str | None = None
+
+
+@frozen(kw_only=True)
+class CommandRequest(Model):
+    """Run a command to its end: a string through the sandbox's shell, a list as it is."""
+
+    command: str | list[str]
+    timeout: float | None = argument(
+        default=None, minimum=0, description="Seconds; null takes the sandbox's own, 0 means no limit."
+    )
+    cwd: str | None = None
+    env: dict[str, str] | None = field(default=None, repr=False)
+    user: str | None = None
+    stdin: bytes | None = field(default=None, repr=False)
+    max_output_bytes: int | None = argument(default=None, minimum=1, maximum=1 << 30)
+    script: ScriptPart | None = None
+
+
+@frozen(kw_only=True)
+class ProcessRequest(Model):
+    """Start a command and go on while it runs; ``tty`` is ``[rows, columns]`` of a terminal to run it on."""
+
+    command: str | list[str]
+    timeout: float | None = argument(default=0.0, minimum=0, description='Seconds it may run; 0 means no limit.')
+    cwd: str | None = None
+    env: dict[str, str] | None = field(default=None, repr=False)
+    user: str | None = None
+    stdin: bytes | None = field(default=None, repr=False)
+    open_stdin: bool = False
+    max_output_bytes: int | None = argument(default=None, minimum=1, maximum=1 << 30)
+    live: bool = True
+    tty: list[int] | None = None
+
+
+@frozen(kw_only=True)
+class SignalRequest(Model):
+    """Send a signal: a number, or a name like ``SIGINT``; to the program or to its whole process group."""
+
+    signal: int | str
+    group: bool = False
+
+
+@frozen(kw_only=True)
+class ResizeRequest(Model):
+    """The new size of a program's terminal."""
+
+    rows: int = argument(minimum=1, maximum=65535)
+    columns: int = argument(minimum=1, maximum=65535)
+
+
+@frozen(kw_only=True)
+class DirectoryRequest(Model):
+    """Make a directory."""
+
+    path: str
+    parents: bool = True
+    exist_ok: bool = True
+    mode: int = argument(default=0o755, minimum=0, maximum=0o7777)
+
+
+@frozen(kw_only=True)
+class MoveRequest(Model):
+    """Rename a file or directory."""
+
+    source: str
+    target: str
+    overwrite: bool = False
+
+
+@frozen(kw_only=True)
+class RenewRequest(Model):
+    """Let a sandbox live ``ttl`` seconds from now; null for no end, ``"default"`` for what it was made with."""
+
+    ttl: float | Literal['default'] | None = 'default'
+
+
+@frozen(kw_only=True)
+class PoolRequest(Model):
+    """Make a pool of warm sandboxes, or change its size."""
+
+    pool_size: int | None = None
+    sandbox_type: str | None = None
+    config: dict[str, Any] | None = field(default=None, repr=False)
+    name: str | None = None
+
+
+@frozen(kw_only=True)
+class PoolToolRequest(Model):
+    """Run a tool in whichever sandbox of a pool is free; ``timeout`` is how long to wait for one."""
+
+    tool_name: str
+    parameters: dict[str, Any] = Factory(dict)
+    timeout: float | None = argument(default=None, minimum=0)
+    pool: str | None = None
+
+
+@frozen(kw_only=True)
+class AcquireRequest(Model):
+    """Lease a sandbox of a pool; ``ttl`` is how long the lease may last."""
+
+    timeout: float | None = argument(default=None, minimum=0)
+    pool: str | None = None
+    ttl: float | None = argument(default=None, minimum=0)
+
+
+@frozen(kw_only=True)
+class ReleaseRequest(Model):
+    """Give a leased sandbox back."""
+
+    sandbox_id: str
+
+
+# Answers --------------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class SandboxAnswer(Model):
+    """Which sandbox it is about."""
+
+    sandbox_id: str
+
+
+@frozen(kw_only=True)
+class SandboxesAnswer(Model):
+    """Which sandboxes it is about."""
+
+    sandbox_ids: list[str]
+
+
+@frozen(kw_only=True)
+class DoneAnswer(Model):
+    """That something was done, in words."""
+
+    message: str
+
+
+@frozen(kw_only=True)
+class SizeAnswer(Model):
+    """The size of a file, in bytes."""
+
+    size: int
+
+
+@frozen(kw_only=True)
+class RenewAnswer(Model):
+    """When a sandbox will be removed; null for never."""
+
+    expires_at: datetime | None = None
+
+
+@frozen(kw_only=True)
+class InputAnswer(Model):
+    """Whether the program took the input; false if it had ended or closed it."""
+
+    accepted: bool
+
+
+@frozen(kw_only=True)
+class CancelAnswer(Model):
+    """Whether there was such a call going on."""
+
+    found: bool
+
+
+@frozen(kw_only=True)
+class AliveAnswer(Model):
+    """That the server answers."""
+
+    status: Literal['ok'] = 'ok'
+
+
+@frozen(kw_only=True)
+class ProcessInfo(Model):
+    """A program that runs, or ran, in a sandbox.
+
+    ``last_seq`` is the number of the newest event; ``result`` is there when it has ended well or badly, ``error`` when it was
+    lost.
+    """
+
+    id: str
+    sandbox_id: str
+    command: str | list[str]
+    pid: int | None = None
+    running: bool = True
+    last_seq: int = 0
+    result: CommandResult | None = None
+    error: dict[str, Any] | None = None
+
+
+@frozen(kw_only=True)
+class ErrorAnswer(Model):
+    """Why a request failed: ``code`` names the exception's class for programs, ``message`` is for a person."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = Factory(dict)
+
+
+@frozen(kw_only=True)
+class ProcessEvent(Model):
+    """One line of a stream.
+
+    ``event`` is ``started`` (with ``pid`` and ``process_id``), ``stdout`` or ``stderr`` (with ``text``, or ``data`` where the
+    bytes are not UTF-8), ``alive`` (nothing to tell; has no number), and at the end ``end`` (with ``result``) or ``error``.
+    ``seq`` numbers the events from 1 without a gap.
+    """
+
+    event: Literal['started', 'stdout', 'stderr', 'alive', 'end', 'error']
+    seq: int | None = None
+    process_id: str | None = None
+    pid: int | None = None
+    text: str | None = None
+    data: bytes | None = None
+    result: CommandResult | None = None
+    error: ErrorAnswer | None = None
+
+
+def chunk_event(seq: int, stream: Literal['stdout', 'stderr'], data: bytes) -> ProcessEvent:
+    """Return the event for a piece of output, as text where that loses nothing."""
+    try:
+        text = data.decode('utf-8')
+    except UnicodeDecodeError:
+        return ProcessEvent(event=stream, seq=seq, data=data)
+    return ProcessEvent(event=stream, seq=seq, text=text)
+
+
+def chunk_bytes(event: ProcessEvent) -> bytes:
+    """Return the output an event carries."""
+    return event.data if event.data is not None else (event.text or '').encode('utf-8')
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def error_answer(error: EnclaveError) -> ErrorAnswer:
+    """Return an exception as it travels."""
+    return ErrorAnswer(code=error.code, message=error.message, details=error.details)
+
+
+def rebuild_error(answer: Mapping[str, Any] | ErrorAnswer) -> EnclaveError:
+    """Return the exception that travelled. Only classes of `ERROR_TYPES` are ever made; an unknown code is a `ServerError`."""
+    found = answer if isinstance(answer, ErrorAnswer) else ErrorAnswer.model_validate(answer)
+    cls = ERROR_TYPES.get(found.code, ServerError)
+    return cls(found.message, details=found.details)

@@ -1,0 +1,372 @@
+"""The Flask application (floor 6): the way of every request, said once.
+
+Who is it (guard, key), what is asked (query, body), is there room (lane), was it done already (idempotency), do it, say so. Any
+error of ours becomes its status and ``{code, message, details}``; anything else is logged and becomes a 500 that says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import flask
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+import enclave
+from enclave import wire
+from enclave.cancellation import Cancellation
+from enclave.errors import (
+    CallCancelledError,
+    EnclaveError,
+    InvalidArgumentError,
+    RequestTooLargeError,
+    ServerError,
+)
+from enclave.managers.protocol import (
+    IDEMPOTENCY_HEADER,
+    PROTOCOL_HEADER,
+    PROTOCOL_VERSION,
+    REPLAYED_HEADER,
+    REQUEST_ID_HEADER,
+    VERSION_HEADER,
+    error_answer,
+)
+from enclave.server import routes
+from enclave.server.auth import ANONYMOUS
+from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
+from enclave.server.idempotency import Entry, Outcome
+from enclave.server.route import JSON, JSON_OPTIONS, ROUTES, Context, RawBody, Route, Streamed, Text, decode_query
+from enclave.server.service import Service
+
+logger = logging.getLogger(__name__)
+
+WATCH_KEY = 'enclave.watch_client'
+"""In the WSGI environment: takes an action to be called, once, if the client goes away while its request goes on."""
+
+_REQUEST_ID = re.compile(r'[A-Za-z0-9._-]{1,64}')
+_IDEMPOTENCY_KEY = re.compile(r'[A-Za-z0-9._-]{1,128}')
+_NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication', 'server', 'cancelled'})
+"""Codes of answers that say nothing of the work, so that a repeat may do it."""
+_DOCS_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+def create_app(service: Service) -> flask.Flask:
+    """Return the WSGI application of a service. It starts and ends nothing."""
+    assert routes is not None  # imported for what it registers
+    app = flask.Flask('enclave', static_folder=None)
+    app.config['MAX_CONTENT_LENGTH'] = max(service.policy.max_upload_bytes, service.policy.max_json_bytes)
+    app.config['MAX_FORM_MEMORY_SIZE'] = 0
+    app.url_map.strict_slashes = True
+    door = _Door(service)
+    app.before_request(door.enter)
+    app.after_request(door.leave)
+    app.register_error_handler(HTTPException, door.refuse)
+    app.register_error_handler(Exception, door.fail)
+    for each in ROUTES.values():
+        app.add_url_rule(
+            each.path,
+            endpoint=each.name,
+            view_func=_view(door, each),
+            methods=[each.method],
+            provide_automatic_options=False,
+        )
+    return app
+
+
+def _view(door: _Door, route: Route) -> Callable[..., flask.Response]:
+    def view(**path: str) -> flask.Response:
+        return door.serve(route, path)
+
+    return view
+
+
+class _Door:
+    """The steps of a request. One for the application; what belongs to a request is in `flask.g`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    # Before and after -------------------------------------------------------------------------------------------------
+
+    def enter(self) -> flask.Response | None:
+        """Say who it is. A request that is refused here has reached nothing."""
+        request, g = flask.request, flask.g
+        asked = request.headers.get(REQUEST_ID_HEADER, '')
+        g.request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex[:16]
+        g.started = time.perf_counter()
+        g.who, g.facts, g.code, g.replayed, g.streams, g.known = ANONYMOUS, {}, None, False, False, False
+        try:
+            headers = cast(Mapping[str, str], request.headers)
+            self._service.guard.check(request.method, headers)
+            route = ROUTES.get(request.endpoint or '')
+            if route is None or not route.is_open:
+                key = self._service.authenticator.identify(headers)
+                g.key = key
+                g.who = ANONYMOUS if key is None else key.name
+                g.known = True
+            if route is not None and not route.while_draining:
+                self._service.check_open()
+        except EnclaveError as error:
+            return self._failure(error)
+        return None
+
+    def leave(self, response: flask.Response) -> flask.Response:
+        """Put the headers on that every answer has, and account for it when its last byte is handed over."""
+        g = flask.g
+        headers = response.headers
+        headers[REQUEST_ID_HEADER] = g.request_id
+        headers[PROTOCOL_HEADER] = str(PROTOCOL_VERSION)
+        if g.known:
+            headers[VERSION_HEADER] = enclave.__version__
+        headers.setdefault('Cache-Control', 'no-store')
+        headers['X-Content-Type-Options'] = 'nosniff'
+        if response.mimetype == 'text/html':
+            headers['Content-Security-Policy'] = _DOCS_POLICY
+        account = self._accountant(response.status_code)
+        if g.streams:
+            response.call_on_close(account)
+        else:
+            account()
+        return response
+
+    def _accountant(self, status: int) -> Callable[[], None]:
+        request, g = flask.request, flask.g
+        rule = request.url_rule.rule if request.url_rule is not None else '-'
+        view = request.view_args or {}
+        facts = {
+            'request_id': g.request_id,
+            'who': g.who,
+            'address': request.remote_addr or '-',
+            'method': request.method,
+            'route': rule,
+            'path': request.path[:256],
+            'sandbox_id': _short(g.facts.get('sandbox_id') or view.get('sandbox_id')),
+            'tool_name': _short(g.facts.get('tool_name')),
+            'status': status,
+            'code': g.code,
+            'replayed': g.replayed,
+        }
+        method = request.method if request.url_rule is not None else 'OTHER'
+        started = g.started
+
+        def account() -> None:
+            seconds = time.perf_counter() - started
+            self._service.metrics.count(rule, method, status, seconds)
+            self._service.audit.write(**facts, seconds=round(seconds, 6))
+
+        return account
+
+    def refuse(self, error: HTTPException) -> flask.Response:
+        """Answer what Flask itself refuses: an unknown address, a wrong method, a body that is too large."""
+        if isinstance(error, RequestEntityTooLarge):
+            return self._failure(_too_large(self._service.policy.max_upload_bytes))
+        request = flask.request
+        status = error.code or 500
+        if status in (404, 405):
+            reason = 'method' if status == 405 else 'route'
+            fault: EnclaveError = NoSuchRouteError(
+                f'there is no {request.method} {request.path[:200]} here; GET /docs shows what there is',
+                details={'reason': reason},
+            )
+        else:
+            fault = InvalidArgumentError(f'{error.name}: {error.description or ""}')
+        response = self._failure(fault, status)
+        valid = getattr(error, 'valid_methods', None)
+        if valid:
+            response.headers['Allow'] = ', '.join(sorted(valid))
+        return response
+
+    def fail(self, error: Exception) -> flask.Response:
+        """Answer what nobody expected."""
+        logger.error('request %s failed', flask.g.request_id, exc_info=error)
+        return self._failure(
+            ServerError(f'the server failed; its log says why, at request {flask.g.request_id}'),
+        )
+
+    def _failure(self, error: EnclaveError, status: int | None = None) -> flask.Response:
+        flask.g.code = error.code
+        chosen = status_of(error) if status is None else status
+        response = flask.Response(_encoded(error), chosen, mimetype=JSON)
+        for name, value in extra_headers(error, chosen).items():
+            response.headers[name] = value
+        return response
+
+    # The work ---------------------------------------------------------------------------------------------------------
+
+    def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
+        """Do what a route is for."""
+        request, g = flask.request, flask.g
+        owner = self._service.owner(g.get('key'))
+        try:
+            arguments: dict[str, Any] = dict(path)
+            query = decode_query({name: request.args.getlist(name) for name in request.args}, route.query)
+            if query is not None:
+                arguments['query'] = query
+            body = self._body(route)
+            if route.body is not None:
+                arguments['body'] = body
+            key = _idempotency_key() if route.is_repeatable else None
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self._service.lanes.entered(route.lane, owner.name, owner.max_calls))
+                if key is not None:
+                    return self._once(route, owner, key, arguments)
+                cancellation = Cancellation()
+                context = self._context(route, owner, cancellation)
+                if route.lane == 'call':
+                    context.on_gone(cancellation.cancel)
+                value = self._run(route, context, arguments)
+                if isinstance(value, Streamed):
+                    return self._streamed(value, stack.pop_all())
+                return _response(value)
+        except EnclaveError as error:
+            return self._failure(error)
+
+    def _context(self, route: Route, owner: Any, cancellation: Cancellation) -> Context:
+        request = flask.request
+        return Context(
+            self._service,
+            owner,
+            cancellation,
+            accept=request.headers.get('Accept', ''),
+            last_event_id=request.headers.get('Last-Event-ID'),
+            on_gone=request.environ.get(WATCH_KEY, lambda action: None),
+            facts=flask.g.facts,
+        )
+
+    def _run(self, route: Route, context: Context, arguments: dict[str, Any]) -> Any:
+        with context.cancellation.applied():
+            return route.handler(context, **arguments)
+
+    def _once(self, route: Route, owner: Any, key: str, arguments: dict[str, Any]) -> flask.Response:
+        repeats = self._service.repeats
+        entry, is_mine = repeats.begin(owner.name, key, _fingerprint(route))
+        context = self._context(route, owner, entry.cancellation)
+        gone = threading.Event()
+
+        def leave() -> None:
+            gone.set()
+            repeats.leave(entry)
+
+        context.on_gone(leave)
+        if not is_mine:
+            return self._repeated(entry, gone)
+        outcome = None
+        try:
+            response = _response(self._run(route, context, arguments))
+            outcome = Outcome(response.status_code, response.get_data())
+        except EnclaveError as error:
+            if error.code not in _NOT_KEPT:
+                outcome = Outcome(status_of(error), _encoded(error), error.code)
+            raise
+        finally:
+            repeats.finish(owner.name, key, entry, outcome)
+        return response
+
+    def _repeated(self, entry: Entry, gone: threading.Event) -> flask.Response:
+        """Wait for the end of work that another request does, and answer as it does."""
+        while not entry.done.wait(1.0):
+            if gone.is_set():
+                raise CallCancelledError('the client went away')
+        outcome = entry.outcome
+        if outcome is None:
+            raise CallCancelledError('the first request under this idempotency key was not carried out; repeat it')
+        flask.g.replayed, flask.g.code = True, outcome.code
+        response = flask.Response(outcome.body, outcome.status, mimetype=JSON)
+        response.headers[REPLAYED_HEADER] = 'true'
+        return response
+
+    def _body(self, route: Route) -> Any:
+        request, policy = flask.request, self._service.policy
+        size = request.content_length
+        if isinstance(route.body, str):
+            if size is None:
+                raise InvalidArgumentError('the request has a body of unknown length')
+            if size > policy.max_upload_bytes:
+                raise _too_large(policy.max_upload_bytes)
+            return RawBody(request.stream, size)
+        if size is not None and size > policy.max_json_bytes:
+            raise _too_large(policy.max_json_bytes)
+        text = request.get_data(cache=True)
+        if route.body is None:
+            if text.strip() not in (b'', b'{}', b'null'):
+                raise InvalidArgumentError('this address takes no body')
+            return None
+        if request.mimetype not in (JSON, '') and not (request.mimetype.endswith('+json')):
+            raise UnsupportedMediaTypeError(f'the body must be JSON, sent with "Content-Type: {JSON}"')
+        if text and not request.mimetype:
+            raise UnsupportedMediaTypeError(f'send the body with "Content-Type: {JSON}"')
+        if route.body is JSON_OPTIONS:
+            value = wire.from_json(text, what='the body') if text.strip() else None
+            if value is not None and not isinstance(value, dict):
+                raise InvalidArgumentError('the body must be an object with the options of the sandbox, or null')
+            return value
+        value = wire.from_json(text, what='the body') if text.strip() else {}
+        return wire.decode(value, route.body, what='the body')
+
+    def _streamed(self, value: Streamed, stack: contextlib.ExitStack) -> flask.Response:
+        flask.g.streams = True
+        response = flask.Response(_guarded(value.pieces), mimetype=None, content_type=value.media_type)
+        if value.size is not None:
+            response.headers['Content-Length'] = str(value.size)
+        response.call_on_close(stack.close)
+        response.call_on_close(getattr(value.pieces, 'close', lambda: None))
+        return response
+
+
+def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield pieces; what fails in the middle breaks the connection, which is all that can be said by then."""
+    try:
+        yield from pieces
+    except EnclaveError as error:
+        logger.info('an answer was broken off: %s', error)
+        raise
+
+
+def _encoded(error: EnclaveError) -> bytes:
+    answer = error_answer(error)
+    try:
+        return wire.to_json(answer).encode('ascii')
+    except InvalidArgumentError:
+        return wire.to_json(answer.model_copy(update={'details': {}})).encode('ascii')
+
+
+def _response(value: Any) -> flask.Response:
+    if isinstance(value, Text):
+        return flask.Response(value.text, content_type=value.media_type)
+    return flask.Response(wire.to_json(value), mimetype=JSON)
+
+
+def _idempotency_key() -> str | None:
+    key = flask.request.headers.get(IDEMPOTENCY_HEADER)
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidArgumentError(f'{IDEMPOTENCY_HEADER} must be 1 to 128 of A-Z a-z 0-9 . _ -')
+    return key
+
+
+def _fingerprint(route: Route) -> bytes:
+    request = flask.request
+    digest = hashlib.sha256()
+    for part in (route.name, request.full_path):
+        digest.update(part.encode('utf-8', 'surrogateescape') + b'\0')
+    digest.update(request.get_data(cache=True))
+    return digest.digest()
+
+
+def _too_large(limit: int) -> RequestTooLargeError:
+    return RequestTooLargeError(
+        f'the body of the request is larger than the {limit} bytes that this server allows',
+        details={'max_bytes': limit},
+    )
+
+
+def _short(value: Any) -> str | None:
+    return None if value is None else str(value)[:128]

@@ -1,0 +1,68 @@
+"""Errors as answers (floor 6): which exception is which status, and ``{code, message, details}`` for a body.
+
+The way back is `enclave.managers.protocol.rebuild_error`. No status is 5xx for what a client asked wrongly: those say that the
+server, or what it stands on, could not do its part.
+"""
+
+from __future__ import annotations
+
+from enclave import errors
+from enclave.errors import EnclaveError
+
+_STATUSES: dict[type[EnclaveError], int] = {
+    EnclaveError: 500,
+    errors.InvalidArgumentError: 400,
+    errors.UnsupportedError: 422,
+    errors.NotFoundError: 404,
+    errors.NotRegisteredError: 400,
+    errors.SandboxPathNotFoundError: 404,
+    errors.SandboxPathError: 422,
+    errors.SandboxPathExistsError: 409,
+    errors.SandboxError: 409,
+    errors.SandboxStartError: 422,
+    errors.SandboxGoneError: 410,
+    errors.SandboxBrokenError: 410,
+    errors.CallCancelledError: 409,
+    errors.EngineError: 502,
+    errors.EngineUnavailableError: 503,
+    errors.OperationTimeoutError: 504,
+    errors.PoolError: 409,
+    errors.PoolExhaustedError: 429,
+    errors.ManagerStoppedError: 503,
+    errors.ServerError: 500,
+    errors.AuthenticationError: 401,
+    errors.PolicyError: 403,
+    errors.TooManyRequestsError: 429,
+    errors.RequestTooLargeError: 413,
+    errors.ConflictError: 409,
+}
+
+
+class UnsupportedMediaTypeError(errors.InvalidArgumentError):
+    """The body is of a kind this route does not take. It has no code of its own: clients see `InvalidArgumentError`."""
+
+
+class NoSuchRouteError(errors.NotFoundError):
+    """There is no such address, or not with this method. Clients see `NotFoundError` with the reason in its details."""
+
+
+_STATUSES[UnsupportedMediaTypeError] = 415
+
+
+def status_of(error: BaseException) -> int:
+    """Return the HTTP status for an exception: that of the nearest class in the table; 500 for what is not ours."""
+    for cls in type(error).__mro__:
+        if cls in _STATUSES:
+            return _STATUSES[cls]
+    return 500
+
+
+def extra_headers(error: BaseException, status: int) -> dict[str, str]:
+    """Return the headers that go with an error: how to authenticate, when to try again."""
+    if status == 401:
+        return {'WWW-Authenticate': 'Bearer realm="enclave"'}
+    if status in (429, 503):
+        details = error.details if isinstance(error, EnclaveError) else {}
+        seconds = details.get('retry_after', 1)
+        return {'Retry-After': str(max(1, round(seconds)) if isinstance(seconds, (int, float)) else 1)}
+    return {}

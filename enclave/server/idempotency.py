@@ -1,0 +1,123 @@
+"""Requests that may be repeated (floor 6): under one key the work is done once, and repeats get the first one's answer.
+
+So a client whose connection broke may ask again without knowing whether the first request arrived. Who repeats while the work
+goes on waits for it. Work whose clients have all gone away is cancelled, a moment later than without a key, because one of them
+may be about to come back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from attrs import define, field, frozen
+
+from enclave.cancellation import Cancellation
+from enclave.errors import ConflictError
+
+KEEP_SECONDS = 600.0
+KEEP_BYTES = 64 << 20
+KEEP_COUNT = 10_000
+RETURN_SECONDS = 1.0
+"""How long the work of a client that went away goes on, in case it comes back."""
+
+
+@frozen
+class Outcome:
+    """An answer as it was given."""
+
+    status: int
+    body: bytes
+    code: str | None = None
+
+
+@define(eq=False)
+class Entry:
+    """One piece of work. All below ``cancellation`` is guarded by the table's lock."""
+
+    fingerprint: bytes
+    cancellation: Cancellation = field(factory=Cancellation)
+    done: threading.Event = field(factory=threading.Event)
+    outcome: Outcome | None = None
+    clients: int = 1
+    joined: threading.Event = field(factory=threading.Event)
+    ended_at: float = 0.0
+
+
+class Repeats:
+    """The work of the last minutes, by key. Lives as long as the server; any thread may use it."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the two below, and the entries
+        self._entries: OrderedDict[tuple[str, str], Entry] = OrderedDict()
+        self._bytes = 0
+
+    def begin(self, owner: str, key: str, fingerprint: bytes) -> tuple[Entry, bool]:
+        """Return the work under a key, and whether it is new and the caller's to do.
+
+        Args:
+            fingerprint: What tells this request from another.
+
+        Raises:
+            ConflictError: The key was used for another request.
+        """
+        with self._lock:
+            self._forget_old_locked()
+            entry = self._entries.get((owner, key))
+            if entry is None:
+                entry = Entry(fingerprint)
+                self._entries[owner, key] = entry
+                return entry, True
+            if entry.fingerprint != fingerprint:
+                raise ConflictError(f'the idempotency key {key!r} was used for another request; make a new one')
+            entry.clients += 1
+            entry.joined.set()
+            return entry, False
+
+    def finish(self, owner: str, key: str, entry: Entry, outcome: Outcome | None) -> None:
+        """Say how the work ended; None means that it was not done, and a repeat may do it."""
+        with self._lock:
+            entry.outcome = outcome
+            entry.ended_at = self._clock()
+            if outcome is None:
+                self._entries.pop((owner, key), None)
+            else:
+                self._entries.move_to_end((owner, key))
+                self._bytes += len(outcome.body)
+        entry.done.set()
+
+    def leave(self, entry: Entry) -> None:
+        """A client of the work went away. Blocks while it may come back, then cancels the work if nobody else waits for it."""
+        with self._lock:
+            entry.clients -= 1
+            if entry.clients or entry.done.is_set():
+                return
+            entry.joined.clear()
+        entry.joined.wait(RETURN_SECONDS)
+        with self._lock:
+            deserted = not entry.clients and not entry.done.is_set()
+        if deserted:
+            entry.cancellation.cancel()
+
+    def cancel(self, owner: str, key: str) -> bool:
+        """Cancel the work under a key; tell whether any goes on."""
+        with self._lock:
+            entry = self._entries.get((owner, key))
+        if entry is None or entry.done.is_set():
+            return False
+        entry.cancellation.cancel()
+        return True
+
+    def _forget_old_locked(self) -> None:
+        now = self._clock()
+        for name, entry in list(self._entries.items()):
+            if not entry.done.is_set():
+                continue  # it stands at the place where it began; those that ended come in order after it
+            full = len(self._entries) > KEEP_COUNT or self._bytes > KEEP_BYTES
+            if not full and now - entry.ended_at < KEEP_SECONDS:
+                break
+            del self._entries[name]
+            self._bytes -= len(entry.outcome.body) if entry.outcome is not None else 0

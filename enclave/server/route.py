@@ -1,0 +1,173 @@
+"""What a route is (floor 6): a handler, and everything that can be said of it. The app and the OpenAPI document read it here."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import NoneType, UnionType
+from typing import IO, Any, Union, get_args, get_origin
+
+import attrs
+from attrs import Factory, define, frozen
+
+from enclave import wire
+from enclave.cancellation import Cancellation
+from enclave.errors import InvalidArgumentError
+from enclave.server.lanes import Lane
+from enclave.server.service import Owner, Service
+
+BYTES = 'application/octet-stream'
+TAR = 'application/x-tar'
+EVENTS = 'application/x-ndjson'
+SERVER_SENT_EVENTS = 'text/event-stream'
+HTML = 'text/html; charset=utf-8'
+JSON = 'application/json'
+
+_INTEGER = re.compile(r'-?(0|[1-9][0-9]{0,18})')
+_NUMBER = re.compile(r'-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][-+]?[0-9]{1,3})?')
+
+
+@define(eq=False)
+class Context:
+    """A request as its handler sees it. Lives as long as the request."""
+
+    service: Service
+    owner: Owner
+    cancellation: Cancellation
+    accept: str = ''
+    last_event_id: str | None = None
+    on_gone: Callable[[Callable[[], None]], None] = lambda action: None  # what to do when the client goes away
+    facts: dict[str, Any] = Factory(dict)  # for the audit line
+
+
+@frozen
+class RawBody:
+    """A body that is not JSON, as it comes."""
+
+    stream: IO[bytes]
+    size: int
+
+
+@frozen
+class Streamed:
+    """An answer that is sent piece by piece.
+
+    Attributes:
+        pieces: Its first piece has been taken already where errors must still become an answer of their own.
+        size: How many bytes it will be, where that is known.
+    """
+
+    pieces: Iterator[bytes]
+    media_type: str
+    size: int | None = None
+
+
+@frozen
+class Text:
+    """An answer that is not JSON."""
+
+    text: str
+    media_type: str
+
+
+Handler = Callable[..., Any]
+
+
+@frozen(kw_only=True)
+class Route:
+    """One verb at one address.
+
+    Attributes:
+        name: The handler's, unique; the ``operationId``.
+        path: As Flask writes it, ``/sandbox/<sandbox_id>``.
+        query: A class whose fields are the query's parameters, or None.
+        body: A class for a JSON body, `JSON_OPTIONS` for a sandbox's options, a media type for raw bytes, or None.
+        answers: The type of the JSON answer, or a media type.
+        lane: Which lane it runs in.
+        is_open: Whether it needs no key.
+        is_repeatable: Whether it takes an idempotency key.
+        while_draining: Whether it works while the server stops.
+    """
+
+    name: str
+    method: str
+    path: str
+    handler: Handler
+    query: type | None = None
+    body: Any = None
+    answers: Any = None
+    lane: Lane = 'quick'
+    is_open: bool = False
+    is_repeatable: bool = False
+    while_draining: bool = False
+    tag: str = ''
+    summary: str = ''
+    description: str = ''
+
+
+class JSON_OPTIONS:
+    """Stands for a body that holds the options of a sandbox of any kind, or nothing."""
+
+
+ROUTES: dict[str, Route] = {}
+_lock = threading.Lock()
+
+
+def route(method: str, path: str, **words: Any) -> Callable[[Handler], Handler]:
+    """Return a decorator that makes a function the handler of a route; its docstring says what the route does."""
+
+    def register(handler: Handler) -> Handler:
+        summary, _, rest = (handler.__doc__ or '').strip().partition('\n')
+        text = '\n'.join(line.strip() for line in rest.strip().splitlines())
+        made = Route(
+            name=handler.__name__, method=method, path=path, handler=handler, summary=summary, description=text, **words
+        )
+        with _lock:
+            ROUTES[made.name] = made
+        return handler
+
+    return register
+
+
+def decode_query(arguments: Mapping[str, list[str]], cls: type | None) -> Any:
+    """Return the parameters of a query as an instance of ``cls``: each once, each of its type, none unknown.
+
+    Raises:
+        InvalidArgumentError: One is none of these; the message names it.
+    """
+    values: dict[str, Any] = {}
+    kinds = {} if cls is None else field_kinds(cls)
+    for name, texts in arguments.items():
+        if name not in kinds:
+            known = ', '.join(kinds) or 'none'
+            raise InvalidArgumentError(f'this address has no parameter {name!r}; it has: {known}')
+        if len(texts) > 1:
+            raise InvalidArgumentError(f'the parameter {name!r} is given {len(texts)} times')
+        values[name] = _parse(texts[0], kinds[name], name)
+    return None if cls is None else wire.decode(values, cls, what='the query')
+
+
+def field_kinds(cls: Any) -> dict[str, type]:
+    """Return ``{parameter: its plain type}`` of a class for queries; None is dropped from unions."""
+    attrs.resolve_types(cls)
+    kinds = {}
+    for attribute in attrs.fields(cls):
+        kind = attribute.type
+        if get_origin(kind) in (Union, UnionType):
+            kind = next(each for each in get_args(kind) if each is not NoneType)
+        kinds[attribute.name] = kind if kind in (int, float, bool) else str
+    return kinds
+
+
+def _parse(text: str, kind: type, name: str) -> Any:
+    if kind is str:
+        return text
+    if kind is bool and text in ('true', 'false'):
+        return text == 'true'
+    if kind is int and _INTEGER.fullmatch(text):
+        return int(text)
+    if kind is float and _NUMBER.fullmatch(text):
+        return float(text)
+    words = {bool: 'true or false', int: 'a whole number', float: 'a number'}[kind]
+    raise InvalidArgumentError(f'the parameter {name!r} must be {words}, not {text!r}')

@@ -1,0 +1,763 @@
+"""Every address of the server (floor 6). A handler decides nothing but what to ask of whom; checks are the policy's."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attrs import frozen
+
+from enclave.cancellation import Cancellation
+from enclave.deadline import check_timeout
+from enclave.errors import (
+    InvalidArgumentError,
+    SandboxPathError,
+    UnsupportedError,
+)
+from enclave.managers.protocol import (
+    AcquireRequest,
+    AliveAnswer,
+    CancelAnswer,
+    CommandRequest,
+    DirectoryRequest,
+    DoneAnswer,
+    InputAnswer,
+    MoveRequest,
+    PoolRequest,
+    PoolToolRequest,
+    ProcessEvent,
+    ProcessInfo,
+    ProcessRequest,
+    ReleaseRequest,
+    RenewAnswer,
+    RenewRequest,
+    ResizeRequest,
+    SandboxAnswer,
+    SandboxesAnswer,
+    SignalRequest,
+    SizeAnswer,
+    ToolRequest,
+)
+from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
+from enclave.server import metrics, openapi
+from enclave.server.processes import LiveProcess, as_line
+from enclave.server.route import (
+    BYTES,
+    EVENTS,
+    HTML,
+    JSON_OPTIONS,
+    SERVER_SENT_EVENTS,
+    TAR,
+    Context,
+    RawBody,
+    Streamed,
+    Text,
+    route,
+)
+from enclave.server.service import DEFAULT_TYPE
+from enclave.tools.schema import argument
+
+SMALL_BYTES = 1 << 20
+"""A body up to this size is handed on in one piece."""
+PIECE_BYTES = 256 << 10
+
+
+# Facts ----------------------------------------------------------------------------------------------------------------
+
+
+@route('GET', '/healthz', answers=AliveAnswer, is_open=True, while_draining=True, tag='server')
+def get_alive(context: Context) -> AliveAnswer:
+    """Say that the server answers; needs no key and asks nobody."""
+    return AliveAnswer()
+
+
+@route('GET', '/health', answers=HealthCheckResult, while_draining=True, tag='server')
+def get_health(context: Context) -> HealthCheckResult:
+    """Say whether sandboxes can be made.
+
+    ``details.backends`` says of each kind in use whether it answers. The answer may be a second old.
+    """
+    return context.service.health(context.owner)
+
+
+@route('GET', '/stats', answers=dict[str, Any], while_draining=True, tag='server')
+def get_stats(context: Context) -> dict[str, Any]:
+    """Return numbers about this key's sandboxes and pools."""
+    return context.owner.manager.get_stats()
+
+
+@route('GET', '/limits', answers=dict[str, Any], while_draining=True, tag='server')
+def get_limits(context: Context) -> dict[str, Any]:
+    """Return what the policy allows this key, by the names of its rules."""
+    shown = context.service.policy.model_dump(mode='json')
+    shown['max_sandboxes'] = context.owner.max_sandboxes
+    shown['max_calls_per_key'] = context.owner.max_calls
+    return shown
+
+
+@route('GET', '/metrics', answers=metrics.CONTENT_TYPE, while_draining=True, tag='server')
+def get_metrics(context: Context) -> Text:
+    """Return numbers about the whole server, for Prometheus."""
+    return Text(context.service.metrics_text(), metrics.CONTENT_TYPE)
+
+
+@route('GET', '/openapi.json', answers=dict[str, Any], while_draining=True, tag='server')
+def get_openapi(context: Context) -> dict[str, Any]:
+    """Return this description, as OpenAPI 3.1."""
+    return openapi.document()
+
+
+@route('GET', '/docs', answers=HTML, while_draining=True, tag='server')
+def get_docs(context: Context) -> Text:
+    """Show this description as a page."""
+    return Text(openapi.page(), HTML)
+
+
+# Sandboxes ------------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class CreateQuery:
+    """How to make a sandbox."""
+
+    sandbox_type: str = argument(default=DEFAULT_TYPE, description='The kind of sandbox.')
+    sandbox_id: str | None = argument(default=None, description='An id of your own.')
+    ttl: float | None = argument(default=None, minimum=0, description='Seconds it lives; 0 is for ever.')
+    idle_timeout: float | None = argument(
+        default=None, minimum=0, description='Seconds it lives without a call; 0 is for ever.'
+    )
+
+
+@route(
+    'POST',
+    '/sandbox/create',
+    query=CreateQuery,
+    body=JSON_OPTIONS,
+    answers=SandboxAnswer,
+    lane='call',
+    is_repeatable=True,
+    tag='sandboxes',
+)
+def create_sandbox(context: Context, query: CreateQuery, body: Any) -> SandboxAnswer:
+    """Make and start a sandbox.
+
+    The body holds the options of its kind; without one the server's own configuration is taken.
+    """
+    service, owner = context.service, context.owner
+    config = service.checked_config(owner, query.sandbox_type, body)
+    service.check_id(owner, query.sandbox_id)
+    limits = owner.manager.config
+    ttl = service.policy.lifetime('default' if query.ttl is None else query.ttl, limits.ttl)
+    with owner.reserved(1):
+        made = owner.manager.create_sandbox(
+            query.sandbox_type,
+            config,
+            query.sandbox_id,
+            ttl=ttl,
+            idle_timeout='default' if query.idle_timeout is None else query.idle_timeout,
+        )
+    context.facts['sandbox_id'] = made
+    return SandboxAnswer(sandbox_id=made)
+
+
+@frozen(kw_only=True)
+class ListQuery:
+    """Which sandboxes to list."""
+
+    status: str | None = argument(default=None, description='Only those in this state, like "running".')
+
+
+@route('GET', '/sandboxes', query=ListQuery, answers=list[SandboxInfo], while_draining=True, tag='sandboxes')
+def list_sandboxes(context: Context, query: ListQuery) -> list[SandboxInfo]:
+    """Return what can be said of all sandboxes of this key, oldest first."""
+    return context.owner.manager.list_sandboxes(query.status)
+
+
+@route('DELETE', '/sandboxes', answers=SandboxesAnswer, lane='end', tag='sandboxes')
+def cleanup_all_sandboxes(context: Context) -> SandboxesAnswer:
+    """Delete all sandboxes of this key, and dissolve its pools."""
+    context.owner.processes.close()
+    return SandboxesAnswer(sandbox_ids=context.owner.manager.cleanup_all_sandboxes())
+
+
+@route('GET', '/sandbox/<sandbox_id>', answers=SandboxInfo, while_draining=True, tag='sandboxes')
+def get_sandbox_info(context: Context, sandbox_id: str) -> SandboxInfo:
+    """Return what can be said of a sandbox."""
+    return context.owner.manager.get_sandbox_info(sandbox_id)
+
+
+@route('GET', '/sandbox/<sandbox_id>/alive', answers=CancelAnswer, lane='end', tag='sandboxes')
+def is_sandbox_alive(context: Context, sandbox_id: str) -> CancelAnswer:
+    """Ask the sandbox itself whether it works; ``found`` is whether it answered."""
+    return CancelAnswer(found=context.owner.manager._existing(sandbox_id).is_alive())
+
+
+@route('POST', '/sandbox/<sandbox_id>/stop', answers=DoneAnswer, lane='end', is_repeatable=True, tag='sandboxes')
+def stop_sandbox(context: Context, sandbox_id: str) -> DoneAnswer:
+    """Stop a sandbox, which stays in the list as stopped."""
+    context.owner.manager.stop_sandbox(sandbox_id)
+    return DoneAnswer(message=f'sandbox {sandbox_id} is stopped')
+
+
+@route('DELETE', '/sandbox/<sandbox_id>', answers=DoneAnswer, lane='end', is_repeatable=True, tag='sandboxes')
+def delete_sandbox(context: Context, sandbox_id: str) -> DoneAnswer:
+    """Take a sandbox away, in whatever state it is."""
+    context.owner.manager.delete_sandbox(sandbox_id)
+    context.owner.processes.drop(sandbox_id)
+    return DoneAnswer(message=f'sandbox {sandbox_id} is deleted')
+
+
+@route('POST', '/sandbox/<sandbox_id>/renew', body=RenewRequest, answers=RenewAnswer, tag='sandboxes')
+def renew(context: Context, sandbox_id: str, body: RenewRequest) -> RenewAnswer:
+    """Let a sandbox live some seconds from now."""
+    asked = body.ttl
+    if asked != 'default':
+        asked = context.service.policy.lifetime(asked, None)
+    return RenewAnswer(expires_at=context.owner.manager.renew(sandbox_id, asked))
+
+
+# Tools and commands ---------------------------------------------------------------------------------------------------
+
+
+@route(
+    'POST', '/sandbox/tool/execute', body=ToolRequest, answers=ToolResult, lane='call', is_repeatable=True, tag='tools'
+)
+def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
+    """Run a tool in a sandbox, to its end."""
+    context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
+    context.service.policy.check_tool(body.tool_name, body.parameters)
+    return context.owner.manager.execute_tool(body.sandbox_id, body.tool_name, body.parameters)
+
+
+@route('GET', '/sandbox/<sandbox_id>/tools', answers=dict[str, Any], while_draining=True, tag='tools')
+def get_sandbox_tools(context: Context, sandbox_id: str) -> dict[str, Any]:
+    """Return a sandbox's tools as ``{name: OpenAI-style function schema}``."""
+    return context.owner.manager.get_sandbox_tools(sandbox_id)
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/command',
+    body=CommandRequest,
+    answers=CommandResult,
+    lane='call',
+    is_repeatable=True,
+    tag='tools',
+)
+def execute_command(context: Context, sandbox_id: str, body: CommandRequest) -> CommandResult:
+    """Run a command in a sandbox, to its end."""
+    _check_timeout(context, body.timeout)
+    options = {
+        name: value
+        for name in ('cwd', 'env', 'user', 'stdin', 'max_output_bytes')
+        if (value := getattr(body, name)) is not None
+    }
+    if body.script is None:
+        return context.owner.manager.execute_command(sandbox_id, body.command, body.timeout, **options)
+    script = body.script
+    if isinstance(body.command, str) or not 1 <= script.at < len(body.command):
+        raise InvalidArgumentError('with a script, command must be a list with a place for it after the interpreter')
+    found: CommandResult = context.service.verb(context.owner, sandbox_id, 'run_script')(
+        body.command[: script.at],
+        script.source,
+        body.timeout,
+        suffix=script.suffix,
+        args=body.command[script.at + 1 :],
+        import_path_env=script.import_path_env,
+        **options,
+    )
+    return found
+
+
+def _check_timeout(context: Context, timeout: float | None) -> None:
+    if timeout is not None:
+        context.service.policy.check_call_timeout(check_timeout(timeout), 'timeout')
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class EventsQuery:
+    """Where to go on."""
+
+    after: int = argument(default=0, minimum=0, description='The number of the last event that was seen.')
+
+
+@route('POST', '/sandbox/<sandbox_id>/stream', body=ProcessRequest, answers=EVENTS, lane='stream', tag='processes')
+def stream_command(context: Context, sandbox_id: str, body: ProcessRequest) -> Streamed:
+    """Run a command and follow it: one JSON object a line, as things happen.
+
+    The first event is ``started`` and names the process, whose events can be taken up again after a broken connection. Without
+    anybody who follows it, the command is killed after 15 seconds. With ``Accept: text/event-stream`` the events come as such.
+    """
+    live = _start_process(context, sandbox_id, body, attended=True)
+    return _follow(context, live, 0)
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/processes',
+    body=ProcessRequest,
+    answers=ProcessInfo,
+    lane='call',
+    is_repeatable=True,
+    tag='processes',
+)
+def start_process(context: Context, sandbox_id: str, body: ProcessRequest) -> ProcessInfo:
+    """Start a command and return while it runs. It goes on until it ends, is killed, or its sandbox stops."""
+    return _start_process(context, sandbox_id, body, attended=False).info()
+
+
+def _start_process(context: Context, sandbox_id: str, body: ProcessRequest, *, attended: bool) -> LiveProcess:
+    _check_timeout(context, body.timeout)
+    if body.tty is not None and len(body.tty) != 2:
+        raise InvalidArgumentError(f'tty must be [rows, columns], not {body.tty!r}')
+    start = context.service.verb(context.owner, sandbox_id, 'start_process')
+    return context.owner.processes.start(
+        sandbox_id,
+        lambda: start(
+            body.command,
+            body.timeout,
+            cwd=body.cwd,
+            env=body.env,
+            user=body.user,
+            stdin=body.stdin,
+            open_stdin=body.open_stdin,
+            max_output_bytes=body.max_output_bytes,
+            live=body.live,
+            tty=None if body.tty is None else (body.tty[0], body.tty[1]),
+        ),
+        attended=attended,
+    )
+
+
+@route('GET', '/sandbox/<sandbox_id>/processes', answers=list[ProcessInfo], tag='processes')
+def list_processes(context: Context, sandbox_id: str) -> list[ProcessInfo]:
+    """Return the processes of a sandbox that were started here, oldest first."""
+    context.owner.manager._existing(sandbox_id)
+    return [live.info() for live in context.owner.processes.of(sandbox_id)]
+
+
+@route('GET', '/sandbox/<sandbox_id>/processes/<process_id>', answers=ProcessInfo, tag='processes')
+def get_process(context: Context, sandbox_id: str, process_id: str) -> ProcessInfo:
+    """Return what can be said of a process, its result when it has ended."""
+    return context.owner.processes.get(sandbox_id, process_id).info()
+
+
+@route(
+    'GET',
+    '/sandbox/<sandbox_id>/processes/<process_id>/events',
+    query=EventsQuery,
+    answers=EVENTS,
+    lane='stream',
+    tag='processes',
+)
+def follow_process(context: Context, sandbox_id: str, process_id: str, query: EventsQuery) -> Streamed:
+    """Follow a process from an event on: one JSON object a line, the last one ``end`` or ``error``.
+
+    With ``Accept: text/event-stream`` the events come as such, and ``Last-Event-ID`` says where to go on.
+    """
+    live = context.owner.processes.get(sandbox_id, process_id)
+    after = query.after
+    if context.last_event_id is not None and not after:
+        if not context.last_event_id.isdigit():
+            raise InvalidArgumentError(f'Last-Event-ID must be a number, not {context.last_event_id!r}')
+        after = int(context.last_event_id[:18])
+    return _follow(context, live, after)
+
+
+def _follow(context: Context, live: LiveProcess, after: int) -> Streamed:
+    gone = threading.Event()
+
+    def leave() -> None:
+        gone.set()
+        live.wake()
+
+    context.on_gone(leave)
+    events = live.events(after, gone)
+    if SERVER_SENT_EVENTS in context.accept:
+        return Streamed(_lines(events, _as_server_sent), SERVER_SENT_EVENTS)
+    return Streamed(_lines(events, _as_ndjson), EVENTS)
+
+
+def _lines(events: Iterator[ProcessEvent], as_bytes: Callable[[ProcessEvent], bytes]) -> Iterator[bytes]:
+    for event in events:
+        yield as_bytes(event)
+
+
+def _as_ndjson(event: ProcessEvent) -> bytes:
+    return json.dumps(as_line(event), separators=(',', ':')).encode('ascii') + b'\n'
+
+
+def _as_server_sent(event: ProcessEvent) -> bytes:
+    if event.seq is None:
+        return b': alive\n\n'
+    return f'id: {event.seq}\nevent: {event.event}\ndata: '.encode('ascii') + _as_ndjson(event) + b'\n'
+
+
+@frozen(kw_only=True)
+class InputQuery:
+    """How to send input."""
+
+    eof: bool = argument(default=False, description='Say that no more input comes after this.')
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/processes/<process_id>/input',
+    query=InputQuery,
+    body=BYTES,
+    answers=InputAnswer,
+    lane='call',
+    tag='processes',
+)
+def write_input(context: Context, sandbox_id: str, process_id: str, query: InputQuery, body: RawBody) -> InputAnswer:
+    """Send input to a process that was started with ``open_stdin``; answers when the program has room for it."""
+    process = context.owner.processes.get(sandbox_id, process_id).process
+    accepted = True
+    while accepted and (piece := body.stream.read(PIECE_BYTES)):
+        accepted = _write_piece(process.write, piece, context.cancellation)
+    if query.eof:
+        process.close_stdin()
+    return InputAnswer(accepted=accepted)
+
+
+def _write_piece(write: Callable[..., bool], piece: bytes, cancellation: Cancellation) -> bool:
+    return False if cancellation.is_cancelled else write(piece)
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/processes/<process_id>/signal',
+    body=SignalRequest,
+    answers=DoneAnswer,
+    is_repeatable=True,
+    tag='processes',
+)
+def send_signal(context: Context, sandbox_id: str, process_id: str, body: SignalRequest) -> DoneAnswer:
+    """Send a signal to a process."""
+    context.owner.processes.get(sandbox_id, process_id).process.send_signal(body.signal, group=body.group)
+    return DoneAnswer(message=f'signal {body.signal} was sent')
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/processes/<process_id>/resize',
+    body=ResizeRequest,
+    answers=DoneAnswer,
+    tag='processes',
+)
+def resize_terminal(context: Context, sandbox_id: str, process_id: str, body: ResizeRequest) -> DoneAnswer:
+    """Tell the terminal of a process its new size."""
+    context.owner.processes.get(sandbox_id, process_id).process.resize(body.rows, body.columns)
+    return DoneAnswer(message='the terminal has its new size')
+
+
+@route('DELETE', '/sandbox/<sandbox_id>/processes/<process_id>', answers=DoneAnswer, tag='processes')
+def kill_process(context: Context, sandbox_id: str, process_id: str) -> DoneAnswer:
+    """Kill a process and everything it started; its result stays to be read for a while."""
+    context.owner.processes.get(sandbox_id, process_id).process.kill()
+    return DoneAnswer(message=f'process {process_id} is killed')
+
+
+# Calls ----------------------------------------------------------------------------------------------------------------
+
+
+@route('POST', '/calls/<call_key>/cancel', answers=CancelAnswer, while_draining=True, tag='calls')
+def cancel_call(context: Context, call_key: str) -> CancelAnswer:
+    """Cancel the call that was made with this idempotency key: what runs in the sandbox for it is killed."""
+    return CancelAnswer(found=context.service.repeats.cancel(context.owner.name, call_key))
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class ReadQuery:
+    """Which part of which file."""
+
+    path: str = argument(description='Path in the sandbox; relative ones begin at its working directory.')
+    offset: int = argument(default=0, minimum=0, description='Bytes to leave out at its beginning.')
+    max_bytes: int | None = argument(default=None, minimum=0, description='How many bytes at most.')
+
+
+@route('GET', '/sandbox/<sandbox_id>/file', query=ReadQuery, answers=BYTES, lane='call', tag='files')
+def read_file(context: Context, sandbox_id: str, query: ReadQuery) -> Streamed:
+    """Return a file's bytes, as they are."""
+    sandbox = context.owner.manager._existing(sandbox_id)
+    chunks = getattr(sandbox, 'read_chunks', None)
+    if chunks is None:
+        data = context.service.verb(context.owner, sandbox_id, 'read_file')(
+            query.path, offset=query.offset, max_bytes=query.max_bytes
+        )
+        return Streamed(iter((data,)), BYTES, len(data))
+    pieces = _joined(chunks(query.path, offset=query.offset, max_bytes=query.max_bytes))
+    first = next(pieces, b'')  # what cannot be read is told before anything else
+    if len(first) < PIECE_BYTES:
+        second = next(pieces, None)
+        if second is None:
+            return Streamed(iter((first,)), BYTES, len(first))
+        return Streamed(_after(first, second, pieces), BYTES)
+    whole = context.service.verb(context.owner, sandbox_id, 'stat_path')(query.path).size - query.offset
+    size = whole if query.max_bytes is None else min(whole, query.max_bytes)
+    # A file that says less than it gives (as those of /proc do) has no size that could be told.
+    if size < len(first):
+        return Streamed(_after(first, b'', pieces), BYTES)
+    return Streamed(_exactly(size, first, pieces), BYTES, size)
+
+
+def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in pieces that are worth a system call."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b''.join(held)
+            held, size = [], 0
+    if held:
+        yield b''.join(held)
+
+
+def _after(first: bytes, second: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    if second:
+        yield second
+    yield from pieces
+
+
+def _exactly(size: int, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield as much as was promised, of a file that may change meanwhile.
+
+    Raises:
+        SandboxPathError: It became shorter; the connection breaks, by which the client learns it.
+    """
+    for piece in _after(first, b'', pieces):
+        yield piece[:size]
+        size -= len(piece[:size])
+        if size <= 0:
+            return
+    raise SandboxPathError('the file became shorter while it was read')
+
+
+@frozen(kw_only=True)
+class WriteQuery:
+    """Where and how to write."""
+
+    path: str = argument(description='Path in the sandbox.')
+    append: bool = False
+    exclusive: bool = argument(default=False, description='Fail if the path exists.')
+    make_parents: bool = True
+    mode: int | None = argument(default=None, minimum=0, maximum=0o7777, description='Permission bits of a new file.')
+
+
+@route('PUT', '/sandbox/<sandbox_id>/file', query=WriteQuery, body=BYTES, answers=SizeAnswer, lane='call', tag='files')
+def write_file(context: Context, sandbox_id: str, query: WriteQuery, body: RawBody) -> SizeAnswer:
+    """Write a file as a whole, or append to it; the body is its bytes."""
+    write = context.service.verb(context.owner, sandbox_id, 'write_file')
+    options = {
+        'append': query.append,
+        'exclusive': query.exclusive,
+        'make_parents': query.make_parents,
+        'mode': query.mode,
+    }
+    if body.size <= SMALL_BYTES:
+        return SizeAnswer(size=write(query.path, body.stream.read(body.size), **options))
+    return SizeAnswer(size=write(query.path, _pieces(body), size=body.size, **options))
+
+
+def _pieces(body: RawBody) -> Iterator[bytes]:
+    while piece := body.stream.read(PIECE_BYTES):
+        yield piece
+
+
+@frozen(kw_only=True)
+class DirectoryQuery:
+    """What to list."""
+
+    path: str = '.'
+    recursive: bool = False
+    max_entries: int | None = argument(default=None, minimum=0)
+
+
+@route('GET', '/sandbox/<sandbox_id>/files', query=DirectoryQuery, answers=list[PathInfo], lane='call', tag='files')
+def list_dir(context: Context, sandbox_id: str, query: DirectoryQuery) -> list[PathInfo]:
+    """Return a directory's entries, sorted by path."""
+    found: list[PathInfo] = context.service.verb(context.owner, sandbox_id, 'list_dir')(
+        query.path, recursive=query.recursive, max_entries=query.max_entries
+    )
+    return found
+
+
+@frozen(kw_only=True)
+class PathQuery:
+    """What to look at."""
+
+    path: str
+    follow_symlinks: bool = True
+
+
+@route('GET', '/sandbox/<sandbox_id>/path', query=PathQuery, answers=PathInfo, lane='call', tag='files')
+def stat_path(context: Context, sandbox_id: str, query: PathQuery) -> PathInfo:
+    """Return what is at a path."""
+    verb = context.service.verb(context.owner, sandbox_id, 'stat_path')
+    found: PathInfo = verb(query.path) if query.follow_symlinks else verb(query.path, follow_symlinks=False)
+    return found
+
+
+@frozen(kw_only=True)
+class RemoveQuery:
+    """What to remove."""
+
+    path: str
+    recursive: bool = False
+    missing_ok: bool = False
+
+
+@route(
+    'DELETE',
+    '/sandbox/<sandbox_id>/path',
+    query=RemoveQuery,
+    answers=DoneAnswer,
+    lane='call',
+    is_repeatable=True,
+    tag='files',
+)
+def remove_path(context: Context, sandbox_id: str, query: RemoveQuery) -> DoneAnswer:
+    """Remove a file, a symlink or a directory."""
+    context.service.verb(context.owner, sandbox_id, 'remove_path')(
+        query.path, recursive=query.recursive, missing_ok=query.missing_ok
+    )
+    return DoneAnswer(message=f'{query.path} is removed')
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/directory',
+    body=DirectoryRequest,
+    answers=DoneAnswer,
+    lane='call',
+    is_repeatable=True,
+    tag='files',
+)
+def make_dir(context: Context, sandbox_id: str, body: DirectoryRequest) -> DoneAnswer:
+    """Make a directory."""
+    context.service.verb(context.owner, sandbox_id, 'make_dir')(
+        body.path, parents=body.parents, exist_ok=body.exist_ok, mode=body.mode
+    )
+    return DoneAnswer(message=f'{body.path} is there')
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/move',
+    body=MoveRequest,
+    answers=DoneAnswer,
+    lane='call',
+    is_repeatable=True,
+    tag='files',
+)
+def move_path(context: Context, sandbox_id: str, body: MoveRequest) -> DoneAnswer:
+    """Rename a file or directory inside the sandbox."""
+    context.service.verb(context.owner, sandbox_id, 'move_path')(body.source, body.target, overwrite=body.overwrite)
+    return DoneAnswer(message=f'{body.source} is now {body.target}')
+
+
+@frozen(kw_only=True)
+class UnpackQuery:
+    """Where to unpack."""
+
+    target_dir: str = argument(default='.', description='Directory in the sandbox, made if missing.')
+
+
+@route(
+    'POST', '/sandbox/<sandbox_id>/archive', query=UnpackQuery, body=TAR, answers=DoneAnswer, lane='call', tag='files'
+)
+def put_archive(context: Context, sandbox_id: str, query: UnpackQuery, body: RawBody) -> DoneAnswer:
+    """Unpack a tar archive, plain or compressed, below a directory; the body is the archive."""
+    source = body.stream.read(body.size) if body.size <= SMALL_BYTES else body.stream
+    context.owner.manager.put_archive(sandbox_id, source, query.target_dir)
+    return DoneAnswer(message=f'the archive is unpacked in {query.target_dir}')
+
+
+@frozen(kw_only=True)
+class PackQuery:
+    """What to pack."""
+
+    path: str = argument(description='Path in the sandbox.')
+    arcname: str | None = argument(
+        default=None, description="Name of the archive's top member; default is the path's last."
+    )
+
+
+@route('GET', '/sandbox/<sandbox_id>/archive', query=PackQuery, answers=TAR, lane='call', tag='files')
+def get_archive(context: Context, sandbox_id: str, query: PackQuery) -> Streamed:
+    """Return a path as a plain tar archive."""
+    sandbox = context.owner.manager._existing(sandbox_id)
+    read = getattr(sandbox, 'read_archive', None)
+    if read is None:
+        if query.arcname is not None:
+            raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, cannot rename in archives')
+        data = context.owner.manager.get_archive(sandbox_id, query.path)
+        assert isinstance(data, bytes)
+        return Streamed(iter((data,)), TAR, len(data))
+    pieces = _joined(read(query.path, arcname=query.arcname))
+    first = next(pieces, b'')
+    return Streamed(_after(first, b'', pieces), TAR)
+
+
+# Pools ----------------------------------------------------------------------------------------------------------------
+
+
+@route(
+    'POST',
+    '/pool/initialize',
+    body=PoolRequest,
+    answers=SandboxesAnswer,
+    lane='call',
+    is_repeatable=True,
+    tag='pools',
+)
+def initialize_pool(context: Context, body: PoolRequest) -> SandboxesAnswer:
+    """Make a pool of warm sandboxes, or change its size, and return their ids. All start, or it is an error."""
+    service, owner = context.service, context.owner
+    manager = owner.manager
+    kind = DEFAULT_TYPE if body.sandbox_type is None else body.sandbox_type
+    config = service.checked_config(owner, kind, body.config)
+    size = manager.config.pool_size if body.pool_size is None else body.pool_size
+    there = sum(numbers['min_size'] for numbers in manager.get_stats()['pools'].values())
+    most = manager.config.max_size_for(size) if size > 0 else 0
+    with owner.reserved(max(0, most - there)):
+        ids = manager.initialize_pool(body.pool_size, kind, config, name=body.name)
+    return SandboxesAnswer(sandbox_ids=ids)
+
+
+@route('POST', '/pool/execute', body=PoolToolRequest, answers=ToolResult, lane='call', is_repeatable=True, tag='pools')
+def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
+    """Run a tool in whichever sandbox of a pool is free."""
+    context.facts['tool_name'] = body.tool_name
+    context.service.policy.check_tool(body.tool_name, body.parameters)
+    return context.owner.manager.execute_tool_in_pool(body.tool_name, body.parameters, body.timeout, pool=body.pool)
+
+
+@route(
+    'POST', '/pool/acquire', body=AcquireRequest, answers=SandboxAnswer, lane='call', is_repeatable=True, tag='pools'
+)
+def acquire_sandbox(context: Context, body: AcquireRequest) -> SandboxAnswer:
+    """Lease a sandbox of a pool. A lease that is not given back ends by itself, at the latest when the policy says."""
+    ttl = context.service.policy.lease(body.ttl)
+    found = context.owner.manager.acquire_sandbox(body.timeout, pool=body.pool, ttl=ttl)
+    context.facts['sandbox_id'] = found
+    return SandboxAnswer(sandbox_id=found)
+
+
+@route('POST', '/pool/release', body=ReleaseRequest, answers=DoneAnswer, is_repeatable=True, tag='pools')
+def release_sandbox(context: Context, body: ReleaseRequest) -> DoneAnswer:
+    """Give a leased sandbox back."""
+    context.facts['sandbox_id'] = body.sandbox_id
+    context.owner.manager.release_sandbox(body.sandbox_id)
+    return DoneAnswer(message=f'sandbox {body.sandbox_id} is given back')

@@ -1,0 +1,594 @@
+"""The server itself (floor 6): a socket, waitress, and the safe defaults of who may come in. Waitress has its door here only.
+
+What waitress does not do is added in three small subclasses. A body is refused by its head: a request without a known key, or
+with a body larger than its route takes, is answered before anything of the body is kept. A connection that is too slow with
+a request, or takes nothing of its answer, is closed. Who goes away while their request goes on is noticed at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.receiver import FixedStreamReceiver
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import Error as ParseError
+
+from enclave import wire
+from enclave.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    EnclaveError,
+    InvalidArgumentError,
+    ManagerStoppedError,
+    RequestTooLargeError,
+    ServerError,
+    ServerUnavailableError,
+)
+from enclave.managers import keyfile
+from enclave.managers.base import SandboxManager
+from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.protocol import (
+    API_KEY_ENVIRONMENT,
+    PROTOCOL_HEADER,
+    PROTOCOL_VERSION,
+    REQUEST_ID_HEADER,
+    error_answer,
+)
+from enclave.server.app import WATCH_KEY, create_app
+from enclave.server.audit import Audit
+from enclave.server.auth import ApiKey, Authenticator, HostGuard, is_readable_by_others, make_key, read_keys
+from enclave.server.faults import extra_headers
+from enclave.server.policy import Policy
+from enclave.server.service import Service
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORT = 8000
+DEFAULT_IDLE_SECONDS = 3600.0
+"""How long a sandbox may be idle where the manager's configuration was not given: clients that crash delete nothing."""
+UNKNOWN_CLIENT_BYTES = 64 << 10
+DRAINED_BYTES = 64 << 20
+"""How much of a refused body is still taken, so that the client gets to read why."""
+_RAW_ROUTES = ('/file', '/archive', '/input')
+_MAINTENANCE_SECONDS = 1
+_JOIN_SECONDS = 5.0
+
+
+# Waitress -------------------------------------------------------------------------------------------------------------
+
+
+class _Refused(ParseError):  # type: ignore[misc, unused-ignore]
+    """An error that waitress's parser found, with our body."""
+
+    def __init__(self, status: int, error: EnclaveError) -> None:
+        super().__init__(error.message)
+        self.code = status
+        self.fault = error
+
+
+class _NoBuffer:
+    """Takes bytes and keeps none."""
+
+    def append(self, data: bytes) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 0
+
+    def getfile(self) -> Any:
+        raise AssertionError('unreachable')
+
+    def close(self) -> None:
+        pass
+
+
+class _Gate:
+    """What a request's head says about its body. Lives as long as the server."""
+
+    def __init__(self, policy: Policy, authenticator: Authenticator) -> None:
+        self._policy = policy
+        self._authenticator = authenticator
+
+    def limit(self, path: str) -> int:
+        """Return how large the body of a request for a path may be."""
+        raw = path.startswith('/sandbox/') and path.endswith(_RAW_ROUTES)
+        return self._policy.max_upload_bytes if raw else self._policy.max_json_bytes
+
+    def check(self, path: str, headers: Mapping[str, str], size: int, chunked: bool) -> EnclaveError | None:
+        """Return why the body shall not be taken, or None."""
+        if (chunked or size > UNKNOWN_CLIENT_BYTES) and self._authenticator.needs_key:
+            try:
+                self._authenticator.identify(_Headers(headers))
+            except AuthenticationError as error:
+                return error
+        limit = self.limit(path)
+        return _too_large(limit) if size > limit else None
+
+
+def _too_large(limit: int) -> RequestTooLargeError:
+    return RequestTooLargeError(
+        f'the body of the request is larger than the {limit} bytes that this server allows',
+        details={'max_bytes': limit},
+    )
+
+
+class _Headers(dict[str, str]):
+    """Waitress's headers, ``X_API_KEY``, under the names people write."""
+
+    def get(self, name: str, default: str = '') -> str:  # type: ignore[override]
+        return super().get(name.upper().replace('-', '_'), default)
+
+
+class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
+    """Refuses bodies by their heads, and knows when its request began."""
+
+    gate: _Gate
+    adj: Any
+
+    def __init__(self, adj: Adjustments) -> None:
+        super().__init__(adj)
+        self.began_at = time.monotonic()
+        self._refusal: _Refused | None = None
+        self._drained = 0
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        error = self.gate.check(self.path, self.headers, self.content_length, self.chunked)
+        limit = self.gate.limit(self.path)
+        self.adj = copy.copy(self.adj)
+        self.adj.max_request_body_size = limit + 1  # waitress refuses what is as large as this
+        if error is None:
+            return
+        self._refusal = _Refused(401 if isinstance(error, AuthenticationError) else 413, error)
+        self.expect_continue = False
+        if not self.chunked and self.content_length <= DRAINED_BYTES:
+            self.body_rcv = FixedStreamReceiver(self.content_length, _NoBuffer())
+            self.adj.max_request_body_size = self.content_length + 1
+        else:
+            self.body_rcv = None  # the request is complete here, and so is the connection
+
+    def received(self, data: bytes) -> int:
+        taken: int = super().received(data)
+        if self.completed and self._refusal is not None:
+            self.error = self._refusal
+        elif self.completed and self.error is not None and not isinstance(self.error, _Refused):
+            self.error = _refused(self.error, self.adj.max_request_body_size - 1)
+        return taken
+
+
+def _refused(error: ParseError, limit: int) -> _Refused:
+    if error.code == 413:
+        return _Refused(413, _too_large(limit))
+    kind = ServerError if error.code == 500 else InvalidArgumentError
+    return _Refused(error.code, kind(f'{error.reason}: {error.body}'))
+
+
+class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
+    """Answers what the parser refused, as every other refusal is answered."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        if not isinstance(error, _Refused):
+            # What failed in the application without being told there.
+            error = _refused(error, 0)
+        reasons = {401: 'Unauthorized', 413: 'Request Entity Too Large', 431: 'Request Header Fields Too Large'}
+        self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
+        body = wire.to_json(error_answer(error.fault)).encode('ascii')
+        self.response_headers = [
+            ('Content-Type', 'application/json'),
+            ('Content-Length', str(len(body))),
+            (PROTOCOL_HEADER, str(PROTOCOL_VERSION)),
+            (REQUEST_ID_HEADER, f'refused-{time.monotonic_ns():x}'),
+            ('Connection', 'close'),
+            *extra_headers(error.fault, error.code).items(),
+        ]
+        self.close_on_finish = True
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
+    """Tells the application how to learn that the client went away."""
+
+    def get_environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = super().get_environment()
+        environment[WATCH_KEY] = self.channel.watch
+        return environment
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
+    """A connection that says when it is gone."""
+
+    task_class = _Task
+    error_task_class = _ErrorTask
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._watching = threading.Lock()  # guards the two below
+        self._actions: list[Callable[[], None]] = []
+        self._gone = False
+        super().__init__(*args, **kwargs)
+
+    def watch(self, action: Callable[[], None]) -> None:
+        """Have ``action`` called, on a thread of its own, if the client goes away before the request ends."""
+        with self._watching:
+            if not self._gone:
+                self._actions.append(action)
+                return
+        _run_apart([action])
+
+    def service(self) -> None:
+        super().service()
+        with self._watching:
+            self._actions.clear()
+
+    def handle_close(self) -> None:
+        super().handle_close()
+        with self._watching:
+            self._gone = True
+            actions, self._actions = self._actions, []
+        if actions:
+            _run_apart(actions)
+
+
+def _run_apart(actions: list[Callable[[], None]]) -> None:
+    """Run actions that may block off waitress's own thread, which serves everybody."""
+
+    def run() -> None:
+        for action in actions:
+            try:
+                action()
+            except Exception:
+                logger.warning('cancelling the call of a client that went away failed', exc_info=True)
+
+    threading.Thread(target=run, name='enclave-gone', daemon=True).start()
+
+
+class _Waitress(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
+    """Closes connections that are too slow."""
+
+    policy: Policy
+
+    def maintenance(self, now: float) -> None:
+        super().maintenance(now)
+        for channel in list(self.active_channels.values()):
+            if self._is_too_slow(channel, now):
+                # At once: will_close only takes effect when the socket can be written, which is what it cannot.
+                channel.handle_close()
+
+    def _is_too_slow(self, channel: Any, now: float) -> bool:
+        if channel.total_outbufs_len:
+            return bool(now - channel.last_activity > self.policy.send_timeout)
+        request = channel.request
+        if request is None:
+            # Connected, and nothing asked yet; a connection that has asked before may rest for longer.
+            fresh = channel.last_activity == channel.creation_time
+            return bool(fresh and now - channel.creation_time > self.policy.request_timeout and not channel.requests)
+        seconds = time.monotonic() - request.began_at
+        if seconds <= self.policy.request_timeout:
+            return False
+        if not request.headers_finished:
+            return True
+        late = seconds - self.policy.request_timeout
+        return bool(request.body_bytes_received < self.policy.min_upload_rate * late)
+
+
+# The server -----------------------------------------------------------------------------------------------------------
+
+
+class SandboxServer:
+    """A manager's verbs over HTTP. Lives once: from its making, through `run` (or `start`), to `stop`.
+
+    On a loopback address no key is needed. On any other there is always one: given, from ``ENCLAVE_API_KEY``, from a keys
+    file, or made at the start, printed once and left in a file where the client library of the same user finds it. Only
+    ``insecure=True`` serves another address without.
+
+    Args:
+        config: Configuration of the manager, or a dict of its options; ``options`` go in their place.
+        manager: A manager to serve instead of one of its own; it is stopped with the server. For one key only.
+        policy: What clients may ask for: a `Policy`, a dict of its options, or the path of its file.
+        api_key: The one key.
+        keys: Several named keys, or the path of their file.
+        insecure: Serve any address without a key.
+        allowed_hosts: Names of this machine, besides ``localhost``, that requests without a key may be for.
+        audit_file: Where audit lines are appended.
+        stop_grace: Seconds that running calls get when the server stops.
+    """
+
+    def __init__(
+        self,
+        config: SandboxManagerConfig | Mapping[str, Any] | None = None,
+        *,
+        manager: SandboxManager | None = None,
+        policy: Policy | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
+        keys: list[ApiKey] | str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        allowed_hosts: tuple[str, ...] | list[str] = (),
+        audit_file: str | os.PathLike[str] | None = None,
+        stop_grace: float = 5.0,
+        **options: Any,
+    ) -> None:
+        if manager is not None and (config is not None or options):
+            raise ConfigurationError('give either a manager or its configuration, not both')
+        if config is None and 'idle_timeout' not in options:
+            options['idle_timeout'] = DEFAULT_IDLE_SECONDS
+        self._config = SandboxManagerConfig.merged(config, options)
+        self._manager = manager
+        if isinstance(policy, (str, os.PathLike)):
+            self.policy = Policy.from_file(policy)
+        else:
+            self.policy = policy if isinstance(policy, Policy) else Policy(**(policy or {}))
+        self._keys = _all_keys(api_key, keys)
+        if manager is not None and len(self._keys) > 1:
+            raise ConfigurationError('a manager of your own serves one key; give its configuration to serve several')
+        if insecure and self._keys:
+            raise ConfigurationError('insecure=True means no key, but there is one; drop one of them')
+        self._insecure = insecure
+        self._allowed_hosts = tuple(allowed_hosts)
+        self._audit_file = audit_file
+        self._stop_grace = stop_grace
+        self._lock = threading.Lock()  # guards the moves from one state to the next
+        self._state = 'new'
+        self._stopped = threading.Event()
+        self._stop_asked = threading.Event()
+        self._loop: threading.Thread | None = None
+        self._waitress: Any = None
+        self._map: dict[int, Any] = {}
+        self._ending = False  # a single write or read needs no lock
+        self._key_port: int | None = None
+        self.service: Service | None = None
+        self.host = ''
+        self.port = 0
+        self.generated_key: str | None = None
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    def start(self, host: str = '127.0.0.1', port: int = DEFAULT_PORT) -> str:
+        """Begin to serve, and return the address, like ``'http://127.0.0.1:8000'``. Port 0 takes a free one.
+
+        Raises:
+            ServerUnavailableError: The address cannot be listened on.
+            ManagerStoppedError: It was started before.
+        """
+        with self._lock:
+            if self._state != 'new':
+                raise ManagerStoppedError(f'the server is {self._state}; make a new one')
+            self._state = 'running'
+        try:
+            self._open(host, port)
+        except BaseException:
+            self.stop()
+            raise
+        logger.info('serving on %s', self.url)
+        return self.url
+
+    def _open(self, host: str, port: int) -> None:
+        local = keyfile.is_loopback(host)
+        if not local and not self._keys and not self._insecure:
+            self.generated_key = make_key()
+            self._keys = [ApiKey(name='generated', key=self.generated_key)]
+        if not local and self._insecure:
+            logger.warning('INSECURE: everybody who reaches %s:%d can run code on this machine', host, port)
+        authenticator = Authenticator(self._keys)
+        names = frozenset(name.lower() for name in (*self._allowed_hosts, *([host] if local else [])))
+        guard = HostGuard(hosts=names if local and not authenticator.needs_key else None)
+        self.service = Service(
+            self._make_manager,
+            policy=self.policy,
+            authenticator=authenticator,
+            guard=guard,
+            audit=Audit(self._audit_file),
+        )
+        app = create_app(self.service)
+        adjustments, family = self._adjustments(host, port)
+        dispatcher = ThreadedTaskDispatcher()
+        dispatcher.start_new_thread = _start_worker
+        parser = type('_GatedParser', (_Parser,), {'gate': _Gate(self.policy, authenticator)})
+        channel = type('_GatedChannel', (_Channel,), {'parser_class': parser})
+        serving = type('_PolicedWaitress', (_Waitress,), {'policy': self.policy, 'channel_class': channel})
+        try:
+            made = serving(app.wsgi_app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)
+        except OSError as error:
+            raise ServerUnavailableError(
+                f'cannot listen on {host}:{port}: {error.strerror or error}; '
+                'is another server running there? Choose another port'
+            ) from error
+        self._waitress = made
+        self.host, self.port = host, int(made.effective_port)
+        if self.generated_key is not None:
+            keyfile.write_key(self.port, self.generated_key)
+            self._key_port = self.port
+        dispatcher.set_thread_count(self.service.lanes.threads)
+        self._loop = threading.Thread(target=self._serve, name=f'enclave-server-{self.port}', daemon=True)
+        self._loop.start()
+
+    def _adjustments(self, host: str, port: int) -> tuple[Adjustments, Any]:
+        policy = self.policy
+        try:
+            adjustments = Adjustments(
+                host=host,
+                port=port,
+                threads=1,  # ours are started apart
+                ident='enclave',
+                recv_bytes=256 << 10,
+                inbuf_overflow=512 << 10,
+                outbuf_overflow=2 << 20,
+                outbuf_high_watermark=1 << 20,
+                connection_limit=policy.max_connections,
+                cleanup_interval=_MAINTENANCE_SECONDS,
+                channel_timeout=120,
+                channel_request_lookahead=1,
+                max_request_header_size=64 << 10,
+                max_request_body_size=max(policy.max_upload_bytes, policy.max_json_bytes) + 1,
+                asyncore_use_poll=True,
+                clear_untrusted_proxy_headers=True,
+                log_socket_errors=False,
+                backlog=1024,
+            )
+        except (ValueError, OSError) as error:
+            raise ServerUnavailableError(f'{host}:{port} is no address to listen on: {error}') from None
+        options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        for name, value in (('TCP_KEEPIDLE', 30), ('TCP_KEEPINTVL', 10), ('TCP_KEEPCNT', 3)):
+            if hasattr(socket, name):  # not everywhere
+                options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+        adjustments.socket_options = options
+        # A name like localhost may have several addresses; the first is listened on.
+        return adjustments, sorted(adjustments.listen, key=lambda each: each[0] != socket.AF_INET)[0]
+
+    def _make_manager(self) -> SandboxManager:
+        if self._manager is not None:
+            return self._manager
+        from enclave.managers.local import LocalSandboxManager
+
+        return LocalSandboxManager(self._config)
+
+    def _serve(self) -> None:
+        """Waitress's loop, until told to end. Its own has no way out but an exception."""
+        waitress = self._waitress
+        try:
+            while not self._ending:
+                waitress.asyncore.loop(timeout=1.0, use_poll=True, map=self._map, count=1)
+        except Exception:
+            logger.exception('the server failed')
+            self._stop_asked.set()
+
+    def stop(self) -> None:
+        """End: refuse new work, let running calls go on for ``stop_grace``, destroy all sandboxes, close.
+
+        May be called twice, and from any thread.
+        """
+        with self._lock:
+            if self._state in ('stopping', 'stopped'):
+                first = False
+            else:
+                first, self._state = True, 'stopping'
+        self._stop_asked.set()
+        if not first:
+            self._stopped.wait()
+            return
+        try:
+            self._close()
+        finally:
+            self._state = 'stopped'
+            self._stopped.set()
+
+    def _close(self) -> None:
+        if self.service is not None:
+            self.service.drain(self._stop_grace)
+            # Sandboxes go before the connections: calls that still go on end by it, and their clients get to know.
+            self.service.stop(self._config.stop_timeout)
+        if self._waitress is not None:
+            if self.service is not None:
+                self.service.lanes.wait_empty(1.0)
+            self._waitress.task_dispatcher.shutdown(timeout=1)
+            self._ending = True
+            with contextlib.suppress(OSError):
+                self._waitress.pull_trigger()
+            if self._loop is not None and self._loop is not threading.current_thread():
+                self._loop.join(_JOIN_SECONDS)
+            for channel in list(self._map.values()):
+                with contextlib.suppress(OSError):
+                    channel.close()
+        if self._key_port is not None:
+            keyfile.remove_key(self._key_port)
+        logger.info('the server on %s is stopped', self.url)
+
+    def run(self, host: str = '127.0.0.1', port: int = DEFAULT_PORT) -> None:
+        """Serve until the process is told to end (SIGTERM, SIGINT) or `stop` is called; then take everything away.
+
+        Raises:
+            ServerUnavailableError: The address cannot be listened on.
+        """
+        previous = self._catch_signals()
+        try:
+            self.start(host, port)
+            self._announce()
+            while not self._stop_asked.wait(3600.0):
+                pass
+        finally:
+            self.stop()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _catch_signals(self) -> dict[int, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._stop_asked.set()
+
+        return {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _announce(self) -> None:
+        """Tell whoever started it where it is, and the key if it was made here: this once, and in no log."""
+        lines = [f'enclave serves on {self.url} (documentation: {self.url}/docs)']
+        if self.generated_key is not None:
+            lines += [
+                f'API key (made for this run): {self.generated_key}',
+                f'Clients of this user on this machine find it by themselves, in {keyfile.key_folder()}; '
+                f'others need api_key= or {API_KEY_ENVIRONMENT}.',
+            ]
+        elif self._insecure and not keyfile.is_loopback(self.host):
+            lines.append('WARNING: --insecure: there is NO KEY. Everybody who reaches this address can run code here.')
+        sys.stderr.write('\n'.join(lines) + '\n')
+        sys.stderr.flush()
+
+    @property
+    def url(self) -> str:
+        """The address for a client on this machine."""
+        host = {'0.0.0.0': '127.0.0.1', '::': '::1', '': '127.0.0.1'}.get(self.host, self.host)
+        return f'http://[{host}]:{self.port}' if ':' in host else f'http://{host}:{self.port}'
+
+    @contextlib.contextmanager
+    def running(self, host: str = '127.0.0.1', port: int = 0) -> Iterator[str]:
+        """Serve for the length of a ``with`` block, which gets the address; on a free port by default."""
+        try:
+            yield self.start(host, port)
+        finally:
+            self.stop()
+
+    def __repr__(self) -> str:
+        return f'<SandboxServer {self.url if self.port else ""} {self._state}>'
+
+
+def _start_worker(target: Callable[[int], None], number: int) -> None:
+    threading.Thread(target=target, name=f'enclave-request-{number}', args=(number,), daemon=True).start()
+
+
+def _all_keys(api_key: str | None, keys: list[ApiKey] | str | os.PathLike[str] | None) -> list[ApiKey]:
+    found: list[ApiKey] = []
+    if isinstance(keys, (str, os.PathLike)):
+        if is_readable_by_others(keys):
+            logger.warning('the keys file %s can be read by other users: chmod 600 it', os.fspath(keys))
+        found += read_keys(keys)
+    elif keys is not None:
+        found += keys
+    given = api_key if api_key is not None else (os.environ.get(API_KEY_ENVIRONMENT) or None if not found else None)
+    if given is not None:
+        found.append(ApiKey(name='default', key=given))
+    return found
+
+
+def create_server(config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> SandboxServer:
+    """Return a server that is not started yet; ``create_server().run(host='0.0.0.0', port=8000)`` serves.
+
+    Args:
+        config: Configuration of the manager, or a dict of its options.
+        options: Arguments of `SandboxServer`, and options of the manager like ``cleanup_interval``.
+    """
+    return SandboxServer(config, **options)

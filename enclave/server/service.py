@@ -1,0 +1,248 @@
+"""What stands behind the routes (floor 6): an owner for each key, each with a manager of its own, and what all share.
+
+A key sees only its own sandboxes because it has its own manager: there is no table in which it could find another's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attrs import define, field
+
+import enclave
+from enclave.config import SandboxConfig
+from enclave.deadline import Deadline
+from enclave.enums import SandboxType
+from enclave.errors import ConflictError, EnclaveError, ManagerStoppedError, PolicyError, UnsupportedError
+from enclave.managers.base import SandboxManager
+from enclave.records import HealthCheckResult
+from enclave.sandboxes.registry import SandboxFactory
+from enclave.server.audit import Audit
+from enclave.server.auth import ANONYMOUS, ApiKey, Authenticator, HostGuard
+from enclave.server.idempotency import Repeats
+from enclave.server.lanes import Lanes
+from enclave.server.metrics import Metrics
+from enclave.server.policy import Policy
+from enclave.server.processes import Processes
+
+logger = logging.getLogger(__name__)
+
+HEALTH_SECONDS = 1.0
+"""How long an answer about health is good for others who ask."""
+
+
+@define(eq=False)
+class Owner:
+    """A key and what is its. Lives as long as the server."""
+
+    name: str
+    manager: SandboxManager
+    processes: Processes
+    max_sandboxes: int | None
+    max_calls: int | None
+    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    _creating: int = field(default=0, init=False)  # sandboxes being made for it; guarded by _lock
+
+    @contextlib.contextmanager
+    def reserved(self, count: int) -> Iterator[None]:
+        """Hold room for sandboxes to be made in the block.
+
+        Raises:
+            PolicyError: The owner has as many as it may.
+        """
+        stats = self.manager.get_stats()
+        there = stats['total_sandboxes'] - stats['status_counts'].get('initializing', 0)
+        with self._lock:
+            if self.max_sandboxes is not None and there + self._creating + count > self.max_sandboxes:
+                raise PolicyError(
+                    f"the server's policy refuses this: {self.name!r} may have {self.max_sandboxes} sandboxes at once and "
+                    f'has {there + self._creating}; delete some (rule max_sandboxes)',
+                    details={'rule': 'max_sandboxes', 'max_sandboxes': self.max_sandboxes},
+                )
+            self._creating += count
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._creating -= count
+
+
+class Service:
+    """All of a server but its socket. Lives from `SandboxServer`'s making to its `stop`; any thread may use it.
+
+    Args:
+        make_manager: Makes a manager for an owner.
+    """
+
+    def __init__(
+        self,
+        make_manager: Callable[[], SandboxManager],
+        *,
+        policy: Policy,
+        authenticator: Authenticator,
+        guard: HostGuard,
+        audit: Audit,
+    ) -> None:
+        self.policy = policy
+        self.authenticator = authenticator
+        self.guard = guard
+        self.audit = audit
+        self.metrics = Metrics()
+        self.lanes = Lanes(calls=policy.max_concurrent_calls, streams=policy.max_streams)
+        self.repeats = Repeats()
+        self.started_at = time.monotonic()
+        self._make_manager = make_manager
+        self._changed = threading.Condition()  # guards all below
+        self._owners: dict[str, Owner] = {}
+        self._draining = False
+        self._health: dict[str, tuple[float, HealthCheckResult]] = {}
+        self._asking: set[str] = set()
+
+    # Owners -----------------------------------------------------------------------------------------------------------
+
+    def owner(self, key: ApiKey | None) -> Owner:
+        """Return the owner a key stands for; None is the only one of a server without keys."""
+        name = ANONYMOUS if key is None else key.name
+        with self._changed:
+            found = self._owners.get(name)
+            if found is None:
+                quota = None if key is None else key.max_sandboxes
+                calls = None if key is None else key.max_concurrent_calls
+                found = self._owners[name] = Owner(
+                    name,
+                    self._make_manager(),
+                    Processes(self.policy.max_processes),
+                    self.policy.max_sandboxes if quota is None else quota,
+                    self.policy.max_calls_per_key if calls is None else calls,
+                )
+            return found
+
+    def owners(self) -> list[Owner]:
+        """Return all owners that have come so far."""
+        with self._changed:
+            return list(self._owners.values())
+
+    # Making -----------------------------------------------------------------------------------------------------------
+
+    def checked_config(self, owner: Owner, kind: str, options: Any) -> SandboxConfig | None:
+        """Return the configuration a client asks for, within the policy; None for the server's own.
+
+        Raises:
+            NotRegisteredError, ConfigurationError: The kind or an option is wrong.
+            PolicyError: The policy refuses it.
+        """
+        if options is None:
+            default = owner.manager.config.sandbox_config
+            if default is not None:
+                return None  # whoever runs the server chose it
+        config: SandboxConfig = SandboxFactory.get_sandbox_class(kind).config_class.model_validate(options)
+        self.policy.check_sandbox(kind, config)
+        return config
+
+    def check_id(self, owner: Owner, sandbox_id: str | None) -> None:
+        """Return if no other owner has this id; backends name what they make after it.
+
+        Raises:
+            ConflictError: One has.
+        """
+        if sandbox_id is None:
+            return
+        for each in self.owners():
+            if each is not owner and each.manager.get_sandbox(sandbox_id) is not None:
+                raise ConflictError(f'the sandbox id {sandbox_id!r} is taken; choose another')
+
+    def verb(self, owner: Owner, sandbox_id: str, name: str) -> Callable[..., Any]:
+        """Return a method of a sandbox.
+
+        Raises:
+            SandboxNotFoundError: The owner has no such sandbox.
+            UnsupportedError: This kind of sandbox has no such verb.
+        """
+        sandbox = owner.manager._existing(sandbox_id)
+        method = getattr(sandbox, name, None)
+        if method is None:
+            raise UnsupportedError(
+                f'sandbox {sandbox_id}, a {type(sandbox).__name__}, has no {name}', details={'sandbox_id': sandbox_id}
+            )
+        found: Callable[..., Any] = method
+        return found
+
+    # Facts ------------------------------------------------------------------------------------------------------------
+
+    def health(self, owner: Owner) -> HealthCheckResult:
+        """Return how the owner's manager is; asked once for all who want to know within a second."""
+        with self._changed:
+            self._changed.wait_for(lambda: owner.name not in self._asking, timeout=10.0)
+            known = self._health.get(owner.name)
+            if known is not None and time.monotonic() - known[0] < HEALTH_SECONDS:
+                return known[1]
+            self._asking.add(owner.name)
+        try:
+            found = owner.manager.health_check()
+            if self._draining:
+                found = found.model_copy(update={'healthy': False, 'details': {**found.details, 'draining': True}})
+        finally:
+            with self._changed:
+                self._asking.discard(owner.name)
+                self._changed.notify_all()
+        with self._changed:
+            self._health[owner.name] = (time.monotonic(), found)
+        return found
+
+    def metrics_text(self) -> str:
+        """Return the numbers of everything, of all owners together."""
+        stats = [owner.manager.get_stats() for owner in self.owners()]
+        return self.metrics.text(stats, self.lanes.counts(), self.lanes.refused, enclave.__version__)
+
+    # End --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new work is refused."""
+        return self._draining
+
+    def check_open(self) -> None:
+        """Return if new work is taken.
+
+        Raises:
+            ManagerStoppedError: The server is stopping.
+        """
+        if self._draining:
+            raise ManagerStoppedError('the server is stopping and takes no new work', details={'retry_after': 5})
+
+    def drain(self, grace: float) -> None:
+        """Refuse new work, and wait for what goes on."""
+        self._draining = True
+        if not self.lanes.wait_empty(grace):
+            logger.info('the server stops although calls go on: %s', self.lanes.counts())
+
+    def stop(self, timeout: float | None) -> None:
+        """Destroy everything, of all owners at once. May be called twice."""
+        self._draining = True
+        deadline = Deadline.after(timeout)
+        threads = []
+        for owner in self.owners():
+            owner.processes.close()
+            thread = threading.Thread(
+                target=_stop, args=(owner.manager,), name=f'enclave-stop-{owner.manager.id}', daemon=True
+            )
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join(deadline.remaining())
+        self.audit.close()
+
+
+def _stop(manager: SandboxManager) -> None:
+    try:
+        manager.stop()
+    except EnclaveError:
+        logger.exception('a manager could not be stopped')
+
+
+DEFAULT_TYPE = str(SandboxType.DOCKER)
