@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -49,6 +50,8 @@ class Process:
     _out: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
     _err: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
 
+    _early: deque[OutputChunk] = field(factory=deque, init=False, repr=False)  # taken, and not given yet
+
     def chunks(self, timeout: float | None = None) -> Iterator[OutputChunk]:
         """Yield output as it comes, until the program has ended; then `result` is there.
 
@@ -60,8 +63,8 @@ class Process:
             SandboxGoneError, SandboxBrokenError: The sandbox was lost.
         """
         deadline = Deadline.after(timeout)
-        while self.result is None:
-            chunk = self._next(deadline)
+        while self._early or self.result is None:
+            chunk = self._early.popleft() if self._early else self._next(deadline)
             if chunk is not None:
                 yield chunk
 
@@ -89,7 +92,9 @@ class Process:
         """
         deadline = Deadline.after(timeout)
         while self.pid is None and self.result is None:
-            self._next(deadline)
+            chunk = self._next(deadline)
+            if chunk is not None:
+                self._early.append(chunk)  # a quick program's output may come before its number
         return self.pid or 0
 
     def wait(self, timeout: float | None = None) -> CommandResult:
