@@ -23,8 +23,10 @@ _HOMES = {
     'enclave.errors': ('EnclaveError',),
     'enclave.managers.base': ('SandboxManager',),
     'enclave.managers.config': ('SandboxManagerConfig',),
+    'enclave.managers.http': ('HttpSandboxManager',),
     'enclave.managers.local': ('LocalSandboxManager',),
     'enclave.managers.registry': ('SandboxManagerFactory', 'register_manager'),
+    'enclave.managers.remote': ('RemoteSandbox',),
     'enclave.records': ('CommandResult', 'HealthCheckResult', 'PathInfo', 'SandboxInfo', 'ToolResult'),
     'enclave.sandboxes.base': ('Sandbox',),
     'enclave.sandboxes.bubblewrap.config': ('BubblewrapSandboxConfig',),
@@ -36,6 +38,9 @@ _HOMES = {
     'enclave.sandboxes.notebook.document': ('NotebookDocument',),
     'enclave.sandboxes.notebook.verbs': ('NotebookSandbox',),
     'enclave.sandboxes.registry': ('SandboxFactory', 'register_sandbox'),
+    'enclave.server.auth': ('ApiKey',),
+    'enclave.server.policy': ('Policy',),
+    'enclave.server.serve': ('SandboxServer', 'create_server'),
     'enclave.tools.base': ('Tool',),
     'enclave.tools.registry': ('ToolFactory', 'register_tool'),
     'enclave.tools.workspace': ('Workspace',),
@@ -57,9 +62,11 @@ if TYPE_CHECKING:
     from enclave.errors import EnclaveError as EnclaveError
     from enclave.managers.base import SandboxManager as SandboxManager
     from enclave.managers.config import SandboxManagerConfig as SandboxManagerConfig
+    from enclave.managers.http import HttpSandboxManager as HttpSandboxManager
     from enclave.managers.local import LocalSandboxManager as LocalSandboxManager
     from enclave.managers.registry import SandboxManagerFactory as SandboxManagerFactory
     from enclave.managers.registry import register_manager as register_manager
+    from enclave.managers.remote import RemoteSandbox as RemoteSandbox
     from enclave.records import CommandResult as CommandResult
     from enclave.records import HealthCheckResult as HealthCheckResult
     from enclave.records import PathInfo as PathInfo
@@ -76,6 +83,10 @@ if TYPE_CHECKING:
     from enclave.sandboxes.notebook.verbs import NotebookSandbox as NotebookSandbox
     from enclave.sandboxes.registry import SandboxFactory as SandboxFactory
     from enclave.sandboxes.registry import register_sandbox as register_sandbox
+    from enclave.server.auth import ApiKey as ApiKey
+    from enclave.server.policy import Policy as Policy
+    from enclave.server.serve import SandboxServer as SandboxServer
+    from enclave.server.serve import create_server as create_server
     from enclave.tools.base import Tool as Tool
     from enclave.tools.registry import ToolFactory as ToolFactory
     from enclave.tools.registry import register_tool as register_tool
