@@ -15,7 +15,6 @@ from typing import Any
 
 from attrs import Factory, frozen
 
-from enclave.errors import EnclaveError
 from enclave.sandboxes.notebook.zmtp import Parts
 
 SIGNATURE_SCHEME = 'hmac-sha256'
@@ -86,7 +85,7 @@ class Messenger:
                 content=content,
                 metadata=metadata,
             )
-        except (ValueError, TypeError, KeyError, RecursionError, EnclaveError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise MessageError(str(error)[:200]) from error
 
     def _read_left_out(self, body: Parts) -> Message:

@@ -68,15 +68,14 @@ class _Stream:
                 del self._tail[: len(self._tail) - self._tail_size]
 
     def text(self, start: int, end: int) -> str:
-        """Return the text between two offsets, with a marker where something of it was left out."""
+        """Return what is kept between two offsets; whoever holds the place where something was left out has the marker."""
         tail = bytes(self._tail[-self._tail_size :]) if self._tail_size else b''
         head_end, tail_start = len(self._head), self.size - len(tail)
         head = bytes(self._head[min(start, head_end) : min(end, head_end)])
         rest = tail[max(start - tail_start, 0) : max(end - tail_start, 0)]
-        left_out = max(0, min(end, tail_start) - max(start, head_end))
-        if left_out:
-            return shorten(head, rest, left_out)
-        return (head + rest).decode('utf-8', 'replace')
+        if tail_start > head_end and start <= head_end < end:
+            return shorten(head, rest, tail_start - head_end)
+        return (head + rest).decode('utf-8', 'ignore')  # at most a character cut in half is ignored
 
     @property
     def is_truncated(self) -> bool:
@@ -328,10 +327,17 @@ class OutputCollector:
 
     def outputs(self) -> list[dict[str, Any]]:
         """Return the outputs as a notebook stores them."""
-        return [
-            {'output_type': 'stream', 'name': each.name, 'text': each.text()} if isinstance(each, _Segment) else each
-            for each in self._outputs
-        ]
+        found = []
+        for each in self._kept():
+            if isinstance(each, _Segment):
+                found.append({'output_type': 'stream', 'name': each.name, 'text': each.text()})
+            else:
+                found.append(each)
+        return found
+
+    def _kept(self) -> list[_Output]:
+        """Return the outputs without those pieces of a stream of which nothing is kept."""
+        return [each for each in self._outputs if not isinstance(each, _Segment) or each.text()]
 
     def stream_text(self, name: str) -> tuple[str, int, bool]:
         """Return ``(text, bytes written, whether it was cut)`` of ``'stdout'`` or ``'stderr'``."""
@@ -362,7 +368,7 @@ class OutputCollector:
 
     def display_ids(self) -> dict[str, list[int]]:
         """Return ``{display id: indexes of its outputs}``."""
-        places = {id(each): index for index, each in enumerate(self._outputs)}
+        places = {id(each): index for index, each in enumerate(self._kept())}
         found = {
             name: [places[id(each)] for each in outputs if id(each) in places] for name, outputs in self._ids.items()
         }

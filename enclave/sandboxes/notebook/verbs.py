@@ -46,8 +46,9 @@ from enclave.sandboxes.notebook.outputs import strip_escape_codes
 
 logger = logging.getLogger(__name__)
 
-ASK_SECONDS = 10.0
-"""How long completion, inspection and the like may take by default, from the moment that it is their turn."""
+ASK_SECONDS = 30.0
+"""How long completion, inspection and the like may take by default, from the moment that it is their turn. A kernel's first
+completion reads much of Python's library, which takes seconds on a busy machine."""
 MAX_CODE_BYTES = 8 << 20
 _Steps = Generator[dict[str, Any] | CellResult, None, None]
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}')

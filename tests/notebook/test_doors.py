@@ -1,0 +1,109 @@
+"""Notebooks through the manager, as files, and on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from enclave.cli.notebook import notebook
+from enclave.cli.repl import repl
+from enclave.enums import SandboxType
+from enclave.managers.local import LocalSandboxManager
+from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.registry import SandboxFactory
+from enclave.tools.notebook import ToolNotebook
+
+nbformat = pytest.importorskip('nbformat')
+
+from enclave.sandboxes.notebook.document import NotebookDocument  # noqa: E402
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    document = NotebookDocument()
+    document.add_markdown('# A study')
+    document.add("import sys\nprint('out')\nprint('err', file=sys.stderr)\nx = 20")
+    document.add("from IPython.display import display\nh = display('waiting', display_id=True)")
+    document.add("h.update('done')\nx + 1")
+    document.save(tmp_path / 'study.ipynb')
+    return tmp_path / 'study.ipynb'
+
+
+def test_a_notebook_file_is_run_and_written_back(sandbox: NotebookSandbox, study: Path, tmp_path: Path) -> None:
+    document = NotebookDocument.load(study)
+
+    results = document.run(sandbox)
+    document.save(tmp_path / 'done.ipynb')
+
+    node = nbformat.read(tmp_path / 'done.ipynb', as_version=4)
+    nbformat.validate(node)
+    assert all(result.success for result in results)
+    assert [each.text for each in node.cells[1].outputs] == ['out\n', 'err\n']
+    assert node.cells[2].outputs[0].data['text/plain'] == "'done'"
+    assert node.cells[3].outputs[0].data['text/plain'] == '21'
+
+
+def test_a_notebook_runs_through_a_manager() -> None:
+    with LocalSandboxManager() as manager:
+        config = DockerNotebookConfig(tools_config={'notebook_executor': {}}, network_enabled=False)
+        sandbox_id = manager.create_sandbox(SandboxType.DOCKER_NOTEBOOK, config)
+        manager.execute_tool(sandbox_id, 'notebook_executor', {'code': 'x = 5'})
+
+        result = manager.execute_tool(sandbox_id, 'notebook_executor', {'code': 'x'})
+        remote = ToolNotebook(lambda tool, arguments: manager.execute_tool(sandbox_id, tool, arguments))
+
+        assert result.output == '5'
+        assert remote.execute_cell('x + 1').text == '6'
+        assert list(manager.get_sandbox_tools(sandbox_id)) == ['notebook_executor']
+
+
+def test_the_factory_makes_one_and_loads_only_tools_that_fit() -> None:
+    sandbox = SandboxFactory.create_sandbox(
+        'docker_notebook', {'tools_config': ['notebook_executor', 'python_executor', 'shell_executor']}
+    )
+
+    assert sandbox.list_tools() == ['notebook_executor']
+
+
+def test_the_command_line_runs_a_notebook(study: Path, tmp_path: Path) -> None:
+    done = tmp_path / 'done.ipynb'
+
+    result = CliRunner().invoke(notebook, ['run', str(study), '-o', str(done), '--no-network'])
+
+    assert result.exit_code == 0, result.output
+    assert 'out\n' in result.stdout
+    assert '21\n' in result.stdout
+    assert nbformat.read(done, as_version=4).cells[3].outputs[0].data['text/plain'] == '21'
+
+
+def test_the_command_line_stops_at_a_failing_cell_and_writes_what_there_is(tmp_path: Path) -> None:
+    source, done = tmp_path / 'bad.ipynb', tmp_path / 'done.ipynb'
+    document = NotebookDocument()
+    document.add('1/0')
+    document.add("print('never')")
+    document.save(source)
+
+    result = CliRunner().invoke(notebook, ['run', str(source), '-o', str(done), '--no-network'])
+
+    assert result.exit_code == 1
+    assert 'ZeroDivisionError' in result.stderr
+    assert 'stopped after 1 of 2 cells' in result.stderr
+    assert nbformat.read(done, as_version=4).cells[0].outputs[0].ename == 'ZeroDivisionError'
+
+
+def test_the_repl_runs_what_is_typed(tmp_path: Path) -> None:
+    typed = f'x = 40\nfor n in (1, 2):\n    print(n)\n\nx + 2\n:vars\n:save {tmp_path / "s.ipynb"}\n1/0\n:quit\n'
+
+    result = CliRunner().invoke(repl, ['--no-network'], input=typed)
+
+    assert result.exit_code == 0, result.output
+    assert '1\n2\n' in result.stdout
+    assert 'Out[3]: 42' in result.stdout
+    assert 'x: int = 40' in result.stdout
+    assert 'ZeroDivisionError' in result.stderr
+    assert len(nbformat.read(tmp_path / 's.ipynb', as_version=4).cells) == 3

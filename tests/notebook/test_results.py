@@ -1,0 +1,245 @@
+"""What cells give back, from a real kernel in a real container."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+
+import pytest
+
+from enclave.enums import ExecutionStatus
+from enclave.sandboxes.notebook.verbs import NotebookSandbox
+
+pytestmark = pytest.mark.docker
+
+
+def pixels(png: bytes) -> tuple[int, int, set[bytes]]:
+    """Return (width, height, the colours) of a PNG with 8-bit RGB or RGBA and no interlacing."""
+    assert png[:8] == b'\x89PNG\r\n\x1a\n'
+    width, height, depth, kind = struct.unpack('>IIBB', png[16:26])
+    assert depth == 8
+    size = {2: 3, 6: 4}[kind]
+    data, at = b'', 8
+    while at < len(png):
+        (length,) = struct.unpack('>I', png[at : at + 4])
+        if png[at + 4 : at + 8] == b'IDAT':
+            data += png[at + 8 : at + 8 + length]
+        at += 12 + length
+    raw, stride, colours = zlib.decompress(data), width * size, set()
+    before = bytes(stride)
+    for row in range(height):
+        start = row * (stride + 1)
+        mode, line = raw[start], bytearray(raw[start + 1 : start + 1 + stride])
+        for index in range(stride):
+            left = line[index - size] if index >= size else 0
+            up, corner = before[index], before[index - size] if index >= size else 0
+            if mode == 1:
+                line[index] = line[index] + left & 255
+            elif mode == 2:
+                line[index] = line[index] + up & 255
+            elif mode == 3:
+                line[index] = line[index] + (left + up) // 2 & 255
+            elif mode == 4:
+                guess = left + up - corner
+                near = min((left, up, corner), key=lambda each: abs(guess - each))
+                line[index] = line[index] + near & 255
+        before = bytes(line)
+        colours |= {before[index : index + 3] for index in range(0, stride, size)}
+    return width, height, colours
+
+
+def test_state_lasts_from_call_to_call(sandbox: NotebookSandbox) -> None:
+    first = sandbox.execute_tool('notebook_executor', {'code': 'import math\nx = 6'})
+    second = sandbox.execute_tool('notebook_executor', {'code': 'print("hi")\nx * 7'})
+
+    assert (first.success, first.output) == (True, '')
+    assert second.output == 'hi\n42'
+    assert second.error is None
+
+
+def test_streams_are_apart_and_in_order(sandbox: NotebookSandbox) -> None:
+    code = "import sys\nprint('a', flush=True)\nprint('b', file=sys.stderr, flush=True)\nprint('c', flush=True)\n'v'"
+
+    result = sandbox.execute_cell(code)
+
+    assert (result.stdout, result.stderr, result.text) == ('a\nc\n', 'b\n', "a\nc\n'v'")
+    kinds = [(each['output_type'], each.get('name')) for each in result.outputs]
+    assert kinds == [('stream', 'stdout'), ('stream', 'stderr'), ('stream', 'stdout'), ('execute_result', None)]
+
+
+def test_output_of_programs_is_output_of_the_cell(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell('import os\n_ = os.system("echo from a shell")')
+
+    assert 'from a shell' in result.stdout
+
+
+@pytest.mark.parametrize(
+    ('code', 'mime', 'part'),
+    [
+        ("from IPython.display import HTML\nHTML('<b>x</b>')", 'text/html', '<b>x</b>'),
+        ("from IPython.display import Markdown\nMarkdown('# T')", 'text/markdown', '# T'),
+        ("from IPython.display import Latex\nLatex('$a$')", 'text/latex', '$a$'),
+        (
+            'from IPython.display import SVG\nSVG(\'<svg xmlns="http://www.w3.org/2000/svg"/>\')',
+            'image/svg+xml',
+            '<svg',
+        ),
+    ],
+)
+def test_rich_values_come_by_mime_type(sandbox: NotebookSandbox, code: str, mime: str, part: str) -> None:
+    result = sandbox.execute_tool('notebook_executor', {'code': code})
+
+    assert part in result.metadata['outputs'][0]['data'][mime]
+    assert part in result.output
+
+
+def test_json_and_plotly_stay_structures(sandbox: NotebookSandbox) -> None:
+    code = (
+        'from IPython.display import JSON, display\n'
+        "display(JSON({'a': [1, None]}))\n"
+        "display({'application/vnd.plotly.v1+json': {'data': [{'y': [1, 2]}], 'layout': {}}}, raw=True)"
+    )
+
+    outputs = sandbox.execute_cell(code).outputs
+
+    assert outputs[0]['data']['application/json'] == {'a': [1, None]}
+    assert outputs[1]['data']['application/vnd.plotly.v1+json']['data'] == [{'y': [1, 2]}]
+
+
+def test_a_plot_is_a_picture_of_what_was_drawn(sandbox: NotebookSandbox) -> None:
+    code = (
+        '%matplotlib inline\n'
+        'import matplotlib.pyplot as plt\n'
+        "fig, ax = plt.subplots(figsize=(3, 2), dpi=80)\nax.plot([1, 4, 2], color='#ff0000', linewidth=6)\n"
+        'plt.show()'
+    )
+
+    result = sandbox.execute_cell(code)
+
+    data = next(each['data'] for each in result.outputs if 'image/png' in each.get('data', {}))
+    width, height, colours = pixels(base64.b64decode(data['image/png']))
+    assert 100 < width < 400
+    assert 80 < height < 300
+    assert b'\xff\x00\x00' in colours
+    assert b'\xff\xff\xff' in colours
+    assert 'Figure' in result.text
+
+
+def test_a_huge_value_is_marked_and_the_kernel_goes_on(sandbox: NotebookSandbox) -> None:
+    big = sandbox.execute_cell("from IPython.display import HTML\nHTML('x' * 20_000_000)")
+    huge = sandbox.execute_cell("HTML('x' * 40_000_000)")
+
+    assert 'left out: text/html of 20000000 bytes' in big.text
+    assert big.outputs[0]['metadata']['enclave'] == {'left_out': {'text/html': 20000000}}
+    assert 'too large' in huge.text
+    assert sandbox.execute_cell('_used').text == 'True'
+
+
+def test_a_failing_cell_keeps_its_output_and_has_a_clean_traceback(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_tool('notebook_executor', {'code': "print('before')\nraise ValueError('no \\x1b[31mred')"})
+
+    assert result.status is ExecutionStatus.ERROR
+    assert result.output == 'before\n'
+    assert result.error is not None
+    assert result.error.endswith('ValueError: no red')
+    assert '\x1b' not in json.dumps(result.model_dump(mode='json'))
+    assert result.metadata['error']['name'] == 'ValueError'
+
+
+def test_escape_codes_stay_where_asked_for(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell('1/0', keep_escapes=True)
+
+    assert result.error is not None
+    assert '\x1b[' in result.error.traceback
+
+
+def test_a_syntax_error_is_an_error(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell('def (')
+
+    assert result.error is not None
+    assert result.error.name == 'SyntaxError'
+
+
+def test_displays_are_updated_and_cleared_as_in_a_notebook(sandbox: NotebookSandbox) -> None:
+    updated = sandbox.execute_cell(
+        "from IPython.display import clear_output, display\nh = display('old', display_id=True)\nh.update('new')"
+    )
+    later = sandbox.execute_cell("h.update('newest')")
+    cleared = sandbox.execute_cell("print('gone')\nclear_output()\nprint('stays')")
+
+    assert updated.text == "'new'"
+    assert [each['data']['text/plain'] for each in later.display_updates] == ["'newest'"]
+    assert later.outputs == []
+    assert cleared.text == 'stays\n'
+
+
+def test_a_progress_bar_shows_its_last_state(sandbox: NotebookSandbox) -> None:
+    code = (
+        'import sys, time\n'
+        "for n in range(0, 101, 20):\n    sys.stderr.write(f'\\r{n:3}%')\n    sys.stderr.flush()\n    time.sleep(0.01)\n"
+        "sys.stderr.write('\\n')"
+    )
+
+    assert sandbox.execute_cell(code).stderr.strip() == '100%'
+
+
+@pytest.mark.parametrize('code', ["input('name? ')", 'import getpass\ngetpass.getpass()'])
+def test_asking_for_input_is_a_clear_error_at_once(sandbox: NotebookSandbox, code: str) -> None:
+    result = sandbox.execute_tool('notebook_executor', {'code': code})
+
+    assert result.status is ExecutionStatus.ERROR
+    assert result.error is not None
+    assert 'put the value into the code' in result.error
+    assert (result.execution_time or 0) < 30
+
+
+def test_ten_thousand_lines_all_come(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell('for n in range(10_000): print(n)')
+
+    assert result.stdout == ''.join(f'{n}\n' for n in range(10_000))
+
+
+def test_a_fast_loop_of_displays_loses_nothing(sandbox: NotebookSandbox) -> None:
+    seen: list[str] = []
+
+    result = sandbox.execute_cell(
+        'from IPython.display import display\nfor n in range(5_000): display(n)',
+        on_output=lambda output: seen.append(output['data']['text/plain']),
+    )
+
+    assert seen == [str(n) for n in range(5_000)]
+    assert result.outputs_left_out == 4_000
+
+
+def test_output_over_the_cap_keeps_head_and_tail(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell("print('start' + 'x' * 100_000 + 'end')", max_output_bytes=1000)
+
+    assert result.stdout_truncated
+    assert result.stdout_bytes == 100_009
+    assert result.stdout.startswith('start')
+    assert result.stdout.endswith('end\n')
+    assert len(result.stdout) < 1200
+
+
+def test_outputs_are_streamed_as_they_come(sandbox: NotebookSandbox) -> None:
+    code = "print('first', flush=True)\nimport pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)\n'done'"
+    steps = sandbox.stream_cell(code, 60)
+
+    first = next(steps)
+    sandbox.write_file('go', b'')
+    rest = list(steps)
+
+    assert first == {'output_type': 'stream', 'name': 'stdout', 'text': 'first\n'}
+    assert [type(each).__name__ for each in rest] == ['dict', 'CellResult']
+
+
+def test_sandbox_verbs_and_cells_see_the_same_files(sandbox: NotebookSandbox) -> None:
+    sandbox.write_file('in.txt', b'hello')
+
+    result = sandbox.execute_cell("open('out.txt', 'w').write(open('in.txt').read().upper())")
+
+    assert result.success
+    assert sandbox.read_file('out.txt') == b'HELLO'
+    assert sandbox.execute_command(['cat', 'out.txt']).stdout == 'HELLO'

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enclave.cells import CellError, CellResult
+from enclave.enums import ExecutionStatus
+from enclave.errors import InvalidArgumentError
+from tests.unit.notebook.support import FakeNotebook
+
+nbformat = pytest.importorskip('nbformat')
+
+from enclave.sandboxes.notebook.document import NotebookDocument  # noqa: E402
+
+FAILED = CellResult(
+    status=ExecutionStatus.ERROR,
+    outputs=[{'output_type': 'error', 'ename': 'E', 'evalue': 'v', 'traceback': ['t']}],
+    error=CellError(name='E', value='v'),
+)
+
+
+def shown(text: str, **fields: Any) -> CellResult:
+    output = {'output_type': 'display_data', 'data': {'text/plain': text}, 'metadata': {}}
+    return CellResult(status=ExecutionStatus.SUCCESS, outputs=[output], **fields)
+
+
+def make(*codes: str, tags: tuple[str, ...] = ()) -> NotebookDocument:
+    document = NotebookDocument()
+    for code in codes:
+        document.add(code)
+        document.node.cells[-1].metadata['tags'] = list(tags)
+    return document
+
+
+def test_a_session_is_written_as_a_valid_notebook(tmp_path: Path) -> None:
+    document = NotebookDocument()
+    notebook = FakeNotebook(
+        CellResult(
+            status=ExecutionStatus.SUCCESS,
+            outputs=[
+                {'output_type': 'stream', 'name': 'stdout', 'text': 'a\nb\n'},
+                {'output_type': 'execute_result', 'data': {'text/plain': '2'}, 'metadata': {}, 'execution_count': 1},
+            ],
+            execution_count=1,
+        ),
+        FAILED,
+    )
+    document.add_markdown('# Title')
+    document.run_cell(notebook, '1+1')
+    document.run_cell(notebook, 'fail')
+
+    document.save(tmp_path / 's.ipynb')
+
+    node = nbformat.read(tmp_path / 's.ipynb', as_version=4)
+    nbformat.validate(node)
+    assert [cell.cell_type for cell in node.cells] == ['markdown', 'code', 'code']
+    assert node.cells[1].outputs[1]['data'] == {'text/plain': '2'}
+    assert node.metadata.kernelspec.name == 'python3'
+    assert [path.name for path in tmp_path.iterdir()] == ['s.ipynb']
+
+
+def test_a_run_ends_at_the_first_failure_and_clears_what_comes_after() -> None:
+    document = make('a', 'b', 'c')
+    document._put(2, shown('old'))
+
+    results = document.run(FakeNotebook(shown('x'), FAILED))
+
+    assert len(results) == 2
+    assert document.node.cells[2].outputs == []
+
+
+@pytest.mark.parametrize('how', ['argument', 'tag'])
+def test_a_failure_that_is_allowed_does_not_end_the_run(how: str) -> None:
+    document = make('a', 'b', tags=('raises-exception',) if how == 'tag' else ())
+
+    results = document.run(FakeNotebook(FAILED), allow_errors=how == 'argument')
+
+    assert len(results) == 2
+
+
+def test_a_lost_kernel_always_ends_the_run_and_is_told_in_the_notebook() -> None:
+    lost = CellResult(status=ExecutionStatus.ERROR, state_lost='ended with exit code 3', error=CellError(name='K'))
+    document = make('a', 'b')
+
+    results = document.run(FakeNotebook(lost), allow_errors=True)
+
+    assert len(results) == 1
+    assert document.node.cells[0].outputs[0].ename == 'KernelDied'
+    nbformat.validate(document.node)
+
+
+def test_an_update_changes_the_earlier_cells_output() -> None:
+    document = make('a', 'b')
+    update = {'display_id': 'd', 'data': {'text/plain': 'new'}, 'metadata': {}}
+
+    document.run(FakeNotebook(shown('old', display_ids={'d': [0]}), shown('x', display_updates=[update])))
+
+    assert document.node.cells[0].outputs[0]['data'] == {'text/plain': 'new'}
+
+
+def test_empty_cells_are_not_run() -> None:
+    notebook = FakeNotebook()
+
+    make('', '  ', 'x').run(notebook)
+
+    assert [each['code'] for each in notebook.cells] == ['x']
+
+
+def test_older_formats_are_brought_up(tmp_path: Path) -> None:
+    old = {
+        'metadata': {},
+        'nbformat': 3,
+        'nbformat_minor': 0,
+        'worksheets': [{'cells': [{'cell_type': 'code', 'input': '1+1', 'language': 'python', 'outputs': []}]}],
+    }
+    (tmp_path / 'old.ipynb').write_text(json.dumps(old))
+
+    document = NotebookDocument.load(tmp_path / 'old.ipynb')
+
+    assert document.code_cells == [(0, '1+1')]
+
+
+@pytest.mark.parametrize('text', ['', 'x = 1', '{}', '[]', '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}'])
+def test_what_is_no_notebook_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match='no notebook'):
+        NotebookDocument.loads(text)

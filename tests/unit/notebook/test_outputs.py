@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enclave.sandboxes.notebook.messages import Message
+from enclave.sandboxes.notebook.outputs import (
+    MAX_OUTPUTS,
+    OutputCollector,
+    overwrite,
+    readable,
+    strip_escape_codes,
+)
+
+
+def collect(*messages: tuple[str, dict[str, Any]], cap: int = 1000, display_cap: int = 1000) -> OutputCollector:
+    collector = OutputCollector(cap, display_cap)
+    for kind, content in messages:
+        collector.take(Message(type=kind, content=content))
+    return collector
+
+
+def out(text: str, name: str = 'stdout') -> tuple[str, dict[str, Any]]:
+    return 'stream', {'name': name, 'text': text}
+
+
+def show(text: str, display_id: str = '', **data: Any) -> tuple[str, dict[str, Any]]:
+    content: dict[str, Any] = {'data': {'text/plain': text, **data}, 'metadata': {}}
+    if display_id:
+        content['transient'] = {'display_id': display_id}
+    return 'display_data', content
+
+
+def test_pieces_of_one_stream_are_one_output_and_streams_keep_their_order() -> None:
+    collector = collect(out('a'), out('b\n'), out('oh\n', 'stderr'), out('c\n'))
+
+    assert collector.outputs() == [
+        {'output_type': 'stream', 'name': 'stdout', 'text': 'ab\n'},
+        {'output_type': 'stream', 'name': 'stderr', 'text': 'oh\n'},
+        {'output_type': 'stream', 'name': 'stdout', 'text': 'c\n'},
+    ]
+    assert collector.stream_text('stdout')[0] == 'ab\nc\n'
+    assert collector.stream_text('stderr')[0] == 'oh\n'
+
+
+def test_the_text_is_stdout_and_values_each_on_a_line() -> None:
+    collector = collect(out('no newline'), show('<Figure>'), out('warn\n', 'stderr'), out('more\n'), show('42'))
+
+    assert collector.text() == 'no newline\n<Figure>\nmore\n42'
+
+
+def test_a_progress_bar_leaves_its_last_state() -> None:
+    collector = collect(*(out(f'\r{n:3}% done', 'stderr') for n in range(0, 101, 10)), out('\n', 'stderr'))
+
+    assert collector.stream_text('stderr')[0] == '100% done\n'
+
+
+def test_a_carriage_return_before_a_newline_is_a_line_end() -> None:
+    assert collect(out('a\r\nb\r\n')).text() == 'a\nb\n'
+
+
+@pytest.mark.parametrize(
+    ('line', 'shown'),
+    [('abc\rX', 'Xbc'), ('abc\b\bX', 'aXc'), ('\b\bx', 'x'), ('one\rtwo\rthree', 'three'), ('a\r', 'a'), ('', '')],
+)
+def test_a_line_shows_what_a_terminal_would(line: str, shown: str) -> None:
+    assert overwrite(line)[0] == shown
+
+
+@given(st.text(alphabet='ab\r\b\n', max_size=60), st.integers(min_value=1, max_value=7))
+def test_it_does_not_matter_how_a_stream_was_cut(text: str, step: int) -> None:
+    text = text.replace('\r\n', '\n')  # the pair is one line end only where it comes in one piece
+
+    whole = collect(out(text)) if text else collect()
+    pieces = collect(*(out(text[start : start + step]) for start in range(0, len(text), step)))
+
+    assert pieces.stream_text('stdout')[0] == whole.stream_text('stdout')[0]
+
+
+def test_a_stream_over_the_cap_keeps_head_and_tail() -> None:
+    collector = collect(*(out(f'{n:06}\n') for n in range(1000)), cap=100)
+
+    text, written, is_cut = collector.stream_text('stdout')
+
+    assert written == 7000
+    assert is_cut
+    assert text.startswith('000000\n')
+    assert text.endswith('000999\n')
+    assert 'bytes left out' in text
+    assert len(text) < 200
+
+
+def test_the_cap_holds_for_all_pieces_of_a_stream_together() -> None:
+    messages = [each for n in range(300) for each in (out(f'{n:06}\n'), show('x'))]
+    collector = collect(*messages, cap=100, display_cap=10_000)
+
+    texts = [each['text'] for each in collector.outputs() if each['output_type'] == 'stream']
+
+    assert sum(map(len, texts)) < 100 + 40 * 2
+    assert texts[0] == '000000\n'
+    assert texts[-1] == '000299\n'
+
+
+def test_an_endless_line_is_bounded() -> None:
+    collector = collect(*(out('x' * 10_000) for _ in range(200)), cap=1000)
+
+    text, written, _ = collector.stream_text('stdout')
+
+    assert written == 2_000_000
+    assert len(text) < 1200
+
+
+def test_clear_output_clears_at_once_or_with_the_next_output() -> None:
+    now = collect(out('a\n'), ('clear_output', {'wait': False}))
+    later = collect(out('a\n'), ('clear_output', {'wait': True}))
+
+    assert now.text() == ''
+    assert later.text() == 'a\n'
+    later.take(Message(type='stream', content={'name': 'stdout', 'text': 'b\n'}))
+    assert later.text() == 'b\n'
+
+
+def test_a_display_with_an_id_is_updated_in_its_place() -> None:
+    collector = collect(
+        show('1', 'bar'),
+        out('x\n'),
+        ('update_display_data', {'data': {'text/plain': '2'}, 'transient': {'display_id': 'bar'}}),
+    )
+
+    assert collector.outputs()[0]['data'] == {'text/plain': '2'}
+    assert collector.display_ids() == {'bar': [0]}
+    assert not collector.updates
+
+
+def test_the_last_update_of_an_earlier_cells_display_is_kept_for_it() -> None:
+    collector = collect(
+        *(
+            ('update_display_data', {'data': {'text/plain': str(n)}, 'transient': {'display_id': 'old'}})
+            for n in range(3000)
+        ),
+        display_cap=100,
+    )
+
+    assert [each['data'] for each in collector.updates.values()] == [{'text/plain': '2999'}]
+
+
+def test_a_value_over_the_limit_is_replaced_by_words() -> None:
+    collector = collect(show('<Figure>', **{'image/png': 'x' * 2000}))
+
+    output = collector.outputs()[0]
+
+    assert output['data'] == {'text/plain': '<Figure>\n[left out: image/png of 2000 bytes; over the limit]'}
+    assert output['metadata'] == {'enclave': {'left_out': {'image/png': 2000}}}
+
+
+def test_all_displays_together_are_bounded() -> None:
+    collector = collect(*(show('x', **{'text/html': 'y' * 900}) for _ in range(100)))
+
+    assert sum(len(each['data'].get('text/html', '')) for each in collector.outputs()) <= 4000
+
+
+def test_outputs_that_are_too_many_are_counted() -> None:
+    collector = collect(*(show('x') for _ in range(MAX_OUTPUTS + 5)), display_cap=100_000)
+
+    assert len(collector.outputs()) == MAX_OUTPUTS
+    assert collector.left_out == 5
+    assert '5 further outputs' in collector.text()
+
+
+def test_an_error_has_a_traceback_without_colours() -> None:
+    content = {'ename': 'ValueError', 'evalue': 'no', 'traceback': ['\x1b[31m----\x1b[0m', 'ValueError: no']}
+    collector = collect(('error', content))
+    coloured = OutputCollector(1000, 1000, True)
+    coloured.take(Message(type='error', content=content))
+
+    assert collector.error is not None
+    assert collector.error.traceback == '----\nValueError: no'
+    assert coloured.error is not None
+    assert '\x1b[31m' in coloured.error.traceback
+
+
+@pytest.mark.parametrize(
+    'message',
+    [
+        ('stream', {}),
+        ('stream', {'name': 'other', 'text': 'x'}),
+        ('stream', {'name': 'stdout', 'text': 7}),
+        ('display_data', {}),
+        ('display_data', {'data': [], 'metadata': 3, 'transient': 'x'}),
+        ('update_display_data', {'transient': {'display_id': 5}}),
+        ('error', {'traceback': 'text', 'ename': None}),
+        ('execute_result', {'execution_count': 'many', 'data': {'text/plain': 5}}),
+        ('clear_output', {'wait': 'yes'}),
+        ('comm_open', {'x': 1}),
+    ],
+)
+def test_malformed_messages_do_no_harm(message: tuple[str, dict[str, Any]]) -> None:
+    collector = collect(message)
+
+    assert isinstance(collector.text(), str)
+    assert isinstance(collector.outputs(), list)
+
+
+def test_a_message_that_was_too_large_is_told_in_its_place() -> None:
+    collector = OutputCollector(1000, 1000)
+    collector.take(Message(type='display_data', left_out=True))
+
+    assert 'too large' in collector.text()
+
+
+@pytest.mark.parametrize(
+    ('data', 'text'),
+    [
+        ({'text/plain': '42', 'text/html': '<b>42</b>'}, '42'),
+        ({'text/plain': '<IPython.core.display.Markdown object>', 'text/markdown': '# Hi'}, '# Hi'),
+        ({'text/plain': '<IPython.core.display.JSON object>', 'application/json': {'a': 1}}, '{"a": 1}'),
+        ({'text/plain': '<IPython.core.display.Image object>', 'image/png': 'abcd'}, '[image/png, 4 bytes]'),
+        ({'application/vnd.plotly.v1+json': {'data': []}}, '[application/vnd.plotly.v1+json, 12 bytes]'),
+        ({}, ''),
+    ],
+)
+def test_a_value_is_told_by_the_text_that_says_most(data: dict[str, Any], text: str) -> None:
+    assert readable(data) == text
+
+
+def test_escape_codes_are_taken_out() -> None:
+    assert strip_escape_codes('\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07') == 'red link'

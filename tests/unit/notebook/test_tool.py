@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from enclave.cells import CellError, CellResult
+from enclave.enums import ExecutionStatus, SandboxType
+from enclave.errors import InvalidArgumentError, ToolArgumentsError
+from enclave.records import ToolResult
+from enclave.tools.notebook import NotebookExecutor, ToolNotebook, cell_result, read_cell_result
+from enclave.tools.registry import load_tools
+from tests.unit.notebook.support import FakeNotebook
+
+
+def test_a_cell_is_run_with_the_calls_timeout() -> None:
+    notebook = FakeNotebook(CellResult(status=ExecutionStatus.SUCCESS, text='2', execution_count=1))
+    tool = NotebookExecutor(timeout=7)
+
+    result = tool.execute(notebook, code='1+1')  # type: ignore[arg-type]
+    tool.execute(notebook, code='1+1', timeout=3)  # type: ignore[arg-type]
+
+    assert (result.output, result.error, result.success) == ('2', None, True)
+    assert [each['timeout'] for each in notebook.cells] == [7, 3]
+
+
+def test_a_kernel_of_ones_own_is_made_at_its_first_use() -> None:
+    notebook = FakeNotebook()
+
+    NotebookExecutor().execute(notebook, code='1', kernel='mine')  # type: ignore[arg-type]
+
+    assert notebook.kernels == ['mine']
+    assert notebook.cells[0]['kernel'] == 'mine'
+
+
+def test_without_code_nothing_is_run() -> None:
+    notebook = FakeNotebook()
+
+    result = NotebookExecutor().execute(notebook, code='  \n')  # type: ignore[arg-type]
+
+    assert result.error == 'No code provided'
+    assert not notebook.cells
+
+
+def test_a_negative_timeout_is_refused() -> None:
+    with pytest.raises(ToolArgumentsError):
+        NotebookExecutor().execute(FakeNotebook(), code='1', timeout=-1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ('fields', 'words'),
+    [
+        ({'status': 'error', 'error': CellError(name='E', value='v', traceback='tb')}, ['tb']),
+        ({'status': 'timeout', 'timed_out': True}, ['Timed out after 5 seconds', 'kept']),
+        ({'status': 'timeout', 'timed_out': True, 'state_lost': 'was killed'}, ['Timed out', 'was killed', 'lost']),
+        ({'status': 'error', 'state_lost': 'ran out of memory'}, ['ran out of memory', 'new kernel']),
+        ({'status': 'cancelled'}, ['Cancelled']),
+        ({'status': 'error', 'error': CellError(name='E', value='v'), 'note': 'had died'}, ['had died', 'E: v']),
+        ({'status': 'error', 'error': CellError(name='StdinNotImplementedError', value='v')}, ['input()']),
+    ],
+)
+def test_the_error_says_what_ended_the_cell(fields: dict[str, Any], words: list[str]) -> None:
+    result = cell_result('n', CellResult(**fields), timeout=5)
+
+    assert result.error is not None
+    assert all(word in result.error for word in words), result.error
+
+
+def test_a_cells_result_survives_its_way_through_a_tools_result() -> None:
+    cell = CellResult(
+        status=ExecutionStatus.ERROR,
+        outputs=[{'output_type': 'stream', 'name': 'stdout', 'text': 'a'}],
+        text='a',
+        stdout='a',
+        stdout_bytes=1,
+        error=CellError(name='E', value='v', traceback='t'),
+        execution_count=3,
+        execution_time=0.5,
+        display_ids={'x': [0]},
+        display_updates=[{'display_id': 'y', 'data': {}, 'metadata': {}}],
+        note='n',
+    )
+    travelled = ToolResult.model_validate_json(cell_result('n', cell).model_dump_json())
+
+    assert read_cell_result(travelled) == cell
+
+
+def test_another_tools_result_is_no_cells() -> None:
+    with pytest.raises(InvalidArgumentError):
+        read_cell_result(ToolResult(tool_name='x', status=ExecutionStatus.SUCCESS))
+
+
+def test_a_notebook_behind_a_tool_runs_cells() -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def call(tool: str, arguments: dict[str, Any]) -> ToolResult:
+        asked.append((tool, arguments))
+        return cell_result(tool, CellResult(status=ExecutionStatus.SUCCESS, text='1'))
+
+    result = ToolNotebook(call).execute_cell('1', 4, kernel='k')
+
+    assert result.text == '1'
+    assert asked == [('notebook_executor', {'code': '1', 'timeout': 4, 'kernel': 'k'})]
+
+
+def test_only_tools_that_fit_are_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    names = {'notebook_executor': {}, 'python_executor': {}, 'shell_executor': {}, 'file_operation': {}}
+    offers = {'commands', 'files'}
+
+    with caplog.at_level(logging.WARNING):
+        notebook = load_tools(names, SandboxType.DOCKER_NOTEBOOK, offers | {'notebook'})
+        general = load_tools(names, SandboxType.DOCKER, offers)
+
+    assert list(notebook) == ['notebook_executor']
+    assert 'notebook_executor' not in general
+    assert 'python_executor is not loaded' in caplog.text
