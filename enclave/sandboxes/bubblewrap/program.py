@@ -40,6 +40,11 @@ class Program:
     version: tuple[int, int]
     source: str
 
+    @property
+    def can_disable_userns(self) -> bool:
+        """Whether it knows ``--disable-userns``, which forbids further user namespaces even without a system call filter."""
+        return self.version >= (0, 8)
+
 
 @lru_cache(maxsize=8)
 def _look(path: str, source: str) -> Program:

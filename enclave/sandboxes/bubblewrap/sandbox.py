@@ -349,6 +349,8 @@ class _Plan:
         config, view = self.config, self.view
         words = ['--unshare-all', '--unshare-user', '--uid', str(UID), '--gid', str(UID), '--hostname', 'sandbox']
         words += ['--die-with-parent', '--new-session', '--as-pid-1', '--cap-drop', 'ALL', '--clearenv']
+        if self.program.can_disable_userns:
+            words.append('--disable-userns')
         if config.network_enabled:
             words.append('--share-net')
         if config.seccomp:

@@ -1,0 +1,44 @@
+"""Tests of the bubblewrap backend alone: what the conformance suite, which knows no backend, cannot ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+from tests.support.backends import require_bubblewrap
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    require_bubblewrap(item)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if 'tests/bubblewrap/' in item.path.as_posix():
+            item.add_marker(pytest.mark.bubblewrap)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., BubblewrapSandbox]]:
+    """Start a sandbox; stopped at the end of the test."""
+    started: list[BubblewrapSandbox] = []
+
+    def start_one(**options: Any) -> BubblewrapSandbox:
+        made = BubblewrapSandbox(options)
+        started.append(made)
+        made.start()
+        return made
+
+    yield start_one
+    for made in started:
+        made.cleanup()
+
+
+@pytest.fixture(scope='module')
+def sandbox() -> Iterator[BubblewrapSandbox]:
+    """One running sandbox with nothing special about it."""
+    with BubblewrapSandbox({'memory_limit': '256m'}) as made:
+        yield made

@@ -1,0 +1,207 @@
+"""What code in a bubblewrap sandbox can see and do."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+
+Start = Callable[..., BubblewrapSandbox]
+NAMESPACES = ('cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts')
+
+
+def facts_of(text: str) -> dict[str, str]:
+    return {name: value.strip() for name, _, value in (line.partition(':') for line in text.splitlines())}
+
+
+def test_every_namespace_is_its_own(sandbox: BubblewrapSandbox) -> None:
+    told = sandbox.execute_command('for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done')
+    inside = told.stdout.split()
+    assert len(inside) == len(NAMESPACES)
+    assert not set(inside) & {os.readlink(f'/proc/self/ns/{name}') for name in NAMESPACES}
+
+
+def test_the_agent_is_process_1_and_shielded(sandbox: BubblewrapSandbox) -> None:
+    assert '-I\n-S\n-c\n' in sandbox.execute_command("tr '\\0' '\\n' < /proc/1/cmdline").stdout
+    assert not sandbox.execute_command('cat /proc/1/environ').success
+
+
+def test_there_are_no_capabilities_and_none_to_gain(sandbox: BubblewrapSandbox) -> None:
+    facts = facts_of(sandbox.execute_command('cat /proc/self/status').stdout)
+    for name in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'):
+        assert int(facts[name], 16) == 0, name
+    assert facts['NoNewPrivs'] == '1'
+    assert facts['Seccomp'] == '2'
+
+
+def test_nothing_in_it_is_root_outside(sandbox: BubblewrapSandbox) -> None:
+    status = Path(f'/proc/{sandbox.metadata["pid"]}/status').read_text()
+    assert facts_of(status)['Uid'].split() == [str(sandbox.metadata['host_uid'])] * 4
+    assert sandbox.metadata['host_uid'] != 0
+    assert sandbox.execute_command('id -un; id -u').stdout == 'sandbox\n1000\n'
+
+
+def test_the_hosts_homes_and_state_are_not_there(sandbox: BubblewrapSandbox) -> None:
+    names = sandbox.execute_command('ls -A / /home /run /var').stdout.split()
+    assert not set(names) & {'root', 'work', 'mnt', 'boot', 'docker.sock', 'lib/docker', 'cache', 'log'}
+    assert sandbox.execute_command('ls -A /home').stdout == 'sandbox\n'
+    assert not sandbox.execute_command(['ls', str(Path.home())]).success
+    assert not sandbox.path_exists('/etc/shadow')
+    assert not sandbox.path_exists('/etc/ssl/private')
+
+
+@pytest.mark.parametrize('path', ['/', '/usr', '/etc', '/dev', '/run', '/var', '/home', '/sys', '/proc'])
+def test_only_the_private_directories_can_be_written(sandbox: BubblewrapSandbox, path: str) -> None:
+    assert not sandbox.execute_command(['touch', f'{path}/made']).success
+
+
+@pytest.mark.parametrize('path', ['/tmp', '/var/tmp', '/sandbox', '/home/sandbox', '/dev/shm'])
+def test_the_private_directories_can_be_written(sandbox: BubblewrapSandbox, path: str) -> None:
+    assert sandbox.execute_command(f'echo x > {path}/made && rm {path}/made').success
+
+
+def test_two_sandboxes_share_nothing_they_write(start: Start) -> None:
+    one, other = start(), start()
+    one.execute_command('touch /tmp/mark /dev/shm/mark /sandbox/mark')
+    assert not other.execute_command('ls /tmp/mark || ls /dev/shm/mark || ls /sandbox/mark').success
+
+
+def test_devices_are_few_and_none_can_be_made(sandbox: BubblewrapSandbox) -> None:
+    assert set(sandbox.execute_command('ls /dev').stdout.split()) == {
+        *('core', 'fd', 'full', 'null', 'ptmx', 'pts', 'random', 'shm', 'stderr', 'stdin', 'stdout', 'tty', 'urandom'),
+        'zero',
+    }
+    assert not sandbox.execute_command('mknod /tmp/disk b 254 0').success
+
+
+def test_the_terminal_of_the_host_cannot_be_reached(sandbox: BubblewrapSandbox) -> None:
+    code = 'import os\ntry: os.open("/dev/tty", os.O_RDWR); print("REACHED")\nexcept OSError: print("none")'
+    assert sandbox.execute_command(['python3', '-c', code]).stdout == 'none\n'
+
+
+# System calls ---------------------------------------------------------------------------------------------------------
+
+ATTEMPTS = {
+    'mount': 'libc.mount(b"x", b"/tmp", b"tmpfs", 0, None)',
+    'unshare user': 'libc.unshare(0x10000000)',
+    'unshare mount': 'libc.unshare(0x00020000)',
+    'setns': 'libc.setns(0, 0)',
+    'clone user': 'libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0)',
+    'clone3': 'libc.syscall(435, 0, 0)',
+    'keyctl': 'libc.syscall(250, 0, 0, 0, 0, 0)',
+    'add_key': 'libc.syscall(248, b"user", b"x", b"y", 1, -2)',
+    'bpf': 'libc.syscall(321, 0, 0, 0)',
+    'userfaultfd': 'libc.syscall(323, 0)',
+    'perf_event_open': 'libc.syscall(298, 0, 0, -1, -1, 0)',
+    'io_uring_setup': 'libc.syscall(425, 1, 0)',
+    'kexec_load': 'libc.syscall(246, 0, 0, 0, 0)',
+    'open_by_handle_at': 'libc.syscall(304, -100, 0, 0)',
+    'init_module': 'libc.syscall(175, 0, 0, b"")',
+    'reboot': 'libc.syscall(169, 0, 0, 0, 0)',
+    'personality': 'libc.personality(0x0400000)',
+    'vsock': 'libc.socket(40, 1, 0)',
+    'sethostname': 'libc.sethostname(b"x", 1)',
+    'swapon': 'libc.swapon(b"/tmp/x", 0)',
+    'syslog': 'libc.klogctl(3, None, 0)',
+    'pivot_root': 'libc.syscall(155, b"/tmp", b"/tmp")',
+    'fsopen': 'libc.syscall(430, b"tmpfs", 0)',
+    'quotactl': 'libc.syscall(179, 0, 0, 0, 0)',
+}
+
+
+@pytest.mark.skipif(os.uname().machine != 'x86_64', reason='the numbers are those of x86_64')
+@pytest.mark.parametrize('name', list(ATTEMPTS))
+def test_a_system_call_that_docker_refuses_is_refused(sandbox: BubblewrapSandbox, name: str) -> None:
+    code = (
+        'import ctypes, errno\n'
+        'libc = ctypes.CDLL(None, use_errno=True)\n'
+        f'r = {ATTEMPTS[name]}\n'
+        'print(r, errno.errorcode.get(ctypes.get_errno()))\n'
+    )
+    result, error = sandbox.execute_command(['python3', '-c', code]).stdout.split()
+    assert result == '-1'
+    assert error in ('EPERM', 'ENOSYS')
+
+
+def test_what_programs_need_is_let_through(sandbox: BubblewrapSandbox) -> None:
+    code = (
+        'import threading, multiprocessing, asyncio, socket, sqlite3, subprocess, tempfile, mmap, os, signal, resource\n'
+        't = threading.Thread(target=print, args=("thread",)); t.start(); t.join()\n'
+        'with multiprocessing.get_context("spawn").Pool(1) as p: print(p.map(abs, [-1]))\n'
+        'print(asyncio.run(asyncio.sleep(0, "async")))\n'
+        'socket.socketpair(); socket.socket(); socket.socket(socket.AF_UNIX)\n'
+        'sqlite3.connect(tempfile.mktemp()).execute("create table t (x)")\n'
+        'print(subprocess.check_output(["echo", "sub"], text=True).strip())\n'
+        'mmap.mmap(-1, 4096); os.memfd_create("x"); signal.setitimer(signal.ITIMER_REAL, 0)\n'
+    )
+    result = sandbox.execute_command(['python3', '-c', code], timeout=60)
+    assert result.stdout == 'thread\n[1]\nasync\nsub\n', result.stderr
+
+
+def test_without_the_filter_further_user_namespaces_are_refused_all_the_same(start: Start) -> None:
+    sandbox = start(seccomp=False)
+    assert sandbox.metadata['seccomp'] is False
+    assert not sandbox.execute_command('unshare -Ur true').success
+
+
+# Network --------------------------------------------------------------------------------------------------------------
+
+
+def test_off_the_hosts_services_are_out_of_reach(sandbox: BubblewrapSandbox) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+        code = f'import socket; socket.create_connection(("127.0.0.1", {port}), 5)'
+        assert 'ConnectionRefused' in sandbox.execute_command(['python3', '-c', code]).stderr
+
+
+def test_off_abstract_sockets_of_the_host_are_out_of_reach(sandbox: BubblewrapSandbox) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        name = f'\0enclave-test-{os.getpid()}'
+        server.bind(name)
+        server.listen()
+        code = f'import socket; socket.socket(socket.AF_UNIX).connect({name!r})'
+        assert 'ConnectionRefused' in sandbox.execute_command(['python3', '-c', code]).stderr
+
+
+def test_on_the_network_is_the_hosts_own(start: Start) -> None:
+    sandbox = start(network_enabled=True)
+    assert sandbox.metadata['network'] == 'that of this machine'
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        answered = threading.Thread(target=lambda: server.accept()[0].sendall(b'hello'))
+        answered.start()
+        code = f'import socket; print(socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), 5).recv(5))'
+        assert sandbox.execute_command(['python3', '-c', code]).stdout == "b'hello'\n"
+        answered.join()
+    assert sandbox.path_exists('/etc/resolv.conf')
+
+
+# Secrets of the start -------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_is_not_on_any_command_line(start: Start) -> None:
+    sandbox = start(env_vars={'TOKEN': 'hunter2-bwrap'})
+    assert sandbox.execute_command('echo $TOKEN').stdout == 'hunter2-bwrap\n'
+    for each in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            assert b'hunter2-bwrap' not in each.read_bytes()
+        except OSError:
+            continue
+
+
+def test_no_descriptor_of_ours_is_left_open_inside(sandbox: BubblewrapSandbox) -> None:
+    assert sandbox.execute_command(['ls', '-1', '/proc/self/fd']).stdout.split() == ['0', '1', '2', '3']
+
+
+def test_this_python_is_unharmed_by_the_start() -> None:
+    """Starting must not change the limits, the identity or the non-dumpable mark of this process."""
+    assert ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 1
+    assert os.getuid() == os.geteuid()
+    assert sys.is_finalizing() is False

