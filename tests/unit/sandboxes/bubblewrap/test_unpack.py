@@ -1,0 +1,201 @@
+"""Unpacking images: layers, whiteouts, both layouts, and archives that mean harm."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import platform
+import stat
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
+from enclave.sandboxes.bubblewrap.rootfs import find_unpacked, image_place, resolve_inside
+from enclave.sandboxes.bubblewrap.unpack import apply_layer, list_unpacked, remove_unpacked, unpack_image
+
+ARCHITECTURE = {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(platform.machine(), platform.machine())
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(tmp_path / 'cache'))
+
+
+def member(name: str, content: bytes = b'', **facts: Any) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    info.mode = 0o644
+    for key, value in facts.items():
+        setattr(info, key, value)
+    return info, content
+
+
+def folder(name: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, type=tarfile.DIRTYPE, mode=mode)
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, type=kind, linkname=target)
+
+
+def layer(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode='w') as archive:
+        for info, content in members:
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def apply(root: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
+    apply_layer(root, io.BytesIO(layer(*members)))
+
+
+def test_layers_are_laid_over_each_other(tmp_path: Path) -> None:
+    apply(tmp_path, folder('etc'), member('etc/a', b'old'), member('etc/b', b'b'), folder('d'), member('d/x', b'x'))
+    apply(tmp_path, member('etc/a', b'new'), member('etc/.wh.b'), folder('d'), member('d/.wh..wh..opq'), member('d/y'))
+    assert (tmp_path / 'etc/a').read_bytes() == b'new'
+    assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob('*')) == ['d', 'd/y', 'etc', 'etc/a']
+
+
+def test_modes_stay_but_nobody_becomes_root_by_them(tmp_path: Path) -> None:
+    apply(tmp_path, member('su', b'x', mode=0o4755), member('plain', mode=0o600), folder('locked', 0o000))
+    assert stat.S_IMODE((tmp_path / 'su').stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / 'plain').stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / 'locked').stat().st_mode) == 0o700
+
+
+def test_symlinked_directories_lead_where_they_do_in_the_image(tmp_path: Path) -> None:
+    apply(tmp_path, folder('usr/bin'), link('bin', 'usr/bin'), link('sbin', '/usr/bin'))
+    apply(tmp_path, member('bin/one', b'1'), member('sbin/two', b'2'), link('three', 'bin/one', tarfile.LNKTYPE))
+    assert (tmp_path / 'usr/bin/one').read_bytes() == b'1'
+    assert (tmp_path / 'usr/bin/two').read_bytes() == b'2'
+    assert (tmp_path / 'three').samefile(tmp_path / 'usr/bin/one')
+
+
+@pytest.mark.parametrize(
+    'members',
+    [
+        [member('../outside', b'evil')],
+        [member('/../outside', b'evil')],
+        [link('way', '..'), member('way/outside', b'evil')],
+        [link('way', '/..'), member('way/outside', b'evil')],
+        [link('way', '../../..'), link('way2', 'way'), member('way2/outside', b'evil')],
+        [link('outside', '../outside'), member('outside', b'evil')],
+        [link('copy', '../secret', tarfile.LNKTYPE)],
+        [link('way', '..'), link('copy', 'way/secret', tarfile.LNKTYPE)],
+        [link('way', '..'), member('way/.wh.secret')],
+        [link('way', '..'), folder('way/made')],
+    ],
+)
+def test_nothing_lands_outside(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    root = tmp_path / 'deep' / 'root'
+    root.mkdir(parents=True)
+    (tmp_path / 'deep' / 'secret').write_text('host')
+
+    apply(root, *members)
+
+    assert sorted(each.name for each in (tmp_path / 'deep').iterdir()) == ['root', 'secret']
+    assert (tmp_path / 'deep' / 'secret').read_text() == 'host'
+    copy = root / 'copy'
+    assert not copy.exists() or copy.read_text() != 'host'
+
+
+def test_devices_and_pipes_are_left_out(tmp_path: Path) -> None:
+    apply(tmp_path, member('disk', type=tarfile.BLKTYPE, devmajor=8), member('pipe', type=tarfile.FIFOTYPE))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_circles_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / 'a').symlink_to('b')
+    (tmp_path / 'b').symlink_to('a')
+    assert resolve_inside(tmp_path, '/a') is None
+
+
+def docker_archive(path: Path, *layers: bytes, tag: str | None = 'demo:1') -> Path:
+    config = json.dumps({'config': {'Env': ['PATH=/opt/bin:/bin', 'COLOUR=red']}}).encode()
+    names = [f'{number}/layer.tar' for number in range(len(layers))]
+    manifest = [{'Config': 'config.json', 'RepoTags': [tag] if tag else None, 'Layers': names}]
+    path.write_bytes(
+        layer(
+            member('config.json', config),
+            member('manifest.json', json.dumps(manifest).encode()),
+            *(member(name, data) for name, data in zip(names, layers, strict=True)),
+        )
+    )
+    return path
+
+
+def test_an_archive_of_docker_save_is_unpacked(tmp_path: Path) -> None:
+    archive = docker_archive(tmp_path / 'a.tar', layer(member('one', b'1')), gzip.compress(layer(member('two', b'2'))))
+
+    image = unpack_image(str(archive))
+
+    assert image.name == 'demo:1'
+    root, env = find_unpacked('demo:1')
+    assert {each.name: each.read_bytes() for each in root.iterdir()} == {'one': b'1', 'two': b'2'}
+    assert env == {'PATH': '/opt/bin:/bin', 'COLOUR': 'red'}
+    assert [each.name for each in list_unpacked()] == ['demo:1']
+    remove_unpacked('demo:1')
+    with pytest.raises(ImageNotFoundError, match='images unpack demo:1'):
+        find_unpacked('demo:1')
+
+
+def test_unpacking_again_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    for content in (b'old', b'new'):
+        unpack_image(str(docker_archive(tmp_path / 'a.tar', layer(member(content.decode(), content)))), name='x')
+    assert [each.name for each in find_unpacked('x:latest')[0].iterdir()] == ['new']
+    assert [each.name for each in image_place('x').parent.iterdir()] == ['x:latest']
+
+
+@pytest.mark.parametrize('nested', [False, True])
+def test_an_oci_layout_is_unpacked(tmp_path: Path, nested: bool) -> None:
+    blobs = tmp_path / 'oci' / 'blobs' / 'sha256'
+    blobs.mkdir(parents=True)
+
+    def put(data: bytes) -> dict[str, Any]:
+        name = hashlib.sha256(data).hexdigest()
+        (blobs / name).write_bytes(data)
+        return {'digest': f'sha256:{name}', 'size': len(data)}
+
+    first, second = put(layer(member('f', b'oci'))), put(json.dumps({'config': {'Env': ['A=b=c']}}).encode())
+    manifest = {**put(json.dumps({'config': second, 'layers': [first]}).encode())}
+    manifest['platform'] = {'architecture': ARCHITECTURE}
+    other = {**put(b'{}'), 'platform': {'architecture': 'z80'}}
+    top = {'manifests': [other, manifest]}
+    if nested:
+        top = {'manifests': [put(json.dumps(top).encode())]}
+    (tmp_path / 'oci' / 'index.json').write_text(json.dumps(top))
+
+    unpack_image(str(tmp_path / 'oci'), name='from-oci')
+
+    root, env = find_unpacked('from-oci')
+    assert (root / 'f').read_bytes() == b'oci'
+    assert env == {'A': 'b=c'}
+
+
+def test_what_is_no_image_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / 'text').write_text('not a tar')
+    (tmp_path / 'other.tar').write_bytes(layer(member('hello', b'x')))
+    (tmp_path / 'bad.tar').write_bytes(layer(member('manifest.json', b'[{"Config": 5}]')))
+    for name, match in (
+        ('text', 'not an image archive'),
+        ('other.tar', 'no image'),
+        ('bad.tar', 'cannot be understood'),
+    ):
+        with pytest.raises(SandboxStartError, match=match):
+            unpack_image(str(tmp_path / name), name='x')
+    with pytest.raises(ImageNotFoundError, match='no image archive'):
+        unpack_image(str(tmp_path / 'missing.tar'))
+    with pytest.raises(ConfigurationError, match='give it a name'):
+        unpack_image(str(docker_archive(tmp_path / 'anonymous.tar', layer(), tag=None)))
+    lacking = docker_archive(tmp_path / 'lacking.tar', layer(member('f')), layer())
+    data = lacking.read_bytes().replace(b'1/layer.tar\0', b'9/layer.tar\0')
+    lacking.write_bytes(data)
+    with pytest.raises((SandboxStartError, tarfile.TarError)):
+        unpack_image(str(lacking), name='x')
+    assert list(image_place('x').parent.iterdir()) == []

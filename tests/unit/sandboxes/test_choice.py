@@ -1,0 +1,82 @@
+"""Which kind of sandbox is taken where nobody says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from enclave.config import SandboxConfig
+from enclave.enums import SandboxType
+from enclave.errors import EngineUnavailableError, UnsupportedError
+from enclave.sandboxes import choice
+from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.choice import Choice, choose, choose_backend, choose_for
+from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.registry import SandboxFactory
+
+
+def works() -> None:
+    pass
+
+
+def no_engine() -> None:
+    raise EngineUnavailableError('nothing listens at /run/docker.sock. Start it')
+
+
+def no_bubblewrap() -> None:
+    raise UnsupportedError('bwrap is not installed. Install it')
+
+
+def test_docker_comes_first() -> None:
+    assert choose(works, no_bubblewrap) == Choice(SandboxType.DOCKER, 'a Docker engine answers')
+
+
+def test_bubblewrap_stands_in_for_an_absent_engine() -> None:
+    found = choose(no_engine, works)
+    assert found.sandbox_type is SandboxType.BUBBLEWRAP
+    assert 'nothing listens at /run/docker.sock' in found.reason
+
+
+def test_where_neither_works_both_reasons_are_told() -> None:
+    found = choose(no_engine, no_bubblewrap)
+    assert found.sandbox_type is SandboxType.DOCKER
+    assert 'nothing listens' in found.reason
+    assert 'bwrap is not installed' in found.reason
+
+
+@pytest.mark.parametrize(
+    ('config', 'kind'),
+    [
+        (DockerSandboxConfig(), SandboxType.DOCKER),
+        (BubblewrapSandboxConfig(), SandboxType.BUBBLEWRAP),
+        ({'image': 'python:3.12', 'timeout': 5}, SandboxType.DOCKER),
+        ({'rootfs': '/srv', 'timeout': 5}, SandboxType.BUBBLEWRAP),
+    ],
+)
+def test_a_word_of_one_kind_decides(config: Any, kind: SandboxType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, 'choose_backend', lambda: pytest.fail('nobody should be asked'))
+    assert choose_for(config).sandbox_type is kind
+
+
+@pytest.mark.parametrize('config', [None, {}, {'timeout': 5}, SandboxConfig()])
+def test_a_plain_configuration_leaves_it_to_the_machine(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, 'choose_backend', lambda: Choice(SandboxType.BUBBLEWRAP, 'because'))
+
+    sandbox = SandboxFactory.create_sandbox(config=config)
+
+    assert sandbox.sandbox_type is SandboxType.BUBBLEWRAP
+    assert sandbox.get_info().metadata['chosen_because'] == 'because'
+
+
+def test_the_machine_is_not_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def once() -> Choice:
+        asked.append(1)
+        return Choice(SandboxType.DOCKER, 'x')
+
+    monkeypatch.setattr(choice, '_chosen', None)
+    monkeypatch.setattr(choice, 'choose', once)
+    assert choose_backend() == choose_backend()
+    assert len(asked) == 1
