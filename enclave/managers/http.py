@@ -36,6 +36,7 @@ from enclave.errors import (
     InvalidArgumentError,
     ManagerStoppedError,
     OperationTimeoutError,
+    PoolError,
     RequestTooLargeError,
     SandboxNotFoundError,
     ServerError,
@@ -342,8 +343,11 @@ class HttpSandboxManager(SandboxManager):
         name: str | None = None,
     ) -> list[str]:
         """Make a pool of warm sandboxes at the server and return their ids; see `SandboxManager.initialize_pool`."""
+        size = (self.config.pool_size or None) if pool_size is None else pool_size
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise PoolError(f'pool_size must be a whole number, at least 1, not {size!r}')
         body = PoolRequest(
-            pool_size=self.config.pool_size or None if pool_size is None else pool_size,
+            pool_size=size,
             sandbox_type=None if sandbox_type is None else _type_name(sandbox_type),
             config=self._options(config),
             name=name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar, cast
 
 from attrs import define, field
@@ -216,8 +216,8 @@ class RemoteSandbox(AgentBackedSandbox):
     def _do(self, verb: Callable[[Operations], R]) -> R:
         return verb(self._running())
 
-    def _stream(self, verb: Callable[[Operations], Iterator[bytes]]) -> Iterator[bytes]:
-        return verb(self._running())
+    def _stream(self, verb: Callable[[Operations], Iterator[bytes]]) -> Generator[bytes, None, None]:
+        yield from verb(self._running())
 
     def _absolute(self, path: str, name: str = 'path') -> str:
         super()._absolute(path, name)  # checks it

@@ -33,6 +33,7 @@ from enclave.managers.base import SandboxManager
 from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
+from tests.support.server import remote
 
 PATIENCE = 60.0
 TOOLS = ['shell_executor', 'python_executor', 'file_operation']
@@ -45,7 +46,7 @@ def local(**options: Any) -> AbstractContextManager[SandboxManager]:
     return LocalSandboxManager(**options)
 
 
-MANAGERS: dict[str, MakeManager] = {'local': local}
+MANAGERS: dict[str, MakeManager] = {'http': remote, 'local': local}
 
 
 @pytest.fixture(params=['fake', pytest.param('docker', marks=pytest.mark.docker)])

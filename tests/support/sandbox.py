@@ -232,6 +232,13 @@ class FakeSandbox(Sandbox):
             archive.add(path, path.name)
         return made.getvalue() if target is None else Path(target).write_bytes(made.getvalue())
 
+    def read_archive(self, source: str, *, arcname: str | None = None) -> Iterator[bytes]:
+        path = self.workspace.host_path(source)
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode='w') as archive:
+            archive.add(path, arcname or path.name)
+        yield made.getvalue()
+
 
 def fake_config(**options: Any) -> SandboxConfig:
     return SandboxConfig(tools_config={'shell_executor': {}, 'file_operation': {}, 'python_executor': {}}, **options)
