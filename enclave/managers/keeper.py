@@ -486,11 +486,13 @@ class Keeper:
 
     def _reap(self, record: Record, now: float) -> None:
         expired = record.retry_at <= now or (record.expires is not None and record.expires <= now)
-        if not expired and record.sandbox.active_calls:
-            # Somebody uses it directly, without the manager.
-            with self._lock:
-                record.last_used = max(record.last_used, now)
-            return
+        if not expired:
+            # It may be used directly, without the manager.
+            used_at = now if record.sandbox.active_calls else record.sandbox.used_at
+            if used_at > record.last_used:
+                with self._lock:
+                    record.last_used = max(record.last_used, used_at)
+                return  # when it is due now is for the next look, which follows at once if need be
         logger.info(
             'sandbox %s is removed: %s',
             record.id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 import uuid
 import warnings
 from abc import ABC, abstractmethod
@@ -58,6 +59,7 @@ class Sandbox(ABC):
         created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
         metadata: What the backend knows of itself, for `get_info`.
         error: Why the status is ``error``.
+        used_at: When a call last began, on the monotonic clock; 0.0 before the first.
     """
 
     sandbox_type: ClassVar[SandboxType | str] = SandboxType.DUMMY
@@ -83,6 +85,7 @@ class Sandbox(ABC):
         self.started_at: datetime | None = None
         self.metadata: dict[str, Any] = {}
         self.error: str | None = None
+        self.used_at = 0.0
         self._changed = threading.Condition()  # guards _status and _moving
         self._status = SandboxStatus.INITIALIZING
         self._moving = False  # a thread is starting or stopping it
@@ -186,6 +189,7 @@ class Sandbox(ABC):
     def _check_usable(self) -> None:
         status = self.status
         if status in USABLE:
+            self.used_at = time.monotonic()
             return
         if status is SandboxStatus.ERROR and self.started_at is not None:
             raise SandboxGoneError(

@@ -331,6 +331,18 @@ def test_direct_use_of_a_sandbox_counts_as_use(manager: LocalSandboxManager, bac
     wait_gone(backend, manager, busy.id)
 
 
+def test_short_direct_use_counts_too(manager: LocalSandboxManager) -> None:
+    sandbox = fake(manager, manager.create_sandbox('fake', idle_timeout=1000))
+    record = manager._keeper.get(sandbox.id)
+    before = record.last_used
+
+    sandbox.execute_command('true')
+    manager._keeper._reap(record, before + 1000)
+
+    assert manager.get_sandbox(sandbox.id) is sandbox
+    assert before < record.last_used == sandbox.used_at
+
+
 # Pools ----------------------------------------------------------------------------------------------------------------
 
 
