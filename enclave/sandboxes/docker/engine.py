@@ -426,6 +426,9 @@ class _TcpAdapter(requests.adapters.HTTPAdapter):
         super().init_poolmanager(*arguments, **options)
 
 
+_DIALLED = 'http://localhost'
+
+
 # docker-py's transport for a unix socket with our dialler in it. It brings ssh without paramiko, on pooled connections, and a
 # failed connect closes its socket, which docker-py's own (7.2) leaves to the garbage collector.
 class _DialConnection(UnixHTTPConnection):
@@ -453,8 +456,9 @@ class _DialAdapter(UnixHTTPAdapter):
         self._dialer = dialer
 
     def get_connection(self, url: Any, proxies: Any = None) -> Any:
+        # One pool for all there is to ask. docker-py has one for each URL, and a pool of this size takes 15 ms to make.
         with self.pools.lock:
-            pool = self.pools.get(url)
+            pool = self.pools.get(_DIALLED)
             if pool is None:
-                pool = self.pools[url] = _DialPool(url, self._dialer, self.timeout)
+                pool = self.pools[_DIALLED] = _DialPool(_DIALLED, self._dialer, self.timeout)
         return pool
