@@ -28,19 +28,37 @@ OPTIONS: dict[str, Any] = {
 TICK_SECONDS = 0.001
 
 
+def kept_waiting() -> float:
+    """Return for how long, in seconds, this thread was ready to run and other programs had the processors; 0 if unknown.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst, the second field of ``/proc/<pid>/schedstat``.
+    """
+    try:
+        return int(Path('/proc/thread-self/schedstat').read_bytes().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
 class Ticking:
-    """A task that ticks; ``longest`` is the longest time, in seconds, that the loop did not come round to it."""
+    """A task that ticks; ``longest`` is the longest time, in seconds, that the loop did not come round to it.
+
+    What the system gave to other programs meanwhile does not count; it is told by ``crowded``.
+    """
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        self.longest = self.crowded = 0.0
 
     async def tick(self) -> None:
-        last = time.perf_counter()
+        last, waited = time.perf_counter(), kept_waiting()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = time.perf_counter()
-            self.longest = max(self.longest, now - last - TICK_SECONDS)
-            last = now
+            now, waits = time.perf_counter(), kept_waiting()
+            self.longest = max(self.longest, now - last - TICK_SECONDS - (waits - waited))
+            self.crowded = max(self.crowded, waits - waited)
+            last, waited = now, waits
 
 
 @contextlib.asynccontextmanager
@@ -49,7 +67,7 @@ async def ticking() -> AsyncIterator[Ticking]:
     ticks = Ticking()
     task = asyncio.ensure_future(ticks.tick())
     await asyncio.sleep(0.01)
-    ticks.longest = 0.0
+    ticks.reset()
     try:
         yield ticks
     finally:

@@ -23,7 +23,7 @@ from enclave.aio.factories import (
     register_manager,
     register_sandbox,
 )
-from enclave.aio.managers import HttpSandboxManager, LocalSandboxManager, SandboxManager
+from enclave.aio.managers import HttpSandboxManager, LocalSandboxManager, RemoteSandbox, SandboxManager
 from enclave.aio.notebooks import DockerNotebookSandbox, NotebookDocument, NotebookSandbox
 from enclave.aio.sandboxes import (
     AgentBackedSandbox,
@@ -71,6 +71,7 @@ __all__ = [
     'PathInfo',
     'PortForward',
     'Process',
+    'RemoteSandbox',
     'Sandbox',
     'SandboxConfig',
     'SandboxFactory',

@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
 from enclave.aio.lifting import Face, Shown, entered, lifted, lifted_to, run
-from enclave.aio.sandboxes import Sandbox
+from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, kill
 from enclave.aio.threads import crew
 from enclave.cancellation import on_cancel
-from enclave.enums import SandboxManagerType
-from enclave.managers import base, local
+from enclave.enums import SandboxManagerType, SandboxStatus
+from enclave.managers import base, http, local, remote  # all now: an import takes longer than a loop may be held up
 from enclave.managers.config import SandboxManagerConfig
 
 M = TypeVar('M', bound='SandboxManager')
@@ -125,4 +125,29 @@ class LocalSandboxManager(SandboxManager):
 class HttpSandboxManager(SandboxManager):
     """Sandboxes of a server elsewhere. See `enclave.managers.http.HttpSandboxManager`."""
 
-    _home: ClassVar[tuple[str, str]] = ('enclave.managers.http', 'HttpSandboxManager')
+    _home: ClassVar[tuple[str, str]] = (http.__name__, 'HttpSandboxManager')
+
+
+class RemoteSandbox(AgentBackedSandbox):
+    """A sandbox that a server keeps. See `enclave.managers.remote.RemoteSandbox`.
+
+    `status` and `active_calls` are what the server said last, because an attribute cannot be awaited; `get_info` asks it anew.
+    """
+
+    _home: ClassVar[tuple[str, str]] = (remote.__name__, 'RemoteSandbox')
+
+    path: Shown[str] = Shown("Its address below the server's.")
+
+    find_process = lifted_to(Process, remote.RemoteSandbox.find_process, undo=kill)
+
+    @property  # type: ignore[misc]
+    def status(self) -> SandboxStatus:
+        """Where it was in its life when the server was asked last."""
+        seen = self._blocking._seen
+        return SandboxStatus.INITIALIZING if seen is None else SandboxStatus(seen.status)
+
+    @property
+    def active_calls(self) -> int:  # type: ignore[override]
+        """How many calls were going on when the server was asked last."""
+        seen = self._blocking._seen
+        return 0 if seen is None else int(seen.active_calls)

@@ -10,14 +10,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
+from enclave.agent import bootstrap
 from enclave.aio.lifting import Face, Shown, lifted, lifted_to, run, streamed
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus
 from enclave.records import CommandResult
 from enclave.sandboxes import agent_backed, base, connection, process
+from enclave.sandboxes.bubblewrap import sandbox as bubblewrap_sandbox
 from enclave.sandboxes.docker import sandbox as docker_sandbox  # now: an import takes longer than a loop may be held up
 
 S = TypeVar('S', bound='Sandbox')
+
+bootstrap()  # now, and kept: where no bytecode can be cached, compiling the agent holds up every thread for 30 ms
 
 
 def _stop(blocking: Any, _: object) -> None:
@@ -28,7 +32,8 @@ def _close(_: object, opened: Any) -> None:
     opened.close()
 
 
-def _kill(_: object, started: process.Process) -> None:
+def kill(_: object, started: process.Process) -> None:
+    """End a process that nobody waits for any more, and wait for that."""
     with started:
         pass
 
@@ -85,6 +90,7 @@ class PortForward(Face):
 
     host: Shown[str] = Shown('Where it listens.')
     port: Shown[int] = Shown('Where it listens.')
+    is_closed: Shown[bool] = Shown('Whether it was closed.')
 
     close = lifted(connection.PortForward.close)
 
@@ -168,7 +174,7 @@ class AgentBackedSandbox(Sandbox):
 
     execute_command = lifted(agent_backed.AgentBackedSandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
     run_script = lifted(agent_backed.AgentBackedSandbox.run_script)
-    start_process = lifted_to(Process, agent_backed.AgentBackedSandbox.start_process, undo=_kill)
+    start_process = lifted_to(Process, agent_backed.AgentBackedSandbox.start_process, undo=kill)
     read_file = lifted(agent_backed.AgentBackedSandbox.read_file)
     read_chunks = streamed(agent_backed.AgentBackedSandbox.read_chunks)
     write_file = lifted(agent_backed.AgentBackedSandbox.write_file)
@@ -202,4 +208,4 @@ class DockerSandbox(AgentBackedSandbox):
 class BubblewrapSandbox(AgentBackedSandbox):
     """A sandbox without an engine. See `enclave.sandboxes.bubblewrap.sandbox.BubblewrapSandbox`."""
 
-    _home: ClassVar[tuple[str, str]] = ('enclave.sandboxes.bubblewrap.sandbox', 'BubblewrapSandbox')
+    _home: ClassVar[tuple[str, str]] = (bubblewrap_sandbox.__name__, 'BubblewrapSandbox')

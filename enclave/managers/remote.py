@@ -125,6 +125,7 @@ class RemoteSandbox(AgentBackedSandbox):
         self._forwards: set[PortForward] = set()
         self._forwards_lock = threading.Lock()
         self._operations: Operations | None = _Files(self)
+        self._seen: SandboxInfo | None = None  # what the server said last, for those who cannot wait for it to be asked
         if info is not None:
             self._take(info)
 
@@ -134,6 +135,7 @@ class RemoteSandbox(AgentBackedSandbox):
         return f'/sandbox/{self.id}'
 
     def _take(self, info: SandboxInfo) -> SandboxInfo:
+        self._seen = info
         self.sandbox_type = info.type
         self.created_at = info.created_at
         self.started_at = info.started_at
