@@ -63,6 +63,9 @@ def examine(base_url: str | None = None) -> Diagnosis:
     if checks[-1].status == 'ok':
         checks += _check_engine_and_what_is_on_it(base_url)
     checks += [check_host_ca(), check_bubblewrap(), check_user_namespaces()]
+    if checks[-2].status == 'ok':
+        checks += [check_bubblewrap_starts(), check_system_call_filter(), check_cgroups()]
+    checks.append(check_default_kind(checks))
     return Diagnosis(can_run=all(each.status in ('ok', 'warning') for each in checks if each.required), checks=checks)
 
 
@@ -345,3 +348,68 @@ def check_user_namespaces(proc: Path = Path('/proc/sys'), *, is_root: bool | Non
                 remedy=f'sudo sysctl -w {setting}={good}',
             )
     return Check(name=name, status='ok', summary='this user may make them')
+
+
+def check_bubblewrap_starts() -> Check:
+    """Start an empty bubblewrap sandbox, once."""
+    from enclave.sandboxes.bubblewrap.program import check_works
+
+    name = 'bubblewrap starts'
+    try:
+        check_works()
+    except EnclaveError as error:
+        problem, _, remedy = error.message.partition('Run: ')
+        return Check(
+            name=name,
+            status='warning',
+            summary=problem.strip(),
+            remedy=remedy or 'let this user make namespaces, as the message says',
+        )
+    return Check(name=name, status='ok', summary='sandboxes without Docker can be started')
+
+
+def check_system_call_filter() -> Check:
+    """Check for the library that makes the system call filter of sandboxes without Docker."""
+    from enclave.sandboxes.bubblewrap.seccomp import get_filter
+
+    name = 'system call filter'
+    try:
+        rules = len(get_filter()) // 8
+    except EnclaveError as error:
+        problem, _, remedy = error.message.partition('; run: ')
+        return Check(
+            name=name, status='warning', summary=problem, remedy=remedy or f'{sys.executable} -m pip install pyseccomp'
+        )
+    return Check(name=name, status='ok', summary=f"as strict as Docker's default, {rules} instructions")
+
+
+def check_cgroups() -> Check:
+    """Say what holds the limits of sandboxes without Docker: cgroups for the whole sandbox, or rlimits."""
+    from enclave.sandboxes.bubblewrap.cgroups import find_cgroups
+
+    found = find_cgroups()
+    if not found.missing and found.parents:
+        held = ', '.join(found.parents)
+        return Check(name='own cgroups', status='ok', summary=f'cgroup v{found.version} limits whole sandboxes: {held}')
+    reasons = '; '.join(f'{name}: {reason}' for name, reason in found.missing.items())
+    return Check(
+        name='own cgroups',
+        status='warning',
+        summary=f'sandboxes without Docker are limited by rlimits instead ({reasons})',
+        remedy='run as root, or in a group of your own: systemd-run --user --scope -p Delegate=yes COMMAND',
+    )
+
+
+def check_default_kind(checks: list[Check]) -> Check:
+    """Say which kind of sandbox is used where nobody names one, and why."""
+    good = {each.name for each in checks if each.status == 'ok'}
+    if 'engine' in good:
+        return Check(name='default kind', status='ok', summary='docker, since an engine answers')
+    if 'bubblewrap starts' in good:
+        return Check(name='default kind', status='ok', summary='bubblewrap, since no engine answers and it works here')
+    return Check(
+        name='default kind',
+        status='warning',
+        summary='docker, although no engine answers: bubblewrap does not work here either',
+        remedy='mend one of the two, as said above',
+    )

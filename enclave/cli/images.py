@@ -1,4 +1,4 @@
-"""`ms-enclave images`: list, pull, build and ensure (floor 6)."""
+"""`ms-enclave images`: list, pull, build, ensure and unpack (floor 6)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import click
 
 from enclave.cli.output import Reporter, echo_json, format_size, print_table, progress
+from enclave.cli.unpack import unpack
 from enclave.errors import ImageNotFoundError, InvalidArgumentError
 
 _json_option = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
@@ -22,6 +23,9 @@ _ca_option = click.option(
 @click.group()
 def images() -> None:
     """List, pull and build the images that sandboxes are made from."""
+
+
+images.add_command(unpack)
 
 
 @images.command('list')

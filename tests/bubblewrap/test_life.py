@@ -266,6 +266,7 @@ def test_without_the_filters_library_nothing_starts_unless_it_is_declined(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, 'pyseccomp', None)
+    monkeypatch.setattr(seccomp, '_FORMAT', 'nothing kept yet')
     seccomp.get_filter.cache_clear()
     try:
         with pytest.raises(UnsupportedError, match='pyseccomp'):
