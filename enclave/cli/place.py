@@ -196,7 +196,8 @@ class RemotePlace(Place):
         self, sandbox_type: str, config: Mapping[str, Any], *, quiet: bool = False
     ) -> contextlib.AbstractContextManager[Any]:
         """See `Place.open`."""
-        return self.manager.open(sandbox_type, config, idle_timeout=REMOTE_IDLE_SECONDS)
+        # Without options the server's own defaults apply.
+        return self.manager.open(sandbox_type, config or None, idle_timeout=REMOTE_IDLE_SECONDS)
 
     @contextlib.contextmanager
     def attach(self, sandbox_id: str) -> Iterator[Any]:

@@ -23,7 +23,7 @@ import click
 
 from enclave.errors import EnclaveError, UnsupportedError
 
-_PIECE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 18
 _KILL, _RESIZE, _END = b'k', b'w', b'q'
 _ENDINGS = [number for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if (number := getattr(signal, name, None)) is not None]
 ESCAPE_HELP = 'Enter ~ . leaves at once'

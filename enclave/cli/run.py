@@ -189,16 +189,17 @@ def _place_program(sandbox: Any, name: str, text: bytes, config: Mapping[str, An
     to be written to unasked: then it goes to a place of its own, and Python is told where its modules are.
     """
     work = str(config.get('working_dir', DEFAULT_DIR)).rstrip('/') or '/'
-    mounts = [str(each['bind']).rstrip('/') or '/' for each in config.get('volumes', {}).values()]
-    is_mounted = any(work == mount or f'{work}/'.startswith(f'{mount.rstrip("/")}/') for mount in mounts)
-    path = f'{PRIVATE_DIR if is_mounted else work.rstrip("/")}/{name}'
+    mounts = [str(each['bind']).rstrip('/') for each in config.get('volumes', {}).values()]
+    is_mounted = any(f'{work}/'.startswith(f'{mount}/') for mount in mounts)
+    # Relative, since where it works may be for a server to say; a leading dash would be an option.
+    path = f'{PRIVATE_DIR}/{name}' if is_mounted else f'./{name}' if name.startswith('-') else name
     try:
         sandbox.write_file(path, text, exclusive=True, mode=0o755)
     except SandboxPathExistsError:
         # Copied in by --file, most likely.
         if sandbox.read_file(path) != text:
             raise InvalidArgumentError(
-                f'{path} is in the sandbox already and is another file, from its image, --file or --volume; rename one'
+                f'{path} is in the sandbox already and is another file, from its image or --file; rename one'
             ) from None
     return path, {'PYTHONPATH': work} if is_mounted and 'PYTHONPATH' not in config.get('env_vars', {}) else {}
 

@@ -268,26 +268,30 @@ def test_sandbox_is_stopped_from_outside() -> None:
         assert not made.is_alive()
 
 
-def test_sandbox_whose_owner_is_dead_is_told_and_removed(engine: Engine) -> None:
-    # With a command of its own it outlives its owner.
+def test_sandbox_that_outlived_its_owner_is_told_used_and_removed(engine: Engine) -> None:
+    # Kept on purpose: any other is swept by whatever manager starts next on this engine.
     program = (
         'import os\n'
         'from enclave.sandboxes.docker.sandbox import DockerSandbox\n'
-        'made = DockerSandbox({"command": "sleep 600", "network_enabled": False})\n'
+        'made = DockerSandbox({"command": "sleep 600", "network_enabled": False, "remove_on_exit": False})\n'
         'made.start()\n'
         'print(made.id, flush=True)\n'
         'os.kill(os.getpid(), 9)\n'
     )
     owner = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=GIVE_UP_SECONDS)
-    orphan = owner.stdout.strip()
+    left = owner.stdout.strip()
 
     try:
-        assert orphan in ms_enclave('ps', '--orphans', '-q').stdout.decode().split()
-        assert ms_enclave('exec', orphan, 'echo', 'still there').stdout == b'still there\n'
+        listed = json.loads(ms_enclave('ps', '--json').stdout)
+        ran = ms_enclave('exec', left, 'echo', 'still there')
     finally:
-        removed = ms_enclave('rm', orphan)
-    assert removed.stdout.decode().strip() == orphan
-    assert not engine.api.containers(all=True, filters={'label': f'enclave.sandbox={orphan}'})
+        removed = ms_enclave('rm', left)
+
+    found = next(each['metadata'] for each in listed if each['id'] == left)
+    assert (found['owner']['alive'], found['kept'], found['is_orphan']) == (False, True, False)
+    assert ran.stdout == b'still there\n'
+    assert removed.stdout.decode().strip() == left
+    assert not engine.api.containers(all=True, filters={'label': f'enclave.sandbox={left}'})
 
 
 # pool -----------------------------------------------------------------------------------------------------------------
@@ -402,3 +406,112 @@ def test_escape_leaves_a_program_that_takes_every_key(sandbox: DockerSandbox) ->
         assert terminal.process.wait(GIVE_UP_SECONDS) == 137
         assert terminal.is_as_before
     assert sandbox.execute_command('echo alive').stdout == 'alive\n'
+
+
+# A server -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def served() -> Iterator[str]:
+    """The address of a server that the command line runs; afterwards it ends as it should."""
+    with started('server', '--port', '0', '--json', '--network') as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        assert told['api_key'] is None
+        yield told['url']
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(GIVE_UP_SECONDS) == 0
+
+
+def test_program_runs_on_a_server_as_it_runs_here(served: str, tmp_path: Path) -> None:
+    (tmp_path / 'helper.py').write_text('WORD = "helped"')
+    script = tmp_path / 'script.py'
+    script.write_text('import sys, helper; print(helper.WORD, sys.argv[1:], sys.stdin.read()); sys.exit(9)')
+
+    done = ms_enclave('run', '--url', served, '-f', f'{tmp_path}/helper.py', str(script), '-x', stdin=b'typed')
+    slow = ms_enclave('run', '--url', served, '-t', '1', '--shell', '-c', 'echo begun; sleep 600')
+
+    assert (done.returncode, done.stdout) == (9, b"helped ['-x'] typed\n"), done.stderr
+    assert (slow.returncode, slow.stdout) == (124, b'begun\n')
+    assert ms_enclave('ps', '-q', '--url', served).stdout == b''
+
+
+def test_what_a_servers_policy_refuses_is_told_in_its_words(served: str) -> None:
+    done = ms_enclave('run', '--url', served, '-v', '/etc:/mnt', '-c', '1')
+
+    assert done.returncode == 125
+    assert b'rule mounts' in done.stderr
+
+
+def test_interruption_ends_program_and_sandbox_on_a_server(served: str) -> None:
+    with started('run', '--url', served, '--shell', '-c', 'echo up; trap "" INT; sleep 600') as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b'up\n'
+        assert len(ms_enclave('ps', '-q', '--url', served).stdout.split()) == 1
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(GIVE_UP_SECONDS) == 130
+    assert ms_enclave('ps', '-q', '--url', served).stdout == b''
+
+
+def test_sandboxes_of_a_servers_pool_are_used_by_every_command(served: str, tmp_path: Path) -> None:
+    sandbox_id, *others = ms_enclave('pool', 'init', '--size', '1', '--url', served).stdout.decode().split()
+    (tmp_path / 'tree').mkdir()
+    (tmp_path / 'tree' / 'a').write_bytes(b'\x00\xff')
+    (tmp_path / 'p.py').write_text('print(5)')
+
+    copied = ms_enclave('cp', '--url', served, f'{tmp_path}/tree', f'{sandbox_id}:')
+    ran = ms_enclave('exec', '--url', served, sandbox_id[:6], 'sh', '-c', 'ls tree; cat; exit 3', stdin=b'in')
+    fetched = ms_enclave('cp', '--url', served, f'{sandbox_id}:tree', f'{tmp_path}/out')
+    tool = ms_enclave('pool', 'exec', '--url', served, 'python_executor', 'code=print(1)')
+    many = ms_enclave('pool', 'run', '--url', served, '--json', f'{tmp_path}/p.py')
+    pools = json.loads(ms_enclave('pool', 'show', '--url', served, '--json').stdout)
+    info = json.loads(ms_enclave('info', '--url', served, '--json', sandbox_id).stdout)
+    removed = ms_enclave('rm', '--url', served, '--all', '--yes')
+
+    assert others == []
+    assert copied.returncode == 0, copied.stderr
+    assert (ran.returncode, ran.stdout) == (3, b'a\nin')
+    assert fetched.returncode == 0, fetched.stderr
+    assert (tmp_path / 'out' / 'a').read_bytes() == b'\x00\xff'
+    assert tool.stdout == b'1\n'
+    assert json.loads(many.stdout)['result']['output'] == '5\n'
+    assert pools['default']['size'] == 1
+    assert info[0]['id'] == sandbox_id
+    assert removed.stdout.decode().split() == [sandbox_id]
+
+
+def test_shell_on_a_server_has_this_terminal(served: str) -> None:
+    with Terminal('shell', '--url', served, rows=33, columns=99) as terminal:
+        terminal.wait_for(b'# ')
+        terminal.type(b'stty size\r')
+        terminal.wait_for(b'33 99')
+        terminal.type(b'exit 5\r')
+
+        assert terminal.process.wait(GIVE_UP_SECONDS) == 5
+        assert terminal.is_as_before
+
+
+def test_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = ms_enclave('ps', '--url', 'http://127.0.0.1:9')
+
+    assert done.returncode == 1
+    assert b'http://127.0.0.1:9' in done.stderr
+    assert b'Traceback' not in done.stderr
+
+
+def test_key_is_made_where_strangers_could_come_in(engine: Engine) -> None:
+    with started('server', '--host', '0.0.0.0', '--port', '0', '--json') as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        url = f'http://127.0.0.1:{told["port"]}'
+
+        known = ms_enclave('ps', '--url', url, '--api-key', told['api_key'])
+        wrong = ms_enclave('ps', '--url', url, '--api-key', 'x' * 32)
+
+        process.send_signal(signal.SIGINT)
+        assert process.wait(GIVE_UP_SECONDS) == 0
+    assert known.returncode == 0, known.stderr
+    assert wrong.returncode == 1
+    assert b'key' in wrong.stderr

@@ -121,7 +121,7 @@ def test_interpreter_follows_from_name_then_first_line(name: str, text: bytes, c
 
 def test_other_interpreters_get_a_file(invoke: Invoke, place: FakePlace) -> None:
     assert invoke('run', '--interpreter', 'cat', '-c', 'the text').stdout == 'the text'
-    assert place.sandbox.started[0]['command'] == ['cat', '/sandbox/program']
+    assert place.sandbox.started[0]['command'] == ['cat', 'program']
 
 
 def test_program_does_not_replace_another_file(invoke: Invoke, place: FakePlace, tmp_path: Path) -> None:
