@@ -127,7 +127,7 @@ def check(chunks: Iterable[bytes], spool: IO[bytes], owner: tuple[int, int] | No
     late: list[tarfile.TarInfo] = []
     try:
         for member, data in _members(chunks, 'r|*'):
-            name = posixpath.normpath(member.name)
+            member.name = name = posixpath.normpath(member.name)
             if name.startswith(('/', '../')) or name == '..':
                 raise _refused(f'the archive has a member outside the target: {member.name!r}')
             if member.ischr() or member.isblk() or member.isfifo():

@@ -47,6 +47,8 @@ class Exec:
                 made = engine.api.exec_create(
                     container, list(argv), stdin=True, user=user or '', environment=dict(environment or {})
                 )
+            self._id: str = made['Id']
+            self._raw = engine.exec_stream(self._id)
         except EngineError as error:
             words = str(error.details.get('reason', ''))
             if error.details.get('status') == 409 and 'paused' in words:
@@ -54,8 +56,6 @@ class Exec:
             if error.details.get('status') in (404, 409):
                 raise SandboxGoneError(f'the container of sandbox {name} does not run any more: {words}') from error
             raise
-        self._id: str = made['Id']
-        self._raw = engine.exec_stream(self._id)
         self._frames = Demultiplexer()
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:

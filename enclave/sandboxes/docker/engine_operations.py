@@ -393,13 +393,13 @@ class EngineOperations:
 
     def _check_user(self, user: str) -> None:
         """Raise for a user whom the sandbox's own could not become; the engine itself would allow any."""
-        uid = self._ids()[0]
+        uid = self.get_ids()[0]
         if uid != 0 and self._ids_of(user)[0] != uid:
             message = f'the sandbox runs as uid {uid} and cannot become another user'
             raise InvalidArgumentError(message, details={'field': 'user'})
 
-    def _ids(self) -> tuple[int, int]:
-        """Return the sandbox's own uid and gid."""
+    def get_ids(self) -> tuple[int, int]:
+        """Return the uid and gid that the sandbox runs as; asked for once."""
         with self._lock:
             known = self._own_ids
         if known is None:
@@ -547,7 +547,7 @@ class EngineOperations:
 
     def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
         """Unpack a tar archive below a directory, made if missing, merging with what is there."""
-        ids = self._ids()
+        ids = self.get_ids()
         with self._counted(), self._path_errors(path), tempfile.TemporaryFile() as spool:
             folders = engine_archives.check(chunks, spool, None if ids[0] == 0 else ids)
             has_tar, root = self._find_place(path, folders)
