@@ -9,12 +9,18 @@ from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, ConflictError, InvalidArgumentError, ToolNotFoundError
 from enclave.tools.base import Tool
 from enclave.tools.file import FileOperation
+from enclave.tools.notebook import NotebookExecutor
 from enclave.tools.python import PythonExecutor
 from enclave.tools.registry import ToolFactory, load_tools, register_tool
 from enclave.tools.shell import ShellExecutor
 from enclave.tools.workspace import Workspace
 
-BUILT_IN = {'python_executor': PythonExecutor, 'shell_executor': ShellExecutor, 'file_operation': FileOperation}
+BUILT_IN = {
+    'python_executor': PythonExecutor,
+    'shell_executor': ShellExecutor,
+    'file_operation': FileOperation,
+    'notebook_executor': NotebookExecutor,
+}
 EVERYTHING = {'commands', 'files', 'notebook'}
 
 
