@@ -17,8 +17,14 @@ from enclave.enums import SandboxManagerType, SandboxType
 from enclave.managers import registry as managers
 from enclave.managers.config import SandboxManagerConfig
 from enclave.sandboxes import registry as sandboxes
+from enclave.tools.registry import ToolFactory
 
 K = TypeVar('K', bound=type[Any])
+
+# What takes long only once is done now, because later it would hold up an event loop: importing tools and making the checkers
+# of their options takes as long as forty calls.
+for _name in ('file_operation', 'python_executor', 'shell_executor'):
+    ToolFactory.create_tool(_name)
 
 
 class SandboxFactory:
