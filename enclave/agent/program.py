@@ -15,7 +15,10 @@ What the agent promises the host:
 - When the host's end of the stream closes, it exits; as process 1 it takes everything with it.
 
 It is one thread and one epoll loop, so it may fork at any time. As process 1 the kernel shields it from every signal sent
-inside; it makes itself non-dumpable, so that without CAP_SYS_PTRACE not even root inside can open its ``/proc`` entries.
+inside; it makes itself non-dumpable, so that without CAP_SYS_PTRACE not even root inside can open its ``/proc`` entries;
+and its saved user id is nobody's, so that without CAP_SYS_RESOURCE not even root inside can set its limits (prlimit(2)).
+After the greeting it loads no code: root inside may rewrite every library, and what process 1 loads then would speak for it.
+So all its modules are imported before, and accounts are read by itself rather than through NSS. Forked children may load more.
 
 Frames, both ways: ``u32 payload length, u8 kind, u32 call id`` (network order), then the payload. The payload of OPEN,
 CONTROL, EVENT, END and HELLO is ``u32 JSON length, JSON object, rest``; of DATA and ERR raw bytes; of CREDIT a u32.
@@ -148,6 +151,7 @@ PROCESS_ENV = dict(os.environb)
 MINE = os.getpid()
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2)
 RESTORED = IGNORED + (signal.SIGXFSZ,)
+NOBODYS_UID = 0x7FFFFFF0
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
 
 
@@ -263,27 +267,41 @@ def below(processes, roots):
     return found
 
 
+def read_table(path):
+    # type: (str) -> List[List[bytes]]
+    """Return the fields of a table like /etc/passwd (passwd(5)). A guest may have put anything in its place, also a pipe."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return []
+    try:
+        data = os.read(fd, MAX_PAYLOAD) if stat.S_ISREG(os.fstat(fd).st_mode) else b''
+    except OSError:
+        data = b''
+    finally:
+        os.close(fd)
+    return [line.split(b':') for line in data.split(b'\n')]
+
+
 def find_user(text):
     # type: (str) -> Tuple[int, int, List[int], bytes, bytes]
     """Return ``(uid, gid, groups, home, name)`` for ``name``, ``uid`` and either with ``:group``."""
-    import grp
-    import pwd
-
-    name, _, group = text.partition(':')
-    try:
-        entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-        uid, gid, home, login = entry.pw_uid, entry.pw_gid, entry.pw_dir, entry.pw_name
-    except KeyError:
-        if not name.isdigit():
-            raise Refused('there is no user %r in the sandbox' % name, errno.EINVAL, 'user')
-        uid, gid, home, login = int(name), 0, '/', name
-    try:
-        if group:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise Refused('there is no group %r in the sandbox' % group, errno.EINVAL, 'user')
-    groups = [gid] if group else os.getgrouplist(login, gid)
-    return uid, gid, groups, home.encode('utf-8'), login.encode('utf-8')
+    name, _, group = [to_bytes(part, 'user') for part in text.partition(':')]
+    users = [row for row in read_table('/etc/passwd') if len(row) >= 6 and row[2].isdigit() and row[3].isdigit()]
+    groups = [row for row in read_table('/etc/group') if len(row) >= 4 and row[2].isdigit()]
+    found = [row for row in users if name in (row[0], row[2])]
+    if not found and not name.isdigit():
+        raise Refused('there is no user %r in the sandbox' % to_text(name), errno.EINVAL, 'user')
+    login, _, uid, gid, _, home = found[0][:6] if found else [name, b'', name, b'0', b'', b'/']
+    if not group:
+        others = [int(row[2]) for row in groups if login in row[3].split(b',')]
+        return int(uid), int(gid), [int(gid)] + others, home, login
+    for row in groups:
+        if group in (row[0], row[2]):
+            group = row[2]
+    if not group.isdigit():
+        raise Refused('there is no group %r in the sandbox' % to_text(group), errno.EINVAL, 'user')
+    return int(uid), int(group), [int(group)], home, login
 
 
 class Sink(object):
@@ -295,7 +313,7 @@ class Sink(object):
         self.tail = tail
         self.total = 0
         self.sent = 0
-        self.held = deque()  # type: Deque[bytes]
+        self.held = deque()  # type: Deque[Any]
         self.held_size = 0
 
     def feed(self, data):
@@ -309,7 +327,11 @@ class Sink(object):
         now, later = (data[:room], data[room:]) if room > 0 else (b'', data)
         self.sent += len(now)
         if later and self.tail:
-            self.held.append(later)
+            # Small pieces are put together: an object each would take many times their size.
+            if self.held and len(self.held[-1]) + len(later) <= CHUNK and isinstance(self.held[-1], bytearray):
+                self.held[-1] += later
+            else:
+                self.held.append(bytearray(later) if len(later) < CHUNK else later)
             self.held_size += len(later)
             while self.held_size - len(self.held[0]) >= self.tail:
                 self.held_size -= len(self.held.popleft())
@@ -471,16 +493,9 @@ class Run(Call):
         # type: (Dict[str, Any]) -> None
         """Open a private file for the program text; ``main`` + suffix in a directory of its own, so that nothing beside it
         can be imported by accident."""
-        suffix = to_bytes(script.get('suffix', ''), 'suffix')
-        self.script_dir = self.agent.make_private_dir(self.user)
-        path = os.path.join(self.script_dir, b'main' + suffix)
-        try:
-            self.script_file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            if self.user:
-                os.fchown(self.script_file, self.user[0], self.user[1])
-        except OSError as error:
-            self.remove_script()
-            raise refused(error, path)
+        name = b'main' + to_bytes(script.get('suffix', ''), 'suffix')
+        self.script_dir, self.script_file = self.agent.make_private_file(name, self.script_left, self.user)
+        path = os.path.join(self.script_dir, name)
         self.argv[int(script['at'])] = path
         if not self.script_left:
             os.close(self.script_file)
@@ -504,7 +519,7 @@ class Run(Call):
                 write_all(self.script_file, part)
             except OSError as error:
                 self.remove_script()
-                return self.fail(refused(error, self.script_dir, 'source'))
+                return self.fail(refused(error, b'', 'source'))
             self.grant(len(part))
             if not self.script_left:
                 os.close(self.script_file)
@@ -725,6 +740,8 @@ class Run(Call):
     def close_source(self, fd):
         # type: (int) -> None
         self.sources.pop(fd, None)
+        if not self.sources:
+            self.agent.draining.discard(self)
         self.agent.forget(fd)
         if fd == self.tty:
             self.tty = self.stdin = -1
@@ -830,6 +847,8 @@ class Run(Call):
             self.remove_script()
         if self.keeper:
             # Whoever still holds the other ends was left in the background on purpose: drain for it, until it closes.
+            if self.sources:
+                self.agent.draining.add(self)
             self.want()
         else:
             for fd in list(self.sources):
@@ -926,9 +945,7 @@ class Keeper(object):
         agent = self.agent
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        null = os.open('/dev/null', os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
+        os.dup2(0, 2)  # the null device, which 0 and 1 are already
         start = 3
         for fd in sorted({socket.fileno(), agent.start_dir} | set(stdio)):
             os.closerange(start, fd)
@@ -983,12 +1000,12 @@ class Keeper(object):
         if request[1]:
             env = dict(env)
             env.update((to_bytes(name), to_bytes(value)) for name, value in request[1].items())
-        os.fchdir(self.agent.start_dir)
-        if request[2]:
-            try:
+        try:
+            os.fchdir(self.agent.start_dir)
+            if request[2]:
                 os.chdir(to_bytes(request[2]))
-            except OSError as error:
-                raise StartFailed(b'c', error.errno or 0)
+        except OSError as error:
+            raise StartFailed(b'c', error.errno or 0)
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(stdio)]
 
         def attempt(path, words):
@@ -1059,6 +1076,7 @@ def become(run, stdio, socket):
             os.chdir(run.cwd)
         stage = b'x'
         if run.message.get('builtin'):
+            socket.close()  # it loads libraries that a guest may have rewritten
             os._exit(run_builtin(run.message['builtin']))
         execute(run.argv, run.env, lambda path, words: os.execve(path, words, run.env))
     except OSError as error:
@@ -1240,6 +1258,7 @@ class Write(Call):
             if os.stat(parent).st_dev == agent.proc_device:
                 raise OSError(errno.EPERM, '')
             self.file = self.open_target(message)
+            check_regular(self.file, os.fstat(self.file), path)
         except OSError as error:
             raise refused(error, path)
         agent.note_fd(self.file)
@@ -1261,15 +1280,16 @@ class Write(Call):
         if before and not stat.S_ISREG(before.st_mode):
             raise OSError(errno.EISDIR if stat.S_ISDIR(before.st_mode) else errno.EINVAL, '')
         if message.get('append'):
-            return os.open(self.target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
-        beside = os.path.join(os.path.dirname(self.target), b'.enclave-%d-%d' % (MINE, self.number))
+            # A guest may have put a pipe there since we looked, and nothing here may wait for a guest.
+            return os.open(self.target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, mode)
+        beside = os.path.join(os.path.dirname(self.target), b'.enclave-' + os.urandom(8).hex().encode())
         try:
             fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except PermissionError:
             if not before:
                 raise
             # The directory may not be written, the file itself may.
-            return os.open(self.target, os.O_WRONLY | os.O_TRUNC)
+            return os.open(self.target, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK)
         self.temporary = beside
         if before:
             if self.mode is None:
@@ -1337,7 +1357,7 @@ class Write(Call):
 
 
 class Listing(Call):
-    """A directory: ``path``, ``recursive``, ``limit``. DATA frames each hold a JSON array of entries.
+    """A directory: ``path``, ``recursive``, ``limit``. DATA frames hold entries, each a JSON object and a line end.
 
     END: ``count``, and ``more`` when the limit cut the listing short.
     """
@@ -1348,55 +1368,57 @@ class Listing(Call):
         path = to_path(message)
         limit = message.get('limit')
         try:
-            first = os.scandir(path)
+            os.scandir(path).close()
         except OSError as error:
             raise refused(error, path)
-        self.entries = self.walk(first, bool(message.get('recursive')))
+        self.entries = self.walk(path, bool(message.get('recursive')))
         self.limit = float('inf') if limit is None else int(limit)
         self.count = 0
         agent.pumps.append(self)
         self.pump()
 
-    def walk(self, first, recursive):
-        # type: (Any, bool) -> Generator[Dict[str, Any], None, None]
-        todo = deque([(b'', first)])  # type: Deque[Tuple[bytes, Any]]
+    def walk(self, top, recursive):
+        # type: (bytes, bool) -> Generator[Dict[str, Any], None, None]
+        """Yield what there is. Directories vanish while one looks, those of /proc above all; what is gone is left out."""
+        todo = deque([b''])  # type: Deque[bytes]
         while todo:
-            prefix, listing = todo.popleft()
-            with listing:
-                for entry in listing:
-                    name = os.path.join(prefix, entry.name)
-                    try:
-                        facts = entry.stat(follow_symlinks=False)
-                    except OSError:
-                        continue
-                    yield describe(name, facts, entry.path)
-                    if recursive and stat.S_ISDIR(facts.st_mode):
+            prefix = todo.popleft()
+            try:
+                with os.scandir(os.path.join(top, prefix)) as listing:
+                    for entry in listing:
+                        name = os.path.join(prefix, entry.name)
                         try:
-                            todo.append((name, os.scandir(entry.path)))
+                            facts = entry.stat(follow_symlinks=False)
                         except OSError:
                             continue
+                        yield describe(name, facts, entry.path)
+                        if recursive and stat.S_ISDIR(facts.st_mode):
+                            todo.append(name)
+            except OSError:
+                continue
 
     def pump(self):
         # type: () -> None
-        page = []  # type: List[Dict[str, Any]]
+        """Send a page: an entry may take 50 KB, so its size is bounded too."""
+        page, size = [], 0  # type: List[bytes], int
+        more = False
         for entry in self.entries:
             if self.count >= self.limit:
-                self.send_page(page)
-                self.abort()
-                return self.end({'count': self.count, 'more': True})
+                more = True
+                break
             self.count += 1
-            page.append(entry)
-            if len(page) == 100:
+            page.append(json.dumps(entry, separators=(',', ':')).encode('ascii'))
+            size += len(page[-1])
+            if len(page) == 100 or size > CHUNK:
                 return self.send_page(page)
         self.send_page(page)
         self.abort()
-        return self.end({'count': self.count, 'more': False})
+        return self.end({'count': self.count, 'more': more})
 
     def send_page(self, page):
-        # type: (Any) -> None
+        # type: (List[bytes]) -> None
         if page:
-            # A hundred entries with the longest names and targets stay below one frame.
-            data = json.dumps(page, separators=(',', ':')).encode('ascii')
+            data = b'\n'.join(page) + b'\n'
             self.credit -= len(data)
             self.send(DATA, data)
 
@@ -1415,18 +1437,16 @@ class Connect(Call):
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
         Call.__init__(self, agent, number, message, data)
-        import socket
+        import _socket
 
-        self.shut = socket.SHUT_WR
         if message.get('path'):
-            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            address = to_path(message)  # type: Any
+            family, address = _socket.AF_UNIX, to_path(message)  # type: Any, Any
         else:
             # Numeric addresses only: looking a name up would block the loop. 'localhost' is the caller's way of saying it.
             host = str(message.get('host') or '127.0.0.1')
             host = '127.0.0.1' if host == 'localhost' else host
-            self.socket = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM)
-            address = (host, int(message.get('port', 0)))
+            family, address = _socket.AF_INET6 if ':' in host else _socket.AF_INET, (host, int(message.get('port', 0)))
+        self.socket = _socket.socket(family, _socket.SOCK_STREAM)
         self.fd = self.socket.fileno()
         agent.note_fd(self.fd)
         self.socket.setblocking(False)
@@ -1438,7 +1458,7 @@ class Connect(Call):
         except (OSError, ValueError, OverflowError) as error:
             self.socket.close()
             raise Refused('cannot connect to %r: %s' % (address, error), getattr(error, 'errno', 0) or errno.EINVAL)
-        if number not in (0, errno.EINPROGRESS, errno.EAGAIN):
+        if number not in (0, errno.EINPROGRESS):
             self.socket.close()
             raise Refused('cannot connect to %r: %s' % (address, os.strerror(number)), number)
         self.address = address
@@ -1518,7 +1538,7 @@ class Connect(Call):
         if self.connected and self.input_done and not self.incoming and not self.input_shut:
             self.input_shut = True
             try:
-                self.socket.shutdown(self.shut)
+                self.socket.shutdown(1)  # SHUT_WR
             except OSError:
                 pass
         if self.output_done and self.input_shut:
@@ -1602,21 +1622,20 @@ def op_remove(agent, message):
 
 def op_move(agent, message):
     # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
+    os.rename(*find_move(message))
+    return {}
+
+
+def find_move(message):
+    # type: (Dict[str, Any]) -> Tuple[bytes, bytes]
+    """Return from where to where a move goes: into ``target`` if that is a directory."""
     source, target = to_path(message, 'source'), to_path(message, 'target')
     os.lstat(source)
     if os.path.isdir(target):
         target = os.path.join(target, os.path.basename(source.rstrip(b'/')))
     if not message.get('overwrite') and os.path.lexists(target):
         raise OSError(errno.EEXIST, '', target)
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        import shutil
-
-        shutil.move(to_text(source), to_text(target))
-    return {}
+    return source, target
 
 
 def op_chmod(agent, message):
@@ -1654,11 +1673,19 @@ CALLS = {'run': Run, 'read': Read, 'write': Write, 'list': Listing, 'connect': C
 
 def run_builtin(what):
     # type: (Dict[str, Any]) -> int
-    """Do long file work in this forked child: ``tar`` (to stdout), ``untar`` (from stdin), ``rmtree``.
+    """Do long file work in this forked child: ``tar`` (to stdout), ``untar`` (from stdin), ``rmtree``, and ``move`` from one
+    file system to another.
 
     Failure is exit code 1 and on stderr one JSON object: ``{"errno", "message"}``.
     """
+    path = b''
     try:
+        if what['name'] == 'move':
+            import shutil
+
+            source, target = find_move(what)
+            shutil.move(os.fsdecode(source), os.fsdecode(target))
+            return 0
         path = to_path(what)
         if what['name'] == 'rmtree':
             if os.path.islink(path) or not os.path.isdir(path):
@@ -1705,6 +1732,7 @@ def unpack_tar(path):
 
     class Strict(tarfile.TarFile):
         errorlevel = 2
+        extraction_filter = staticmethod(lambda member, path: member)  # what we let in is decided below
 
     os.makedirs(path, 0o755, exist_ok=True)
     root = os.path.realpath(os.fsdecode(path))
@@ -1716,13 +1744,9 @@ def unpack_tar(path):
                 # Python 3.6 in a C locale knows file names as ASCII with escapes; archives say them in UTF-8.
                 member.name = os.fsdecode(member.name.encode('utf-8', 'surrogateescape'))
                 member.linkname = os.fsdecode(member.linkname.encode('utf-8', 'surrogateescape'))
-                where = os.path.realpath(os.path.join(root, os.path.dirname(member.name)))
-                name = os.path.normpath(member.name)
-                if (
-                    name.startswith(('/', '../'))
-                    or name == '..'
-                    or not (where + '/').startswith(root.rstrip('/') + '/')
-                ):
+                member.name = name = os.path.normpath(member.name)
+                whole = os.path.join(root, name)
+                if name.startswith(('/', '../')) or name == '..' or not is_below(root, os.path.dirname(whole)):
                     raise Refused('the archive has a member outside the target: %r' % member.name, errno.EINVAL)
                 if member.ischr() or member.isblk() or member.isfifo():
                     raise Refused('the archive has a device or pipe: %r' % member.name, errno.EINVAL)
@@ -1730,13 +1754,12 @@ def unpack_tar(path):
                     member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), '', ''
                 else:
                     member.uname = member.gname = ''
-                whole = os.path.join(root, name)
                 if member.isdir():
-                    late.append((whole, member.mode, member.mtime))
+                    late.append((whole, member.mode))
                     if not os.path.isdir(whole):
                         os.makedirs(whole, 0o755)
                     if as_root and name != '.':
-                        os.chown(whole, member.uid, member.gid)
+                        os.chown(whole, member.uid, member.gid, follow_symlinks=False)
                     continue
                 if os.path.lexists(whole) and (os.path.islink(whole) or not os.path.isdir(whole)):
                     os.unlink(whole)
@@ -1745,9 +1768,26 @@ def unpack_tar(path):
                     if not source.startswith(root.rstrip('/') + '/'):
                         raise Refused('the archive has a link outside the target: %r' % member.name, errno.EINVAL)
                 tar.extract(member, root, numeric_owner=True)
-            for whole, mode, _ in reversed(late):
-                if whole.rstrip('/.') != root.rstrip('/'):
+            for whole, mode in reversed(late):
+                if whole.rstrip('/.') != root.rstrip('/') and not os.path.islink(whole):
                     os.chmod(whole, stat.S_IMODE(mode))
+
+
+def is_below(root, path):
+    # type: (str, str) -> bool
+    """Tell whether a directory, or as much of its path as there is, lies in ``root``. The kernel is asked, since
+    `os.path.realpath` can be led astray with paths that grow too long."""
+    while True:
+        try:
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+            break
+        except FileNotFoundError:
+            path = os.path.dirname(path)
+    try:
+        found = os.readlink('/proc/self/fd/%d' % fd)
+    finally:
+        os.close(fd)
+    return (found + '/').startswith(root.rstrip('/') + '/')
 
 
 # Small help -----------------------------------------------------------------------------------------------------------
@@ -1758,6 +1798,17 @@ def write_all(fd, data):
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def reserve(fd, size):
+    # type: (int, int) -> None
+    """Make sure that ``size`` bytes can be written to a new file; OSError if not."""
+    try:
+        if size and hasattr(os, 'posix_fallocate'):
+            os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def send_signal(pid, number):
@@ -1857,6 +1908,7 @@ class Agent(object):
         self.keepers = {}  # type: Dict[int, Keeper]
         self.free_keepers = []  # type: List[Keeper]
         self.mains = {}  # type: Dict[int, Run]
+        self.draining = set()  # type: Set[Run]
         self.killers = []  # type: List[Killer]
         self.pumps = []  # type: List[Any]
         self.deadlines = []  # type: List[Tuple[float, int]]
@@ -1931,11 +1983,8 @@ class Agent(object):
     def set_clogged(self, clogged):
         # type: (bool) -> None
         self.is_clogged = clogged
-        for call in list(self.calls.values()):
+        for call in list(self.calls.values()) + list(self.draining):
             call.want()
-        for keeper in list(self.keepers.values()):
-            if keeper.run:
-                keeper.run.want()
 
     def flush(self, mask=0):
         # type: (int) -> None
@@ -2014,7 +2063,9 @@ class Agent(object):
                 raise Refused('this agent knows no operation %r' % (op,), errno.ENOSYS, 'op')
         except Refused as error:
             answer = {'error': error.facts}
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except OSError as error:
+            answer = {'error': refused(error).facts}
+        except Exception as error:  # whatever one call meets, the others go on
             answer = {'error': {'message': 'malformed request: %r' % error, 'errno': errno.EINVAL, 'field': ''}}
         if answer is not None:
             self.send(END, number, pack_message(answer))
@@ -2058,7 +2109,12 @@ class Agent(object):
             except OSError:
                 keeper.run = None  # a guest has killed it, and it is not reaped yet
         keeper = Keeper(self)
-        keeper.assign(run, request, stdio)
+        try:
+            keeper.assign(run, request, stdio)
+        except OSError:
+            keeper.run = None
+            keeper.close()
+            raise
         return keeper
 
     def on_keeper_done(self, keeper):
@@ -2088,27 +2144,39 @@ class Agent(object):
         found = below(processes, {MINE}) - set(self.keepers)
         return {pid for pid in found if processes[pid][1] not in (b'Z', b'X')}
 
-    def make_private_dir(self, user):
-        # type: (Any) -> bytes
-        """Make a directory that only the call's user can read, in the first place that can be written."""
+    def make_private_file(self, name, size, user):
+        # type: (bytes, int, Any) -> Tuple[bytes, int]
+        """Make a directory that only the call's user can read and in it an open file with room for ``size`` bytes, in the
+        first place that has it; return both."""
         # Memory first: on an overlay file system the same four calls took 1 ms longer (measured).
-        places = [self.scratch] if self.scratch else [b'/dev/shm', b'/tmp', b'/var/tmp', os.getcwdb()]
+        places = [b'/dev/shm', b'/tmp', b'/var/tmp']
+        try:
+            places.append(os.getcwdb())
+        except OSError:
+            pass  # a guest has removed it
+        places.sort(key=lambda place: place != self.scratch)
         problem = OSError(errno.ENOENT, '')
         for place in places:
             self.scripts += 1
-            path = os.path.join(place, b'enclave-%d-%d-%s' % (MINE, self.scripts, os.urandom(3).hex().encode()))
+            folder = os.path.join(place, b'enclave-%d-%d-%s' % (MINE, self.scripts, os.urandom(3).hex().encode()))
+            file = -1
             try:
-                os.mkdir(path, 0o700)
+                os.mkdir(folder, 0o700)
+                file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                reserve(file, size)
                 if user and os.getuid() == 0:
-                    os.chown(path, user[0], user[1])
-                self.scratch = place
-                return path
+                    os.fchown(file, user[0], user[1])
+                    os.chown(folder, user[0], user[1])
             except OSError as error:
                 problem = error
-        if self.scratch:
-            self.scratch = None
-            return self.make_private_dir(user)
-        raise Refused('no place to write the program text to: %s' % problem.strerror, problem.errno or 0)
+                if file >= 0:
+                    os.close(file)
+                remove_tree(folder)
+                continue
+            self.note_fd(file)
+            self.scratch = place
+            return folder, file
+        raise Refused('no place to write the program text to: %s' % os.strerror(problem.errno or 0), problem.errno or 0)
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -2123,6 +2191,11 @@ class Agent(object):
             self.oom_file = -1
         guarded = self.prctl(PR_SET_DUMPABLE, 0) == 0
         reaps = MINE == 1 or self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+        if os.getuid() == 0:
+            try:
+                os.setresuid(0, 0, NOBODYS_UID)
+            except OSError:
+                pass  # no CAP_SETUID, or a user namespace that does not know the number
         os.umask(0o022)
         wake, waker = os.pipe()
         os.set_blocking(wake, False)
@@ -2169,9 +2242,10 @@ class Agent(object):
             left = max(0.0, self.deadlines[0][0] - time.monotonic())
             wait = left if wait is None else min(wait, left)
         # Whole milliseconds, rounded up: rounding down would spin through the last one.
-        for fd, mask in self.poll.poll(-1 if wait is None else int(wait * 1000 + 0.999) / 1000.0):
-            handler = self.handlers.get(fd)
-            if handler is not None:
+        ready = self.poll.poll(-1 if wait is None else int(wait * 1000 + 0.999) / 1000.0)
+        for fd, mask, handler in [(fd, mask, self.handlers.get(fd)) for fd, mask in ready]:
+            # A handler before may have closed this descriptor, and another opened one of the same number.
+            if handler is not None and self.handlers.get(fd) == handler:
                 self.ready_fd = fd
                 handler(mask)
         now = time.monotonic()
@@ -2216,8 +2290,10 @@ def main():
     os.set_blocking(drain, False)
     agent = Agent(source, drain)
     try:
+        # Everything that this process will ever import; see the module's words.
+        import _socket, fcntl, gc, resource, termios  # noqa: E401
+
         agent.start()
-        import gc
 
         # What there is now stays; leaving it out of collections keeps it out of the copies that forking makes.
         if hasattr(gc, 'freeze'):
@@ -2229,10 +2305,12 @@ def main():
     except ProtocolError as error:
         os.write(2, ('enclave-agent: %s\n' % error).encode('utf-8', 'replace'))
         os._exit(3)
-    except BaseException:
-        import traceback
-
-        os.write(2, ('enclave-agent: ' + traceback.format_exc()).encode('utf-8', 'replace'))
+    except BaseException as error:
+        lines, trace = [], error.__traceback__
+        while trace:
+            lines.append('%s:%d' % (trace.tb_frame.f_code.co_name, trace.tb_lineno))
+            trace = trace.tb_next
+        os.write(2, ('enclave-agent: %r in %s\n' % (error, ', '.join(lines))).encode('utf-8', 'replace'))
         os._exit(4)
 
 

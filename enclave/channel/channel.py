@@ -52,6 +52,11 @@ OVERRUN: Final = 4 << 20
 """Bytes an agent may send past a window: what the guest's pipes held when it ended (1 MiB each at most), and one frame."""
 INLINE_BYTES: Final = CHUNK
 """Input up to this size travels in the OPEN frame."""
+MAX_SIGNS: Final = 1000
+"""The most events and ends of a half that one call may send; an agent sends two."""
+SIGN_BYTES: Final = 4096
+QUIET_SECONDS: Final = 5.0
+"""How long a cancellation waits for its turn to write. It may come from the garbage collector, in any thread's midst."""
 
 
 @frozen(kw_only=True)
@@ -87,7 +92,7 @@ class Facts:
     def __contains__(self, name: str) -> bool:
         return self._message.get(name) is not None
 
-    def integer(self, name: str, *, low: int = 0, high: int = 1 << 62) -> int:
+    def integer(self, name: str, *, low: int = 0, high: int = 1 << 63) -> int:
         """Return a whole number within bounds."""
         value = self._message.get(name)
         if type(value) is not int or not low <= value <= high:
@@ -104,7 +109,7 @@ class Facts:
     def signed(self, name: str) -> float:
         """Return a finite number of either sign."""
         value = self._message.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e15 < value < 1e15:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e30 < value < 1e30:
             raise ProtocolError(f'{name!r} is not a number')
         return float(value)
 
@@ -152,7 +157,9 @@ class Call:
     _wakes_on_data: bool
     _changed: threading.Condition = field(factory=threading.Condition, init=False, repr=False)
     # All below is guarded by _changed.
-    _frames: deque[tuple[int, bytes]] = field(factory=deque, init=False, repr=False)
+    _frames: deque[tuple[int, bytes | bytearray]] = field(factory=deque, init=False, repr=False)
+    _growing: dict[int, bytearray] = field(factory=dict, init=False, repr=False)
+    _signs: int = field(default=0, init=False, repr=False)
     _received: int = field(default=0, init=False)
     _credit: int = field(default=INPUT_WINDOW, init=False)
     _end: tuple[dict[str, Any], bytes] | None = field(default=None, init=False, repr=False)
@@ -165,9 +172,9 @@ class Call:
         with self._changed:
             if kind in (DATA, ERR):
                 self._received += len(payload)
-                if self._received > self._limit:
-                    raise ProtocolError(f'call {self.number} got more output than it allowed')
-                self._frames.append((kind, payload))
+                if self._received > self._limit or not payload or len(self._frames) > 2 * STREAM_WINDOW:
+                    raise ProtocolError(f'call {self.number} got more output than it allowed, or empty output')
+                self._keep_locked(kind, payload)
                 if not self._wakes_on_data:
                     return
             elif kind == CREDIT:
@@ -178,13 +185,27 @@ class Call:
                     raise ProtocolError(f'call {self.number} was given more credit than its window')
             elif kind == END:
                 self._end = unpack_message(payload)
-            elif kind in (EVENT, EOF) and len(self._frames) < 100_000 and len(payload) < CHUNK:
+            elif kind in (EVENT, EOF) and self._signs < MAX_SIGNS and len(payload) <= SIGN_BYTES:
+                self._signs += 1
                 if kind == EVENT:
                     unpack_message(payload)
                 self._frames.append((kind, payload))
             else:
                 raise ProtocolError(f'call {self.number} got an unexpected frame of kind {kind}')
             self._changed.notify_all()
+
+    def _keep_locked(self, kind: int, payload: bytes) -> None:
+        """Add output to what waits. Small pieces are put together: an object each would take many times their size."""
+        last = self._growing.get(kind)
+        in_order = not self._wakes_on_data or (self._frames and self._frames[-1][0] == kind)
+        if last is not None and in_order and len(last) + len(payload) <= CHUNK:
+            last += payload
+        elif len(payload) < CHUNK // 2:
+            self._growing[kind] = last = bytearray(payload)
+            self._frames.append((kind, last))
+        else:
+            self._growing.pop(kind, None)
+            self._frames.append((kind, payload))
 
     def _lose(self, lost: Lost) -> None:
         with self._changed:
@@ -212,12 +233,14 @@ class Call:
                     raise OperationTimeoutError('the call sent nothing within the time limit')
                 return None
             kind, payload = self._frames.popleft()
+            if self._growing.get(kind) is payload:
+                del self._growing[kind]
             pays = kind in (DATA, ERR) and self._end is None and self._lost is None
             if pays:
                 self._limit += len(payload)
         if pays:
             self._channel.send(CREDIT, self.number, U32.pack(len(payload)))
-        return kind, payload
+        return kind, bytes(payload)
 
     def wait(self, deadline: Deadline) -> Facts:
         """Wait for the call to end and return what the agent says of it.
@@ -244,6 +267,7 @@ class Call:
         with self._changed:
             frames = list(self._frames)
             self._frames.clear()
+            self._growing.clear()
         return (
             b''.join(payload for kind, payload in frames if kind == DATA),
             b''.join(payload for kind, payload in frames if kind == ERR),
@@ -367,15 +391,26 @@ class Channel:
         return call
 
     def send(self, kind: int, number: int, payload: bytes, *, quiet: bool = False) -> None:
-        """Write one frame. A stream that fails loses the channel; the call then tells it to whoever waits."""
+        """Write one frame. A stream that fails loses the channel; the call then tells it to whoever waits.
+
+        Args:
+            quiet: Try for a moment, and say nothing of failing.
+        """
         frame = encode_frame(kind, number, payload)
+        if not self._writing.acquire(timeout=QUIET_SECONDS if quiet else -1):
+            return
         try:
-            with self._writing:
-                self._stream.write(frame)
+            self._stream.write(frame)
         except OSError as error:
             self._lose(Lost(f'the stream failed: {error}'))
             if not quiet:
                 raise self.explain(self._lost or Lost(str(error))) from error
+        except BaseException as error:
+            # Ctrl-C, say. Nobody knows how much of the frame has gone, so no other can follow it.
+            self._lose(Lost(f'a message to its agent was cut short by {type(error).__name__}'))
+            raise
+        finally:
+            self._writing.release()
 
     @property
     def lost(self) -> Lost | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import threading
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, Literal, NoReturn, cast
 
-from enclave.agent.program import CHUNK, DATA, EVENT, ProtocolError
+from enclave.agent.program import CHUNK, DATA, EVENT, INPUT_WINDOW, ProtocolError
 from enclave.cancellation import is_cancelled, on_cancel
 from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Facts, Lost
 from enclave.deadline import Deadline
@@ -91,12 +92,24 @@ class AgentOperations:
         else:
             call = self.channel.open(message, first, window=2 * cap + OVERRUN, limit=2 * cap, live=True)
         if rest is not None:
-            call.write_all(rest, Deadline())
-            if not open_stdin:
-                call.close_input()
+            feeding = threading.Thread(
+                target=self._feed, args=(call, rest, open_stdin), name=f'enclave-stdin-{self.channel.name}', daemon=True
+            )
+            if open_stdin or len(request.stdin or b'') <= INPUT_WINDOW:
+                feeding.run()
+            else:
+                # The program may not read on before somebody takes its output, and nobody can before we return.
+                feeding.start()
         return Process(
             request.command, call, cap, live, lambda facts, out, err: self._result(request, facts, out, err, live=live)
         )
+
+    @staticmethod
+    def _feed(call: Call, rest: Iterable[bytes], stays_open: bool) -> None:
+        """Send a program its input; a call that ends before it is all sent tells so itself."""
+        with contextlib.suppress(EnclaveError):
+            if call.write_all(rest, Deadline()) and not stays_open and not call.has_ended:
+                call.close_input()
 
     def _run_message(
         self, request: RunRequest, kept: dict[str, Any], *, open_stdin: bool = False
@@ -150,7 +163,10 @@ class AgentOperations:
                 stderr = f'enclave: cannot run {name!r}: {words}\n'.encode()
                 err_total = len(stderr)
             cancelled = facts.flag('cancelled')
-            if cancelled and exit_code is None and killed_by is None:
+            timed_out = facts.flag('timed_out')
+            if exit_code is None and killed_by is None:
+                if not cancelled and not timed_out:
+                    raise ProtocolError('a command ended neither by exit nor by signal')
                 killed_by = 9
             return make_result(
                 request.command,
@@ -161,7 +177,7 @@ class AgentOperations:
                 stdout_bytes=out_total,
                 stderr_bytes=err_total,
                 cap=request.max_output_bytes,
-                timed_out=facts.flag('timed_out'),
+                timed_out=timed_out,
                 cancelled=cancelled,
                 oom_killed=facts.flag('oom'),
                 seconds=facts.number('seconds') if 'seconds' in facts else 0.0,
@@ -170,7 +186,7 @@ class AgentOperations:
     # Files ------------------------------------------------------------------------------------------------------------
 
     def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
-        """Yield a regular file's bytes. The request goes out at once, its errors are raised by the first step."""
+        """Yield a regular file's bytes."""
         call = self.channel.open({'op': 'read', 'path': path, 'offset': offset, 'length': max_bytes}, live=True)
         with self._killed_on_exit(call):
             yield from self._output(call, path)
@@ -246,7 +262,13 @@ class AgentOperations:
     def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
         """Rename, or move between file systems."""
         message = {'op': 'move', 'source': source, 'target': target, 'overwrite': overwrite}
-        self._ask(message, path=source)
+        try:
+            self._ask(message, path=source)
+        except SandboxPathError as error:
+            if error.details.get('errno') != errno.EXDEV:
+                raise
+            # To another file system it is copied, which may take long.
+            self._builtin({**message, 'name': 'move'})
 
     def read_archive(self, path: str, arcname: str) -> Iterator[bytes]:
         """Yield a tar archive of a path."""
@@ -329,6 +351,10 @@ class AgentOperations:
 
     def close(self, *, grace: float) -> None:
         """Send SIGTERM to what still runs, wait for it at most ``grace`` seconds, and close the channel."""
+        # A write may block for as long as the sandbox takes nothing (a paused one); closing the stream ends it.
+        closing = threading.Timer(grace, self.channel.close)
+        closing.name, closing.daemon = f'enclave-grace-{self.channel.name}', True
+        closing.start()
         try:
             deadline = Deadline.after(grace)
             if self.channel.lost is None and self._count_running(deadline) and self._terminate(deadline):
@@ -336,6 +362,7 @@ class AgentOperations:
         except (EnclaveError, ProtocolError):
             pass  # it does not answer in time; what follows does not ask
         finally:
+            closing.cancel()
             self.channel.close()
 
     def _count_running(self, deadline: Deadline) -> int:
@@ -416,7 +443,7 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 def _entries(page: bytes) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(page)
+        entries = json.loads(b'[%s]' % page.rstrip(b'\n').replace(b'\n', b','))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f'a page of a listing is not JSON: {error}') from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

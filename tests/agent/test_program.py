@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import resource
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tarfile
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +24,10 @@ import pytest
 
 from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command, bootstrap
 from enclave.agent.program import CHUNK, DATA, EOF, EVENT, INPUT_WINDOW, pack_message
-from enclave.channel.channel import Call, Facts
+from enclave.channel.channel import Call, Channel, Facts
 from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
-from enclave.errors import SandboxBrokenError, SandboxGoneError
+from enclave.errors import InvalidArgumentError, SandboxBrokenError, SandboxError, SandboxGoneError, SandboxPathError
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.operations import RunRequest, Script
 from tests.agent.conftest import AgentProcess
@@ -532,3 +538,283 @@ def test_a_pipe_stream_closes_twice_and_reaps(tmp_path: Path) -> None:
     stream.release()
 
     assert process.returncode == -9
+
+
+def trap(folder: Path, module: str, marker: Path) -> None:
+    """Put a module where an interpreter would find it, which tells in which process it was run."""
+    (folder / f'{module}.py').write_text(f'import os\nopen({str(marker)!r} + "-%d" % os.getpid(), "w").close()\n')
+
+
+def test_no_code_is_loaded_after_the_greeting(tmp_path: Path) -> None:
+    """Root in a sandbox may rewrite every library; the agent must have all it needs by then."""
+    library = Path(os.__file__).parent
+    mine = tmp_path / 'library'
+    mine.mkdir()
+    for entry in library.iterdir():
+        if entry.name not in ('site-packages', '__pycache__', 'test'):
+            (mine / entry.name).symlink_to(entry)
+    loader = agent_command(sys.executable)
+    loader[-1] = f'import sys\nsys.path[:] = [{str(mine)!r}, {str(mine / "lib-dynload")!r}]\n' + loader[-1]
+    process = subprocess.Popen(loader, stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path)
+    stream = PipeStream(process)
+    channel = Channel('test', stream)
+    channel.start(patient())
+    try:
+        marker = tmp_path / 'loaded'
+        for entry in list(mine.iterdir()):
+            if entry.suffix == '.py':
+                entry.unlink()
+                trap(mine, entry.stem, marker)
+        for name in ('pwd', 'grp', 'fcntl', 'termios', 'resource', '_socket', 'select'):
+            for built in mine.glob(f'lib-dynload/{name}.*'):
+                trap(mine, name, marker)
+                assert built
+
+        operations = AgentOperations(channel)
+        assert operations.run(request('echo x', user=str(os.getuid()))).stdout == 'x\n'
+        assert operations.run(request('exit 3')).exit_code == 3
+        assert operations.run(request(['/no/such'])).exit_code == 127
+        assert operations.run(request('sleep 100', timeout=0.1)).timed_out
+        with contextlib.suppress(OSError):
+            operations.connect(1, '127.0.0.1', timeout=10)
+        with contextlib.suppress(OSError):
+            operations.connect_path('/no/such', timeout=10)
+        operations.start_process(request('true'), tty=(24, 80)).wait(30)
+        (tmp_path / 'a').write_text('x')
+        operations.move_path(str(tmp_path / 'a'), str(tmp_path / 'b'), overwrite=False)
+        operations.list_dir(str(tmp_path), recursive=False, max_entries=None)
+        channel.open({'op': None}).wait(patient())
+
+        assert not Path(f'{marker}-{process.pid}').exists()
+    finally:
+        channel.close()
+        stream.release()
+
+
+def test_a_removed_working_directory_stops_nothing(agent: AgentProcess, tmp_path: Path) -> None:
+    assert run(agent, ['rm', '-rf', str(tmp_path)]).success
+
+    result = run(agent, [sys.executable, '-c', ''], cwd='/', script=Script(source=b'print(1)', at=1))
+
+    assert result.exit_code == 0
+    assert run(agent, 'echo x', cwd='/').stdout == 'x\n'
+
+
+def test_listings_of_the_longest_names_and_targets_fit_their_frames(agent: AgentProcess, tmp_path: Path) -> None:
+    """A byte that is no UTF-8 takes six in an answer."""
+    for number in range(150):
+        os.symlink(b'\xff' * 4000, os.fsencode(tmp_path) + b'/%d-' % number + b'\xfe' * 240)
+
+    entries = AgentOperations(agent.channel).list_dir(str(tmp_path), recursive=False, max_entries=None)
+
+    assert len(entries) == 150
+    assert {entry.target for entry in entries} == {os.fsdecode(b'\xff' * 4000)}
+
+
+def test_a_listing_goes_on_where_directories_vanish(agent: AgentProcess) -> None:
+    operations = AgentOperations(agent.channel)
+    with operations.start_process(request('while :; do /bin/true & /bin/true; done', timeout=None), live=False):
+        assert operations.list_dir('/proc', recursive=True, max_entries=20000)
+
+    assert run(agent, 'echo x').stdout == 'x\n'
+
+
+@contextlib.contextmanager
+def few_descriptors(cwd: Path) -> Iterator[AgentProcess]:
+    """An agent that may open 32 files. Its limits are set before it runs: afterwards nobody like it may change them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, hard))
+    try:
+        agent = AgentProcess(sys.executable, cwd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    yield agent
+    agent.close()
+
+
+def test_wide_trees_are_listed_whole_with_few_descriptors(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / 'wide' / str(number) / 'deep').mkdir(parents=True)
+    with few_descriptors(tmp_path) as agent:
+        entries = AgentOperations(agent.channel).list_dir(str(tmp_path / 'wide'), recursive=True, max_entries=None)
+
+    assert len(entries) == 600
+
+
+def test_without_descriptors_a_call_is_refused_and_the_agent_goes_on(tmp_path: Path) -> None:
+    with few_descriptors(tmp_path) as agent:
+        operations = AgentOperations(agent.channel)
+        sleepers = []
+        problem = ''
+        while not problem and len(sleepers) < 32:
+            sleepers.append(operations.start_process(request('sleep 1000', timeout=None)))
+            try:
+                sleepers[-1].wait_started()
+            except SandboxError as error:
+                problem = str(error)
+        assert 'Too many open files' in problem
+
+        for ask in (
+            lambda: operations.run(request('true', user=str(os.getuid()))),
+            lambda: operations.connect(1, '127.0.0.1', timeout=10),
+            lambda: operations.connect(1, '::1', timeout=10),
+            lambda: operations.list_dir('/', recursive=True, max_entries=100),
+            lambda: operations.write_file(
+                'x', [b''], size=0, append=False, exclusive=False, make_parents=True, mode=None
+            ),
+        ):
+            with contextlib.suppress(SandboxError, OSError, InvalidArgumentError):
+                ask()
+
+        for sleeper in sleepers[:-1]:
+            sleeper.kill()
+            sleeper.wait(30)
+        assert run(agent, 'echo x').stdout == 'x\n'
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='limits of another user are refused anyway')
+def test_a_guest_cannot_set_the_limits_of_the_agent(agent: AgentProcess) -> None:
+    """With a limit on its CPU time, say, even process 1 would be killed."""
+    code = 'import resource,sys\nresource.prlimit(int(sys.argv[1]), resource.RLIMIT_CORE, (0, 0))'
+    capabilities = int(Path('/proc/self/status').read_text().split('CapEff:')[1].split()[0], 16)
+    if capabilities >> 24 & 1 or not capabilities >> 7 & 1:
+        pytest.skip('CAP_SYS_RESOURCE allows everything, and without CAP_SETUID there is no protection')
+
+    assert 'PermissionError' in run(agent, [sys.executable, '-c', code, str(agent.process.pid)]).stderr
+
+
+def test_facts_of_absurd_size_are_no_breach(agent: AgentProcess) -> None:
+    path = Path(f'/dev/shm/enclave-test-{os.getpid()}')
+    try:
+        with path.open('wb') as file:
+            os.truncate(file.fileno(), (1 << 63) - 1)
+        os.utime(path, (9e17, 9e17))
+        facts = AgentOperations(agent.channel).stat_path(str(path), follow_symlinks=True)
+    except OSError as error:
+        pytest.skip(f'this machine has no place for such a file: {error}')
+    finally:
+        path.unlink(missing_ok=True)
+
+    assert facts.size == (1 << 63) - 1
+
+
+def test_pipes_of_ended_calls_are_let_go_of_also_under_a_flood(agent: AgentProcess) -> None:
+    """While the stream is full, nothing is read; what ended meanwhile must be looked at again afterwards."""
+    operations = AgentOperations(agent.channel)
+    descriptors = f'/proc/{agent.process.pid}/fd'
+    floods = [operations.start_process(request('yes', timeout=None)) for _ in range(2)]
+    stop = threading.Event()
+
+    def take(flood: Any) -> None:
+        for _chunk in flood.chunks():
+            if stop.is_set():
+                flood.kill()
+
+    takers = [threading.Thread(target=take, args=(flood,)) for flood in floods]
+    for each in takers:
+        each.start()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(result.stdout == 'x\n' for result in pool.map(lambda _: run(agent, 'echo x'), range(150)))
+    stop.set()
+    for each in takers:
+        each.join(60)
+
+    pause = threading.Event()
+    for _ in range(100):
+        # The agent's own, and a socket for each keeper that waits for work.
+        if len(os.listdir(descriptors)) <= 20:
+            break
+        pause.wait(0.05)
+    assert len(os.listdir(descriptors)) <= 20
+
+
+def test_tiny_pieces_of_output_do_not_grow_the_agent(agent: AgentProcess) -> None:
+    code = (
+        'import os,select\nfor i in range(100000):\n os.write(1, b"x")\n'
+        ' if not i % 50: select.select([], [1], [])\nos.write(1, b"end")'
+    )
+
+    result = run(agent, [sys.executable, '-c', code], max_output_bytes=200_000, timeout=100)
+
+    assert result.stdout == 'x' * 100_000 + 'end'
+
+
+def test_large_input_of_a_live_process_does_not_wait_for_its_output(agent: AgentProcess) -> None:
+    data = os.urandom(3_000_000)
+
+    process = AgentOperations(agent.channel).start_process(request('cat', stdin=data))
+
+    assert b''.join(chunk.data for chunk in process.chunks(60)) == data
+
+
+def hostile_tar(*members: tuple[str, dict[str, Any], bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode='w') as archive:
+        for name, facts, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            for field, value in facts.items():
+                setattr(member, field, value)
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+LINK, HARD, FOLDER = {'type': tarfile.SYMTYPE}, {'type': tarfile.LNKTYPE}, {'type': tarfile.DIRTYPE}
+
+
+@pytest.mark.parametrize(
+    'members',
+    [
+        [('../out/x', {}, b'x')],
+        [('/tmp/enclave-escaped', {}, b'x')],
+        [('a/../../out/x', {}, b'x')],
+        [('d', {**LINK, 'linkname': '../out'}, b''), ('d/x', {}, b'x')],
+        [('d', FOLDER, b''), ('e', {**LINK, 'linkname': 'd/../../out'}, b''), ('e/x', {}, b'x')],
+        [('d', {**LINK, 'linkname': '../out'}, b''), ('d', {**FOLDER, 'mode': 0}, b''), ('d/x', {}, b'x')],
+        [('h', {**HARD, 'linkname': '../out/kept'}, b''), ('h', {}, b'x')],
+        [('p', {'type': tarfile.FIFOTYPE}, b'')],
+        [('n', {'type': tarfile.CHRTYPE}, b'')],
+    ],
+)
+def test_archives_do_not_leave_their_target(
+    agent: AgentProcess, tmp_path: Path, members: list[tuple[str, dict[str, Any], bytes]]
+) -> None:
+    out, target = tmp_path / 'out', tmp_path / 'target'
+    out.mkdir(mode=0o750)
+    (out / 'kept').write_text('kept')
+
+    with pytest.raises(SandboxPathError):
+        AgentOperations(agent.channel).write_archive(str(target), [hostile_tar(*members)])
+
+    assert [path.name for path in out.iterdir()] == ['kept']
+    assert (out / 'kept').read_text() == 'kept'
+    assert stat.S_IMODE(out.stat().st_mode) == 0o750
+    assert not Path('/tmp/enclave-escaped').exists()
+
+
+def test_a_directory_of_an_archive_does_not_change_what_a_symlink_names(agent: AgentProcess, tmp_path: Path) -> None:
+    out, target = tmp_path / 'out', tmp_path / 'target'
+    out.mkdir(mode=0o750)
+    target.mkdir()
+    (target / 'd').symlink_to(out)
+
+    AgentOperations(agent.channel).write_archive(
+        str(target), [hostile_tar(('d', {**FOLDER, 'mode': 0, 'uid': 5}, b''))]
+    )
+
+    assert (stat.S_IMODE(out.stat().st_mode), out.stat().st_uid) == (0o750, os.getuid())
+
+
+def test_moving_to_another_file_system_copies(agent: AgentProcess, tmp_path: Path) -> None:
+    other = Path(f'/dev/shm/enclave-test-{os.getpid()}')
+    if not other.parent.is_dir() or other.parent.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip('this machine has no second file system')
+    (tmp_path / 'tree' / 'sub').mkdir(parents=True)
+    (tmp_path / 'tree' / 'sub' / 'file').write_text('x')
+    try:
+        AgentOperations(agent.channel).move_path(str(tmp_path / 'tree'), str(other), overwrite=False)
+
+        assert (other / 'sub' / 'file').read_text() == 'x'
+        assert not (tmp_path / 'tree').exists()
+    finally:
+        shutil.rmtree(other, ignore_errors=True)

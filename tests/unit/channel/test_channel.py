@@ -340,3 +340,73 @@ def test_every_field_of_an_answer_is_checked(read: Any, value: Any) -> None:
 
     with pytest.raises(ProtocolError):
         read(Facts({'x': value}))
+
+
+def test_empty_output_is_a_breach(channel: Channel, stream: ScriptedStream) -> None:
+    call = channel.open({'op': 'run'}, live=True)
+    stream.say(encode_frame(DATA, call.number, b''))
+
+    with pytest.raises(SandboxBrokenError, match='empty'):
+        call.wait(patient())
+
+
+def test_a_flood_of_events_is_a_breach(channel: Channel, stream: ScriptedStream) -> None:
+    call = channel.open({'op': 'run'}, live=True)
+    stream.say(encode_frame(EVENT, call.number, pack_message({'started': 1})) * 2000)
+
+    with pytest.raises(SandboxBrokenError, match='unexpected'):
+        call.wait(patient())
+
+
+@pytest.mark.parametrize('live', [True, False])
+def test_tiny_pieces_are_kept_together(channel: Channel, stream: ScriptedStream, live: bool) -> None:
+    call = channel.open({'op': 'run'}, live=live)
+    stream.say(
+        b''.join(encode_frame(ERR if n % 1000 == 999 else DATA, call.number, b'%d' % (n % 10)) for n in range(5000))
+    )
+    stream.answer(call.number, {'exit': 0})
+    call.wait(patient())
+
+    assert len(call._frames) <= 11
+    out, err = call.take_output()
+    assert out == b''.join(b'%d' % (n % 10) for n in range(5000) if n % 1000 != 999)
+    assert err == b'99999'
+
+
+def test_pieces_that_were_taken_grow_no_more(channel: Channel, stream: ScriptedStream) -> None:
+    call = channel.open({'op': 'run'}, live=True)
+    taken = []
+    for number in range(5):
+        stream.say(encode_frame(DATA, call.number, b'%d' % number))
+        taken.append(call.next_frame(patient()))
+
+    assert taken == [(DATA, b'%d' % number) for number in range(5)]
+
+
+def test_an_interrupted_write_closes_the_channel_rather_than_mixing_frames(
+    channel: Channel, stream: ScriptedStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = channel.open({'op': 'run'})
+
+    def interrupted(data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, 'write', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call.close_input()
+    monkeypatch.undo()
+
+    with pytest.raises(SandboxGoneError, match='cut short by KeyboardInterrupt'):
+        call.wait(patient())
+    call.cancel()
+
+
+def test_a_cancellation_from_within_a_write_does_not_wait_for_it(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector may run in the middle of a write, and close a forgotten generator of that very thread."""
+    monkeypatch.setattr('enclave.channel.channel.QUIET_SECONDS', 0.01)
+    call = channel.open({'op': 'run'})
+
+    with channel._writing:
+        call.cancel()
