@@ -15,9 +15,9 @@ import tarfile
 import tempfile
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar, cast
 
 from enclave.config import check_env
 from enclave.deadline import check_timeout
@@ -34,6 +34,7 @@ from enclave.sandboxes.base import USABLE, Sandbox
 from enclave.sandboxes.connection import Connection, PortForward
 from enclave.sandboxes.operations import Operations, RunRequest, Script
 from enclave.sandboxes.process import Process
+from enclave.sandboxes.unpacking import unpack_tree
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class AgentBackedSandbox(Sandbox):
                 operations.close(grace=STOP_GRACE_SECONDS)
         except Exception:
             logger.warning('sandbox %s: closing its stream failed', self.id, exc_info=True)
-        self._destroy(keep=keep)
+        finally:
+            self._destroy(keep=keep)
 
     def _has_remains(self, *, keep: bool) -> bool:
         return self._operations is not None
@@ -260,6 +262,8 @@ class AgentBackedSandbox(Sandbox):
             seconds = None
         if env is not None:
             check_env(env, 'env')
+            for variable, value in env.items():
+                _check_text(variable + value, 'env')
         if user is not None and (not isinstance(user, (str, int)) or isinstance(user, bool) or not str(user)):
             raise InvalidArgumentError(f"user must be a name or uid with optional ':group', not {user!r}")
         cap = self.config.max_output_bytes if max_output_bytes is None else max_output_bytes
@@ -282,7 +286,7 @@ class AgentBackedSandbox(Sandbox):
         return b''.join(self.read_chunks(path, offset=offset, max_bytes=max_bytes))
 
     def read_chunks(self, path: str, *, offset: int = 0, max_bytes: int | None = None) -> Iterator[bytes]:
-        """Yield a regular file's bytes piece by piece, as they come."""
+        """Yield a regular file's bytes piece by piece, as they come. The first step opens it, and raises what is wrong."""
         path = self._absolute(path)
         _check_count(offset, 'offset')
         if max_bytes is not None:
@@ -482,7 +486,7 @@ class AgentBackedSandbox(Sandbox):
         return sum(target.write(chunk) for chunk in chunks)
 
     def read_archive(self, source: str, *, arcname: str | None = None) -> Iterator[bytes]:
-        """Yield a path of the sandbox as a plain tar archive, piece by piece."""
+        """Yield a path of the sandbox as a plain tar archive, piece by piece. The first step raises what is wrong."""
         path = self._absolute(source)
         top = arcname or PurePosixPath(path).name or '.'
         return self._stream(lambda operations: operations.read_archive(path, top))
@@ -504,24 +508,18 @@ class AgentBackedSandbox(Sandbox):
     def get_dir(self, source: str, target: str | os.PathLike[str]) -> None:
         """Copy what is in a directory of the sandbox into a host directory, made if missing.
 
-        The archive comes from where nobody is trusted: members that would land outside of ``target``, through names or
-        links, and devices are refused (`tarfile`'s ``data`` filter).
+        The sandbox is not trusted: whatever would land outside of ``target`` or lead there, by name or link, is refused, and
+        so are devices; owners, set-user-id bits and others' write permission stay behind. What came before a refusal stays.
+
+        Raises:
+            SandboxPathError: There is no such directory, or something in it is refused; the message names it.
         """
         if self.stat_path(source).kind != 'directory':
             raise SandboxPathError(f'not a directory in the sandbox: {source!r}')
-        place = Path(target)
-        place.mkdir(parents=True, exist_ok=True)
-        if not hasattr(tarfile, 'data_filter'):
-            raise InvalidArgumentError('this Python cannot unpack safely; update to 3.10.12, 3.11.4 or later')
-        with tempfile.TemporaryFile() as spool:
-            for chunk in self.read_archive(source, arcname='.'):
-                spool.write(chunk)
-            spool.seek(0)
-            try:
-                with tarfile.open(fileobj=spool, mode='r:') as archive:
-                    archive.extractall(place, filter='data')
-            except tarfile.TarError as error:
-                raise SandboxPathError(f'{source!r} cannot be copied out safely: {error}') from error
+        with contextlib.closing(cast('Generator[bytes, None, None]', self.read_archive(source, arcname='.'))) as chunks:
+            unpack_tree(chunks, target)
+            for _rest in chunks:  # what may follow the end of the archive, and then how making it ended
+                pass
 
     # Network ----------------------------------------------------------------------------------------------------------
 
@@ -553,7 +551,9 @@ class AgentBackedSandbox(Sandbox):
             operations, port, target_host=host, listen_host='127.0.0.1', listen_port=listen_port, name=self.id
         )
         with self._forwards_lock:
-            self._forwards.add(forward)
+            self._forwards = {each for each in self._forwards if not each.is_closed} | {forward}
+        if self._operations is not operations:  # stopped meanwhile, perhaps before it could see this one
+            forward.close()
         return forward
 
     # Help -------------------------------------------------------------------------------------------------------------
@@ -566,8 +566,10 @@ class AgentBackedSandbox(Sandbox):
         return f'{self.config.working_dir.rstrip("/")}/{path}' if path != '.' else self.config.working_dir
 
     def _stream(self, verb: Callable[[Operations], Iterator[bytes]]) -> Iterator[bytes]:
-        """Yield what a verb yields, with the loss of the sandbox told as `_do` tells it."""
-        operations = self._running()
+        """Return what a verb yields, with the loss of the sandbox told as `_do` tells it; its state is checked now."""
+        return self._told(self._running(), verb)
+
+    def _told(self, operations: Operations, verb: Callable[[Operations], Iterator[bytes]]) -> Iterator[bytes]:
         try:
             yield from verb(operations)
         except SandboxGoneError as error:
@@ -582,7 +584,16 @@ def _refuse(unknown: Mapping[str, Any]) -> None:
 def _check_text(text: str, name: str) -> str:
     if '\0' in text:
         raise InvalidArgumentError(f'{name} must not contain NUL')
+    _encode(text, name)
     return text
+
+
+def _encode(text: str, name: str) -> bytes:
+    """Return text as the sandbox will see it: UTF-8, with other bytes as `os.fsdecode` stands for them."""
+    try:
+        return text.encode('utf-8', 'surrogateescape')
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f'{name} is not proper text: {error}') from None
 
 
 def _check_argv(command: Any) -> tuple[str, ...]:
@@ -619,7 +630,7 @@ def _check_port(value: Any, name: str) -> None:
 
 def _as_bytes(data: Any, name: str) -> bytes:
     if isinstance(data, str):
-        return data.encode('utf-8', 'surrogateescape')
+        return _encode(data, name)
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     raise InvalidArgumentError(f'{name} must be bytes or text, not {type(data).__name__}')

@@ -95,7 +95,7 @@ class PortForward:
         self.host, self.port = self._listener.getsockname()[:2]
         self._name = name
         self._lock = threading.Lock()  # guards _open, _threads and _closed
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, Connection | None] = {}  # with what it is connected to inside
         self._threads: set[threading.Thread] = set()
         self._closed = False
         self._acceptor = threading.Thread(target=self._accept, name=f'enclave-forward-{name}', daemon=True)
@@ -114,7 +114,7 @@ class PortForward:
                 if self._closed:
                     local.close()
                     return
-                self._open.add(local)
+                self._open[local] = None
                 self._threads.add(thread)
             thread.start()
 
@@ -122,6 +122,10 @@ class PortForward:
         """Carry one connection until both halves are closed. Runs on a thread of its own, with a second one for upstream."""
         try:
             with self._operations.connect(*self._target, timeout=10.0) as remote:
+                with self._lock:
+                    self._open[local] = remote
+                    if self._closed:
+                        return
                 up = threading.Thread(
                     target=self._pump_up, args=(local, remote), name=f'enclave-forward-{self._name}', daemon=True
                 )
@@ -141,7 +145,7 @@ class PortForward:
         finally:
             local.close()
             with self._lock:
-                self._open.discard(local)
+                self._open.pop(local, None)
                 self._threads.discard(threading.current_thread())
 
     @staticmethod
@@ -153,19 +157,27 @@ class PortForward:
         except (EnclaveError, OSError, OperationTimeoutError):
             remote.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        with self._lock:
+            return self._closed
+
     def close(self) -> None:
         """Stop listening and close every connection. May be called twice."""
         with self._lock:
             already, self._closed = self._closed, True
-            connections, threads = list(self._open), list(self._threads)
+            connections, threads = list(self._open.items()), list(self._threads)
         if already:
             return
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for local in connections:
+        for local, remote in connections:
             with contextlib.suppress(OSError):
                 local.shutdown(socket.SHUT_RDWR)
+            if remote is not None:
+                remote.close()  # a server inside may not mind that its client says no more
         for thread in (self._acceptor, *threads):
             thread.join(5.0)
 

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import re
 import shlex
+import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ from enclave.errors import (
     SandboxStartError,
 )
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
 from enclave.sandboxes.docker.engine_operations import LIFELINE_COMMAND, EngineOperations
@@ -73,6 +75,7 @@ class DockerSandbox(AgentBackedSandbox):
         self._engine: Engine | None = None
         self._container = ''
         self._channel: Channel | None = None
+        self._mending = threading.Lock()  # held while an agent is made anew, so that several callers make one
 
     @property
     def container_name(self) -> str:
@@ -435,19 +438,29 @@ class DockerSandbox(AgentBackedSandbox):
         lost = channel.lost
         if lost is None:
             return None
-        if self.config.command is not None and not lost.is_breach and self._has_new_agent():
+        if self.config.command is not None and not lost.is_breach and self._has_new_agent(channel):
             return None
         return self._describe_end() or lost.reason
 
-    def _has_new_agent(self) -> bool:
-        """Exec another agent where the first was killed by a guest but the container's own command goes on."""
+    def _has_new_agent(self, old: Channel) -> bool:
+        """Exec another agent where the old was killed by a guest but the container's own command goes on."""
         engine = self._engine
-        try:
-            if engine is None or self._describe_end():
+        with self._mending:
+            if self._channel is not old:
+                return True  # another thread was here before
+            try:
+                if engine is None or self._describe_end():
+                    return False
+                operations = self._exec_agent(engine)
+            except (EnclaveError, NoAgentError):
                 return False
-            self._operations = self._exec_agent(engine)
-        except (EnclaveError, NoAgentError):
-            return False
+            with self._changed:
+                stays = not self._moving and self._status in USABLE
+                if stays:
+                    self._operations = operations
+            if not stays:
+                operations.close(grace=0.1)
+                return False
         logger.warning('sandbox %s: its agent was ended from inside; another was started', self.id)
         return True
 

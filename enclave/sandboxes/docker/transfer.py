@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import posixpath
 import tarfile
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -120,9 +121,20 @@ class DockerAgentOperations(AgentOperations):
                 self._engine.api.put_archive(self._container, folder, _OneMember(member, chunks))
             self.move_path(beside, posixpath.join(folder, name), overwrite=True)
         except BaseException:
-            with contextlib.suppress(EnclaveError):
-                self.remove_path(beside, recursive=False, missing_ok=True)
+            self._remove_late(beside)
             raise
+
+    def _remove_late(self, path: str) -> None:
+        """Remove what a broken upload leaves. The engine may still be at it, and make the file a moment later."""
+        pause = threading.Event()
+        for _ in range(20):
+            try:
+                return self.remove_path(path, recursive=False, missing_ok=False)
+            except SandboxPathNotFoundError:
+                pause.wait(0.05)
+            except EnclaveError:
+                return None
+        return None
 
 
 class _OneMember:
