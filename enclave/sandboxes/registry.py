@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
 from enclave.errors import InvalidArgumentError, NotRegisteredError
 from enclave.sandboxes.base import Sandbox
+
+if TYPE_CHECKING:  # what is made by name is imported by name, when it is asked for
+    from enclave.sandboxes.agent_backed import AgentBackedSandbox
+    from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+    from enclave.sandboxes.docker.notebook import DockerNotebookSandbox
+    from enclave.sandboxes.docker.sandbox import DockerSandbox
 
 K = TypeVar('K', bound=type[Sandbox])
 
@@ -60,6 +66,51 @@ class SandboxFactory:
                 f'sandbox type {name!r} is not registered; known: {", ".join(cls.get_registered_types())}'
             )
         return found
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: Literal[SandboxType.DOCKER, 'docker'],
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> DockerSandbox: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: Literal[SandboxType.DOCKER_NOTEBOOK, 'docker_notebook'],
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> DockerNotebookSandbox: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: Literal[SandboxType.BUBBLEWRAP, 'bubblewrap'],
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> BubblewrapSandbox: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: None = None,
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> AgentBackedSandbox: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: SandboxType | str | None,
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> Sandbox: ...
 
     @classmethod
     def create_sandbox(
