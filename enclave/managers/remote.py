@@ -230,7 +230,7 @@ class RemoteSandbox(AgentBackedSandbox):
     def execute_tool(self, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
         """Run a tool; see `Sandbox.execute_tool`."""
         body = ToolRequest(sandbox_id=self.id, tool_name=tool_name, parameters=as_parameters(parameters))
-        result: ToolResult = self._transport.call('POST', '/sandbox/tool/execute', ToolResult, body=body)
+        result: ToolResult = self._transport.call('POST', '/sandbox/tool/execute', ToolResult, body=body, timeout=0)
         return result
 
     def get_tool(self, tool_name: str) -> Tool:
@@ -311,7 +311,7 @@ class RemoteSandbox(AgentBackedSandbox):
             script=script,
         )
         result: CommandResult = self._transport.call(
-            'POST', f'{self.path}/command', CommandResult, body=body, timeout=timeout
+            'POST', f'{self.path}/command', CommandResult, body=body, timeout=timeout or 0
         )
         return result
 

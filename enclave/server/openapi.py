@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import html
+import importlib
 import re
 from typing import Any
 
@@ -61,6 +62,7 @@ _TAGS = {
 @functools.cache
 def document() -> Schema:
     """Return the document."""
+    importlib.import_module('enclave.server.routes')  # which registers them, and itself imports this module
     schemas: dict[str, Schema] = {}
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES.values():

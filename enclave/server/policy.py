@@ -41,11 +41,14 @@ def _check_size(value: Any, name: str) -> None:
         parse_size(value, name)
 
 
-def _seconds(value: Any) -> Any:
-    try:
-        return check_timeout(value)
-    except InvalidArgumentError as error:
-        raise ConfigurationError(error.message) from None
+def _seconds(name: str, default: float | None = None) -> Any:
+    def convert(value: Any) -> float | None:
+        try:
+            return check_timeout(value, name)
+        except InvalidArgumentError as error:
+            raise ConfigurationError(error.message) from None
+
+    return field(default=default, converter=convert)
 
 
 def _check_mounts(value: Any, name: str) -> None:
@@ -118,9 +121,9 @@ class Policy(Model):
     max_memory: str | int | None = field(default='8g', validator=checked(_check_size))
     max_cpus: float | None = field(default=8.0, validator=checked(_check_cpus))
     max_pids: int | None = field(default=4096, validator=whole_number(16, none=True))
-    max_timeout: float | None = field(default=None, converter=_seconds)
-    max_lifetime: float | None = field(default=None, converter=_seconds)
-    max_lease: float | None = field(default=3600.0, converter=_seconds)
+    max_timeout: float | None = _seconds('max_timeout')
+    max_lifetime: float | None = _seconds('max_lifetime')
+    max_lease: float | None = _seconds('max_lease', 3600.0)
     max_sandboxes: int | None = field(default=64, validator=whole_number(0, none=True))
     max_concurrent_calls: int = field(default=64, validator=whole_number(1, 4096))
     max_calls_per_key: int | None = field(default=None, validator=whole_number(1, none=True))

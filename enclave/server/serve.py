@@ -501,9 +501,9 @@ class SandboxServer:
                 self._waitress.pull_trigger()
             if self._loop is not None and self._loop is not threading.current_thread():
                 self._loop.join(_JOIN_SECONDS)
-            for channel in list(self._map.values()):
-                with contextlib.suppress(OSError):
-                    channel.close()
+        for channel in list(self._map.values()):
+            with contextlib.suppress(OSError):
+                channel.close()
         if self._key_port is not None:
             keyfile.remove_key(self._key_port)
         logger.info('the server on %s is stopped', self.url)

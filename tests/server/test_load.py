@@ -1,0 +1,365 @@
+"""The server under load, beside slow and vanishing clients, and at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+import requests
+
+from enclave.cancellation import Cancellation
+from enclave.errors import ManagerStoppedError, ServerUnavailableError
+from enclave.server import idempotency
+from tests.server.conftest import CONFIG, Connect, Serve
+from tests.support.sandbox import FakeBackend
+from tests.support.sockets import connected, read_all, read_head, talk
+
+PATIENCE = 30.0
+
+
+def post(path: str, body: Any, **headers: str) -> bytes:
+    data = json.dumps(body).encode()
+    lines = ''.join(f'{name.replace("_", "-")}: {value}\r\n' for name, value in headers.items())
+    head = f'POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{lines}'
+    return f'{head}Content-Length: {len(data)}\r\n\r\n'.encode() + data
+
+
+# Room -----------------------------------------------------------------------------------------------------------------
+
+
+def test_executions_starve_nothing_else(serve: Serve, connect: Connect, backend: FakeBackend) -> None:
+    server = serve(policy={'max_concurrent_calls': 4})
+    manager = connect(server, max_workers=16)
+    ids = [manager.create_sandbox('fake', CONFIG) for _ in range(4)]
+    held = [manager.submit('execute_command', sandbox_id, 'hold') for sandbox_id in ids]
+    backend.wait_until(lambda: backend.holding == 4)
+
+    assert requests.get(f'{server.url}/health', timeout=PATIENCE).json()['healthy']
+    assert len(manager.list_sandboxes()) == 4
+    full = requests.post(f'{server.url}/sandbox/{ids[0]}/command', json={'command': 'true'}, timeout=PATIENCE)
+    assert (full.status_code, full.json()['code']) == (429, 'too-many-requests')
+    assert int(full.headers['Retry-After']) >= 1
+    assert manager.delete_sandbox(ids[0])
+    assert manager.stop_sandbox(ids[1])
+
+    for future in held[2:]:
+        future.cancel()
+        assert future.result(PATIENCE).status == 'cancelled'
+
+
+def test_a_client_waits_for_room(serve: Serve, connect: Connect, backend: FakeBackend) -> None:
+    manager = connect(serve(policy={'max_concurrent_calls': 1}))
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    held = manager.submit('execute_command', sandbox_id, 'hold')
+    backend.wait_until(lambda: backend.holding == 1)
+
+    waiting = manager.submit('execute_command', sandbox_id, 'echo after')
+    assert not waiting.done()
+    held.cancel()
+
+    assert waiting.result(PATIENCE).stdout == 'after\n'
+
+
+# Clients that go away -------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_goes_away_cancels_its_call(serve: Serve, connect: Connect, backend: FakeBackend) -> None:
+    server = serve()
+    sandbox_id = connect(server).create_sandbox('fake', CONFIG)
+
+    with connected(server.port) as connection:
+        connection.sendall(post(f'/sandbox/{sandbox_id}/command', {'command': 'hold'}))
+        backend.wait_until(lambda: backend.holding == 1)
+
+    backend.wait_until(lambda: backend.holding == 0)
+
+
+def test_one_that_may_come_back_gets_a_moment_and_the_answer(
+    serve: Serve, connect: Connect, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, 'RETURN_SECONDS', PATIENCE)
+    server = serve()
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    request = post(
+        f'/sandbox/{sandbox_id}/command', {'command': 'hold'}, Idempotency_Key='come-back', Connection='close'
+    )
+
+    with connected(server.port) as connection:
+        connection.sendall(request)
+        backend.wait_until(lambda: backend.holding == 1)
+    with connected(server.port) as connection:
+        connection.sendall(request)
+        assert server.service is not None
+        sandbox: Any = server.service.owner(None).manager.get_sandbox(sandbox_id)
+        sandbox.let_go()
+        answer = read_all(connection)
+
+    assert b'200 OK' in answer
+    assert b'"status":"success"' in answer
+    assert backend.holding == 0
+
+
+def test_cancelling_reaches_the_sandbox(serve: Serve, connect: Connect, backend: FakeBackend) -> None:
+    manager = connect(serve())
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    cancellation = Cancellation()
+    results: list[Any] = []
+
+    def call() -> None:
+        with cancellation.applied():
+            results.append(manager.execute_command(sandbox_id, 'hold'))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    backend.wait_until(lambda: backend.holding == 1)
+    cancellation.cancel()
+    thread.join(PATIENCE)
+
+    assert results[0].status == 'cancelled'
+    assert manager.execute_command(sandbox_id, 'echo still there').stdout == 'still there\n'
+
+
+def test_a_creation_given_up_leaves_nothing(serve: Serve, connect: Connect, backend: FakeBackend) -> None:
+    server = serve()
+    backend.may_start.clear()
+
+    with connected(server.port) as connection:
+        connection.sendall(post('/sandbox/create?sandbox_type=fake', CONFIG))
+        backend.wait_until(lambda: backend.starting == 1)
+    assert server.service is not None
+    manager = server.service.owner(None).manager
+    backend.wait_until(lambda: True)
+    backend.may_start.set()
+
+    deadline = time.monotonic() + PATIENCE
+    while manager.list_sandboxes() and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert manager.list_sandboxes() == []
+
+
+# Slow ones ------------------------------------------------------------------------------------------------------------
+
+
+def test_twenty_slow_connections_beside_a_healthy_client(serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'request_timeout': 0.3, 'min_upload_rate': 1e6})
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connected(server.port)) for _ in range(20)]
+        for number, connection in enumerate(slow):
+            head = b'POST /sandbox/create HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n'
+            parts = (b'', b'GET /heal', head, head + b'Content-Length: 100000\r\n\r\n{')
+            connection.sendall(parts[number % 4])
+
+        manager = connect(server)
+        sandbox_id = manager.create_sandbox('fake', CONFIG)
+        assert manager.execute_tool(sandbox_id, 'shell_executor', {'command': 'echo well'}).output == 'well\n'
+        assert [read_all(connection) for connection in slow] == [b''] * 20, 'each is closed in time'
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_given_up(serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'send_timeout': 0.3})
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    manager.put_file(sandbox_id, b'x' * (40 << 20), 'big')
+    assert server.service is not None
+
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(('127.0.0.1', server.port))
+        connection.sendall(f'GET /sandbox/{sandbox_id}/file?path=big HTTP/1.1\r\nHost: localhost\r\n\r\n'.encode())
+        read_head(connection)
+        assert server.service.lanes.wait_empty(PATIENCE)
+
+
+# What waitress should stop --------------------------------------------------------------------------------------------
+
+HEAD = b'POST /sandbox/create HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n'
+
+
+@pytest.mark.parametrize(
+    'request_bytes',
+    [
+        HEAD + b'Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello',
+        HEAD + b'Content-Length: +5\r\n\r\nhello',
+        HEAD + b'Content-Length: 5, 5\r\n\r\nhello',
+        HEAD + b'Content-Length: -1\r\n\r\n',
+        HEAD + b'Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n',
+        HEAD + b'Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n',
+        HEAD + b'Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n',
+        HEAD + b'Transfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n',
+        HEAD + b'X-Bad : space\r\n\r\n',
+        HEAD + b'X-Bad\r\n\r\n',
+        HEAD + b'X-Bad: a\nX-Worse: b\r\n\r\n',
+        b'GET / HTTP/1.1\r\nHost: localhost\r\nX: ' + b'a' * 100_000 + b'\r\n\r\n',
+        b'get /health HTTP/1.1\r\nHost: localhost\r\n\r\n',
+        b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n',
+    ],
+)
+def test_smuggling_is_refused_and_the_connection_closed(serve: Serve, request_bytes: bytes) -> None:
+    smuggled = b'GET /sandboxes HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: smuggled\r\n\r\n'
+
+    answer = talk(serve().port, request_bytes + smuggled)
+
+    status = int(answer.split(b' ', 2)[1])
+    assert status in (400, 431, 501), answer
+    assert b'smuggled' not in answer
+    body = json.loads(answer.partition(b'\r\n\r\n')[2])
+    assert set(body) == {'code', 'message', 'details'}
+
+
+def test_a_stranger_sends_no_large_body(serve: Serve) -> None:
+    server = serve(api_key='a-secret-of-some-length')
+
+    with connected(server.port) as connection:
+        head = b'PUT /sandbox/x/file?path=y HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000000\r\n\r\n'
+        connection.sendall(head)
+        answer = read_all(connection)
+
+    assert answer.startswith(b'HTTP/1.1 401'), answer
+    assert json.loads(answer.partition(b'\r\n\r\n')[2])['code'] == 'authentication'
+
+
+@pytest.mark.parametrize(
+    'head',
+    [
+        b'PUT /sandbox/x/file?path=y HTTP/1.1\r\nContent-Length: 3000000000',
+        b'POST /sandbox/create HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 300000000',
+    ],
+)
+def test_a_body_over_the_limit_is_refused_by_its_head(serve: Serve, head: bytes) -> None:
+    answer = talk(serve().port, head + b'\r\nHost: localhost\r\n\r\n')
+
+    assert answer.startswith(b'HTTP/1.1 413'), answer
+    assert json.loads(answer.partition(b'\r\n\r\n')[2])['details']['max_bytes'] > 0
+
+
+def test_a_body_in_pieces_is_limited_too(serve: Serve) -> None:
+    server = serve(policy={'max_json_bytes': 4096})
+    piece = b'1000\r\n' + b' ' * 4096 + b'\r\n'
+
+    answer = talk(server.port, HEAD + b'Transfer-Encoding: chunked\r\n\r\n' + piece * 3)
+
+    assert answer.startswith(b'HTTP/1.1 413'), answer
+
+
+# The end --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopping_server_refuses_new_work_and_ends_the_old(
+    serve: Serve, connect: Connect, backend: FakeBackend
+) -> None:
+    server = serve(stop_grace=PATIENCE)
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    held = manager.submit('execute_command', sandbox_id, 'hold')
+    backend.wait_until(lambda: backend.holding == 1)
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    assert server.service is not None
+    while not server.service.is_draining:
+        threading.Event().wait(0.005)
+
+    with pytest.raises(ManagerStoppedError, match='stopping'):
+        manager.create_sandbox('fake', CONFIG)
+    sandbox: Any = server.service.owner(None).manager.get_sandbox(sandbox_id)
+    sandbox.let_go()
+
+    assert held.result(PATIENCE).status == 'success'
+    stopping.join(PATIENCE)
+    assert backend.alive == set()
+    with pytest.raises(ServerUnavailableError):
+        manager.list_sandboxes()
+
+
+def test_stopping_twice_and_before_the_start(serve: Serve) -> None:
+    server = serve()
+    server.stop()
+    server.stop()
+    with pytest.raises(ManagerStoppedError):
+        server.start()
+
+
+def test_a_port_that_is_taken(serve: Serve) -> None:
+    taken = serve()
+    with pytest.raises(ServerUnavailableError, match='cannot listen'):
+        type(taken)().start('127.0.0.1', taken.port)
+
+
+def test_no_thread_of_a_server_is_left(serve: Serve) -> None:
+    server = serve()
+    requests.get(f'{server.url}/healthz', timeout=PATIENCE)
+
+    server.stop()
+
+    pause = threading.Event()
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        left = [
+            each.name for each in threading.enumerate() if each.name.startswith(('enclave-request', 'enclave-server'))
+        ]
+        if not left:
+            break
+        pause.wait(0.02)
+    assert left == []
+
+
+PROGRAM = """
+import sys
+from enclave.sandboxes.registry import SandboxFactory
+from tests.support.sandbox import FakeBackend, FakeSandbox
+class Told(FakeSandbox):
+    backend = FakeBackend()
+    def _stop(self, *, keep):
+        super()._stop(keep=keep)
+        print('gone', self.id, flush=True)
+SandboxFactory.register_sandbox('fake', Told)
+from enclave import create_server
+create_server(sandbox_config={'tools_config': ['shell_executor']}).run(host=sys.argv[1], port=0)
+print('ended', flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='there are no signals to send')
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_takes_everything_away(number: signal.Signals, connect: Connect) -> None:
+    process = subprocess.Popen(
+        [sys.executable, '-c', PROGRAM, '127.0.0.1'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        url = line.split()[3]
+        sandbox_id = connect(url).create_sandbox('fake')
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+
+    assert output.split() == ['gone', sandbox_id, 'ended']
+    assert process.returncode == 0
+
+
+def test_a_made_key_is_printed_once(connect: Connect) -> None:
+    process = subprocess.Popen(
+        [sys.executable, '-c', PROGRAM, '0.0.0.0'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        url, key = process.stderr.readline().split()[3], process.stderr.readline().split()[-1]
+        assert connect(url, api_key=key).list_sandboxes() == []
+        assert connect(url).list_sandboxes() == [], 'found by itself'
+        process.terminate()
+        _, rest = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+
+    assert key not in rest

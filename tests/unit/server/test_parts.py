@@ -1,0 +1,273 @@
+"""Lanes, repeats, metrics, audit lines and the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+
+from enclave.errors import ConfigurationError, ConflictError, InvalidArgumentError, TooManyRequestsError
+from enclave.server import idempotency, openapi
+from enclave.server.audit import Audit
+from enclave.server.idempotency import Outcome, Repeats
+from enclave.server.lanes import SPARE_THREADS, Lanes
+from enclave.server.metrics import Metrics
+from enclave.server.route import ROUTES, decode_query
+from enclave.server.routes import CreateQuery, DirectoryQuery, ReadQuery
+
+# Lanes ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_lane_refuses_at_once_and_says_when_to_come_again() -> None:
+    lanes = Lanes(calls=1, streams=1, ends=1)
+
+    with lanes.entered('call', 'a'):
+        with pytest.raises(TooManyRequestsError) as info, lanes.entered('call', 'a'):
+            pass
+        assert info.value.details['retry_after'] > 0
+        with lanes.entered('stream', 'a'), lanes.entered('end', 'a'), lanes.entered('quick', 'a'):
+            assert lanes.counts() == {'quick': 1, 'call': 1, 'stream': 1, 'end': 1}
+    with lanes.entered('call', 'a'):
+        pass
+    assert lanes.refused == 1
+
+
+def test_an_owner_has_its_own_limit() -> None:
+    lanes = Lanes(calls=10, streams=1)
+
+    with lanes.entered('call', 'a', 1):
+        with pytest.raises(TooManyRequestsError, match="'a' has 1"), lanes.entered('call', 'a', 1):
+            pass
+        with lanes.entered('call', 'b', 1):
+            pass
+
+
+def test_there_are_threads_for_all_lanes_and_some_to_spare() -> None:
+    assert Lanes(calls=3, streams=4, ends=5).threads == 12 + SPARE_THREADS
+
+
+def test_waiting_for_the_end_of_calls() -> None:
+    lanes = Lanes(calls=1, streams=1)
+    entered, leave = threading.Event(), threading.Event()
+
+    def call() -> None:
+        with lanes.entered('call', 'a'):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    entered.wait(30)
+    assert not lanes.wait_empty(0)
+    leave.set()
+    assert lanes.wait_empty(30)
+    thread.join()
+
+
+# Repeats --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_repeat_gets_the_first_answer() -> None:
+    repeats = Repeats()
+    entry, is_mine = repeats.begin('a', 'key', b'print')
+    repeats.finish('a', 'key', entry, Outcome(200, b'{}'))
+
+    again, is_mine_too = repeats.begin('a', 'key', b'print')
+
+    assert (is_mine, is_mine_too) == (True, False)
+    assert again.done.is_set()
+    assert again.outcome == Outcome(200, b'{}')
+
+
+def test_a_key_stands_for_one_request() -> None:
+    repeats = Repeats()
+    repeats.begin('a', 'key', b'one')
+
+    with pytest.raises(ConflictError, match='another request'):
+        repeats.begin('a', 'key', b'two')
+    assert repeats.begin('b', 'key', b'two')[1], 'another owner has its own keys'
+
+
+def test_work_that_was_not_done_may_be_done_by_a_repeat() -> None:
+    repeats = Repeats()
+    entry, _ = repeats.begin('a', 'key', b'x')
+    repeats.finish('a', 'key', entry, None)
+
+    assert repeats.begin('a', 'key', b'x')[1]
+
+
+def test_old_answers_are_forgotten() -> None:
+    now = [0.0]
+    repeats = Repeats(clock=lambda: now[0])
+    entry, _ = repeats.begin('a', 'key', b'x')
+    repeats.finish('a', 'key', entry, Outcome(200, b''))
+
+    now[0] = idempotency.KEEP_SECONDS + 1
+
+    assert repeats.begin('a', 'key', b'x')[1]
+
+
+def test_answers_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, 'KEEP_BYTES', 10)
+    repeats = Repeats()
+    for key in ('one', 'two', 'three'):
+        entry, _ = repeats.begin('a', key, b'x')
+        repeats.finish('a', key, entry, Outcome(200, b'12345678'))
+
+    assert repeats.begin('a', 'one', b'x')[1]
+    assert not repeats.begin('a', 'three', b'x')[1]
+
+
+def test_work_whose_clients_have_all_gone_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, 'RETURN_SECONDS', 0.01)
+    repeats = Repeats()
+    entry, _ = repeats.begin('a', 'key', b'x')
+
+    repeats.leave(entry)
+
+    assert entry.cancellation.is_cancelled
+
+
+def test_work_whose_client_came_back_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, 'RETURN_SECONDS', 30.0)
+    repeats = Repeats()
+    entry, _ = repeats.begin('a', 'key', b'x')
+    leaving = threading.Thread(target=repeats.leave, args=(entry,))
+    leaving.start()
+
+    again, is_mine = repeats.begin('a', 'key', b'x')
+    leaving.join(30)
+
+    assert not is_mine
+    assert again is entry
+    assert not entry.cancellation.is_cancelled
+
+
+def test_a_call_is_cancelled_by_its_key_and_owner() -> None:
+    repeats = Repeats()
+    entry, _ = repeats.begin('a', 'key', b'x')
+
+    assert not repeats.cancel('b', 'key')
+    assert repeats.cancel('a', 'key')
+    assert entry.cancellation.is_cancelled
+
+
+# Queries --------------------------------------------------------------------------------------------------------------
+
+
+def test_queries_have_types() -> None:
+    found = decode_query({'path': ['a b'], 'offset': ['7']}, ReadQuery)
+
+    assert (found.path, found.offset, found.max_bytes) == ('a b', 7, None)
+    assert decode_query({'recursive': ['true']}, DirectoryQuery).recursive is True
+    assert decode_query({'ttl': ['1.5e1']}, CreateQuery).ttl == 15.0
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'cls', 'words'),
+    [
+        ({}, ReadQuery, 'path is required'),
+        ({'path': ['a'], 'offset': ['1_0']}, ReadQuery, 'offset'),
+        ({'path': ['a'], 'offset': ['-1']}, ReadQuery, 'offset'),
+        ({'path': ['a'], 'offset': ['9' * 30]}, ReadQuery, 'offset'),
+        ({'path': ['a', 'b']}, ReadQuery, '2 times'),
+        ({'recursive': ['True']}, DirectoryQuery, 'true or false'),
+        ({'ttl': ['nan']}, CreateQuery, 'ttl'),
+        ({'ttl': ['1e999']}, CreateQuery, 'ttl'),
+        ({'tll': ['1']}, CreateQuery, "no parameter 'tll'"),
+        ({'x': ['1']}, None, 'it has: none'),
+    ],
+)
+def test_wrong_queries_are_refused(arguments: dict[str, list[str]], cls: Any, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        decode_query(arguments, cls)
+
+
+# Metrics and audit ----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_in_the_format_of_prometheus() -> None:
+    metrics = Metrics()
+    metrics.count('/a"b', 'GET', 200, 0.004)
+    metrics.count('/a"b', 'GET', 200, 400.0)
+    stats = {'active_calls': 2, 'status_counts': {'running': 3}, 'pools': {'p': {'size': 4, 'leases': 5}}}
+
+    text = metrics.text([stats], {'call': 1}, 6, '2.0')
+
+    for line in text.splitlines():
+        assert line.startswith('# ') or re.fullmatch(
+            r'[a-z_]+(\{([a-z_]+="([^"\\\n]|\\.)*",?)+\})? [0-9.e+-]+', line
+        ), line
+    assert 'enclave_requests_total{route="/a\\"b",method="GET",status="200"} 2' in text
+    assert 'enclave_request_duration_seconds_bucket{route="/a\\"b",le="0.005"} 1' in text
+    assert 'enclave_request_duration_seconds_bucket{route="/a\\"b",le="+Inf"} 2' in text
+    assert 'enclave_sandboxes{status="running"} 3' in text
+    assert 'enclave_pool_leases_total 5' in text
+
+
+def test_audit_lines_are_appended_to_a_private_file(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / 'audit.log')
+    facts = {'request_id': 'r', 'who': 'w', 'address': 'a', 'method': 'GET', 'route': '/', 'path': '/', 'status': 200}
+
+    audit.write(**facts, sandbox_id=None, tool_name=None, code=None, seconds=0.1)
+    audit.close()
+
+    line = json.loads((tmp_path / 'audit.log').read_text())
+    assert (line['who'], line['status']) == ('w', 200)
+    assert stat.S_IMODE((tmp_path / 'audit.log').stat().st_mode) == 0o600
+    with pytest.raises(ConfigurationError, match='audit file'):
+        Audit(tmp_path / 'no' / 'such')
+
+
+# OpenAPI --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_document_is_valid_openapi() -> None:
+    document = openapi.document()
+
+    validate(document)
+    assert document['openapi'].startswith('3.1')
+    json.dumps(document, allow_nan=False)
+
+
+def test_every_route_is_described() -> None:
+    described = {
+        operation['operationId'] for methods in openapi.document()['paths'].values() for operation in methods.values()
+    }
+
+    assert described == set(ROUTES)
+    for route in ROUTES.values():
+        assert route.summary.endswith('.'), route.name
+        assert route.tag, route.name
+
+
+def test_documented_addresses_are_there() -> None:
+    there = {(route.method, route.path) for route in ROUTES.values()}
+
+    assert there >= {
+        ('GET', '/health'),
+        ('POST', '/sandbox/create'),
+        ('GET', '/sandboxes'),
+        ('GET', '/sandbox/<sandbox_id>'),
+        ('POST', '/sandbox/<sandbox_id>/stop'),
+        ('DELETE', '/sandbox/<sandbox_id>'),
+        ('POST', '/sandbox/tool/execute'),
+        ('GET', '/sandbox/<sandbox_id>/tools'),
+        ('POST', '/sandbox/<sandbox_id>/archive'),
+        ('GET', '/stats'),
+        ('POST', '/pool/initialize'),
+        ('POST', '/pool/execute'),
+    }
+
+
+def test_the_page_stands_alone() -> None:
+    page = openapi.page()
+
+    assert '/sandbox/tool/execute' in page
+    assert not re.search(r'<script|https?://|src=|@import|url\(', page)

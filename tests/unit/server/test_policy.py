@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enclave.errors import ConfigurationError, PolicyError
+from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.server.policy import Policy
+
+
+def check(policy: Policy, **options: Any) -> None:
+    policy.check_sandbox('docker', DockerSandboxConfig(**options))
+
+
+def test_the_defaults_take_an_ordinary_sandbox() -> None:
+    check(Policy())
+    check(Policy(), memory_limit='512m', tools_config=['python_executor'], ports={'80/tcp': None}, env_vars={'A': 'b'})
+    Policy().check_sandbox('bubblewrap', BubblewrapSandboxConfig())
+
+
+@pytest.mark.parametrize(
+    ('options', 'rule'),
+    [
+        ({'privileged': True}, 'privileged'),
+        ({'volumes': {'/etc': '/x'}}, 'mounts'),
+        ({'volumes': {'/var/run/docker.sock': {'bind': '/s', 'mode': 'ro'}}}, 'mounts'),
+        ({'network': 'host'}, 'networks'),
+        ({'network': 'container:other'}, 'networks'),
+        ({'cap_add': ['SYS_ADMIN']}, 'capabilities'),
+        ({'security_opt': ['seccomp=unconfined']}, 'security_options'),
+        ({'runtime': 'other'}, 'runtimes'),
+        ({'ports': {'80/tcp': ('0.0.0.0', 80)}}, 'publish'),
+        ({'memory_limit': '9g'}, 'max_memory'),
+        ({'memory_limit': None}, 'max_memory'),
+        ({'shm_size': '20g'}, 'max_memory'),
+        ({'cpu_limit': 100}, 'max_cpus'),
+        ({'pids_limit': 100000}, 'max_pids'),
+        ({'pids_limit': None}, 'max_pids'),
+    ],
+)
+def test_the_defaults_refuse_what_reaches_the_host(options: dict[str, Any], rule: str) -> None:
+    with pytest.raises(PolicyError, match=f'policy refuses this.*rule {rule}') as info:
+        check(Policy(), **options)
+
+    assert info.value.details == {'rule': rule}
+
+
+@pytest.mark.parametrize(
+    ('options', 'rule'),
+    [
+        ({'network_enabled': True}, 'networks'),
+        ({'seccomp': False}, 'privileged'),
+        ({'host_uid': 0}, 'privileged'),
+        ({'rootfs': '/'}, 'mounts'),
+        ({'python': '/usr/bin/python3'}, 'mounts'),
+    ],
+)
+def test_the_defaults_refuse_it_for_bubblewrap_too(options: dict[str, Any], rule: str) -> None:
+    with pytest.raises(PolicyError) as info:
+        Policy().check_sandbox('bubblewrap', BubblewrapSandboxConfig(**options))
+
+    assert info.value.details == {'rule': rule}
+
+
+@pytest.mark.parametrize(
+    ('policy', 'options'),
+    [
+        ({'privileged': True}, {'privileged': True}),
+        ({'networks': ['lab']}, {'network': 'lab'}),
+        ({'capabilities': ['NET_*']}, {'cap_add': ['NET_RAW']}),
+        ({'runtimes': ['runsc']}, {'runtime': 'runsc'}),
+        ({'publish': 'any'}, {'ports': {'80/tcp': ('0.0.0.0', 80)}}),
+        ({'max_memory': None}, {'memory_limit': None}),
+        ({'images': ['python:*']}, {'image': 'python:3.12'}),
+    ],
+)
+def test_what_is_allowed_passes(policy: dict[str, Any], options: dict[str, Any]) -> None:
+    check(Policy(**policy), **options)
+
+
+@pytest.mark.parametrize(
+    ('policy', 'options'),
+    [
+        ({'images': ['python:*']}, {'image': 'evil:latest'}),
+        ({'tools': ['python_*']}, {'tools_config': ['shell_executor']}),
+        ({'allow_network': False}, {}),
+        ({'publish': 'no'}, {'ports': {'80/tcp': None}}),
+        ({'sandbox_types': ['bubblewrap']}, {}),
+        ({'allow_keep': False}, {'remove_on_exit': False}),
+        ({'max_timeout': 10}, {'timeout': 30}),
+        ({'max_timeout': 10}, {'timeout': None}),
+    ],
+)
+def test_what_is_narrowed_is_refused(policy: dict[str, Any], options: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError):
+        check(Policy(**policy), **options)
+
+
+def test_mounts_are_by_where_paths_lead(tmp_path: Path) -> None:
+    data, other = tmp_path / 'data', tmp_path / 'data-other'
+    data.mkdir()
+    other.mkdir()
+    os.symlink(other, data / 'way-out')
+    policy = Policy(mounts=[f'{data}:ro'])
+
+    check(policy, volumes={str(data): {'bind': '/d', 'mode': 'ro'}})
+    check(policy, volumes={str(data / 'below'): {'bind': '/d', 'mode': 'ro'}})
+    for path, mode in ((data, 'rw'), (other, 'ro'), (data / 'way-out', 'ro'), (data / '..' / 'data-other', 'ro')):
+        with pytest.raises(PolicyError, match='mounts'):
+            check(policy, volumes={str(path): {'bind': '/d', 'mode': mode}})
+
+
+def test_mounts_may_be_writable(tmp_path: Path) -> None:
+    check(Policy(mounts=[f'{tmp_path}:rw']), volumes={str(tmp_path): '/d'})
+
+
+def test_lifetimes() -> None:
+    policy = Policy(max_lifetime=100)
+
+    assert policy.lifetime('default', None) == 100
+    assert policy.lifetime('default', 50) == 50
+    assert policy.lifetime(100, None) == 100
+    assert Policy().lifetime(0, None) is None
+    for asked in (101, 0, None):
+        with pytest.raises(PolicyError, match='max_lifetime'):
+            policy.lifetime(asked, None)
+    assert Policy(max_lease=60).lease(None) == 60
+    assert Policy(max_lease=60).lease(5) == 5
+    assert Policy(max_lease=60).lease(500) == 60
+    assert Policy(max_lease=None).lease(None) is None
+
+
+def test_tools_with_time_limits() -> None:
+    policy = Policy(max_timeout=10)
+
+    policy.check_tool('x', {'timeout': 5})
+    policy.check_tool('x', {'timeout': 'nonsense is the tool to refuse'})
+    for timeout in (11, 0):
+        with pytest.raises(PolicyError, match='max_timeout'):
+            policy.check_tool('x', {'timeout': timeout})
+
+
+@pytest.mark.parametrize('name', ['policy.json', 'policy.toml'])
+def test_a_policy_is_read_from_a_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith('toml'):
+        pytest.importorskip('tomllib')
+        path.write_text('images = ["python:*"]\nmax_memory = "2g"\n')
+    else:
+        path.write_text(json.dumps({'images': ['python:*'], 'max_memory': '2g'}))
+
+    policy = Policy.from_file(path)
+
+    assert (policy.images, policy.max_memory) == (('python:*',), '2g')
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        {'image': ['x']},
+        {'images': 'python'},
+        {'mounts': ['relative']},
+        {'mounts': ['/data:rx']},
+        {'publish': 'everywhere'},
+        {'max_memory': 'lots'},
+        {'max_cpus': -1},
+        {'privileged': 'yes'},
+        {'max_concurrent_calls': 0},
+        {'max_timeout': -1},
+    ],
+)
+def test_wrong_policies_are_refused(words: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(words)).removesuffix('s')[:8]):
+        Policy(**words)
+    (tmp_path / 'p.json').write_text(json.dumps(words))
+    with pytest.raises(ConfigurationError):
+        Policy.from_file(tmp_path / 'p.json')
+
+
+@pytest.mark.parametrize('text', ['[]', '{', '"x"'])
+def test_files_that_hold_no_policy_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / 'p.json').write_text(text)
+
+    with pytest.raises(ConfigurationError):
+        Policy.from_file(tmp_path / 'p.json')
