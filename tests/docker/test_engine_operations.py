@@ -358,7 +358,7 @@ def test_a_script_out_of_time_leaves_no_file(sandbox: Any) -> None:
 
 
 def test_a_sandbox_that_is_not_root_becomes_nobody_else(bare_image: str) -> None:
-    with make_sandbox(bare_image, user='65534', working_dir='/tmp') as sandbox:
+    with make_sandbox(bare_image, user='65534') as sandbox:
         assert sandbox.execute_command('id -u', user='nobody').stdout == '65534\n'
         with pytest.raises(InvalidArgumentError, match='cannot become another user'):
             sandbox.execute_command('id -u', user='root')

@@ -184,7 +184,13 @@ class DockerSandbox(AgentBackedSandbox):
             raise
         self._channel = None
         self.metadata.update(agent_python=None, driven_by='engine')
-        return EngineOperations(engine, self._container, stream, name=self.id, user=self.config.user)
+        return self._use_engine(engine, stream)
+
+    def _use_engine(self, engine: Engine, stream: ContainerStream | None) -> Operations:
+        operations = EngineOperations(engine, self._container, stream, name=self.id, user=self.config.user)
+        if self.config.user and not self.config.read_only:
+            self._give_working_dir(engine, *operations.get_ids())
+        return operations
 
     def _run_beside(self, engine: Engine) -> Operations:
         """Start the container with its own command, and exec an agent in it."""
@@ -207,7 +213,7 @@ class DockerSandbox(AgentBackedSandbox):
                 raise
         self._channel = None
         self.metadata.update(agent_python=None, driven_by='engine')
-        return EngineOperations(engine, self._container, None, name=self.id, user=self.config.user)
+        return self._use_engine(engine, None)
 
     def _exec_agent(self, engine: Engine) -> Operations:
         with engine.translate(f'start an agent in sandbox {self.id}'):
