@@ -148,6 +148,8 @@ class CompileError(SandboxStartError):
     code = 'start'
 
 
+Around = contextlib.AbstractContextManager[None]
+
 # The thread -----------------------------------------------------------------------------------------------------------
 
 
@@ -156,22 +158,25 @@ class _Launcher:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._work: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], Sequence[str], dict[str, Any]]]
+        self._work: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], Sequence[str], Around, dict[str, Any]]]
         self._work = queue.SimpleQueue()
         threading.Thread(target=self._serve, name='enclave-bubblewrap-launcher', daemon=True).start()
 
     def _serve(self) -> None:
         while True:
-            future, argv, options = self._work.get()
+            future, argv, around, options = self._work.get()
             try:
-                future.set_result(subprocess.Popen(argv, **options))
+                with around:
+                    process = subprocess.Popen(argv, **options)
+                future.set_result(process)
+                del process
             except BaseException as error:
                 future.set_exception(error)
-            del future, argv, options  # or the last one would live until the next
+            del future, argv, around, options  # or the last one would live until the next
 
-    def start(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    def start(self, argv: Sequence[str], around: Around, options: dict[str, Any]) -> subprocess.Popen[bytes]:
         future: Future[subprocess.Popen[bytes]] = Future()
-        self._work.put((future, argv, options))
+        self._work.put((future, argv, around, options))
         return future.result()
 
 
@@ -179,15 +184,19 @@ _launcher: _Launcher | None = None
 _lock = threading.Lock()  # guards _launcher
 
 
-def start_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that counts the end of *this process* as its parent's death, not that of the calling thread."""
+def start_process(argv: Sequence[str], around: Around | None = None, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process that counts the end of *this process* as its parent's death, not that of the calling thread.
+
+    Args:
+        around: What the starting thread does before and after.
+    """
     global _launcher
     with _lock:
         # A forked child has the object but not its thread.
         if _launcher is None or _launcher.pid != os.getpid():
             _launcher = _Launcher()
         launcher = _launcher
-    return launcher.start(argv, **options)
+    return launcher.start(argv, around or contextlib.nullcontext(), options)
 
 
 def memory_file(data: bytes, name: str) -> int:

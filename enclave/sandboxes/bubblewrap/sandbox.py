@@ -14,7 +14,6 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,8 +91,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
             code = agent_code(plan.view.key, plan.start, plan.view.python)
         except CompileError as error:
             raise SandboxStartError(self._explain(error.message)) from error
-        with plan.descriptors() as opened:
-            process = self._process = plan.start(agent_command(plan.view.python), opened=opened)
+        process = self._process = plan.start(agent_command(plan.view.python), is_agent=True)
         stream = self._pipes = PipeStream(process, name=self.id)
         pid = plan.read_pid()
         held = self._enter(pid, group)
@@ -140,6 +138,8 @@ class BubblewrapSandbox(AgentBackedSandbox):
         """
         if group is None:
             return ()
+        if group.takes_threads:
+            return group.held
         try:
             group.add(pid)
         except ProcessLookupError:
@@ -279,23 +279,13 @@ class _Plan:
 
     # Starting ---------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def descriptors(self) -> Iterator[list[int]]:
-        """Hold what is handed over until the process has it, and the read end of the information pipe until it is read."""
-        opened: list[int] = []
-        try:
-            yield opened
-        finally:
-            for descriptor in opened:
-                os.close(descriptor)
-
-    def start(self, command: list[str], *, opened: list[int] | None = None) -> subprocess.Popen[bytes]:
-        """Start a command in the sandbox; with ``opened``, its process id is there for `read_pid` to read."""
+    def start(self, command: list[str], *, is_agent: bool = False) -> subprocess.Popen[bytes]:
+        """Start a command in the sandbox; the agent is put in the group, and its process id is there for `read_pid`."""
         own: list[int] = []
         self._staged = []
         try:
             arguments = self._arguments(own)
-            if opened is not None:
+            if is_agent:
                 self._info, drain = os.pipe()
                 own.append(drain)
                 arguments += ['--info-fd', str(drain)]
@@ -309,8 +299,10 @@ class _Plan:
                 argv = [*(stage_command(self._staged) if self._staged else ()), *prefix, *argv]
                 if not prefix:
                     options = {'user': self.uid, 'group': self.uid, 'extra_groups': []}
+            group = self.group if is_agent else None
             return start_process(
                 argv,
+                group.entered() if group is not None and group.takes_threads else None,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -321,6 +313,7 @@ class _Plan:
                 **options,
             )
         except OSError as error:
+            self.close()
             raise SandboxStartError(f'sandbox {self.sandbox_id}: bubblewrap cannot be started: {error}') from error
         finally:
             for descriptor in own:
@@ -339,8 +332,13 @@ class _Plan:
         except (ValueError, KeyError, TypeError):
             return 0
         finally:
-            os.close(self._info)
-            self._info = -1
+            self.close()
+
+    def close(self) -> None:
+        """Let go of what `start` had opened for `read_pid`."""
+        info, self._info = self._info, -1
+        if info >= 0:
+            os.close(info)
 
     # Arguments --------------------------------------------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ def test_v1_limits_are_written_and_taken_away(v1: Cgroups) -> None:
     assert group.held == ('memory', 'pids', 'cpu')
     assert (place['memory'] / 'memory.limit_in_bytes').read_text() == '1000'
     assert (place['memory'] / 'memory.memsw.limit_in_bytes').read_text() == '1000'
-    assert (place['pids'] / 'pids.max').read_text() == '7'
+    assert (place['pids'] / 'pids.max').read_text() == '8', 'one is for bubblewrap itself'
     assert (place['cpu'] / 'cpu.cfs_quota_us').read_text() == '50000'
     assert {(each / 'cgroup.procs').read_text() for each in place.values()} == {'4242'}
     (place['memory'] / 'memory.oom_control').write_text('oom_kill_disable 0\nunder_oom 0\noom_kill 3\n')
@@ -114,6 +114,19 @@ def test_v1_limits_are_written_and_taken_away(v1: Cgroups) -> None:
     group.remove()
     group.remove()
     assert not any(each.exists() for each in place.values())
+
+
+def test_a_thread_enters_and_leaves_v1_groups(v1: Cgroups) -> None:
+    group = Group.make(v1, 'box', Limits(processes=7))
+    assert not group.takes_threads, 'there would be no way back'
+    homes = [parent.parent / 'tasks' for parent in v1.parents.values()]
+    for home in homes:
+        home.touch()
+    assert group.takes_threads
+    with group.entered():
+        assert {(parent / group.name / 'tasks').read_text() for parent in v1.parents.values()} == {'0'}
+        assert {home.read_text() for home in homes} == {''}
+    assert {home.read_text() for home in homes} == {'0'}
 
 
 def test_what_is_not_limited_is_not_written(v1: Cgroups) -> None:
