@@ -77,6 +77,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
     # Start ------------------------------------------------------------------------------------------------------------
 
     def _launch(self) -> Operations:
+        self._destroy(keep=True)  # what is left of a run that was lost
         plan = _Plan(self.config, self.id, self._host_uid(), self._kept_dir())
         try:
             return self._begin(plan)
