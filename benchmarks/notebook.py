@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import queue
 import shutil
 import statistics
 import subprocess
@@ -42,7 +43,14 @@ class Client:
         self._client.start_channels()
 
     def wait_ready(self) -> None:
-        self._client.wait_for_ready(timeout=120)
+        """Return when the kernel answers. The client's own way gives up when a heartbeat is late, as on a busy machine."""
+        for _ in range(120):
+            self._client.kernel_info()
+            with contextlib.suppress(queue.Empty):
+                self._client.get_shell_msg(timeout=1)
+                self._client.get_iopub_msg(timeout=1)
+                return
+        raise TimeoutError('the kernel does not answer')
 
     def cell(self, code: str) -> str:
         """Run a cell and return what it printed and its value."""
