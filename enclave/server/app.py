@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -54,6 +55,7 @@ _REQUEST_ID = re.compile(r'[A-Za-z0-9._-]{1,64}')
 _IDEMPOTENCY_KEY = re.compile(r'[A-Za-z0-9._-]{1,128}')
 _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication', 'server', 'cancelled'})
 """Codes of answers that say nothing of the work, so that a repeat may do it."""
+_QUERY_LIMIT = 64
 _DOCS_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
@@ -204,11 +206,10 @@ class _Door:
 
     def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
         """Do what a route is for."""
-        request, g = flask.request, flask.g
-        owner = self._service.owner(g.get('key'))
+        owner = self._service.owner(flask.g.get('key'))
         try:
             arguments: dict[str, Any] = dict(path)
-            query = decode_query({name: request.args.getlist(name) for name in request.args}, route.query)
+            query = decode_query(_query_arguments(), route.query)
             if query is not None:
                 arguments['query'] = query
             body = self._body(route)
@@ -343,6 +344,15 @@ def _response(value: Any) -> flask.Response:
     if isinstance(value, Text):
         return flask.Response(value.text, content_type=value.media_type)
     return flask.Response(wire.to_json(value), mimetype=JSON)
+
+
+def _query_arguments() -> dict[str, list[str]]:
+    """Return the query's parameters; bytes that are not UTF-8 stay what they are, as in names of files."""
+    text = flask.request.query_string.decode('latin-1')
+    try:
+        return parse_qs(text, keep_blank_values=True, errors='surrogateescape', max_num_fields=_QUERY_LIMIT)
+    except ValueError:
+        raise InvalidArgumentError(f'the query has more than {_QUERY_LIMIT} parameters') from None
 
 
 def _idempotency_key() -> str | None:

@@ -51,7 +51,7 @@ from enclave.managers.protocol import (
 )
 from enclave.server.app import WATCH_KEY, create_app
 from enclave.server.audit import Audit
-from enclave.server.auth import ApiKey, Authenticator, HostGuard, is_readable_by_others, make_key, read_keys
+from enclave.server.auth import ANONYMOUS, ApiKey, Authenticator, HostGuard, is_readable_by_others, make_key, read_keys
 from enclave.server.faults import extra_headers
 from enclave.server.policy import Policy
 from enclave.server.service import Service
@@ -189,17 +189,31 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
         reasons = {401: 'Unauthorized', 413: 'Request Entity Too Large', 431: 'Request Header Fields Too Large'}
         self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
         body = wire.to_json(error_answer(error.fault)).encode('ascii')
+        request_id = f'refused-{time.monotonic_ns():x}'
         self.response_headers = [
             ('Content-Type', 'application/json'),
             ('Content-Length', str(len(body))),
             (PROTOCOL_HEADER, str(PROTOCOL_VERSION)),
-            (REQUEST_ID_HEADER, f'refused-{time.monotonic_ns():x}'),
+            (REQUEST_ID_HEADER, request_id),
             ('Connection', 'close'),
             *extra_headers(error.fault, error.code).items(),
         ]
         self.close_on_finish = True
         self.content_length = len(body)
         self.write(body)
+        self.channel.audit.write(
+            request_id=request_id,
+            who=ANONYMOUS,
+            address=str(self.channel.addr[0]),
+            method=str(getattr(self.request, 'command', '-'))[:16],
+            route='-',
+            path=str(getattr(self.request, 'path', '-'))[:256],
+            sandbox_id=None,
+            tool_name=None,
+            status=error.code,
+            code=error.fault.code,
+            seconds=round(time.monotonic() - getattr(self.request, 'began_at', time.monotonic()), 6),
+        )
 
 
 class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
@@ -214,6 +228,7 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
 class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     """A connection that says when it is gone."""
 
+    audit: Audit
     task_class = _Task
     error_task_class = _ErrorTask
 
@@ -399,7 +414,7 @@ class SandboxServer:
         dispatcher = ThreadedTaskDispatcher()
         dispatcher.start_new_thread = _start_worker
         parser = type('_GatedParser', (_Parser,), {'gate': _Gate(self.policy, authenticator)})
-        channel = type('_GatedChannel', (_Channel,), {'parser_class': parser})
+        channel = type('_GatedChannel', (_Channel,), {'parser_class': parser, 'audit': self.service.audit})
         serving = type('_PolicedWaitress', (_Waitress,), {'policy': self.policy, 'channel_class': channel})
         try:
             made = serving(app.wsgi_app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)

@@ -282,6 +282,9 @@ def test_a_remote_sandbox_is_used_like_a_local_one(serve: Serve, connect: Connec
         assert sandbox.read_file('a.txt', offset=1, max_bytes=2) == b'ex'
         assert sandbox.path_exists('a.txt')
         assert [each.path for each in sandbox.list_dir()] == ['a.txt']
+        assert sandbox.write_file('n\udcff \u00e4&=?#', b'odd') == 3
+        assert sandbox.read_file('n\udcff \u00e4&=?#') == b'odd'
+        sandbox.remove_path('n\udcff \u00e4&=?#')
         sandbox.move_path('a.txt', 'b.txt')
         sandbox.remove_path('b.txt')
         assert not sandbox.path_exists('b.txt')

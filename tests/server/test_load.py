@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -216,7 +217,8 @@ def test_smuggling_is_refused_and_the_connection_closed(serve: Serve, request_by
     assert set(body) == {'code', 'message', 'details'}
 
 
-def test_a_stranger_sends_no_large_body(serve: Serve) -> None:
+def test_a_stranger_sends_no_large_body(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, 'enclave.server.audit')
     server = serve(api_key='a-secret-of-some-length')
 
     with connected(server.port) as connection:
@@ -226,6 +228,8 @@ def test_a_stranger_sends_no_large_body(serve: Serve) -> None:
 
     assert answer.startswith(b'HTTP/1.1 401'), answer
     assert json.loads(answer.partition(b'\r\n\r\n')[2])['code'] == 'authentication'
+    server.stop()
+    assert '"path":"/sandbox/x/file"' in caplog.text
 
 
 @pytest.mark.parametrize(
