@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 
 from attrs import define, field, frozen
@@ -51,8 +51,9 @@ class Repeats:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # guards the two below, and the entries
-        self._entries: OrderedDict[tuple[str, str], Entry] = OrderedDict()
+        self._lock = threading.Lock()  # guards the three below, and the entries
+        self._entries: dict[tuple[str, str], Entry] = {}
+        self._ended: deque[tuple[tuple[str, str], Entry]] = deque()  # in the order in which they ended
         self._bytes = 0
 
     def begin(self, owner: str, key: str, fingerprint: bytes) -> tuple[Entry, bool]:
@@ -85,7 +86,7 @@ class Repeats:
             if outcome is None:
                 self._entries.pop((owner, key), None)
             else:
-                self._entries.move_to_end((owner, key))
+                self._ended.append(((owner, key), entry))
                 self._bytes += len(outcome.body)
         entry.done.set()
 
@@ -113,11 +114,12 @@ class Repeats:
 
     def _forget_old_locked(self) -> None:
         now = self._clock()
-        for name, entry in list(self._entries.items()):
-            if not entry.done.is_set():
-                continue  # it stands at the place where it began; those that ended come in order after it
+        while self._ended:
+            name, entry = self._ended[0]
             full = len(self._entries) > KEEP_COUNT or self._bytes > KEEP_BYTES
             if not full and now - entry.ended_at < KEEP_SECONDS:
-                break
-            del self._entries[name]
+                return
+            self._ended.popleft()
+            if self._entries.get(name) is entry:
+                del self._entries[name]
             self._bytes -= len(entry.outcome.body) if entry.outcome is not None else 0
