@@ -216,7 +216,8 @@ class Sandbox(ABC):
         return self._status in USABLE or (self._status is SandboxStatus.ERROR and self.started_at is not None)
 
     def _find_problem(self) -> str | None:
-        """Return why a sandbox that should run does not, or None. Quick: no request to anybody."""
+        """Return why a sandbox that should run does not, or None. Quick while all is well: only what is known to be lost may
+        be asked about. Called without a lock, by any thread."""
         return None
 
     def is_alive(self) -> bool:
