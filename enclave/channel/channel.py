@@ -40,9 +40,16 @@ from enclave.agent.program import (
     pack_message,
     unpack_message,
 )
+from enclave.cancellation import is_cancelled, on_cancel
 from enclave.channel.streams import Stream
 from enclave.deadline import Deadline
-from enclave.errors import InvalidArgumentError, OperationTimeoutError, SandboxBrokenError, SandboxGoneError
+from enclave.errors import (
+    CallCancelledError,
+    InvalidArgumentError,
+    OperationTimeoutError,
+    SandboxBrokenError,
+    SandboxGoneError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +248,24 @@ class Call:
         if pays:
             self._channel.send(CREDIT, self.number, U32.pack(len(payload)))
         return kind, bytes(payload)
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Return when `next_frame` would not wait, or the deadline has passed; nothing is taken.
+
+        Raises:
+            CallCancelledError: The caller's work was cancelled. The call itself goes on.
+        """
+        with on_cancel(self._wake), self._changed:
+            self._changed.wait_for(
+                lambda: self._frames or self._end is not None or self._lost is not None or is_cancelled(),
+                deadline.remaining(),
+            )
+            if not self._frames and self._end is None and self._lost is None and is_cancelled():
+                raise CallCancelledError('the waiting was cancelled; what was waited for goes on')
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def wait(self, deadline: Deadline) -> Facts:
         """Wait for the call to end and return what the agent says of it.

@@ -14,12 +14,13 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar, cast
 from attrs import define, field
 
 from enclave.agent.program import DATA, ERR, EVENT, pack_message
-from enclave.cancellation import on_cancel
+from enclave.cancellation import is_cancelled, on_cancel
 from enclave.channel.channel import Call, Facts
 from enclave.config import SandboxConfig
 from enclave.deadline import Deadline
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
+    CallCancelledError,
     EnclaveError,
     InvalidArgumentError,
     NotFoundError,
@@ -553,10 +554,8 @@ class RemoteCall:
     def next_frame(self, deadline: Deadline) -> tuple[int, bytes] | None:
         """Return the next piece of output, or None when it has ended and all is taken; see `Call.next_frame`."""
         self._follow()
-        with self._changed, on_cancel(self._wake):
-            ready = self._changed.wait_for(
-                lambda: self._frames or self._result is not None or self._error is not None, deadline.remaining()
-            )
+        with self._changed:
+            ready = self._changed.wait_for(self._is_ready_locked, deadline.remaining())
             if self._frames:
                 frame = self._frames.popleft()
                 self._held -= len(frame[1])
@@ -567,6 +566,17 @@ class RemoteCall:
             if not ready:
                 raise OperationTimeoutError('the process sent nothing within the time limit')
             return None
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Return when `next_frame` would not wait, or the deadline has passed; see `Call.wait_ready`."""
+        self._follow()
+        with on_cancel(self._wake), self._changed:
+            self._changed.wait_for(lambda: self._is_ready_locked() or is_cancelled(), deadline.remaining())
+            if not self._is_ready_locked() and is_cancelled():
+                raise CallCancelledError('the waiting was cancelled; what was waited for goes on')
+
+    def _is_ready_locked(self) -> bool:
+        return bool(self._frames) or self._result is not None or self._error is not None
 
     def _wake(self) -> None:
         with self._changed:

@@ -32,6 +32,7 @@ class Connection:
 
     def _next(self, deadline: Deadline) -> bytes:
         """Take one frame and return its bytes; ``b''`` for the greeting and the end."""
+        self._call.wait_ready(deadline)
         frame = self._call.next_frame(deadline)
         if frame is None or frame[0] == EOF:
             self._ended = True

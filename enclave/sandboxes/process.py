@@ -13,7 +13,7 @@ from attrs import Factory, define, field, frozen
 from enclave.agent.program import DATA, ERR, EVENT, ProtocolError, unpack_message
 from enclave.channel.channel import Call, Facts
 from enclave.deadline import Deadline
-from enclave.errors import InvalidArgumentError, OperationTimeoutError
+from enclave.errors import CallCancelledError, InvalidArgumentError, OperationTimeoutError
 from enclave.records import CommandResult
 from enclave.sandboxes.output import Kept, decode
 
@@ -70,6 +70,7 @@ class Process:
 
     def _next(self, deadline: Deadline) -> OutputChunk | None:
         """Take one frame; None for one that is no output. Sets ``result`` at the end."""
+        self._call.wait_ready(deadline)
         frame = self._call.next_frame(deadline)
         if frame is None:
             self.result = self._finish(self._call.wait(deadline), self._out.data(), self._err.data())
@@ -166,5 +167,5 @@ class Process:
     def __exit__(self, *_: object) -> None:
         if self.result is None:
             self.kill()
-            with contextlib.suppress(OperationTimeoutError, ConnectionError):
+            with contextlib.suppress(OperationTimeoutError, CallCancelledError, ConnectionError):
                 self.wait(10.0)
