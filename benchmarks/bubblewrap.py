@@ -22,6 +22,7 @@ from pathlib import Path
 from enclave.errors import EnclaveError
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.bubblewrap.cgroups import find_cgroups
+from enclave.sandboxes.bubblewrap.places import cache_dir
 from enclave.sandboxes.bubblewrap.program import find_program
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 
@@ -136,7 +137,7 @@ def left_behind() -> dict[str, int]:
         'processes': len(own),
         'mounts': Path('/proc/self/mountinfo').read_text().count('enclave'),
         'cgroups': sum(len(list(each.glob('*@*'))) for each in find_cgroups().directories),
-        'temporary files': len([name for name in os.listdir('/tmp') if 'enclave' in name]),
+        'files in the cache': sum(1 for _ in cache_dir().rglob('*')),
     }
 
 

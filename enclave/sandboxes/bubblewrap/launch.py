@@ -74,6 +74,12 @@ M.update(t)
 g={{'__name__':'enclave_agent'}}
 exec(c,g)
 for k in t:del M[k]
+try:
+ import _ctypes
+ a=_ctypes.dlsym(_ctypes.dlopen(None,0),'prctl')
+ f=lambda k,v:_ctypes.call_cdeclfunction(a,(k,int(v),0,0,0))
+ if f(3,0)==1:g['load_prctl']=lambda:f
+except Exception:pass
 g['main']()
 """
 """What the interpreter is given on its command line.
@@ -83,7 +89,8 @@ sets the limits on itself, since from outside even root may lack the right to, a
 one sandbox alone only when it is set within the sandbox's user namespace (kernel 5.14).
 
 While the agent's module is loaded, the C halves of five modules stand for their Python ones, json's above all, whose imports take
-8 of the 30 ms of a start (CPython 3.11). Afterwards the names are free again, so that whatever is imported later is real.
+8 of the 30 ms of a start (CPython 3.11). Afterwards the names are free again, so that whatever is imported later is real. For the
+same reason prctl(2) comes from the C half of ctypes, once PR_GET_DUMPABLE (3) has shown that it works; else from ctypes.
 """
 
 _COMPILER = """\

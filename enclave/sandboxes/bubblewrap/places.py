@@ -31,6 +31,8 @@ def cache_dir(*parts: str) -> Path:
     else:
         base = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser().absolute() / 'enclave'
     place = base.joinpath(*parts)
+    if os.path.isdir(place):
+        return place
     for each in reversed([place, *place.parents]):
         with contextlib.suppress(FileExistsError):
             each.mkdir()

