@@ -136,8 +136,8 @@ def left_behind() -> dict[str, int]:
         'threads': threading.active_count(),
         'processes': len(own),
         'mounts': Path('/proc/self/mountinfo').read_text().count('enclave'),
-        'cgroups': sum(len(list(each.glob('*@*'))) for each in find_cgroups().directories),
-        'files in the cache': sum(1 for _ in cache_dir().rglob('*')),
+        'cgroups': sum(len(list(each.glob(f'*.{os.getpid()}.*'))) for each in find_cgroups().directories),
+        'unfinished files': sum(1 for _ in cache_dir().rglob('.new-*')),
     }
 
 
