@@ -45,7 +45,7 @@ def of(*languages: str) -> list[Block]:
 
 
 def test_every_block_names_a_language_that_is_checked() -> None:
-    known = {'python', 'bash', 'console', 'json', 'text'}
+    known = {'python', 'bash', 'console', 'toml', 'text'}
 
     assert not [str(block) for block in BLOCKS if block.language not in known]
 
@@ -87,25 +87,41 @@ def test_bash_blocks_run(block: Block, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize('block', of('toml'), ids=str)
+def test_toml_blocks_are_policies(block: Block, tmp_path: Path) -> None:
+    from enclave.server.policy import Policy
+
+    path = tmp_path / 'policy.toml'
+    path.write_text(block.text)
+
+    assert Policy.from_file(path) != Policy()
+
+
+COMMAND = re.compile(r'(?:^|[|;(]\s*)(ms-enclave|make)((?: [a-z]+\b(?![-./*:=]))+)')
+GROUPS = ('images', 'notebook', 'pool')
+
+
 @pytest.mark.parametrize('block', of('console'), ids=str)
 def test_console_blocks_hold_commands_that_exist(block: Block) -> None:
-    """They are what a person types once; running them here would set up the machine again. So: the target or command is there."""
+    """They are what a person types; running them here would set up the machine again or need one's own files.
+
+    So: each target or command is there, and every option that is shown.
+    """
     for line in block.text.splitlines():
-        words = line.partition('#')[0].split()
-        if words[:1] == ['make'] and len(words) == 2:
-            planned = subprocess.run(['make', '-n', words[1]], cwd=ROOT, capture_output=True, text=True, check=False)
-            assert planned.returncode == 0, planned.stderr
-        else:
-            assert words[0] in ('ms-enclave', 'enclave'), f'{line!r}: other commands go into a bash block, which is run'
-            command = [word for word in words[1:3] if re.fullmatch(r'[a-z]+', word)]
-            shown = subprocess.run(
-                [sys.executable, '-m', 'enclave.cli', *command, '--help'],
-                cwd=ROOT,
-                env=ENVIRONMENT,
-                capture_output=True,
-                check=False,
-            )
-            assert shown.returncode == 0, line
+        shown = line.partition('  #')[0]
+        found = COMMAND.findall(shown)
+        assert found or shown.startswith('export '), f'{line!r}: other commands go into a bash block, which is run'
+        for program, words in found:
+            if program == 'make':
+                planned = ['make', '-n', *words.split()]
+            else:
+                command = words.split()[: 2 if words.split()[0] in GROUPS else 1]
+                planned = [sys.executable, '-m', 'enclave.cli', *command, '--help']
+            done = subprocess.run(planned, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f'{line!r}: {done.stderr}'
+            if program == 'ms-enclave':
+                options = {word for word in re.findall(r'(?<= )--[a-z-]+', shown) if word != '--its-own-option'}
+                assert not [option for option in options if option not in done.stdout], line
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
