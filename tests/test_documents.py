@@ -45,7 +45,7 @@ def of(*languages: str) -> list[Block]:
 
 
 def test_every_block_names_a_language_that_is_checked() -> None:
-    known = {'python', 'bash', 'console', 'toml', 'text'}
+    known = {'python', 'bash', 'console', 'toml', 'json', 'text'}
 
     assert not [str(block) for block in BLOCKS if block.language not in known]
 
@@ -95,6 +95,17 @@ def test_toml_blocks_are_policies(block: Block, tmp_path: Path) -> None:
     path.write_text(block.text)
 
     assert Policy.from_file(path) != Policy()
+
+
+@pytest.mark.parametrize('block', of('json'), ids=str)
+def test_json_blocks_are_keys_files(block: Block, tmp_path: Path) -> None:
+    from enclave.server.auth import read_keys
+
+    path = tmp_path / 'keys.json'
+    path.write_text(block.text)
+    path.chmod(0o600)
+
+    assert read_keys(path)
 
 
 COMMAND = re.compile(r'(?:^|[|;(]\s*)(ms-enclave|make)((?: [a-z]+\b(?![-./*:=]))+)')
