@@ -192,7 +192,12 @@ class Family:
         if kind is None:
             return value
         own = getattr(value, '_face', None)  # a user's sandbox that was written as a face
-        return own if isinstance(own, Face) else kind._over(value)
+        if isinstance(own, Face):
+            return own
+        face = kind._over(value)
+        if face._family is not self:
+            face.__dict__['_family'] = self  # a face of the parent's: what it gives is told in our words all the same
+        return face
 
 
 class Face:

@@ -51,6 +51,18 @@ class DockerSandbox(AgentBackedSandbox, aio.DockerSandbox):
     _home: ClassVar[tuple[str, str]] = aio.DockerSandbox._home
 
 
+class BubblewrapSandbox(AgentBackedSandbox, aio.BubblewrapSandbox):
+    """A sandbox without an engine; see `enclave.aio.BubblewrapSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = aio.BubblewrapSandbox._home
+
+
+class RemoteSandbox(AgentBackedSandbox, aio.RemoteSandbox):
+    """A sandbox that a server keeps; see `enclave.aio.RemoteSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = aio.RemoteSandbox._home
+
+
 class DockerNotebookSandbox(DockerSandbox, aio.DockerNotebookSandbox):
     """A sandbox with Jupyter kernels in a Docker container; see `enclave.aio.DockerNotebookSandbox`."""
 

@@ -35,8 +35,9 @@ def backend() -> FakeBackend:
 
 
 @pytest.fixture(autouse=True)
-def _tools_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def _registries_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool_registry, '_registered', dict(tool_registry._registered))
+    monkeypatch.setattr(aio.Sandbox._family, 'faces', dict(aio.Sandbox._family.faces))
 
 
 def manager(**options: Any) -> aio.LocalSandboxManager:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from enclave import aio
 from enclave.aio.lifting import Face
 from enclave.sandboxes.registry import SandboxFactory as BlockingFactory
 from enclave.tools import registry as tool_registry
@@ -122,8 +123,9 @@ def backend() -> FakeBackend:
 
 
 @pytest.fixture(autouse=True)
-def _tools_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def _registries_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool_registry, '_registered', dict(tool_registry._registered))
+    monkeypatch.setattr(aio.Sandbox._family, 'faces', dict(aio.Sandbox._family.faces))
 
 
 def local_manager(**options: Any) -> Any:
@@ -246,9 +248,24 @@ def test_a_success_tells_its_stderr_as_error(backend: FakeBackend) -> None:
     asyncio.run(main())
 
 
-def test_the_plain_faces_leave_error_empty_on_success(backend: FakeBackend) -> None:
-    from enclave import aio
+def test_every_kind_of_sandbox_tells_it_so(backend: FakeBackend) -> None:
+    class Nearer(aio.Sandbox):  # a face that this package knows nothing of
+        _home = (BlockingFactory.get_sandbox_class('fake').__module__, 'TestSandbox')
 
+    async def main() -> ToolResult:
+        async with SandboxFactory.create_sandbox('fake', OPTIONS) as sandbox:
+            assert type(sandbox) is Nearer
+            return await sandbox.execute_tool('shell_executor', {'command': 'echo words >&2'})
+
+    assert asyncio.run(main()).error == 'words\n'
+
+
+def test_the_known_kinds_are_sandboxes_of_this_package() -> None:
+    for kind in ('docker', 'docker_notebook', 'bubblewrap'):
+        assert isinstance(SandboxFactory.create_sandbox(kind), Sandbox)
+
+
+def test_the_plain_faces_leave_error_empty_on_success(backend: FakeBackend) -> None:
     async def main() -> ToolResult:
         async with aio.SandboxFactory.create_sandbox('fake', OPTIONS) as sandbox:
             return await sandbox.execute_tool('shell_executor', {'command': 'echo words >&2'})
