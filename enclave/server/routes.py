@@ -12,6 +12,7 @@ from attrs import frozen
 from enclave.cancellation import Cancellation
 from enclave.deadline import check_timeout
 from enclave.errors import (
+    CallCancelledError,
     InvalidArgumentError,
     SandboxPathError,
     UnsupportedError,
@@ -159,6 +160,9 @@ def create_sandbox(context: Context, query: CreateQuery, body: Any) -> SandboxAn
             idle_timeout='default' if query.idle_timeout is None else query.idle_timeout,
         )
     context.facts['sandbox_id'] = made
+    if context.cancellation.is_cancelled:  # too late for the manager to notice: nobody would ever learn the id
+        owner.manager.delete_sandbox(made)
+        raise CallCancelledError(f'the creation of sandbox {made} was cancelled; nothing of it is left')
     return SandboxAnswer(sandbox_id=made)
 
 

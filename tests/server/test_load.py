@@ -139,7 +139,7 @@ def test_a_creation_given_up_leaves_nothing(serve: Serve, connect: Connect, back
         backend.wait_until(lambda: backend.starting == 1)
     assert server.service is not None
     manager = server.service.owner(None).manager
-    backend.wait_until(lambda: True)
+    assert server.service.lanes.wait_empty(PATIENCE), 'it is given up although it has not ended'
     backend.may_start.set()
 
     deadline = time.monotonic() + PATIENCE
