@@ -25,8 +25,8 @@ test: .venv/.installed-dev lint typecheck  ## all that CI runs: format, lint, ty
 	@echo '==> An engine for the tests, and the images they need'
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
-	@echo '==> The tests'
-	@$(BIN)/pytest -n 2
+	@echo '==> The tests (most of them wait for an engine, so there are more workers than cores)'
+	@$(BIN)/pytest -n 4
 
 unit: .venv/.installed-dev  ## the tests that need no engine
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
