@@ -150,7 +150,11 @@ class FakeProcess:
         kept = {'stdout': b'', 'stderr': b''}
         ends = 0
         while ends < 2:
-            chunk = self._chunks.get()
+            try:
+                # Not for ever: a signal that another thread was given is handled only when this one comes round.
+                chunk = self._chunks.get(timeout=0.5)
+            except queue.Empty:
+                continue
             if chunk is None:
                 ends += 1
                 continue
