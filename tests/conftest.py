@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from enclave.errors import EnclaveError
 from enclave.sandboxes.docker.engine import Engine, get_engine
 
 LEFTOVER_TIMEOUT = 20.0
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts in the background with Ctrl-C ignored, which every program under test would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @functools.cache
