@@ -19,7 +19,6 @@ from enclave.errors import (
     EnclaveError,
     InvalidArgumentError,
     OperationTimeoutError,
-    SandboxBrokenError,
     SandboxError,
     SandboxPathError,
     SandboxPathExistsError,
@@ -432,8 +431,9 @@ class AgentOperations:
         try:
             yield
         except ProtocolError as error:
-            self.channel.fail(Lost(str(error), is_breach=True))
-            raise SandboxBrokenError(str(self.channel.explain(Lost(str(error), is_breach=True)))) from error
+            lost = Lost(str(error), is_breach=True)
+            self.channel.fail(lost)
+            raise self.channel.explain(lost) from error
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, TypeVar
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
-    EnclaveError,
     InvalidArgumentError,
     SandboxGoneError,
     SandboxStateError,
@@ -328,8 +327,3 @@ def _own_words(config: SandboxConfig) -> list[str]:
     """Return the names of the options that are not at their defaults."""
     default = type(config)()
     return [name for name in config.model_dump() if getattr(config, name) != getattr(default, name)]
-
-
-def explain(error: BaseException) -> str:
-    """Return an exception's own words; for ours without the class, which the words stand in for."""
-    return str(error) if isinstance(error, EnclaveError) else f'{type(error).__name__}: {error}'
