@@ -17,8 +17,9 @@ What the agent promises the host:
 It is one thread and one epoll loop, so it may fork at any time. As process 1 the kernel shields it from every signal sent
 inside; it makes itself non-dumpable, so that without CAP_SYS_PTRACE not even root inside can open its ``/proc`` entries;
 and its saved user id is nobody's, so that without CAP_SYS_RESOURCE not even root inside can set its limits (prlimit(2)).
-After the greeting it loads no code: root inside may rewrite every library, and what process 1 loads then would speak for it.
-So all its modules are imported before, and accounts are read by itself rather than through NSS. Forked children may load more.
+After the first call is read it loads no code: root inside may rewrite every library, and what process 1 loads then would speak
+for it. So all its modules are imported before, and accounts are read by itself rather than through NSS. Forked children may
+load more.
 
 Frames, both ways: ``u32 payload length, u8 kind, u32 call id`` (network order), then the payload. The payload of OPEN,
 CONTROL, EVENT, END and HELLO is ``u32 JSON length, JSON object, rest``; of DATA and ERR raw bytes; of CREDIT a u32.
@@ -2290,10 +2291,10 @@ def main():
     os.set_blocking(drain, False)
     agent = Agent(source, drain)
     try:
-        # Everything that this process will ever import; see the module's words.
-        import _socket, fcntl, gc, resource, termios  # noqa: E401
-
         agent.start()
+
+        # Everything that this process will ever import; see the module's words. No guest runs before the first call is read.
+        import _socket, fcntl, gc, resource, termios  # noqa: E401
 
         # What there is now stays; leaving it out of collections keeps it out of the copies that forking makes.
         if hasattr(gc, 'freeze'):

@@ -14,6 +14,7 @@ either; so a call goes to a thread that is still there, or is made on the spot.
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import logging
 import os
@@ -29,6 +30,8 @@ IDLE_SECONDS = 10.0
 """How long a thread without work stays."""
 KEPT = 2
 """How many threads stay whatever happens: the `atexit` hooks of a program that used any of this find one."""
+RETRY_SECONDS = 0.1
+"""How long after the system gave no thread it is asked again."""
 
 Job = Callable[[], None]
 """Something to do; it must not raise."""
@@ -44,8 +47,8 @@ class _Hand:
 class Crew:
     """Threads that are made when there is more work than idle ones. Lives as long as the process. Any thread may submit.
 
-    A thread is made by the one before it, as long as jobs wait: starting one takes up to half a millisecond, and an event loop
-    that hands over many jobs at once should not be held up by that.
+    A thread of its own, the foreman, makes the others: `threading.Thread.start` waits until the new thread has run, which under
+    load takes several milliseconds, and an event loop that hands over work should not be held up by that.
 
     Args:
         idle_seconds: How long a thread without work stays.
@@ -54,15 +57,17 @@ class Crew:
     def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
         self._idle_seconds = idle_seconds
         self._numbers = itertools.count(1)
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # to the foreman
         self._lock = threading.Lock()  # guards all below
         self._idle: list[_Hand] = []  # the last one back is the first one out, so that those not needed grow old
         self._backlog: collections.deque[Job] = collections.deque()  # jobs for threads that are being made
-        self._is_growing = False  # a thread is being made, and will look at the backlog
+        self._coming = 0  # threads that are being made
         self._size = 0
+        self._has_foreman = False
 
     @property
     def size(self) -> int:
-        """How many threads there are."""
+        """How many threads there are, without the foreman."""
         with self._lock:
             return self._size
 
@@ -70,20 +75,22 @@ class Crew:
         """Have ``job()`` called on a thread, at once.
 
         Raises:
-            RuntimeError: The system gives no more threads.
+            RuntimeError: The system gives not even a first thread.
         """
         with self._lock:
             if self._idle:
                 self._idle.pop().box.put(job)
                 return
             self._backlog.append(job)
-            if self._is_growing:
-                return
-            self._is_growing = True
+            has_foreman, self._has_foreman = self._has_foreman, True
+        if has_foreman:
+            self._calls.put(None)
+            return
         try:
-            self._grow()
+            threading.Thread(target=self._lead, name='enclave-aio-foreman', daemon=True).start()
         except RuntimeError:
             with self._lock:
+                self._has_foreman = False
                 if job not in self._backlog:
                     return  # a thread that was there has come to it
                 self._backlog.remove(job)
@@ -91,44 +98,69 @@ class Crew:
                 raise
             job()  # the interpreter is exiting and makes no threads any more
 
+    # The foreman's side -----------------------------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        """Make threads for the backlog, for as long as the process lives."""
+        while True:
+            try:
+                while self._is_short():
+                    self._grow()
+            except RuntimeError:
+                if not self._help():
+                    continue
+            self._calls.get()
+
+    def _is_short(self) -> bool:
+        with self._lock:
+            return len(self._backlog) > self._coming
+
     def _grow(self) -> None:
         """Make a thread for the backlog."""
         name = f'enclave-aio-{next(self._numbers)}'
         with self._lock:
             self._size += 1
+            self._coming += 1
         try:
             threading.Thread(target=self._work, name=name, daemon=True).start()
         except RuntimeError:
             with self._lock:
                 self._size -= 1
-                self._is_growing = False
+                self._coming -= 1
             raise
 
-    def _work(self) -> None:
+    def _help(self) -> bool:
+        """Do what must be done where the system gives no more threads; tell whether the backlog is empty."""
         with self._lock:
-            job = self._backlog.popleft() if self._backlog else None
-            grow = self._is_growing = bool(self._backlog)
-        if grow:
-            try:
-                self._grow()
-            except RuntimeError:
-                logger.warning('the system gives no more threads; %d calls wait', len(self._backlog))
+            must = bool(self._backlog) and (self._size == 0 or not threading.main_thread().is_alive())
+            job = self._backlog.popleft() if must else None
+            waiting = len(self._backlog)
+        if job is not None:
+            _call(job)
+        elif waiting:
+            logger.warning('the system gives no more threads; %d calls wait', waiting)
+            with contextlib.suppress(queue.Empty):
+                self._calls.get(timeout=RETRY_SECONDS)  # meanwhile those that become free take from the backlog
+        return not waiting
+
+    # A thread's side --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
         hand = _Hand()
+        with self._lock:
+            self._coming -= 1
+        job: Job | None = None
         while True:
-            if job is not None:
-                try:
-                    job()
-                except BaseException:
-                    logger.warning('a job of the asynchronous faces failed', exc_info=True)
-                job = None  # what it refers to must not live until the next one comes
             with self._lock:
                 if self._backlog:
                     job = self._backlog.popleft()
-                    continue
-                self._idle.append(hand)
-            job = self._wait(hand)
+                else:
+                    self._idle.append(hand)
+            job = job or self._wait(hand)
             if job is None:
                 return
+            _call(job)
+            job = None  # what it refers to must not live until the next one comes
 
     def _wait(self, hand: _Hand) -> Job | None:
         """Return the next job of an idle thread, or None if it shall leave."""
@@ -146,6 +178,13 @@ class Crew:
     def forget(self) -> None:
         """Begin anew without the threads there were: a fork's copy has none of them."""
         self.__init__(self._idle_seconds)  # type: ignore[misc]
+
+
+def _call(job: Job) -> None:
+    try:
+        job()
+    except BaseException:
+        logger.warning('a job of the asynchronous faces failed', exc_info=True)
 
 
 crew = Crew()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -96,12 +97,10 @@ class PipeStream:
             self._closed = True
         with contextlib.suppress(OSError):
             self._stdin.close()
-        try:
-            self.process.wait(1.0)
-        except subprocess.TimeoutExpired:
+        if not _ends_within(self.process, 1.0):
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
         self._errors.join(1.0)
 
     def release(self) -> None:
@@ -113,3 +112,19 @@ class PipeStream:
     def diagnostics(self) -> str:
         """Return the end of what the process wrote to its standard error."""
         return self._tail.text()
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for a process's end, without looking again and again as `subprocess.Popen.wait` does with a time limit."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # another system, an older kernel, or it is reaped already
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return process.returncode is not None
+    try:
+        end = select.poll()  # not `select`, which takes no descriptor above 1023
+        end.register(descriptor, select.POLLIN)
+        return bool(end.poll(seconds * 1000))
+    finally:
+        os.close(descriptor)

@@ -46,7 +46,11 @@ class Owner:
 
 def current_owner() -> Owner:
     """Return this process as an owner."""
-    pid = os.getpid()
+    return _owner(os.getpid())  # a forked child is another
+
+
+@lru_cache(maxsize=1)
+def _owner(pid: int) -> Owner:
     return Owner(host=_host(), pid=pid, started=read_start_time(pid))
 
 

@@ -11,6 +11,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from enclave.enums import SandboxType
@@ -30,6 +31,11 @@ _BUILT_IN: dict[str, tuple[str, str]] = {
 }
 _registered: dict[str, type[Tool]] = {}
 _lock = threading.Lock()  # guards _registered
+
+
+@lru_cache(maxsize=256)
+def _signature(kind: Callable[..., Tool]) -> inspect.Signature:
+    return inspect.signature(kind)  # takes longer than all the rest of making a tool
 
 
 class ToolFactory:
@@ -103,7 +109,7 @@ class ToolFactory:
                 f"options of {name!r}: unknown key 'name'; a tool goes by the name it is registered under"
             )
         try:
-            inspect.signature(kind).bind(**options)
+            _signature(kind).bind(**options)  # type: ignore[arg-type]  # mypy takes the class for an instance
         except TypeError as error:
             raise ConfigurationError(f'options of {name!r}: {error}') from None
         try:

@@ -88,6 +88,67 @@ def test_a_job_that_fails_does_not_end_its_thread(caplog: pytest.LogCaptureFixtu
     assert done.wait(PATIENCE)
 
 
+def test_whoever_submits_starts_no_thread_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = Crew()
+    starters: list[str] = []
+    start = threading.Thread.start
+
+    def record(thread: threading.Thread) -> None:
+        if thread.name.startswith('enclave-aio'):
+            starters.append(threading.current_thread().name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, 'start', record)
+    barrier = threading.Barrier(11)
+    for _ in range(10):
+        crew.submit(lambda: barrier.wait(PATIENCE) and None)
+    barrier.wait(PATIENCE)
+
+    assert starters == [threading.current_thread().name] + ['enclave-aio-foreman'] * 10
+
+
+def test_calls_wait_for_a_thread_where_the_system_gives_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    crew = Crew()
+    first, begun, second = threading.Event(), threading.Event(), threading.Event()
+    crew.submit(lambda: begun.set() or (first.wait(PATIENCE) and None))
+    assert begun.wait(PATIENCE)
+
+    def refuse(thread: threading.Thread) -> None:
+        refused.set()
+        raise RuntimeError("can't start new thread")
+
+    refused = threading.Event()
+    monkeypatch.setattr(threading.Thread, 'start', refuse)
+    crew.submit(second.set)
+    assert refused.wait(PATIENCE)
+    assert not second.is_set()
+    first.set()
+
+    assert second.wait(PATIENCE)
+    assert crew.size == 1
+    assert 'gives no more threads' in caplog.text
+
+
+def test_a_crew_without_any_thread_does_the_work_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = Crew()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name != 'enclave-aio-foreman':
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, 'start', refuse)
+    done = threading.Semaphore(0)
+    for _ in range(3):
+        crew.submit(done.release)
+
+    for _ in range(3):
+        assert done.acquire(timeout=PATIENCE)
+
+
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_a_fork_has_threads_of_its_own() -> None:
     from enclave.aio.threads import crew

@@ -191,20 +191,28 @@ class Group:
 
     @classmethod
     def make(cls, cgroups: Cgroups, sandbox_id: str, limits: Limits) -> Group:
-        """Make the groups and set their limits.
+        """Make the groups; `hold` sets their limits.
 
         Raises:
-            SandboxStartError: The kernel refuses a limit.
+            SandboxStartError: The kernel refuses.
         """
         group = cls(cgroups, _group_name(sandbox_id, current_owner(), next(_counter)), limits)
         try:
-            group._make()
-        except OSError as error:
+            with group._refusals(sandbox_id):
+                group._make()
+        except SandboxStartError:
             group.remove()
+            raise
+        return group
+
+    @contextlib.contextmanager
+    def _refusals(self, sandbox_id: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
             raise SandboxStartError(
                 f'sandbox {sandbox_id}: the limits could not be set: {error.strerror}: {error.filename}'
             ) from error
-        return group
 
     def _make(self) -> None:
         for directory in self.cgroups.directories:
@@ -217,12 +225,20 @@ class Group:
                     _try_unified_family(directory)
                 place.mkdir()
             self._made.append(place)
+
+    def hold(self, sandbox_id: str) -> None:
+        """Set the limits, on whatever is in the groups by then.
+
+        Raises:
+            SandboxStartError: The kernel refuses one.
+        """
         settings = self._settings()
-        for controller, file, value in settings:
-            path = self.cgroups.parents[controller] / self.name / file
-            if file.startswith(('memory.memsw', 'memory.swap')) and not path.exists():
-                continue  # the kernel does not account swap
-            path.write_text(value)
+        with self._refusals(sandbox_id):
+            for controller, file, value in settings:
+                path = self.cgroups.parents[controller] / self.name / file
+                if file.startswith(('memory.memsw', 'memory.swap')) and not path.exists():
+                    continue  # the kernel does not account swap
+                path.write_text(value)
         self.held = tuple(dict.fromkeys(controller for controller, _, _ in settings))
 
     def _settings(self) -> list[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ takes it in.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import queue
@@ -29,64 +30,92 @@ from enclave.sandboxes.bubblewrap.places import cache_dir, keep_file
 
 _COMPILE_SECONDS = 60.0
 _CODE_LIMIT_BYTES = 8 << 20
+_PIPE_BYTES = 1 << 18
+"""What the pipe to an agent is to hold: its whole program, so that sending that is one step and no back and forth."""
 
 LOADER = f"""\
-import os,sys
+import sys
+if sys.version_info<(3,6):
+ import os
+ os.write(2,('enclave-agent: Python %d.%d is too old'%sys.version_info[:2]).encode())
+ os._exit({agent.OLD_PYTHON_EXIT_CODE})
+import marshal,posix
 def r(n):
  b=b''
  while len(b)<n:
-  c=os.read(0,n-len(b))
-  if not c:os._exit(0)
+  c=posix.read(0,n-len(b))
+  if not c:posix._exit(0)
   b+=c
  return b
-if sys.version_info<(3,6):
- os.write(2,('enclave-agent: Python %d.%d is too old'%sys.version_info[:2]).encode())
- os._exit({agent.OLD_PYTHON_EXIT_CODE})
-import marshal,resource as l
-for w in r(int(r(8))).decode().split():
- k,v=w.split('=')
- k=getattr(l,'RLIMIT_'+k)
- v=int(v)
- h=l.getrlimit(k)[1]
- if h>=0:v=min(v,h)
- l.setrlimit(k,(v,v))
-c=marshal.loads(r(int(r(8))))
-M=sys.modules
-t={{}}
-try:
- import _collections,_heapq,_json,_signal,_struct
- class J:
-  strict=True;object_hook=object_pairs_hook=None;parse_float=float;parse_int=int;parse_constant=float;memo={{}}
- n=_json.make_scanner(J)
- e=_json.make_encoder(None,None,_json.encode_basestring_ascii,None,':',',',False,False,False)
- def loads(s):
-  try:v,x=n(s,0)
-  except StopIteration:raise ValueError('no JSON')
-  if x!=len(s):raise ValueError('more than JSON')
-  return v
- J.loads=staticmethod(loads)
- J.dumps=staticmethod(lambda v,separators=None:''.join(e(v,0)))
- if J.loads(J.dumps({{'a':[1,'b',1.5,None,True]}}))!={{'a':[1,'b',1.5,None,True]}}:raise ValueError
- t={{'collections':_collections,'heapq':_heapq,'json':J,'signal':_signal,'struct':_struct}}
-except Exception:pass
-t={{k:v for k,v in t.items() if k not in M}}
-M.update(t)
-g={{'__name__':'enclave_agent'}}
-exec(c,g)
-for k in t:del M[k]
-try:
- import _ctypes
- a=_ctypes.dlsym(_ctypes.dlopen(None,0),'prctl')
- f=lambda k,v:_ctypes.call_cdeclfunction(a,(k,int(v),0,0,0))
- if f(3,0)==1:g['load_prctl']=lambda:f
-except Exception:pass
-g['main']()
+l=r(int(r(8)))
+p,c=marshal.loads(r(int(r(8))))
+exec(p,dict(limits=l,code=c))
 """
-"""What the interpreter is given on its command line.
+"""What the interpreter is given on its command line; it is compiled at every start, so it is short.
 
-From its input it takes, each after eight digits of length, rlimits like ``CORE=0 NPROC=512`` and the agent's code object. It
-sets the limits on itself, since from outside even root may lack the right to, and since RLIMIT_NPROC counts the processes of
-one sandbox alone only when it is set within the sandbox's user namespace (kernel 5.14).
+From its input it takes, each after eight digits of length, rlimits like ``CORE=0 NPROC=512`` and a marshalled pair of code
+objects, `_PRELUDE` and the agent, and runs the first.
+"""
+
+_PRELUDE = """\
+import sys,resource
+for word in limits.decode().split():
+    name,value=word.split('=')
+    name,value=getattr(resource,'RLIMIT_'+name),int(value)
+    hard=resource.getrlimit(name)[1]
+    if hard>=0:
+        value=min(value,hard)
+    resource.setrlimit(name,(value,value))
+stand={}
+try:
+    import _collections,_heapq,_json,_signal,_struct
+    class Context:
+        strict=True
+        object_hook=object_pairs_hook=None
+        parse_float=float
+        parse_int=int
+        parse_constant=float
+        memo={}
+    scan=_json.make_scanner(Context)
+    encode=_json.make_encoder(None,None,_json.encode_basestring_ascii,None,':',',',False,False,False)
+    class Json:
+        @staticmethod
+        def loads(text):
+            try:
+                value,end=scan(text,0)
+            except StopIteration:
+                raise ValueError('no JSON')
+            if end!=len(text):
+                raise ValueError('more than JSON')
+            return value
+        @staticmethod
+        def dumps(value,separators=None):
+            return ''.join(encode(value,0))
+    if Json.loads(Json.dumps({'a':[1,'b',1.5,None,True]}))!={'a':[1,'b',1.5,None,True]}:
+        raise ValueError
+    stand={'collections':_collections,'heapq':_heapq,'json':Json,'signal':_signal,'struct':_struct}
+except Exception:
+    pass
+stand={name:module for name,module in stand.items() if name not in sys.modules}
+sys.modules.update(stand)
+space={'__name__':'enclave_agent'}
+exec(code,space)
+for name in stand:
+    del sys.modules[name]
+try:
+    import _ctypes
+    address=_ctypes.dlsym(_ctypes.dlopen(None,0),'prctl')
+    def prctl(option,value):
+        return _ctypes.call_cdeclfunction(address,(option,int(value),0,0,0))
+    if prctl(3,0)==1:
+        space['load_prctl']=lambda:prctl
+except Exception:
+    pass
+space['main']()
+"""
+"""What runs before the agent: it sets the rlimits on its own process, since from outside even root may lack the right to, and
+since RLIMIT_NPROC counts the processes of one sandbox alone only when it is set within the sandbox's user namespace (kernel
+5.14).
 
 While the agent's module is loaded, the C halves of five modules stand for their Python ones, json's above all, whose imports take
 8 of the 30 ms of a start (CPython 3.11). Afterwards the names are free again, so that whatever is imported later is real. For the
@@ -95,8 +124,9 @@ same reason prctl(2) comes from the C half of ctypes, once PR_GET_DUMPABLE (3) h
 
 _COMPILER = """\
 import marshal,sys
-source=sys.stdin.buffer.read()
-sys.stdout.buffer.write(marshal.dumps(compile(source,'<enclave-agent>','exec')))
+prelude,source=sys.stdin.buffer.read().split(b'\\0')
+each=[compile(text,'<enclave-agent>','exec',optimize=2) for text in (prelude,source)]
+sys.stdout.buffer.write(marshal.dumps(tuple(each)))
 """
 
 
@@ -107,7 +137,7 @@ def agent_command(python: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _source() -> bytes:
-    return Path(agent.__file__).with_name('program.py').read_bytes()
+    return _PRELUDE.encode() + b'\0' + Path(agent.__file__).with_name('program.py').read_bytes()
 
 
 def _code_name(key: str) -> str:
@@ -138,7 +168,7 @@ def make_bootstrap(code: bytes, rlimits: Mapping[str, int]) -> bytes:
 
 
 def _compile(start: Callable[[list[str]], subprocess.Popen[bytes]], python: str) -> bytes:
-    with start([python, '-I', '-S', '-c', _COMPILER]) as process:
+    with start([python, '-I', '-S', '-X', 'no_debug_ranges', '-c', _COMPILER]) as process:
         try:
             code, words = process.communicate(_source(), _COMPILE_SECONDS)
         except BaseException:
@@ -175,6 +205,9 @@ class _Launcher:
             try:
                 with around:
                     process = subprocess.Popen(argv, **options)
+                if process.stdin is not None:
+                    with contextlib.suppress(OSError):  # the user has no more room for pipes
+                        fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
                 future.set_result(process)
                 del process
             except BaseException as error:

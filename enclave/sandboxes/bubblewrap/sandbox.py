@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,9 +93,11 @@ class BubblewrapSandbox(AgentBackedSandbox):
             code = agent_code(plan.view.key, plan.start, plan.view.python)
         except CompileError as error:
             raise SandboxStartError(self._explain(error.message)) from error
-        process = self._process = plan.start(agent_command(plan.view.python), is_agent=True)
+        # Being told the pid holds bubblewrap up, so that is asked only where the pid is needed before the agent is there.
+        is_told = not has_children_files() or (group is not None and not group.takes_threads)
+        process = self._process = plan.start(agent_command(plan.view.python), is_agent=True, tells_pid=is_told)
         stream = self._pipes = PipeStream(process, name=self.id)
-        pid = plan.read_pid()
+        pid = plan.read_pid() if is_told else 0
         held = self._enter(pid, group)
         program = make_bootstrap(code, self._rlimits(held))
         channel = self._channel = Channel(self.id, stream, program=program)
@@ -110,7 +113,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
         self.metadata.update(
             driven_by='agent',
             agent_python=hello.python,
-            pid=pid,
+            pid=pid or find_child(process.pid),
             bubblewrap=f'{plan.program.path} ({".".join(map(str, plan.program.version))}, from {plan.program.source})',
             rootfs=self.config.rootfs or 'the /usr of this machine',
             host_uid=plan.uid,
@@ -135,10 +138,12 @@ class BubblewrapSandbox(AgentBackedSandbox):
     def _enter(self, pid: int, group: Group | None) -> tuple[str, ...]:
         """Put the sandbox's process 1 into its group, and with it all it will start; return what the group holds.
 
-        Nothing of the guest's runs yet: the agent still waits for its program.
+        Nothing of the guest's runs yet: the agent still waits for its program. So the limits, too, can be set here, while
+        bubblewrap is at work.
         """
         if group is None:
             return ()
+        group.hold(self.id)
         if group.takes_threads:
             return group.held
         try:
@@ -280,13 +285,13 @@ class _Plan:
 
     # Starting ---------------------------------------------------------------------------------------------------------
 
-    def start(self, command: list[str], *, is_agent: bool = False) -> subprocess.Popen[bytes]:
-        """Start a command in the sandbox; the agent is put in the group, and its process id is there for `read_pid`."""
+    def start(self, command: list[str], *, is_agent: bool = False, tells_pid: bool = False) -> subprocess.Popen[bytes]:
+        """Start a command in the sandbox; the agent is put in the group, and its process id is told to `read_pid`, if asked."""
         own: list[int] = []
         self._staged = []
         try:
             arguments = self._arguments(own)
-            if is_agent:
+            if tells_pid:
                 self._info, drain = os.pipe()
                 own.append(drain)
                 arguments += ['--info-fd', str(drain)]
@@ -431,6 +436,21 @@ class _Plan:
         else:
             place.touch(mode=0o644)
         return str(place)
+
+
+@lru_cache(maxsize=1)
+def has_children_files() -> bool:
+    """Tell whether this kernel lists a process's children (proc(5), ``/proc/pid/task/tid/children``)."""
+    return os.path.exists(f'/proc/{os.getpid()}/task/{os.getpid()}/children')
+
+
+def find_child(pid: int) -> int:
+    """Return the pid of a process's first child; 0 where there is none."""
+    try:
+        with open(f'/proc/{pid}/task/{pid}/children', 'rb') as file:
+            return int(file.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _tmpfs(path: str, size: int, mode: str) -> list[str]:

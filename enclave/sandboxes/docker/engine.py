@@ -15,6 +15,7 @@ import http.client
 import json
 import logging
 import os
+import queue
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -441,7 +442,17 @@ class _DialConnection(UnixHTTPConnection):
         self.sock = connection
 
 
+class _Stack(queue.LifoQueue[Any]):
+    """A pool's idle connections. A new one is empty: filling it with a None for each connection to come takes 2 ms."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if item is not None:
+            super().put(item, block, timeout)
+
+
 class _DialPool(UnixHTTPConnectionPool):
+    QueueCls = _Stack
+
     def __init__(self, url: str, dialer: Dialer, timeout: float) -> None:
         super().__init__(url, '', timeout=timeout, maxsize=POOL_SIZE)  # type: ignore[arg-type]
         self._dialer = dialer

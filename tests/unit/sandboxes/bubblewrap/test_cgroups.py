@@ -96,6 +96,7 @@ def test_v1_groups_are_below_the_own_ones(v1: Cgroups, tmp_path: Path) -> None:
 
 def test_v1_limits_are_written_and_taken_away(v1: Cgroups) -> None:
     group = Group.make(v1, 'box', Limits(memory_bytes=1000, processes=7, cpus=0.5))
+    group.hold('box')
     place = {name: parent / group.name for name, parent in v1.parents.items()}
 
     group.add(4242)
@@ -118,6 +119,7 @@ def test_v1_limits_are_written_and_taken_away(v1: Cgroups) -> None:
 
 def test_a_thread_enters_and_leaves_v1_groups(v1: Cgroups) -> None:
     group = Group.make(v1, 'box', Limits(processes=7))
+    group.hold('box')
     assert not group.takes_threads, 'there would be no way back'
     homes = [parent.parent / 'tasks' for parent in v1.parents.values()]
     for home in homes:
@@ -131,12 +133,14 @@ def test_a_thread_enters_and_leaves_v1_groups(v1: Cgroups) -> None:
 
 def test_what_is_not_limited_is_not_written(v1: Cgroups) -> None:
     group = Group.make(v1, 'box', Limits(processes=7))
+    group.hold('box')
     assert group.held == ('pids',)
     group.remove()
 
 
 def test_only_groups_of_the_dead_are_swept(v1: Cgroups) -> None:
     mine = Group.make(v1, 'mine', Limits(processes=5))
+    mine.hold('mine')
     here = current_owner()
     names = {
         'dead': cgroups._group_name('gone', evolve(here, started='1'), 1),
@@ -177,6 +181,7 @@ def test_v2_groups_are_beside_the_own_one(v2: Cgroups, tmp_path: Path) -> None:
 
 def test_v2_limits_are_written(v2: Cgroups) -> None:
     group = Group.make(v2, 'box', Limits(memory_bytes=1000, processes=7, cpus=1.5))
+    group.hold('box')
     place = v2.directories[0] / group.name
     assert (place / 'memory.max').read_text() == '1000'
     assert (place / 'memory.swap.max').read_text() == '0'
