@@ -96,7 +96,7 @@ def find_kernel_python(
         look: Returns the ipykernel of an interpreter.
 
     Raises:
-        SandboxStartError: None has ipykernel; the message says what to do.
+        SandboxStartError: None has ipykernel; the message, and ``details['remedy']``, say what to do.
     """
     system = find_system_python() or '' if system is None else system
     own = own_python() or '' if own is None else own
@@ -110,18 +110,21 @@ def find_kernel_python(
         if _is_shown(kernel.origin, view):
             return KernelPython(path, view, kernel)
         tried.append(f'{path} has it in {kernel.origin}, where sandboxes do not see it')
+    remedy = _remedy(system, own)
     raise SandboxStartError(
         'a notebook without Docker needs a Python of this machine that has ipykernel, installed for all and not with --user; '
-        f'{"; ".join(tried) or "no python3 was found"}. {_remedy(system, own)}, or set python to an interpreter that has '
-        'ipykernel, or rootfs to an unpacked image that has it'
+        f'{"; ".join(tried) or "no python3 was found"}. {remedy}; or set python to an interpreter that has ipykernel, '
+        'or rootfs to an unpacked image that has it',
+        details={'remedy': remedy},
     )
 
 
 def _remedy(system: str, own: str) -> str:
-    if own and own != system and sys.prefix != sys.base_prefix:
+    is_environment = os.path.exists(os.path.join(os.path.dirname(os.path.dirname(own)), 'pyvenv.cfg'))
+    if own and (is_environment or os.path.realpath(own) != os.path.realpath(system)):
         return f'Run: {own} -m pip install ipykernel'
-    # Not with pip: systems forbid it to change their own Python, and then it says nothing of this.
-    return 'Run this program in a virtual environment and: python -m pip install ipykernel'
+    # Systems forbid pip to change their own Python.
+    return 'Run this program in a virtual environment, with: python -m pip install ipykernel'
 
 
 def own_python() -> str | None:
