@@ -196,8 +196,8 @@ def test_what_a_notebook_would_stand_on_is_told(statuses: dict[str, str], status
 
 
 def test_a_missing_ipykernel_has_a_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, 'look_for_kernel', lambda _: None)
-    monkeypatch.setattr(interpreter, '_kernels', {})
+    monkeypatch.setattr(interpreter, 'find_system_python', lambda: '/bin/false')
+    monkeypatch.setattr(interpreter, 'own_python', lambda: '/opt/none/bin/python3')
 
     check = check_notebook_python()
 

@@ -65,48 +65,45 @@ def look_for_kernel(python: str) -> Kernel | None:
     return Kernel(version, origin) if found.returncode == 0 and origin else None
 
 
-_kernels: dict[str, Kernel] = {}  # what was found, while it is there; single reads and writes, so no lock
+_chosen: dict[tuple[str, str], tuple[str, Kernel]] = {}  # by the candidates; single reads and writes, so no lock
 
 
-def _known_kernel(python: str) -> Kernel | None:
-    known = _kernels.get(python)
-    if known is not None and os.path.exists(known.origin):
-        return known
-    found = look_for_kernel(python)
-    if found is not None:
-        _kernels[python] = found
-    return found
-
-
-def find_kernel_python(
-    *,
-    network: bool = False,
-    system: str | None = None,
-    own: str | None = None,
-    look: Callable[[str], Kernel | None] = _known_kernel,
-) -> KernelPython:
-    """Return the Python to run kernels with.
-
-    What was found is remembered as long as it is there; what was missing is looked for again, since it may be installed.
+def find_kernel_python(*, network: bool = False) -> KernelPython:
+    """Return the Python to run kernels with; looked for once, and again when what was found has gone.
 
     Args:
         network: Whether the sandbox has a network, for the view.
-        system: The system's ``python3``; default is looked for, ``''`` is none.
-        own: The Python of this process; default is looked for, ``''`` is none.
-        look: Returns the ipykernel of an interpreter.
 
     Raises:
         SandboxStartError: None has ipykernel; the message, and ``details['remedy']``, say what to do.
     """
-    system = find_system_python() or '' if system is None else system
-    own = own_python() or '' if own is None else own
+    candidates = find_system_python() or '', own_python() or ''
+    known = _chosen.get(candidates)
+    if known is not None and os.path.exists(known[1].origin):
+        path, kernel = known
+        return KernelPython(path, _view(path, candidates[0], network=network), kernel)
+    found = choose_kernel_python(*candidates, network=network)
+    _chosen[candidates] = found.path, found.kernel
+    return found
+
+
+def choose_kernel_python(
+    system: str, own: str, *, network: bool = False, look: Callable[[str], Kernel | None] = look_for_kernel
+) -> KernelPython:
+    """Look at both and return the first that has an ipykernel which a sandbox sees; see `find_kernel_python`.
+
+    Args:
+        system: The system's ``python3``, or ''.
+        own: The Python of this process, or ''.
+        look: Returns the ipykernel of an interpreter, or None.
+    """
     tried = []
     for path in dict.fromkeys(each for each in (system, own) if each):
         kernel = look(path)
         if kernel is None:
             tried.append(f'{path} has none')
             continue
-        view = get_view(None, None if path == system else path, network=network, whole=False)
+        view = _view(path, system, network=network)
         if _is_shown(kernel.origin, view):
             return KernelPython(path, view, kernel)
         tried.append(f'{path} has it in {kernel.origin}, where sandboxes do not see it')
@@ -117,6 +114,10 @@ def find_kernel_python(
         'or rootfs to an unpacked image that has it',
         details={'remedy': remedy},
     )
+
+
+def _view(path: str, system: str, *, network: bool) -> View:
+    return get_view(None, None if path == system else path, network=network, whole=False)
 
 
 def _remedy(system: str, own: str) -> str:

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from enclave.errors import SandboxStartError
-from enclave.sandboxes.bubblewrap.interpreter import Kernel, find_kernel_python, look_for_kernel, own_python
+from enclave.sandboxes.bubblewrap import interpreter
+from enclave.sandboxes.bubblewrap.interpreter import (
+    Kernel,
+    KernelPython,
+    choose_kernel_python,
+    find_kernel_python,
+    look_for_kernel,
+    own_python,
+)
 from enclave.sandboxes.bubblewrap.rootfs import get_view
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='bubblewrap needs Linux')
@@ -31,7 +39,7 @@ def test_the_systems_python_comes_first() -> None:
     if system is None:
         pytest.skip('this machine has no python3 of its own')
 
-    found = find_kernel_python(system=system, own='/nowhere', look=lambda _: Kernel('7', '/usr/lib/ipykernel.py'))
+    found = choose_kernel_python(system, '/nowhere', look=lambda _: Kernel('7', '/usr/lib/ipykernel.py'))
 
     assert found.path == system
     assert found.words == f'{system} with ipykernel 7'
@@ -41,7 +49,7 @@ def test_this_processes_python_stands_in_and_shows_only_what_it_is_made_of(envir
     own = str(environment / 'bin' / 'python')
     module = str(environment / 'lib' / 'modules' / 'ipykernel.py')
 
-    found = find_kernel_python(system='', own=own, look=lambda _: Kernel('7', module))
+    found = choose_kernel_python('', own, look=lambda _: Kernel('7', module))
 
     assert found.path == own
     shown = {path for _, path in found.view.trees if path.startswith(str(environment))}
@@ -54,14 +62,14 @@ def test_an_ipykernel_where_no_sandbox_sees_it_does_not_count(environment: Path)
     own = str(environment / 'bin' / 'python')
 
     with pytest.raises(SandboxStartError, match=r'/home/me/\.local/lib/ipykernel\.py, where sandboxes do not see it'):
-        find_kernel_python(system='', own=own, look=lambda _: Kernel('7', '/home/me/.local/lib/ipykernel.py'))
+        choose_kernel_python('', own, look=lambda _: Kernel('7', '/home/me/.local/lib/ipykernel.py'))
 
 
 def test_the_error_says_which_pythons_lack_it_and_the_command_that_mends_it(environment: Path) -> None:
     own = str(environment / 'bin' / 'python')
 
     with pytest.raises(SandboxStartError, match='/usr/bin/python3 has none') as caught:
-        find_kernel_python(system='/usr/bin/python3', own=own, look=lambda _: None)
+        choose_kernel_python('/usr/bin/python3', own, look=lambda _: None)
 
     assert f'{own} has none. Run: {own} -m pip install ipykernel; or set python' in caught.value.message
     assert caught.value.details['remedy'] == f'Run: {own} -m pip install ipykernel'
@@ -69,7 +77,7 @@ def test_the_error_says_which_pythons_lack_it_and_the_command_that_mends_it(envi
 
 def test_nobody_is_sent_to_install_into_the_systems_python() -> None:
     with pytest.raises(SandboxStartError, match='in a virtual environment'):
-        find_kernel_python(system='/usr/bin/python3', own='/usr/bin/python3', look=lambda _: None)
+        choose_kernel_python('/usr/bin/python3', '/usr/bin/python3', look=lambda _: None)
 
 
 def test_a_program_that_is_no_python_has_no_ipykernel() -> None:
@@ -82,3 +90,24 @@ def test_a_program_with_a_python_in_it_is_not_taken_for_one(monkeypatch: pytest.
     assert own_python() is None
     monkeypatch.setattr(sys, 'executable', '/opt/venv/bin/python3')
     assert own_python() == '/opt/venv/bin/python3'
+
+
+def test_what_was_found_is_looked_for_again_when_it_has_gone(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, module = str(environment / 'bin' / 'python'), environment / 'lib' / 'modules' / 'ipykernel.py'
+    module.touch()
+    asked: list[str] = []
+
+    def choose(system: str, own: str, *, network: bool) -> KernelPython:
+        asked.append(own)
+        return KernelPython(own, get_view(None, own, network=network), Kernel('7', str(module)))
+
+    monkeypatch.setattr(interpreter, 'choose_kernel_python', choose)
+    monkeypatch.setattr(interpreter, 'own_python', lambda: own)
+
+    assert find_kernel_python().path == find_kernel_python(network=True).path == own
+    assert asked == [own]
+    module.unlink()
+    find_kernel_python()
+    assert asked == [own, own]
