@@ -32,7 +32,7 @@ from enclave.sandboxes.notebook.document import NotebookDocument  # noqa: E402
 def study(tmp_path: Path) -> Path:
     document = NotebookDocument()
     document.add_markdown('# A study')
-    document.add("import sys\nprint('out')\nprint('err', file=sys.stderr)\nx = 20")
+    document.add("import sys\nprint('out', flush=True)\nprint('err', file=sys.stderr, flush=True)\nx = 20")
     document.add("from IPython.display import display\nh = display('waiting', display_id=True)")
     document.add("h.update('done')\nx + 1")
     document.save(tmp_path / 'study.ipynb')
