@@ -50,8 +50,8 @@ engine: .venv/.installed  ## set up a container engine if none answers
 images: .venv/.installed  ## have the images: pulled where a registry answers, else built
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
 
-bench: .venv/.installed  ## run the benchmarks
-	@$(BIN)/python scripts/setup_engine.py --images python:3.11-slim
+bench: .venv/.installed-dev  ## run the benchmarks
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
 	@for each in $(sort $(wildcard benchmarks/*.py)); do echo "==> $$each"; $(BIN)/python $$each || exit 1; done
 
 clean:  ## remove the virtual environment, builds and caches

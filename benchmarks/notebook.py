@@ -1,8 +1,8 @@
 """What a notebook sandbox costs, beside jupyter_client and a kernel on this machine. Prints a table of goals and figures.
 
-Run with: python benchmarks/notebook.py [--rounds N] [--python PATH]. Needs a Docker engine, the image jupyter-kernel-gateway, and
-a Python of this machine that has ipykernel, best of the image's own version. All figures are medians of rounds in which our
-way and the bare way alternate, so that a machine that slows down slows both.
+Run with: python benchmarks/notebook.py [--rounds N] [--python PATH]. Needs a Docker engine, the image jupyter-kernel-gateway,
+bubblewrap, and a Python of this machine that has ipykernel, best of the image's own version. All figures are medians of rounds in
+which our way and the bare way alternate, so that a machine that slows down slows both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 
-from enclave import DockerNotebookSandbox
+from enclave import BubblewrapNotebookSandbox, DockerNotebookSandbox, NotebookSandbox
 from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
 
@@ -122,10 +122,18 @@ def bare_first_cell() -> float:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def our_first_cell() -> float:
+def local_first_cell(python: str) -> float:
+    """Return the seconds from starting a kernel on this machine to its first cell's result."""
+    started = time.perf_counter()
+    with local_kernel(python) as client:
+        client.cell('1+1')
+        return time.perf_counter() - started
+
+
+def our_first_cell(kind: type[NotebookSandbox], **options: Any) -> float:
     """Return the seconds from creating a notebook sandbox to its first cell's result."""
     started = time.perf_counter()
-    with DockerNotebookSandbox(OPTIONS) as sandbox:
+    with kind({**OPTIONS, **options}) as sandbox:
         sandbox.execute_tool('notebook_executor', {'code': '1+1'})
         return time.perf_counter() - started
 
@@ -160,12 +168,17 @@ def main() -> None:
         sys.exit(f'{arguments.python} has no ipykernel; install it, or name another with --python')
 
     rows: list[tuple[str, str, str, str, bool]] = []
-    ours, bare = [], []
-    our_first_cell()  # the first of a process also imports what the later ones find imported
+    ours, bare, ours_without, local = [], [], [], []
+    # The first of a process also imports what the later ones find imported.
+    our_first_cell(DockerNotebookSandbox)
+    our_first_cell(BubblewrapNotebookSandbox, python=arguments.python)
     for _ in range(arguments.rounds):
         bare.append(bare_first_cell())
-        ours.append(our_first_cell())
+        ours.append(our_first_cell(DockerNotebookSandbox))
+        local.append(local_first_cell(arguments.python))
+        ours_without.append(our_first_cell(BubblewrapNotebookSandbox, python=arguments.python))
     start_ours, start_bare = statistics.median(ours), statistics.median(bare)
+    start_without, start_local = statistics.median(ours_without), statistics.median(local)
 
     cells, local_cells, prints, local_prints = [], [], [], []
     with local_kernel(arguments.python) as client, DockerNotebookSandbox(OPTIONS) as sandbox:
@@ -202,6 +215,15 @@ def main() -> None:
             f'{start_ours * 1e3:.0f} ms',
             f'{start_bare * 1e3:.0f} ms, {start_ours / start_bare:.2f}',
             start_ours <= 1.25 * start_bare,
+        )
+    )
+    rows.append(
+        (
+            'the same without Docker',
+            'at most 1.5 of a local kernel',
+            f'{start_without * 1e3:.0f} ms',
+            f'{start_local * 1e3:.0f} ms, {start_without / start_local:.2f}',
+            start_without <= 1.5 * start_local,
         )
     )
     rows.append(

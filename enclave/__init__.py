@@ -30,6 +30,8 @@ _HOMES = {
     'enclave.records': ('CommandResult', 'HealthCheckResult', 'PathInfo', 'SandboxInfo', 'ToolResult'),
     'enclave.sandboxes.base': ('Sandbox',),
     'enclave.sandboxes.bubblewrap.config': ('BubblewrapSandboxConfig',),
+    'enclave.sandboxes.bubblewrap.notebook': ('BubblewrapNotebookSandbox',),
+    'enclave.sandboxes.bubblewrap.notebook_config': ('BubblewrapNotebookConfig',),
     'enclave.sandboxes.bubblewrap.sandbox': ('BubblewrapSandbox',),
     'enclave.sandboxes.docker.config': ('DockerSandboxConfig',),
     'enclave.sandboxes.docker.notebook': ('DockerNotebookSandbox',),
@@ -74,6 +76,8 @@ if TYPE_CHECKING:
     from enclave.records import ToolResult as ToolResult
     from enclave.sandboxes.base import Sandbox as Sandbox
     from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig as BubblewrapSandboxConfig
+    from enclave.sandboxes.bubblewrap.notebook import BubblewrapNotebookSandbox as BubblewrapNotebookSandbox
+    from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig as BubblewrapNotebookConfig
     from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox as BubblewrapSandbox
     from enclave.sandboxes.docker.config import DockerSandboxConfig as DockerSandboxConfig
     from enclave.sandboxes.docker.notebook import DockerNotebookSandbox as DockerNotebookSandbox

@@ -94,7 +94,7 @@ class KernelInfo(Model):
 
 @frozen(kw_only=True)
 class KernelSpec(Model):
-    """A kind of kernel that the sandbox's image has; ``name`` is what `create_kernel` takes."""
+    """A kind of kernel that the sandbox has; ``name`` is what `create_kernel` takes."""
 
     name: str
     display_name: str = ''

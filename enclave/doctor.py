@@ -64,8 +64,8 @@ def examine(base_url: str | None = None) -> Diagnosis:
         checks += _check_engine_and_what_is_on_it(base_url)
     checks += [check_host_ca(), check_bubblewrap(), check_user_namespaces()]
     if checks[-2].status == 'ok':
-        checks += [check_bubblewrap_starts(), check_system_call_filter(), check_cgroups()]
-    checks.append(check_default_kind(checks))
+        checks += [check_bubblewrap_starts(), check_system_call_filter(), check_cgroups(), check_notebook_python()]
+    checks += [check_default_kind(checks), check_notebooks(checks)]
     return Diagnosis(can_run=all(each.status in ('ok', 'warning') for each in checks if each.required), checks=checks)
 
 
@@ -400,6 +400,23 @@ def check_cgroups() -> Check:
     )
 
 
+def check_notebook_python() -> Check:
+    """Say which Python of this machine runs the kernels of notebooks without Docker."""
+    from enclave.sandboxes.bubblewrap.interpreter import find_kernel_python
+
+    name = 'notebook python'
+    try:
+        return Check(name=name, status='ok', summary=find_kernel_python().words)
+    except EnclaveError as error:
+        remedy = str(error.details.get('remedy', 'install python3'))
+        return Check(
+            name=name,
+            status='warning',
+            summary=error.message.partition(f'. {remedy}')[0],
+            remedy=remedy.removeprefix('Run: '),
+        )
+
+
 def check_default_kind(checks: list[Check]) -> Check:
     """Say which kind of sandbox is used where nobody names one, and why."""
     good = {each.name for each in checks if each.status == 'ok'}
@@ -411,5 +428,25 @@ def check_default_kind(checks: list[Check]) -> Check:
         name='default kind',
         status='warning',
         summary='docker, although no engine answers: bubblewrap does not work here either',
+        remedy='mend one of the two, as said above',
+    )
+
+
+def check_notebooks(checks: list[Check]) -> Check:
+    """Say which kind of notebook sandbox is used where nobody names one, and on what it stands."""
+    by_name = {each.name: each for each in checks}
+    good = {each.name for each in checks if each.status == 'ok'}
+    name = 'notebooks'
+    if 'engine' in good:
+        image = 'has the image' if 'notebook image' in good else 'will build the image at the first use'
+        return Check(name=name, status='ok', summary=f'docker_notebook, since an engine answers; it {image}')
+    if {'bubblewrap starts', 'notebook python'} <= good:
+        summary = f'bubblewrap_notebook, since no engine answers and this Python is there: {by_name["notebook python"].summary}'
+        return Check(name=name, status='ok', summary=summary)
+    missing = 'no Python here has ipykernel' if 'bubblewrap starts' in good else 'bubblewrap does not work here'
+    return Check(
+        name=name,
+        status='warning',
+        summary=f'none can be started: no engine answers, and {missing}',
         remedy='mend one of the two, as said above',
     )

@@ -21,7 +21,12 @@ class SandboxType(_Word):
     DOCKER = 'docker'
     DOCKER_NOTEBOOK = 'docker_notebook'
     BUBBLEWRAP = 'bubblewrap'
+    BUBBLEWRAP_NOTEBOOK = 'bubblewrap_notebook'
     DUMMY = 'dummy'
+
+
+NOTEBOOK_TYPES = (SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP_NOTEBOOK)
+"""The kinds with Jupyter kernels, which load only the tools that are made for them."""
 
 
 class SandboxStatus(_Word):

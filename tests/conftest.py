@@ -13,6 +13,7 @@ import pytest
 
 from enclave.errors import EnclaveError
 from enclave.sandboxes.docker.engine import Engine, get_engine
+from tests.support.backends import require_bubblewrap
 
 LEFTOVER_TIMEOUT = 20.0
 
@@ -32,7 +33,8 @@ def engine_trouble() -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that needs the engine where none answers; in CI that is a failure."""
+    """Skip a test that needs what this machine has not, an engine or bubblewrap; in CI that is a failure."""
+    require_bubblewrap(item)
     if item.get_closest_marker('docker') is None:
         return
     trouble = engine_trouble()

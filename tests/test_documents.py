@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -44,14 +44,22 @@ def of(*languages: str) -> list[Block]:
     return [block for block in BLOCKS if block.language in languages]
 
 
+def runnable(*languages: str) -> list[Any]:
+    """Blocks with the marks of what they run on: Docker, unless they speak of bubblewrap's sandboxes."""
+    found = []
+    for block in of(*languages):
+        mark = pytest.mark.bubblewrap if 'bubblewrap' in block.text.lower() else pytest.mark.docker
+        found.append(pytest.param(block, id=str(block), marks=mark))
+    return found
+
+
 def test_every_block_names_a_language_that_is_checked() -> None:
     known = {'python', 'bash', 'console', 'toml', 'json', 'text'}
 
     assert not [str(block) for block in BLOCKS if block.language not in known]
 
 
-@pytest.mark.docker
-@pytest.mark.parametrize('block', of('python'), ids=str)
+@pytest.mark.parametrize('block', runnable('python'))
 def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
     program = tmp_path / 'block.py'
     program.write_text(block.text)
@@ -70,8 +78,7 @@ def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
     assert 'Warning' not in done.stderr
 
 
-@pytest.mark.docker
-@pytest.mark.parametrize('block', of('bash'), ids=str)
+@pytest.mark.parametrize('block', runnable('bash'))
 def test_bash_blocks_run(block: Block, tmp_path: Path) -> None:
     done = subprocess.run(
         ['bash', '-euo', 'pipefail', '-c', block.text],

@@ -24,7 +24,12 @@ from enclave.aio.factories import (
     register_sandbox,
 )
 from enclave.aio.managers import HttpSandboxManager, LocalSandboxManager, RemoteSandbox, SandboxManager
-from enclave.aio.notebooks import DockerNotebookSandbox, NotebookDocument, NotebookSandbox
+from enclave.aio.notebooks import (
+    BubblewrapNotebookSandbox,
+    DockerNotebookSandbox,
+    NotebookDocument,
+    NotebookSandbox,
+)
 from enclave.aio.sandboxes import (
     AgentBackedSandbox,
     BubblewrapSandbox,
@@ -41,6 +46,7 @@ from enclave.errors import EnclaveError
 from enclave.managers.config import SandboxManagerConfig
 from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
 from enclave.tools.base import Tool
@@ -49,6 +55,8 @@ from enclave.tools.schema import ToolParams
 
 __all__ = [
     'AgentBackedSandbox',
+    'BubblewrapNotebookConfig',
+    'BubblewrapNotebookSandbox',
     'BubblewrapSandbox',
     'BubblewrapSandboxConfig',
     'CellError',

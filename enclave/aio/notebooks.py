@@ -6,10 +6,11 @@ import os
 from typing import Any, ClassVar
 
 from enclave.aio.lifting import Face, Shown, lifted, run, streamed
-from enclave.aio.sandboxes import AgentBackedSandbox, DockerSandbox
-from enclave.sandboxes.docker import (
-    notebook as docker_notebook,
-)  # now: an import takes longer than a loop may be held up
+from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox
+
+# Now: an import takes longer than a loop may be held up.
+from enclave.sandboxes.bubblewrap import notebook as bubblewrap_notebook
+from enclave.sandboxes.docker import notebook as docker_notebook
 from enclave.sandboxes.notebook import document, verbs
 
 
@@ -42,6 +43,12 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
 
     gateway_url: Shown[str | None] = Shown('Where its kernel gateway is published; None where none was asked for.')
     gateway_token: Shown[str | None] = Shown("What the gateway's clients must send.")
+
+
+class BubblewrapNotebookSandbox(NotebookSandbox, BubblewrapSandbox):
+    """A notebook sandbox without an engine. See `enclave.sandboxes.bubblewrap.notebook.BubblewrapNotebookSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = (bubblewrap_notebook.__name__, 'BubblewrapNotebookSandbox')
 
 
 class NotebookDocument(Face):

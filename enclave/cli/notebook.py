@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,21 +17,33 @@ from enclave.cli.output import echo_error, echo_json, progress
 from enclave.cli.place import Place
 from enclave.cli.relay import endings_as_exit
 from enclave.cli.run import put_path
+from enclave.enums import SandboxType
 
 F = TypeVar('F', bound=Callable[..., Any])
 
-KIND = 'docker_notebook'
+_REMOTE_KIND = 'docker_notebook'
+"""What a server is asked for where nobody says: only it knows what its machine has."""
 _CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 _OPTIONS: dict[str, Any] = {
+    'sandbox_type': click.option(
+        '--type',
+        'sandbox_type',
+        metavar='KIND',
+        help='The kind of sandbox: docker or bubblewrap.  [default: docker if an engine answers, else bubblewrap]',
+    ),
     'image': click.option(
-        '--image', metavar='NAME', help='An image with ipykernel.  [default: one of our own, built if missing]'
+        '--image',
+        metavar='NAME',
+        help='An image with ipykernel, for docker.  [default: one of our own, built if missing]',
     ),
     'memory': click.option(
         '-m', '--memory', metavar='SIZE', help="Memory limit, like 512m or 2g; 'none' for no limit.  [default: 1g]"
     ),
     'cpus': click.option('--cpus', type=float, metavar='N', help='CPUs it may use, like 0.5.  [default: 1]'),
     'network': click.option(
-        '--network/--no-network', default=None, help='With a network, or none at all.  [default: with]'
+        '--network/--no-network',
+        default=None,
+        help="With a network, or none at all; bubblewrap's is this machine's own.  [default: with, for docker]",
     ),
     'env': click.option('-e', '--env', multiple=True, metavar='NAME[=VALUE]', help='A variable. Repeatable.'),
     'volumes': click.option(
@@ -48,11 +61,12 @@ _OPTIONS: dict[str, Any] = {
 
 
 def notebook_options(function: F) -> F:
-    """Give a command the options of a new notebook sandbox; it gets its configuration as the dict ``config``."""
+    """Give a command the options of a new notebook sandbox; it gets ``sandbox_type``, and its configuration as the dict
+    ``config``."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = {name: kwargs.pop(name) for name in _OPTIONS}
+        given = {name: kwargs.pop(name) for name in _OPTIONS if name != 'sandbox_type'}
         config = make_config(**given)
         config.setdefault('tools_config', {'notebook_executor': {}})
         return function(*args, config=config, **kwargs)
@@ -64,9 +78,34 @@ def notebook_options(function: F) -> F:
     return found
 
 
-def have_image(place: Place, config: dict[str, Any], *, quiet: bool = False) -> None:
+@contextlib.contextmanager
+def open_notebook(
+    place: Place, sandbox_type: str | None, config: dict[str, Any], *, quiet: bool = False
+) -> Iterator[Any]:
+    """Have a fresh notebook sandbox for a ``with`` block, of the kind that is named, else of the one there is here."""
+    kind = _find_kind(place, sandbox_type, config, quiet=quiet)
+    if kind == SandboxType.DOCKER_NOTEBOOK and not place.is_remote:
+        _have_image(config, quiet=quiet)
+    with place.open(kind, config, quiet=quiet) as sandbox:
+        yield sandbox
+
+
+def _find_kind(place: Place, sandbox_type: str | None, config: dict[str, Any], *, quiet: bool) -> str:
+    from enclave.sandboxes.choice import choose_for, notebook_type
+
+    if sandbox_type is not None:
+        return notebook_type(sandbox_type)
+    if place.is_remote:
+        return _REMOTE_KIND
+    choice = choose_for(config, notebook=True)
+    if choice.sandbox_type is not SandboxType.DOCKER_NOTEBOOK and not quiet:
+        click.echo(f'ms-enclave: a {choice.sandbox_type} sandbox, since {choice.reason}', err=True)
+    return choice.sandbox_type
+
+
+def _have_image(config: dict[str, Any], *, quiet: bool) -> None:
     """Build the image by our recipe if this machine's engine lacks it, and show how that goes."""
-    if place.is_remote or config.get('pull', 'missing') != 'missing':
+    if config.get('pull', 'missing') != 'missing':
         return
     from enclave.sandboxes.docker.build import build_image
     from enclave.sandboxes.docker.engine import get_engine
@@ -121,6 +160,7 @@ def run(
     allow_errors: bool,
     kernel_name: str | None,
     files: tuple[str, ...],
+    sandbox_type: str | None,
     config: dict[str, Any],
     place: Place,
     as_json: bool,
@@ -135,6 +175,7 @@ def run(
     Examples:
       ms-enclave notebook run study.ipynb -o done.ipynb
       ms-enclave notebook run --no-network -m 2g -t 60 -f data/ study.ipynb
+      ms-enclave notebook run --type bubblewrap study.ipynb
     """
     from enclave.sandboxes.notebook.document import NotebookDocument
 
@@ -148,16 +189,14 @@ def run(
         if not as_json:
             show_result(result)
 
-    with endings_as_exit(), place:
-        have_image(place, config, quiet=as_json)
-        with place.open(KIND, config, quiet=as_json) as sandbox:
-            for source, target in copied:
-                put_path(sandbox, source, target)
-            try:
-                results = document.run(as_notebook(sandbox), timeout, allow_errors=allow_errors, on_cell=on_cell)
-            finally:
-                if output is not None:
-                    document.save(output)
+    with endings_as_exit(), place, open_notebook(place, sandbox_type, config, quiet=as_json) as sandbox:
+        for source, target in copied:
+            put_path(sandbox, source, target)
+        try:
+            results = document.run(as_notebook(sandbox), timeout, allow_errors=allow_errors, on_cell=on_cell)
+        finally:
+            if output is not None:
+                document.save(output)
     cells = sum(bool(code.strip()) for _, code in document.code_cells)
     is_complete = len(results) == cells
     failed = sum(not result.success for result in results)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from enclave.cells import CellResult
-from enclave.cli.notebook import KIND, as_notebook, have_image, notebook_options, show_failure, show_result
+from enclave.cli.notebook import as_notebook, notebook_options, open_notebook, show_failure, show_result
 from enclave.cli.options import parse_files, place_options
 from enclave.cli.output import echo_error
 from enclave.cli.place import Place
@@ -49,6 +49,7 @@ def repl(
     kernel_name: str | None,
     pictures: Path | None,
     files: tuple[str, ...],
+    sandbox_type: str | None,
     config: dict[str, Any],
     place: Place,
 ) -> None:
@@ -62,12 +63,10 @@ def repl(
     copied = parse_files(files)
     if kernel_name is not None:
         config = {'kernel_name': kernel_name, **config}
-    with place:
-        have_image(place, config)
-        with place.open(KIND, config) as sandbox:
-            for source, target in copied:
-                put_path(sandbox, source, target)
-            _Session(sandbox, timeout, pictures).run()
+    with place, open_notebook(place, sandbox_type, config) as sandbox:
+        for source, target in copied:
+            put_path(sandbox, source, target)
+        _Session(sandbox, timeout, pictures).run()
 
 
 class _Session:

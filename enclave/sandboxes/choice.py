@@ -1,8 +1,8 @@
 """Which kind of sandbox, where the caller does not say (floor 4).
 
 Docker if its engine answers, else bubblewrap if it works here, else Docker, whose error then says what to install. A
-configuration that has a word of one kind only decides by itself. What was chosen and why is logged once, and stands in
-the sandbox's metadata.
+configuration that has a word of one backend only decides by itself. Whoever wants a notebook gets that backend's notebook
+sandbox. What was chosen and why is logged once, and stands in the sandbox's metadata.
 """
 
 from __future__ import annotations
@@ -28,12 +28,29 @@ REMEMBER_SECONDS = 30.0
 """How long an answer holds: an engine may be started or stopped while this process runs."""
 
 
+_NOTEBOOK_OF = {
+    SandboxType.DOCKER: SandboxType.DOCKER_NOTEBOOK,
+    SandboxType.BUBBLEWRAP: SandboxType.BUBBLEWRAP_NOTEBOOK,
+}
+"""Each backend's general kind, and its kind with Jupyter kernels."""
+_NOTEBOOK_TOOL = 'notebook_executor'
+
+
 @frozen
 class Choice:
     """A kind of sandbox, and a clause that says why, for a person."""
 
     sandbox_type: SandboxType
     reason: str
+
+    def for_notebooks(self, why: str = '') -> Choice:
+        """Return the notebook sandboxes of the same backend; ``why`` says what asks for a notebook, where that is not plain."""
+        return Choice(_NOTEBOOK_OF[self.sandbox_type], f'{why}, and {self.reason}' if why else self.reason)
+
+
+def notebook_type(name: str) -> str:
+    """Return the notebook kind for the name of a backend's general kind; any other name, a notebook kind's too, stays."""
+    return next((str(kind) for general, kind in _NOTEBOOK_OF.items() if general == name), name)
 
 
 def ping_engine() -> None:
@@ -89,19 +106,66 @@ def choose_backend() -> Choice:
     return choice
 
 
-def choose_for(config: SandboxConfig | Mapping[str, Any] | None) -> Choice:
-    """Return the kind of sandbox for a configuration that comes without one."""
+def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bool = False) -> Choice:
+    """Return the kind of sandbox for a configuration that comes without one.
+
+    Args:
+        notebook: The caller wants a notebook sandbox, whatever the configuration says.
+    """
+    from enclave.sandboxes.notebook.config import NotebookConfig
+
+    choice = _find_backend(config) or choose_backend()
+    if notebook or isinstance(config, NotebookConfig):
+        return choice.for_notebooks()
+    sign = _find_notebook_sign(config)
+    return choice.for_notebooks(sign) if sign else choice
+
+
+def _words() -> dict[SandboxType, set[str]]:
+    """Return the options of each of our kinds."""
+    from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+    from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
+    from enclave.sandboxes.docker.config import DockerSandboxConfig
+    from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+
+    classes: dict[SandboxType, type[SandboxConfig]] = {
+        SandboxType.DOCKER: DockerSandboxConfig,
+        SandboxType.DOCKER_NOTEBOOK: DockerNotebookConfig,
+        SandboxType.BUBBLEWRAP: BubblewrapSandboxConfig,
+        SandboxType.BUBBLEWRAP_NOTEBOOK: BubblewrapNotebookConfig,
+    }
+    return {kind: {each.name for each in attrs.fields(config_class)} for kind, config_class in classes.items()}
+
+
+def _find_backend(config: SandboxConfig | Mapping[str, Any] | None) -> Choice | None:
+    """Return the general kind of the one backend that a configuration can be for; None if it can be for each."""
     from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
     from enclave.sandboxes.docker.config import DockerSandboxConfig
 
-    kinds = {SandboxType.DOCKER: DockerSandboxConfig, SandboxType.BUBBLEWRAP: BubblewrapSandboxConfig}
-    for kind, config_class in kinds.items():
+    for kind, config_class in (
+        (SandboxType.DOCKER, DockerSandboxConfig),
+        (SandboxType.BUBBLEWRAP, BubblewrapSandboxConfig),
+    ):
         if isinstance(config, config_class):
-            return Choice(kind, f'its configuration is a {config_class.__name__}')
+            return Choice(kind, f'its configuration is a {type(config).__name__}')
     if isinstance(config, Mapping):
-        words = {kind: {each.name for each in attrs.fields(config_class)} for kind, config_class in kinds.items()}
+        words = _words()
         for kind, other in ((SandboxType.DOCKER, SandboxType.BUBBLEWRAP), (SandboxType.BUBBLEWRAP, SandboxType.DOCKER)):
-            own = sorted(set(config) & words[kind] - words[other])
+            own = sorted(set(config) & words[_NOTEBOOK_OF[kind]] - words[_NOTEBOOK_OF[other]])
             if own:
-                return Choice(kind, f'its configuration has {own[0]!r}, a word of that kind alone')
-    return choose_backend()
+                return Choice(kind, f'its option {own[0]!r} is a word of {kind} alone')
+    return None
+
+
+def _find_notebook_sign(config: SandboxConfig | Mapping[str, Any] | None) -> str:
+    """Return what says that a configuration is a notebook's, for a person; '' if nothing does."""
+    if isinstance(config, Mapping):
+        words = _words()
+        own = sorted(
+            name for name in config for kind in _NOTEBOOK_OF if name in words[_NOTEBOOK_OF[kind]] - words[kind]
+        )
+        if own:
+            return f'its option {own[0]!r} is a word of notebooks alone'
+    tools: Any = config.get('tools_config') if isinstance(config, Mapping) else getattr(config, 'tools_config', None)
+    is_alone = isinstance(tools, (Mapping, list, tuple, set, frozenset)) and list(tools) == [_NOTEBOOK_TOOL]
+    return f'its only tool is {_NOTEBOOK_TOOL}' if is_alone else ''

@@ -14,6 +14,7 @@ from enclave.sandboxes.base import Sandbox
 
 if TYPE_CHECKING:  # what is made by name is imported by name, when it is asked for
     from enclave.sandboxes.agent_backed import AgentBackedSandbox
+    from enclave.sandboxes.bubblewrap.notebook import BubblewrapNotebookSandbox
     from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
     from enclave.sandboxes.docker.notebook import DockerNotebookSandbox
     from enclave.sandboxes.docker.sandbox import DockerSandbox
@@ -22,6 +23,7 @@ K = TypeVar('K', bound=type[Sandbox])
 
 _BUILT_IN: dict[str, tuple[str, str]] = {
     'bubblewrap': ('enclave.sandboxes.bubblewrap.sandbox', 'BubblewrapSandbox'),
+    'bubblewrap_notebook': ('enclave.sandboxes.bubblewrap.notebook', 'BubblewrapNotebookSandbox'),
     'docker': ('enclave.sandboxes.docker.sandbox', 'DockerSandbox'),
     'docker_notebook': ('enclave.sandboxes.docker.notebook', 'DockerNotebookSandbox'),
 }
@@ -98,6 +100,15 @@ class SandboxFactory:
     @classmethod
     def create_sandbox(
         cls,
+        sandbox_type: Literal[SandboxType.BUBBLEWRAP_NOTEBOOK, 'bubblewrap_notebook'],
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> BubblewrapNotebookSandbox: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
         sandbox_type: None = None,
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
@@ -122,10 +133,11 @@ class SandboxFactory:
         """Return a new sandbox, not started and connected to nothing.
 
         Args:
-            sandbox_type: The kind. None leaves the choice to `enclave.sandboxes.choice`: what only one kind's
-            configuration has
-                decides, else Docker if its engine answers (asked now, for a second at most), else bubblewrap. What was
-                chosen and why is in the sandbox's ``metadata['chosen_because']``.
+            sandbox_type: The kind. None leaves the choice to `enclave.sandboxes.choice`: what only one backend's
+                configuration has decides, else Docker if its engine answers (asked now, for a second at most), else
+                bubblewrap. It is a notebook sandbox where the configuration is one's, or has a word that only those know,
+                or names ``notebook_executor`` and no other tool. What was chosen and why is in the sandbox's
+                ``metadata['chosen_because']``.
             config: A configuration of the kind, a dict of its options, or None for the defaults.
             sandbox_id: A name of your own; default is a new one. Where a sandbox of that id was kept
                 (``remove_on_exit=False``), starting this one takes it up again.

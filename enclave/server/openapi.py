@@ -159,11 +159,11 @@ def _body(route: Route, schemas: dict[str, Schema]) -> Schema:
         return {'required': False, 'content': {route.body: {'schema': {'type': 'string', 'format': 'binary'}}}}
     if route.body is JSON_OPTIONS:
         options: list[Schema] = []
-        for kind in (SandboxType.DOCKER, SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP):
+        for kind in SandboxType:
             try:
                 cls = SandboxFactory.get_sandbox_class(kind).config_class
             except (EnclaveError, ImportError):
-                continue  # a kind that this machine cannot have
+                continue  # a kind that this machine cannot have, or a name without one
             options.append(json_schema(cls, definitions=schemas, ref_prefix=_PREFIX))
         # A kind of a user's own has options of its own.
         return {'required': False, 'content': _json({'anyOf': [*options, {'type': 'object'}, {'type': 'null'}]})}

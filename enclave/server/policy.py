@@ -29,6 +29,7 @@ from enclave.deadline import check_timeout
 from enclave.errors import ConfigurationError, InvalidArgumentError, PolicyError
 from enclave.managers.keyfile import is_loopback
 from enclave.records import Model
+from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.server.auth import read_settings
 
 
@@ -165,7 +166,7 @@ class Policy(Model):
         for name in config.tools_config:
             self.check_tool(name, {})
         self._check_limits(config)
-        self._check_reach(kind, config)
+        self._check_reach(config)
         for source, target in config.volumes.items():
             self._check_mount(source, target['mode'])
 
@@ -190,14 +191,14 @@ class Policy(Model):
         if not config.remove_on_exit and not self.allow_keep:
             raise _refusal('allow_keep', 'remove_on_exit=False may not be asked; every sandbox is removed')
 
-    def _check_reach(self, kind: str, config: SandboxConfig) -> None:
+    def _check_reach(self, config: SandboxConfig) -> None:
         """Check what leads out of the sandbox."""
         network: str | None = getattr(config, 'network', None)
         if config.network_enabled and not self.allow_network:
             raise _refusal('allow_network', 'network_enabled may not be asked; sandboxes have no network here')
         if network is not None and network not in self.networks:
             raise _refusal('networks', f'the network {network!r} may not be joined', self.networks)
-        if kind == 'bubblewrap' and config.network_enabled and 'host' not in self.networks:
+        if isinstance(config, BubblewrapSandboxConfig) and config.network_enabled and 'host' not in self.networks:
             raise _refusal(
                 'networks', "a bubblewrap sandbox with network_enabled shares the host's own network", self.networks
             )

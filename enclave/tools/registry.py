@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from enclave.enums import SandboxType
+from enclave.enums import NOTEBOOK_TYPES, SandboxType
 from enclave.errors import ConfigurationError, ConflictError, EnclaveError, InvalidArgumentError, ToolNotFoundError
 from enclave.records import as_sandbox_type
 from enclave.tools.base import Tool
@@ -29,6 +29,11 @@ _BUILT_IN: dict[str, tuple[str, str]] = {
     'python_executor': ('enclave.tools.python', 'PythonExecutor'),
     'shell_executor': ('enclave.tools.shell', 'ShellExecutor'),
 }
+_MEANT: dict[SandboxType | str, tuple[SandboxType | str, ...]] = {
+    SandboxType.DOCKER: (SandboxType.DOCKER, SandboxType.BUBBLEWRAP),
+    SandboxType.DOCKER_NOTEBOOK: NOTEBOOK_TYPES,
+}
+"""Our kinds of sandbox that a tool for this kind fits, for messages."""
 _registered: dict[str, type[Tool]] = {}
 _lock = threading.Lock()  # guards _registered
 
@@ -175,8 +180,13 @@ def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str]
     required, kind = tool.required_sandbox_type, as_sandbox_type(sandbox_type)
     if required is not None:
         required = as_sandbox_type(required)
-        general = required is SandboxType.DOCKER and kind is not SandboxType.DOCKER_NOTEBOOK
-        if not general and required != kind:
-            return f'it is for {required} sandboxes, and this one is {kind}'
+        # Docker's kinds stand for all of their sort.
+        sorts: dict[SandboxType | str, bool] = {
+            SandboxType.DOCKER: kind not in NOTEBOOK_TYPES,
+            SandboxType.DOCKER_NOTEBOOK: kind in NOTEBOOK_TYPES,
+        }
+        if not sorts.get(required, required == kind):
+            meant = _MEANT.get(required, (required,))
+            return f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'
     missing = sorted(set(tool.needs) - set(offers))
     return f'it needs {", ".join(missing)}, which this {kind} sandbox does not offer' if missing else ''

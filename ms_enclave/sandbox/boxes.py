@@ -69,6 +69,12 @@ class DockerNotebookSandbox(DockerSandbox, aio.DockerNotebookSandbox):
     _home: ClassVar[tuple[str, str]] = aio.DockerNotebookSandbox._home
 
 
+class BubblewrapNotebookSandbox(BubblewrapSandbox, aio.BubblewrapNotebookSandbox):
+    """A sandbox with Jupyter kernels and without an engine; see `enclave.aio.BubblewrapNotebookSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = aio.BubblewrapNotebookSandbox._home
+
+
 class SandboxFactory(_SandboxFactory):
     """Makes sandboxes by kind, not started and connected to nothing; see `enclave.aio.SandboxFactory`."""
 

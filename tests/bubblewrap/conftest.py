@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
-from tests.support.backends import require_bubblewrap
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    require_bubblewrap(item)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

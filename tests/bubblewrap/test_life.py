@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,37 +20,11 @@ import pytest
 from enclave.enums import SandboxStatus
 from enclave.errors import SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
 from enclave.sandboxes.bubblewrap import cgroups, program, seccomp
-from enclave.sandboxes.bubblewrap import sandbox as module
-from enclave.sandboxes.bubblewrap.cgroups import Cgroups
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+from tests.support.host import PATIENCE, as_ordinary_user, cgroups_of, is_running, no_cgroups, wait_until
 
 Start = Callable[..., BubblewrapSandbox]
-PATIENCE = 30.0
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason='needs root')
-
-
-def is_running(pid: int) -> bool:
-    """Tell whether a process runs; one that is dead and waits to be reaped does not."""
-    try:
-        line = Path(f'/proc/{pid}/stat').read_bytes()
-    except OSError:
-        return False
-    return line[line.rfind(b')') + 2 : line.rfind(b')') + 3] not in (b'Z', b'X')
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-    pause, until = threading.Event(), time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        pause.wait(0.002)
-    return True
-
-
-@contextlib.contextmanager
-def no_cgroups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, 'find_cgroups', lambda: Cgroups(version=0, parents={}))
-    yield
 
 
 # The end --------------------------------------------------------------------------------------------------------------
@@ -107,10 +80,6 @@ def facts_of_this_process() -> tuple[int, int, int]:
     """Return how many descriptors, threads and mounts of ours there are."""
     mounts = Path('/proc/self/mountinfo').read_text().count('enclave')
     return len(os.listdir('/proc/self/fd')), threading.active_count(), mounts
-
-
-def cgroups_of(sandbox_id: str) -> list[Path]:
-    return [place for each in cgroups.find_cgroups().directories for place in each.glob(f'{sandbox_id}@*')]
 
 
 def test_hundreds_of_sandboxes_leave_nothing_behind() -> None:
@@ -370,31 +339,9 @@ with BubblewrapSandbox({'pids_limit': 30, 'memory_limit': '300m'}) as sandbox:
 """
 
 
-@is_root
-@pytest.mark.skipif(not shutil.which('setpriv'), reason='needs setpriv')
 def test_an_ordinary_user_gets_the_same_sandbox(tmp_path: Path) -> None:
-    import json
+    output, hogged, metadata = json.loads(as_ordinary_user(ORDINARY, tmp_path / 'home'))
 
-    import attrs
-
-    python = '/usr/bin/python3'
-    home = tmp_path / 'home'
-    home.mkdir()
-    site = str(Path(attrs.__file__).parent.parent)
-    os.chown(home, 12345, 12345)
-    for place in (tmp_path, *list(tmp_path.parents)[:-2]):
-        if place.stat().st_uid == os.geteuid() and str(place).startswith('/tmp/'):
-            place.chmod(place.stat().st_mode | 0o011)
-    command = ['setpriv', '--reuid=12345', '--regid=12345', '--clear-groups', python, '-c', ORDINARY]
-    env = {'HOME': str(home), 'PYTHONPATH': f'{Path.cwd()}:{site}', 'PATH': '/usr/bin:/bin'}
-    probe = subprocess.run([*command[:4], python, '-c', 'import enclave.wire'], env=env, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f'another user cannot import this checkout: {probe.stderr[-200:]}')
-
-    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-
-    assert found.returncode == 0, found.stderr
-    output, hogged, metadata = json.loads(found.stdout)
     assert output.split() == ['1000', 'x', 'CapEff:', '0000000000000000']
     assert hogged is False
     assert metadata['host_uid'] == 12345

@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
-from tests.support.backends import BACKENDS, Backend, require_bubblewrap
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    require_bubblewrap(item)
+from tests.support.backends import BACKENDS, Backend
 
 
 @pytest.fixture(scope='session', params=BACKENDS)

@@ -1,18 +1,37 @@
+"""Notebook sandboxes of every backend, as fixtures."""
+
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from enclave.sandboxes.docker.notebook import DockerNotebookSandbox
 from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from tests.support.backends import NOTEBOOK_BACKENDS, Backend, bubblewrap_notebook_trouble, require_bubblewrap
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    require_bubblewrap(item, bubblewrap_notebook_trouble)
+
+
+@pytest.fixture(scope='module', params=NOTEBOOK_BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each kind of notebook sandbox in turn."""
+    return request.param
+
+
+def make(backend: Backend, **options: Any) -> NotebookSandbox:
+    """Return a sandbox, not started, without a network."""
+    made = backend.make(**options)
+    assert isinstance(made, NotebookSandbox)
+    return made
 
 
 @pytest.fixture(scope='module')
-def shared() -> Iterator[DockerNotebookSandbox]:
-    """One sandbox for the tests of a module, without a network."""
-    config = {'tools_config': ['notebook_executor'], 'network_enabled': False, 'timeout': 60, 'interrupt_grace': 2}
-    with DockerNotebookSandbox(config) as sandbox:
+def shared(backend: Backend) -> Iterator[NotebookSandbox]:
+    """One sandbox of each kind for the tests of a module, without a network."""
+    with make(backend, tools_config=['notebook_executor'], timeout=60, interrupt_grace=2) as sandbox:
         yield sandbox
 
 
@@ -23,3 +42,19 @@ def sandbox(shared: NotebookSandbox) -> NotebookSandbox:
         shared.restart_kernel()
     shared.execute_cell('_used = True', store_history=False)
     return shared
+
+
+@pytest.fixture
+def start(backend: Backend) -> Iterator[Callable[..., NotebookSandbox]]:
+    """Start a sandbox of one's own; stopped at the end of the test."""
+    started: list[NotebookSandbox] = []
+
+    def start_one(**options: Any) -> NotebookSandbox:
+        made = make(backend, **options)
+        started.append(made)
+        made.start()
+        return made
+
+    yield start_one
+    for made in started:
+        made.cleanup()

@@ -1,33 +1,38 @@
-"""Notebooks through the manager, as files, and on the command line."""
+"""Notebooks through managers, as files, awaited, and on the command line."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from enclave import aio
 from enclave.cli.notebook import notebook
 from enclave.cli.repl import repl
 from enclave.enums import SandboxType
 from enclave.managers.local import LocalSandboxManager
-from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes import choice
+from enclave.sandboxes.choice import Choice
 from enclave.sandboxes.notebook.verbs import NotebookSandbox
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.tools.notebook import ToolNotebook
+from tests.support.backends import Backend
+from tests.support.server import remote
 
 nbformat = pytest.importorskip('nbformat')
 
 from enclave.sandboxes.notebook.document import NotebookDocument  # noqa: E402
-
-pytestmark = pytest.mark.docker
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     document = NotebookDocument()
     document.add_markdown('# A study')
-    document.add("import sys\nprint('out')\nprint('err', file=sys.stderr)\nx = 20")
+    document.add("import sys\nprint('out', flush=True)\nprint('err', file=sys.stderr, flush=True)\nx = 20")
     document.add("from IPython.display import display\nh = display('waiting', display_id=True)")
     document.add("h.update('done')\nx + 1")
     document.save(tmp_path / 'study.ipynb')
@@ -48,10 +53,11 @@ def test_a_notebook_file_is_run_and_written_back(sandbox: NotebookSandbox, study
     assert node.cells[3].outputs[0].data['text/plain'] == '21'
 
 
-def test_a_notebook_runs_through_a_manager() -> None:
-    with LocalSandboxManager() as manager:
-        config = DockerNotebookConfig(tools_config={'notebook_executor': {}}, network_enabled=False)
-        sandbox_id = manager.create_sandbox(SandboxType.DOCKER_NOTEBOOK, config)
+@pytest.mark.parametrize('make', [LocalSandboxManager, remote], ids=['local', 'remote'])
+def test_a_notebook_runs_through_a_manager(backend: Backend, make: Callable[[], Any]) -> None:
+    with make() as manager:
+        config = {'tools_config': {'notebook_executor': {}}, 'network_enabled': False}
+        sandbox_id = manager.create_sandbox(backend.sandbox_type, config)
         manager.execute_tool(sandbox_id, 'notebook_executor', {'code': 'x = 5'})
 
         result = manager.execute_tool(sandbox_id, 'notebook_executor', {'code': 'x'})
@@ -62,18 +68,28 @@ def test_a_notebook_runs_through_a_manager() -> None:
         assert list(manager.get_sandbox_tools(sandbox_id)) == ['notebook_executor']
 
 
-def test_the_factory_makes_one_and_loads_only_tools_that_fit() -> None:
+def test_the_asynchronous_face_runs_cells(backend: Backend) -> None:
+    async def main() -> None:
+        async with aio.SandboxFactory.create_sandbox(backend.sandbox_type, {'network_enabled': False}) as sandbox:
+            assert isinstance(sandbox, aio.NotebookSandbox)
+            assert (await sandbox.execute_cell('6 * 7')).text == '42'
+
+    asyncio.run(main())
+
+
+def test_the_factory_makes_one_and_loads_only_tools_that_fit(backend: Backend) -> None:
     sandbox = SandboxFactory.create_sandbox(
-        'docker_notebook', {'tools_config': ['notebook_executor', 'python_executor', 'shell_executor']}
+        str(backend.sandbox_type), {'tools_config': ['notebook_executor', 'python_executor', 'shell_executor']}
     )
 
     assert sandbox.list_tools() == ['notebook_executor']
 
 
-def test_the_command_line_runs_a_notebook(study: Path, tmp_path: Path) -> None:
+def test_the_command_line_runs_a_notebook(backend: Backend, study: Path, tmp_path: Path) -> None:
     done = tmp_path / 'done.ipynb'
+    arguments = ['run', str(study), '-o', str(done), '--no-network', '--type', str(backend.sandbox_type)]
 
-    result = CliRunner().invoke(notebook, ['run', str(study), '-o', str(done), '--no-network'])
+    result = CliRunner().invoke(notebook, arguments)
 
     assert result.exit_code == 0, result.output
     assert 'out\n' in result.stdout
@@ -81,14 +97,15 @@ def test_the_command_line_runs_a_notebook(study: Path, tmp_path: Path) -> None:
     assert nbformat.read(done, as_version=4).cells[3].outputs[0].data['text/plain'] == '21'
 
 
-def test_the_command_line_stops_at_a_failing_cell_and_writes_what_there_is(tmp_path: Path) -> None:
+def test_the_command_line_stops_at_a_failing_cell_and_writes_what_there_is(backend: Backend, tmp_path: Path) -> None:
     source, done = tmp_path / 'bad.ipynb', tmp_path / 'done.ipynb'
     document = NotebookDocument()
     document.add('1/0')
     document.add("print('never')")
     document.save(source)
+    arguments = ['run', str(source), '-o', str(done), '--no-network', '--type', str(backend.sandbox_type)]
 
-    result = CliRunner().invoke(notebook, ['run', str(source), '-o', str(done), '--no-network'])
+    result = CliRunner().invoke(notebook, arguments)
 
     assert result.exit_code == 1
     assert 'ZeroDivisionError' in result.stderr
@@ -96,10 +113,10 @@ def test_the_command_line_stops_at_a_failing_cell_and_writes_what_there_is(tmp_p
     assert nbformat.read(done, as_version=4).cells[0].outputs[0].ename == 'ZeroDivisionError'
 
 
-def test_the_repl_runs_what_is_typed(tmp_path: Path) -> None:
+def test_the_repl_runs_what_is_typed(backend: Backend, tmp_path: Path) -> None:
     typed = f'x = 40\nfor n in (1, 2):\n    print(n)\n\nx + 2\n:vars\n:save {tmp_path / "s.ipynb"}\n1/0\n:quit\n'
 
-    result = CliRunner().invoke(repl, ['--no-network'], input=typed)
+    result = CliRunner().invoke(repl, ['--no-network', '--type', str(backend.sandbox_type)], input=typed)
 
     assert result.exit_code == 0, result.output
     assert '1\n2\n' in result.stdout
@@ -107,3 +124,16 @@ def test_the_repl_runs_what_is_typed(tmp_path: Path) -> None:
     assert 'x: int = 40' in result.stdout
     assert 'ZeroDivisionError' in result.stderr
     assert len(nbformat.read(tmp_path / 's.ipynb', as_version=4).cells) == 3
+
+
+@pytest.mark.bubblewrap
+def test_where_no_engine_answers_the_command_line_says_what_it_takes_instead(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, 'choose_backend', lambda: Choice(SandboxType.BUBBLEWRAP, 'nothing else is here'))
+
+    result = CliRunner().invoke(notebook, ['run', str(study)])
+
+    assert result.exit_code == 0, result.output
+    assert '21\n' in result.stdout
+    assert 'a bubblewrap_notebook sandbox, since nothing else is here' in result.stderr

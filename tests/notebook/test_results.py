@@ -1,4 +1,4 @@
-"""What cells give back, from a real kernel in a real container."""
+"""What cells give back, from a real kernel in a real sandbox."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pytest
 
 from enclave.enums import ExecutionStatus
 from enclave.sandboxes.notebook.verbs import NotebookSandbox
-
-pytestmark = pytest.mark.docker
 
 
 def pixels(png: bytes) -> tuple[int, int, set[bytes]]:
@@ -109,6 +107,8 @@ def test_json_and_plotly_stay_structures(sandbox: NotebookSandbox) -> None:
 
 
 def test_a_plot_is_a_picture_of_what_was_drawn(sandbox: NotebookSandbox) -> None:
+    if sandbox.execute_cell('import matplotlib').error is not None:
+        pytest.skip('the Python of this sandbox has no matplotlib')
     code = (
         '%matplotlib inline\n'
         'import matplotlib.pyplot as plt\n'

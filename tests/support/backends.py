@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,6 +35,12 @@ BACKENDS = [
 ]
 
 
+NOTEBOOK_BACKENDS = [
+    pytest.param(Backend(SandboxType.DOCKER_NOTEBOOK), id='docker', marks=pytest.mark.docker),
+    pytest.param(Backend(SandboxType.BUBBLEWRAP_NOTEBOOK), id='bubblewrap', marks=pytest.mark.bubblewrap),
+]
+
+
 @functools.cache
 def bubblewrap_trouble() -> str | None:
     """Return why bubblewrap sandboxes cannot be used here, or None."""
@@ -48,11 +55,24 @@ def bubblewrap_trouble() -> str | None:
     return None
 
 
-def require_bubblewrap(item: pytest.Item) -> None:
+@functools.cache
+def bubblewrap_notebook_trouble() -> str | None:
+    """Return why notebook sandboxes cannot be made without Docker here, or None."""
+    from enclave.sandboxes.bubblewrap.interpreter import find_kernel_python
+
+    if bubblewrap_trouble() is None:
+        try:
+            find_kernel_python()
+        except EnclaveError as error:
+            return str(error)
+    return bubblewrap_trouble()
+
+
+def require_bubblewrap(item: pytest.Item, find_trouble: Callable[[], str | None] = bubblewrap_trouble) -> None:
     """Skip a test marked ``bubblewrap`` where that does not work; in CI that is a failure."""
     if item.get_closest_marker('bubblewrap') is None:
         return
-    trouble = bubblewrap_trouble()
+    trouble = find_trouble()
     if trouble is None:
         return
     if os.environ.get('CI') == 'true':

@@ -19,6 +19,7 @@ FACES: list[type[Face]] = [
     aio.AgentBackedSandbox,
     aio.DockerSandbox,
     aio.NotebookSandbox,
+    aio.BubblewrapNotebookSandbox,
     aio.DockerNotebookSandbox,
     aio.SandboxManager,
     aio.LocalSandboxManager,

@@ -7,15 +7,19 @@ import pytest
 from attrs import evolve
 
 from enclave.doctor import (
+    Check,
     Diagnosis,
     check_host_ca,
     check_limits,
+    check_notebook_python,
+    check_notebooks,
     check_python,
     check_user_namespaces,
     engine_remedy,
     examine,
     running_dockerd,
 )
+from enclave.sandboxes.bubblewrap import interpreter
 from enclave.sandboxes.docker.config import DEFAULT_IMAGE
 from enclave.sandboxes.docker.engine import EngineInfo
 
@@ -160,6 +164,46 @@ def test_diagnosis_travels_as_json(tmp_path: Path) -> None:
     found = examine(f'unix://{tmp_path}/nothing.sock')
 
     assert Diagnosis.model_validate_json(found.model_dump_json()) == found
+
+
+def looked_at(**statuses: str) -> list[Check]:
+    return [
+        Check(name=name.replace('_', ' '), status=status, summary=f'the {name}')  # type: ignore[arg-type]
+        for name, status in statuses.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ('statuses', 'status', 'words'),
+    [
+        ({'engine': 'ok', 'notebook_image': 'ok'}, 'ok', 'docker_notebook, since an engine answers; it has the image'),
+        ({'engine': 'ok', 'notebook_image': 'warning'}, 'ok', 'it will build the image'),
+        ({'engine': 'failed', 'bubblewrap_starts': 'ok', 'notebook_python': 'ok'}, 'ok', 'the notebook_python'),
+        ({'engine': 'failed', 'bubblewrap_starts': 'ok', 'notebook_python': 'warning'}, 'warning', 'no Python here'),
+        (
+            {'engine': 'failed', 'bubblewrap_starts': 'warning', 'notebook_python': 'ok'},
+            'warning',
+            'bubblewrap does not',
+        ),
+    ],
+)
+def test_what_a_notebook_would_stand_on_is_told(statuses: dict[str, str], status: str, words: str) -> None:
+    check = check_notebooks(looked_at(**statuses))
+
+    assert check.status == status
+    assert words in check.summary
+    assert (check.remedy is None) is (status == 'ok')
+
+
+def test_a_missing_ipykernel_has_a_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, 'find_system_python', lambda: '/bin/false')
+    monkeypatch.setattr(interpreter, 'own_python', lambda: '/opt/none/bin/python3')
+
+    check = check_notebook_python()
+
+    assert check.status == 'warning'
+    assert 'ipykernel' in check.summary
+    assert str(check.remedy).endswith('pip install ipykernel')
 
 
 @pytest.mark.docker

@@ -11,7 +11,7 @@ from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, Sa
 @pytest.mark.parametrize(
     ('cls', 'values'),
     [
-        (SandboxType, {'docker', 'docker_notebook', 'bubblewrap', 'dummy'}),
+        (SandboxType, {'docker', 'docker_notebook', 'bubblewrap', 'bubblewrap_notebook', 'dummy'}),
         (SandboxStatus, {'initializing', 'running', 'idle', 'busy', 'stopping', 'stopped', 'error'}),
         (ExecutionStatus, {'success', 'error', 'timeout', 'cancelled'}),
         (SandboxManagerType, {'local', 'http'}),

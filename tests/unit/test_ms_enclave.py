@@ -261,7 +261,7 @@ def test_every_kind_of_sandbox_tells_it_so(backend: FakeBackend) -> None:
 
 
 def test_the_known_kinds_are_sandboxes_of_this_package() -> None:
-    for kind in ('docker', 'docker_notebook', 'bubblewrap'):
+    for kind in ('docker', 'docker_notebook', 'bubblewrap', 'bubblewrap_notebook'):
         assert isinstance(SandboxFactory.create_sandbox(kind), Sandbox)
 
 

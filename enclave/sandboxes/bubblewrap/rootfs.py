@@ -50,6 +50,8 @@ _HOST_ETC = (
 )
 """What programs need of ``/etc`` and what holds no secret; not ``pki`` and ``ssl`` as a whole, which hold private
 keys."""
+ENVIRONMENT_PARTS = ('bin', 'lib', 'lib64', 'pyvenv.cfg', 'share/jupyter')
+"""What a Python environment is made of, in its directory: programs, modules, its own settings, kinds of kernels."""
 _PRIVATE = frozenset(('dev', 'proc', 'sys', 'tmp', 'run', 'home', 'root', 'etc', 'mnt', 'media', 'boot', 'lost+found'))
 """Top directories of a root file system that a sandbox has its own of, or has no use for."""
 
@@ -75,17 +77,21 @@ class View:
     env: dict[str, str] = field(factory=dict)
 
 
-def get_view(rootfs: str | None, python: str | None, *, network: bool) -> View:
+def get_view(rootfs: str | None, python: str | None, *, network: bool, whole: bool = True) -> View:
     """Return how to show what a configuration names; looked at afresh every ten seconds.
+
+    Args:
+        whole: Show all that lies beside the interpreter, as whoever names it asks for; else only what an environment is made
+            of (`ENVIRONMENT_PARTS`), since other things may lie there too.
 
     Raises:
         ImageNotFoundError: It names an image that is not unpacked.
         SandboxStartError: The directory, or an interpreter in it, is not there.
     """
-    key = (rootfs, python, network, os.environ.get(VARIABLE))
+    key = (rootfs, python, network, whole, os.environ.get(VARIABLE))
     found = _views.get(key)
     if found is None or time.monotonic() - found[0] > _REMEMBER_SECONDS:
-        found = _views[key] = (time.monotonic(), _look(rootfs, python, network=network))
+        found = _views[key] = (time.monotonic(), _look(rootfs, python, network=network, whole=whole))
     return found[1]
 
 
@@ -93,9 +99,9 @@ _REMEMBER_SECONDS = 10.0
 _views: dict[tuple[object, ...], tuple[float, View]] = {}  # single reads and writes, so no lock
 
 
-def _look(rootfs: str | None, python: str | None, *, network: bool) -> View:
+def _look(rootfs: str | None, python: str | None, *, network: bool, whole: bool) -> View:
     if rootfs is None:
-        return _host_view(python, network=network)
+        return _host_view(python, network=network, whole=whole)
     facts: dict[str, str] = {}
     place = Path(rootfs)
     if not rootfs.startswith('/'):
@@ -108,7 +114,7 @@ def _look(rootfs: str | None, python: str | None, *, network: bool) -> View:
 # This machine's own ---------------------------------------------------------------------------------------------------
 
 
-def _host_view(python: str | None, *, network: bool) -> View:
+def _host_view(python: str | None, *, network: bool, whole: bool) -> View:
     trees, links = [('/usr', '/usr')], []
     for name in ('bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32'):
         top = Path('/', name)
@@ -122,10 +128,10 @@ def _host_view(python: str | None, *, network: bool) -> View:
     trees.append((str(_host_etc(network=network)), '/etc'))
     found, path = python, DEFAULT_PATH
     if found is not None:
-        trees += _interpreter_trees(found)
+        trees += _interpreter_trees(found, whole=whole)
         path = f'{os.path.dirname(found)}:{path}'
     else:
-        found = shutil.which('python3', path=DEFAULT_PATH)
+        found = find_system_python()
         if found is None:
             raise SandboxStartError(
                 "this machine's /usr has no python3, which the program inside needs; set python to an interpreter, "
@@ -135,8 +141,13 @@ def _host_view(python: str | None, *, network: bool) -> View:
     return View(trees=tuple(trees), links=tuple(links), python=found, path=path, key=_interpreter_key(found))
 
 
-def _interpreter_trees(python: str) -> list[tuple[str, str]]:
-    """Return the directories an interpreter outside ``/usr`` needs: its environment's, and that of the Python it is made from."""
+def find_system_python() -> str | None:
+    """Return the path of this machine's own ``python3``, or None."""
+    return shutil.which('python3', path=DEFAULT_PATH)
+
+
+def _interpreter_trees(python: str, *, whole: bool) -> list[tuple[str, str]]:
+    """Return what an interpreter outside ``/usr`` needs: of its environment, and of the Python that is made from."""
     if not os.access(python, os.X_OK):
         raise SandboxStartError(f'python: {python!r} is not a program on this machine')
     real = os.path.realpath(python)
@@ -147,6 +158,9 @@ def _interpreter_trees(python: str) -> list[tuple[str, str]]:
         step = os.path.normpath(os.path.join(os.path.dirname(step), os.readlink(step)))
         trees.append(os.path.dirname(os.path.dirname(step)))
     own = [each for each in dict.fromkeys(trees) if each != '/' and not f'{each}/'.startswith('/usr/')]
+    if not whole:
+        parts = (os.path.join(each, part) for each in own for part in ENVIRONMENT_PARTS)
+        own = [each for each in parts if os.path.exists(each)]
     kept = [each for each in own if not any(each != other and f'{each}/'.startswith(f'{other}/') for other in own)]
     return [(each, each) for each in kept]
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,7 +80,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
 
     def _launch(self) -> Operations:
         self._destroy(keep=True)  # what is left of a run that was lost
-        plan = _Plan(self.config, self.id, self._host_uid(), self._kept_dir())
+        plan = _Plan(self.config, self.id, self._host_uid(), self._kept_dir(), self._find_view)
         try:
             return self._begin(plan)
         except BaseException:
@@ -122,6 +123,11 @@ class BubblewrapSandbox(AgentBackedSandbox):
             limits=self._tell_limits(held),
         )
         return AgentOperations(channel)
+
+    def _find_view(self) -> View:
+        """Return what the sandbox is to see of programs."""
+        config = self.config
+        return get_view(config.rootfs, config.python, network=config.network_enabled)
 
     def _explain(self, words: str) -> str:
         text = explain_failure(words, what=f'sandbox {self.id}', rootfs=self.config.rootfs)
@@ -245,6 +251,7 @@ class _Plan:
     sandbox_id: str
     uid: int
     kept: Path | None
+    find_view: Callable[[], View]
     group: Group | None = field(default=None, init=False)
     program: Program = field(init=False)
     view: View = field(init=False)
@@ -262,7 +269,7 @@ class _Plan:
         self.program = find_program()
         if self._drops:
             self.program = reachable_copy(self.program)
-        self.view = get_view(config.rootfs, config.python, network=config.network_enabled)
+        self.view = self.find_view()
         for source, target in config.volumes.items():
             self._check_volume(source, target)
 

@@ -6,18 +6,14 @@ from typing import Any
 
 from attrs import field, frozen
 
-from enclave.config import checked, is_a, refuses_unknown_keys, whole_number
+from enclave.config import checked, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError
 from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.notebook.config import NotebookConfig
 
 NOTEBOOK_IMAGE = 'jupyter-kernel-gateway'
 GATEWAY_PORT = '8888/tcp'
 """Where a kernel gateway listens inside."""
-
-
-def _check_grace(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 3600:
-        raise ConfigurationError(f'{name} must be a number of seconds from 0 to 3600, not {value!r}')
 
 
 def _check_words(value: Any, name: str) -> None:
@@ -28,8 +24,8 @@ def _check_words(value: Any, name: str) -> None:
 
 @refuses_unknown_keys
 @frozen(kw_only=True)
-class DockerNotebookConfig(DockerSandboxConfig):
-    """What a Docker notebook sandbox can be asked, beyond `DockerSandboxConfig`.
+class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
+    """What a Docker notebook sandbox can be asked, beyond `DockerSandboxConfig` and `NotebookConfig`.
 
     Cells need no port and no network. A Jupyter Kernel Gateway, which other programs can attach to, runs in the sandbox only if
     one of ``port``, ``host``, ``token`` or the port 8888 in ``ports`` asks for it; it then is published on 127.0.0.1, unless
@@ -42,19 +38,12 @@ class DockerNotebookConfig(DockerSandboxConfig):
         host: Address of this machine for the gateway.
         token: What the gateway's clients must know; default is a new one. It is told as ``gateway_token`` of the sandbox and in
             the metadata of its info, and never shown in logs, reprs or the info's configuration.
-        kernel_name: The kind of the default kernel, as Jupyter names it.
-        interrupt_grace: Seconds a cell may take to end after it was interrupted, before its kernel is killed.
-        max_display_bytes: Bytes of one rich output (a picture, a table as HTML) that are kept, and a quarter of what all those
-            of a cell may have together; past it words stand in its place.
     """
 
     image: str = field(default=NOTEBOOK_IMAGE)
     port: int | None = field(default=None, validator=whole_number(0, 65535, none=True))
     host: str | None = field(default=None, validator=checked(_check_words))
     token: str | None = field(default=None, validator=checked(_check_words), repr=False)
-    kernel_name: str = field(default='python3', validator=is_a(str))
-    interrupt_grace: float = field(default=3.0, validator=checked(_check_grace))
-    max_display_bytes: int = field(default=8 << 20, validator=whole_number(1024, 256 << 20))
 
     @image.validator
     def _check_own_image(self, attribute: Any, value: Any) -> None:

@@ -247,7 +247,7 @@ class NotebookKernel:
 
     def _begin(self) -> KernelLife:
         self._host.make_dir(self._directory, parents=True, exist_ok=True, mode=0o700)
-        attempts = 1 if self.spec is PYTHON_SPEC else 3  # another's ports may be taken
+        attempts = 1 if self.spec.name == PYTHON_SPEC.name else 3  # another's ports may be taken
         while True:
             attempts -= 1
             life = KernelLife(self._host, self._label, self.spec, self._settings.memory_limit)

@@ -74,6 +74,12 @@ PYTHON_SPEC = KernelSpec(
         f'--IPKernelApp.exec_lines={_KEEP_OUTPUTS}',
     ],
 )
+"""Python's own kernel, by the ``python3`` on the sandbox's PATH."""
+
+
+def python_spec(python: str) -> KernelSpec:
+    """Return Python's own kernel, run by an interpreter at this path in the sandbox."""
+    return PYTHON_SPEC.model_copy(update={'argv': [python, *PYTHON_SPEC.argv[1:]]})
 
 
 class KernelHost(Protocol):
@@ -176,7 +182,7 @@ class KernelLife:
             raise
 
     def _choose_address(self, directory: str, number: int) -> dict[str, Any]:
-        if self._spec is PYTHON_SPEC:
+        if self._spec.name == PYTHON_SPEC.name:
             ports = {f'{name}_port': index for index, name in enumerate(_PORTS, 1)}
             return {'transport': 'ipc', 'ip': f'{directory}/{number}', **ports}
         # Not every kernel knows Unix sockets. The ports are below those that systems give away by themselves.

@@ -41,7 +41,7 @@ from enclave.errors import (
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
-from enclave.sandboxes.notebook.life import PYTHON_SPEC
+from enclave.sandboxes.notebook.life import PYTHON_SPEC, python_spec
 from enclave.sandboxes.notebook.outputs import strip_escape_codes
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class NotebookSandbox(AgentBackedSandbox):
     """A sandbox with Jupyter kernels, beside all the verbs of `AgentBackedSandbox`.
 
     A kernel called ``'default'`` is there from the start. A backend's class derives from this one and from the backend's own;
-    its configuration has ``kernel_name``, ``interrupt_grace`` and ``max_display_bytes``.
+    its configuration derives from `enclave.sandboxes.notebook.config.NotebookConfig` too.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files', 'notebook'})
@@ -111,7 +111,7 @@ class NotebookSandbox(AgentBackedSandbox):
             self._start_notebook()
         except BaseException as error:
             try:
-                self._stop(keep=False)
+                self._give_up()
             except Exception:
                 logger.warning('sandbox %s: taking away a failed start failed', self.id, exc_info=True)
             if isinstance(error, KernelDiedError):
@@ -122,19 +122,29 @@ class NotebookSandbox(AgentBackedSandbox):
 
     def _start_notebook(self) -> None:
         """Start what makes it a notebook sandbox. The sandbox runs, but is not usable by others yet."""
-        spec = PYTHON_SPEC
-        if self.config.kernel_name != PYTHON_SPEC.name:
-            spec = self._find_spec(self.config.kernel_name)
+        spec = self._find_spec(self.config.kernel_name)
         kernel = self._make_kernel(DEFAULT_KERNEL, spec, self.config.working_dir, {})
         with self._kernels_lock:
             self._kernels = {DEFAULT_KERNEL: kernel}
         kernel.start()
 
+    def _give_up(self) -> None:
+        """Take away a sandbox that runs, but whose kernel did not start."""
+        self._stop(keep=False)
+
+    def _kernel_python(self) -> str:
+        """Return the path, or name, in the sandbox of the Python that has ipykernel."""
+        return 'python3'
+
     def _advise(self, error: KernelDiedError) -> str:
         words = str(error.details.get('last_words', ''))
         if 'ipykernel' in words or error.details.get('exit_code') == 127:
-            return '. The image needs ipykernel: install it there with pip, or use an image that has it'
+            return f'. {self._explain_missing()}'
         return ''
+
+    def _explain_missing(self) -> str:
+        """Return a sentence for a person on how to get ipykernel where this sandbox looks for it."""
+        return 'The image needs ipykernel: install it there with pip, or use an image that has it'
 
     def _stop(self, *, keep: bool) -> None:
         with self._kernels_lock:
@@ -278,7 +288,7 @@ class NotebookSandbox(AgentBackedSandbox):
 
         Raises:
             ConflictError: A kernel has this name.
-            NotFoundError: The image has no such kind of kernel; the message names those it has.
+            NotFoundError: The sandbox has no such kind of kernel; the message names those it has.
             KernelDiedError: It ended at once; the message has its last words.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -291,8 +301,7 @@ class NotebookSandbox(AgentBackedSandbox):
         if known is not None and exist_ok:
             return known.info()
         with self._telling():
-            found = PYTHON_SPEC if spec == PYTHON_SPEC.name else self._find_spec(spec)
-            kernel = self._make_kernel(name, found, self._absolute(cwd or '.'), env or {})
+            kernel = self._make_kernel(name, self._find_spec(spec), self._absolute(cwd or '.'), env or {})
             with self._kernels_lock:
                 taken = self._kernels.setdefault(name, kernel)
             if taken is not kernel:
@@ -327,7 +336,7 @@ class NotebookSandbox(AgentBackedSandbox):
         return [kernel.info() for kernel in kernels]
 
     def list_kernel_specs(self) -> list[KernelSpec]:
-        """Return the kinds of kernels that the image has, by name."""
+        """Return the kinds of kernels that the sandbox has, by name."""
         self._check_usable()
         with self._telling():
             return sorted(self._specs().values(), key=lambda spec: spec.name)
@@ -462,21 +471,25 @@ class NotebookSandbox(AgentBackedSandbox):
         return NotebookKernel(self._agent(), name, spec, settings, sandbox_id=self.id, cwd=cwd, env=env)
 
     def _find_spec(self, name: str) -> KernelSpec:
+        if name == PYTHON_SPEC.name:
+            return python_spec(self._kernel_python())
         specs = self._specs()
         if name not in specs:
             raise NotFoundError(
-                f'the image has no kernel {name!r}; it has: {", ".join(sorted(specs))}', details={'spec': str(name)}
+                f'sandbox {self.id} has no kernel of the kind {name!r}; it has: {", ".join(sorted(specs))}',
+                details={'spec': str(name)},
             )
         return specs[name]
 
     def _specs(self) -> dict[str, KernelSpec]:
         """Ask the sandbox's own jupyter_client, which knows where kernels are installed there."""
-        request = self._request(['python3', '-c', _FIND_SPECS], 60.0, None, None, None, None, 1 << 20)
+        python = self._kernel_python()
+        request = self._request([python, '-c', _FIND_SPECS], 60.0, None, None, None, None, 1 << 20)
         result = self._agent().run(request)
         found: Any = None
         with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(result.stdout) if result.success else None
-        specs = {PYTHON_SPEC.name: PYTHON_SPEC}
+        specs = {PYTHON_SPEC.name: python_spec(python)}
         for name, about in found.items() if isinstance(found, dict) else ():
             if name == PYTHON_SPEC.name or not isinstance(about, dict):
                 continue

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from enclave.config import SandboxConfig
 from enclave.errors import ConfigurationError
+from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
 
 
@@ -42,7 +44,6 @@ def test_a_gateway_goes_where_the_options_say(options: dict[str, Any], binding: 
         ({'port': 70000}, 'port'),
         ({'token': 'with space'}, 'token'),
         ({'token': ''}, 'token'),
-        ({'interrupt_grace': -1}, 'interrupt_grace'),
         ({'image': ''}, 'image'),
         ({'tokn': 'x'}, 'token'),
     ],
@@ -60,3 +61,41 @@ def test_a_token_is_never_shown() -> None:
     with pytest.raises(ConfigurationError) as caught:
         DockerNotebookConfig(token='hunter2 x')
     assert 'hunter2' not in str(caught.value)
+
+
+BOTH = pytest.mark.parametrize('config_class', [DockerNotebookConfig, BubblewrapNotebookConfig])
+
+
+@BOTH
+def test_the_words_of_notebooks_are_those_of_every_backend(config_class: type[SandboxConfig]) -> None:
+    config = config_class.model_validate({'kernel_name': 'ir', 'interrupt_grace': 0, 'max_display_bytes': 4096})
+
+    assert config.model_dump()['kernel_name'] == 'ir'
+    assert config_class.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(AttributeError):
+        config.kernel_name = 'python3'  # type: ignore[attr-defined]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ('options', 'word'),
+    [
+        ({'interrupt_grace': -1}, 'interrupt_grace'),
+        ({'interrupt_grace': True}, 'interrupt_grace'),
+        ({'max_display_bytes': 10}, 'max_display_bytes'),
+        ({'kernel_name': None}, 'kernel_name'),
+        ({'kernel_nam': 'x'}, "did you mean 'kernel_name'"),
+    ],
+)
+def test_their_impossible_values_are_refused_by_every_backend(
+    config_class: type[SandboxConfig], options: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=word):
+        config_class.model_validate(options)
+
+
+def test_what_hides_the_named_python_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match='rootfs'):
+        BubblewrapNotebookConfig(rootfs='/srv', python='/usr/bin/python3')
+    with pytest.raises(ConfigurationError, match='no option'):
+        BubblewrapNotebookConfig(port=0)

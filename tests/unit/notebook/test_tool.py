@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from enclave.cells import CellError, CellResult
-from enclave.enums import ExecutionStatus, SandboxType
+from enclave.enums import NOTEBOOK_TYPES, ExecutionStatus, SandboxType
 from enclave.errors import InvalidArgumentError, ToolArgumentsError
 from enclave.records import ToolResult
 from enclave.tools.notebook import NotebookExecutor, ToolNotebook, cell_result, read_cell_result
@@ -104,12 +104,13 @@ def test_a_notebook_behind_a_tool_runs_cells() -> None:
     assert asked == [('notebook_executor', {'code': '1', 'timeout': 4, 'kernel': 'k'})]
 
 
-def test_only_tools_that_fit_are_loaded(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize('kind', NOTEBOOK_TYPES)
+def test_only_tools_that_fit_are_loaded(kind: SandboxType, caplog: pytest.LogCaptureFixture) -> None:
     names = {'notebook_executor': {}, 'python_executor': {}, 'shell_executor': {}, 'file_operation': {}}
     offers = {'commands', 'files'}
 
     with caplog.at_level(logging.WARNING):
-        notebook = load_tools(names, SandboxType.DOCKER_NOTEBOOK, offers | {'notebook'})
+        notebook = load_tools(names, kind, offers | {'notebook'})
         general = load_tools(names, SandboxType.DOCKER, offers)
 
     assert list(notebook) == ['notebook_executor']

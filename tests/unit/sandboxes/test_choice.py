@@ -11,8 +11,10 @@ from enclave.enums import SandboxType
 from enclave.errors import EngineUnavailableError, UnsupportedError
 from enclave.sandboxes import choice
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-from enclave.sandboxes.choice import Choice, choose, choose_backend, choose_for
+from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.choice import Choice, choose, choose_backend, choose_for, notebook_type
 from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
 from enclave.sandboxes.registry import SandboxFactory
 
 
@@ -52,6 +54,12 @@ def test_where_neither_works_both_reasons_are_told() -> None:
         (BubblewrapSandboxConfig(), SandboxType.BUBBLEWRAP),
         ({'image': 'python:3.12', 'timeout': 5}, SandboxType.DOCKER),
         ({'rootfs': '/srv', 'timeout': 5}, SandboxType.BUBBLEWRAP),
+        (DockerNotebookConfig(), SandboxType.DOCKER_NOTEBOOK),
+        (BubblewrapNotebookConfig(), SandboxType.BUBBLEWRAP_NOTEBOOK),
+        ({'port': 0}, SandboxType.DOCKER_NOTEBOOK),
+        ({'rootfs': '/srv', 'kernel_name': 'ir'}, SandboxType.BUBBLEWRAP_NOTEBOOK),
+        ({'image': 'x', 'tools_config': ['notebook_executor']}, SandboxType.DOCKER_NOTEBOOK),
+        (BubblewrapSandboxConfig(tools_config=['notebook_executor']), SandboxType.BUBBLEWRAP_NOTEBOOK),
     ],
 )
 def test_a_word_of_one_kind_decides(config: Any, kind: SandboxType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +75,61 @@ def test_a_plain_configuration_leaves_it_to_the_machine(config: Any, monkeypatch
 
     assert sandbox.sandbox_type is SandboxType.BUBBLEWRAP
     assert sandbox.get_info().metadata['chosen_because'] == 'because'
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        {'tools_config': ['notebook_executor']},
+        {'tools_config': {'notebook_executor': {'timeout': 5}}},
+        {'interrupt_grace': 1},
+        SandboxConfig(tools_config=['notebook_executor']),
+    ],
+)
+@pytest.mark.parametrize(
+    ('general', 'kind'),
+    [
+        (SandboxType.DOCKER, SandboxType.DOCKER_NOTEBOOK),
+        (SandboxType.BUBBLEWRAP, SandboxType.BUBBLEWRAP_NOTEBOOK),
+    ],
+)
+def test_who_wants_a_notebook_gets_the_backends_own(
+    config: Any, general: SandboxType, kind: SandboxType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, 'choose_backend', lambda: Choice(general, 'of the machine'))
+
+    sandbox = SandboxFactory.create_sandbox(config=config)
+
+    assert sandbox.sandbox_type is kind
+    because = sandbox.get_info().metadata['chosen_because']
+    assert because.endswith(', and of the machine')
+    assert 'notebook' in because
+
+
+def test_a_notebook_that_is_asked_for_needs_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, 'choose_backend', lambda: Choice(SandboxType.BUBBLEWRAP, 'because'))
+
+    assert choose_for({'timeout': 5}, notebook=True) == Choice(SandboxType.BUBBLEWRAP_NOTEBOOK, 'because')
+    assert choose_for({'image': 'x'}, notebook=True).sandbox_type is SandboxType.DOCKER_NOTEBOOK
+
+
+def test_other_tools_beside_the_notebooks_make_a_general_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, 'choose_backend', lambda: Choice(SandboxType.DOCKER, 'because'))
+
+    assert choose_for({'tools_config': ['notebook_executor', 'shell_executor']}).sandbox_type is SandboxType.DOCKER
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('docker', 'docker_notebook'),
+        ('bubblewrap', 'bubblewrap_notebook'),
+        ('bubblewrap_notebook', 'bubblewrap_notebook'),
+        ('my_kind', 'my_kind'),
+    ],
+)
+def test_a_backends_name_stands_for_its_notebooks(name: str, kind: str) -> None:
+    assert notebook_type(name) == kind
 
 
 def test_the_machine_is_not_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

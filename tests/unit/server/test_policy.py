@@ -9,6 +9,7 @@ import pytest
 
 from enclave.errors import ConfigurationError, PolicyError
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.server.policy import Policy
 
@@ -21,6 +22,7 @@ def test_the_defaults_take_an_ordinary_sandbox() -> None:
     check(Policy())
     check(Policy(), memory_limit='512m', tools_config=['python_executor'], ports={'80/tcp': None}, env_vars={'A': 'b'})
     Policy().check_sandbox('bubblewrap', BubblewrapSandboxConfig())
+    Policy().check_sandbox('bubblewrap_notebook', BubblewrapNotebookConfig(tools_config=['notebook_executor']))
 
 
 @pytest.mark.parametrize(
@@ -60,9 +62,15 @@ def test_the_defaults_refuse_what_reaches_the_host(options: dict[str, Any], rule
         ({'python': '/usr/bin/python3'}, 'mounts'),
     ],
 )
-def test_the_defaults_refuse_it_for_bubblewrap_too(options: dict[str, Any], rule: str) -> None:
+@pytest.mark.parametrize(
+    ('kind', 'config_class'),
+    [('bubblewrap', BubblewrapSandboxConfig), ('bubblewrap_notebook', BubblewrapNotebookConfig)],
+)
+def test_the_defaults_refuse_it_for_bubblewrap_too(
+    kind: str, config_class: type[BubblewrapSandboxConfig], options: dict[str, Any], rule: str
+) -> None:
     with pytest.raises(PolicyError) as info:
-        Policy().check_sandbox('bubblewrap', BubblewrapSandboxConfig(**options))
+        Policy().check_sandbox(kind, config_class(**options))
 
     assert info.value.details == {'rule': rule}
 

@@ -166,7 +166,11 @@ def test_an_unknown_tool_is_an_error() -> None:
         (SandboxType.DOCKER, 'my_kind', True),
         (SandboxType.DOCKER, SandboxType.DOCKER_NOTEBOOK, False),
         (SandboxType.DOCKER_NOTEBOOK, SandboxType.DOCKER_NOTEBOOK, True),
+        (SandboxType.DOCKER, SandboxType.BUBBLEWRAP_NOTEBOOK, False),
+        (SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP_NOTEBOOK, True),
         (SandboxType.DOCKER_NOTEBOOK, SandboxType.DOCKER, False),
+        (SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP, False),
+        (SandboxType.BUBBLEWRAP_NOTEBOOK, SandboxType.DOCKER_NOTEBOOK, False),
         (SandboxType.BUBBLEWRAP, SandboxType.DOCKER, False),
         ('my_kind', 'my_kind', True),
         ('my_kind', SandboxType.DOCKER, False),
@@ -183,7 +187,19 @@ def test_a_tool_that_does_not_fit_is_skipped_with_a_warning(caplog: pytest.LogCa
         tools = load_tools({'python_executor': {}}, SandboxType.DOCKER_NOTEBOOK, EVERYTHING)
 
     assert tools == {}
-    assert 'python_executor is not loaded: it is for docker sandboxes' in caplog.text
+    assert (
+        'python_executor is not loaded: it is for docker and bubblewrap sandboxes, and this one is docker_notebook'
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize('kind', [SandboxType.DOCKER, SandboxType.BUBBLEWRAP])
+def test_the_warning_names_every_kind_that_has_the_tool(kind: SandboxType, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, 'enclave.tools'):
+        load_tools({'notebook_executor': {}}, kind, {'commands', 'files'})
+
+    words = f'it is for docker_notebook and bubblewrap_notebook sandboxes, and this one is {kind}'
+    assert f'notebook_executor is not loaded: {words}' in caplog.text
 
 
 def test_a_tool_needs_what_the_sandbox_offers(caplog: pytest.LogCaptureFixture) -> None:

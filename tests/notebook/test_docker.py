@@ -1,4 +1,4 @@
-"""The kernel gateway that is there when asked for, and the image that is built when it is missing."""
+"""What notebook sandboxes in Docker alone have: the kernel gateway, images, users."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from enclave.errors import SandboxStartError
 from enclave.sandboxes.docker import notebook
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.images import ImageRecipe, find_image, load_recipe
@@ -93,3 +94,17 @@ def test_a_missing_image_is_built_once_for_all_that_want_it(
 
     assert texts == ["'yes'", "'yes'"]
     assert caplog.text.count('built the image') == 1
+
+
+def test_an_image_without_ipykernel_says_what_to_do_and_leaves_nothing() -> None:
+    sandbox = DockerNotebookSandbox({'image': 'python:3.11-slim', 'network_enabled': False})
+
+    with pytest.raises(SandboxStartError, match='needs ipykernel'):
+        sandbox.start()
+    assert not sandbox._container
+
+
+def test_a_user_who_is_not_root_and_a_read_only_root_work() -> None:
+    config = {'network_enabled': False, 'user': '1000:1000', 'read_only': True, 'env_vars': {'HOME': '/tmp'}}
+    with DockerNotebookSandbox(config) as sandbox:
+        assert sandbox.execute_cell('import os\nos.getuid()').text == '1000'

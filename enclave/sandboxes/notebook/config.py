@@ -1,0 +1,33 @@
+"""The words that the configurations of all notebook sandboxes share (floor 4), whatever their backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import field, frozen
+
+from enclave.config import checked, is_a, whole_number
+from enclave.errors import ConfigurationError
+
+
+def _check_grace(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 3600:
+        raise ConfigurationError(f'{name} must be a number of seconds from 0 to 3600, not {value!r}')
+
+
+@frozen(kw_only=True, slots=False)
+class NotebookConfig:
+    """What every notebook sandbox can be asked. A backend's class derives from its own configuration first, then from this.
+
+    It has no slots, since Python lays out no class that inherits slots from two.
+
+    Attributes:
+        kernel_name: The kind of the default kernel, as Jupyter names it.
+        interrupt_grace: Seconds a cell may take to end after it was interrupted, before its kernel is killed.
+        max_display_bytes: Bytes of one rich output (a picture, a table as HTML) that are kept, and a quarter of what all those
+            of a cell may have together; past it words stand in its place.
+    """
+
+    kernel_name: str = field(default='python3', validator=is_a(str))
+    interrupt_grace: float = field(default=3.0, validator=checked(_check_grace))
+    max_display_bytes: int = field(default=8 << 20, validator=whole_number(1024, 256 << 20))

@@ -1,0 +1,78 @@
+"""What tests of bubblewrap sandboxes look at on this machine itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from enclave.sandboxes.bubblewrap import cgroups
+from enclave.sandboxes.bubblewrap import sandbox as module
+from enclave.sandboxes.bubblewrap.cgroups import Cgroups
+
+PATIENCE = 30.0
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process runs; one that is dead and waits to be reaped does not."""
+    try:
+        line = Path(f'/proc/{pid}/stat').read_bytes()
+    except OSError:
+        return False
+    return line[line.rfind(b')') + 2 : line.rfind(b')') + 3] not in (b'Z', b'X')
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    pause, until = threading.Event(), time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        pause.wait(0.002)
+    return True
+
+
+@contextlib.contextmanager
+def no_cgroups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, 'find_cgroups', lambda: Cgroups(version=0, parents={}))
+    yield
+
+
+def cgroups_of(sandbox_id: str) -> list[Path]:
+    return [place for each in cgroups.find_cgroups().directories for place in each.glob(f'{sandbox_id}@*')]
+
+
+def as_ordinary_user(program: str, home: Path) -> str:
+    """Run a Python program as a user without rights, by this machine's own Python; return its standard output.
+
+    It imports this checkout, and what this process has installed. Skips the test where that cannot be.
+    """
+    import attrs
+
+    setpriv, python = shutil.which('setpriv'), '/usr/bin/python3'
+    if os.geteuid() != 0 or setpriv is None:
+        pytest.skip('needs root, to be another user, and setpriv')
+    site = str(Path(attrs.__file__).parent.parent)
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    for place in (home.parent, *list(home.parent.parents)[:-2]):
+        if place.stat().st_uid == os.geteuid() and str(place).startswith('/tmp/'):
+            place.chmod(place.stat().st_mode | 0o011)
+    command = [setpriv, '--reuid=12345', '--regid=12345', '--clear-groups', python, '-c']
+    env = {'HOME': str(home), 'PYTHONPATH': f'{Path.cwd()}:{site}', 'PATH': '/usr/bin:/bin'}
+    probe = _run([*command, 'import enclave.wire'], env)
+    if probe.returncode:
+        pytest.skip(f'another user cannot import this checkout: {probe.stderr[-200:]}')
+    found = _run([*command, program], env)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def _run(command: list[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
