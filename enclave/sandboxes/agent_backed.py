@@ -68,6 +68,10 @@ class AgentBackedSandbox(Sandbox):
     def _destroy(self, *, keep: bool) -> None:
         """Stop and, unless ``keep``, take away what `_launch` made, also when it is gone already."""
 
+    def _has_history(self) -> bool:
+        """Tell whether what runs holds what an earlier run was to keep, so that a failed start must leave it."""
+        return False
+
     def _start(self) -> None:
         self._operations = self._launch()
 

@@ -33,6 +33,7 @@ class Housekeeper(Protocol):
 
 _BUILT_IN: dict[str, tuple[str, str]] = {
     'docker': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
+    'docker_notebook': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
 }
 _registered: dict[str, Callable[[], Housekeeper]] = {}
 _lock = threading.Lock()  # guards _registered

@@ -324,3 +324,19 @@ def test_installing_packages_works_inside() -> None:
 
     assert made.success, made
     assert '1000\nuid=65534(nobody)' in made.stdout
+
+
+def test_a_kept_container_that_another_has_taken_up_is_left_alone() -> None:
+    sandbox = DockerSandbox({**OFFLINE, 'remove_on_exit': False})
+    again = DockerSandbox({**OFFLINE, 'remove_on_exit': False}, sandbox.id)
+    try:
+        with sandbox:
+            sandbox.write_file('kept.txt', b'x')
+        with again:
+            with pytest.raises(SandboxStartError, match='is running already'):
+                sandbox.start()
+
+            assert again.read_file('kept.txt') == b'x'
+    finally:
+        again.cleanup()
+    assert containers_of(sandbox.id) == []

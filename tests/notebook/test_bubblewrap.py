@@ -77,19 +77,6 @@ def test_a_python_without_ipykernel_is_told_with_the_command_and_nothing_is_left
     assert not is_running(sandbox.metadata['pid'])
 
 
-def test_what_an_earlier_sandbox_kept_outlives_a_kernel_that_does_not_start(start: Start, tmp_path: Path) -> None:
-    sandbox = start(remove_on_exit=False)
-    sandbox.execute_cell("open('kept.txt', 'w').write('x')")
-    sandbox.stop()
-    other = BubblewrapNotebookSandbox({'remove_on_exit': False, 'kernel_name': 'fortran'}, sandbox.id)
-
-    with pytest.raises(LookupError, match="no kernel of the kind 'fortran'"):
-        other.start()
-
-    sandbox.start()
-    assert sandbox.execute_cell("open('kept.txt').read()").text == "'x'"
-
-
 @pytest.mark.docker
 def test_an_unpacked_image_is_a_root_file_system_for_kernels() -> None:
     name = f'enclave-test-{uuid.uuid4().hex[:10]}'

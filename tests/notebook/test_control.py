@@ -26,6 +26,8 @@ from enclave.sandboxes.docker.sandbox import DockerSandbox
 from enclave.sandboxes.notebook.messages import Messenger, make_key
 from enclave.sandboxes.notebook.verbs import NotebookSandbox
 from enclave.sandboxes.notebook.zmtp import ZmtpSocket
+from enclave.sandboxes.registry import SandboxFactory
+from tests.support.backends import Backend
 
 Start = Callable[..., NotebookSandbox]
 LONG = 'import time\ntime.sleep(600)'
@@ -404,3 +406,17 @@ def test_four_at_once_work(start: Start) -> None:
 
     assert texts == ['0', '1', '2', '3']
     assert [each.get_published_ports() for each in sandboxes if isinstance(each, DockerSandbox)] in ([], [{}] * 4)
+
+
+def test_what_an_earlier_sandbox_kept_outlives_a_kernel_that_does_not_start(backend: Backend, start: Start) -> None:
+    options = {'remove_on_exit': False, 'network_enabled': False}
+    sandbox = start(**options)
+    sandbox.execute_cell("open('kept.txt', 'w').write('x')")
+    sandbox.stop()
+    other = SandboxFactory.create_sandbox(backend.sandbox_type, {**options, 'kernel_name': 'fortran'}, sandbox.id)
+
+    with pytest.raises(LookupError, match="no kernel of the kind 'fortran'"):
+        other.start()
+
+    sandbox.start()
+    assert sandbox.execute_cell("open('kept.txt').read()").text == "'x'"

@@ -50,9 +50,6 @@ class BubblewrapNotebookSandbox(NotebookSandbox, BubblewrapSandbox):
     def _explain_missing(self) -> str:
         return explain_missing(self._python, self.config.rootfs)
 
-    def _give_up(self) -> None:
-        self._stop(keep=True)  # what an earlier sandbox of this id kept on disk is not for a kernel to lose
-
     def _rlimits(self, held: tuple[str, ...]) -> dict[str, int]:
         limits = super()._rlimits(held)
         if 'DATA' in limits:

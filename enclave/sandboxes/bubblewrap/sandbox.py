@@ -219,6 +219,9 @@ class BubblewrapSandbox(AgentBackedSandbox):
     def _has_remains(self, *, keep: bool) -> bool:
         return self._operations is not None or (not keep and not self.config.remove_on_exit)
 
+    def _has_history(self) -> bool:
+        return self._kept_dir() is not None
+
     # Looking ----------------------------------------------------------------------------------------------------------
 
     def _find_problem(self) -> str | None:

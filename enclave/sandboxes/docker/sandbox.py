@@ -74,6 +74,7 @@ class DockerSandbox(AgentBackedSandbox):
         super().__init__(config, sandbox_id)
         self._engine: Engine | None = None
         self._container = ''
+        self._is_taken_up = False  # the container was kept by an earlier run
         self._channel: Channel | None = None
         self._mending = threading.Lock()  # held while an agent is made anew, so that several callers make one
 
@@ -108,16 +109,18 @@ class DockerSandbox(AgentBackedSandbox):
         if found['Config'].get('Labels', {}).get(LABEL) != self.id:
             raise SandboxStartError(f'a container called {self.container_name!r} exists that is no sandbox of ours')
         if found['State'].get('Running') and self.config.command is None:
+            self._container = ''  # whoever runs it has it now
             raise SandboxStartError(
                 f'sandbox {self.id} is running already, in container {self.container_name}; stop it first'
             )
-        self._container = found['Id']
+        self._container, self._is_taken_up = found['Id'], True
         if self.config.command is not None:
             return self._run_beside(engine)
         entry = found['Config'].get('Entrypoint') or ['']
         return self._attach_agent(engine) if entry[0] == 'python3' else self._attach_shell(engine)
 
     def _begin(self, engine: Engine) -> Operations:
+        self._is_taken_up = False
         if self.config.pull == 'always':
             ensure_image(engine, self.config.image, platform=self.config.platform, pull='always')
         if self.config.command is not None:
@@ -392,11 +395,11 @@ class DockerSandbox(AgentBackedSandbox):
     # End --------------------------------------------------------------------------------------------------------------
 
     def _abandon(self) -> None:
-        """Take away what a start that failed has made, and never hide why it failed."""
+        """Take away what a start that failed has made, and never hide why it failed. What was kept before stays."""
         self._channel = None
         if self._container:
             try:
-                self._destroy(keep=False)
+                self._destroy(keep=self._is_taken_up)
             except EnclaveError:
                 logger.warning('sandbox %s: container %s may be left', self.id, self._container, exc_info=True)
                 self._container = ''
@@ -415,6 +418,9 @@ class DockerSandbox(AgentBackedSandbox):
 
     def _has_remains(self, *, keep: bool) -> bool:
         return self._operations is not None or (not keep and bool(self._container))
+
+    def _has_history(self) -> bool:
+        return self._is_taken_up
 
     @contextlib.contextmanager
     def _unless_gone(self) -> Iterator[None]:

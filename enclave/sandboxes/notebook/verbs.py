@@ -111,7 +111,7 @@ class NotebookSandbox(AgentBackedSandbox):
             self._start_notebook()
         except BaseException as error:
             try:
-                self._give_up()
+                self._stop(keep=self._has_history())
             except Exception:
                 logger.warning('sandbox %s: taking away a failed start failed', self.id, exc_info=True)
             if isinstance(error, KernelDiedError):
@@ -127,10 +127,6 @@ class NotebookSandbox(AgentBackedSandbox):
         with self._kernels_lock:
             self._kernels = {DEFAULT_KERNEL: kernel}
         kernel.start()
-
-    def _give_up(self) -> None:
-        """Take away a sandbox that runs, but whose kernel did not start."""
-        self._stop(keep=False)
 
     def _kernel_python(self) -> str:
         """Return the path, or name, in the sandbox of the Python that has ipykernel."""
