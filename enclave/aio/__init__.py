@@ -24,7 +24,7 @@ from enclave.aio.factories import (
     register_sandbox,
 )
 from enclave.aio.managers import HttpSandboxManager, LocalSandboxManager, RemoteSandbox, SandboxManager
-from enclave.aio.notebooks import DockerNotebookSandbox, NotebookDocument, NotebookSandbox
+from enclave.aio.notebooks import DockerNotebookSandbox, NotebookDocument, NotebookSandbox, RemoteNotebookSandbox
 from enclave.aio.sandboxes import (
     AgentBackedSandbox,
     BubblewrapSandbox,
@@ -71,6 +71,7 @@ __all__ = [
     'PathInfo',
     'PortForward',
     'Process',
+    'RemoteNotebookSandbox',
     'RemoteSandbox',
     'Sandbox',
     'SandboxConfig',

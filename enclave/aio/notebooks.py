@@ -6,7 +6,9 @@ import os
 from typing import Any, ClassVar
 
 from enclave.aio.lifting import Face, Shown, lifted, run, streamed
+from enclave.aio.managers import RemoteSandbox
 from enclave.aio.sandboxes import AgentBackedSandbox, DockerSandbox
+from enclave.managers import remote_notebook
 from enclave.sandboxes.docker import (
     notebook as docker_notebook,
 )  # now: an import takes longer than a loop may be held up
@@ -42,6 +44,12 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
 
     gateway_url: Shown[str | None] = Shown('Where its kernel gateway is published; None where none was asked for.')
     gateway_token: Shown[str | None] = Shown("What the gateway's clients must send.")
+
+
+class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
+    """A notebook sandbox that a server keeps. See `enclave.managers.remote_notebook.RemoteNotebookSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = (remote_notebook.__name__, 'RemoteNotebookSandbox')
 
 
 class NotebookDocument(Face):

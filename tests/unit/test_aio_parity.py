@@ -24,6 +24,7 @@ FACES: list[type[Face]] = [
     aio.LocalSandboxManager,
     aio.HttpSandboxManager,
     aio.RemoteSandbox,
+    aio.RemoteNotebookSandbox,
     aio.BubblewrapSandbox,
     aio.NotebookDocument,
     Process,
