@@ -123,6 +123,8 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
             with on_cancel(lambda: self._transport.later(interrupt)):
                 for event in followed(open_events, 'cell'):
                     is_over = event.is_last
+                    if event.event == 'started' and is_cancelled():
+                        self._transport.later(interrupt)  # the first time it may have come before the cell
                     if event.output is not None:
                         yield event.output
                     elif event.result is not None:
@@ -150,9 +152,13 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
     ) -> KernelInfo:
         """Start a further kernel, with a state of its own; see `NotebookSandbox.create_kernel`."""
         check_new_kernel(name, env)
-        if cwd is not None:
-            cwd = self._absolute(cwd)
-        body = KernelRequest(name=name, spec=spec, cwd=cwd, env=None if env is None else dict(env), exist_ok=exist_ok)
+        body = KernelRequest(
+            name=name,
+            spec=spec,
+            cwd=self._absolute(cwd) if cwd else None,
+            env=None if env is None else dict(env),
+            exist_ok=exist_ok,
+        )
         info: KernelInfo = self._transport.call('POST', f'{self.path}/kernels', KernelInfo, body=body, timeout=0)
         return info
 

@@ -355,6 +355,7 @@ def test_a_question_does_not_count_as_a_cell(sandbox: NotebookSandbox) -> None:
 # Doors ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('shared', ['local'], indirect=True)
 def test_a_request_with_another_key_is_refused_by_the_kernel(sandbox: NotebookSandbox) -> None:
     operations = sandbox._operations
     assert isinstance(operations, AgentOperations)
