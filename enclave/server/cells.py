@@ -10,7 +10,8 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 from enclave import wire
 from enclave.cancellation import Cancellation
@@ -23,6 +24,7 @@ from enclave.server.live import Live, LiveTable
 KEPT_BYTES = 8 << 20
 """How much of what was read of a cell is kept: as much as its largest output by default, so that a connection that breaks in the
 middle of one finds it again."""
+PIECE_CHARACTERS = 256 << 10
 _ID = re.compile(r'[A-Za-z0-9_-]{8,64}')
 
 
@@ -55,12 +57,23 @@ class LiveCell(Live):
                 if isinstance(step, CellResult):
                     yield CellEvent(event='end', result=step)
                 else:
-                    yield CellEvent(event='output', output=step)
+                    for piece in _pieces(step):
+                        yield CellEvent(event='output', output=piece)
 
     def cancel(self) -> None:
         """Interrupt it, or take it out of the queue. Outputs that nobody makes room for do not hold it up any more."""
         self.hurry()
         self._cancellation.cancel()
+
+
+def _pieces(output: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield an output, the new text of a stream in pieces: a kernel that prints without end sends megabytes at once."""
+    text = output.get('text')
+    if not isinstance(text, str) or len(text) <= PIECE_CHARACTERS:
+        yield output
+        return
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        yield {**output, 'text': text[start : start + PIECE_CHARACTERS]}
 
 
 class Cells(LiveTable[LiveCell]):

@@ -69,8 +69,7 @@ class Live(ABC):
     Args:
         attended: It is cancelled when nobody reads it for `RESUME_SECONDS`.
         kept_bytes: How much of what was read is kept; default is `KEPT_BYTES`.
-        patience: Seconds that it may have to wait for its readers, all waits together; what they do not take in time is left
-            out. None is no limit.
+        patience: Seconds after its first wait for its readers until it waits no more, as in `hurry`; None is no limit.
     """
 
     noun: ClassVar[str]
@@ -89,7 +88,9 @@ class Live(ABC):
         self._attended = attended
         self._kept_bytes = KEPT_BYTES if kept_bytes is None else kept_bytes
         self._patience = patience
-        self._waits_until: Deadline | None = None  # the pump's
+        # The next two are the pump's own.
+        self._waits_until: Deadline | None = None
+        self._leaves_out = False  # after the first event that found no room, all but the last one
         self._changed = threading.Condition()  # guards all below
         self._lines: deque[Line] = deque()
         self._bytes = 0
@@ -144,10 +145,13 @@ class Live(ABC):
 
     def _append(self, event: StreamEvent) -> None:
         """Add an event once there is room for it; one that ends it needs none. Called by one thread at a time."""
+        if self._leaves_out and not event.is_last:
+            return
         number = self._last_seq + 1
         line = Line(event.event, number, as_text(event, number), event.is_last)
         with self._changed:
             if not line.is_last and not self._wait_for_room_locked(line.size):
+                self._leaves_out = True
                 return
             self._lines.append(line)
             self._bytes += line.size
@@ -256,7 +260,7 @@ class Live(ABC):
     # The end ----------------------------------------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """Have it wait for no reader any more: what there is no room for is left out, until its last event."""
+        """Have it wait for no reader any more: from the first event that there is no room for, all but the last are left out."""
         with self._changed:
             self._is_hurried = True
             timer, self._deserted = self._deserted, None

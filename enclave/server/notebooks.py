@@ -120,6 +120,7 @@ def interrupt_cell(context: Context, sandbox_id: str, cell_id: str) -> DoneAnswe
 
     Outputs that a slow reader leaves no room for are left out of its events from then on, and are in its result all the same.
     """
+    context.service.policy.check_tool(TOOL, {})
     context.owner.cells.get(sandbox_id, cell_id).cancel()
     return DoneAnswer(message=f'cell {cell_id} is interrupted')
 

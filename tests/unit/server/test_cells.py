@@ -14,6 +14,7 @@ from enclave.enums import ExecutionStatus
 from enclave.errors import CallCancelledError, ConflictError, InvalidArgumentError, KernelDiedError, NotFoundError
 from enclave.managers.protocol import CellEvent, CellStreamRequest
 from enclave.sandboxes.notebook.verbs import Steps
+from enclave.server import cells as cells_module
 from enclave.server import live
 from enclave.server.cells import Cells, LiveCell
 
@@ -63,6 +64,17 @@ def test_outputs_come_as_they_are_and_at_last_the_result(cells: Cells) -> None:
     assert (started.event, started.cell_id, started.kernel) == ('started', cell.id, 'k')
     assert (output.event, output.output) == ('output', OUTPUT)
     assert (end.event, end.result, end.seq) == ('end', RESULT, 3)
+
+
+def test_much_text_at_once_comes_in_pieces(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells_module, 'PIECE_CHARACTERS', 4)
+    text = 'naïve 🎈 text'
+
+    _, *outputs, end = read(start(cells, steps({**OUTPUT, 'text': text}, RESULT)))
+
+    assert all(event.output is not None and len(event.output['text']) <= 4 for event in outputs)
+    assert ''.join(event.output['text'] for event in outputs if event.output is not None) == text
+    assert end.result == RESULT
 
 
 def test_what_is_raised_is_the_last_event(cells: Cells) -> None:

@@ -166,6 +166,22 @@ def test_it_waits_for_readers_no_longer_than_its_patience() -> None:
 
 
 @pytest.mark.usefixtures('small')
+def test_after_one_that_was_left_out_nothing_comes_but_the_end() -> None:
+    talk = Talk()
+    talk.start()
+    talk.hurry()
+    talk.say('x' * 200, 'a')  # the first may find no room, and then the second, which would, is left out too
+
+    events = talk.events(0, threading.Event())
+    talk.say('b').end()
+    got = [line.event for line in events]
+
+    assert got[0] == 'started'
+    assert got[-1] == 'end'
+    assert ''.join(got[1:-1]) in ('', 'x' * 200, 'x' * 200 + 'a', 'x' * 200 + 'ab')
+
+
+@pytest.mark.usefixtures('small')
 def test_with_a_reader_nothing_is_left_out_however_small_the_room() -> None:
     talk = Talk(patience=PATIENCE).say(*'abcdefgh').end()
     talk.start()
