@@ -42,7 +42,7 @@ from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.life import PYTHON_SPEC
-from enclave.sandboxes.notebook.outputs import strip_escape_codes
+from enclave.sandboxes.notebook.outputs import is_writable, strip_escape_codes
 
 logger = logging.getLogger(__name__)
 
@@ -374,7 +374,7 @@ class NotebookSandbox(AgentBackedSandbox):
         check_detail(detail)
         reply = self._ask('inspect_request', {**place(code, cursor), 'detail_level': detail}, kernel, timeout)
         data = reply.get('data')
-        data = data if isinstance(data, dict) else {}
+        data = {mime: each for mime, each in data.items() if is_writable(each)} if isinstance(data, dict) else {}
         text = data.get('text/plain', '')
         return Inspection(
             found=reply.get('found') is True,
