@@ -1,4 +1,5 @@
-"""Every address of the server (floor 6). A handler decides nothing but what to ask of whom; checks are the policy's."""
+"""Every address of the server but those of notebooks (floor 6). A handler decides nothing but what to ask of whom; checks are the
+policy's."""
 
 from __future__ import annotations
 
