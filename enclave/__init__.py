@@ -27,6 +27,7 @@ _HOMES = {
     'enclave.managers.local': ('LocalSandboxManager',),
     'enclave.managers.registry': ('SandboxManagerFactory', 'register_manager'),
     'enclave.managers.remote': ('RemoteSandbox',),
+    'enclave.managers.remote_notebook': ('RemoteNotebookSandbox',),
     'enclave.records': ('CommandResult', 'HealthCheckResult', 'PathInfo', 'SandboxInfo', 'ToolResult'),
     'enclave.sandboxes.base': ('Sandbox',),
     'enclave.sandboxes.bubblewrap.config': ('BubblewrapSandboxConfig',),
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from enclave.managers.registry import SandboxManagerFactory as SandboxManagerFactory
     from enclave.managers.registry import register_manager as register_manager
     from enclave.managers.remote import RemoteSandbox as RemoteSandbox
+    from enclave.managers.remote_notebook import RemoteNotebookSandbox as RemoteNotebookSandbox
     from enclave.records import CommandResult as CommandResult
     from enclave.records import HealthCheckResult as HealthCheckResult
     from enclave.records import PathInfo as PathInfo

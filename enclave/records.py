@@ -179,7 +179,9 @@ class SandboxInfo(Model):
     """A sandbox as seen from outside. ``config`` never shows the values of ``env_vars``.
 
     ``metadata`` holds what the backend knows: for Docker the container's id and name, the image, and the status text;
-    ``error`` is why the status is ``error``. ``active_calls`` counts commands and file transfers going on.
+    ``error`` is why the status is ``error``. ``active_calls`` counts commands and file transfers going on. ``offers`` is what
+    tools may need of it, of ``'commands'``, ``'files'``, ``'notebook'`` and a user's own words, sorted; empty where it is not
+    known, as in what an older version wrote.
     """
 
     id: str
@@ -192,6 +194,15 @@ class SandboxInfo(Model):
     active_calls: int = 0
     error: str | None = None
     metadata: dict[str, Any] = Factory(dict)
+    offers: list[str] = Factory(list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {attribute.name: getattr(self, attribute.name) for attribute in attrs.fields(type(self))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        whole = type(self)(**state)  # with the defaults of what an older version's pickle lacks
+        for attribute in attrs.fields(type(self)):
+            object.__setattr__(self, attribute.name, getattr(whole, attribute.name))
 
 
 @frozen(kw_only=True)

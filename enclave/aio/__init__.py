@@ -29,6 +29,7 @@ from enclave.aio.notebooks import (
     DockerNotebookSandbox,
     NotebookDocument,
     NotebookSandbox,
+    RemoteNotebookSandbox,
 )
 from enclave.aio.sandboxes import (
     AgentBackedSandbox,
@@ -79,6 +80,7 @@ __all__ = [
     'PathInfo',
     'PortForward',
     'Process',
+    'RemoteNotebookSandbox',
     'RemoteSandbox',
     'Sandbox',
     'SandboxConfig',

@@ -6,9 +6,11 @@ import os
 from typing import Any, ClassVar
 
 from enclave.aio.lifting import Face, Shown, lifted, run, streamed
+from enclave.aio.managers import RemoteSandbox
 from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox
 
 # Now: an import takes longer than a loop may be held up.
+from enclave.managers import remote_notebook
 from enclave.sandboxes.bubblewrap import notebook as bubblewrap_notebook
 from enclave.sandboxes.docker import notebook as docker_notebook
 from enclave.sandboxes.notebook import document, verbs
@@ -49,6 +51,12 @@ class BubblewrapNotebookSandbox(NotebookSandbox, BubblewrapSandbox):
     """A notebook sandbox without an engine. See `enclave.sandboxes.bubblewrap.notebook.BubblewrapNotebookSandbox`."""
 
     _home: ClassVar[tuple[str, str]] = (bubblewrap_notebook.__name__, 'BubblewrapNotebookSandbox')
+
+
+class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
+    """A notebook sandbox that a server keeps. See `enclave.managers.remote_notebook.RemoteNotebookSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = (remote_notebook.__name__, 'RemoteNotebookSandbox')
 
 
 class NotebookDocument(Face):

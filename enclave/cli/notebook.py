@@ -125,15 +125,6 @@ def _have_image(config: dict[str, Any], *, quiet: bool) -> None:
         )
 
 
-def as_notebook(sandbox: Any) -> Any:
-    """Return what runs cells: the sandbox, or its tool where the sandbox is a server's and has that alone."""
-    if hasattr(sandbox, 'execute_cell'):
-        return sandbox
-    from enclave.tools.notebook import ToolNotebook
-
-    return ToolNotebook(sandbox.execute_tool)
-
-
 @click.group()
 def notebook() -> None:
     """Run notebook files in a fresh sandbox."""
@@ -193,7 +184,7 @@ def run(
         for source, target in copied:
             put_path(sandbox, source, target)
         try:
-            results = document.run(as_notebook(sandbox), timeout, allow_errors=allow_errors, on_cell=on_cell)
+            results = document.run(sandbox, timeout, allow_errors=allow_errors, on_cell=on_cell)
         finally:
             if output is not None:
                 document.save(output)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from enclave.cells import CellResult
-from enclave.cli.notebook import as_notebook, notebook_options, open_notebook, show_failure, show_result
+from enclave.cli.notebook import notebook_options, open_notebook, show_failure
 from enclave.cli.options import parse_files, place_options
 from enclave.cli.output import echo_error
 from enclave.cli.place import Place
@@ -74,7 +74,6 @@ class _Session:
 
     def __init__(self, sandbox: Any, timeout: float, pictures: Path | None) -> None:
         self._sandbox = sandbox
-        self._notebook = as_notebook(sandbox)
         self._timeout = timeout
         self._pictures = pictures
         self._shown = 0
@@ -123,23 +122,15 @@ class _Session:
         if len(lines) > 1 and not lines[-1].strip():
             return False
         code = '\n'.join(lines)
-        check = getattr(self._sandbox, 'check_complete', None)
-        if check is not None:
-            with contextlib.suppress(OperationTimeoutError):
-                return bool(check(code)[0] == 'incomplete')
+        with contextlib.suppress(OperationTimeoutError):
+            return bool(self._sandbox.check_complete(code)[0] == 'incomplete')
         try:
             return codeop.compile_command(code) is None
         except (SyntaxError, ValueError, OverflowError):
             return False
 
     def _run(self, code: str) -> None:
-        stream = getattr(self._sandbox, 'stream_cell', None)
-        if stream is None:
-            result = self._notebook.execute_cell(code, self._timeout)
-            show_result(result)
-            self._keep_pictures(result.outputs)
-        else:
-            result = self._follow(stream(code, self._timeout))
+        result = self._follow(self._sandbox.stream_cell(code, self._timeout))
         self._done.append((code, result))
         self._number = (result.execution_count or self._number) + 1
 
@@ -159,26 +150,25 @@ class _Session:
                     text = readable(step['data'])
                     number = step.get('execution_count')
                     click.echo(text if number is None else f'Out[{number}]: {text}')
-                    self._keep_pictures([step])
+                    self._keep_pictures(step)
         raise AssertionError('unreachable')
 
-    def _keep_pictures(self, outputs: list[dict[str, Any]]) -> None:
+    def _keep_pictures(self, output: dict[str, Any]) -> None:
         if self._pictures is None:
             return
-        for output in outputs:
-            for mime, suffix in (('image/png', 'png'), ('image/jpeg', 'jpg'), ('image/svg+xml', 'svg')):
-                value = output.get('data', {}).get(mime)
-                if not isinstance(value, str):
-                    continue
-                try:
-                    data = value.encode() if suffix == 'svg' else base64.b64decode(value)
-                except binascii.Error:
-                    continue
-                self._pictures.mkdir(parents=True, exist_ok=True)
-                self._shown += 1
-                path = self._pictures / f'{self._shown:03}.{suffix}'
-                path.write_bytes(data)
-                click.echo(f'[{path}]')
+        for mime, suffix in (('image/png', 'png'), ('image/jpeg', 'jpg'), ('image/svg+xml', 'svg')):
+            value = output['data'].get(mime)
+            if not isinstance(value, str):
+                continue
+            try:
+                data = value.encode() if suffix == 'svg' else base64.b64decode(value)
+            except binascii.Error:
+                continue
+            self._pictures.mkdir(parents=True, exist_ok=True)
+            self._shown += 1
+            path = self._pictures / f'{self._shown:03}.{suffix}'
+            path.write_bytes(data)
+            click.echo(f'[{path}]')
 
     def _command(self, line: str) -> bool:
         """Do what a line with a colon asks; False to leave."""
@@ -193,10 +183,10 @@ class _Session:
                 document.add(code, result)
             document.save(rest.strip())
             click.echo(f'wrote {len(self._done)} cells to {rest.strip()}', err=True)
-        elif word == 'restart' and hasattr(self._sandbox, 'restart_kernel'):
+        elif word == 'restart':
             self._sandbox.restart_kernel()
             self._number = 1
-        elif word == 'vars' and hasattr(self._sandbox, 'list_variables'):
+        elif word == 'vars':
             for each in self._sandbox.list_variables():
                 click.echo(f'{each.name}: {each.type} {f"({each.shape}) " if each.shape else ""}= {each.text}')
         else:
@@ -205,12 +195,10 @@ class _Session:
 
     def _complete_by_tab(self) -> None:
         """Have the kernel say what Tab can mean, where this terminal can do that."""
-        complete = getattr(self._sandbox, 'complete_code', None)
+        complete = self._sandbox.complete_code
         try:
             import readline
         except ImportError:
-            return
-        if complete is None:
             return
         found: list[str] = []
 

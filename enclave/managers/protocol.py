@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from attrs import Factory, field, frozen
 
+from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.errors import ERROR_TYPES, EnclaveError, ServerError
 from enclave.records import CommandResult, Model
 from enclave.tools.schema import argument
@@ -106,6 +107,76 @@ class ResizeRequest(Model):
 
     rows: int = argument(minimum=1, maximum=65535)
     columns: int = argument(minimum=1, maximum=65535)
+
+
+@frozen(kw_only=True)
+class CellRequest(Model):
+    """Run code in a kernel of a notebook sandbox, after the cells that were asked for before."""
+
+    code: str
+    timeout: float | None = argument(
+        default=None,
+        minimum=0,
+        description="Seconds from the moment it is sent to the kernel; null takes the sandbox's own, 0 means no limit.",
+    )
+    kernel: str = argument(default=DEFAULT_KERNEL, description='A kernel that the sandbox has.')
+    silent: bool = argument(default=False, description='Run it without a number and without showing its last value.')
+    store_history: bool = argument(default=True, description="Count it and keep it in the kernel's history.")
+    keep_escapes: bool = argument(default=False, description="Leave a terminal's escape codes in tracebacks.")
+    max_output_bytes: int | None = argument(default=None, minimum=1, maximum=1 << 30)
+
+
+@frozen(kw_only=True)
+class CellStreamRequest(CellRequest):
+    """Run code in a kernel and follow it."""
+
+    cell_id: str | None = argument(
+        default=None,
+        description='An id of the client\'s own, 8 to 64 letters, digits, "_" or "-". The same request under the same id '
+        'follows the cell that it started, so that it may be repeated when a connection broke.',
+    )
+
+
+@frozen(kw_only=True)
+class KernelRequest(Model):
+    """Start a further kernel, with a state of its own."""
+
+    name: str = argument(description='1 to 63 letters, digits, ".", "_" or "-".')
+    spec: str = argument(default='python3', description='The kind of kernel, one of those of the image.')
+    cwd: str | None = None
+    env: dict[str, str] | None = field(default=None, repr=False)
+    exist_ok: bool = argument(default=False, description='Answer with the kernel that has the name, if one has.')
+
+
+@frozen(kw_only=True)
+class AskRequest(Model):
+    """Ask a kernel something, after the cells that were asked for before."""
+
+    timeout: float | None = argument(
+        default=None, minimum=0, description='Seconds from the moment that it is its turn; null and 0 take 30.'
+    )
+
+
+@frozen(kw_only=True)
+class CompleteRequest(AskRequest):
+    """Ask what could stand at a place in code; ``cursor`` is how many characters are before it, null is the end."""
+
+    code: str
+    cursor: int | None = argument(default=None, minimum=0)
+
+
+@frozen(kw_only=True)
+class InspectRequest(CompleteRequest):
+    """Ask what a kernel knows of the name at a place in code; ``detail`` 1 asks for more, like its source."""
+
+    detail: int = argument(default=0, minimum=0, maximum=1)
+
+
+@frozen(kw_only=True)
+class CheckRequest(AskRequest):
+    """Ask whether code could be run as it is."""
+
+    code: str
 
 
 @frozen(kw_only=True)
@@ -257,8 +328,49 @@ class ErrorAnswer(Model):
 
 
 @frozen(kw_only=True)
-class ProcessEvent(Model):
-    """One line of a stream.
+class CheckAnswer(Model):
+    """Whether code could be run: ``complete``, ``incomplete`` (``indent`` begins its next line), ``invalid`` or ``unknown``."""
+
+    status: str
+    indent: str = ''
+
+
+@frozen(kw_only=True)
+class StreamEvent(Model):
+    """What all streams have in common: ``event`` says what a line tells; the last one is ``end``, or ``error`` with why.
+
+    ``seq`` numbers the events from 1 without a gap; ``alive`` (nothing to tell) has none.
+    """
+
+    event: str
+    seq: int | None = None
+    error: ErrorAnswer | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing comes after it."""
+        return self.event in ('end', 'error')
+
+
+@frozen(kw_only=True)
+class CellEvent(StreamEvent):
+    """One line of a cell's stream.
+
+    ``event`` is ``started`` (with ``cell_id`` and ``kernel``), ``output`` (with ``output``: one as a notebook stores it, of a
+    stream the new text only, or ``clear_output`` or ``update_display_data``), ``alive`` (nothing to tell; has no number), and at
+    the end ``end`` (with ``result``) or ``error``. ``seq`` numbers the events from 1 without a gap.
+    """
+
+    event: Literal['started', 'output', 'alive', 'end', 'error']
+    cell_id: str | None = None
+    kernel: str | None = None
+    output: dict[str, Any] | None = None
+    result: CellResult | None = None
+
+
+@frozen(kw_only=True)
+class ProcessEvent(StreamEvent):
+    """One line of a process's stream.
 
     ``event`` is ``started`` (with ``pid`` and ``process_id``), ``stdout`` or ``stderr`` (with ``text``, or ``data`` where the
     bytes are not UTF-8), ``alive`` (nothing to tell; has no number), and at the end ``end`` (with ``result``) or ``error``.
@@ -266,22 +378,20 @@ class ProcessEvent(Model):
     """
 
     event: Literal['started', 'stdout', 'stderr', 'alive', 'end', 'error']
-    seq: int | None = None
     process_id: str | None = None
     pid: int | None = None
     text: str | None = None
     data: bytes | None = None
     result: CommandResult | None = None
-    error: ErrorAnswer | None = None
 
 
-def chunk_event(seq: int, stream: Literal['stdout', 'stderr'], data: bytes) -> ProcessEvent:
+def chunk_event(stream: Literal['stdout', 'stderr'], data: bytes) -> ProcessEvent:
     """Return the event for a piece of output, as text where that loses nothing."""
     try:
         text = data.decode('utf-8')
     except UnicodeDecodeError:
-        return ProcessEvent(event=stream, seq=seq, data=data)
-    return ProcessEvent(event=stream, seq=seq, text=text)
+        return ProcessEvent(event=stream, data=data)
+    return ProcessEvent(event=stream, text=text)
 
 
 def chunk_bytes(event: ProcessEvent) -> bytes:

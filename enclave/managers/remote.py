@@ -6,6 +6,7 @@ are the server's: what is left out here is left out on the way.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ from enclave.managers.protocol import (
     ScriptPart,
     SignalRequest,
     SizeAnswer,
+    StreamEvent,
     ToolRequest,
     chunk_bytes,
     rebuild_error,
@@ -58,6 +60,7 @@ from enclave.tools.base import Tool
 
 T = TypeVar('T')
 R = TypeVar('R')
+E = TypeVar('E', bound=StreamEvent)
 
 HELD_BYTES = 1 << 20
 """How much output of a process waits here for whoever takes it; past it the program waits."""
@@ -98,8 +101,13 @@ class Transport(Protocol):
     def download(self, path: str, query: Mapping[str, Any]) -> Iterator[bytes]:
         """Yield raw bytes as they come."""
 
-    def events(self, path: str, after: int, on_open: Callable[[Callable[[], None]], None]) -> Iterator[ProcessEvent]:
-        """Yield events as they come; ``on_open`` is given what ends the stream from another thread."""
+    def events(
+        self, method: str, path: str, kind: type[E], *, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> Generator[E, None, None]:
+        """Yield the events of a stream as they come, as instances of ``kind``."""
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have something told to the server on another thread, by whoever may not wait for that."""
 
 
 class RemoteSandbox(AgentBackedSandbox):
@@ -303,7 +311,7 @@ class RemoteSandbox(AgentBackedSandbox):
     ) -> CommandResult:
         body = CommandRequest(
             command=command,
-            timeout=_seconds(timeout),
+            timeout=as_seconds(timeout),
             cwd=cwd,
             env=None if env is None else dict(env),
             user=None if user is None else str(user),
@@ -336,7 +344,7 @@ class RemoteSandbox(AgentBackedSandbox):
         """
         body = ProcessRequest(
             command=_words(command),
-            timeout=_seconds(timeout),
+            timeout=as_seconds(timeout),
             cwd=cwd,
             env=None if env is None else dict(env),
             user=None if user is None else str(user),
@@ -413,7 +421,12 @@ def _words(command: Any) -> str | list[str]:
     return list(command)
 
 
-def _seconds(timeout: float | None) -> float | None:
+def as_seconds(timeout: float | None) -> float | None:
+    """Return a time limit as it travels.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
         raise InvalidArgumentError(f'timeout must be a number of seconds or None, not {timeout!r}')
     if timeout is not None and not timeout >= 0:  # nan too
@@ -427,6 +440,37 @@ def _as_bytes(data: Any, name: str) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     raise InvalidArgumentError(f'{name} must be bytes or text, not {type(data).__name__}')
+
+
+def followed(open_events: Callable[[int], Generator[E, None, None]], noun: str) -> Iterator[E]:
+    """Yield numbered events until the last. A stream that breaks is taken up again where it was, several times in a row.
+
+    Args:
+        open_events: Gives the events after a number.
+        noun: What they are of.
+
+    Raises:
+        ServerUnavailableError: The server does not come back.
+    """
+    seen, failures = 0, 0
+    while True:
+        try:
+            with contextlib.closing(open_events(seen)) as events:
+                for event in events:
+                    failures = 0
+                    if event.seq is not None and event.seq > seen:
+                        seen = event.seq
+                        yield event
+                        if event.is_last:
+                            return
+            raise ServerUnavailableError(f'the stream of events ended before the {noun} did')
+        except ServerUnavailableError:
+            if failures >= len(_RETRY_SECONDS):
+                raise
+        cancelled = threading.Event()
+        with on_cancel(cancelled.set):  # then there may be an end to read at once
+            cancelled.wait(_RETRY_SECONDS[failures])
+        failures += 1
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -650,29 +694,17 @@ class RemoteCall:
         self._follower.start()
 
     def _run(self) -> None:
-        seen, failures = 0, 0
-        pause = threading.Event()
-        while True:
-            try:
-                for event in self._transport.events(f'{self._path}/events', seen, lambda close: None):
-                    failures = 0
-                    if event.seq is not None and event.seq > seen:
-                        seen = event.seq
-                        if self._take(event):
-                            return
-                raise ServerUnavailableError('the stream of events ended before the process did')
-            except ServerUnavailableError as error:
-                if failures >= len(_RETRY_SECONDS):
-                    self._fail(error)
-                    return
-                pause.wait(_RETRY_SECONDS[failures])
-                failures += 1
-            except EnclaveError as error:
-                self._fail(error)
-                return
+        try:
+            for event in followed(self._events, 'process'):
+                self._take(event)
+        except EnclaveError as error:
+            self._fail(error)
 
-    def _take(self, event: ProcessEvent) -> bool:
-        """Take an event, waiting for room; tell whether it was the last."""
+    def _events(self, seen: int) -> Generator[ProcessEvent, None, None]:
+        return self._transport.events('GET', f'{self._path}/events', ProcessEvent, query={'after': seen})
+
+    def _take(self, event: ProcessEvent) -> None:
+        """Take an event, waiting for room."""
         with self._changed:
             if event.event == 'started':
                 self._frames.append((EVENT, pack_message({'started': event.pid or 0})))
@@ -686,7 +718,6 @@ class RemoteCall:
             elif event.error is not None:
                 self._error = rebuild_error(event.error)
             self._changed.notify_all()
-            return event.event in ('end', 'error')
 
     def _fail(self, error: EnclaveError) -> None:
         with self._changed:

@@ -242,6 +242,7 @@ class Sandbox(ABC):
             active_calls=self.active_calls,
             error=self.error if status is SandboxStatus.ERROR else None,
             metadata=dict(self.metadata),
+            offers=sorted(self.offers),
         )
 
     # Tools ------------------------------------------------------------------------------------------------------------

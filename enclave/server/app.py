@@ -39,7 +39,7 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_answer,
 )
-from enclave.server import routes
+from enclave.server import notebooks, routes
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 from enclave.server.idempotency import Entry, Outcome
@@ -64,6 +64,7 @@ _DOCS_POLICY = (
 def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
+    assert notebooks is not None  # this too
     app = flask.Flask('enclave', static_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max(service.policy.max_upload_bytes, service.policy.max_json_bytes)
     app.config['MAX_FORM_MEMORY_SIZE'] = 0
@@ -153,6 +154,7 @@ class _Door:
             'path': request.path[:256],
             'sandbox_id': _short(g.facts.get('sandbox_id') or view.get('sandbox_id')),
             'tool_name': _short(g.facts.get('tool_name')),
+            'kernel': _short(g.facts.get('kernel') or view.get('kernel')),
             'status': status,
             'code': g.code,
             'replayed': g.replayed,

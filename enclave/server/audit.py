@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 class AuditLine(Model):
     """One request.
 
-    ``who`` is the key's name; ``route`` the pattern; ``seconds`` until the last byte was handed over; ``code`` that of the error.
+    ``who`` is the key's name; ``route`` the pattern; ``seconds`` until the last byte was handed over; ``code`` that of the error;
+    ``kernel`` the one of a notebook that was asked.
     """
 
     time: str
@@ -40,6 +41,7 @@ class AuditLine(Model):
     code: str | None
     seconds: float
     replayed: bool = False
+    kernel: str | None = None
 
 
 class Audit:

@@ -22,6 +22,9 @@ KEEP_BYTES = 64 << 20
 KEEP_COUNT = 10_000
 RETURN_SECONDS = 1.0
 """How long the work of a client that went away goes on, in case it comes back."""
+EARLY_SECONDS = 30.0
+"""How long it is remembered that work was cancelled which has not come: a request may be overtaken by what cancels it."""
+EARLY_COUNT = 1000
 
 
 @frozen
@@ -51,10 +54,11 @@ class Repeats:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # guards the three below, and the entries
+        self._lock = threading.Lock()  # guards the four below, and the entries
         self._entries: dict[tuple[str, str], Entry] = {}
         self._ended: deque[tuple[tuple[str, str], Entry]] = deque()  # in the order in which they ended
         self._bytes = 0
+        self._early: dict[tuple[str, str], float] = {}  # cancelled before it came, and when; oldest first
 
     def begin(self, owner: str, key: str, fingerprint: bytes) -> tuple[Entry, bool]:
         """Return the work under a key, and whether it is new and the caller's to do.
@@ -71,6 +75,8 @@ class Repeats:
             if entry is None:
                 entry = Entry(fingerprint)
                 self._entries[owner, key] = entry
+                if self._early.pop((owner, key), None) is not None:
+                    entry.cancellation.cancel()  # which calls nothing yet
                 return entry, True
             if entry.fingerprint != fingerprint:
                 raise ConflictError(f'the idempotency key {key!r} was used for another request; make a new one')
@@ -104,9 +110,12 @@ class Repeats:
             entry.cancellation.cancel()
 
     def cancel(self, owner: str, key: str) -> bool:
-        """Cancel the work under a key; tell whether any goes on."""
+        """Cancel the work under a key, also if it has not come yet; tell whether any goes on."""
         with self._lock:
+            self._forget_old_locked()
             entry = self._entries.get((owner, key))
+            if entry is None:
+                self._early[owner, key] = self._clock()
         if entry is None or entry.done.is_set():
             return False
         entry.cancellation.cancel()
@@ -114,6 +123,11 @@ class Repeats:
 
     def _forget_old_locked(self) -> None:
         now = self._clock()
+        while self._early:
+            oldest = next(iter(self._early))
+            if now - self._early[oldest] < EARLY_SECONDS and len(self._early) <= EARLY_COUNT:
+                break
+            del self._early[oldest]
         while self._ended:
             name, entry = self._ended[0]
             full = len(self._entries) > KEEP_COUNT or self._bytes > KEEP_BYTES

@@ -16,7 +16,7 @@ import attrs
 import enclave
 from enclave.enums import SandboxType
 from enclave.errors import EnclaveError
-from enclave.managers.protocol import API_KEY_HEADER, IDEMPOTENCY_HEADER, ErrorAnswer, ProcessEvent
+from enclave.managers.protocol import API_KEY_HEADER, IDEMPOTENCY_HEADER, ErrorAnswer
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server import route as routing
 from enclave.server.route import EVENTS, JSON, JSON_OPTIONS, ROUTES, SERVER_SENT_EVENTS, Route
@@ -29,6 +29,8 @@ _VARIABLE = re.compile(r'<([a-z_]+)>')
 _PATH_TEXT = {
     'sandbox_id': 'The id of the sandbox.',
     'process_id': 'The id of the process.',
+    'cell_id': 'The id of the cell.',
+    'kernel': 'The name of the kernel.',
     'call_key': 'The idempotency key the call was made with.',
 }
 _FAULTS = {
@@ -53,6 +55,7 @@ _TAGS = {
     'sandboxes': 'Making, finding and ending sandboxes.',
     'tools': 'Running tools and commands to their end.',
     'processes': 'Commands that go on while the client does, with numbered events that can be taken up again.',
+    'notebooks': 'Cells and kernels of notebook sandboxes.',
     'calls': 'Cancelling what goes on.',
     'files': 'Files, directories and archives, as raw bytes.',
     'pools': 'Warm sandboxes.',
@@ -62,14 +65,14 @@ _TAGS = {
 @functools.cache
 def document() -> Schema:
     """Return the document."""
-    importlib.import_module('enclave.server.routes')  # which registers them, and itself imports this module
+    for room in ('routes', 'notebooks'):
+        importlib.import_module(f'enclave.server.{room}')  # which registers them, and itself imports this module
     schemas: dict[str, Schema] = {}
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES.values():
         path = _VARIABLE.sub(r'{\1}', route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
     json_schema(ErrorAnswer, definitions=schemas, ref_prefix=_PREFIX)
-    json_schema(ProcessEvent, definitions=schemas, ref_prefix=_PREFIX)
     return {
         'openapi': '3.1.0',
         'jsonSchemaDialect': 'https://json-schema.org/draft/2020-12/schema',
@@ -178,8 +181,9 @@ def _answer(route: Route, schemas: dict[str, Schema]) -> Schema:
     if isinstance(route.answers, str):
         media = route.answers.partition(';')[0]
         content: Schema = {media: {'schema': {'type': 'string'}}}
-        if route.answers == EVENTS:
-            text = 'One `ProcessEvent` a line.'
+        if route.events is not None:
+            json_schema(route.events, definitions=schemas, ref_prefix=_PREFIX)
+            text = f'One `{route.events.__name__}` a line.'
             content = {
                 EVENTS: {'schema': {'type': 'string', 'description': text}},
                 SERVER_SENT_EVENTS: {'schema': {'type': 'string', 'description': 'The same, as server-sent events.'}},

@@ -78,7 +78,7 @@ class Policy(Model):
     Attributes:
         sandbox_types: Patterns of the kinds of sandbox.
         images: Patterns of image names.
-        tools: Patterns of tool names.
+        tools: Patterns of tool names. Without ``notebook_executor`` among them a client gets at no kernel.
         mounts: Host directories that ``volumes`` may name, with all below them: ``'/data:ro'``, ``'/scratch:rw'``.
         networks: Names that ``network`` may have. A sandbox that shares the host's own network needs ``'host'`` here.
         allow_network: Whether sandboxes may have a network at all.
@@ -98,7 +98,7 @@ class Policy(Model):
         max_concurrent_calls: How many calls may go on at once, of all keys together.
         max_calls_per_key: How many of them may be one key's.
         max_streams: How many streams of events may be open at once.
-        max_processes: How many processes one key may have going on, or ended and not yet forgotten.
+        max_processes: How many processes one key may have going on, and how many cells that are followed as they run.
         max_json_bytes: The largest JSON body.
         max_upload_bytes: The largest file or archive that may be sent.
         max_connections: How many connections may be open at once.

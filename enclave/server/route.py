@@ -13,6 +13,7 @@ from attrs import Factory, define, frozen
 
 from enclave import wire
 from enclave.cancellation import Cancellation
+from enclave.deadline import check_timeout
 from enclave.errors import InvalidArgumentError
 from enclave.server.lanes import Lane
 from enclave.server.service import Owner, Service
@@ -39,6 +40,15 @@ class Context:
     last_event_id: str | None = None
     on_gone: Callable[[Callable[[], None]], None] = lambda action: None  # what to do when the client goes away
     facts: dict[str, Any] = Factory(dict)  # for the audit line
+
+    def check_call_timeout(self, timeout: float | None) -> None:
+        """Return if a call may have the time limit that was asked for; None asks for nothing.
+
+        Raises:
+            PolicyError: It may not.
+        """
+        if timeout is not None:
+            self.service.policy.check_call_timeout(check_timeout(timeout), 'timeout')
 
 
 @frozen
@@ -84,6 +94,7 @@ class Route:
         query: A class whose fields are the query's parameters, or None.
         body: A class for a JSON body, `JSON_OPTIONS` for a sandbox's options, a media type for raw bytes, or None.
         answers: The type of the JSON answer, or a media type.
+        events: The type of each line, where the answer is a stream of events.
         lane: Which lane it runs in.
         is_open: Whether it needs no key.
         is_repeatable: Whether it takes an idempotency key.
@@ -97,6 +108,7 @@ class Route:
     query: type | None = None
     body: Any = None
     answers: Any = None
+    events: type | None = None
     lane: Lane = 'quick'
     is_open: bool = False
     is_repeatable: bool = False

@@ -1,16 +1,14 @@
-"""Every address of the server (floor 6). A handler decides nothing but what to ask of whom; checks are the policy's."""
+"""Every address of the server but those of notebooks (floor 6). A handler decides nothing but what to ask of whom; checks are the
+policy's."""
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from attrs import frozen
 
 from enclave.cancellation import Cancellation
-from enclave.deadline import check_timeout
 from enclave.errors import (
     CallCancelledError,
     InvalidArgumentError,
@@ -43,13 +41,13 @@ from enclave.managers.protocol import (
 )
 from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
 from enclave.server import metrics, openapi
-from enclave.server.processes import LiveProcess, as_line
+from enclave.server.events import EventsQuery, follow, resume
+from enclave.server.processes import LiveProcess
 from enclave.server.route import (
     BYTES,
     EVENTS,
     HTML,
     JSON_OPTIONS,
-    SERVER_SENT_EVENTS,
     TAR,
     Context,
     RawBody,
@@ -182,7 +180,7 @@ def list_sandboxes(context: Context, query: ListQuery) -> list[SandboxInfo]:
 @route('DELETE', '/sandboxes', answers=SandboxesAnswer, lane='end', tag='sandboxes')
 def cleanup_all_sandboxes(context: Context) -> SandboxesAnswer:
     """Delete all sandboxes of this key, and dissolve its pools."""
-    context.owner.processes.close()
+    context.owner.forget_all()
     return SandboxesAnswer(sandbox_ids=context.owner.manager.cleanup_all_sandboxes())
 
 
@@ -209,7 +207,7 @@ def stop_sandbox(context: Context, sandbox_id: str) -> DoneAnswer:
 def delete_sandbox(context: Context, sandbox_id: str) -> DoneAnswer:
     """Take a sandbox away, in whatever state it is."""
     context.owner.manager.delete_sandbox(sandbox_id)
-    context.owner.processes.drop(sandbox_id)
+    context.owner.forget(sandbox_id)
     return DoneAnswer(message=f'sandbox {sandbox_id} is deleted')
 
 
@@ -252,7 +250,7 @@ def get_sandbox_tools(context: Context, sandbox_id: str) -> dict[str, Any]:
 )
 def execute_command(context: Context, sandbox_id: str, body: CommandRequest) -> CommandResult:
     """Run a command in a sandbox, to its end."""
-    _check_timeout(context, body.timeout)
+    context.check_call_timeout(body.timeout)
     options = {
         name: value
         for name in ('cwd', 'env', 'user', 'stdin', 'max_output_bytes')
@@ -275,30 +273,25 @@ def execute_command(context: Context, sandbox_id: str, body: CommandRequest) -> 
     return found
 
 
-def _check_timeout(context: Context, timeout: float | None) -> None:
-    if timeout is not None:
-        context.service.policy.check_call_timeout(check_timeout(timeout), 'timeout')
-
-
 # Processes ------------------------------------------------------------------------------------------------------------
 
 
-@frozen(kw_only=True)
-class EventsQuery:
-    """Where to go on."""
-
-    after: int = argument(default=0, minimum=0, description='The number of the last event that was seen.')
-
-
-@route('POST', '/sandbox/<sandbox_id>/stream', body=ProcessRequest, answers=EVENTS, lane='stream', tag='processes')
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/stream',
+    body=ProcessRequest,
+    answers=EVENTS,
+    events=ProcessEvent,
+    lane='stream',
+    tag='processes',
+)
 def stream_command(context: Context, sandbox_id: str, body: ProcessRequest) -> Streamed:
     """Run a command and follow it: one JSON object a line, as things happen.
 
     The first event is ``started`` and names the process, whose events can be taken up again after a broken connection. Without
     anybody who follows it, the command is killed after 15 seconds. With ``Accept: text/event-stream`` the events come as such.
     """
-    live = _start_process(context, sandbox_id, body, attended=True)
-    return _follow(context, live, 0)
+    return follow(context, _start_process(context, sandbox_id, body, attended=True))
 
 
 @route(
@@ -316,7 +309,7 @@ def start_process(context: Context, sandbox_id: str, body: ProcessRequest) -> Pr
 
 
 def _start_process(context: Context, sandbox_id: str, body: ProcessRequest, *, attended: bool) -> LiveProcess:
-    _check_timeout(context, body.timeout)
+    context.check_call_timeout(body.timeout)
     if body.tty is not None and len(body.tty) != 2:
         raise InvalidArgumentError(f'tty must be [rows, columns], not {body.tty!r}')
     start = context.service.verb(context.owner, sandbox_id, 'start_process')
@@ -356,6 +349,7 @@ def get_process(context: Context, sandbox_id: str, process_id: str) -> ProcessIn
     '/sandbox/<sandbox_id>/processes/<process_id>/events',
     query=EventsQuery,
     answers=EVENTS,
+    events=ProcessEvent,
     lane='stream',
     tag='processes',
 )
@@ -364,42 +358,7 @@ def follow_process(context: Context, sandbox_id: str, process_id: str, query: Ev
 
     With ``Accept: text/event-stream`` the events come as such, and ``Last-Event-ID`` says where to go on.
     """
-    live = context.owner.processes.get(sandbox_id, process_id)
-    after = query.after
-    if context.last_event_id is not None and not after:
-        if not context.last_event_id.isdigit():
-            raise InvalidArgumentError(f'Last-Event-ID must be a number, not {context.last_event_id!r}')
-        after = int(context.last_event_id[:18])
-    return _follow(context, live, after)
-
-
-def _follow(context: Context, live: LiveProcess, after: int) -> Streamed:
-    gone = threading.Event()
-
-    def leave() -> None:
-        gone.set()
-        live.wake()
-
-    context.on_gone(leave)
-    events = live.events(after, gone)
-    if SERVER_SENT_EVENTS in context.accept:
-        return Streamed(_lines(events, _as_server_sent), SERVER_SENT_EVENTS)
-    return Streamed(_lines(events, _as_ndjson), EVENTS)
-
-
-def _lines(events: Iterator[ProcessEvent], as_bytes: Callable[[ProcessEvent], bytes]) -> Iterator[bytes]:
-    for event in events:
-        yield as_bytes(event)
-
-
-def _as_ndjson(event: ProcessEvent) -> bytes:
-    return json.dumps(as_line(event), separators=(',', ':')).encode('ascii') + b'\n'
-
-
-def _as_server_sent(event: ProcessEvent) -> bytes:
-    if event.seq is None:
-        return b': alive\n\n'
-    return f'id: {event.seq}\nevent: {event.event}\ndata: '.encode('ascii') + _as_ndjson(event) + b'\n'
+    return resume(context, context.owner.processes.get(sandbox_id, process_id), query)
 
 
 @frozen(kw_only=True)

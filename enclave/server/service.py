@@ -24,6 +24,7 @@ from enclave.records import HealthCheckResult
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.audit import Audit
 from enclave.server.auth import ANONYMOUS, ApiKey, Authenticator, HostGuard
+from enclave.server.cells import Cells
 from enclave.server.idempotency import Repeats
 from enclave.server.lanes import Lanes
 from enclave.server.metrics import Metrics
@@ -43,6 +44,7 @@ class Owner:
     name: str
     manager: SandboxManager
     processes: Processes
+    cells: Cells
     max_sandboxes: int | None
     max_calls: int | None
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
@@ -70,6 +72,16 @@ class Owner:
         finally:
             with self._lock:
                 self._creating -= count
+
+    def forget(self, sandbox_id: str) -> None:
+        """End and forget what runs in a sandbox that is gone."""
+        self.processes.drop(sandbox_id)
+        self.cells.drop(sandbox_id)
+
+    def forget_all(self) -> None:
+        """End and forget what runs in all sandboxes."""
+        self.processes.close()
+        self.cells.close()
 
 
 class Service:
@@ -117,6 +129,7 @@ class Service:
                     name,
                     self._make_manager(),
                     Processes(self.policy.max_processes),
+                    Cells(self.policy.max_processes),
                     self.policy.max_sandboxes if quota is None else quota,
                     self.policy.max_calls_per_key if calls is None else calls,
                 )
@@ -227,7 +240,7 @@ class Service:
         deadline = Deadline.after(timeout)
         threads = []
         for owner in self.owners():
-            owner.processes.close()
+            owner.forget_all()
             thread = threading.Thread(
                 target=_stop, args=(owner.manager,), name=f'enclave-stop-{owner.manager.id}', daemon=True
             )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-import attrs
 from attrs import frozen
 
 from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus, SandboxType
-from enclave.errors import InvalidArgumentError
 from enclave.records import ToolResult
 from enclave.tools.base import Tool
 from enclave.tools.schema import argument
@@ -141,53 +138,6 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
         execution_time=result.execution_time,
         metadata=metadata,
     )
-
-
-def read_cell_result(result: ToolResult) -> CellResult:
-    """Return the cell's own result that a tool's result was made from by `cell_result`.
-
-    Raises:
-        InvalidArgumentError: It was not made so; the message says what is wrong with it.
-    """
-    known = {attribute.name for attribute in attrs.fields(CellResult)}
-    fields = {name: value for name, value in result.metadata.items() if name in known}
-    seconds = result.execution_time or 0.0
-    text = result.output if isinstance(result.output, str) else ''
-    if 'outputs' not in fields:
-        raise InvalidArgumentError(f'the result of {result.tool_name!r} is none of a notebook: {result.error}')
-    found: CellResult = CellResult.model_validate(
-        {**fields, 'status': str(result.status), 'text': text, 'execution_time': seconds}
-    )
-    return found
-
-
-class ToolNotebook:
-    """A notebook sandbox that is reached through its tool alone, by any manager. Lives as long as the sandbox; any thread.
-
-    ::
-
-        notebook = ToolNotebook(lambda tool, arguments: manager.execute_tool(sandbox_id, tool, arguments))
-        NotebookDocument.load('study.ipynb').run(notebook)
-    """
-
-    def __init__(self, call: Callable[[str, dict[str, Any]], ToolResult], tool_name: str = 'notebook_executor') -> None:
-        self._call = call
-        self._tool_name = tool_name
-
-    def execute_cell(self, code: str, timeout: float | None = None, *, kernel: str = DEFAULT_KERNEL) -> CellResult:
-        """Run a cell; see `enclave.sandboxes.notebook.verbs.NotebookSandbox.execute_cell`."""
-        if not code.strip():
-            return CellResult(status=ExecutionStatus.SUCCESS, kernel=kernel)
-        arguments: dict[str, Any] = {'code': code}
-        if timeout is not None:
-            arguments['timeout'] = timeout
-        if kernel != DEFAULT_KERNEL:
-            arguments['kernel'] = kernel
-        return read_cell_result(self._call(self._tool_name, arguments))
-
-    def list_kernels(self) -> list[KernelInfo]:
-        """Return nothing: a tool does not say which kernels there are."""
-        return []
 
 
 def _error_text(result: CellResult, timeout: float | None) -> str:

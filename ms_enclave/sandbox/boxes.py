@@ -75,6 +75,12 @@ class BubblewrapNotebookSandbox(BubblewrapSandbox, aio.BubblewrapNotebookSandbox
     _home: ClassVar[tuple[str, str]] = aio.BubblewrapNotebookSandbox._home
 
 
+class RemoteNotebookSandbox(RemoteSandbox, aio.RemoteNotebookSandbox):
+    """A notebook sandbox that a server keeps; see `enclave.aio.RemoteNotebookSandbox`."""
+
+    _home: ClassVar[tuple[str, str]] = aio.RemoteNotebookSandbox._home
+
+
 class SandboxFactory(_SandboxFactory):
     """Makes sandboxes by kind, not started and connected to nothing; see `enclave.aio.SandboxFactory`."""
 

@@ -7,12 +7,24 @@ from typing import Any
 
 import pytest
 
+from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.server.serve import SandboxServer
 from tests.support.backends import NOTEBOOK_BACKENDS, Backend, bubblewrap_notebook_trouble, require_bubblewrap
+from tests.support.server import serving
+
+CONFIG = {'tools_config': ['notebook_executor'], 'network_enabled': False, 'timeout': 60, 'interrupt_grace': 2}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     require_bubblewrap(item, bubblewrap_notebook_trouble)
+
+
+@pytest.fixture(scope='session')
+def server() -> Iterator[SandboxServer]:
+    """A server for all tests of a worker that need one."""
+    with serving() as made:
+        yield made
 
 
 @pytest.fixture(scope='module', params=NOTEBOOK_BACKENDS)
@@ -28,11 +40,17 @@ def make(backend: Backend, **options: Any) -> NotebookSandbox:
     return made
 
 
-@pytest.fixture(scope='module')
-def shared(backend: Backend) -> Iterator[NotebookSandbox]:
-    """One sandbox of each kind for the tests of a module, without a network."""
-    with make(backend, tools_config=['notebook_executor'], timeout=60, interrupt_grace=2) as sandbox:
-        yield sandbox
+@pytest.fixture(scope='module', params=[*NOTEBOOK_BACKENDS, pytest.param(None, id='remote', marks=pytest.mark.docker)])
+def shared(request: pytest.FixtureRequest) -> Iterator[NotebookSandbox]:
+    """One sandbox for the tests of a module, without a network: of each kind, and then of a server."""
+    if request.param is not None:
+        with make(request.param, **CONFIG) as local:
+            yield local
+        return
+    server = request.getfixturevalue('server')
+    with HttpSandboxManager(base_url=server.url) as manager, manager.open('docker_notebook', CONFIG) as remote:
+        assert isinstance(remote, NotebookSandbox)
+        yield remote
 
 
 @pytest.fixture

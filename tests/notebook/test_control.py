@@ -27,7 +27,7 @@ from enclave.sandboxes.notebook.messages import Messenger, make_key
 from enclave.sandboxes.notebook.verbs import NotebookSandbox
 from enclave.sandboxes.notebook.zmtp import ZmtpSocket
 from enclave.sandboxes.registry import SandboxFactory
-from tests.support.backends import Backend
+from tests.support.backends import NOTEBOOK_BACKENDS, Backend
 
 Start = Callable[..., NotebookSandbox]
 LONG = 'import time\ntime.sleep(600)'
@@ -374,6 +374,7 @@ def test_a_question_does_not_count_as_a_cell(sandbox: NotebookSandbox) -> None:
 # Doors ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('shared', NOTEBOOK_BACKENDS, indirect=True)
 def test_a_request_with_another_key_is_refused_by_the_kernel(sandbox: NotebookSandbox) -> None:
     operations = sandbox._operations
     assert isinstance(operations, AgentOperations)

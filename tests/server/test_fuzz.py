@@ -21,9 +21,11 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from enclave.cells import CellResult, Completion, Inspection, KernelInfo, KernelSpec, Variable
 from enclave.enums import ExecutionStatus
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.base import Sandbox
+from enclave.sandboxes.notebook.verbs import Steps
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.openapi import document
 from tests.support.server import serving
@@ -46,7 +48,7 @@ class InertSandbox(Sandbox):
     """Takes everything and does nothing: what is fuzzed is the server, and no program of this machine is ever run."""
 
     sandbox_type: ClassVar[str] = 'inert'
-    offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files'})
+    offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files', 'notebook'})
 
     def _start(self) -> None:
         pass
@@ -76,11 +78,48 @@ class InertSandbox(Sandbox):
     def remove_path(self, path: str, **options: Any) -> None:
         pass
 
+    def execute_cell(self, code: str, timeout: float | None = None, **options: Any) -> CellResult:
+        return CellResult(status=ExecutionStatus.SUCCESS, text=code)
+
+    def stream_cell(self, code: str, timeout: float | None = None, **options: Any) -> Steps:
+        yield {'output_type': 'stream', 'name': 'stdout', 'text': code}
+        yield self.execute_cell(code)
+
+    def create_kernel(self, name: str, spec: str, **options: Any) -> KernelInfo:
+        return KernelInfo(name=name, spec=spec)
+
+    def list_kernels(self) -> list[KernelInfo]:
+        return [KernelInfo(name='default', spec='python3')]
+
+    def list_kernel_specs(self) -> list[KernelSpec]:
+        return [KernelSpec(name='python3')]
+
+    def delete_kernel(self, name: str) -> None:
+        pass
+
+    def interrupt_kernel(self, name: str) -> None:
+        pass
+
+    def restart_kernel(self, name: str) -> None:
+        pass
+
+    def complete_code(self, code: str, cursor: int | None = None, **options: Any) -> Completion:
+        return Completion(matches=[code])
+
+    def inspect_code(self, code: str, cursor: int | None = None, **options: Any) -> Inspection:
+        return Inspection(found=True, text=code)
+
+    def check_complete(self, code: str, **options: Any) -> tuple[str, str]:
+        return 'complete', ''
+
+    def list_variables(self, **options: Any) -> list[Variable]:
+        return [Variable(name='x')]
+
 
 @pytest.fixture(scope='module')
 def described() -> Iterator[Any]:
     SandboxFactory.register_sandbox('inert', InertSandbox)
-    policy = {'sandbox_types': ('inert',), 'max_sandboxes': 8, 'tools': ('shell_executor',)}
+    policy = {'sandbox_types': ('inert',), 'max_sandboxes': 8, 'tools': ('shell_executor', 'notebook_executor')}
     config = {'tools_config': ['shell_executor']}
     with serving(policy=policy, sandbox_config=config) as server:
         assert server.service is not None

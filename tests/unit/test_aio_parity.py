@@ -25,6 +25,7 @@ FACES: list[type[Face]] = [
     aio.LocalSandboxManager,
     aio.HttpSandboxManager,
     aio.RemoteSandbox,
+    aio.RemoteNotebookSandbox,
     aio.BubblewrapSandbox,
     aio.NotebookDocument,
     Process,

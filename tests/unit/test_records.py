@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from datetime import datetime, timezone
 
 import attrs
@@ -107,6 +108,19 @@ def test_a_users_kind_of_sandbox_survives_the_wire() -> None:
     again = SandboxInfo.model_validate_json(info.model_dump_json())
 
     assert (again.type, again.status) == ('mine', SandboxStatus.RUNNING)
+
+
+def test_what_an_older_version_wrote_of_a_sandbox_is_read() -> None:
+    info = SandboxInfo(id='a', type='docker', status='running', created_at=MOMENT, offers=['commands'])
+    dumped, state = info.model_dump(mode='json'), info.__getstate__()
+    for old in (dumped, state):
+        del old['offers']
+    unpickled = SandboxInfo.__new__(SandboxInfo)
+    unpickled.__setstate__(state)
+
+    assert SandboxInfo.model_validate(dumped).offers == []
+    assert unpickled == info.model_copy(update={'offers': []})
+    assert pickle.loads(pickle.dumps(info)) == info
 
 
 def test_health_is_stamped() -> None:

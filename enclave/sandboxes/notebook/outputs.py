@@ -8,6 +8,7 @@ are each kept up to a cap, head and tail; a value that is too large is left out 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,11 @@ from enclave.sandboxes.output import head_bytes, shorten, tail_bytes
 
 MAX_OUTPUTS = 1000
 """Outputs of one cell that are kept."""
+MAX_NESTING = 100
+"""How deep lists and objects of a value may be nested. What is deeper cannot be relied on to be written as JSON again, which
+takes some calls a level."""
 _LINE_BYTES = 1 << 16
+_UNWRITABLE = '[left out: it has a number that JSON has not, or is nested too deep]'
 _ESCAPE_CODES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])')
 _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
 _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
@@ -300,11 +305,15 @@ class OutputCollector:
         """Return ``data`` and ``metadata`` of a display: text or JSON by MIME type, what is too large replaced by words."""
         given, about = content.get('data'), content.get('metadata')
         data: dict[str, Any] = {}
-        metadata = dict(about) if isinstance(about, dict) and _json_size(about) <= self._display_cap else {}
+        metadata = dict(about) if isinstance(about, dict) and is_writable(about) else {}
+        if _json_size(metadata) > self._display_cap:
+            metadata = {}
         dropped: dict[str, int] = {}
         for mime, value in given.items() if isinstance(given, dict) else ():
             if isinstance(value, list) and all(isinstance(line, str) for line in value) and not _is_json(mime):
                 value = ''.join(value)
+            if not is_writable(value):
+                value = _UNWRITABLE
             if not isinstance(value, str) and not _is_json(mime):
                 value = json.dumps(value)
             size = _json_size(value)
@@ -392,6 +401,14 @@ def readable(data: Mapping[str, Any]) -> str:
 
 def _is_json(mime: str) -> bool:
     return mime == 'application/json' or mime.endswith('+json')
+
+
+def is_writable(value: Any, nesting: int = MAX_NESTING) -> bool:
+    """Tell whether what a kernel sent as JSON can be written as JSON wherever it goes from here."""
+    if isinstance(value, (dict, list)):
+        parts = value.values() if isinstance(value, dict) else value
+        return nesting > 0 and all(is_writable(part, nesting - 1) for part in parts)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _json_size(value: Any) -> int:

@@ -42,7 +42,7 @@ from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.life import PYTHON_SPEC, python_spec
-from enclave.sandboxes.notebook.outputs import strip_escape_codes
+from enclave.sandboxes.notebook.outputs import is_writable, strip_escape_codes
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ ASK_SECONDS = 30.0
 """How long completion, inspection and the like may take by default, from the moment that it is their turn. A kernel's first
 completion reads much of Python's library, which takes seconds on a busy machine."""
 MAX_CODE_BYTES = 8 << 20
-_Steps = Generator[dict[str, Any] | CellResult, None, None]
+Steps = Generator[dict[str, Any] | CellResult, None, None]
+"""What `NotebookSandbox.stream_cell` gives: outputs as they come, and at last the result."""
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}')
 
 _FIND_SPECS = """\
@@ -228,7 +229,7 @@ class NotebookSandbox(AgentBackedSandbox):
         store_history: bool = True,
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
-    ) -> _Steps:
+    ) -> Steps:
         """Yield a cell's outputs as they come, and at last its `CellResult`; the arguments are those of `execute_cell`.
 
         Each output is a dict as a notebook stores it, of a stream the new text only; besides there are
@@ -236,13 +237,7 @@ class NotebookSandbox(AgentBackedSandbox):
         ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``.
         Closing the iterator early interrupts the cell.
         """
-        if not isinstance(code, str):
-            raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
-        if len(code) > MAX_CODE_BYTES:
-            raise InvalidArgumentError(f'code has {len(code)} characters; the limit is {MAX_CODE_BYTES}')
-        cap = max_output_bytes
-        if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or not 1 <= cap <= 1 << 30):
-            raise InvalidArgumentError(f'max_output_bytes must be a whole number from 1 to {1 << 30}, not {cap!r}')
+        check_cell(code, max_output_bytes)
         seconds = self.config.timeout if timeout is None else check_timeout(timeout)
         found = self._kernel(kernel)
         return self._steps(
@@ -253,11 +248,11 @@ class NotebookSandbox(AgentBackedSandbox):
                 'silent': silent,
                 'store_history': store_history,
                 'keep_escapes': keep_escapes,
-                'max_output_bytes': cap,
+                'max_output_bytes': max_output_bytes,
             },
         )
 
-    def _steps(self, kernel: NotebookKernel, code: str, timeout: float | None, options: dict[str, Any]) -> _Steps:
+    def _steps(self, kernel: NotebookKernel, code: str, timeout: float | None, options: dict[str, Any]) -> Steps:
         with self._telling():
             result = yield from kernel.run_cell(code, timeout, **options)
         yield result
@@ -287,10 +282,7 @@ class NotebookSandbox(AgentBackedSandbox):
             NotFoundError: The sandbox has no such kind of kernel; the message names those it has.
             KernelDiedError: It ended at once; the message has its last words.
         """
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidArgumentError(f'a kernel\'s name is 1 to 63 letters, digits, ".", "_" or "-"; not {name!r}')
-        if env is not None:
-            check_env(env, 'env')
+        check_new_kernel(name, env)
         self._check_usable()
         with self._kernels_lock:
             known = self._kernels.get(name)
@@ -365,7 +357,7 @@ class NotebookSandbox(AgentBackedSandbox):
         Raises:
             OperationTimeoutError: The kernel did not answer in time.
         """
-        reply = self._ask('complete_request', _place(code, cursor), kernel, timeout)
+        reply = self._ask('complete_request', place(code, cursor), kernel, timeout)
         matches = reply.get('matches')
         end = len(code) if cursor is None else cursor
         return Completion(
@@ -384,11 +376,10 @@ class NotebookSandbox(AgentBackedSandbox):
         timeout: float = ASK_SECONDS,
     ) -> Inspection:
         """Return what the kernel knows of the name at a place in the code; ``detail=1`` asks for more, like its source."""
-        if detail not in (0, 1):
-            raise InvalidArgumentError(f'detail must be 0 or 1, not {detail!r}')
-        reply = self._ask('inspect_request', {**_place(code, cursor), 'detail_level': detail}, kernel, timeout)
+        check_detail(detail)
+        reply = self._ask('inspect_request', {**place(code, cursor), 'detail_level': detail}, kernel, timeout)
         data = reply.get('data')
-        data = data if isinstance(data, dict) else {}
+        data = {mime: each for mime, each in data.items() if is_writable(each)} if isinstance(data, dict) else {}
         text = data.get('text/plain', '')
         return Inspection(
             found=reply.get('found') is True,
@@ -511,7 +502,57 @@ class NotebookSandbox(AgentBackedSandbox):
             raise self._gone(error) from error
 
 
-def _place(code: str, cursor: int | None) -> dict[str, Any]:
+# Checks, for every class that has these verbs ---------------------------------------------------------------------------
+
+
+def is_kernel_name(name: object) -> bool:
+    """Tell whether a kernel can have this name."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def check_cell(code: object, max_output_bytes: object) -> None:
+    """Return if a cell may have this code and this cap.
+
+    Raises:
+        InvalidArgumentError: It may not.
+    """
+    if not isinstance(code, str):
+        raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
+    if len(code) > MAX_CODE_BYTES:
+        raise InvalidArgumentError(f'code has {len(code)} characters; the limit is {MAX_CODE_BYTES}')
+    cap = max_output_bytes
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or not 1 <= cap <= 1 << 30):
+        raise InvalidArgumentError(f'max_output_bytes must be a whole number from 1 to {1 << 30}, not {cap!r}')
+
+
+def check_new_kernel(name: object, env: Mapping[str, str] | None) -> None:
+    """Return if a new kernel may have this name and environment.
+
+    Raises:
+        InvalidArgumentError: It may not.
+    """
+    if not is_kernel_name(name):
+        raise InvalidArgumentError(f'a kernel\'s name is 1 to 63 letters, digits, ".", "_" or "-"; not {name!r}')
+    if env is not None:
+        check_env(env, 'env')
+
+
+def check_detail(detail: object) -> None:
+    """Return if an inspection may be as detailed as this.
+
+    Raises:
+        InvalidArgumentError: It may not.
+    """
+    if detail not in (0, 1):
+        raise InvalidArgumentError(f'detail must be 0 or 1, not {detail!r}')
+
+
+def place(code: str, cursor: int | None) -> dict[str, Any]:
+    """Return a place in code as a kernel is told it: ``{'code': ..., 'cursor_pos': characters before it}``.
+
+    Raises:
+        InvalidArgumentError: There is no such place.
+    """
     if not isinstance(code, str):
         raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
     at = len(code) if cursor is None else cursor

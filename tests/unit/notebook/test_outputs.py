@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enclave import wire
 from enclave.sandboxes.notebook.messages import Message
 from enclave.sandboxes.notebook.outputs import (
     MAX_OUTPUTS,
@@ -228,3 +229,34 @@ def test_a_value_is_told_by_the_text_that_says_most(data: dict[str, Any], text: 
 
 def test_escape_codes_are_taken_out() -> None:
     assert strip_escape_codes('\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07') == 'red link'
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for level in range(depth):
+        value = [value] if level % 2 else {'a': value}
+    return value
+
+
+@pytest.mark.parametrize('value', [float('nan'), {'a': [float('-inf')]}, nested(101), nested(700)])
+def test_what_cannot_be_written_again_is_replaced_by_words(value: Any) -> None:
+    collector = collect(show('<plain>', **{'application/json': value}))
+    collector.take(
+        Message(type='display_data', content={'data': {'text/plain': 'p'}, 'metadata': {'a': value}}),
+    )
+
+    first, second = collector.outputs()
+
+    assert first['data']['text/plain'] == '<plain>'
+    assert first['data']['application/json'].startswith('[left out: ')
+    assert (second['data'], second['metadata']) == ({'text/plain': 'p'}, {})
+    wire.to_json(collector.outputs())
+
+
+def test_what_is_nested_as_deep_as_it_may_be_is_kept() -> None:
+    value = nested(100)
+
+    (output,) = collect(show('p', **{'application/json': value})).outputs()
+
+    assert output['data']['application/json'] == value
+    wire.to_json(output)

@@ -7,9 +7,8 @@ import pytest
 
 from enclave.cells import CellError, CellResult
 from enclave.enums import NOTEBOOK_TYPES, ExecutionStatus, SandboxType
-from enclave.errors import InvalidArgumentError, ToolArgumentsError
-from enclave.records import ToolResult
-from enclave.tools.notebook import NotebookExecutor, ToolNotebook, cell_result, read_cell_result
+from enclave.errors import ToolArgumentsError
+from enclave.tools.notebook import NotebookExecutor, cell_result
 from enclave.tools.registry import load_tools
 from tests.unit.notebook.support import FakeNotebook
 
@@ -65,43 +64,6 @@ def test_the_error_says_what_ended_the_cell(fields: dict[str, Any], words: list[
 
     assert result.error is not None
     assert all(word in result.error for word in words), result.error
-
-
-def test_a_cells_result_survives_its_way_through_a_tools_result() -> None:
-    cell = CellResult(
-        status=ExecutionStatus.ERROR,
-        outputs=[{'output_type': 'stream', 'name': 'stdout', 'text': 'a'}],
-        text='a',
-        stdout='a',
-        stdout_bytes=1,
-        error=CellError(name='E', value='v', traceback='t'),
-        execution_count=3,
-        execution_time=0.5,
-        display_ids={'x': [0]},
-        display_updates=[{'display_id': 'y', 'data': {}, 'metadata': {}}],
-        note='n',
-    )
-    travelled = ToolResult.model_validate_json(cell_result('n', cell).model_dump_json())
-
-    assert read_cell_result(travelled) == cell
-
-
-def test_another_tools_result_is_no_cells() -> None:
-    with pytest.raises(InvalidArgumentError):
-        read_cell_result(ToolResult(tool_name='x', status=ExecutionStatus.SUCCESS))
-
-
-def test_a_notebook_behind_a_tool_runs_cells() -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
-
-    def call(tool: str, arguments: dict[str, Any]) -> ToolResult:
-        asked.append((tool, arguments))
-        return cell_result(tool, CellResult(status=ExecutionStatus.SUCCESS, text='1'))
-
-    result = ToolNotebook(call).execute_cell('1', 4, kernel='k')
-
-    assert result.text == '1'
-    assert asked == [('notebook_executor', {'code': '1', 'timeout': 4, 'kernel': 'k'})]
 
 
 @pytest.mark.parametrize('kind', NOTEBOOK_TYPES)

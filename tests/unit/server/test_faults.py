@@ -72,9 +72,9 @@ def test_headers_say_how_to_go_on() -> None:
 
 @pytest.mark.parametrize('data', [b'plain', 'naïve'.encode(), b'\xff\x00', b''])
 def test_output_travels_exactly(data: bytes) -> None:
-    assert chunk_bytes(chunk_event(1, 'stdout', data)) == data
+    assert chunk_bytes(chunk_event('stdout', data)) == data
 
 
 def test_output_that_is_text_travels_as_text() -> None:
-    assert chunk_event(1, 'stdout', b'hi').text == 'hi'
-    assert chunk_event(1, 'stdout', b'\xff').text is None
+    assert chunk_event('stdout', b'hi').text == 'hi'
+    assert chunk_event('stdout', b'\xff').text is None

@@ -102,6 +102,19 @@ def test_work_that_was_not_done_may_be_done_by_a_repeat() -> None:
     assert repeats.begin('a', 'key', b'x')[1]
 
 
+def test_work_that_was_cancelled_before_it_came_is_cancelled_from_the_start() -> None:
+    now = [0.0]
+    repeats = Repeats(clock=lambda: now[0])
+
+    assert not repeats.cancel('a', 'key')
+    assert not repeats.cancel('a', 'late')
+
+    assert not repeats.begin('b', 'key', b'x')[0].cancellation.is_cancelled, 'another owner has its own keys'
+    assert repeats.begin('a', 'key', b'x')[0].cancellation.is_cancelled
+    now[0] = idempotency.EARLY_SECONDS + 1
+    assert not repeats.begin('a', 'late', b'x')[0].cancellation.is_cancelled
+
+
 def test_old_answers_are_forgotten() -> None:
     now = [0.0]
     repeats = Repeats(clock=lambda: now[0])

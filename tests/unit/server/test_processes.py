@@ -11,7 +11,7 @@ from enclave.errors import InvalidArgumentError, NotFoundError, SandboxGoneError
 from enclave.managers.protocol import ProcessEvent, chunk_bytes
 from enclave.records import CommandResult
 from enclave.sandboxes.process import OutputChunk, Process
-from enclave.server import processes
+from enclave.server import live as live_module
 from enclave.server.processes import LiveProcess, Processes
 
 PATIENCE = 30.0
@@ -67,7 +67,7 @@ def start(table: Processes, fake: FakeProcess, **options: Any) -> LiveProcess:
 
 
 def read(live: LiveProcess, after: int = 0) -> list[ProcessEvent]:
-    return list(live.events(after, threading.Event()))
+    return [ProcessEvent.model_validate_json(line.text) for line in live.events(after, threading.Event())]
 
 
 def test_events_are_numbered_and_end(table: Processes, fake: FakeProcess) -> None:
@@ -106,7 +106,7 @@ def test_a_loss_is_the_last_event(table: Processes, fake: FakeProcess) -> None:
 def test_a_program_nobody_reads_from_waits(
     table: Processes, fake: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, 'UNREAD_BYTES', 4000)
+    monkeypatch.setattr(live_module, 'UNREAD_BYTES', 4000)
     live = start(table, fake.write(*[bytes([65 + n]) * 1000 for n in range(12)]).end())
 
     data = b''.join(chunk_bytes(event) for event in read(live) if event.event == 'stdout')
@@ -117,8 +117,8 @@ def test_a_program_nobody_reads_from_waits(
 def test_what_was_read_long_ago_is_not_kept(
     table: Processes, fake: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, 'UNREAD_BYTES', 4000)
-    monkeypatch.setattr(processes, 'KEPT_BYTES', 1000)
+    monkeypatch.setattr(live_module, 'UNREAD_BYTES', 4000)
+    monkeypatch.setattr(live_module, 'KEPT_BYTES', 1000)
     live = start(table, fake.write(*[b'x' * 900] * 20).end())
     events = read(live)
 
@@ -151,7 +151,7 @@ def test_a_reader_that_is_gone_reads_no_more(table: Processes, fake: FakeProcess
 def test_a_streamed_command_is_killed_when_it_is_deserted(
     table: Processes, fake: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, 'RESUME_SECONDS', 0.01)
+    monkeypatch.setattr(live_module, 'RESUME_SECONDS', 0.01)
     live = start(table, fake, attended=True)
     events = live.events(0, threading.Event())
     next(events)
@@ -188,6 +188,6 @@ def test_ended_processes_are_forgotten_after_a_while(fake: FakeProcess, monkeypa
     table = Processes(2)
     live = start(table, fake.end())
     read(live)
-    monkeypatch.setattr(processes, 'KEPT_SECONDS', -1.0)
+    monkeypatch.setattr(live_module, 'KEPT_SECONDS', -1.0)
 
     assert table.of('box') == []
