@@ -14,15 +14,13 @@ import click
 from enclave.cells import CellResult
 from enclave.cli.options import json_option, make_config, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, progress
-from enclave.cli.place import Place
+from enclave.cli.place import Place, choose_kind
 from enclave.cli.relay import endings_as_exit
 from enclave.cli.run import put_path
 from enclave.enums import SandboxType
 
 F = TypeVar('F', bound=Callable[..., Any])
 
-_REMOTE_KIND = 'docker_notebook'
-"""What a server is asked for where nobody says: only it knows what its machine has."""
 _CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 _OPTIONS: dict[str, Any] = {
     'sandbox_type': click.option(
@@ -90,17 +88,15 @@ def open_notebook(
         yield sandbox
 
 
-def _find_kind(place: Place, sandbox_type: str | None, config: dict[str, Any], *, quiet: bool) -> str:
-    from enclave.sandboxes.choice import choose_for, notebook_type
+def _find_kind(place: Place, sandbox_type: str | None, config: dict[str, Any], *, quiet: bool) -> str | None:
+    """Return the kind to ask for; None leaves it to a server, which can tell that a notebook is wanted."""
+    from enclave.sandboxes.choice import is_for_notebooks, notebook_type
 
     if sandbox_type is not None:
         return notebook_type(sandbox_type)
-    if place.is_remote:
-        return _REMOTE_KIND
-    choice = choose_for(config, notebook=True)
-    if choice.sandbox_type is not SandboxType.DOCKER_NOTEBOOK and not quiet:
-        click.echo(f'ms-enclave: a {choice.sandbox_type} sandbox, since {choice.reason}', err=True)
-    return choice.sandbox_type
+    if not place.is_remote:
+        return choose_kind(config, quiet=quiet, notebook=True)
+    return None if is_for_notebooks(config) else str(SandboxType.DOCKER_NOTEBOOK)
 
 
 def _have_image(config: dict[str, Any], *, quiet: bool) -> None:

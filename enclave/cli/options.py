@@ -55,7 +55,10 @@ def _find_place(url: str | None, api_key: str | None, local: bool) -> Place:
 
 _SANDBOX_OPTIONS: dict[str, Any] = {
     'sandbox_type': click.option(
-        '--type', 'sandbox_type', default='docker', show_default=True, metavar='KIND', help='The kind of sandbox.'
+        '--type',
+        'sandbox_type',
+        metavar='KIND',
+        help='The kind of sandbox.  [default: docker if an engine answers, else bubblewrap]',
     ),
     'image': click.option('--image', metavar='NAME', help='The image it is made from.  [default: python:3.11-slim]'),
     'memory': click.option(

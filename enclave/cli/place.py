@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
 from enclave.cli.output import progress
 from enclave.errors import ImageNotFoundError, InvalidArgumentError, SandboxNotFoundError
 from enclave.records import SandboxInfo
@@ -35,9 +37,12 @@ class Place(ABC):
 
     @abstractmethod
     def open(
-        self, sandbox_type: str, config: Mapping[str, Any], *, quiet: bool = False
+        self, sandbox_type: str | None, config: Mapping[str, Any], *, quiet: bool = False
     ) -> contextlib.AbstractContextManager[Any]:
-        """Return a fresh sandbox for a ``with`` block, after which it is gone. ``quiet`` tells of no pull."""
+        """Return a fresh sandbox for a ``with`` block, after which it is gone. ``quiet`` tells of no pull and no choice.
+
+        Without a kind, the place chooses one.
+        """
 
     @abstractmethod
     def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
@@ -91,6 +96,16 @@ class Place(ABC):
         self.close()
 
 
+def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = False) -> str:
+    """Return the kind of sandbox to make on this machine; one without an engine is told with the reason, unless ``quiet``."""
+    from enclave.sandboxes.choice import choose_for
+
+    choice = choose_for(config, notebook=notebook)
+    if not choice.sandbox_type.startswith('docker') and not quiet:
+        click.echo(f'ms-enclave: a {choice.sandbox_type} sandbox, since {choice.reason}', err=True)
+    return str(choice.sandbox_type)
+
+
 class LocalPlace(Place):
     """This machine, and its engine."""
 
@@ -104,10 +119,11 @@ class LocalPlace(Place):
         return f'on the engine at {get_engine().address}'
 
     @contextlib.contextmanager
-    def open(self, sandbox_type: str, config: Mapping[str, Any], *, quiet: bool = False) -> Iterator[Any]:
+    def open(self, sandbox_type: str | None, config: Mapping[str, Any], *, quiet: bool = False) -> Iterator[Any]:
         """See `Place.open`; an image that is missing is pulled with progress shown."""
         from enclave.sandboxes.registry import SandboxFactory
 
+        sandbox_type = sandbox_type or choose_kind(config, quiet=quiet)
         pulls = sandbox_type.startswith('docker') and config.get('pull', 'missing') == 'missing'
         sandbox = SandboxFactory.create_sandbox(sandbox_type, {**config, 'pull': 'never'} if pulls else config)
         try:
@@ -193,7 +209,7 @@ class RemotePlace(Place):
         return f'on the server at {self.url}'
 
     def open(
-        self, sandbox_type: str, config: Mapping[str, Any], *, quiet: bool = False
+        self, sandbox_type: str | None, config: Mapping[str, Any], *, quiet: bool = False
     ) -> contextlib.AbstractContextManager[Any]:
         """See `Place.open`."""
         # Without options the server's own defaults apply.

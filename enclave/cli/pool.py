@@ -53,7 +53,7 @@ def init(
     size: int,
     name: str | None,
     tools: tuple[str, ...],
-    sandbox_type: str,
+    sandbox_type: str | None,
     config: dict[str, Any],
     place: Place,
     as_json: bool,
@@ -175,7 +175,7 @@ def run(
     size: int,
     timeout: float,
     fresh: bool,
-    sandbox_type: str,
+    sandbox_type: str | None,
     config: dict[str, Any],
     place: Place,
     as_json: bool,
@@ -240,7 +240,7 @@ def _find_programs(paths: Sequence[Path]) -> list[Path]:
 
 @contextlib.contextmanager
 def _pool_manager(
-    place: Place, size: int, fresh: bool, sandbox_type: str, config: dict[str, Any], *, quiet: bool
+    place: Place, size: int, fresh: bool, sandbox_type: str | None, config: dict[str, Any], *, quiet: bool
 ) -> Iterator[SandboxManager]:
     """Yield a manager that has a pool: the server's, or one of our own for the block."""
     enabled = with_tools(config, sandbox_type, ())
@@ -295,7 +295,7 @@ def _server(place: Place, verb: str) -> SandboxManager:
     return place.manager
 
 
-def with_tools(config: dict[str, Any], sandbox_type: str, tools: Sequence[str]) -> dict[str, Any]:
+def with_tools(config: dict[str, Any], sandbox_type: str | None, tools: Sequence[str]) -> dict[str, Any]:
     """Return a configuration with tools enabled: those named, or all that come with us and fit the kind."""
     if 'tools_config' in config:
         if tools:
@@ -303,7 +303,7 @@ def with_tools(config: dict[str, Any], sandbox_type: str, tools: Sequence[str]) 
         return config
     usual = (
         ('notebook_executor',)
-        if 'notebook' in sandbox_type
+        if 'notebook' in (sandbox_type or '')
         else ('python_executor', 'shell_executor', 'file_operation')
     )
     return {**config, 'tools_config': {name: {} for name in tools or usual}}

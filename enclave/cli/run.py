@@ -61,7 +61,7 @@ def run(
     files: tuple[str, ...],
     timeout: float | None,
     no_stdin: bool,
-    sandbox_type: str,
+    sandbox_type: str | None,
     config: dict[str, Any],
     place: Place,
     as_json: bool,

@@ -113,7 +113,7 @@ def server(
     idle_timeout: float,
     stop_grace: float,
     log_level: str,
-    sandbox_type: str,
+    sandbox_type: str | None,
     config: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -147,6 +147,8 @@ def server(
         'pool_when_empty': pool_when_empty,
         'pool_size': pool_size,
     }
+    if sandbox_type is not None:
+        manager_options['sandbox_type'] = sandbox_type
     if config:
         manager_options['sandbox_config'] = config
     door: dict[str, Any] = {

@@ -160,7 +160,7 @@ class SandboxManager(ABC):
     @abstractmethod
     def create_sandbox(
         self,
-        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        sandbox_type: SandboxType | str | None = None,
         config: Config = None,
         sandbox_id: str | None = None,
         *,
@@ -170,6 +170,9 @@ class SandboxManager(ABC):
         """Make and start a sandbox, and return its id.
 
         Args:
+            sandbox_type: The kind; None takes the manager's ``sandbox_type``, and where that is None too, the kind that the
+                configuration is for, else Docker if its engine answers, else bubblewrap. What was chosen and why is in the
+                ``metadata`` of its info, as ``chosen_because``.
             config: Configuration of the kind, a dict of its options, or None for the manager's ``sandbox_config``.
             sandbox_id: A name of your own; default is a new one.
             ttl: Seconds from its start after which it is removed, whatever goes on in it; None for never.
@@ -255,7 +258,7 @@ class SandboxManager(ABC):
     @contextlib.contextmanager
     def open(
         self,
-        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        sandbox_type: SandboxType | str | None = None,
         config: Config = None,
         sandbox_id: str | None = None,
         *,

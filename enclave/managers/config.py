@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from enclave.config import SandboxConfig, checked, is_a, refuses_unknown_keys, whole_number
 from enclave.deadline import check_timeout
+from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.records import Model
 
@@ -54,6 +55,8 @@ class SandboxManagerConfig(Model):
         cleanup_interval: How often the reaper looks over all sandboxes and sweeps what dead owners left. What has a due time
             of its own (``ttl``, ``idle_timeout``) is not made to wait for it.
         pool_size: How many sandboxes `initialize_pool` makes when it is not told; the pool keeps at least so many.
+        sandbox_type: The kind of sandboxes that are made without one. None leaves it to `enclave.sandboxes.choice`: Docker if
+            its engine answers, else bubblewrap; a remote manager leaves it to its server.
         sandbox_config: Configuration of sandboxes that are made without one: a `SandboxConfig` or a dict of options.
         max_workers: How many submitted calls run at once; threads are only made as they are needed.
         parallel_starts: How many sandboxes are being started at once, and how many removed; others wait for their turn.
@@ -77,6 +80,7 @@ class SandboxManagerConfig(Model):
     api_key: str | None = field(default=None, validator=is_a(str, none=True), repr=False)
     cleanup_interval: float = field(default=300.0, validator=checked(_check_interval))
     pool_size: int = field(default=0, validator=whole_number(0))
+    sandbox_type: SandboxType | str | None = field(default=None, validator=is_a(str, none=True))
     sandbox_config: SandboxConfig | dict[str, Any] | None = field(default=None, repr=False)
     max_workers: int = field(default=128, validator=whole_number(1, 10000))
     parallel_starts: int = field(default=32, validator=whole_number(1, 1000))

@@ -203,7 +203,7 @@ class HttpSandboxManager(SandboxManager):
 
     def create_sandbox(
         self,
-        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        sandbox_type: SandboxType | str | None = None,
         config: Config = None,
         sandbox_id: str | None = None,
         *,
@@ -212,7 +212,7 @@ class HttpSandboxManager(SandboxManager):
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
         query = {
-            'sandbox_type': _type_name(sandbox_type),
+            'sandbox_type': self._type_name(sandbox_type),
             'sandbox_id': sandbox_id,
             'ttl': _lifetime(ttl, 'ttl'),
             'idle_timeout': _lifetime(idle_timeout, 'idle_timeout'),
@@ -221,6 +221,13 @@ class HttpSandboxManager(SandboxManager):
             'POST', '/sandbox/create', SandboxAnswer, query=query, body=self._options(config), timeout=0
         )
         return answer.sandbox_id
+
+    def _type_name(self, sandbox_type: SandboxType | str | None) -> str | None:
+        """Return the kind as it travels; None leaves it to the server."""
+        named = self.config.sandbox_type if sandbox_type is None else sandbox_type
+        if named is not None and not isinstance(named, str):
+            raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {named!r}')
+        return None if named is None else str(named)
 
     def _options(self, config: Config) -> dict[str, Any] | None:
         """Return a configuration as it travels: what is not at its default, so that the server's kind has its own."""
@@ -356,7 +363,7 @@ class HttpSandboxManager(SandboxManager):
             raise PoolError(f'pool_size must be a whole number, at least 1, not {size!r}')
         body = PoolRequest(
             pool_size=size,
-            sandbox_type=None if sandbox_type is None else _type_name(sandbox_type),
+            sandbox_type=self._type_name(sandbox_type),
             config=self._options(config),
             name=name,
         )
@@ -447,12 +454,6 @@ def _path(sandbox_id: str) -> str:
             details={'sandbox_id': str(sandbox_id)},
         )
     return f'/sandbox/{sandbox_id}'
-
-
-def _type_name(sandbox_type: SandboxType | str) -> str:
-    if not isinstance(sandbox_type, str):
-        raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {sandbox_type!r}')
-    return str(sandbox_type)
 
 
 def _lifetime(value: Lifetime, name: str) -> float | None:

@@ -39,6 +39,7 @@ from enclave.managers.reaper import Reaper
 from enclave.managers.workers import Workers, wait_for
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import Sandbox
+from enclave.sandboxes.choice import choose_for, fit_for
 from enclave.sandboxes.housekeeping import find_housekeeper
 from enclave.sandboxes.registry import SandboxFactory
 
@@ -82,15 +83,16 @@ class Record:
 class Template:
     """Makes and ends the sandboxes of one pool: its `Supply`."""
 
-    def __init__(self, keeper: Keeper, kind: SandboxType | str, config: Any) -> None:
+    def __init__(self, keeper: Keeper, kind: SandboxType | str | None, config: Any) -> None:
         self._keeper = keeper
-        self.kind = str(kind)
         self._config = config
-        self.config = keeper.make(kind, config, None).config  # checked, and as the backend understands it
+        self.kind, self._facts = keeper.find_kind(kind, config)
+        self.config = keeper.make(self.kind, config, None).config  # checked, and as the backend understands it
 
     def create(self, pool: Pool) -> Record:
         """Begin to make a sandbox; the record's ``started`` tells when that has ended."""
         sandbox = self._keeper.make(self.kind, self._config, None)
+        sandbox.metadata.update(self._facts)
         return self._keeper.begin(sandbox, kind=self.kind, pool=pool)
 
     def begin(self, pool: Pool) -> None:
@@ -225,7 +227,18 @@ class Keeper:
 
     # Starting ---------------------------------------------------------------------------------------------------------
 
-    def make(self, kind: SandboxType | str, config: Any, sandbox_id: str | None) -> Sandbox:
+    def find_kind(self, kind: SandboxType | str | None, config: Any) -> tuple[str, dict[str, str]]:
+        """Return the kind of a sandbox, and for its ``metadata`` why it is that, where nobody named it."""
+        if config is None:
+            config = self.config.sandbox_config
+        if kind is None and self.config.sandbox_type is not None:
+            kind = fit_for(self.config.sandbox_type, config)
+        if kind is not None:
+            return str(kind), {}
+        choice = choose_for(config)
+        return str(choice.sandbox_type), {'chosen_because': choice.reason}
+
+    def make(self, kind: str, config: Any, sandbox_id: str | None) -> Sandbox:
         """Return a new sandbox that is in no table yet; without a configuration, with the manager's own."""
         if config is None:
             config = self.config.sandbox_config

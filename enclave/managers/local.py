@@ -78,7 +78,7 @@ class LocalSandboxManager(SandboxManager):
 
     def create_sandbox(
         self,
-        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        sandbox_type: SandboxType | str | None = None,
         config: Config = None,
         sandbox_id: str | None = None,
         *,
@@ -89,9 +89,11 @@ class LocalSandboxManager(SandboxManager):
         self._keeper.check_open()
         ttl = self._lifetime('ttl', ttl)
         idle_timeout = self._lifetime('idle_timeout', idle_timeout)
-        sandbox = self._keeper.make(sandbox_type, config, sandbox_id)
+        kind, facts = self._keeper.find_kind(sandbox_type, config)
+        sandbox = self._keeper.make(kind, config, sandbox_id)
+        sandbox.metadata.update(facts)
         self.start()
-        record = self._keeper.begin(sandbox, kind=str(sandbox_type), ttl=ttl, idle_timeout=idle_timeout)
+        record = self._keeper.begin(sandbox, kind=kind, ttl=ttl, idle_timeout=idle_timeout)
         return self._keeper.finish(record).id
 
     def _lifetime(self, name: str, value: Lifetime) -> float | None:
@@ -236,7 +238,7 @@ class LocalSandboxManager(SandboxManager):
                 f'pool_size must be a whole number, at least 1, not {size!r}; '
                 'give it to initialize_pool or in the configuration of the manager'
             )
-        template = Template(self._keeper, SandboxType.DOCKER if sandbox_type is None else sandbox_type, config)
+        template = Template(self._keeper, sandbox_type, config)
         self.start()
         with self._making_pool(template, name) as (template, pool_name):
             pool = self._keeper.pools().get(pool_name)

@@ -121,6 +121,18 @@ def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bo
     return choice.for_notebooks(sign) if sign else choice
 
 
+def fit_for(kind: SandboxType | str, config: SandboxConfig | Mapping[str, Any] | None) -> str:
+    """Return a kind that was set for whoever names none: the notebook kind of its backend, where a notebook is asked for."""
+    return notebook_type(str(kind)) if is_for_notebooks(config) else str(kind)
+
+
+def is_for_notebooks(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
+    """Tell whether a configuration says by itself that it is a notebook's."""
+    from enclave.sandboxes.notebook.config import NotebookConfig
+
+    return isinstance(config, NotebookConfig) or bool(_find_notebook_sign(config))
+
+
 def _words() -> dict[SandboxType, set[str]]:
     """Return the options of each of our kinds."""
     from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig

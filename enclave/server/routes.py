@@ -55,7 +55,6 @@ from enclave.server.route import (
     Text,
     route,
 )
-from enclave.server.service import DEFAULT_TYPE
 from enclave.tools.schema import argument
 
 SMALL_BYTES = 1 << 20
@@ -121,7 +120,7 @@ def get_docs(context: Context) -> Text:
 class CreateQuery:
     """How to make a sandbox."""
 
-    sandbox_type: str = argument(default=DEFAULT_TYPE, description='The kind of sandbox.')
+    sandbox_type: str | None = argument(default=None, description="The kind of sandbox; default is the server's own.")
     sandbox_id: str | None = argument(default=None, description='An id of your own.')
     ttl: float | None = argument(default=None, minimum=0, description='Seconds it lives; 0 is for ever.')
     idle_timeout: float | None = argument(
@@ -145,18 +144,19 @@ def create_sandbox(context: Context, query: CreateQuery, body: Any) -> SandboxAn
     The body holds the options of its kind; without one the server's own configuration is taken.
     """
     service, owner = context.service, context.owner
-    config = service.checked_config(owner, query.sandbox_type, body)
+    asked = service.checked(owner, query.sandbox_type, body)
     service.check_id(owner, query.sandbox_id)
     limits = owner.manager.config
     ttl = service.policy.lifetime('default' if query.ttl is None else query.ttl, limits.ttl)
     with owner.reserved(1):
         made = owner.manager.create_sandbox(
-            query.sandbox_type,
-            config,
+            asked.kind,
+            asked.config,
             query.sandbox_id,
             ttl=ttl,
             idle_timeout='default' if query.idle_timeout is None else query.idle_timeout,
         )
+    asked.note(owner, (made,))
     context.facts['sandbox_id'] = made
     if context.cancellation.is_cancelled:  # too late for the manager to notice: nobody would ever learn the id
         owner.manager.delete_sandbox(made)
@@ -695,13 +695,13 @@ def initialize_pool(context: Context, body: PoolRequest) -> SandboxesAnswer:
     """Make a pool of warm sandboxes, or change its size, and return their ids. All start, or it is an error."""
     service, owner = context.service, context.owner
     manager = owner.manager
-    kind = DEFAULT_TYPE if body.sandbox_type is None else body.sandbox_type
-    config = service.checked_config(owner, kind, body.config)
+    asked = service.checked(owner, body.sandbox_type, body.config)
     size = manager.config.pool_size if body.pool_size is None else body.pool_size
     there = sum(numbers['min_size'] for numbers in manager.get_stats()['pools'].values())
     most = manager.config.max_size_for(size) if size > 0 else 0
     with owner.reserved(max(0, most - there)):
-        ids = manager.initialize_pool(body.pool_size, kind, config, name=body.name)
+        ids = manager.initialize_pool(body.pool_size, asked.kind, asked.config, name=body.name)
+    asked.note(owner, ids)
     return SandboxesAnswer(sandbox_ids=ids)
 
 

@@ -9,18 +9,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 import enclave
 from enclave.config import SandboxConfig
 from enclave.deadline import Deadline
-from enclave.enums import SandboxType
 from enclave.errors import ConflictError, EnclaveError, ManagerStoppedError, PolicyError, UnsupportedError
 from enclave.managers.base import SandboxManager
 from enclave.records import HealthCheckResult
+from enclave.sandboxes.choice import choose_for, fit_for
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.audit import Audit
 from enclave.server.auth import ANONYMOUS, ApiKey, Authenticator, HostGuard
@@ -84,6 +84,22 @@ class Owner:
         self.cells.close()
 
 
+@frozen
+class Asked:
+    """What a client wants made. None is the server's own; ``why`` says why it is this kind, where that was chosen here."""
+
+    kind: str | None
+    config: SandboxConfig | None
+    why: str | None = None
+
+    def note(self, owner: Owner, ids: Iterable[str]) -> None:
+        """Put into the metadata of what was made why it is of this kind."""
+        for sandbox_id in ids if self.why else ():
+            sandbox = owner.manager.get_sandbox(sandbox_id)
+            if sandbox is not None:
+                sandbox.metadata['chosen_because'] = self.why
+
+
 class Service:
     """All of a server but its socket. Lives from `SandboxServer`'s making to its `stop`; any thread may use it.
 
@@ -142,20 +158,25 @@ class Service:
 
     # Making -----------------------------------------------------------------------------------------------------------
 
-    def checked_config(self, owner: Owner, kind: str, options: Any) -> SandboxConfig | None:
-        """Return the configuration a client asks for, within the policy; None for the server's own.
+    def checked(self, owner: Owner, kind: str | None, options: Any) -> Asked:
+        """Return the kind and the configuration a client asks for, within the policy.
 
         Raises:
             NotRegisteredError, ConfigurationError: The kind or an option is wrong.
             PolicyError: The policy refuses it.
         """
-        if options is None:
-            default = owner.manager.config.sandbox_config
-            if default is not None:
-                return None  # whoever runs the server chose it
+        own = owner.manager.config
+        if options is None and own.sandbox_config is not None:
+            return Asked(kind, None)  # whoever runs the server chose it
+        why: str | None = None
+        if kind is None and own.sandbox_type is not None:
+            kind = fit_for(own.sandbox_type, options)
+        elif kind is None:
+            choice = choose_for(options)
+            kind, why = str(choice.sandbox_type), choice.reason
         config: SandboxConfig = SandboxFactory.get_sandbox_class(kind).config_class.model_validate(options)
         self.policy.check_sandbox(kind, config)
-        return config
+        return Asked(kind, config, why)
 
     def check_id(self, owner: Owner, sandbox_id: str | None) -> None:
         """Return if no other owner has this id; backends name what they make after it.
@@ -256,6 +277,3 @@ def _stop(manager: SandboxManager) -> None:
         manager.stop()
     except EnclaveError:
         logger.exception('a manager could not be stopped')
-
-
-DEFAULT_TYPE = str(SandboxType.DOCKER)

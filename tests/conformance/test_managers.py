@@ -31,6 +31,7 @@ from enclave.errors import (
 )
 from enclave.managers.base import SandboxManager
 from enclave.managers.local import LocalSandboxManager
+from enclave.sandboxes import choice
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 from tests.support.server import remote
@@ -70,6 +71,28 @@ def manager(make: MakeManager) -> Iterator[SandboxManager]:
 
 
 # Sandboxes ------------------------------------------------------------------------------------------------------------
+
+
+def test_where_nobody_names_a_kind_it_is_the_managers_own(make: MakeManager, kind: str) -> None:
+    with make(sandbox_config=CONFIG, sandbox_type=kind, stop_grace=0) as manager:
+        info = manager.get_sandbox_info(manager.create_sandbox())
+        (pooled,) = manager.initialize_pool(1)
+
+        assert str(info.type) == str(manager.get_sandbox_info(pooled).type) == kind
+        assert 'chosen_because' not in info.metadata
+
+
+def test_where_nobody_at_all_names_a_kind_one_is_chosen_and_why_is_told(
+    make: MakeManager, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, 'choose_backend', lambda: choice.Choice(kind, 'it is the only one'))
+    with make(stop_grace=0) as manager:
+        infos = [manager.get_sandbox_info(manager.create_sandbox(config=config)) for config in (None, CONFIG)]
+        infos += [manager.get_sandbox_info(each) for each in manager.initialize_pool(1, config=CONFIG)]
+
+        assert [(str(info.type), info.metadata['chosen_because']) for info in infos] == [
+            (kind, 'it is the only one')
+        ] * 3
 
 
 def test_a_sandbox_from_making_to_deleting(manager: SandboxManager, kind: str) -> None:

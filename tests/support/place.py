@@ -48,7 +48,7 @@ class FakePlace(Place):
         return 'in the test'
 
     @contextlib.contextmanager
-    def open(self, sandbox_type: str, config: Mapping[str, Any], *, quiet: bool = False) -> Iterator[Any]:
+    def open(self, sandbox_type: str | None, config: Mapping[str, Any], *, quiet: bool = False) -> Iterator[Any]:
         self.calls.append(('open', sandbox_type, dict(config)))
         try:
             yield self.sandbox

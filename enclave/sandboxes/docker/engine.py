@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 60.0
 """Seconds an ordinary call may take without the engine sending anything."""
+NOT_JSON = 'not JSON'
+"""The ``reason`` of an answer that cannot be read, or is empty."""
 
 POOL_SIZE = 512
 """Idle connections kept. urllib3 opens further ones when all are busy, and only warns when it must drop one above this."""
@@ -293,7 +295,8 @@ class Engine:
             raise _translated(error, what) from error
         except requests.exceptions.InvalidJSONError as error:
             raise EngineError(
-                f'Could not {what}: the engine at {self.address} did not answer in JSON ({error})'
+                f'Could not {what}: the engine at {self.address} did not answer in JSON ({error})',
+                details={'reason': NOT_JSON},
             ) from error
         except (
             requests.exceptions.RequestException,

@@ -16,7 +16,7 @@ from attrs import frozen
 from enclave.enums import SandboxStatus
 from enclave.errors import EngineError, SandboxNotFoundError
 from enclave.records import Model, SandboxInfo
-from enclave.sandboxes.docker.engine import Engine
+from enclave.sandboxes.docker.engine import NOT_JSON, Engine
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT
 from enclave.sandboxes.owner import Owner, current_owner
 
@@ -250,7 +250,8 @@ def _measure(engine: Engine, info: SandboxInfo) -> Usage | None:
         with engine.translate(f'measure sandbox {info.id}'):
             sample: dict[str, Any] = engine.api.stats(info.metadata['container_id'], stream=False)
     except EngineError as error:
-        if error.details.get('status') in (404, 409):  # it ended meanwhile
+        # It ended meanwhile; while the engine sampled it, and then the answer is empty.
+        if error.details.get('status') in (404, 409) or error.details.get('reason') == NOT_JSON:
             return None
         raise
     memory = sample.get('memory_stats') or {}

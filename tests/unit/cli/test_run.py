@@ -18,7 +18,7 @@ def test_file_is_run_with_its_own_arguments_and_exit_code(invoke: Invoke, place:
 
     assert done.exit_code == 7
     assert done.stdout == "['--memory', '-x']\n"
-    assert place.calls == [('open', 'docker', {'memory_limit': '64m'}), ('gone',)]
+    assert place.calls == [('open', None, {'memory_limit': '64m'}), ('gone',)]
 
 
 def test_program_lies_beside_the_files_that_were_copied_in(invoke: Invoke, tmp_path: Path) -> None:
