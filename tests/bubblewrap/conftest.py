@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+from tests.support.backends import starting
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,17 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def start() -> Iterator[Callable[..., BubblewrapSandbox]]:
     """Start a sandbox; stopped at the end of the test."""
-    started: list[BubblewrapSandbox] = []
-
-    def start_one(**options: Any) -> BubblewrapSandbox:
-        made = BubblewrapSandbox(options)
-        started.append(made)
-        made.start()
-        return made
-
-    yield start_one
-    for made in started:
-        made.cleanup()
+    with starting(lambda **options: BubblewrapSandbox(options)) as start:
+        yield start
 
 
 @pytest.fixture(scope='module')

@@ -175,7 +175,12 @@ def test_on_the_network_is_the_hosts_own(start: Start) -> None:
     sandbox = start(network_enabled=True)
     assert sandbox.metadata['network'] == 'that of this machine'
     with socket.create_server(('127.0.0.1', 0)) as server:
-        answered = threading.Thread(target=lambda: server.accept()[0].sendall(b'hello'))
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(b'hello')
+
+        answered = threading.Thread(target=answer)
         answered.start()
         code = f'import socket; print(socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), 5).recv(5))'
         assert sandbox.execute_command(['python3', '-c', code]).stdout == "b'hello'\n"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
-from tests.support.backends import BACKENDS, Backend
+from tests.support.backends import BACKENDS, Backend, starting
 
 
 @pytest.fixture(scope='session', params=BACKENDS)
@@ -28,17 +27,8 @@ def sandbox(backend: Backend) -> Iterator[AgentBackedSandbox]:
 @pytest.fixture
 def start(backend: Backend) -> Iterator[Callable[..., AgentBackedSandbox]]:
     """Start a sandbox of one's own; stopped at the end of the test."""
-    started: list[AgentBackedSandbox] = []
-
-    def start_one(**options: Any) -> AgentBackedSandbox:
-        made = backend.make(**options)
-        started.append(made)
-        made.start()
-        return made
-
-    yield start_one
-    for made in started:
-        made.cleanup()
+    with starting(backend.make) as start:
+        yield start
 
 
 @pytest.fixture

@@ -345,5 +345,5 @@ def test_a_client_killed_by_sigkill_leaves_no_container(tmp_path: Path) -> None:
             assert events.stdout.readline() == 'destroy\n'
         finally:
             events.kill()
-            events.wait()
+            events.communicate()
     assert containers_of(sandbox_id) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.notebook.verbs import NotebookSandbox
 from enclave.server.serve import SandboxServer
-from tests.support.backends import NOTEBOOK_BACKENDS, Backend, bubblewrap_notebook_trouble, require_bubblewrap
+from tests.support.backends import NOTEBOOK_BACKENDS, Backend, bubblewrap_notebook_trouble, require_bubblewrap, starting
 from tests.support.server import serving
 
 CONFIG = {'tools_config': ['notebook_executor'], 'network_enabled': False, 'timeout': 60, 'interrupt_grace': 2}
@@ -65,14 +66,5 @@ def sandbox(shared: NotebookSandbox) -> NotebookSandbox:
 @pytest.fixture
 def start(backend: Backend) -> Iterator[Callable[..., NotebookSandbox]]:
     """Start a sandbox of one's own; stopped at the end of the test."""
-    started: list[NotebookSandbox] = []
-
-    def start_one(**options: Any) -> NotebookSandbox:
-        made = make(backend, **options)
-        started.append(made)
-        made.start()
-        return made
-
-    yield start_one
-    for made in started:
-        made.cleanup()
+    with starting(functools.partial(make, backend)) as start:
+        yield start

@@ -11,7 +11,6 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from enclave.sandboxes.bubblewrap import cgroups
 from enclave.sandboxes.bubblewrap.notebook import BubblewrapNotebookSandbox
 from enclave.sandboxes.bubblewrap.unpack import remove_unpacked, unpack_image
 from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
+from tests.support.backends import starting
 from tests.support.host import as_ordinary_user, cgroups_of, is_running, no_cgroups, wait_until
 
 pytestmark = pytest.mark.bubblewrap
@@ -30,17 +30,8 @@ Start = Callable[..., BubblewrapNotebookSandbox]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start a sandbox; stopped at the end of the test."""
-    started: list[BubblewrapNotebookSandbox] = []
-
-    def start_one(**options: Any) -> BubblewrapNotebookSandbox:
-        made = BubblewrapNotebookSandbox(options)
-        started.append(made)
-        made.start()
-        return made
-
-    yield start_one
-    for made in started:
-        made.cleanup()
+    with starting(lambda **options: BubblewrapNotebookSandbox(options)) as start:
+        yield start
 
 
 # Pythons --------------------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 from attrs import frozen
@@ -14,6 +15,8 @@ from enclave.enums import SandboxType
 from enclave.errors import EnclaveError
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.registry import SandboxFactory
+
+S = TypeVar('S', bound=AgentBackedSandbox)
 
 
 @frozen
@@ -27,6 +30,22 @@ class Backend:
         sandbox = SandboxFactory.create_sandbox(self.sandbox_type, {'network_enabled': False, **options})
         assert isinstance(sandbox, AgentBackedSandbox)
         return sandbox
+
+
+@contextlib.contextmanager
+def starting(make: Callable[..., S]) -> Iterator[Callable[..., S]]:
+    """Give a function that makes and starts a sandbox with some options; all are gone after the block."""
+    started: list[S] = []
+
+    def start_one(**options: Any) -> S:
+        made = make(**options)
+        started.append(made)
+        made.start()
+        return made
+
+    yield start_one
+    for made in started:
+        made.cleanup()
 
 
 BACKENDS = [
