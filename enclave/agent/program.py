@@ -154,6 +154,7 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.
 RESTORED = IGNORED + (signal.SIGXFSZ,)
 NOBODYS_UID = 0x7FFFFFF0
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
+OOM_EVENTS = -1  # a descriptor of such a file that a loader was given, where the sandbox does not see one
 
 
 class Refused(Exception):
@@ -212,22 +213,18 @@ def load_prctl():
     )
 
 
-def count_oom_kills():
+def open_oom_events():
     # type: () -> int
+    """Return a descriptor of the file that counts the sandbox's OOM kills; -1 where there is none."""
+    if OOM_EVENTS >= 0:
+        os.set_inheritable(OOM_EVENTS, False)
+        return OOM_EVENTS
     for name in OOM_FILES:
         try:
-            fd = os.open(name, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            for line in os.read(fd, 4096).splitlines():
-                if line.startswith(b'oom_kill '):
-                    return int(line.split()[1])
+            return os.open(name, os.O_RDONLY)
         except OSError:
             pass
-        finally:
-            os.close(fd)
-    return 0
+    return -1
 
 
 def read_processes():
@@ -540,7 +537,7 @@ class Run(Call):
         opened = []  # type: List[int]
         try:
             stdio = self.open_stdio(opened)
-            self.oom_kills = count_oom_kills()
+            self.oom_kills = self.agent.count_oom_kills()
             self.started_at = time.monotonic()
             request = self.make_request()
             if request:
@@ -825,7 +822,7 @@ class Run(Call):
         else:
             message['exit'] = os.WEXITSTATUS(status)
         if status == signal.SIGKILL or message.get('exit') == 128 + signal.SIGKILL:
-            message['oom'] = count_oom_kills() > self.oom_kills
+            message['oom'] = self.agent.count_oom_kills() > self.oom_kills
         if self.exec_error and not self.verdict:
             stage, number = self.exec_error
             if stage == b'x':
@@ -1918,6 +1915,7 @@ class Agent(object):
         self.waiting_idle = None  # type: Optional[Idle]
         self.oom_file = -1
         self.oom_score = b'0'
+        self.oom_events = open_oom_events()
         self.start_dir = os.open('.', os.O_RDONLY | os.O_DIRECTORY)
         self.prctl = load_prctl()
         self.root_device = os.stat('/').st_dev
@@ -2127,6 +2125,16 @@ class Agent(object):
         else:
             self.free_keepers.append(keeper)
 
+    def count_oom_kills(self):
+        # type: () -> int
+        try:
+            for line in os.pread(self.oom_events, 4096, 0).splitlines():
+                if line.startswith(b'oom_kill '):
+                    return int(line.split()[1])
+        except (OSError, ValueError):
+            pass  # there is no such file, or the kernel counts nothing
+        return 0
+
     def set_guest_oom_score(self):
         # type: () -> None
         """Let what is forked next be the OOM killer's first choice. The score is inherited, and only this file, opened
@@ -2205,7 +2213,8 @@ class Agent(object):
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(waker)
-        self.note_fd(self.source, self.drain, wake, waker, self.poll.fileno(), self.start_dir, self.oom_file)
+        self.note_fd(self.source, self.drain, wake, waker, self.poll.fileno(), self.start_dir)
+        self.note_fd(self.oom_file, self.oom_events)
         self.watch(wake, select.EPOLLIN, lambda mask: self.on_child(wake))
         self.watch(self.source, select.EPOLLIN, self.on_input)
         shells = [name for name in ('/bin/sh', '/usr/bin/sh', '/bin/bash') if os.access(name, os.X_OK)]

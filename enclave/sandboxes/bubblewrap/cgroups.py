@@ -293,22 +293,21 @@ class Group:
         for place in self._made:
             (place / 'cgroup.procs').write_text(str(pid))
 
-    def memory_files(self) -> list[tuple[str, str]]:
-        """Return what the agent reads to tell that memory ran out: ``(file on the host, path in the sandbox)``."""
+    @property
+    def oom_events(self) -> Path | None:
+        """The file that counts the processes killed because memory ran out; None where memory is not limited here."""
         if 'memory' not in self.cgroups.parents:
-            return []
-        place = self.cgroups.parents['memory'] / self.name
-        if self.cgroups.version == 1:
-            return [(str(place / 'memory.oom_control'), '/sys/fs/cgroup/memory/memory.oom_control')]
-        return [(str(place / 'memory.events'), '/sys/fs/cgroup/memory.events')]
+            return None
+        name = 'memory.oom_control' if self.cgroups.version == 1 else 'memory.events'
+        return self.cgroups.parents['memory'] / self.name / name
 
     def count_oom_kills(self) -> int:
         """Return how many processes of the sandbox were killed because its memory ran out."""
-        for path, _ in self.memory_files():
-            with contextlib.suppress(OSError):
-                for line in Path(path).read_text().splitlines():
-                    if line.startswith('oom_kill '):
-                        return int(line.split()[1])
+        file = self.oom_events
+        with contextlib.suppress(OSError):
+            for line in file.read_text().splitlines() if file else ():
+                if line.startswith('oom_kill '):
+                    return int(line.split()[1])
         return 0
 
     def remove(self) -> None:

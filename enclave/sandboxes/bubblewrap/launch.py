@@ -47,25 +47,31 @@ def r(n):
   if not c:posix._exit(0)
   b+=c
  return b
-l=r(int(r(8)))
+s=r(int(r(8)))
 p,c=marshal.loads(r(int(r(8))))
-exec(p,dict(limits=l,code=c))
+exec(p,dict(settings=s,code=c))
 """
 """What the interpreter is given on its command line; it is compiled at every start, so it is short.
 
-From its input it takes, each after eight digits of length, rlimits like ``CORE=0 NPROC=512`` and a marshalled pair of code
-objects, `_PRELUDE` and the agent, and runs the first.
+From its input it takes, each after eight digits of length, settings like ``RLIMIT_CORE=0 OOM_EVENTS=7`` and a marshalled pair of
+code objects, `_PRELUDE` and the agent, and runs the first.
 """
 
 _PRELUDE = """\
 import sys,resource
-for word in limits.decode().split():
+space={'__name__':'enclave_agent'}
+given={}
+for word in settings.decode().split():
     name,value=word.split('=')
-    name,value=getattr(resource,'RLIMIT_'+name),int(value)
-    hard=resource.getrlimit(name)[1]
-    if hard>=0:
-        value=min(value,hard)
-    resource.setrlimit(name,(value,value))
+    value=int(value)
+    if name.startswith('RLIMIT_'):
+        number=getattr(resource,name)
+        hard=resource.getrlimit(number)[1]
+        if hard>=0:
+            value=min(value,hard)
+        resource.setrlimit(number,(value,value))
+    else:
+        given[name]=value
 stand={}
 try:
     import _collections,_heapq,_json,_signal,_struct
@@ -98,8 +104,8 @@ except Exception:
     pass
 stand={name:module for name,module in stand.items() if name not in sys.modules}
 sys.modules.update(stand)
-space={'__name__':'enclave_agent'}
 exec(code,space)
+space.update(given)
 for name in stand:
     del sys.modules[name]
 try:
@@ -161,9 +167,15 @@ def agent_code(key: str, start: Callable[[list[str]], subprocess.Popen[bytes]], 
     return found
 
 
-def make_bootstrap(code: bytes, rlimits: Mapping[str, int]) -> bytes:
-    """Return what the loader takes: ``rlimits`` are ``{'NOFILE': 4096}``, names without their ``RLIMIT_``."""
-    text = ' '.join(f'{name}={value}' for name, value in rlimits.items()).encode('ascii')
+def make_bootstrap(code: bytes, rlimits: Mapping[str, int], oom_events: int = -1) -> bytes:
+    """Return what the loader takes.
+
+    Args:
+        rlimits: ``{'NOFILE': 4096}``, names without their ``RLIMIT_``.
+        oom_events: The descriptor, in the sandbox, of the file that counts its OOM kills; -1 for none.
+    """
+    settings = {**{f'RLIMIT_{name}': value for name, value in rlimits.items()}, 'OOM_EVENTS': oom_events}
+    text = ' '.join(f'{name}={value}' for name, value in settings.items()).encode('ascii')
     return b'%08d%b%08d%b' % (len(text), text, len(code), code)
 
 

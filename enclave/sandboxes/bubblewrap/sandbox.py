@@ -100,7 +100,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
         stream = self._pipes = PipeStream(process, name=self.id)
         pid = plan.read_pid() if is_told else 0
         held = self._enter(pid, group)
-        program = make_bootstrap(code, self._rlimits(held))
+        program = make_bootstrap(code, self._rlimits(held), plan.oom_events)
         channel = self._channel = Channel(self.id, stream, program=program)
         try:
             hello = channel.start(Deadline.after(START_SECONDS))
@@ -258,6 +258,7 @@ class _Plan:
     group: Group | None = field(default=None, init=False)
     program: Program = field(init=False)
     view: View = field(init=False)
+    oom_events: int = field(default=-1, init=False)  # a descriptor, of the number it had in the agent
     _drops: bool = field(init=False)
     _info: int = field(default=-1, init=False)
     _staged: list[tuple[str, str]] = field(factory=list, init=False)
@@ -301,6 +302,11 @@ class _Plan:
         self._staged = []
         try:
             arguments = self._arguments(own)
+            self.oom_events = -1
+            watched = self.group.oom_events if is_agent and self.group is not None else None
+            if watched is not None:
+                self.oom_events = os.open(watched, os.O_RDONLY | os.O_CLOEXEC)
+                own.append(self.oom_events)
             if tells_pid:
                 self._info, drain = os.pipe()
                 own.append(drain)
@@ -386,12 +392,6 @@ class _Plan:
         for source, path in view.trees:
             if path.startswith(('/tmp/', '/home/')):
                 words += self._bind(source, path, 'ro')
-        watched = self.group.memory_files() if self.group else []
-        if watched:
-            for folder in ('/sys', '/sys/fs', '/sys/fs/cgroup', '/sys/fs/cgroup/memory'):
-                words += ['--perms', '0755', '--dir', folder]
-        for source, path in watched:
-            words += ['--ro-bind', source, path]
         words += self._working_dir()
         for source, volume in config.volumes.items():
             words += self._bind(source, volume['bind'], volume['mode'])
