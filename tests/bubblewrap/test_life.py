@@ -21,6 +21,7 @@ from enclave.enums import SandboxStatus
 from enclave.errors import SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
 from enclave.sandboxes.bubblewrap import cgroups, program, seccomp
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+from tests.agent.conftest import PYTHONS
 from tests.support.host import PATIENCE, as_ordinary_user, cgroups_of, is_running, no_cgroups, wait_until
 
 Start = Callable[..., BubblewrapSandbox]
@@ -287,6 +288,23 @@ def test_this_very_interpreter_can_be_the_one_inside(start: Start) -> None:
 
 
 @is_root
+@pytest.mark.parametrize('version', PYTHONS)
+def test_the_agent_is_whole_under_every_python(start: Start, version: str, tmp_path: Path) -> None:
+    sandbox = start(python=PYTHONS[version], env_vars={'GIVEN': 'ü'})
+    (tmp_path / 'tree' / 'empty').mkdir(parents=True)
+    (tmp_path / 'tree' / 'file').write_text('hi')
+
+    sandbox.put_dir(tmp_path / 'tree', 'copy')
+    sandbox.move_path('copy', '/tmp/copy')  # to another file system, which is a forked child's work
+    sandbox.get_dir('/tmp/copy', tmp_path / 'back')
+    sandbox.remove_path('/tmp/copy', recursive=True)
+
+    assert sandbox.metadata['agent_python'].startswith(f'{version}.')
+    assert sorted(path.name for path in (tmp_path / 'back').iterdir()) == ['empty', 'file']
+    assert sandbox.execute_command('echo $GIVEN; exit 3').stdout == 'ü\n'
+    assert sandbox.execute_command(['python3', '-c', 'import json, os; print(os.environ.get("GIVEN"))']).success
+
+
 def test_a_private_directory_of_roots_can_be_a_volume(start: Start, tmp_path: Path) -> None:
     private = tmp_path / 'private'
     (private / 'shown').mkdir(parents=True)

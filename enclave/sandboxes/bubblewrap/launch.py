@@ -104,6 +104,30 @@ except Exception:
     pass
 stand={name:module for name,module in stand.items() if name not in sys.modules}
 sys.modules.update(stand)
+if not {'os','_collections_abc'}&set(sys.modules):
+    def _check_methods(kind,*names):
+        found={name for each in kind.__mro__ for name in each.__dict__}
+        return set(names)<=found or NotImplemented
+    class Mapping:
+        def get(self,key,default=None):
+            try:
+                return self[key]
+            except KeyError:
+                return default
+        def __contains__(self,key):
+            return self.get(key,self) is not self
+        def keys(self):
+            return list(self)
+        def items(self):
+            return [(key,self[key]) for key in self]
+    bases=type(sys)('_collections_abc')
+    bases._check_methods,bases.Mapping,bases.MutableMapping=_check_methods,Mapping,Mapping
+    sys.modules['_collections_abc']=bases
+    try:
+        import os
+    except Exception:
+        sys.modules.pop('os',None)
+    del sys.modules['_collections_abc']
 exec(code,space)
 space.update(given)
 for name in stand:
@@ -124,8 +148,9 @@ since RLIMIT_NPROC counts the processes of one sandbox alone only when it is set
 5.14).
 
 While the agent's module is loaded, the C halves of five modules stand for their Python ones, json's above all, whose imports take
-8 of the 30 ms of a start (CPython 3.11). Afterwards the names are free again, so that whatever is imported later is real. For the
-same reason prctl(2) comes from the C half of ctypes, once PR_GET_DUMPABLE (3) has shown that it works; else from ctypes.
+8 of the 30 ms of a start (CPython 3.11), and a few lines for the base classes of `os.environ`, whose module takes half a
+millisecond more. Afterwards the names are free again, so that whatever is imported later is real. For the same reason prctl(2)
+comes from the C half of ctypes, once PR_GET_DUMPABLE (3) has shown that it works; else from ctypes.
 """
 
 _COMPILER = """\
