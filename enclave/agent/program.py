@@ -142,7 +142,8 @@ OUT_HIGH = (
     1 << 17
 )  # stop reading sources while more than this waits for the stream, so that a small reply is never far back
 KILL_SLICE = 0.02  # seconds spent on killing before the loop turns again
-KILL_PATIENCE = 5.0  # seconds after which a process that will not die (state D) is given up
+KILL_PATIENCE = 5.0  # seconds after which a process that waits in the kernel (state D) is given up
+KILL_LIMIT = 60.0  # seconds after which everything is; nothing is known that would not die by then
 STATUS = struct.Struct('!ccI')
 STDIO = struct.Struct('3i')
 REQUEST_BYTES = 1 << 16  # a call that takes more than this to describe gets a keeper of its own
@@ -227,11 +228,18 @@ def open_oom_events():
     return -1
 
 
-def read_processes():
-    # type: () -> Dict[int, Tuple[int, bytes]]
-    """Return ``{pid: (parent's pid, state letter)}`` of everything in the sandbox (proc(5), /proc/pid/stat)."""
+def read_processes(freeze=None):
+    # type: (Optional[Callable[[], None]]) -> Dict[int, Tuple[int, bytes]]
+    """Return ``{pid: (parent's pid, state letter)}`` of everything in the sandbox (proc(5), /proc/pid/stat).
+
+    Where reading takes long, since guests by the hundred leave us no processor, ``freeze()`` is called and it begins anew.
+    """
     found = {}
+    until = time.monotonic() + KILL_SLICE
     for name in os.listdir('/proc'):
+        if freeze and time.monotonic() > until:
+            freeze()
+            return read_processes()
         if name.isdigit():
             try:
                 fd = os.open('/proc/%s/stat' % name, os.O_RDONLY)
@@ -249,20 +257,27 @@ def read_processes():
     return found
 
 
-def below(processes, roots):
-    # type: (Dict[int, Tuple[int, bytes]], Set[int]) -> Set[int]
-    """Return the pids in ``processes`` that descend from ``roots``, without the roots."""
-    children = {}  # type: Dict[int, List[int]]
-    for pid, (parent, _) in processes.items():
-        children.setdefault(parent, []).append(pid)
-    found = set()  # type: Set[int]
-    todo = list(roots)
-    while todo:
-        for pid in children.get(todo.pop(), ()):
-            if pid not in found and pid not in roots:
-                found.add(pid)
-                todo.append(pid)
-    return found
+class Look(object):
+    """What runs in the sandbox at one moment: ``processes`` as `read_processes` gives them."""
+
+    def __init__(self, freeze=None):
+        # type: (Optional[Callable[[], None]]) -> None
+        self.processes = read_processes(freeze)
+        self.children = {}  # type: Dict[int, List[int]]
+        for pid, (parent, _) in self.processes.items():
+            self.children.setdefault(parent, []).append(pid)
+
+    def below(self, roots):
+        # type: (Set[int]) -> Set[int]
+        """Return the pids that descend from ``roots``, without the roots and without what has ended."""
+        found = set()  # type: Set[int]
+        todo = list(roots)
+        while todo:
+            for pid in self.children.get(todo.pop(), ()):
+                if pid not in found and pid not in roots:
+                    found.add(pid)
+                    todo.append(pid)
+        return {pid for pid in found if self.processes[pid][1] not in (b'Z', b'X')}
 
 
 def read_table(path):
@@ -1110,63 +1125,58 @@ def execute(argv, env, attempt):
 
 
 class Killer(object):
-    """Kills a call's family to the last process, a slice at a time, so that the loop goes on turning meanwhile."""
+    """What is to be killed for one call: its family, to the last process. `Agent.kill` does it."""
 
     def __init__(self, run):
         # type: (Run) -> None
         self.run = run
-        self.rounds = 0
-        self.stopped = set()  # type: Set[int]
+        self.killed = set()  # type: Set[int]
         self.hopeless = set()  # type: Set[int]
-        self.give_up_at = time.monotonic() + KILL_PATIENCE
+        self.quiet_looks = 0
+        self.began_at = 0.0
 
-    def find(self):
-        # type: () -> Set[int]
-        processes = read_processes()
+    def find(self, look):
+        # type: (Look) -> Set[int]
         run, agent = self.run, self.run.agent
         if run.keeper:
-            found = below(processes, {run.keeper.pid})
+            found = look.below({run.keeper.pid})
         else:
             # A guest killed the keeper, so its orphans came to us, and which call they belong to is lost. Take them all,
             # except what other calls certainly own.
             others = {pid for pid, other in agent.mains.items() if other is not run} | set(agent.keepers)
-            orphans = {pid for pid, (parent, _) in processes.items() if parent == MINE} - others - {MINE}
-            found = orphans | below(processes, orphans)
-        return {pid for pid in found if processes[pid][1] not in (b'Z', b'X')} - self.hopeless
+            orphans = set(look.children.get(MINE, ())) - others - {MINE}
+            ended = {pid for pid in orphans if look.processes[pid][1] in (b'Z', b'X')}
+            found = (orphans - ended) | look.below(orphans)
+        return found - self.hopeless
 
-    def step(self):
+    def strike(self, look):
+        # type: (Look) -> bool
+        """Kill what there is; True if there is more than was killed before, so that something forks faster than we kill."""
+        now = time.monotonic()
+        self.began_at = self.began_at or now
+        living = self.find(look)
+        grows = bool(self.killed) and not living <= self.killed
+        for pid in living:
+            waits = look.processes[pid][1] == b'D' and now - self.began_at > KILL_PATIENCE
+            if waits or now - self.began_at > KILL_LIMIT:
+                self.hopeless.add(pid)
+                continue
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            except PermissionError:
+                self.hopeless.add(pid)
+        if len(self.killed) > 100000:
+            self.killed.clear()
+        self.killed |= living
+        # A process may fork and end while the list is read and so hide its child from us: believe the second look.
+        self.quiet_looks = 0 if living else self.quiet_looks + 1
+        return grows
+
+    def is_done(self):
         # type: () -> bool
-        """Go on killing for a moment; True when nothing is left."""
-        until = time.monotonic() + KILL_SLICE
-        while True:
-            # A process may fork and end while we read the list and so hide its child from us: believe the second look.
-            living = self.find() or self.find()
-            now = time.monotonic()
-            if not living or now > self.give_up_at:
-                return True
-            fresh = living - self.stopped
-            if self.rounds and fresh and len(self.stopped) < 100000:
-                # Something forks faster than we kill: freeze all of it first. Stopped processes cannot fork, and they
-                # use up the process limit.
-                for pid in fresh:
-                    self.signal(pid, signal.SIGSTOP)
-                self.stopped |= fresh
-            else:
-                for pid in living:
-                    self.signal(pid, signal.SIGKILL)
-                self.stopped.clear()
-            self.rounds += 1
-            if now > until:
-                return False
-
-    def signal(self, pid, number):
-        # type: (int, int) -> None
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass
-        except PermissionError:
-            self.hopeless.add(pid)
+        return self.quiet_looks >= 2
 
 
 class Read(Call):
@@ -1908,6 +1918,7 @@ class Agent(object):
         self.mains = {}  # type: Dict[int, Run]
         self.draining = set()  # type: Set[Run]
         self.killers = []  # type: List[Killer]
+        self.has_frozen = False
         self.pumps = []  # type: List[Any]
         self.deadlines = []  # type: List[Tuple[float, int]]
         self.scripts = 0
@@ -2149,9 +2160,7 @@ class Agent(object):
 
     def guests(self):
         # type: () -> Set[int]
-        processes = read_processes()
-        found = below(processes, {MINE}) - set(self.keepers)
-        return {pid for pid in found if processes[pid][1] not in (b'Z', b'X')}
+        return Look().below({MINE}) - set(self.keepers)
 
     def make_private_file(self, name, size, user):
         # type: (bytes, int, Any) -> Tuple[bytes, int]
@@ -2263,16 +2272,49 @@ class Agent(object):
             call = self.calls.get(heapq.heappop(self.deadlines)[1])
             if call is not None:
                 call.on_deadline()
-        for killer in list(self.killers):
-            if killer.step():
-                self.killers.remove(killer)
-                killer.run.on_killed()
+        if self.killers:
+            self.kill()
         if can_pump:
             for pump in list(self.pumps):
                 if pump.credit > 0 and not self.is_clogged:
                     pump.pump()
         if self.outgoing:
             self.flush()
+
+    def kill(self):
+        # type: () -> None
+        """Go on for a moment with all that is to be killed; one look at what runs serves every call that ends."""
+        until = time.monotonic() + KILL_SLICE
+        while self.killers:
+            look = Look(self.freeze if MINE == 1 and not self.has_frozen else None)
+            growing = [killer for killer in self.killers if killer.strike(look)]
+            for killer in [killer for killer in self.killers if killer.is_done()]:
+                self.killers.remove(killer)
+                killer.run.on_killed()
+            if self.has_frozen:
+                self.thaw(look)
+            elif growing and MINE == 1:
+                self.freeze()
+            elif growing:
+                for pid in set().union(*[killer.find(look) for killer in growing]):
+                    send_signal(pid, signal.SIGSTOP)
+            if time.monotonic() > until and not self.has_frozen:
+                break
+
+    def freeze(self):
+        # type: () -> None
+        """Stop all there is, other calls for these milliseconds too (kill(2), pid -1, which only process 1 uses here): what forks
+        faster than we kill cannot fork any more, and leaves us the processor that we need for finding it."""
+        self.has_frozen = True
+        send_signal(-1, signal.SIGSTOP)
+
+    def thaw(self, look):
+        # type: (Look) -> None
+        """Let go on what was stopped and has not been killed."""
+        self.has_frozen = False
+        for pid, (_, state) in look.processes.items():
+            if state == b'T' and pid != MINE:
+                send_signal(pid, signal.SIGCONT)
 
     def leave(self):
         # type: () -> NoReturn

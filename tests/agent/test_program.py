@@ -320,6 +320,20 @@ def test_many_calls_at_once_keep_their_output_apart(agent: AgentProcess) -> None
     assert failures == []
 
 
+def test_hundreds_of_calls_cancelled_at_once_all_end_with_what_they_started(agent: AgentProcess) -> None:
+    operations = AgentOperations(agent.channel)
+    processes = [operations.start_process(request('sleep 1000', timeout=None), live=False) for _ in range(300)]
+    for process in processes:
+        process.wait_started(60)
+    pids = [process.pid for process in processes]
+
+    for process in processes:
+        process.kill()
+
+    assert {str(process.wait(60).status) for process in processes} == {'cancelled'}
+    assert not [pid for pid in pids if pid is None or is_alive(pid)]
+
+
 def test_descriptors_and_processes_do_not_grow(agent: AgentProcess) -> None:
     def held() -> tuple[int, int]:
         agent.channel.open({'op': 'ping'}).wait(patient())

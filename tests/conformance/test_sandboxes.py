@@ -272,10 +272,13 @@ def test_a_fork_bomb_is_killed_at_the_limit(start: Start) -> None:
     sandbox = start(pids_limit=64)
     code = 'import os\nwhile True:\n  try: os.fork()\n  except OSError: pass\n'
 
-    result = sandbox.execute_command(['python3', '-c', code], timeout=2.0)
+    with sandbox.start_process('read word; echo "$word"', timeout=None, open_stdin=True) as other:
+        result = sandbox.execute_command(['python3', '-c', code], timeout=2.0)
 
-    assert result.timed_out
-    assert sandbox.execute_command('echo alive').stdout == 'alive\n'
+        assert result.timed_out
+        assert sandbox.execute_command('echo alive').stdout == 'alive\n'
+        other.write(b'unharmed\n')
+        assert other.wait(PATIENCE).stdout == 'unharmed\n'
 
 
 def test_no_time_limit_is_zero(sandbox: AgentBackedSandbox) -> None:
