@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
+from attrs import frozen
+
 from enclave.aio.lifting import Face, Shown, caller_of_this_call, run
 from enclave.aio.sandboxes import Sandbox
 from enclave.cancellation import on_cancel
@@ -84,7 +86,7 @@ class _Posted:
         if not self.claim():
             return None
         self.begun.set()
-        return await self._function()
+        return await _ended(self._function)
 
 
 def drive(function: Callable[[], Coroutine[Any, Any, Any]], *, home: asyncio.AbstractEventLoop | None = None) -> Any:
@@ -115,7 +117,21 @@ def drive(function: Callable[[], Coroutine[Any, Any, Any]], *, home: asyncio.Abs
         loop = _own_loop.get()
     except RuntimeError:
         return _drive_here(function)
-    return _wait(asyncio.run_coroutine_threadsafe(function(), loop), loop)
+    return _wait(asyncio.run_coroutine_threadsafe(_ended(function), loop), loop)
+
+
+@frozen
+class _Exit:
+    """An exception that would end the event loop it passes through; it is raised where the coroutine is waited for."""
+
+    error: BaseException
+
+
+async def _ended(function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    try:
+        return await function()
+    except (SystemExit, KeyboardInterrupt) as error:
+        return _Exit(error)
 
 
 def _wait(future: concurrent.futures.Future[Any], loop: asyncio.AbstractEventLoop) -> Any:
@@ -125,7 +141,10 @@ def _wait(future: concurrent.futures.Future[Any], loop: asyncio.AbstractEventLoo
     with on_cancel(cancel):
         while True:
             try:
-                return future.result(LOOK_SECONDS)
+                result = future.result(LOOK_SECONDS)
+                if isinstance(result, _Exit):
+                    raise result.error
+                return result
             except concurrent.futures.CancelledError:
                 raise CallCancelledError('the call was cancelled') from None
             except TimeoutError:

@@ -121,9 +121,10 @@ class _Work:
             self.ended.set_result(None)
 
     def leave(self) -> None:
-        """Stop the work without waiting: the coroutine that awaited it was closed."""
-        self.outcome.cancel()
+        """Stop the work without waiting: the coroutine that awaited it was closed, perhaps after its loop."""
         crew.submit(self.cancellation.cancel)
+        with contextlib.suppress(RuntimeError):
+            self.outcome.cancel()
 
 
 async def run(
@@ -261,6 +262,11 @@ class Face:
         return f'<aio {repr(self._blocking).lstrip("<")}'
 
 
+def _below(value: Any) -> Any:
+    """Return what the blocking classes are to be handed for an argument: they know no faces."""
+    return value._blocking if isinstance(value, Face) else value
+
+
 class Shown(Generic[T]):
     """An attribute of a face that is its blocking object's: no call, no wait."""
 
@@ -297,8 +303,9 @@ def lifted(
     @functools.wraps(method)
     async def call(self: Face, *args: P.args, **kwargs: P.kwargs) -> R:
         blocking = self._blocking
-        given = [each._blocking if isinstance(each, Face) else each for each in args]
-        work = functools.partial(getattr(blocking, name), *given, **kwargs)
+        given = [_below(each) for each in args]
+        named = {word: _below(each) for word, each in kwargs.items()}
+        work = functools.partial(getattr(blocking, name), *given, **named)
         taken_back = None if undo is None else functools.partial(undo, blocking)
         return cast(R, self._present(await run(work, undo=taken_back, face=self)))
 

@@ -58,7 +58,8 @@ class Crew:
         self._idle_seconds = idle_seconds
         self._numbers = itertools.count(1)
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # to the foreman
-        self._lock = threading.Lock()  # guards all below
+        # Reentrant, since a coroutine that the garbage collector closes, anywhere in here, hands over work too.
+        self._lock = threading.RLock()  # guards all below
         self._idle: list[_Hand] = []  # the last one back is the first one out, so that those not needed grow old
         self._backlog: collections.deque[Job] = collections.deque()  # jobs for threads that are being made
         self._coming = 0  # threads that are being made

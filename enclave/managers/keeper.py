@@ -10,20 +10,21 @@ signal handler while its own thread holds it; what is done under it is short and
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from attrs import define, field
 
-from enclave.cancellation import is_cancelled
+from enclave.cancellation import Cancellation, is_cancelled
 from enclave.deadline import Deadline
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
@@ -44,6 +45,8 @@ from enclave.sandboxes.housekeeping import find_housekeeper
 from enclave.sandboxes.registry import SandboxFactory
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar('T')
 
 RETRY_SECONDS = 5.0
 """How soon the reaper tries again to remove what could not be removed."""
@@ -270,7 +273,7 @@ class Keeper:
                 )
             self._records[sandbox.id] = record
         try:
-            self._starts.submit_to(record.started, lambda: self._start(record))
+            self._starts.submit_to(record.started, _carried(lambda: self._start(record)))
         except BaseException:
             self._forget(record)
             raise
@@ -375,7 +378,7 @@ class Keeper:
         if record.pool is not None:
             record.pool.drop(record.id)
         try:
-            self._ends.submit_to(ending, lambda: self._end(record))
+            self._ends.submit_to(ending, _carried(lambda: self._end(record)))
         except Exception as error:
             # The manager is being stopped, which takes away everything in the table.
             with self._lock:
@@ -392,7 +395,7 @@ class Keeper:
 
     def halt(self, record: Record) -> None:
         """Stop a sandbox, which stays in the table, and wait for that."""
-        halted = self._ends.submit(record.sandbox.stop)
+        halted = self._ends.submit(_carried(record.sandbox.stop))
         wait_for(halted)
         if is_cancelled() and not halted.done():
             raise CallCancelledError(f'waiting for sandbox {record.id} to stop was cancelled; it goes on stopping')
@@ -691,3 +694,17 @@ def try_all(futures: list[Future[None]]) -> None:
     for future in futures:
         if future.done() and not future.cancelled() and (error := future.exception()) is not None:
             raise again(error)
+
+
+def _carried(call: Callable[[], T]) -> Callable[[], T]:
+    """Return a call to be made on another thread, in the context of this moment: whose work it is stays known there.
+
+    It is not cancelled with that work. Whoever waits for it is, and says what becomes of it.
+    """
+    context = contextvars.copy_context()
+
+    def apart() -> T:
+        with Cancellation().applied():
+            return call()
+
+    return lambda: context.run(apart)

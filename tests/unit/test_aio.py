@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import subprocess
 import sys
 import threading
@@ -454,6 +455,25 @@ def test_a_blocking_call_within_a_running_loop_still_drives_such_a_tool(backend:
     assert asyncio.run(main()) == 'HEY\n'
 
 
+@pytest.mark.parametrize('kind', [SystemExit, KeyboardInterrupt])
+def test_an_exit_in_such_a_tool_is_the_callers_and_ends_no_loop(
+    backend: FakeBackend, kind: type[BaseException]
+) -> None:
+    @aio.register_tool('quits', replace=True)
+    class Quits(aio.Tool):
+        async def execute(self, sandbox_context: Any) -> None:  # type: ignore[override]
+            raise kind(3)
+
+    awaited_tool()
+    config = {'tools_config': ['quits', 'shout']}
+
+    with enclave.SandboxFactory.create_sandbox('fake', config) as sandbox:
+        for _ in range(2):
+            with pytest.raises(kind):
+                sandbox.execute_tool('quits')
+        assert sandbox.execute_tool('shout', {'text': 'hey'}).output == 'HEY\n'
+
+
 # Sandboxes with coroutine functions
 
 
@@ -558,6 +578,30 @@ def test_managers_of_both_colours_own_own_sandboxes() -> None:
         assert owner.execute_command(only, 'you').stdout == 'hello you'
 
     assert record.steps.count('start') == record.steps.count('stop') == 2
+
+
+def test_an_own_sandbox_of_a_manager_starts_on_the_callers_loop_and_in_its_context() -> None:
+    record = Record()
+    seen = []
+    word: contextvars.ContextVar[str] = contextvars.ContextVar('word', default='none')
+
+    class Own(own_sandbox(record)):  # type: ignore[misc]
+        async def start(self) -> None:
+            seen.append(word.get())
+            await super().start()
+
+    aio.register_sandbox('own')(Own)
+
+    async def main() -> None:
+        word.set('travels')
+        async with manager(sandbox_config=None) as owner:
+            await owner.create_sandbox('own')
+            await owner.initialize_pool(1, 'own')
+        assert set(record.loops) == {asyncio.get_running_loop()}
+
+    asyncio.run(main())
+
+    assert seen == ['travels'] * 2
 
 
 def test_an_own_sandbox_may_outlive_its_loop() -> None:

@@ -213,6 +213,10 @@ class Well:
         """Draw water."""
         return f'{litres} {clean}'
 
+    def same(self, other: object) -> bool:
+        """Tell whether another is this one."""
+        return other is self
+
     def drops(self, count: int) -> Iterator[int]:
         """Yield drops."""
         try:
@@ -250,6 +254,7 @@ class AioWell(Face):
 
     depth: Shown[int] = Shown('How deep.')
     draw = lifted(Well.draw)
+    same = lifted(Well.same)
     drops = streamed(Well.drops)
     forever = streamed(Well.forever)
     bucket = entered(Face, Well.bucket)
@@ -336,3 +341,34 @@ def test_a_context_manager_is_entered_and_left_with_the_error_there_was(face: Ai
 
     assert well.entered == 1
     assert well.left == [KeyError]
+
+
+def test_faces_are_taken_by_position_and_by_name(face: AioWell, well: Well) -> None:
+    async def main() -> None:
+        assert await face.same(face)
+        assert await face.same(other=face)
+
+    asyncio.run(main())
+
+
+def test_work_whose_coroutine_is_closed_after_its_loop_is_cancelled_all_the_same(face: AioWell) -> None:
+    cancelled = threading.Event()
+    begun = threading.Event()
+
+    def work() -> None:
+        with on_cancel(cancelled.set):
+            begun.set()
+            assert cancelled.wait(PATIENCE)
+
+    loop = asyncio.new_event_loop()
+    waiting = run(work)
+
+    async def step() -> None:
+        waiting.send(None)
+
+    loop.run_until_complete(step())
+    assert begun.wait(PATIENCE)
+    loop.close()
+    waiting.close()
+
+    assert cancelled.wait(PATIENCE)
