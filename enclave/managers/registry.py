@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -11,15 +9,16 @@ from enclave.enums import SandboxManagerType
 from enclave.errors import InvalidArgumentError, NotRegisteredError
 from enclave.managers.base import SandboxManager
 from enclave.managers.config import SandboxManagerConfig
+from enclave.registry import Registry
 
 K = TypeVar('K', bound=type[SandboxManager])
 
-_BUILT_IN: dict[str, tuple[str, str]] = {
-    'local': ('enclave.managers.local', 'LocalSandboxManager'),
-    'http': ('enclave.managers.http', 'HttpSandboxManager'),
-}
-_registered: dict[str, type[SandboxManager]] = {}
-_lock = threading.Lock()  # guards _registered
+MANAGERS: Registry[type[SandboxManager]] = Registry(
+    {
+        'local': ('enclave.managers.local', 'LocalSandboxManager'),
+        'http': ('enclave.managers.http', 'HttpSandboxManager'),
+    }
+)
 
 
 class SandboxManagerFactory:
@@ -36,8 +35,7 @@ class SandboxManagerFactory:
             raise InvalidArgumentError(f'a manager type is a SandboxManagerType or a name, not {manager_type!r}')
         if not isinstance(manager_class, type) or not issubclass(manager_class, SandboxManager):
             raise InvalidArgumentError(f'{manager_class!r} must be a subclass of SandboxManager')
-        with _lock:
-            _registered[str(manager_type)] = manager_class
+        MANAGERS.register(str(manager_type), manager_class)
 
     @classmethod
     def get_manager_class(cls, manager_type: SandboxManagerType | str) -> type[SandboxManager]:
@@ -47,13 +45,7 @@ class SandboxManagerFactory:
             NotRegisteredError: There is none.
         """
         name = str(manager_type) if isinstance(manager_type, str) else repr(manager_type)
-        with _lock:
-            found = _registered.get(name)
-        if found is None and name in _BUILT_IN:
-            module, attribute = _BUILT_IN[name]
-            loaded: type[SandboxManager] = getattr(importlib.import_module(module), attribute)
-            with _lock:
-                found = _registered.setdefault(name, loaded)
+        found = MANAGERS.find(name)
         if found is None:
             raise NotRegisteredError(
                 f'manager type {name!r} is not registered; known: {", ".join(cls.get_registered_types())}'
@@ -86,8 +78,7 @@ class SandboxManagerFactory:
     @classmethod
     def get_registered_types(cls) -> list[str]:
         """Return the names of all kinds, sorted."""
-        with _lock:
-            return sorted({*_BUILT_IN, *_registered})
+        return MANAGERS.names()
 
 
 def register_manager(manager_type: SandboxManagerType | str) -> Callable[[K], K]:

@@ -5,12 +5,11 @@ A manager asks by kind of sandbox and knows no backend. A backend joins with one
 
 from __future__ import annotations
 
-import importlib
-import threading
 from collections.abc import Callable
 from typing import Protocol
 
 from enclave.enums import SandboxType
+from enclave.registry import Registry
 
 
 class Housekeeper(Protocol):
@@ -31,26 +30,20 @@ class Housekeeper(Protocol):
         """
 
 
-_BUILT_IN: dict[str, tuple[str, str]] = {
-    'docker': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
-    'docker_notebook': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
-}
-_registered: dict[str, Callable[[], Housekeeper]] = {}
-_lock = threading.Lock()  # guards _registered
+HOUSEKEEPERS: Registry[Callable[[], Housekeeper]] = Registry(
+    {
+        'docker': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
+        'docker_notebook': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
+    }
+)
 
 
 def register_housekeeper(sandbox_type: SandboxType | str, make: Callable[[], Housekeeper]) -> None:
     """Register what makes the housekeeper of a kind, in the place of any that is there."""
-    with _lock:
-        _registered[str(sandbox_type)] = make
+    HOUSEKEEPERS.register(str(sandbox_type), make)
 
 
 def find_housekeeper(sandbox_type: SandboxType | str) -> Housekeeper | None:
     """Return the housekeeper of a kind of sandbox, or None where the kind has nothing to look after."""
-    name = str(sandbox_type)
-    with _lock:
-        make = _registered.get(name)
-    if make is None and name in _BUILT_IN:
-        module, attribute = _BUILT_IN[name]
-        make = getattr(importlib.import_module(module), attribute)
+    make = HOUSEKEEPERS.find(str(sandbox_type))
     return make() if make is not None else None

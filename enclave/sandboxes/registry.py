@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
 from enclave.errors import InvalidArgumentError, NotRegisteredError
+from enclave.registry import Registry
 from enclave.sandboxes.base import Sandbox
 
 if TYPE_CHECKING:  # what is made by name is imported by name, when it is asked for
@@ -21,14 +20,14 @@ if TYPE_CHECKING:  # what is made by name is imported by name, when it is asked 
 
 K = TypeVar('K', bound=type[Sandbox])
 
-_BUILT_IN: dict[str, tuple[str, str]] = {
-    'bubblewrap': ('enclave.sandboxes.bubblewrap.sandbox', 'BubblewrapSandbox'),
-    'bubblewrap_notebook': ('enclave.sandboxes.bubblewrap.notebook', 'BubblewrapNotebookSandbox'),
-    'docker': ('enclave.sandboxes.docker.sandbox', 'DockerSandbox'),
-    'docker_notebook': ('enclave.sandboxes.docker.notebook', 'DockerNotebookSandbox'),
-}
-_registered: dict[str, type[Sandbox]] = {}
-_lock = threading.Lock()  # guards _registered
+SANDBOXES: Registry[type[Sandbox]] = Registry(
+    {
+        'bubblewrap': ('enclave.sandboxes.bubblewrap.sandbox', 'BubblewrapSandbox'),
+        'bubblewrap_notebook': ('enclave.sandboxes.bubblewrap.notebook', 'BubblewrapNotebookSandbox'),
+        'docker': ('enclave.sandboxes.docker.sandbox', 'DockerSandbox'),
+        'docker_notebook': ('enclave.sandboxes.docker.notebook', 'DockerNotebookSandbox'),
+    }
+)
 
 
 class SandboxFactory:
@@ -45,8 +44,7 @@ class SandboxFactory:
             raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {sandbox_type!r}')
         if not isinstance(sandbox_class, type) or not issubclass(sandbox_class, Sandbox):
             raise InvalidArgumentError(f'{sandbox_class!r} must be a subclass of Sandbox')
-        with _lock:
-            _registered[str(sandbox_type)] = sandbox_class
+        SANDBOXES.register(str(sandbox_type), sandbox_class)
 
     @classmethod
     def get_sandbox_class(cls, sandbox_type: SandboxType | str) -> type[Sandbox]:
@@ -56,13 +54,7 @@ class SandboxFactory:
             NotRegisteredError: There is none.
         """
         name = str(sandbox_type) if isinstance(sandbox_type, str) else repr(sandbox_type)
-        with _lock:
-            found = _registered.get(name)
-        if found is None and name in _BUILT_IN:
-            module, attribute = _BUILT_IN[name]
-            loaded: type[Sandbox] = getattr(importlib.import_module(module), attribute)
-            with _lock:
-                found = _registered.setdefault(name, loaded)
+        found = SANDBOXES.find(name)
         if found is None:
             raise NotRegisteredError(
                 f'sandbox type {name!r} is not registered; known: {", ".join(cls.get_registered_types())}'
@@ -158,8 +150,7 @@ class SandboxFactory:
     @classmethod
     def get_registered_types(cls) -> list[str]:
         """Return the names of all kinds, sorted."""
-        with _lock:
-            return sorted({*_BUILT_IN, *_registered})
+        return SANDBOXES.names()
 
 
 def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:

@@ -6,10 +6,8 @@ Our own tools are imported when they are first asked for, so a program that neve
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,25 +15,26 @@ from typing import Any, TypeVar
 from enclave.enums import NOTEBOOK_TYPES, SandboxType
 from enclave.errors import ConfigurationError, ConflictError, EnclaveError, InvalidArgumentError, ToolNotFoundError
 from enclave.records import as_sandbox_type
+from enclave.registry import Home, Registry
 from enclave.tools.base import Tool
 
 logger = logging.getLogger(__name__)
 
 K = TypeVar('K', bound=type[Tool])
 
-_BUILT_IN: dict[str, tuple[str, str]] = {
-    'file_operation': ('enclave.tools.file', 'FileOperation'),
-    'notebook_executor': ('enclave.tools.notebook', 'NotebookExecutor'),
-    'python_executor': ('enclave.tools.python', 'PythonExecutor'),
-    'shell_executor': ('enclave.tools.shell', 'ShellExecutor'),
-}
+TOOLS: Registry[type[Tool]] = Registry(
+    {
+        'file_operation': ('enclave.tools.file', 'FileOperation'),
+        'notebook_executor': ('enclave.tools.notebook', 'NotebookExecutor'),
+        'python_executor': ('enclave.tools.python', 'PythonExecutor'),
+        'shell_executor': ('enclave.tools.shell', 'ShellExecutor'),
+    }
+)
 _MEANT: dict[SandboxType | str, tuple[SandboxType | str, ...]] = {
     SandboxType.DOCKER: (SandboxType.DOCKER, SandboxType.BUBBLEWRAP),
     SandboxType.DOCKER_NOTEBOOK: NOTEBOOK_TYPES,
 }
 """Our kinds of sandbox that a tool for this kind fits, for messages."""
-_registered: dict[str, type[Tool]] = {}
-_lock = threading.Lock()  # guards _registered
 
 
 @lru_cache(maxsize=256)
@@ -61,15 +60,15 @@ class ToolFactory:
             raise InvalidArgumentError(f"a tool's name must be a string that is not empty, not {name!r}")
         if not isinstance(tool, type) or not issubclass(tool, Tool):
             raise InvalidArgumentError(f'{tool!r} must be a subclass of Tool to be registered as {name!r}')
-        with _lock:
-            known = _registered.get(name)
-            place = (known.__module__, known.__qualname__) if known is not None else _BUILT_IN.get(name)
-            if place not in (None, (tool.__module__, tool.__qualname__)) and not replace:
+
+        def check(home: Home | None) -> None:
+            if home not in (None, (tool.__module__, tool.__qualname__)) and not replace:
                 raise ConflictError(
-                    f'the tool name {name!r} is taken by {".".join(place or ())}; '
+                    f'the tool name {name!r} is taken by {".".join(home or ())}; '
                     'choose another name, or register with replace=True'
                 )
-            _registered[name] = tool
+
+        TOOLS.register(name, tool, check=check)
         if not tool.name and not tool._name:
             tool.name = name
 
@@ -80,13 +79,7 @@ class ToolFactory:
         Raises:
             ToolNotFoundError: There is none; the message names those there are.
         """
-        with _lock:
-            found = _registered.get(name)
-        if found is None and name in _BUILT_IN:
-            module, attribute = _BUILT_IN[name]
-            loaded: type[Tool] = getattr(importlib.import_module(module), attribute)
-            with _lock:
-                found = _registered.setdefault(name, loaded)
+        found = TOOLS.find(name)
         if found is None:
             known = cls.get_available_tools()
             near = difflib.get_close_matches(str(name), known, n=1)
@@ -131,8 +124,7 @@ class ToolFactory:
     @classmethod
     def get_available_tools(cls) -> list[str]:
         """Return the names of all tools there are, ours and registered ones, sorted."""
-        with _lock:
-            return sorted({*_BUILT_IN, *_registered})
+        return TOOLS.names()
 
 
 def register_tool(name: str, *, replace: bool = False) -> Callable[[K], K]:

@@ -124,7 +124,7 @@ def backend() -> FakeBackend:
 
 @pytest.fixture(autouse=True)
 def _registries_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool_registry, '_registered', dict(tool_registry._registered))
+    monkeypatch.setattr(tool_registry.TOOLS, 'registered', dict(tool_registry.TOOLS.registered))
     monkeypatch.setattr(aio.Sandbox._family, 'faces', dict(aio.Sandbox._family.faces))
 
 

@@ -18,7 +18,7 @@ class CustomManager(LocalSandboxManager):
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, '_registered', {})
+    monkeypatch.setattr(registry.MANAGERS, 'registered', {})
 
 
 def test_without_an_address_the_manager_is_local() -> None:

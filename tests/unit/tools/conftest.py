@@ -17,7 +17,7 @@ def workspace(tmp_path: Path) -> FakeWorkspace:
 @pytest.fixture(autouse=True)
 def _own_registry() -> Iterator[None]:
     """What a test registers is gone after it."""
-    before = dict(registry._registered)
+    before = dict(registry.TOOLS.registered)
     yield
-    registry._registered.clear()
-    registry._registered.update(before)
+    registry.TOOLS.registered.clear()
+    registry.TOOLS.registered.update(before)
