@@ -229,6 +229,16 @@ def test_closing_a_stream_early_interrupts_the_cell(sandbox: NotebookSandbox) ->
     assert sandbox.execute_cell('1+1', 30).text == '2'
 
 
+def test_the_interrupt_of_a_cell_that_was_left_never_hits_the_next(sandbox: NotebookSandbox) -> None:
+    for _ in range(5):
+        steps = sandbox.stream_cell("while True: print('x' * 1000)", 300)
+        next(steps)
+        steps.close()
+
+        result = sandbox.execute_cell('1+1', PATIENCE)
+        assert (result.text, result.error) == ('2', None)
+
+
 def test_stopping_does_not_wait_for_a_cell(start: Start) -> None:
     sandbox = start()
     with ThreadPoolExecutor() as pool:

@@ -420,10 +420,23 @@ class KernelLife:
                 raise end.error
             return stopped, reply, end
         finally:
-            with self._changed:
-                self._clear_inbox_locked('')
-            if not is_over:
-                self.interrupt()  # the caller went away, by Ctrl-C or by closing the stream
+            try:
+                if not is_over:
+                    self._leave(request_id, collector, grace)
+            finally:
+                with self._changed:
+                    self._clear_inbox_locked('')
+
+    def _leave(self, request_id: str, collector: OutputCollector, grace: float) -> None:
+        """End a cell whose caller went away, by Ctrl-C or by closing the stream.
+
+        It is waited for: an interrupt that came late would hit the cell after it.
+        """
+        try:
+            for _ in self._collect(request_id, collector, Deadline.after(0.001), grace):
+                pass
+        except EnclaveError as error:
+            logger.debug('kernel %s, whose cell was left: %s', self._label, error)
 
     def _collect(
         self, request_id: str, collector: OutputCollector, limit: Deadline, grace: float
