@@ -30,6 +30,8 @@ def test_a_plain_configuration_carries_over() -> None:
     [
         ({'rootfs': 'not a name'}, 'rootfs'),
         ({'rootfs': 5}, 'rootfs'),
+        ({'rootfs': '/\ud800'}, 'rootfs'),
+        ({'python': '/\ud800'}, 'python'),
         ({'python': 'python3'}, 'python'),
         ({'python': '/usr/bin/python3', 'rootfs': '/srv'}, 'drop one'),
         ({'disk_limit': '1k'}, 'disk_limit'),
