@@ -305,8 +305,7 @@ class _Plan:
                 self._info, drain = os.pipe()
                 own.append(drain)
                 arguments += ['--info-fd', str(drain)]
-            text = '\0'.join([*arguments, '']).encode('utf-8', 'surrogateescape')
-            listed = memory_file(text, 'enclave-arguments')
+            listed = memory_file(_join(arguments), 'enclave-arguments')
             own.append(listed)
             argv = [self.program.path, '--args', str(listed), '--', *command]
             options: dict[str, Any] = {}
@@ -461,6 +460,14 @@ def find_child(pid: int) -> int:
             return int(file.read().split()[0])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _join(arguments: list[str]) -> bytes:
+    """Return arguments as bubblewrap reads them from a file, each ended by a NUL; so none may hold one, or it were two."""
+    for each in arguments:
+        if '\0' in each:
+            raise SandboxStartError(f'bubblewrap cannot be told {each!r}, which holds a NUL')
+    return '\0'.join([*arguments, '']).encode('utf-8', 'surrogateescape')
 
 
 def _tmpfs(path: str, size: int, mode: str) -> list[str]:
