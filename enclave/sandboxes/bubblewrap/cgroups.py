@@ -18,6 +18,7 @@ import itertools
 import logging
 import os
 import re
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -327,7 +328,10 @@ def _short(host: str) -> str:
 
 
 def _remove(place: Path) -> None:
-    """Remove a group, waiting for its last processes to be reaped by whoever is their parent."""
+    """Remove a group, waiting for its last processes to be reaped by whoever is their parent.
+
+    All in it is killed but this process, of which a thread that starts a sandbox may be there (`Group.entered`).
+    """
     deadline, pause = Deadline.after(_REMOVE_SECONDS), threading.Event()
     wait = 0.0005
     while True:
@@ -341,9 +345,10 @@ def _remove(place: Path) -> None:
                 logger.warning('the control group %s cannot be removed: %s', place, error)
                 return
         with contextlib.suppress(OSError):
-            for pid in (place / 'cgroup.procs').read_text().split():
+            for pid in map(int, (place / 'cgroup.procs').read_text().split()):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(int(pid), 9)
+                    if pid != os.getpid():
+                        os.kill(pid, signal.SIGKILL)
         pause.wait(wait)
         wait = min(wait * 2, 0.05)
 

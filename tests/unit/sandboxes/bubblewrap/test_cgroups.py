@@ -156,6 +156,24 @@ def test_only_groups_of_the_dead_are_swept(v1: Cgroups) -> None:
     assert left == {mine.name, names['elsewhere'], names['foreign']}
 
 
+def test_this_very_process_is_never_killed_with_a_group(v1: Cgroups, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group.make(v1, 'box', Limits(processes=7))
+    procs = [parent / group.name / 'cgroup.procs' for parent in v1.parents.values()]
+    for file in procs:
+        file.write_text(f'{os.getpid()}\n4242\n')
+    killed = []
+
+    def kill(pid: int, number: int) -> None:
+        killed.append(pid)
+        for file in procs:
+            file.write_text('')
+
+    monkeypatch.setattr(os, 'kill', kill)
+    group.remove()
+    assert killed == [4242]
+    assert not any(file.exists() for file in procs)
+
+
 V2 = '29 25 0:26 / {root} rw,relatime - cgroup2 cgroup2 rw\n'
 V2_FILES = [
     *('cgroup.procs', 'cgroup.subtree_control', 'cgroup.controllers', 'memory.max', 'memory.swap.max', 'memory.events'),
