@@ -63,6 +63,26 @@ def test_an_owner_killed_by_sigkill_takes_its_sandbox_along(kind: str) -> None:
         owner.stdout.close()
 
 
+INTERRUPTED = """
+import os, signal
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+signal.signal(signal.SIGINT, lambda *_: None)
+with BubblewrapSandbox({}) as sandbox:
+    process = sandbox.start_process('read line; echo $line', open_stdin=True)
+    os.killpg(0, signal.SIGINT)
+    process.write(b'alive\\n')
+    print(process.wait().stdout, end='')
+"""
+
+
+def test_a_terminals_interrupt_reaches_no_sandbox() -> None:
+    """A terminal sends it to the whole process group in the foreground."""
+    found = subprocess.run(
+        [sys.executable, '-c', INTERRUPTED], capture_output=True, text=True, start_new_session=True, timeout=120
+    )
+    assert found.stdout == 'alive\n', found.stderr
+
+
 def test_process_1_killed_from_outside_is_noticed_and_named(start: Start) -> None:
     sandbox = start()
     before, groups = facts_of_this_process(), len(cgroups_of(sandbox.id))

@@ -325,6 +325,8 @@ class _Plan:
                 cwd='/',
                 env={'PATH': '/usr/bin:/bin', 'LC_ALL': 'C'},
                 bufsize=0,
+                # Ctrl-C in a terminal goes to all of the caller's process group, and is the caller's to understand.
+                start_new_session=True,
                 **options,
             )
         except OSError as error:
