@@ -64,6 +64,8 @@ _ETC_ENTRIES = 20_000
 _ETC_DEPTH = 32
 _USERS_BYTES = 1 * MIB
 """The most that is read of a ``passwd`` or ``group`` file."""
+_LINKS = 40
+"""How many symlinks the kernel follows for one path, path_resolution(7)."""
 _PRIVATE = frozenset(('dev', 'proc', 'sys', 'tmp', 'run', 'home', 'root', 'etc', 'mnt', 'media', 'boot', 'lost+found'))
 """Top directories of a root file system that a sandbox has its own of, or has no use for."""
 
@@ -143,7 +145,11 @@ def _host_view(python: str | None, *, network: bool, whole: bool) -> View:
     trees.append((str(_host_etc(network=network)), '/etc'))
     found, path = python, DEFAULT_PATH
     if found is not None:
-        trees += _interpreter_trees(found, whole=whole)
+        shown = find_interpreter_trees(found)
+        if not whole:
+            parts = [(f'{source}/{part}', f'{path}/{part}') for source, path in shown for part in ENVIRONMENT_PARTS]
+            shown = [each for each in parts if os.path.exists(each[0])]
+        trees += shown
         path = f'{os.path.dirname(found)}:{path}'
     else:
         found = find_system_python()
@@ -161,23 +167,38 @@ def find_system_python() -> str | None:
     return shutil.which('python3', path=DEFAULT_PATH)
 
 
-def _interpreter_trees(python: str, *, whole: bool) -> list[tuple[str, str]]:
-    """Return what an interpreter outside ``/usr`` needs: of its environment, and of the Python that is made from."""
+def find_interpreter_trees(python: str) -> list[tuple[str, str]]:
+    """Return what an interpreter outside ``/usr`` needs: its environment, the Python that is made from, and what lies on the way.
+
+    An environment often links to a link, and each must be there inside too, under the name that leads to it. Nothing on the
+    way is looked for by its words alone: a symlink may stand anywhere in them.
+
+    Returns:
+        ``(host path, path inside)``, the host path with all links resolved.
+
+    Raises:
+        SandboxStartError: It is no program.
+    """
     if not os.access(python, os.X_OK):
         raise SandboxStartError(f'python: {python!r} is not a program on this machine')
-    real = os.path.realpath(python)
-    trees = [os.path.dirname(os.path.dirname(each)) for each in (python, real)]
-    # A symlink on the way (an environment often links to a link) must be there inside too.
-    step = python
-    while os.path.islink(step):
-        step = os.path.normpath(os.path.join(os.path.dirname(step), os.readlink(step)))
-        trees.append(os.path.dirname(os.path.dirname(step)))
-    own = [each for each in dict.fromkeys(trees) if each != '/' and not f'{each}/'.startswith('/usr/')]
-    if not whole:
-        parts = (os.path.join(each, part) for each in own for part in ENVIRONMENT_PARTS)
-        own = [each for each in parts if os.path.exists(each)]
-    kept = [each for each in own if not any(each != other and f'{each}/'.startswith(f'{other}/') for other in own)]
-    return [(each, each) for each in kept]
+    steps = [python]
+    while os.path.islink(steps[-1]) and len(steps) < _LINKS:
+        steps.append(os.path.join(os.path.dirname(steps[-1]), os.readlink(steps[-1])))
+    prefixes = [os.path.dirname(_plain(os.path.dirname(each))) for each in (*steps, os.path.realpath(python))]
+    # Where the name of a prefix leads through a symlink, a link inside may lead to either name of it.
+    trees = dict.fromkeys(
+        (os.path.realpath(each), place) for each in prefixes for place in (each, os.path.realpath(each))
+    )
+    own = [(source, path) for source, path in trees if '/' not in (source, path) and not f'{path}/'.startswith('/usr/')]
+    return [
+        each for each in own if not any(each != other and f'{each[1]}/'.startswith(f'{other[1]}/') for other in own)
+    ]
+
+
+def _plain(folder: str) -> str:
+    """Return a directory's path without dots: as it is spelled if that leads to the same, else as it is resolved."""
+    plain, real = os.path.normpath(folder), os.path.realpath(folder)
+    return plain if os.path.realpath(plain) == real else real
 
 
 def _interpreter_key(path: str) -> str:

@@ -10,7 +10,14 @@ import pytest
 
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap import rootfs
-from enclave.sandboxes.bubblewrap.rootfs import View, find_unpacked, get_view, image_place, open_inside
+from enclave.sandboxes.bubblewrap.rootfs import (
+    View,
+    find_interpreter_trees,
+    find_unpacked,
+    get_view,
+    image_place,
+    open_inside,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +163,53 @@ def test_an_images_variables_that_can_be_none_are_left_out() -> None:
     (place / 'enclave.json').write_text(json.dumps({'env': env}))
 
     assert find_unpacked('evil')[1] == {'GOOD': 'yes'}
+
+
+# Interpreters ---------------------------------------------------------------------------------------------------------
+
+
+def make_python(prefix: Path) -> Path:
+    path = prefix / 'bin' / 'python3'
+    path.parent.mkdir(parents=True)
+    path.write_text('#!/bin/sh\n')
+    path.chmod(0o755)
+    return path
+
+
+def link_to(link: Path, target: str | Path) -> Path:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+    return link
+
+
+def test_an_environment_is_shown_with_the_python_it_is_made_from(tmp_path: Path) -> None:
+    python = make_python(tmp_path / 'python-3.11.7')
+    venv = tmp_path / 'venv'
+
+    for target in (python, '../../python-3.11.7/bin/python3'):
+        link = link_to(venv / 'bin' / 'python3', target)
+        both = {str(venv), str(tmp_path / 'python-3.11.7')}
+        assert set(find_interpreter_trees(str(link))) == {(each, each) for each in both}
+        link.unlink()
+
+
+def test_a_python_behind_a_linked_directory_is_there_under_both_names(tmp_path: Path) -> None:
+    make_python(tmp_path / 'python-3.11.7')
+    link_to(tmp_path / 'python-3.11', 'python-3.11.7')
+    link = link_to(tmp_path / 'venv' / 'bin' / 'python3', '../../python-3.11/bin/python3')
+
+    real = str(tmp_path / 'python-3.11.7')
+    shown = {(str(tmp_path / 'venv'),) * 2, (real, str(tmp_path / 'python-3.11')), (real, real)}
+    assert set(find_interpreter_trees(str(link))) == shown
+
+
+def test_where_a_link_leads_is_not_told_by_its_words(tmp_path: Path) -> None:
+    """By its words alone this one leads to what it does not lead to."""
+    secret = make_python(tmp_path / 'secret')
+    make_python(tmp_path / 'shown' / 'deep' / 'secret')
+    (tmp_path / 'shown' / 'deep' / 'er' / 'still').mkdir(parents=True)
+    link_to(tmp_path / 'shown' / 'way', 'deep/er/still')
+    link = link_to(tmp_path / 'shown' / 'bin' / 'python3', '../way/../../secret/bin/python3')
+    assert os.path.normpath(link.parent / os.readlink(link)) == str(secret)
+
+    assert find_interpreter_trees(str(link)) == [(str(tmp_path / 'shown'),) * 2]
