@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from enclave.config import MIB, SandboxConfig, checked, is_a, is_text, parse_size, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError
+from enclave.sandboxes.bubblewrap.layout import check_place
 
 IMAGE_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}')
 """What an unpacked image may be called."""
@@ -89,6 +90,9 @@ class BubblewrapSandboxConfig(SandboxConfig):
     host_uid: int | None = field(default=None, validator=whole_number(0, (1 << 32) - 2, none=True))
 
     def __attrs_post_init__(self) -> None:
+        check_place(self.working_dir, 'working_dir')
+        for source, target in self.volumes.items():
+            check_place(target['bind'], f"volumes[{source!r}]['bind']")
         if self.rootfs is not None and self.python is not None:
             raise ConfigurationError("python names this machine's interpreter, which a rootfs hides; drop one of them")
 

@@ -38,6 +38,7 @@ from enclave.sandboxes.bubblewrap.launch import (
     memory_file,
     start_process,
 )
+from enclave.sandboxes.bubblewrap.layout import Shown, check_target, is_below, plain
 from enclave.sandboxes.bubblewrap.places import cache_dir
 from enclave.sandboxes.bubblewrap.program import (
     UNPRIVILEGED_UID,
@@ -259,6 +260,8 @@ class _Plan:
     program: Program = field(init=False)
     view: View = field(init=False)
     _drops: bool = field(init=False)
+    _work: str = field(init=False)
+    _binds: list[tuple[str, str, str]] = field(init=False)  # host path, path inside, mode
     _info: int = field(default=-1, init=False)
     _staged: list[tuple[str, str]] = field(factory=list, init=False)
 
@@ -273,17 +276,41 @@ class _Plan:
         if self._drops:
             self.program = reachable_copy(self.program)
         self.view = self.find_view()
-        for source, target in config.volumes.items():
-            self._check_volume(source, target)
+        self._work = self._resolve(config.working_dir)
+        # Those around others come first, or they would hide them.
+        self._binds = sorted(
+            ((source, self._resolve(target['bind']), target['mode']) for source, target in config.volumes.items()),
+            key=lambda each: each[1],
+        )
+        for source, _, mode in self._binds:
+            self._check_volume(source, mode)
+        self._check_targets()
 
-    def _check_volume(self, source: str, target: dict[str, str]) -> None:
+    def _resolve(self, path: str) -> str:
+        """Return a place in the sandbox without the one symlink that we put there, ``/var/tmp``."""
+        place = plain(path)
+        return f'/tmp{place[8:]}' if not self._has_var and is_below(place, '/var/tmp') else place
+
+    @property
+    def _has_var(self) -> bool:
+        return any(path == '/var' for _, path in (*self.view.trees, *self.view.links))
+
+    def _check_targets(self) -> None:
+        links = [path for _, path in self.view.links]
+        shown = [Shown(source, path, is_writable=False) for source, path in self.view.trees]
+        for source, path, mode in self._binds:
+            check_target(path, f"volumes[{source!r}]['bind']", links, shown)
+            shown.append(Shown(source, path, is_writable=mode == 'rw'))
+        check_target(self._work, 'working_dir', links, shown)
+
+    def _check_volume(self, source: str, mode: str) -> None:
         try:
             facts = os.stat(source)
         except OSError as error:
             raise SandboxStartError(
                 f'volumes: the host path {source!r} cannot be used: {error.strerror}. Create it first'
             ) from error
-        if self._drops and target['mode'] == 'rw':
+        if self._drops and mode == 'rw':
             shift = 6 if facts.st_uid == self.uid else 3 if facts.st_gid == self.uid else 0
             need = 0o3 if stat.S_ISDIR(facts.st_mode) else 0o2
             if (facts.st_mode >> shift) & need != need:
@@ -378,9 +405,8 @@ class _Plan:
         for source, path in view.trees:
             words += self._bind(source, path, 'ro')
         words += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
-        shown = {path for _, path in view.trees} | {path for _, path in view.links}
         words += _tmpfs('/tmp', config.disk_bytes, '1777')
-        if '/var' not in shown:
+        if not self._has_var:
             words += ['--dir', '/var', '--symlink', '/tmp', '/var/tmp']
         words += ['--dir', '/run', *_tmpfs(HOME, config.disk_bytes, '0755')]
         # An interpreter of the caller's may lie anywhere, below /tmp and the home too.
@@ -393,9 +419,13 @@ class _Plan:
                 words += ['--perms', '0755', '--dir', folder]
         for source, path in watched:
             words += ['--ro-bind', source, path]
-        words += self._working_dir()
-        for source, volume in config.volumes.items():
-            words += self._bind(source, volume['bind'], volume['mode'])
+        is_in_volume = any(is_below(self._work, path) for _, path, _ in self._binds)
+        if not is_in_volume:
+            words += self._working_dir()
+        for source, path, mode in self._binds:
+            words += self._bind(source, path, mode)
+        if is_in_volume:
+            words += ['--dir', self._work]
         return [*words, '--remount-ro', '/dev', '--remount-ro', '/', '--chdir', config.working_dir]
 
     def _env(self) -> dict[str, str]:
@@ -412,14 +442,13 @@ class _Plan:
         }
 
     def _working_dir(self) -> list[str]:
-        place = self.config.working_dir.rstrip('/')
-        binds = {target['bind'].rstrip('/') for target in self.config.volumes.values()}
-        if place in ('', '/tmp', HOME) or place in binds:
+        place = self._work
+        if place in ('/tmp', '/dev/shm', HOME):
             return []
         if self.kept is not None:
             self._make_kept(self.kept)
             return self._bind(str(self.kept), place, 'rw')
-        if place.startswith(('/tmp/', f'{HOME}/')) or any(place.startswith(f'{each}/') for each in binds):
+        if any(is_below(place, each) for each in ('/tmp', '/dev/shm', HOME)):
             return ['--dir', place]
         return _tmpfs(place, self.config.disk_bytes, '0755')
 
