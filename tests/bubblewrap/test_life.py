@@ -325,6 +325,46 @@ def test_a_private_directory_of_roots_can_be_a_volume(start: Start, tmp_path: Pa
 
 
 @is_root
+def test_a_private_cache_of_roots_serves(tmp_path: Path) -> None:
+    private, temporary = tmp_path / 'private', tmp_path / 'temporary'
+    (private / 'data').mkdir(parents=True)
+    temporary.mkdir()
+    for each in (tmp_path, *list(tmp_path.parents)[:-2]):
+        each.chmod(each.stat().st_mode | 0o011)
+    private.chmod(0o700)
+    program = (
+        'from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox\n'
+        f'with BubblewrapSandbox({{"volumes": {{"{private}/data": {{"bind": "/data", "mode": "ro"}}}}}}) as sandbox:\n'
+        '    print(sandbox.execute_command("cat /etc/hostname; ls -d /data").stdout, end="")\n'
+    )
+    env = {**os.environ, 'ENCLAVE_CACHE_DIR': str(private / 'cache'), 'TMPDIR': str(temporary)}
+    found = subprocess.run([sys.executable, '-c', program], env=env, capture_output=True, text=True, timeout=120)
+    assert found.stdout == 'sandbox\n/data\n', found.stderr
+
+
+def test_a_root_who_is_alone_in_a_user_namespace_stays_himself() -> None:
+    program = (
+        'from enclave.errors import SandboxStartError\n'
+        'from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox\n'
+        'with BubblewrapSandbox({}) as sandbox:\n'
+        '    print(sandbox.metadata["host_uid"], sandbox.execute_command("id -u").stdout, end="")\n'
+        'try: BubblewrapSandbox({"host_uid": 65534}).start()\n'
+        'except SandboxStartError as error: print(error)\n'
+    )
+    command = ['unshare', '--user', '--map-root-user', sys.executable, '-c', program]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if 'unshare' in found.stderr:
+        pytest.skip(found.stderr)
+    assert found.stdout.startswith('0 1000\nhost_uid is 65534, which is nobody in the user namespace'), found.stderr
+
+
+def test_where_a_user_has_no_home_sandboxes_start_all_the_same(tmp_path: Path) -> None:
+    program = 'import os\nos.environ.update(HOME="/", TMPDIR=os.environ["HOME"])\n' + ORDINARY
+    output, *_ = json.loads(as_ordinary_user(program, tmp_path / 'home'))
+    assert output.split()[0] == '1000'
+
+
+@is_root
 def test_a_volume_that_could_not_be_written_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(SandboxStartError, match='chown -R 65534'):
         BubblewrapSandbox({'volumes': {str(tmp_path): '/data'}}).start()

@@ -116,14 +116,14 @@ def test_closed_user_namespaces_name_the_setting(tmp_path: Path) -> None:
     (tmp_path / 'kernel').mkdir()
     (tmp_path / 'kernel' / 'unprivileged_userns_clone').write_text('0\n')
 
-    check = check_user_namespaces(tmp_path, is_root=False)
+    check = check_user_namespaces(tmp_path)
 
     assert check.status == 'warning'
     assert check.remedy == 'sudo sysctl -w kernel.unprivileged_userns_clone=1'
 
 
 def test_open_user_namespaces_pass(tmp_path: Path) -> None:
-    assert check_user_namespaces(tmp_path, is_root=False).status == 'ok'
+    assert check_user_namespaces(tmp_path).status == 'ok'
 
 
 def test_variable_that_names_no_file_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,14 +39,14 @@ from enclave.sandboxes.bubblewrap.launch import (
     start_process,
 )
 from enclave.sandboxes.bubblewrap.layout import Shown, check_target, is_below, plain
-from enclave.sandboxes.bubblewrap.places import cache_dir
+from enclave.sandboxes.bubblewrap.places import cache_dir, is_reachable, reachable_dir
 from enclave.sandboxes.bubblewrap.program import (
-    UNPRIVILEGED_UID,
     Program,
+    default_host_uid,
     drop_command,
     explain_failure,
     find_program,
-    is_reachable,
+    has_user,
     reachable_copy,
     stage_command,
 )
@@ -191,8 +191,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
         return told
 
     def _host_uid(self) -> int:
-        config = self.config
-        return config.host_uid if config.host_uid is not None else os.geteuid() or UNPRIVILEGED_UID
+        return default_host_uid() if self.config.host_uid is None else self.config.host_uid
 
     # End --------------------------------------------------------------------------------------------------------------
 
@@ -247,6 +246,17 @@ class BubblewrapSandbox(AgentBackedSandbox):
         return f'{end}; its memory ran out' if group is not None and group.count_oom_kills() else end
 
 
+def check_works() -> None:
+    """Start a sandbox with nothing special about it, once.
+
+    Raises:
+        UnsupportedError: There is no bubblewrap, or no library for the filter.
+        SandboxStartError: It does not work on this machine; the message says what to do.
+    """
+    with BubblewrapSandbox(sandbox_id='trial'):
+        pass
+
+
 @define(eq=False)
 class _Plan:
     """What one start needs: the program, the view, whose processes they will be, and the descriptors handed over."""
@@ -271,6 +281,10 @@ class _Plan:
         if self._drops and own != 0:
             raise SandboxStartError(
                 f'host_uid is {self.uid}, and only root may run sandboxes as another user; this is user {own}'
+            )
+        if self._drops and not has_user(self.uid):
+            raise SandboxStartError(
+                f'host_uid is {self.uid}, which is nobody in the user namespace of this process; leave it out, or map more ids'
             )
         self.program = find_program()
         if self._drops:
@@ -470,7 +484,7 @@ class _Plan:
     @staticmethod
     def _stage(number: int, *, is_dir: bool) -> str:
         """Return an empty directory or file to mount on; every sandbox may use the same ones, each in its own namespace."""
-        place = cache_dir('mounts') / f'{"directory" if is_dir else "file"}-{number}'
+        place = reachable_dir('mounts') / f'{"directory" if is_dir else "file"}-{number}'
         if is_dir:
             place.mkdir(mode=0o755, exist_ok=True)
         else:
