@@ -1,7 +1,8 @@
 """What this machine has of what the library needs, and the commands that mend the rest (floor 6).
 
 Each check is a function that looks at one thing and returns a frozen `Check`; `examine` runs them all. Nothing is changed.
-A check is *required* when sandboxes in Docker, the main job, cannot run without it.
+A check is *required* when sandboxes in Docker, the main job, cannot run without it. Code can run when they can, or when a
+bubblewrap sandbox was started.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class Check(Model):
 
 @frozen(kw_only=True)
 class Diagnosis(Model):
-    """All checks. ``can_run`` is whether every required one passed: code can run in a Docker sandbox."""
+    """All checks. ``backends`` are those in whose sandboxes code can run, ``docker`` and ``bubblewrap``; ``can_run`` is whether
+    there is any."""
 
     can_run: bool
+    backends: list[str] = Factory(list)
     checks: list[Check] = Factory(list)
 
 
@@ -66,7 +69,17 @@ def examine(base_url: str | None = None) -> Diagnosis:
     if checks[-2].status == 'ok':
         checks += [check_bubblewrap_starts(), check_system_call_filter(), check_cgroups(), check_notebook_python()]
     checks += [check_default_kind(checks), check_notebooks(checks)]
-    return Diagnosis(can_run=all(each.status in ('ok', 'warning') for each in checks if each.required), checks=checks)
+    backends = find_backends(checks)
+    return Diagnosis(can_run=bool(backends), backends=backends, checks=checks)
+
+
+def find_backends(checks: list[Check]) -> list[str]:
+    """Return the backends in whose sandboxes code can run, given all other checks."""
+    works = {
+        'docker': all(each.status in ('ok', 'warning') for each in checks if each.required),
+        'bubblewrap': any(each.name == 'bubblewrap starts' and each.status == 'ok' for each in checks),
+    }
+    return [name for name, can_run in works.items() if can_run]
 
 
 def _check_engine_and_what_is_on_it(base_url: str | None) -> list[Check]:
@@ -323,7 +336,7 @@ def check_bubblewrap() -> Check:
 
 
 def check_user_namespaces(proc: Path = Path('/proc/sys')) -> Check:
-    """Check that the kernel lets users make namespaces; sandboxes without Docker need it, root's too, which are another user's."""
+    """Check that the kernel lets users make namespaces, which sandboxes without Docker need, also root's: they are nobody's."""
     from enclave.sandboxes.bubblewrap.program import find_closed_setting
 
     name = 'user namespaces'
@@ -342,7 +355,7 @@ def check_user_namespaces(proc: Path = Path('/proc/sys')) -> Check:
 
 
 def check_bubblewrap_starts() -> Check:
-    """Start an empty bubblewrap sandbox, once."""
+    """Start a bubblewrap sandbox, once."""
     from enclave.sandboxes.bubblewrap.sandbox import check_works
 
     name = 'bubblewrap starts'
@@ -354,7 +367,7 @@ def check_bubblewrap_starts() -> Check:
             name=name,
             status='warning',
             summary=problem.strip(),
-            remedy=remedy or 'let this user make namespaces, as the message says',
+            remedy=remedy or 'do what the message says',
         )
     return Check(name=name, status='ok', summary='sandboxes without Docker can be started')
 

@@ -25,7 +25,7 @@ from typing import IO, Any
 from attrs import frozen
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
-from enclave.records import utc_now
+from enclave.records import Model, utc_now
 from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
 from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place, resolve_inside
 
@@ -36,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 @frozen(kw_only=True)
-class UnpackedImage:
+class UnpackedImage(Model):
     """An image in the cache: its name, its root directory and the bytes of its files."""
 
     name: str
