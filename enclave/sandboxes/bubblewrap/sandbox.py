@@ -181,13 +181,19 @@ class BubblewrapSandbox(AgentBackedSandbox):
         config = self.config
         told = dict.fromkeys(held, f'cgroup v{find_cgroups().version}, for the whole sandbox')
         if config.memory_bytes is not None:
-            told.setdefault('memory', 'rlimits, for each process by itself')
+            told.setdefault(
+                'memory',
+                "rlimits, for each process by itself; shared memory that is no process's (memfd, System V) is not held",
+            )
         if config.pids_limit is not None:
             # The kernel never counts the processes of the first user, root outside.
             told.setdefault('pids', 'none' if self._host_uid() == 0 else 'rlimit, for the whole sandbox')
         told.setdefault('cpu', 'none')
-        size = f'{config.disk_bytes} bytes in each writable directory'
-        told['files'] = f'{size} but the working directory' if self._kept_dir() else size
+        told['files'] = f'{config.disk_bytes} bytes in each writable directory'
+        if self._kept_dir():
+            told['files'] += ' but the working directory'
+        if 'memory' not in held:
+            told['files'] += '; how many files there are is not held'
         return told
 
     def _host_uid(self) -> int:
