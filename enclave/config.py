@@ -31,7 +31,6 @@ _SIZE = re.compile(r'(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?', re.IGNORECASE)
 _UNITS = {'': 1, 'k': KIB, 'm': MIB, 'g': 1024 * MIB, 't': 1024 * 1024 * MIB}
 _SIZE_LIMIT = 2**63
 _CPU_LIMIT = 1_000_000
-_ENV_NAME = re.compile(r'[^=\0]+')
 
 C = TypeVar('C', bound=type)
 V = Callable[[Any, 'attrs.Attribute[Any]', Any], None]
@@ -68,13 +67,17 @@ def checked(check: Callable[[Any, str], Any]) -> V:
 
 
 def is_a(*kinds: type, none: bool = False) -> V:
-    """Return a validator for a value of one of ``kinds`` (a bool is not a number), or None where ``none`` is true."""
+    """Return a validator for a value of one of ``kinds`` (a bool is not a number), or None where ``none`` is true.
+
+    A string must be text as `is_text` has it.
+    """
     names = ' or '.join(kind.__name__ for kind in kinds)
 
     def check(value: Any, name: str) -> None:
         if value is None and none:
             return
-        if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
+        is_other = (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds)
+        if is_other or (isinstance(value, str) and not is_text(value)):
             raise ConfigurationError(f'{name} must be {names}{" or None" if none else ""}, not {value!r}')
 
     return checked(check)
@@ -94,9 +97,23 @@ def whole_number(minimum: int, maximum: int | None = None, *, none: bool = False
     return checked(check)
 
 
+def is_text(value: Any) -> bool:
+    """Tell whether a value is text that the operating system can be told: without NUL, and with a form as bytes.
+
+    That is UTF-8, where other bytes are as `os.fsdecode` stands for them; other lone surrogates have none.
+    """
+    if not isinstance(value, str) or '\0' in value:
+        return False
+    try:
+        value.encode('utf-8', 'surrogateescape')
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_names(value: Any, name: str) -> None:
     """Check a sequence of non-empty strings."""
-    if not isinstance(value, tuple) or not all(isinstance(each, str) and each for each in value):
+    if not isinstance(value, tuple) or not all(each and is_text(each) for each in value):
         raise ConfigurationError(f'{name} must be a list of non-empty strings, not {value!r}')
 
 
@@ -105,7 +122,7 @@ def check_text_map(value: Any, name: str) -> None:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f'{name} must be a dict of strings, not {value!r}')
     for key, each in value.items():
-        if not isinstance(key, str) or not key or not isinstance(each, str):
+        if not key or not is_text(key) or not is_text(each):
             raise ConfigurationError(f'{name}[{key!r}] must be a string under a non-empty name, not {each!r}')
 
 
@@ -122,14 +139,16 @@ def as_dict(value: Any) -> Any:
 
 
 def check_env(value: Any, name: str) -> None:
-    """Check environment variables: a dict of names (no ``=``, no NUL) to strings. Values are never quoted in messages."""
+    """Check environment variables: a dict of names (no ``=``) to text. Values are never quoted in messages."""
     if not isinstance(value, Mapping):
         raise InvalidArgumentError(f'{name} must be a dict of strings, not {type(value).__name__}')
     for key, each in value.items():
-        if not isinstance(key, str) or not _ENV_NAME.fullmatch(key):
+        if not key or not is_text(key) or '=' in key:
             raise InvalidArgumentError(f'{name} has an impossible variable name {key!r}')
         if not isinstance(each, str) or '\0' in each:
             raise InvalidArgumentError(f'{name}[{key!r}] must be a string without NUL, not {type(each).__name__}')
+        if not is_text(each):
+            raise InvalidArgumentError(f'{name}[{key!r}] is not proper text: it has lone surrogates')
 
 
 def _check_env_vars(value: Any, name: str) -> None:
@@ -173,7 +192,7 @@ def _as_timeout(value: Any) -> Any:
 
 
 def _check_working_dir(value: Any, name: str) -> None:
-    if not isinstance(value, str) or not value.startswith('/') or '\0' in value:
+    if not is_text(value) or not value.startswith('/'):
         raise ConfigurationError(f'{name} must be an absolute path in the sandbox, not {value!r}')
 
 
@@ -216,15 +235,13 @@ def _check_volumes(value: Any, name: str) -> None:
     if not isinstance(value, dict):
         raise ConfigurationError(f"{name} must be {{host_path: {{'bind': path, 'mode': 'rw'}}}}, not {value!r}")
     for source, target in value.items():
-        if not isinstance(source, str) or not (
-            PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()
-        ):
+        if not is_text(source) or not (PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()):
             raise ConfigurationError(f'{name}: the host path {source!r} must be absolute, or start with . or ~')
         if not isinstance(target, dict) or set(target) - {'bind', 'mode'} or 'bind' not in target:
             raise ConfigurationError(
                 f"{name}[{source!r}] must be {{'bind': path, 'mode': 'rw' or 'ro'}}, not {target!r}"
             )
-        if not isinstance(target['bind'], str) or not target['bind'].startswith('/'):
+        if not is_text(target['bind']) or not target['bind'].startswith('/'):
             raise ConfigurationError(f"{name}[{source!r}]['bind'] must be an absolute path, not {target['bind']!r}")
         if target['mode'] not in ('rw', 'ro'):
             raise ConfigurationError(f"{name}[{source!r}]['mode'] must be 'rw' or 'ro', not {target['mode']!r}")

@@ -1,7 +1,8 @@
 """What this machine has of what the library needs, and the commands that mend the rest (floor 6).
 
 Each check is a function that looks at one thing and returns a frozen `Check`; `examine` runs them all. Nothing is changed.
-A check is *required* when sandboxes in Docker, the main job, cannot run without it.
+A check is *required* when sandboxes in Docker, the main job, cannot run without it. Code can run when they can, or when a
+bubblewrap sandbox was started.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class Check(Model):
 
 @frozen(kw_only=True)
 class Diagnosis(Model):
-    """All checks. ``can_run`` is whether every required one passed: code can run in a Docker sandbox."""
+    """All checks. ``backends`` are those in whose sandboxes code can run, ``docker`` and ``bubblewrap``; ``can_run`` is whether
+    there is any."""
 
     can_run: bool
+    backends: list[str] = Factory(list)
     checks: list[Check] = Factory(list)
 
 
@@ -66,7 +69,17 @@ def examine(base_url: str | None = None) -> Diagnosis:
     if checks[-2].status == 'ok':
         checks += [check_bubblewrap_starts(), check_system_call_filter(), check_cgroups(), check_notebook_python()]
     checks += [check_default_kind(checks), check_notebooks(checks)]
-    return Diagnosis(can_run=all(each.status in ('ok', 'warning') for each in checks if each.required), checks=checks)
+    backends = find_backends(checks)
+    return Diagnosis(can_run=bool(backends), backends=backends, checks=checks)
+
+
+def find_backends(checks: list[Check]) -> list[str]:
+    """Return the backends in whose sandboxes code can run, given all other checks."""
+    works = {
+        'docker': all(each.status in ('ok', 'warning') for each in checks if each.required),
+        'bubblewrap': any(each.name == 'bubblewrap starts' and each.status == 'ok' for each in checks),
+    }
+    return [name for name, can_run in works.items() if can_run]
 
 
 def _check_engine_and_what_is_on_it(base_url: str | None) -> list[Check]:
@@ -322,37 +335,28 @@ def check_bubblewrap() -> Check:
         )
 
 
-def check_user_namespaces(proc: Path = Path('/proc/sys'), *, is_root: bool | None = None) -> Check:
-    """Check that the kernel lets this user make namespaces, which sandboxes without Docker need."""
+def check_user_namespaces(proc: Path = Path('/proc/sys')) -> Check:
+    """Check that the kernel lets users make namespaces, which sandboxes without Docker need, also root's: they are nobody's."""
+    from enclave.sandboxes.bubblewrap.program import find_closed_setting
+
     name = 'user namespaces'
     if not sys.platform.startswith('linux'):
         return Check(name=name, status='skipped', summary='sandboxes without Docker need Linux')
-    if (hasattr(os, 'geteuid') and os.geteuid() == 0) if is_root is None else is_root:
-        return Check(name=name, status='ok', summary='not needed by root')
-    closed = {
-        'user/max_user_namespaces': ('0', '15000'),
-        'kernel/unprivileged_userns_clone': ('0', '1'),
-        'kernel/apparmor_restrict_unprivileged_userns': ('1', '0'),
-    }
-    for entry, (bad, good) in closed.items():
-        try:
-            value = (proc / entry).read_text('ascii').strip()
-        except OSError:
-            continue
-        if value == bad:
-            setting = entry.replace('/', '.')
-            return Check(
-                name=name,
-                status='warning',
-                summary=f'the kernel refuses them ({setting} is {value}); only sandboxes without Docker need them',
-                remedy=f'sudo sysctl -w {setting}={good}',
-            )
-    return Check(name=name, status='ok', summary='this user may make them')
+    closed = find_closed_setting(proc)
+    if closed is None:
+        return Check(name=name, status='ok', summary='users may make them')
+    setting, value, good = closed
+    return Check(
+        name=name,
+        status='warning',
+        summary=f'the kernel refuses them ({setting} is {value}); only sandboxes without Docker need them',
+        remedy=f'sudo sysctl -w {setting}={good}',
+    )
 
 
 def check_bubblewrap_starts() -> Check:
-    """Start an empty bubblewrap sandbox, once."""
-    from enclave.sandboxes.bubblewrap.program import check_works
+    """Start a bubblewrap sandbox, once."""
+    from enclave.sandboxes.bubblewrap.sandbox import check_works
 
     name = 'bubblewrap starts'
     try:
@@ -363,7 +367,7 @@ def check_bubblewrap_starts() -> Check:
             name=name,
             status='warning',
             summary=problem.strip(),
-            remedy=remedy or 'let this user make namespaces, as the message says',
+            remedy=remedy or 'do what the message says',
         )
     return Check(name=name, status='ok', summary='sandboxes without Docker can be started')
 

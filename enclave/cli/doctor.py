@@ -17,7 +17,7 @@ _MARKS = {'ok': ('ok', 'green'), 'warning': ('warn', 'yellow'), 'failed': ('FAIL
 def doctor(base_url: str | None, as_json: bool) -> None:
     """Say what is there, what is missing, and how to mend it.
 
-    The exit code is 0 when code can run in a Docker sandbox, 1 otherwise.
+    The exit code is 0 when code can run in a sandbox of some kind, 1 otherwise.
     """
     from enclave.doctor import examine
 
@@ -32,8 +32,8 @@ def doctor(base_url: str | None, as_json: bool) -> None:
         if each.remedy:
             click.echo(f'{"":>4}  {"":<{width}}  -> {each.remedy}')
     if found.can_run:
-        click.echo('Code can run in Docker sandboxes here.')
-    else:
+        click.echo(f'Code can run here in sandboxes of {" and ".join(found.backends)}.')
+    if 'docker' not in found.backends:
         needed = ', '.join(each.name for each in found.checks if each.required and each.status in ('failed', 'skipped'))
-        click.echo(f'Code cannot run in Docker sandboxes yet. Missing: {needed}.')
+        click.echo(f'{"Docker" if found.can_run else "No code can run here yet. Docker"} lacks: {needed}.')
     sys.exit(0 if found.can_run else 1)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from enclave.cli.output import Reporter, echo_json, format_size, print_table, progress
 from enclave.cli.unpack import unpack
-from enclave.errors import ImageNotFoundError, InvalidArgumentError
+from enclave.errors import EngineUnavailableError, ImageNotFoundError, InvalidArgumentError, SandboxStartError
+
+if TYPE_CHECKING:
+    from enclave.sandboxes.bubblewrap.unpack import UnpackedImage
 
 _json_option = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 _ca_option = click.option(
@@ -22,7 +28,7 @@ _ca_option = click.option(
 
 @click.group()
 def images() -> None:
-    """List, pull and build the images that sandboxes are made from."""
+    """List, pull, build and unpack the images that sandboxes are made from."""
 
 
 images.add_command(unpack)
@@ -31,26 +37,46 @@ images.add_command(unpack)
 @images.command('list')
 @_json_option
 def list_(as_json: bool) -> None:
-    """List the images on the engine, and what can be built."""
+    """List the images on the engine, those unpacked for bubblewrap, and what can be built."""
     from enclave.sandboxes.docker.engine import get_engine
     from enclave.sandboxes.docker.images import list_images, list_recipes
 
-    found = list_images(get_engine())
+    unpacked = _find_unpacked()
+    try:
+        found, recipes = list_images(get_engine()), list_recipes()
+    except EngineUnavailableError as error:
+        if not unpacked:
+            raise
+        click.echo(f'Only unpacked images are listed. {error}', err=True)
+        found, recipes = [], []
     present = {name for image in found for name in image.names}
-    recipes = list_recipes()
+    missing = [each.image for each in recipes if not {each.image, f'{each.image}:latest'} & present]
     if as_json:
-        missing = [each.image for each in recipes if not {each.image, f'{each.image}:latest'} & present]
-        echo_json({'images': [each.model_dump(mode='json') for each in found], 'can_be_built': missing})
+        echo_json(
+            {
+                'images': [each.model_dump(mode='json') for each in found],
+                'can_be_built': missing,
+                'unpacked': [each.model_dump(mode='json') for each in unpacked],
+            }
+        )
         return
     rows: list[tuple[str, ...]] = [
         (name, image.origin, format_size(image.size_bytes), f'{image.created_at:%Y-%m-%d %H:%M}', image.id[7:19])
         for image in found
         for name in image.names
     ]
-    for recipe in recipes:
-        if not {recipe.image, f'{recipe.image}:latest'} & present:
-            rows.append((recipe.image, 'not there', '', '', f'ms-enclave images build {recipe.image}'))
+    rows += [(each.name, 'unpacked', format_size(each.size_bytes), '', f'rootfs={each.name}') for each in unpacked]
+    rows += [(name, 'not there', '', '', f'ms-enclave images build {name}') for name in missing]
     print_table(('IMAGE', 'ORIGIN', 'SIZE', 'CREATED (UTC)', 'ID'), rows)
+
+
+def _find_unpacked() -> list[UnpackedImage]:
+    from enclave.sandboxes.bubblewrap.unpack import list_unpacked
+
+    if sys.platform.startswith('linux'):
+        with contextlib.suppress(SandboxStartError):  # there is no directory to unpack into
+            return list_unpacked()
+    return []
 
 
 @images.command()

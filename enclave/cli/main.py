@@ -26,7 +26,7 @@ COMMANDS = {
     'cp': ('enclave.cli.cp:cp', 'Copy files and directories into and out of a sandbox.'),
     'doctor': ('enclave.cli.doctor:doctor', 'Say what is there, what is missing, and how to mend it.'),
     'exec': ('enclave.cli.exec:exec_', 'Run a command in a sandbox that is there.'),
-    'images': ('enclave.cli.images:images', 'List, pull and build the images that sandboxes are made from.'),
+    'images': ('enclave.cli.images:images', 'List, pull, build and unpack the images that sandboxes are made from.'),
     'info': ('enclave.cli.info:info', 'Show what is known of sandboxes.'),
     'notebook': ('enclave.cli.notebook:notebook', 'Run notebook files in a fresh sandbox.'),
     'pool': ('enclave.cli.pool:pool', 'Run many programs over a pool of warm sandboxes.'),

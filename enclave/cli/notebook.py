@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from enclave.cells import CellResult
-from enclave.cli.options import json_option, make_config, parse_files, place_options
+from enclave.cli.options import json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, progress
 from enclave.cli.place import Place, choose_kind
 from enclave.cli.relay import endings_as_exit
@@ -38,11 +38,7 @@ _OPTIONS: dict[str, Any] = {
         '-m', '--memory', metavar='SIZE', help="Memory limit, like 512m or 2g; 'none' for no limit.  [default: 1g]"
     ),
     'cpus': click.option('--cpus', type=float, metavar='N', help='CPUs it may use, like 0.5.  [default: 1]'),
-    'network': click.option(
-        '--network/--no-network',
-        default=None,
-        help="With a network, or none at all; bubblewrap's is this machine's own.  [default: with, for docker]",
-    ),
+    'network': network_option,
     'env': click.option('-e', '--env', multiple=True, metavar='NAME[=VALUE]', help='A variable. Repeatable.'),
     'volumes': click.option(
         '-v', '--volume', 'volumes', multiple=True, metavar='HOST:PATH[:ro]', help='A host path to mount. Repeatable.'

@@ -53,6 +53,11 @@ def _find_place(url: str | None, api_key: str | None, local: bool) -> Place:
     return LocalPlace() if local or not url else RemotePlace(url, api_key)
 
 
+network_option = click.option(
+    '--network/--no-network',
+    default=None,
+    help="With a network, or none at all; bubblewrap's is this machine's own.  [default: with, for docker]",
+)
 _SANDBOX_OPTIONS: dict[str, Any] = {
     'sandbox_type': click.option(
         '--type',
@@ -66,9 +71,7 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
     ),
     'cpus': click.option('--cpus', type=float, metavar='N', help='CPUs it may use, like 0.5.  [default: 1]'),
     'pids': click.option('--pids', type=int, metavar='N', help='Processes and threads at once.  [default: 512]'),
-    'network': click.option(
-        '--network/--no-network', default=None, help='With a network, or none at all.  [default: with]'
-    ),
+    'network': network_option,
     'env': click.option(
         '-e',
         '--env',

@@ -24,7 +24,7 @@ def unpack(source: str | None, name: str | None, as_list: bool, remove: bool, as
     if as_list:
         found = list_unpacked()
         if as_json:
-            echo_json([{'name': each.name, 'root': each.root, 'size_bytes': each.size_bytes} for each in found])
+            echo_json([each.model_dump(mode='json') for each in found])
         else:
             print_table(
                 ('IMAGE', 'SIZE', 'ROOT'), [(each.name, format_size(each.size_bytes), each.root) for each in found]
@@ -38,6 +38,6 @@ def unpack(source: str | None, name: str | None, as_list: bool, remove: bool, as
     with progress(f'Unpacking {source}', quiet=as_json) as report:
         image = unpack_image(source, name=name, progress=lambda message: report(message, None, None))
     if as_json:
-        echo_json({'name': image.name, 'root': image.root, 'size_bytes': image.size_bytes})
+        echo_json(image.model_dump(mode='json'))
     else:
         click.echo(f'{image.name}  {format_size(image.size_bytes)}  rootfs={image.name}')

@@ -7,6 +7,7 @@ do beyond that is `enclave.sandboxes.agent_backed`.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -46,8 +47,10 @@ def make_sandbox_id() -> str:
 class Sandbox(ABC):
     """One sandbox, from `start` to `stop`. Use it as a context manager, or call the two yourself.
 
-    Making the object connects nothing and starts nothing. Any thread may use a running sandbox, many at once.
-    A sandbox that is forgotten without `stop` is told by a `ResourceWarning`.
+    Making the object connects nothing and starts nothing. Any thread may use a running sandbox, many at once, but no other
+    process: a forked child has copies of its connections and none of the threads that serve them, so there every use and its
+    end are refused, and leaving a ``with`` block leaves it to the parent. A sandbox that is forgotten without `stop` is told by
+    a `ResourceWarning`.
 
     A backend of your own subclasses this, defines ``_start``, ``_stop`` and `execute_command`, and is registered with
     `register_sandbox`.
@@ -88,6 +91,7 @@ class Sandbox(ABC):
         self._changed = threading.Condition()  # guards _status and _moving
         self._status = SandboxStatus.INITIALIZING
         self._moving = False  # a thread is starting or stopping it
+        self._pid: int | None = None  # which process started it, until it is stopped
         self._tools: dict[str, Tool] = load_tools(self.config.tools_config, self.sandbox_type, self.offers)
 
     @classmethod
@@ -123,17 +127,21 @@ class Sandbox(ABC):
         Raises:
             SandboxStartError: It could not be started, and nothing of it is left. `ImageNotFoundError` is one.
             EngineUnavailableError: Its backend does not answer.
+            SandboxStateError: It is another process's, which this one was forked from.
         """
+        self._check_process()
         with self._changed:
             self._changed.wait_for(lambda: not self._moving)
             if self._status in USABLE:
                 return
             self._moving = True
+            self._pid = os.getpid()
             self._status = SandboxStatus.INITIALIZING
             self.error = None
         try:
             self._start()
         except BaseException as error:
+            self._pid = None
             self._arrive(SandboxStatus.ERROR, str(error))
             raise
         self.started_at = utc_now()
@@ -144,6 +152,9 @@ class Sandbox(ABC):
         """Stop it, and take everything away unless ``remove_on_exit`` is False. May be called twice and at any stage.
 
         What still runs is asked to end and gets at most a second for it.
+
+        Raises:
+            SandboxStateError: It is another process's, which this one was forked from.
         """
         self._end(keep=not self.config.remove_on_exit)
 
@@ -152,6 +163,7 @@ class Sandbox(ABC):
         self._end(keep=False)
 
     def _end(self, *, keep: bool) -> None:
+        self._check_process()
         with self._changed:
             self._changed.wait_for(lambda: not self._moving)
             was = self._status
@@ -166,6 +178,7 @@ class Sandbox(ABC):
         except BaseException as error:
             self._arrive(SandboxStatus.ERROR, str(error))
             raise
+        self._pid = None
         self._arrive(SandboxStatus.STOPPED)
         logger.info('sandbox %s stopped', self.id, extra={'enclave_sandbox': self.id})
 
@@ -185,7 +198,19 @@ class Sandbox(ABC):
                 self.error = problem
                 logger.warning('sandbox %s is lost: %s', self.id, problem, extra={'enclave_sandbox': self.id})
 
+    def _is_another_process(self) -> bool:
+        return self._pid not in (None, os.getpid())
+
+    def _check_process(self) -> None:
+        if self._is_another_process():
+            raise SandboxStateError(
+                f'sandbox {self.id} was started by process {self._pid}, which this process was forked from; only that one '
+                'can use it. Make another here',
+                details={'sandbox_id': self.id},
+            )
+
     def _check_usable(self) -> None:
+        self._check_process()
         status = self.status
         if status in USABLE:
             self.used_at = time.monotonic()
@@ -314,10 +339,11 @@ class Sandbox(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if not self._is_another_process():
+            self.stop()
 
     def __del__(self) -> None:
-        if getattr(self, '_status', None) in USABLE:
+        if getattr(self, '_status', None) in USABLE and not self._is_another_process():
             warnings.warn(f'sandbox {self.id} was never stopped', ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:

@@ -63,7 +63,7 @@ def ping_engine() -> None:
 
 def try_bubblewrap() -> None:
     """Return if a bubblewrap sandbox can be started; else raise."""
-    from enclave.sandboxes.bubblewrap.program import check_works
+    from enclave.sandboxes.bubblewrap.sandbox import check_works
 
     check_works()
 

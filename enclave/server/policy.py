@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from attrs import field, frozen
 
@@ -30,7 +30,10 @@ from enclave.errors import ConfigurationError, InvalidArgumentError, PolicyError
 from enclave.managers.keyfile import is_loopback
 from enclave.records import Model
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.rootfs import find_interpreter_trees
 from enclave.server.auth import read_settings
+
+C = TypeVar('C', bound=SandboxConfig)
 
 
 def _names(default: tuple[str, ...] = ()) -> Any:
@@ -79,7 +82,10 @@ class Policy(Model):
         sandbox_types: Patterns of the kinds of sandbox.
         images: Patterns of image names.
         tools: Patterns of tool names. Without ``notebook_executor`` among them a client gets at no kernel.
-        mounts: Host directories that ``volumes`` may name, with all below them: ``'/data:ro'``, ``'/scratch:rw'``.
+        mounts: Host directories that ``volumes`` may name, with all below them: ``'/data:ro'``, ``'/scratch:rw'``. Those that
+            are ``ro``, and not within one that is ``rw``, also serve for ``rootfs`` and ``python``, with all that such an
+            interpreter would show. Who writes in a directory may put a link in the place of something below it between the
+            check and the mount; so let ``rw`` ones hold nothing but what is mounted as a whole where clients are not trusted.
         networks: Names that ``network`` may have. A sandbox that shares the host's own network needs ``'host'`` here.
         allow_network: Whether sandboxes may have a network at all.
         publish: Which host addresses ports may be published on: ``'no'``, ``'loopback'`` or ``'any'``.
@@ -87,7 +93,7 @@ class Policy(Model):
         capabilities: Names that ``cap_add`` may have.
         security_options: Patterns that ``security_opt`` may have.
         runtimes: Names that ``runtime`` may have.
-        allow_keep: Whether ``remove_on_exit=False`` may be asked.
+        allow_keep: Whether ``remove_on_exit=False`` may be asked, which leaves containers and files of any size on the host.
         max_memory: The most ``memory_limit`` may be; no limit at all may then not be asked.
         max_cpus: The most ``cpu_limit`` may be.
         max_pids: The most ``pids_limit`` may be; no limit at all may then not be asked.
@@ -118,7 +124,7 @@ class Policy(Model):
     capabilities: tuple[str, ...] = _names()
     security_options: tuple[str, ...] = _names()
     runtimes: tuple[str, ...] = _names()
-    allow_keep: bool = field(default=True, validator=is_a(bool))
+    allow_keep: bool = field(default=False, validator=is_a(bool))
     max_memory: str | int | None = field(default='8g', validator=checked(_check_size))
     max_cpus: float | None = field(default=8.0, validator=checked(_check_cpus))
     max_pids: int | None = field(default=4096, validator=whole_number(16, none=True))
@@ -155,8 +161,8 @@ class Policy(Model):
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
-    def check_sandbox(self, kind: str, config: SandboxConfig) -> None:
-        """Return if a sandbox may be made.
+    def check_sandbox(self, kind: str, config: C) -> C:
+        """Return the configuration if such a sandbox may be made; its host paths are those that were checked, without links.
 
         Raises:
             PolicyError: It may not; the message names the option and the rule.
@@ -167,8 +173,10 @@ class Policy(Model):
             self.check_tool(name, {})
         self._check_limits(config)
         self._check_reach(config)
-        for source, target in config.volumes.items():
-            self._check_mount(source, target['mode'])
+        volumes = {self._check_mount(source, target['mode']): target for source, target in config.volumes.items()}
+        if len(volumes) < len(config.volumes):
+            raise ConfigurationError('volumes names a host directory twice, by different ways to it')
+        return config.model_copy(update={'volumes': volumes, **self._check_programs(config)})
 
     def _check_limits(self, config: SandboxConfig) -> None:
         if self.max_memory is not None:
@@ -221,27 +229,43 @@ class Policy(Model):
         for port, binding in getattr(config, 'ports', {}).items():
             if self.publish == 'no' or (self.publish == 'loopback' and not is_loopback(str(binding[0]))):
                 raise _refusal('publish', f'the port {port} may not be published on {binding[0]}', (self.publish,))
-        for name in ('rootfs', 'python'):
-            place: str | None = getattr(config, name, None)
-            if place is not None and place.startswith('/'):
-                self._check_mount(place, 'ro', what=name)
-            elif place is not None and name == 'rootfs' and not _matches(place, self.images):
-                raise _refusal('images', f'the image {place!r} may not be used', self.images)
+
+    def _check_programs(self, config: SandboxConfig) -> dict[str, str]:
+        """Check what a bubblewrap sandbox sees of programs; return the options to change."""
+        if not isinstance(config, BubblewrapSandboxConfig):
+            return {}
+        rootfs, python = config.rootfs, config.python
+        if python is not None:
+            self._check_mount(python, 'ro', 'python', is_steady=True)
+            for source, _ in find_interpreter_trees(python):
+                self._check_mount(source, 'ro', 'python', is_steady=True)
+        if rootfs is not None and rootfs.startswith('/'):
+            return {'rootfs': self._check_mount(rootfs, 'ro', 'rootfs', is_steady=True)}
+        if rootfs is not None and not _matches(rootfs, self.images):
+            raise _refusal('images', f'the image {rootfs!r} may not be used', self.images)
+        return {}
 
     def _check_listed(self, option: str, asked: tuple[str, ...], rule: str, allowed: tuple[str, ...]) -> None:
         for each in asked:
             if not _matches(each, allowed):
                 raise _refusal(rule, f'{option} may not name {each!r}', allowed)
 
-    def _check_mount(self, source: str, mode: str, what: str = 'volumes') -> None:
-        """Check a host path as the system resolves it: a link inside an allowed directory leads nowhere else."""
+    def _check_mount(self, source: str, mode: str, what: str = 'volumes', *, is_steady: bool = False) -> str:
+        """Check a host path as the system resolves it, and return that: a link in an allowed directory leads nowhere else.
+
+        Args:
+            is_steady: No sandbox may be able to change what is there, as it could where directories are ``rw``.
+        """
         real = os.path.realpath(source)
-        for each in self.mounts:
-            path, _, allowed = each.partition(':')
-            root = os.path.realpath(path)
-            inside = real == root or real.startswith(root.rstrip('/') + '/')
-            if inside and (mode == 'ro' or allowed == 'rw'):
-                return
+        around = {
+            allowed
+            for path, _, allowed in (each.partition(':') for each in self.mounts)
+            if f'{real}/'.startswith(os.path.realpath(path).rstrip('/') + '/')
+        }
+        if is_steady and 'rw' in around:
+            raise _refusal('mounts', f'{what}: {source!r} is where sandboxes may write', self.mounts)
+        if around and (mode == 'ro' or 'rw' in around):
+            return real
         raise _refusal('mounts', f'{what}: the host path {source!r} may not be mounted ({mode})', self.mounts)
 
     def check_tool(self, name: str, parameters: Mapping[str, Any]) -> None:

@@ -175,8 +175,7 @@ class Service:
             choice = choose_for(options)
             kind, why = str(choice.sandbox_type), choice.reason
         config: SandboxConfig = SandboxFactory.get_sandbox_class(kind).config_class.model_validate(options)
-        self.policy.check_sandbox(kind, config)
-        return Asked(kind, config, why)
+        return Asked(kind, self.policy.check_sandbox(kind, config), why)
 
     def check_id(self, owner: Owner, sandbox_id: str | None) -> None:
         """Return if no other owner has this id; backends name what they make after it.

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+from tests.support.host import PATIENCE
 
 Start = Callable[..., BubblewrapSandbox]
 NAMESPACES = ('cgroup', 'ipc', 'mnt', 'net', 'pid', 'user', 'uts')
@@ -108,6 +109,8 @@ ATTEMPTS = {
     'reboot': 'libc.syscall(169, 0, 0, 0, 0)',
     'personality': 'libc.personality(0x0400000)',
     'vsock': 'libc.socket(40, 1, 0)',
+    'vsock with more bits': 'libc.syscall(ctypes.c_long(41), ctypes.c_long(0x100000028), ctypes.c_long(1), ctypes.c_long(0))',
+    'chroot': 'libc.chroot(b"/tmp")',
     'sethostname': 'libc.sethostname(b"x", 1)',
     'swapon': 'libc.swapon(b"/tmp/x", 0)',
     'syslog': 'libc.klogctl(3, None, 0)',
@@ -129,6 +132,81 @@ def test_a_system_call_that_docker_refuses_is_refused(sandbox: BubblewrapSandbox
     result, error = sandbox.execute_command(['python3', '-c', code]).stdout.split()
     assert result == '-1'
     assert error in ('EPERM', 'ENOSYS')
+
+
+HARM = {
+    'limit CPU time': 'resource.prlimit(PID, resource.RLIMIT_CPU, (0, 0))',
+    'limit memory': 'resource.prlimit(PID, resource.RLIMIT_AS, (1 << 20, 1 << 20))',
+    'limit files': 'resource.prlimit(PID, resource.RLIMIT_NOFILE, (0, 0))',
+    'nice': 'os.setpriority(os.PRIO_PROCESS, PID, 19)',
+    'nice group': 'os.setpriority(os.PRIO_PGRP, PID, 19)',
+    'idle': 'os.sched_setscheduler(PID, os.SCHED_IDLE, os.sched_param(0))',
+    'parameters': 'os.sched_setparam(PID, os.sched_param(0))',
+    'processors': 'os.sched_setaffinity(PID, {0})',
+    'input and output': 'call(251, 1, PID, 3 << 13)',
+    'idle by attributes': 'call(314, PID, bytes([48, 0, 0, 0, 5, 0, 0, 0]) + bytes(40), 0)',
+    'more bits': 'call(302, 1 << 32 | PID, 0, bytes(16), 0)',
+}
+HARMING = """
+import ctypes, os, resource, signal
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*words):
+    if libc.syscall(*(ctypes.c_long(word) if isinstance(word, int) else word for word in words)) < 0:
+        raise OSError(ctypes.get_errno(), '')
+def do(PID):
+    try: WHAT
+    except PermissionError: return 'refused'
+    except OSError as error: return error
+    return 'done'
+pid = os.fork()
+if pid == 0:
+    signal.pause()
+os.setpgid(pid, pid)
+print(do(1), do(pid))
+os.kill(pid, signal.SIGKILL)
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != 'x86_64', reason='the numbers are those of x86_64')
+@pytest.mark.parametrize('name', list(HARM))
+def test_what_is_done_to_other_processes_cannot_be_done_to_the_agent(sandbox: BubblewrapSandbox, name: str) -> None:
+    """They are one user, so the kernel alone would allow it."""
+    code = HARMING.replace('WHAT', HARM[name])
+    assert sandbox.execute_command(['python3', '-c', code]).stdout == 'refused done\n'
+    assert sandbox.is_alive()
+
+
+HOGS = """
+import os
+def attempt(do, *words):
+    try: do(*words)
+    except OSError: pass
+others = [int(each) for each in os.listdir('/proc') if each.isdigit()]
+for _ in range(20):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        print(os.getpid(), flush=True)
+        while True: pass
+for pid in others:
+    attempt(os.sched_setscheduler, pid, os.SCHED_IDLE, os.sched_param(0))
+    attempt(os.setpriority, os.PRIO_PROCESS, pid, 19)
+while True: pass
+"""
+
+
+def test_a_guest_that_burns_time_and_slows_all_others_is_ended_at_its_limit(sandbox: BubblewrapSandbox) -> None:
+    result = sandbox.execute_command(['python3', '-c', HOGS], timeout=2)
+    assert result.timed_out
+    left = 'for pid in $0; do [ -e /proc/$pid ] && echo $pid; done'
+    assert sandbox.execute_command(['sh', '-c', left, result.stdout], timeout=PATIENCE).stdout == ''
+
+
+def test_what_process_1_may_use_can_be_asked(sandbox: BubblewrapSandbox) -> None:
+    code = 'import os, resource\nprint(resource.prlimit(1, resource.RLIMIT_CORE), os.getpriority(os.PRIO_PROCESS, 1))'
+    assert sandbox.execute_command(['python3', '-c', code]).stdout == '(0, 0) 0\n'
 
 
 def test_what_programs_need_is_let_through(sandbox: BubblewrapSandbox) -> None:

@@ -64,6 +64,26 @@ def test_an_owner_killed_by_sigkill_takes_its_sandbox_along(kind: str) -> None:
         owner.stdout.close()
 
 
+INTERRUPTED = """
+import os, signal
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+signal.signal(signal.SIGINT, lambda *_: None)
+with BubblewrapSandbox({}) as sandbox:
+    process = sandbox.start_process('read line; echo $line', open_stdin=True)
+    os.killpg(0, signal.SIGINT)
+    process.write(b'alive\\n')
+    print(process.wait().stdout, end='')
+"""
+
+
+def test_a_terminals_interrupt_reaches_no_sandbox() -> None:
+    """A terminal sends it to the whole process group in the foreground."""
+    found = subprocess.run(
+        [sys.executable, '-c', INTERRUPTED], capture_output=True, text=True, start_new_session=True, timeout=120
+    )
+    assert found.stdout == 'alive\n', found.stderr
+
+
 def test_process_1_killed_from_outside_is_noticed_and_named(start: Start) -> None:
     sandbox = start()
     before, groups = facts_of_this_process(), len(cgroups_of(sandbox.id))
@@ -166,7 +186,8 @@ def test_memory_holds_for_the_whole_family(start: Start) -> None:
 def test_without_cgroups_rlimits_hold_each_process(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     with no_cgroups(monkeypatch):
         sandbox = start(memory_limit='300m', pids_limit=20)
-    assert sandbox.metadata['limits']['memory'] == 'rlimits, for each process by itself'
+    assert sandbox.metadata['limits']['memory'].startswith('rlimits, for each process by itself; shared memory')
+    assert sandbox.metadata['limits']['files'].endswith('how many files there are is not held')
     assert sandbox.metadata['limits']['pids'] == 'rlimit, for the whole sandbox'
     assert sandbox.metadata['limits']['cpu'] == 'none'
     assert 'MemoryError' in sandbox.execute_command(['python3', '-c', HOG]).stderr
@@ -323,6 +344,46 @@ def test_a_private_directory_of_roots_can_be_a_volume(start: Start, tmp_path: Pa
 
 
 @is_root
+def test_a_private_cache_of_roots_serves(tmp_path: Path) -> None:
+    private, temporary = tmp_path / 'private', tmp_path / 'temporary'
+    (private / 'data').mkdir(parents=True)
+    temporary.mkdir()
+    for each in (tmp_path, *list(tmp_path.parents)[:-2]):
+        each.chmod(each.stat().st_mode | 0o011)
+    private.chmod(0o700)
+    program = (
+        'from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox\n'
+        f'with BubblewrapSandbox({{"volumes": {{"{private}/data": {{"bind": "/data", "mode": "ro"}}}}}}) as sandbox:\n'
+        '    print(sandbox.execute_command("cat /etc/hostname; ls -d /data").stdout, end="")\n'
+    )
+    env = {**os.environ, 'ENCLAVE_CACHE_DIR': str(private / 'cache'), 'TMPDIR': str(temporary)}
+    found = subprocess.run([sys.executable, '-c', program], env=env, capture_output=True, text=True, timeout=120)
+    assert found.stdout == 'sandbox\n/data\n', found.stderr
+
+
+def test_a_root_who_is_alone_in_a_user_namespace_stays_himself() -> None:
+    program = (
+        'from enclave.errors import SandboxStartError\n'
+        'from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox\n'
+        'with BubblewrapSandbox({}) as sandbox:\n'
+        '    print(sandbox.metadata["host_uid"], sandbox.execute_command("id -u").stdout, end="")\n'
+        'try: BubblewrapSandbox({"host_uid": 65534}).start()\n'
+        'except SandboxStartError as error: print(error)\n'
+    )
+    command = ['unshare', '--user', '--map-root-user', sys.executable, '-c', program]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if 'unshare' in found.stderr:
+        pytest.skip(found.stderr)
+    assert found.stdout.startswith('0 1000\nhost_uid is 65534, which is nobody in the user namespace'), found.stderr
+
+
+def test_where_a_user_has_no_home_sandboxes_start_all_the_same(tmp_path: Path) -> None:
+    program = 'import os\nos.environ.update(HOME="/", TMPDIR=os.environ["HOME"])\n' + ORDINARY
+    output, *_ = json.loads(as_ordinary_user(program, tmp_path / 'home'))
+    assert output.split()[0] == '1000'
+
+
+@is_root
 def test_a_volume_that_could_not_be_written_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(SandboxStartError, match='chown -R 65534'):
         BubblewrapSandbox({'volumes': {str(tmp_path): '/data'}}).start()
@@ -363,5 +424,5 @@ def test_an_ordinary_user_gets_the_same_sandbox(tmp_path: Path) -> None:
     assert output.split() == ['1000', 'x', 'CapEff:', '0000000000000000']
     assert hogged is False
     assert metadata['host_uid'] == 12345
-    assert metadata['limits']['memory'] == 'rlimits, for each process by itself'
+    assert metadata['limits']['memory'].startswith('rlimits, for each process by itself')
     assert metadata['limits']['pids'] == 'rlimit, for the whole sandbox'

@@ -103,6 +103,28 @@ def test_stop_before_start_and_after_a_stop_does_nothing(backend: Backend) -> No
     assert sandbox.status is SandboxStatus.STOPPED
 
 
+def test_a_forked_child_is_refused_its_parents_sandbox(sandbox: AgentBackedSandbox) -> None:
+    """It has copies of the connections and none of the threads behind them."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.alarm(int(PATIENCE))
+            refused = 0
+            for use in (lambda: sandbox.execute_command('true'), sandbox.start, sandbox.stop, sandbox.cleanup):
+                with contextlib.suppress(SandboxStateError):
+                    use()
+                    continue
+                refused += 1
+            sandbox.__exit__(None, None, None)
+            code = 0 if refused == 4 else 2
+        finally:
+            os._exit(code)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sandbox.execute_command('echo still').stdout == 'still\n'
+
+
 def test_what_is_kept_is_there_at_the_next_start(backend: Backend) -> None:
     sandbox = backend.make(remove_on_exit=False)
     try:

@@ -47,6 +47,17 @@ def test_the_documented_way_of_a_sandbox(serve: Serve) -> None:
     assert ask(server, 'GET', '/sandboxes').json() == []
 
 
+@pytest.mark.parametrize('kind', ['fake', 'docker', 'bubblewrap'])
+@pytest.mark.parametrize(
+    'option', [{'env_vars': {'A': '\ud800'}}, {'working_dir': '/\ud800'}, {'volumes': {'/\ud800': '/a'}}]
+)
+def test_text_that_is_none_is_the_clients_mistake(serve: Serve, kind: str, option: dict[str, Any]) -> None:
+    answer = ask(serve(), 'POST', f'/sandbox/create?sandbox_type={kind}', json=option)
+
+    assert answer.status_code == 400
+    assert next(iter(option)) in answer.json()['message']
+
+
 def test_the_documented_way_of_a_pool(serve: Serve) -> None:
     server = serve()
 

@@ -63,12 +63,10 @@ NOTEBOOK_BACKENDS = [
 @functools.cache
 def bubblewrap_trouble() -> str | None:
     """Return why bubblewrap sandboxes cannot be used here, or None."""
-    from enclave.sandboxes.bubblewrap.program import check_works
-    from enclave.sandboxes.bubblewrap.seccomp import get_filter
+    from enclave.sandboxes.bubblewrap.sandbox import check_works
 
     try:
         check_works()
-        get_filter()
     except EnclaveError as error:
         return str(error)
     return None

@@ -141,6 +141,7 @@ def test_a_config_is_frozen() -> None:
         ('working_dir', 'relative'),
         ('working_dir', ''),
         ('working_dir', '/a\0b'),
+        ('working_dir', '/a\ud800'),
         ('working_dir', None),
         ('env_vars', ['A=1']),
         ('env_vars', {'A=B': '1'}),
@@ -149,6 +150,8 @@ def test_a_config_is_frozen() -> None:
         ('env_vars', {'A': None}),
         ('env_vars', {'A': True}),
         ('env_vars', {'A': 'a\0b'}),
+        ('env_vars', {'A': 'a\ud800b'}),
+        ('env_vars', {'A\ud800': 'b'}),
         ('memory_limit', '5m'),
         ('memory_limit', '512 apples'),
         ('memory_limit', 0),
@@ -178,6 +181,9 @@ def test_a_config_is_frozen() -> None:
         ('volumes', {'/a': {'bind': 5}}),
         ('volumes', {'/a': None}),
         ('volumes', {5: '/a'}),
+        ('volumes', {'/a\ud800': '/a'}),
+        ('volumes', {'/a': '/a\ud800'}),
+        ('volumes', {'/a': '/a\0'}),
         ('remove_on_exit', 'no'),
         ('max_output_bytes', 0),
         ('max_output_bytes', 2**40),
@@ -189,6 +195,12 @@ def test_an_impossible_option_is_named(option: str, value: Any) -> None:
         SandboxConfig(**{option: value})
     with pytest.raises(ConfigurationError, match=option):
         SandboxConfig.model_validate({option: value})
+
+
+def test_bytes_that_are_no_utf8_are_text_all_the_same() -> None:
+    name = os.fsdecode(b'/\xff')
+    config = SandboxConfig(working_dir=name, env_vars={'A': name})
+    assert (config.working_dir, config.env_vars) == (name, {'A': name})
 
 
 def test_an_unknown_option_suggests_the_nearest() -> None:

@@ -17,6 +17,7 @@ from enclave.doctor import (
     check_user_namespaces,
     engine_remedy,
     examine,
+    find_backends,
     running_dockerd,
 )
 from enclave.sandboxes.bubblewrap import interpreter
@@ -113,17 +114,18 @@ def test_kernel_with_every_account_passes() -> None:
 
 
 def test_closed_user_namespaces_name_the_setting(tmp_path: Path) -> None:
+    """Root's sandboxes need them like everybody's, whoever runs this."""
     (tmp_path / 'kernel').mkdir()
     (tmp_path / 'kernel' / 'unprivileged_userns_clone').write_text('0\n')
 
-    check = check_user_namespaces(tmp_path, is_root=False)
+    check = check_user_namespaces(tmp_path)
 
     assert check.status == 'warning'
     assert check.remedy == 'sudo sysctl -w kernel.unprivileged_userns_clone=1'
 
 
 def test_open_user_namespaces_pass(tmp_path: Path) -> None:
-    assert check_user_namespaces(tmp_path, is_root=False).status == 'ok'
+    assert check_user_namespaces(tmp_path).status == 'ok'
 
 
 def test_variable_that_names_no_file_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,11 +145,11 @@ def test_pid_file_of_a_process_that_is_not_dockerd_counts_as_none(tmp_path: Path
     assert running_dockerd(tmp_path / 'missing.pid') is None
 
 
-def test_without_an_engine_the_main_job_cannot_run_and_every_failure_has_a_remedy(tmp_path: Path) -> None:
+def test_without_an_engine_docker_cannot_run_and_every_failure_has_a_remedy(tmp_path: Path) -> None:
     found = examine(f'unix://{tmp_path}/nothing.sock')
 
     by_name = {each.name: each for each in found.checks}
-    assert not found.can_run
+    assert 'docker' not in found.backends
     assert by_name['engine'].status == 'failed'
     assert by_name['image'].status == 'skipped'
     assert all(each.remedy for each in found.checks if each.status in ('failed', 'warning'))
@@ -156,7 +158,7 @@ def test_without_an_engine_the_main_job_cannot_run_and_every_failure_has_a_remed
 def test_address_that_cannot_be_used_is_a_failed_check() -> None:
     found = examine('nonsense')
 
-    assert not found.can_run
+    assert 'docker' not in found.backends
     assert 'nonsense' in next(each.summary for each in found.checks if each.name == 'engine')
 
 
@@ -171,6 +173,22 @@ def looked_at(**statuses: str) -> list[Check]:
         Check(name=name.replace('_', ' '), status=status, summary=f'the {name}')  # type: ignore[arg-type]
         for name, status in statuses.items()
     ]
+
+
+@pytest.mark.parametrize(
+    ('engine', 'bubblewrap', 'backends'),
+    [
+        ('ok', 'ok', ['docker', 'bubblewrap']),
+        ('warning', 'warning', ['docker']),
+        ('failed', 'ok', ['bubblewrap']),
+        ('skipped', 'warning', []),
+    ],
+)
+def test_code_can_run_where_either_backend_works(engine: str, bubblewrap: str, backends: list[str]) -> None:
+    checks = looked_at(bubblewrap_starts=bubblewrap, limits='warning')
+    required = [evolve(each, required=True) for each in looked_at(python='ok', engine=engine)]
+
+    assert find_backends([*required, *checks]) == backends
 
 
 @pytest.mark.parametrize(
@@ -210,6 +228,6 @@ def test_a_missing_ipykernel_has_a_command_that_mends_it(monkeypatch: pytest.Mon
 def test_machine_with_engine_and_image_can_run_code() -> None:
     found = examine()
 
-    assert found.can_run
+    assert 'docker' in found.backends
     assert {each.name for each in found.checks if each.required} >= {'engine', 'image'}
     assert DEFAULT_IMAGE in next(each.summary for each in found.checks if each.name == 'image')

@@ -18,6 +18,7 @@ import itertools
 import logging
 import os
 import re
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -35,6 +36,8 @@ FAMILY = 'enclave'
 CONTROLLERS = ('memory', 'pids', 'cpu')
 PERIOD_MICROSECONDS = 100_000
 _REMOVE_SECONDS = 2.0
+_ATTEMPTS = 20
+"""How often a family is made that others keep removing."""
 _NAME = re.compile(r'(?P<id>.+)@(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.(?P<started>\d*)\.\d+')
 _OCTAL = re.compile(r'\\([0-7]{3})')
 
@@ -131,10 +134,9 @@ def look_for_cgroups(mounts: list[tuple[str, str, str, set[str]]], groups: str) 
     at_root = own == Path(unified[2])
     family = own / FAMILY if at_root else own.parent / FAMILY
     missing = {}
-    problem = _try_unified_family(family)
     for controller in CONTROLLERS:
         file = {'memory': 'memory.max', 'pids': 'pids.max', 'cpu': 'cpu.max'}[controller]
-        why = problem or _try_family(family, file)
+        why = _try_family(family, file, unified=True)
         if why:
             missing[controller] = why
         else:
@@ -142,12 +144,11 @@ def look_for_cgroups(mounts: list[tuple[str, str, str, set[str]]], groups: str) 
     return Cgroups(version=2 if parents else 0, parents=parents, missing=missing)
 
 
-def _try_family(family: Path, file: str) -> str | None:
+def _try_family(family: Path, file: str, *, unified: bool = False) -> str | None:
     """Make a group below ``family`` for a moment; return why that, or limiting it, is not possible, else None."""
+    trial = family / f'trial.{os.getpid()}.{threading.get_ident()}'
     try:
-        family.mkdir(exist_ok=True)
-        trial = family / f'trial.{os.getpid()}.{threading.get_ident()}'
-        trial.mkdir()
+        _make_below(family, trial, unified=unified)
     except OSError as error:
         return f'{error.strerror}: {error.filename}'
     try:
@@ -158,20 +159,33 @@ def _try_family(family: Path, file: str) -> str | None:
         trial.rmdir()
 
 
-def _try_unified_family(family: Path) -> str | None:
-    """Prepare a v2 family: its controllers must be handed down to the groups in it."""
-    try:
-        family.mkdir(exist_ok=True)
-        for each in (family.parent, family):
-            have = (each / 'cgroup.subtree_control').read_text().split()
-            can = (each / 'cgroup.controllers').read_text().split()
-            wanted = [name for name in CONTROLLERS if name in can and name not in have]
-            for name in wanted:
-                with contextlib.suppress(OSError):
-                    (each / 'cgroup.subtree_control').write_text(f'+{name}')
-    except OSError as error:
-        return f'{error.strerror}: {error.filename}'
-    return None
+def _make_below(family: Path, group: Path, *, unified: bool) -> None:
+    """Make a group and, if need be, the family it is in.
+
+    Another process that ends removes the family when it is empty (`_remove_family`), so it may go as soon as it is made;
+    that is not so once the group is in it.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            family.mkdir(exist_ok=True)
+            if unified:
+                _hand_down(family)
+            group.mkdir()
+            return
+        except (FileNotFoundError, FileExistsError):  # the latter when it goes while Path.mkdir looks what is there
+            if attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _hand_down(family: Path) -> None:
+    """Hand the controllers of v2 down to a family and to the groups in it."""
+    for each in (family.parent, family):
+        have = (each / 'cgroup.subtree_control').read_text().split()
+        can = (each / 'cgroup.controllers').read_text().split()
+        wanted = [name for name in CONTROLLERS if name in can and name not in have]
+        for name in wanted:
+            with contextlib.suppress(OSError):
+                (each / 'cgroup.subtree_control').write_text(f'+{name}')
 
 
 # One sandbox's group --------------------------------------------------------------------------------------------------
@@ -220,10 +234,7 @@ class Group:
             try:
                 place.mkdir()
             except FileNotFoundError:  # another process has just removed the empty family
-                directory.mkdir(exist_ok=True)
-                if self.cgroups.version == 2:
-                    _try_unified_family(directory)
-                place.mkdir()
+                _make_below(directory, place, unified=self.cgroups.version == 2)
             self._made.append(place)
 
     def hold(self, sandbox_id: str) -> None:
@@ -326,7 +337,10 @@ def _short(host: str) -> str:
 
 
 def _remove(place: Path) -> None:
-    """Remove a group, waiting for its last processes to be reaped by whoever is their parent."""
+    """Remove a group, waiting for its last processes to be reaped by whoever is their parent.
+
+    All in it is killed but this process, of which a thread that starts a sandbox may be there (`Group.entered`).
+    """
     deadline, pause = Deadline.after(_REMOVE_SECONDS), threading.Event()
     wait = 0.0005
     while True:
@@ -340,9 +354,10 @@ def _remove(place: Path) -> None:
                 logger.warning('the control group %s cannot be removed: %s', place, error)
                 return
         with contextlib.suppress(OSError):
-            for pid in (place / 'cgroup.procs').read_text().split():
+            for pid in map(int, (place / 'cgroup.procs').read_text().split()):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(int(pid), 9)
+                    if pid != os.getpid():
+                        os.kill(pid, signal.SIGKILL)
         pause.wait(wait)
         wait = min(wait * 2, 0.05)
 
@@ -351,7 +366,10 @@ def sweep(cgroups: Cgroups) -> int:
     """Remove the groups of owners that are certainly dead; return how many."""
     here, count = current_owner(), 0
     for directory in cgroups.directories:
-        for place in directory.iterdir() if directory.is_dir() else ():
+        places: list[Path] = []
+        with contextlib.suppress(FileNotFoundError):  # another process may have removed it
+            places += directory.iterdir()
+        for place in places:
             match = _NAME.fullmatch(place.name)
             if match is None or match['host'] != _short(here.host):
                 continue

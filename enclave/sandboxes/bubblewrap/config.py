@@ -8,11 +8,13 @@ from typing import Any
 
 from attrs import field, frozen
 
-from enclave.config import MIB, SandboxConfig, checked, is_a, parse_size, refuses_unknown_keys, whole_number
+from enclave.config import MIB, SandboxConfig, checked, is_a, is_text, parse_size, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError
+from enclave.sandboxes.bubblewrap.layout import check_place
 
+IMAGE_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}')
+"""What an unpacked image may be called."""
 _PROGRAM_BYTES = 48 * MIB
-_IMAGE = re.compile(r'[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}')
 
 
 def _as_path_text(value: Any) -> Any:
@@ -26,14 +28,14 @@ def _as_path_text(value: Any) -> Any:
 def _check_rootfs(value: Any, name: str) -> None:
     if value is None:
         return
-    if not isinstance(value, str) or '\0' in value or not (value.startswith('/') or _IMAGE.fullmatch(value)):
+    if not is_text(value) or not (value.startswith('/') or IMAGE_NAME.fullmatch(value)):
         raise ConfigurationError(
             f'{name} must be a directory on this machine, the name of an unpacked image, or None, not {value!r}'
         )
 
 
 def _check_python(value: Any, name: str) -> None:
-    if value is not None and (not isinstance(value, str) or not value.startswith('/') or '\0' in value):
+    if value is not None and (not is_text(value) or not value.startswith('/')):
         raise ConfigurationError(f'{name} must be the absolute path of an interpreter on this machine, not {value!r}')
 
 
@@ -88,6 +90,9 @@ class BubblewrapSandboxConfig(SandboxConfig):
     host_uid: int | None = field(default=None, validator=whole_number(0, (1 << 32) - 2, none=True))
 
     def __attrs_post_init__(self) -> None:
+        check_place(self.working_dir, 'working_dir')
+        for source, target in self.volumes.items():
+            check_place(target['bind'], f"volumes[{source!r}]['bind']")
         if self.rootfs is not None and self.python is not None:
             raise ConfigurationError("python names this machine's interpreter, which a rootfs hides; drop one of them")
 

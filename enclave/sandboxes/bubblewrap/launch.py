@@ -19,7 +19,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -254,7 +254,22 @@ class _Launcher:
     def start(self, argv: Sequence[str], around: Around, options: dict[str, Any]) -> subprocess.Popen[bytes]:
         future: Future[subprocess.Popen[bytes]] = Future()
         self._work.put((future, argv, around, options))
-        return future.result()
+        try:
+            return future.result()
+        except BaseException:
+            # Whoever waited may have been interrupted while the thread is still at it, and may go on to take away what
+            # `around` entered: so not before the thread has left that, and nothing is left of what it started.
+            try:
+                wait([future])
+            finally:  # now, or by the thread where the wait was interrupted too
+                future.add_done_callback(_end_started)
+            raise
+
+
+def _end_started(future: Future[subprocess.Popen[bytes]]) -> None:
+    if future.exception() is None:
+        with future.result() as process:
+            process.kill()
 
 
 _launcher: _Launcher | None = None

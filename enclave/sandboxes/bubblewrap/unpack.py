@@ -25,7 +25,8 @@ from typing import IO, Any
 from attrs import frozen
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
-from enclave.records import utc_now
+from enclave.records import Model, utc_now
+from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
 from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place, resolve_inside
 
 _DOCUMENT_LIMIT_BYTES = 16 << 20
@@ -35,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 @frozen(kw_only=True)
-class UnpackedImage:
+class UnpackedImage(Model):
     """An image in the cache: its name, its root directory and the bytes of its files."""
 
     name: str
@@ -169,6 +170,8 @@ def _unpack(parts: _Folder | _Archive, name: str | None, told: Progress) -> Unpa
     name = name or own_name
     if not name:
         raise ConfigurationError('the archive does not say what its image is called; give it a name')
+    if not IMAGE_NAME.fullmatch(name):
+        raise ConfigurationError(f'{name!r} is no name of an image; give it one')
     place = image_place(name)
     made = Path(tempfile.mkdtemp(dir=place.parent, prefix='.new-'))
     try:
@@ -207,7 +210,7 @@ def apply_layer(root: Path, file: IO[bytes]) -> None:
     """Lay one layer over what is below ``root``: whiteouts remove, everything else replaces.
 
     Raises:
-        SandboxStartError: It is no tar archive, or one compressed in a way this Python does not know.
+        SandboxStartError: It is no tar archive, or one compressed in a way this Python does not know, or it contradicts itself.
     """
     try:
         with tarfile.open(fileobj=file, mode='r|*') as layer:
@@ -217,11 +220,13 @@ def apply_layer(root: Path, file: IO[bytes]) -> None:
         raise SandboxStartError(
             f'a layer of the image cannot be read ({error}); layers compressed with zstd must be saved as gzip or plain'
         ) from error
+    except OSError as error:
+        raise SandboxStartError(f'a layer of the image cannot be unpacked: {error}') from error
 
 
 def _apply_member(root: Path, layer: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     parts = [part for part in member.name.split('/') if part not in ('', '.')]
-    if not parts or '..' in parts or '\0' in member.name:
+    if not parts or '..' in parts or '\0' in f'{member.name}{member.linkname}':
         return
     parent = _make_parents(root, parts[:-1])
     if parent is None:
@@ -232,7 +237,9 @@ def _apply_member(root: Path, layer: tarfile.TarFile, member: tarfile.TarInfo) -
             _remove(each)
         return
     if name.startswith(_WHITEOUT):
-        _remove(parent / name[len(_WHITEOUT) :])
+        gone = name[len(_WHITEOUT) :]
+        if gone not in ('', '.', '..'):
+            _remove(parent / gone)
         return
     place = parent / name
     if member.isdir():

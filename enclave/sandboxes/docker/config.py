@@ -19,6 +19,7 @@ from enclave.config import (
     check_text_map,
     checked,
     is_a,
+    is_text,
     parse_size,
     refuses_unknown_keys,
 )
@@ -35,11 +36,11 @@ def _as_command(value: Any) -> Any:
 
 
 def _check_command(value: Any, name: str) -> None:
-    if value is None or (isinstance(value, str) and value.strip()):
+    if value is None or (is_text(value) and value.strip()):
         return
     if not isinstance(value, tuple) or not value:
         raise ConfigurationError(f'{name} must be a string, a list of strings or None, not {value!r}')
-    if not all(isinstance(each, str) and '\0' not in each for each in value) or not value[0]:
+    if not all(map(is_text, value)) or not value[0]:
         raise ConfigurationError(f'{name} must name a program and its arguments, all strings, not {list(value)!r}')
 
 

@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enclave import __version__
 from enclave.cli.main import COMMANDS, main
+from enclave.doctor import Check, Diagnosis
+from enclave.errors import EngineUnavailableError
 
 
 def run(*arguments: str) -> int:
@@ -71,14 +74,30 @@ def test_debugging_shows_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
         main(['images', 'build', 'nosuch'])
 
 
-def test_doctor_without_an_engine_fails_in_text_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f'unix://{tmp_path}/nothing.sock'
+ENGINE = Check(name='engine', status='failed', summary='nothing answers', remedy='start it', required=True)
 
-    assert run('doctor', '--engine', url) == 1
-    assert '-> ' in capsys.readouterr().out
 
-    assert run('doctor', '--engine', url, '--json') == 1
-    assert json.loads(capsys.readouterr().out)['can_run'] is False
+@pytest.mark.parametrize(
+    ('backends', 'code', 'end'),
+    [
+        ([], 1, 'No code can run here yet. Docker lacks: engine.\n'),
+        (['bubblewrap'], 0, 'Code can run here in sandboxes of bubblewrap.\nDocker lacks: engine.\n'),
+        (['docker', 'bubblewrap'], 0, 'Code can run here in sandboxes of docker and bubblewrap.\n'),
+    ],
+)
+def test_doctor_succeeds_where_any_code_can_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backends: list[str], code: int, end: str
+) -> None:
+    found = Diagnosis(can_run=bool(backends), backends=backends, checks=[ENGINE])
+    monkeypatch.setattr('enclave.doctor.examine', lambda base_url: found)
+
+    assert run('doctor') == code
+    shown = capsys.readouterr().out
+    assert '-> start it' in shown
+    assert shown.endswith(end)
+
+    assert run('doctor', '--json') == code
+    assert json.loads(capsys.readouterr().out)['backends'] == backends
 
 
 def test_reader_that_goes_away_is_no_traceback() -> None:
@@ -95,6 +114,31 @@ def test_reader_that_goes_away_is_no_traceback() -> None:
 def test_doctor_with_an_engine_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     assert run('doctor', '--json') == 0
     assert json.loads(capsys.readouterr().out)['can_run'] is True
+
+
+def test_unpacked_images_are_listed_also_without_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_engine() -> Any:
+        raise EngineUnavailableError('nothing listens')
+
+    monkeypatch.setattr('enclave.sandboxes.docker.engine.get_engine', no_engine)
+    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(tmp_path))
+    assert run('images', 'list') == 1
+    assert 'nothing listens' in capsys.readouterr().err
+
+    folder = tmp_path / 'images' / 'lab:latest'
+    folder.mkdir(parents=True)
+    (folder / 'enclave.json').write_text('{"name": "lab", "size_bytes": 5000000}')
+    assert run('images', 'list') == 0
+    shown = capsys.readouterr()
+    assert 'lab' in shown.out
+    assert 'unpacked' in shown.out
+    assert 'nothing listens' in shown.err
+
+    assert run('images', 'list', '--json') == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed['unpacked'] == [{'name': 'lab', 'root': str(folder / 'root'), 'size_bytes': 5000000}]
 
 
 @pytest.mark.docker

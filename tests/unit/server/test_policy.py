@@ -43,6 +43,7 @@ def test_the_defaults_take_an_ordinary_sandbox() -> None:
         ({'cpu_limit': 100}, 'max_cpus'),
         ({'pids_limit': 100000}, 'max_pids'),
         ({'pids_limit': None}, 'max_pids'),
+        ({'remove_on_exit': False}, 'allow_keep'),
     ],
 )
 def test_the_defaults_refuse_what_reaches_the_host(options: dict[str, Any], rule: str) -> None:
@@ -60,6 +61,7 @@ def test_the_defaults_refuse_what_reaches_the_host(options: dict[str, Any], rule
         ({'host_uid': 0}, 'privileged'),
         ({'rootfs': '/'}, 'mounts'),
         ({'python': '/usr/bin/python3'}, 'mounts'),
+        ({'remove_on_exit': False}, 'allow_keep'),
     ],
 )
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_the_defaults_refuse_it_for_bubblewrap_too(
         ({'publish': 'any'}, {'ports': {'80/tcp': ('0.0.0.0', 80)}}),
         ({'max_memory': None}, {'memory_limit': None}),
         ({'images': ['python:*']}, {'image': 'python:3.12'}),
+        ({'allow_keep': True}, {'remove_on_exit': False}),
     ],
 )
 def test_what_is_allowed_passes(policy: dict[str, Any], options: dict[str, Any]) -> None:
@@ -99,7 +102,6 @@ def test_what_is_allowed_passes(policy: dict[str, Any], options: dict[str, Any])
         ({'allow_network': False}, {}),
         ({'publish': 'no'}, {'ports': {'80/tcp': None}}),
         ({'sandbox_types': ['bubblewrap']}, {}),
-        ({'allow_keep': False}, {'remove_on_exit': False}),
         ({'max_timeout': 10}, {'timeout': 30}),
         ({'max_timeout': 10}, {'timeout': None}),
     ],
@@ -125,6 +127,64 @@ def test_mounts_are_by_where_paths_lead(tmp_path: Path) -> None:
 
 def test_mounts_may_be_writable(tmp_path: Path) -> None:
     check(Policy(mounts=[f'{tmp_path}:rw']), volumes={str(tmp_path): '/d'})
+
+
+def test_what_is_mounted_is_what_was_checked(tmp_path: Path) -> None:
+    """A link that changes after the check would lead elsewhere."""
+    (tmp_path / 'data').mkdir()
+    os.symlink(tmp_path / 'data', tmp_path / 'link')
+    policy = Policy(mounts=[f'{tmp_path}:ro'])
+    config = BubblewrapSandboxConfig(
+        rootfs=tmp_path / 'link', volumes={str(tmp_path / 'link'): {'bind': '/d', 'mode': 'ro'}}
+    )
+
+    checked = policy.check_sandbox('bubblewrap', config)
+
+    assert list(checked.volumes) == [str(tmp_path / 'data')]
+    assert checked.rootfs == str(tmp_path / 'data')
+    twice = {str(tmp_path / name): {'bind': f'/{name}', 'mode': 'ro'} for name in ('data', 'link')}
+    with pytest.raises(ConfigurationError, match='twice'):
+        check(policy, volumes=twice)
+
+
+def make_python(prefix: Path) -> Path:
+    path = prefix / 'bin' / 'python3'
+    path.parent.mkdir(parents=True)
+    path.write_text('#!/bin/sh\n')
+    path.chmod(0o755)
+    return path
+
+
+def check_python(policy: Policy, python: Path) -> None:
+    policy.check_sandbox('bubblewrap', BubblewrapSandboxConfig(python=str(python)))
+
+
+def test_an_interpreter_may_show_no_more_than_the_mounts(tmp_path: Path) -> None:
+    allowed, other = tmp_path / 'allowed', tmp_path / 'other'
+    check_python(Policy(mounts=[f'{allowed}:ro']), make_python(allowed / 'python'))
+
+    beside = allowed / 'python3'
+    make_python(other / 'deep').rename(beside)
+    stop, linked = other / 'stop' / 'bin' / 'python3', allowed / 'venv' / 'bin' / 'python3'
+    for link, target in ((stop, allowed / 'python' / 'bin' / 'python3'), (linked, stop)):
+        link.parent.mkdir(parents=True)
+        link.symlink_to(target)
+
+    for python in (beside, linked):  # one shows the directory around the one it is in, the other where it passes
+        with pytest.raises(PolicyError, match='python: the host path'):
+            check_python(Policy(mounts=[f'{allowed}:ro']), python)
+    check_python(Policy(mounts=[f'{allowed}:ro', f'{other}/stop:ro']), linked)
+
+
+def test_nothing_is_run_from_where_sandboxes_may_write(tmp_path: Path) -> None:
+    """A guest could put a link in the way of what was checked."""
+    python = make_python(tmp_path / 'scratch' / 'python')
+    policy = Policy(mounts=[f'{tmp_path}:ro', f'{tmp_path}/scratch:rw'])
+
+    with pytest.raises(PolicyError, match='may write'):
+        check_python(policy, python)
+    with pytest.raises(PolicyError, match='may write'):
+        policy.check_sandbox('bubblewrap', BubblewrapSandboxConfig(rootfs=str(tmp_path / 'scratch')))
 
 
 def test_lifetimes() -> None:

@@ -28,10 +28,14 @@ class FakeKernel:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, list[str]]) -> None:
         self._mkdir, self._rmdir, self._files = Path.mkdir, Path.rmdir, files
+        self.steals = 0  # how often a family is removed, as by another process, before a group is made in it
         monkeypatch.setattr(Path, 'mkdir', lambda path, *words, **named: self.make(path, *words, **named))
         monkeypatch.setattr(Path, 'rmdir', lambda path: self.remove(path))
 
     def make(self, path: Path, *words: int, **named: bool) -> None:
+        if self.steals and path.parent.name == 'enclave':
+            self.steals -= 1
+            path.parent.rmdir()
         self._mkdir(path, *words, **named)
         for root, names in self._files.items():
             if str(path).startswith(root):
@@ -64,11 +68,11 @@ def test_a_mount_with_another_root_shows_its_own_part() -> None:
 
 
 @pytest.fixture
-def v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroups:
+def v1_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     for name in ('memory/a/b', 'cpu,cpuacct', 'a space', 'unified/user'):
         (tmp_path / name).mkdir(parents=True)
     common = ['cgroup.procs']
-    FakeKernel(
+    return FakeKernel(
         monkeypatch,
         {
             f'{tmp_path}/memory': [
@@ -81,6 +85,10 @@ def v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroups:
             f'{tmp_path}/a space': [*common, 'pids.max'],
         },
     )
+
+
+@pytest.fixture
+def v1(v1_kernel: FakeKernel, tmp_path: Path) -> Cgroups:
     return look_for_cgroups(parse_mounts(V1.format(root=tmp_path)), V1_GROUPS)
 
 
@@ -155,6 +163,24 @@ def test_only_groups_of_the_dead_are_swept(v1: Cgroups) -> None:
     assert left == {mine.name, names['elsewhere'], names['foreign']}
 
 
+def test_this_very_process_is_never_killed_with_a_group(v1: Cgroups, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group.make(v1, 'box', Limits(processes=7))
+    procs = [parent / group.name / 'cgroup.procs' for parent in v1.parents.values()]
+    for file in procs:
+        file.write_text(f'{os.getpid()}\n4242\n')
+    killed = []
+
+    def kill(pid: int, number: int) -> None:
+        killed.append(pid)
+        for file in procs:
+            file.write_text('')
+
+    monkeypatch.setattr(os, 'kill', kill)
+    group.remove()
+    assert killed == [4242]
+    assert not any(file.exists() for file in procs)
+
+
 V2 = '29 25 0:26 / {root} rw,relatime - cgroup2 cgroup2 rw\n'
 V2_FILES = [
     *('cgroup.procs', 'cgroup.subtree_control', 'cgroup.controllers', 'memory.max', 'memory.swap.max', 'memory.events'),
@@ -163,13 +189,17 @@ V2_FILES = [
 
 
 @pytest.fixture
-def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroups:
+def v2_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     own = tmp_path / 'app.slice' / 'shell.scope'
     own.mkdir(parents=True)
     for place in (tmp_path, tmp_path / 'app.slice'):
         (place / 'cgroup.controllers').write_text('cpu memory pids io')
         (place / 'cgroup.subtree_control').touch()
-    FakeKernel(monkeypatch, {str(tmp_path): V2_FILES})
+    return FakeKernel(monkeypatch, {str(tmp_path): V2_FILES})
+
+
+@pytest.fixture
+def v2(v2_kernel: FakeKernel, tmp_path: Path) -> Cgroups:
     return look_for_cgroups(parse_mounts(V2.format(root=tmp_path)), '0::/app.slice/shell.scope\n')
 
 
@@ -188,6 +218,29 @@ def test_v2_limits_are_written(v2: Cgroups) -> None:
     assert (place / 'cpu.max').read_text() == '150000 100000'
     assert group.oom_events == place / 'memory.events'
     group.remove()
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_a_family_that_another_process_removes_at_its_end_is_made_again(
+    request: pytest.FixtureRequest, tmp_path: Path, version: int
+) -> None:
+    kernel: FakeKernel = request.getfixturevalue(f'v{version}_kernel')
+    text, groups = (V1, V1_GROUPS) if version == 1 else (V2, '0::/app.slice/shell.scope\n')
+
+    kernel.steals = 3
+    found = look_for_cgroups(parse_mounts(text.format(root=tmp_path)), groups)
+    kernel.steals = 3
+    group = Group.make(found, 'box', Limits(processes=7))
+
+    assert (set(found.parents), found.missing) == ({'memory', 'pids', 'cpu'}, {})
+    group.hold('box')
+    group.remove()
+
+
+def test_a_family_that_is_gone_has_nothing_to_sweep(v1: Cgroups) -> None:
+    for family in v1.directories:
+        family.rmdir()
+    assert cgroups.sweep(v1) == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')

@@ -10,6 +10,7 @@ import pytest
 from enclave.config import SandboxConfig
 from enclave.errors import ConfigurationError
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 
 MIB = 1 << 20
@@ -30,6 +31,8 @@ def test_a_plain_configuration_carries_over() -> None:
     [
         ({'rootfs': 'not a name'}, 'rootfs'),
         ({'rootfs': 5}, 'rootfs'),
+        ({'rootfs': '/\ud800'}, 'rootfs'),
+        ({'python': '/\ud800'}, 'python'),
         ({'python': 'python3'}, 'python'),
         ({'python': '/usr/bin/python3', 'rootfs': '/srv'}, 'drop one'),
         ({'disk_limit': '1k'}, 'disk_limit'),
@@ -46,6 +49,40 @@ def test_a_plain_configuration_carries_over() -> None:
 def test_what_cannot_be_is_refused_by_name(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         BubblewrapSandboxConfig(**options)
+
+
+OWN = [
+    '/',
+    '//',
+    '/.',
+    '/usr',
+    '/usr/',
+    '/proc',
+    '//proc',
+    '/./proc/',
+    '/proc/1',
+    '/sys/fs/cgroup/memory',
+    '/dev',
+    '/dev/x',
+]
+
+
+@pytest.mark.parametrize('config_class', [BubblewrapSandboxConfig, BubblewrapNotebookConfig])
+@pytest.mark.parametrize('path', [*OWN, '/data/../proc', '/data/..'])
+def test_what_a_sandbox_has_its_own_of_is_no_place_for_another(
+    config_class: type[BubblewrapSandboxConfig], path: str
+) -> None:
+    with pytest.raises(ConfigurationError, match='working_dir'):
+        config_class(working_dir=path)
+    with pytest.raises(ConfigurationError, match=r"volumes\['/srv'\]\['bind'\]"):
+        config_class(volumes={'/srv': path})
+
+
+@pytest.mark.parametrize(
+    'path', ['/data', '/processes', '/dev/shm', '/dev/shm/x', '/usr/local', '/var/tmp', '/tmp', '/etc']
+)
+def test_other_places_may_be_named(path: str) -> None:
+    assert BubblewrapSandboxConfig(working_dir=path, volumes={'/srv': path}).working_dir == path
 
 
 def test_a_relative_rootfs_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

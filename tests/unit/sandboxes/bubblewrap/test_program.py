@@ -8,7 +8,7 @@ import pytest
 
 from enclave.errors import UnsupportedError
 from enclave.sandboxes.bubblewrap import program
-from enclave.sandboxes.bubblewrap.program import explain_failure, find_closed_setting, find_program, is_reachable
+from enclave.sandboxes.bubblewrap.program import explain_failure, find_closed_setting, find_program, has_user
 
 
 def make_program(folder: Path, version: str) -> Path:
@@ -93,12 +93,16 @@ def test_what_bubblewrap_says_becomes_advice(monkeypatch: pytest.MonkeyPatch, sa
     assert match in explain_failure(said, what='sandbox x')
 
 
-def test_a_private_directory_on_the_way_makes_a_path_unreachable(tmp_path: Path) -> None:
-    (tmp_path / 'private' / 'open').mkdir(parents=True)
-    for each in (tmp_path, *tmp_path.parents):
-        if str(each).startswith('/tmp/'):
-            each.chmod(0o755)
-    assert is_reachable(str(tmp_path / 'private' / 'open'))
-    (tmp_path / 'private').chmod(0o700)
-    assert not is_reachable(str(tmp_path / 'private' / 'open'))
-    assert not is_reachable(str(tmp_path / 'missing'))
+def test_a_user_namespace_may_lack_a_user(tmp_path: Path) -> None:
+    for uids, gids, number, found in (
+        ('0 0 4294967295', '0 0 4294967295', 65534, True),
+        ('0 1000 1', '0 1000 1', 0, True),
+        ('0 1000 1', '0 1000 1', 65534, False),
+        ('0 1000 1\n1 100000 65536', '0 1000 1\n1 100000 65536', 65534, True),
+        ('0 1000 1\n1 100000 65536', '0 1000 1', 65534, False),
+    ):
+        for name, lines in (('uid_map', uids), ('gid_map', gids)):
+            (tmp_path / name).write_text(f'{lines}\n')
+        has_user.cache_clear()
+        assert has_user(number, tmp_path) is found
+    has_user.cache_clear()

@@ -105,6 +105,29 @@ def test_nothing_lands_outside(tmp_path: Path, members: list[tuple[tarfile.TarIn
     assert not copy.exists() or copy.read_text() != 'host'
 
 
+@pytest.mark.parametrize('name', ['.wh.', '.wh..', '.wh...', 'deep/.wh...'])
+def test_a_whiteout_of_no_name_removes_nothing(tmp_path: Path, name: str) -> None:
+    root = tmp_path / 'root'
+    root.mkdir()
+    apply(root, folder('deep'), member('deep/file'), member('file'))
+
+    apply(root, member(name))
+
+    assert sorted(each.name for each in root.rglob('*')) == ['deep', 'file', 'file']
+
+
+@pytest.mark.parametrize(
+    'members',
+    [
+        [folder('a'), member('a/b'), link('a', 'a/b', tarfile.LNKTYPE)],
+        [member('n' * 300)],
+    ],
+)
+def test_a_layer_that_cannot_be_is_told(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    with pytest.raises(SandboxStartError, match='cannot be unpacked'):
+        apply(tmp_path, *members)
+
+
 def test_devices_and_pipes_are_left_out(tmp_path: Path) -> None:
     apply(tmp_path, member('disk', type=tarfile.BLKTYPE, devmajor=8), member('pipe', type=tarfile.FIFOTYPE))
     assert list(tmp_path.iterdir()) == []
@@ -193,6 +216,8 @@ def test_what_is_no_image_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         unpack_image(str(tmp_path / 'missing.tar'))
     with pytest.raises(ConfigurationError, match='give it a name'):
         unpack_image(str(docker_archive(tmp_path / 'anonymous.tar', layer(), tag=None)))
+    with pytest.raises(ConfigurationError, match='no name of an image'):
+        unpack_image(str(docker_archive(tmp_path / 'odd.tar', layer(), tag='a\0b')))
     lacking = docker_archive(tmp_path / 'lacking.tar', layer(member('f')), layer())
     data = lacking.read_bytes().replace(b'1/layer.tar\0', b'9/layer.tar\0')
     lacking.write_bytes(data)

@@ -81,6 +81,8 @@ def test_harmless_spellings_are_taken(option: str, given: Any, kept: Any) -> Non
         ('command', ['']),
         ('command', ['a', 5]),
         ('command', ['a\0']),
+        ('command', ['a\ud800']),
+        ('network', '\ud800'),
         ('command', 5),
         ('ports', 'x'),
         ('ports', {'http': 80}),
