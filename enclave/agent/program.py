@@ -2292,7 +2292,7 @@ class Agent(object):
                 self.killers.remove(killer)
                 killer.run.on_killed()
             if self.has_frozen:
-                self.thaw(look)
+                self.thaw()
             elif growing and MINE == 1:
                 self.freeze()
             elif growing:
@@ -2308,13 +2308,12 @@ class Agent(object):
         self.has_frozen = True
         send_signal(-1, signal.SIGSTOP)
 
-    def thaw(self, look):
-        # type: (Look) -> None
-        """Let go on what was stopped and has not been killed."""
+    def thaw(self):
+        # type: () -> None
+        """Let go on what was not killed. All of it is told: some may not have come to stop yet (signal(7): SIGCONT takes back a
+        SIGSTOP that is still to be heeded)."""
         self.has_frozen = False
-        for pid, (_, state) in look.processes.items():
-            if state == b'T' and pid != MINE:
-                send_signal(pid, signal.SIGCONT)
+        send_signal(-1, signal.SIGCONT)
 
     def leave(self):
         # type: () -> NoReturn
