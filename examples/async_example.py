@@ -44,8 +44,8 @@ async def one_sandbox() -> None:
         try:
             await asyncio.wait_for(sandbox.execute_command('sleep 3600'), timeout=0.5)
         except asyncio.TimeoutError:
-            left = await sandbox.execute_command('ls /proc | grep -c "^[0-9]"')
-            print('given up; processes left in the sandbox:', left.stdout.strip())
+            left = await sandbox.execute_command('cat /proc/[0-9]*/comm | grep -c sleep')
+            print('given up; sleeping programs left in the sandbox:', left.stdout.strip())
 
 
 async def many_sandboxes() -> None:
