@@ -962,6 +962,32 @@ def test_links_in_the_sandbox_do_not_lead_out_on_the_host(
     assert not (tmp_path / 'out' / 'link').is_symlink()
 
 
+def test_a_download_that_fails_leaves_nothing_on_the_host(
+    sandbox: AgentBackedSandbox, place: str, tmp_path: Path
+) -> None:
+    for get in (sandbox.get_file, sandbox.get_archive):
+        with pytest.raises(SandboxPathNotFoundError):
+            get(f'{place}/missing', tmp_path / 'target')
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_host_file_that_is_no_plain_file_keeps_its_place(
+    sandbox: AgentBackedSandbox, place: str, tmp_path: Path
+) -> None:
+    sandbox.write_file(f'{place}/source', 'content')
+    (tmp_path / 'file').write_text('old')
+    (tmp_path / 'link').symlink_to('file')
+
+    sandbox.get_file(f'{place}/source', '/dev/null')
+    sandbox.get_file(f'{place}/source', tmp_path / 'link')
+
+    assert stat.S_ISCHR(os.stat('/dev/null').st_mode)
+    assert (tmp_path / 'link').is_symlink()
+    assert (tmp_path / 'file').read_text() == 'content'
+    with pytest.raises(IsADirectoryError):
+        sandbox.get_archive(f'{place}/source', tmp_path)
+
+
 # Ports ----------------------------------------------------------------------------------------------------------------
 
 ECHO = (
