@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from enclave import aio
-from enclave.aio.factories import SandboxManagerFactory as _SandboxManagerFactory
+from enclave.aio.factories import ManagerMaker
 from enclave.aio.lifting import Family
-from ms_enclave.sandbox.boxes import FAMILY
+from enclave.enums import SandboxType
+from ms_enclave.sandbox.boxes import FAMILY, Sandbox
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from enclave.managers.base import Config, Lifetime
 
 
 class SandboxManager(aio.SandboxManager):
@@ -16,8 +22,29 @@ class SandboxManager(aio.SandboxManager):
     _family: ClassVar[Family] = FAMILY
     _home: ClassVar[tuple[str, str]] = aio.SandboxManager._home
 
+    if TYPE_CHECKING:  # what they give are sandboxes of this package
 
-class SandboxManagerFactory(_SandboxManagerFactory):
+        async def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
+            """See `enclave.aio.SandboxManager`."""
+
+        def open(
+            self,
+            sandbox_type: SandboxType | str | None = None,
+            config: Config = None,
+            sandbox_id: str | None = None,
+            *,
+            ttl: Lifetime = 'default',
+            idle_timeout: Lifetime = 'default',
+        ) -> AbstractAsyncContextManager[Sandbox]:
+            """See `enclave.aio.SandboxManager`."""
+
+        def lease(
+            self, timeout: float | None = None, *, pool: str | None = None
+        ) -> AbstractAsyncContextManager[Sandbox]:
+            """See `enclave.aio.SandboxManager`."""
+
+
+class SandboxManagerFactory(ManagerMaker[SandboxManager]):
     """Makes managers by kind, not started and connected to nothing; see `enclave.aio.SandboxManagerFactory`."""
 
     _family: ClassVar[Family] = FAMILY
