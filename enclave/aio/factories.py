@@ -15,6 +15,7 @@ from enclave.aio.notebooks import BubblewrapNotebookSandbox, DockerNotebookSandb
 from enclave.aio.sandboxes import BubblewrapSandbox, DockerSandbox, Sandbox
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxType
+from enclave.errors import InvalidArgumentError
 from enclave.managers import registry as managers
 from enclave.managers.config import SandboxManagerConfig
 from enclave.sandboxes import registry as sandboxes
@@ -142,6 +143,26 @@ def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:
     return register
 
 
+class _Awaited:
+    """Stands in the registry of managers for a user's class that was written with coroutine functions."""
+
+    face_class: ClassVar[type[SandboxManager]]
+
+    def __new__(cls, *_args: Any, **_options: Any) -> Any:
+        raise InvalidArgumentError(
+            f'{cls.face_class.__name__} is a manager to be awaited; make it with enclave.aio.SandboxManagerFactory, or register '
+            'a subclass of a blocking manager'
+        )
+
+
+def _registered_for(face_class: type[Face], manager_type: SandboxManagerType | str) -> type[Any]:
+    """Return what stands for a face in the registry of blocking classes."""
+    blocking = face_class._blocking_class()
+    if '_home' in face_class.__dict__ or not issubclass(face_class, SandboxManager):
+        return blocking
+    return type(face_class.__name__, (_Awaited, blocking), {'face_class': face_class, 'manager_type': manager_type})
+
+
 class ManagerMaker(Generic[M]):
     """What `SandboxManagerFactory` does, for faces of whichever family."""
 
@@ -149,13 +170,15 @@ class ManagerMaker(Generic[M]):
 
     @classmethod
     def register_manager(cls, manager_type: SandboxManagerType | str, manager_class: type[Any]) -> None:
-        """Register a class for a kind, in the place of any that is there; it must be a blocking one, or the face of one.
+        """Register a class for a kind, in the place of any that is there: a subclass of a face, or a blocking class.
+
+        A subclass of a face is what the asynchronous factories make of the kind; the blocking one refuses to.
 
         Raises:
             InvalidArgumentError: It is no such class, or the kind no name.
         """
         if isinstance(manager_class, type) and issubclass(manager_class, Face):
-            manager_class = manager_class._blocking_class()
+            manager_class = _registered_for(manager_class, manager_type)
         managers.SandboxManagerFactory.register_manager(manager_type, manager_class)
 
     @classmethod
@@ -165,8 +188,8 @@ class ManagerMaker(Generic[M]):
         Raises:
             NotRegisteredError: There is none.
         """
-        found = cls._family.find(managers.SandboxManagerFactory.get_manager_class(manager_type))
-        return cast('type[M]', found)
+        blocking = managers.SandboxManagerFactory.get_manager_class(manager_type)
+        return cast('type[M]', getattr(blocking, 'face_class', None) or cls._family.find(blocking))
 
     @classmethod
     def create_manager(
@@ -176,6 +199,10 @@ class ManagerMaker(Generic[M]):
         **options: Any,
     ) -> M:
         """See the blocking factory."""
+        if manager_type is not None:
+            found = managers.SandboxManagerFactory.get_manager_class(manager_type)
+            if issubclass(found, _Awaited):
+                return cast(M, found.face_class(config=config, **options))
         blocking = managers.SandboxManagerFactory.create_manager(manager_type, config, **options)
         return cast(M, cls._family.present(blocking))
 
