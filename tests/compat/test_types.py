@@ -120,6 +120,7 @@ PROGRAMS = {
     'blocking': BLOCKING,
     'aio': AWAITED.format(**ONE),
     'documented': AWAITED.format(**DOCUMENTED),
+    'modules': AWAITED.format(**{**DOCUMENTED, 'managers': 'ms_enclave.sandbox.manager.local_manager'}),
     'lazy': AWAITED.format(**dict.fromkeys(ONE, 'ms_enclave.sandbox')),
 }
 

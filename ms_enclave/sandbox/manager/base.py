@@ -1,4 +1,4 @@
-"""What a manager is; see `enclave.aio.SandboxManager`."""
+"""Managers to be used with ``async with``: those of `enclave.aio`, with results as `ms_enclave.sandbox.boxes` tells."""
 
 from __future__ import annotations
 
@@ -44,6 +44,18 @@ class SandboxManager(aio.SandboxManager):
             """See `enclave.aio.SandboxManager`."""
 
 
+class LocalSandboxManager(SandboxManager, aio.LocalSandboxManager):
+    """Many sandboxes with one owner, in this process; see `enclave.aio.LocalSandboxManager`."""
+
+    _home: ClassVar[tuple[str, str]] = aio.LocalSandboxManager._home
+
+
+class HttpSandboxManager(SandboxManager, aio.HttpSandboxManager):
+    """Sandboxes of a server elsewhere; see `enclave.aio.HttpSandboxManager`."""
+
+    _home: ClassVar[tuple[str, str]] = aio.HttpSandboxManager._home
+
+
 class SandboxManagerFactory(ManagerMaker[SandboxManager]):
     """Makes managers by kind, not started and connected to nothing; see `enclave.aio.SandboxManagerFactory`."""
 
@@ -52,4 +64,10 @@ class SandboxManagerFactory(ManagerMaker[SandboxManager]):
 
 register_manager = aio.register_manager
 
-__all__ = ['SandboxManager', 'SandboxManagerFactory', 'register_manager']
+__all__ = [
+    'HttpSandboxManager',
+    'LocalSandboxManager',
+    'SandboxManager',
+    'SandboxManagerFactory',
+    'register_manager',
+]
