@@ -11,11 +11,16 @@ import contextlib
 import contextvars
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from attrs import define, field
 
+from enclave.errors import CallCancelledError
+
 logger = logging.getLogger(__name__)
+
+PIECE_BYTES = 1 << 20
+"""How much of a transfer may go on after its work was cancelled."""
 
 _current: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar('enclave_cancellation', default=None)
 
@@ -90,3 +95,28 @@ def is_cancelled() -> bool:
     """Tell whether the current context's work was cancelled."""
     current = _current.get()
     return current is not None and current.is_cancelled
+
+
+def until_cancelled(pieces: Iterable[bytes], what: str) -> Iterator[bytes]:
+    """Yield the bytes of a transfer, in pieces of `PIECE_BYTES` at most, for as long as its work is not cancelled.
+
+    Whose work it is, is seen at the first step: later ones may be made from elsewhere, as a server does with its answers.
+
+    Args:
+        what: What the transfer is, as a noun: ``'the upload'``.
+
+    Raises:
+        CallCancelledError: It was cancelled, be it that the last piece has just come.
+    """
+    current = _current.get()
+
+    def check() -> None:
+        if current is not None and current.is_cancelled:
+            raise CallCancelledError(f'{what} was cancelled')
+
+    check()
+    for piece in pieces:
+        for start in range(0, len(piece), PIECE_BYTES):
+            check()
+            yield piece if len(piece) <= PIECE_BYTES else piece[start : start + PIECE_BYTES]
+    check()

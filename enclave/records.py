@@ -6,7 +6,7 @@ Times are aware UTC datetimes, durations are seconds, sizes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeVar
 
@@ -37,27 +37,75 @@ class Model:
 
     __slots__ = ()
 
-    def model_dump(self, *, mode: Literal['python', 'json'] = 'python', exclude_none: bool = False) -> dict[str, Any]:
+    def model_dump(
+        self,
+        *,
+        mode: Literal['python', 'json'] = 'python',
+        include: Iterable[str] | None = None,
+        exclude: Iterable[str] | None = None,
+        by_alias: bool | None = None,
+        exclude_unset: bool = False,
+        exclude_defaults: bool = False,
+        exclude_none: bool = False,
+        round_trip: bool = False,
+    ) -> dict[str, Any]:
         """Return the fields as a dict; ``mode='json'`` gives JSON-compatible values only.
 
         Args:
-            exclude_none: Leave out fields that are None.
+            include: Only the fields with these names.
+            exclude: Leave out the fields with these names.
+            exclude_defaults: Leave out fields that have their default value, also of records within.
+            exclude_none: Leave out fields that are None, also of records within; dicts keep what is None in them.
+            exclude_unset: Must be False.
+            by_alias, round_trip: Change nothing, because no field has an alias.
+
+        Raises:
+            InvalidArgumentError: ``include`` or ``exclude`` holds other than names, or ``exclude_unset`` is true: which
+                fields were given is not remembered.
         """
+        if exclude_unset:
+            raise InvalidArgumentError(
+                'exclude_unset=True is not possible: which fields were given is not remembered; use exclude_defaults=True'
+            )
+        wanted, unwanted = _names(include, 'include'), _names(exclude, 'exclude') or frozenset()
+
+        def is_kept(attribute: attrs.Attribute[Any], value: Any) -> bool:
+            return not (exclude_none and value is None) and not (exclude_defaults and _is_default(attribute, value))
+
+        if exclude_none or exclude_defaults or mode != 'json':
+            dumped = attrs.asdict(self, filter=is_kept)  # type: ignore[arg-type]
         if mode == 'json':
             from enclave import wire
 
-            dumped: dict[str, Any] = wire.encode(self)
-        else:
-            dumped = attrs.asdict(self)  # type: ignore[arg-type]
-        if exclude_none:
-            dumped = {name: value for name, value in dumped.items() if value is not None}
-        return dumped
+            dumped = wire.encode(dumped if exclude_none or exclude_defaults else self)
+        return {
+            name: value for name, value in dumped.items() if (wanted is None or name in wanted) and name not in unwanted
+        }
 
-    def model_dump_json(self, *, indent: int | None = None, exclude_none: bool = False) -> str:
-        """Return the fields as JSON text."""
+    def model_dump_json(
+        self,
+        *,
+        indent: int | None = None,
+        include: Iterable[str] | None = None,
+        exclude: Iterable[str] | None = None,
+        by_alias: bool | None = None,
+        exclude_unset: bool = False,
+        exclude_defaults: bool = False,
+        exclude_none: bool = False,
+        round_trip: bool = False,
+    ) -> str:
+        """Return the fields as JSON text; see `model_dump`."""
         from enclave import wire
 
-        return wire.to_json(self.model_dump(mode='json', exclude_none=exclude_none), indent=indent)
+        dumped = self.model_dump(
+            mode='json',
+            include=include,
+            exclude=exclude,
+            exclude_unset=exclude_unset,
+            exclude_defaults=exclude_defaults,
+            exclude_none=exclude_none,
+        )
+        return wire.to_json(dumped, indent=indent)
 
     @classmethod
     def model_validate(cls: type[M], value: Any) -> M:
@@ -93,6 +141,26 @@ class Model:
     @classmethod
     def _invalid(cls) -> type[InvalidArgumentError]:
         return InvalidArgumentError
+
+
+def _names(given: Iterable[str] | None, argument: str) -> frozenset[str] | None:
+    """Return names of fields as they were given; of those that no field has, nothing is said."""
+    if given is None:
+        return None
+    if isinstance(given, (str, Mapping)) or not all(isinstance(name, str) for name in given):
+        raise InvalidArgumentError(f'{argument} must be a set of names of fields, not {given!r}')
+    return frozenset(given)
+
+
+def _is_default(attribute: attrs.Attribute[Any], value: Any) -> bool:
+    default: Any = attribute.default
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        default = attrs.NOTHING if default.takes_self else default.factory()
+    if default is attrs.NOTHING:
+        return False
+    if callable(attribute.converter):
+        default = attribute.converter(default)
+    return bool(value == default)
 
 
 @frozen(kw_only=True)

@@ -6,20 +6,28 @@ They return objects that are not started and connected to nothing, and so may be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, overload
 
 from enclave.aio.driving import blocking_class_of
 from enclave.aio.lifting import Face, Family
 from enclave.aio.managers import SandboxManager
-from enclave.aio.sandboxes import Sandbox
+from enclave.aio.notebooks import BubblewrapNotebookSandbox, DockerNotebookSandbox
+from enclave.aio.sandboxes import BubblewrapSandbox, DockerSandbox, Sandbox
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxType
+from enclave.errors import InvalidArgumentError
 from enclave.managers import registry as managers
 from enclave.managers.config import SandboxManagerConfig
 from enclave.sandboxes import registry as sandboxes
 from enclave.tools.registry import ToolFactory
 
 K = TypeVar('K', bound=type[Any])
+S = TypeVar('S', bound=Sandbox)
+D = TypeVar('D', bound=DockerSandbox)
+DN = TypeVar('DN', bound=DockerNotebookSandbox)
+B = TypeVar('B', bound=BubblewrapSandbox)
+BN = TypeVar('BN', bound=BubblewrapNotebookSandbox)
+M = TypeVar('M', bound=SandboxManager)
 
 # What takes long only once is done now, because later it would hold up an event loop: importing tools and making the checkers
 # of their options takes as long as forty calls.
@@ -27,10 +35,10 @@ for _name in ('file_operation', 'python_executor', 'shell_executor'):
     ToolFactory.create_tool(_name)
 
 
-class SandboxFactory:
-    """Makes sandboxes by kind. The registry is that of the blocking `SandboxFactory`; there are no instances."""
+class SandboxMaker(Generic[S, D, DN, B, BN]):
+    """What `SandboxFactory` does, for faces of whichever family."""
 
-    _family: ClassVar[Family] = Sandbox._family
+    _family: ClassVar[Family]
 
     @classmethod
     def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Any]) -> None:
@@ -44,14 +52,59 @@ class SandboxFactory:
         sandboxes.SandboxFactory.register_sandbox(sandbox_type, sandbox_class)
 
     @classmethod
-    def get_sandbox_class(cls, sandbox_type: SandboxType | str) -> type[Sandbox]:
+    def get_sandbox_class(cls, sandbox_type: SandboxType | str) -> type[S]:
         """Return the class of a kind.
 
         Raises:
             NotRegisteredError: There is none.
         """
         blocking = sandboxes.SandboxFactory.get_sandbox_class(sandbox_type)
-        return cast(type[Sandbox], getattr(blocking, 'face_class', None) or cls._family.find(blocking))
+        return cast('type[S]', getattr(blocking, 'face_class', None) or cls._family.find(blocking))
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: Literal[SandboxType.DOCKER, 'docker'] = SandboxType.DOCKER,
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> D: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: Literal[SandboxType.DOCKER_NOTEBOOK, 'docker_notebook'],
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> DN: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: Literal[SandboxType.BUBBLEWRAP, 'bubblewrap'],
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> B: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: Literal[SandboxType.BUBBLEWRAP_NOTEBOOK, 'bubblewrap_notebook'],
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> BN: ...
+
+    @overload
+    @classmethod
+    def create_sandbox(
+        cls,
+        sandbox_type: SandboxType | str,
+        config: SandboxConfig | Mapping[str, Any] | None = None,
+        sandbox_id: str | None = None,
+    ) -> S: ...
 
     @classmethod
     def create_sandbox(
@@ -59,10 +112,9 @@ class SandboxFactory:
         sandbox_type: SandboxType | str = SandboxType.DOCKER,
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
-    ) -> Sandbox:
+    ) -> Any:
         """See the blocking factory."""
-        blocking = sandboxes.SandboxFactory.create_sandbox(sandbox_type, config, sandbox_id)
-        return cast(Sandbox, cls._family.present(blocking))
+        return cls._family.present(sandboxes.SandboxFactory.create_sandbox(sandbox_type, config, sandbox_id))
 
     @classmethod
     def get_registered_types(cls) -> list[str]:
@@ -70,7 +122,15 @@ class SandboxFactory:
         return sandboxes.SandboxFactory.get_registered_types()
 
 
-SandboxFactory.create_sandbox.__func__.__doc__ = sandboxes.SandboxFactory.create_sandbox.__doc__  # type: ignore[attr-defined]
+SandboxMaker.create_sandbox.__func__.__doc__ = sandboxes.SandboxFactory.create_sandbox.__doc__  # type: ignore[attr-defined]
+
+
+class SandboxFactory(
+    SandboxMaker[Sandbox, DockerSandbox, DockerNotebookSandbox, BubblewrapSandbox, BubblewrapNotebookSandbox]
+):
+    """Makes sandboxes by kind. The registry is that of the blocking `SandboxFactory`; there are no instances."""
+
+    _family: ClassVar[Family] = Sandbox._family
 
 
 def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:
@@ -83,31 +143,53 @@ def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:
     return register
 
 
-class SandboxManagerFactory:
-    """Makes managers by kind. The registry is that of the blocking `SandboxManagerFactory`; there are no instances."""
+class _Awaited:
+    """Stands in the registry of managers for a user's class that was written with coroutine functions."""
 
-    _family: ClassVar[Family] = SandboxManager._family
+    face_class: ClassVar[type[SandboxManager]]
+
+    def __new__(cls, *_args: Any, **_options: Any) -> Any:
+        raise InvalidArgumentError(
+            f'{cls.face_class.__name__} is a manager to be awaited; make it with enclave.aio.SandboxManagerFactory, or register '
+            'a subclass of a blocking manager'
+        )
+
+
+def _registered_for(face_class: type[Face], manager_type: SandboxManagerType | str) -> type[Any]:
+    """Return what stands for a face in the registry of blocking classes."""
+    blocking = face_class._blocking_class()
+    if '_home' in face_class.__dict__ or not issubclass(face_class, SandboxManager):
+        return blocking
+    return type(face_class.__name__, (_Awaited, blocking), {'face_class': face_class, 'manager_type': manager_type})
+
+
+class ManagerMaker(Generic[M]):
+    """What `SandboxManagerFactory` does, for faces of whichever family."""
+
+    _family: ClassVar[Family]
 
     @classmethod
     def register_manager(cls, manager_type: SandboxManagerType | str, manager_class: type[Any]) -> None:
-        """Register a class for a kind, in the place of any that is there; it must be a blocking one, or the face of one.
+        """Register a class for a kind, in the place of any that is there: a subclass of a face, or a blocking class.
+
+        A subclass of a face is what the asynchronous factories make of the kind; the blocking one refuses to.
 
         Raises:
             InvalidArgumentError: It is no such class, or the kind no name.
         """
         if isinstance(manager_class, type) and issubclass(manager_class, Face):
-            manager_class = manager_class._blocking_class()
+            manager_class = _registered_for(manager_class, manager_type)
         managers.SandboxManagerFactory.register_manager(manager_type, manager_class)
 
     @classmethod
-    def get_manager_class(cls, manager_type: SandboxManagerType | str) -> type[SandboxManager]:
+    def get_manager_class(cls, manager_type: SandboxManagerType | str) -> type[M]:
         """Return the class of a kind.
 
         Raises:
             NotRegisteredError: There is none.
         """
-        found = cls._family.find(managers.SandboxManagerFactory.get_manager_class(manager_type))
-        return cast(type[SandboxManager], found)
+        blocking = managers.SandboxManagerFactory.get_manager_class(manager_type)
+        return cast('type[M]', getattr(blocking, 'face_class', None) or cls._family.find(blocking))
 
     @classmethod
     def create_manager(
@@ -115,10 +197,14 @@ class SandboxManagerFactory:
         manager_type: SandboxManagerType | str | None = None,
         config: SandboxManagerConfig | Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> SandboxManager:
+    ) -> M:
         """See the blocking factory."""
+        if manager_type is not None:
+            found = managers.SandboxManagerFactory.get_manager_class(manager_type)
+            if issubclass(found, _Awaited):
+                return cast(M, found.face_class(config=config, **options))
         blocking = managers.SandboxManagerFactory.create_manager(manager_type, config, **options)
-        return cast(SandboxManager, cls._family.present(blocking))
+        return cast(M, cls._family.present(blocking))
 
     @classmethod
     def get_registered_types(cls) -> list[str]:
@@ -126,7 +212,13 @@ class SandboxManagerFactory:
         return managers.SandboxManagerFactory.get_registered_types()
 
 
-SandboxManagerFactory.create_manager.__func__.__doc__ = managers.SandboxManagerFactory.create_manager.__doc__  # type: ignore[attr-defined]
+ManagerMaker.create_manager.__func__.__doc__ = managers.SandboxManagerFactory.create_manager.__doc__  # type: ignore[attr-defined]
+
+
+class SandboxManagerFactory(ManagerMaker[SandboxManager]):
+    """Makes managers by kind. The registry is that of the blocking `SandboxManagerFactory`; there are no instances."""
+
+    _family: ClassVar[Family] = SandboxManager._family
 
 
 def register_manager(manager_type: SandboxManagerType | str) -> Callable[[K], K]:

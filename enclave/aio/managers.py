@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
 from enclave.aio.lifting import Face, Shown, entered, lifted, lifted_to, run
-from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, kill
+from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, kill, with_own_words
 from enclave.aio.threads import crew
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus
@@ -116,18 +116,21 @@ class SandboxManager(Face):
         await self.stop()
 
 
+@with_own_words
 class LocalSandboxManager(SandboxManager):
     """Many sandboxes with one owner, in this process. See `enclave.managers.local.LocalSandboxManager`."""
 
     _home: ClassVar[tuple[str, str]] = (local.__name__, 'LocalSandboxManager')
 
 
+@with_own_words
 class HttpSandboxManager(SandboxManager):
     """Sandboxes of a server elsewhere. See `enclave.managers.http.HttpSandboxManager`."""
 
     _home: ClassVar[tuple[str, str]] = (http.__name__, 'HttpSandboxManager')
 
 
+@with_own_words
 class RemoteSandbox(AgentBackedSandbox):
     """A sandbox that a server keeps. See `enclave.managers.remote.RemoteSandbox`.
 

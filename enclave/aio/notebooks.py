@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from enclave.aio.lifting import Face, Shown, lifted, run, streamed
 from enclave.aio.managers import RemoteSandbox
-from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox
+from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox, with_own_words
 
 # Now: an import takes longer than a loop may be held up.
 from enclave.managers import remote_notebook
@@ -16,6 +16,7 @@ from enclave.sandboxes.docker import notebook as docker_notebook
 from enclave.sandboxes.notebook import document, verbs
 
 
+@with_own_words
 class NotebookSandbox(AgentBackedSandbox):
     """A sandbox with Jupyter kernels. See `enclave.sandboxes.notebook.verbs.NotebookSandbox`.
 
@@ -38,6 +39,7 @@ class NotebookSandbox(AgentBackedSandbox):
     list_variables = lifted(verbs.NotebookSandbox.list_variables)
 
 
+@with_own_words
 class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
     """A notebook sandbox in a Docker container. See `enclave.sandboxes.docker.notebook.DockerNotebookSandbox`."""
 
@@ -47,12 +49,14 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
     gateway_token: Shown[str | None] = Shown("What the gateway's clients must send.")
 
 
+@with_own_words
 class BubblewrapNotebookSandbox(NotebookSandbox, BubblewrapSandbox):
     """A notebook sandbox without an engine. See `enclave.sandboxes.bubblewrap.notebook.BubblewrapNotebookSandbox`."""
 
     _home: ClassVar[tuple[str, str]] = (bubblewrap_notebook.__name__, 'BubblewrapNotebookSandbox')
 
 
+@with_own_words
 class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
     """A notebook sandbox that a server keeps. See `enclave.managers.remote_notebook.RemoteNotebookSandbox`."""
 

@@ -6,6 +6,9 @@ A sandbox of your own may be written with coroutine functions: subclass a face, 
 
 from __future__ import annotations
 
+import functools
+import inspect
+import types
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
@@ -19,6 +22,7 @@ from enclave.sandboxes import agent_backed, base, connection, process
 from enclave.sandboxes.bubblewrap import sandbox as bubblewrap_sandbox
 from enclave.sandboxes.docker import sandbox as docker_sandbox  # now: an import takes longer than a loop may be held up
 
+K = TypeVar('K', bound=type[Face])
 S = TypeVar('S', bound='Sandbox')
 
 bootstrap()  # now, and kept: where no bytecode can be cached, compiling the agent holds up every thread for 30 ms
@@ -36,6 +40,20 @@ def kill(_: object, started: process.Process) -> None:
     """End a process that nobody waits for any more, and wait for that."""
     with started:
         pass
+
+
+def with_own_words(face: K) -> K:
+    """Have the methods that a face inherits say what those of its blocking class say, where that says it anew."""
+    blocking = face._blocking_class()
+    for name in dir(blocking):
+        theirs, ours = getattr(blocking, name), getattr(face, name, None)
+        if name.startswith('_') or not inspect.isfunction(theirs) or not inspect.isfunction(ours):
+            continue
+        if theirs.__doc__ and theirs.__doc__ != ours.__doc__:
+            made = types.FunctionType(ours.__code__, ours.__globals__, name, ours.__defaults__, ours.__closure__)
+            made.__kwdefaults__ = ours.__kwdefaults__
+            setattr(face, name, functools.update_wrapper(made, theirs))
+    return face
 
 
 class Process(Face):
@@ -167,6 +185,7 @@ class Sandbox(Face):
         await self.stop()
 
 
+@with_own_words
 class AgentBackedSandbox(Sandbox):
     """A sandbox with all the verbs. See `enclave.sandboxes.agent_backed.AgentBackedSandbox`."""
 
@@ -195,6 +214,7 @@ class AgentBackedSandbox(Sandbox):
     forward_port = lifted_to(PortForward, agent_backed.AgentBackedSandbox.forward_port, undo=_close)
 
 
+@with_own_words
 class DockerSandbox(AgentBackedSandbox):
     """A sandbox in a Docker container. See `enclave.sandboxes.docker.sandbox.DockerSandbox`."""
 
@@ -205,6 +225,7 @@ class DockerSandbox(AgentBackedSandbox):
     get_published_ports = lifted(docker_sandbox.DockerSandbox.get_published_ports)
 
 
+@with_own_words
 class BubblewrapSandbox(AgentBackedSandbox):
     """A sandbox without an engine. See `enclave.sandboxes.bubblewrap.sandbox.BubblewrapSandbox`."""
 

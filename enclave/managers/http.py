@@ -24,7 +24,7 @@ import urllib3
 
 import enclave
 from enclave import wire
-from enclave.cancellation import Cancellation, is_cancelled, on_cancel
+from enclave.cancellation import Cancellation, is_cancelled, on_cancel, until_cancelled
 from enclave.config import SandboxConfig
 from enclave.deadline import Deadline, check_timeout
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
@@ -44,6 +44,7 @@ from enclave.errors import (
     TooManyRequestsError,
     UnsupportedError,
 )
+from enclave.exchange import LINES, Exchange
 from enclave.managers.base import Config, Lifetime, SandboxManager, Source
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.keyfile import find_key
@@ -478,6 +479,13 @@ class _Adapter(requests.adapters.HTTPAdapter):
             if hasattr(socket, name):
                 options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
         super().init_poolmanager(*args, **kwargs, socket_options=options, blocksize=PIECE_BYTES)
+        self.poolmanager.pool_classes_by_scheme = LINES
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if isinstance(manager, urllib3.ProxyManager) and not proxy.lower().startswith('socks'):
+            manager.pool_classes_by_scheme = LINES
+        return manager
 
 
 class _Sized:
@@ -588,29 +596,34 @@ class HttpTransport:
         is_repeatable: bool = True,
         timeout: float | None = None,
     ) -> Any:
-        """Send raw bytes and return the answer. Iterables are sent once; bytes may be repeated."""
+        """Send raw bytes and return the answer. Iterables are sent once; bytes may be repeated.
+
+        Cancelling the caller's work closes the connection, by which the server knows that it is to stop too.
+        """
         whole = isinstance(data, (bytes, bytearray))
+        source: Iterable[bytes] = (data,) if isinstance(data, (bytes, bytearray)) else data
         if isinstance(data, (bytes, bytearray)):
             size = len(data)
         failures: list[BaseException] = []
+        exchange = Exchange('the upload')
 
         def make() -> Any:
-            if isinstance(data, (bytes, bytearray)):
-                return data
-            pieces = _noting(data, failures)
+            pieces = until_cancelled(_noting(source, failures), exchange.what)
             return pieces if size is None else _Sized(pieces, size)
 
         try:
-            response = self._send(
-                method,
-                path,
-                query,
-                {'Content-Type': media_type},
-                make,
-                self._read_timeout(0 if timeout is None else timeout),
-                is_repeatable=is_repeatable and whole,
-                stream=False,
-            )
+            with exchange.watched():
+                response = self._send(
+                    method,
+                    path,
+                    query,
+                    {'Content-Type': media_type},
+                    make,
+                    self._read_timeout(0 if timeout is None else timeout),
+                    is_repeatable=is_repeatable and whole,
+                    stream=False,
+                    exchange=exchange,
+                )
         except ServerUnavailableError:
             if failures:
                 raise failures[0] from None  # what was to be sent could not be had
@@ -636,13 +649,26 @@ class HttpTransport:
                 )
 
     def download(self, path: str, query: Mapping[str, Any]) -> Iterator[bytes]:
-        """Yield raw bytes as they come. The first error there can be is raised by the first step."""
-        response = self._send(
-            'GET', path, query, {}, lambda: None, self._read_timeout(0), is_repeatable=True, stream=True
-        )
-        with response:
-            self._check(response)
-            yield from self._raw(response, PIECE_BYTES)
+        """Yield raw bytes as they come. The first error there can be is raised by the first step.
+
+        Cancelling the caller's work closes the connection, by which the server knows that it is to stop too.
+        """
+        exchange = Exchange('the download')
+        with exchange.watched():
+            response = self._send(
+                'GET',
+                path,
+                query,
+                {},
+                lambda: None,
+                self._read_timeout(0),
+                is_repeatable=True,
+                stream=True,
+                exchange=exchange,
+            )
+            with response:
+                self._check(response)
+                yield from until_cancelled(self._raw(response, PIECE_BYTES), exchange.what)
 
     def events(
         self, method: str, path: str, kind: type[E], *, query: Mapping[str, Any] | None = None, body: Any = None
@@ -720,8 +746,13 @@ class HttpTransport:
         *,
         is_repeatable: bool,
         stream: bool,
+        exchange: Exchange | None = None,
     ) -> requests.Response:
-        """Send a request, again where that is safe and may help, and return the answer, whatever it says."""
+        """Send a request, again where that is safe and may help, and return the answer, whatever it says.
+
+        Args:
+            exchange: What the request is to be, so that others can end it.
+        """
         url = self._base_url + path + _query_text(query)
         patience = Deadline.after(BUSY_SECONDS if read_timeout is None else min(read_timeout, BUSY_SECONDS))
         failures = 0
@@ -730,7 +761,8 @@ class HttpTransport:
                 raise ManagerStoppedError('the manager is stopped and takes no new work; make a new one')
             key_headers = self._key_headers()
             try:
-                response = self._send_once(method, url, {**headers, **key_headers}, make_data(), read_timeout)
+                with contextlib.nullcontext() if exchange is None else exchange.made():
+                    response = self._send_once(method, url, {**headers, **key_headers}, make_data(), read_timeout)
                 if not stream:
                     _ = response.content  # what breaks while it comes may be mended too
             except requests.exceptions.ConnectTimeout as error:
@@ -742,7 +774,8 @@ class HttpTransport:
             except requests.exceptions.SSLError as error:
                 raise self._unreachable(f'cannot be trusted: {error}') from error
             except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-                if not is_repeatable or failures >= RETRIES:
+                is_hung_up = exchange is not None and exchange.is_hung_up
+                if not is_repeatable or is_hung_up or failures >= RETRIES:
                     raise self._unreachable(_reason(error)) from error
                 self._closing.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
                 failures += 1

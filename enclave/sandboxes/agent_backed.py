@@ -19,10 +19,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar, TypeVar, cast
 
+from enclave.cancellation import is_cancelled
 from enclave.config import check_env
 from enclave.deadline import check_timeout
 from enclave.enums import SandboxStatus
 from enclave.errors import (
+    CallCancelledError,
     InvalidArgumentError,
     SandboxBrokenError,
     SandboxGoneError,
@@ -430,32 +432,13 @@ class AgentBackedSandbox(Sandbox):
             The bytes, or with a target their number. A host file is complete or is not there: it is written beside its place
             first.
         """
-        if target is None:
-            return self.read_file(source)
-        if not isinstance(target, (str, os.PathLike)):
-            return sum(target.write(chunk) for chunk in self.read_chunks(source))
-        place = Path(target)
-        if place.is_dir():
-            place = place / PurePosixPath(source).name
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix='.enclave-')
-        try:
-            with os.fdopen(handle, 'wb') as file:
-                size = sum(file.write(chunk) for chunk in self.read_chunks(source))
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
-            os.replace(name, place)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-        return size
+        return _collect(self.read_chunks(source), target, PurePosixPath(source).name)
 
     def put_archive(self, source: Source, target: str = '.') -> None:
         """Unpack a tar archive (plain or compressed) below a directory of the sandbox, made if missing.
 
         Modes and empty directories are kept; what is there already is merged with. Members that would land outside, and
-        devices, are refused.
+        devices, are refused. What was unpacked before a refusal, or before the call was cancelled, stays.
 
         Args:
             source: Host path of an archive, its bytes, a binary file object, or an iterable of bytes.
@@ -478,14 +461,11 @@ class AgentBackedSandbox(Sandbox):
 
         Args:
             target: Host path of the archive to write, a binary file object, or None to return the bytes.
+
+        Returns:
+            The bytes, or with a target their number. As with `get_file`, a host file is complete or is not there.
         """
-        chunks = self.read_archive(source)
-        if target is None:
-            return b''.join(chunks)
-        if isinstance(target, (str, os.PathLike)):
-            with open(target, 'wb') as file:
-                return sum(file.write(chunk) for chunk in chunks)
-        return sum(target.write(chunk) for chunk in chunks)
+        return _collect(self.read_archive(source), target)
 
     def read_archive(self, source: str, *, arcname: str | None = None) -> Iterator[bytes]:
         """Yield a path of the sandbox as a plain tar archive, piece by piece. The first step raises what is wrong."""
@@ -496,7 +476,8 @@ class AgentBackedSandbox(Sandbox):
     def put_dir(self, source: str | os.PathLike[str], target: str = '.') -> bool:
         """Copy what is in a host directory into a directory of the sandbox, made if missing; True when done.
 
-        Modes, symlinks and empty directories are kept, owners are not; what is there already is merged with.
+        Modes, symlinks and empty directories are kept, owners are not; what is there already is merged with. What came before
+        a failure, or before the call was cancelled, stays.
 
         Raises:
             NotADirectoryError: The host path is no directory.
@@ -511,7 +492,8 @@ class AgentBackedSandbox(Sandbox):
         """Copy what is in a directory of the sandbox into a host directory, made if missing.
 
         The sandbox is not trusted: whatever would land outside of ``target`` or lead there, by name or link, is refused, and
-        so are devices; owners, set-user-id bits and others' write permission stay behind. What came before a refusal stays.
+        so are devices; owners, set-user-id bits and others' write permission stay behind. What came before a refusal, or before
+        the call was cancelled, stays.
 
         Raises:
             SandboxPathError: There is no such directory, or something in it is refused; the message names it.
@@ -643,6 +625,50 @@ def _file_pieces(file: Any) -> Iterator[bytes]:
         if not isinstance(data, bytes):
             raise InvalidArgumentError('the file object must be opened in binary mode')
         yield data
+
+
+def _collect(
+    chunks: Iterator[bytes], target: str | os.PathLike[str] | IO[bytes] | None, name: str | None = None
+) -> bytes | int:
+    """Put what comes out of a sandbox where it is to go, and return the bytes, or with a target their number.
+
+    Args:
+        name: What a file is called whose target is a directory; None for what cannot go into one.
+    """
+    with contextlib.closing(cast('Generator[bytes, None, None]', chunks)):
+        if target is None:
+            return b''.join(chunks)
+        if not isinstance(target, (str, os.PathLike)):
+            return sum(target.write(chunk) for chunk in chunks)
+        place = Path(target)
+        if name is not None and place.is_dir():
+            place = place / name
+        with _taking_place(place) as file:
+            return sum(file.write(chunk) for chunk in chunks)
+
+
+@contextlib.contextmanager
+def _taking_place(place: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write, which takes its place when the block has ended well and is gone when it has not."""
+    if place.exists() and not place.is_file():  # a pipe or a device keeps its place, and a directory refuses
+        with place.open('wb') as file:
+            yield file
+        return
+    place = Path(os.path.realpath(place))  # a symlink stays one
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix='.enclave-')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            yield file
+        if is_cancelled():
+            raise CallCancelledError(f'the transfer to {os.fspath(place)!r} was cancelled')
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
 
 
 def _tar_directory(folder: Path) -> Iterator[bytes]:

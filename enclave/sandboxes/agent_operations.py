@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal, NoReturn, cast
 
 from enclave.agent.program import CHUNK, DATA, EVENT, INPUT_WINDOW, ProtocolError
-from enclave.cancellation import is_cancelled, on_cancel
+from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
 from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Facts, Lost
 from enclave.deadline import Deadline
 from enclave.errors import (
@@ -205,7 +205,7 @@ class AgentOperations:
         """Write a regular file and return its size; ``size`` is how many bytes come, where that is known."""
         message: dict[str, Any] = {'op': 'write', 'path': path, 'append': append, 'exclusive': exclusive}
         message.update(parents=make_parents, mode=mode)
-        source = iter(chunks)
+        source = until_cancelled(chunks, f'writing {path!r} into the sandbox')
         first = next(source, b'')
         if len(first) <= INLINE_BYTES:
             second = next(source, None)
@@ -284,7 +284,7 @@ class AgentOperations:
 
     def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
         """Unpack a tar archive below a directory."""
-        self._builtin({'name': 'untar', 'path': path}, chunks)
+        self._builtin({'name': 'untar', 'path': path}, until_cancelled(chunks, f'unpacking in {path!r}'))
 
     def _builtin_message(self, what: dict[str, Any], *, head: int | None = 8192) -> dict[str, Any]:
         return {'op': 'run', 'builtin': what, 'argv': ['enclave'], 'head': head, 'tail': 0}

@@ -6,10 +6,12 @@ A sandbox's public verbs check their arguments and then ask an `Operations` obje
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from attrs import Factory, frozen
+from attrs import Factory, define, field, frozen
 
 from enclave.records import CommandResult, PathInfo
 
@@ -110,3 +112,28 @@ class Operations(Protocol):
 
     def close(self, *, grace: float) -> None:
         """Ask what still runs to end, wait at most ``grace`` seconds, and let go of the sandbox."""
+
+
+@define(eq=False)
+class CallCount:
+    """How many calls go on. Lives as long as the operations that it counts for; any thread may use it."""
+
+    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    _value: int = field(default=0, init=False)  # guarded by _lock
+
+    @property
+    def value(self) -> int:
+        """How many go on now."""
+        with self._lock:
+            return self._value
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count one call for the block."""
+        with self._lock:
+            self._value += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._value -= 1

@@ -324,7 +324,9 @@ def as_text(event: StreamEvent, seq: int) -> bytes:
         InvalidArgumentError: Something in it has no JSON form.
     """
     try:
-        fields = {**event.model_dump(mode='json', exclude_none=True), 'seq': seq}
+        # The result in an event is whole, as everywhere else.
+        fields = {name: value for name, value in event.model_dump(mode='json').items() if value is not None}
+        fields['seq'] = seq
         return json.dumps(fields, separators=(',', ':'), allow_nan=False).encode('ascii')
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f'an event cannot be written as JSON: {error}') from None

@@ -253,6 +253,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
 
     def handle_close(self) -> None:
         super().handle_close()
+        if self.request is not None:
+            self.request.close()  # what had come of a body that will not be whole
         with self._watching:
             self._gone = True
             actions, self._actions = self._actions, []

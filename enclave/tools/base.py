@@ -63,6 +63,11 @@ _CAPITAL = re.compile(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])')
 _NO_ARGUMENTS = ToolParams()
 
 
+def _overridable(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method as it is; to a checker of types, subclasses may define it with parameters of their own, or ``async``."""
+    return method
+
+
 class Tool:
     """Something that can be run in a sandbox. Subclass it, give it arguments and a `run`, and register it.
 
@@ -168,6 +173,7 @@ class Tool:
         function = {'name': self.name, 'description': description, 'parameters': self._parameters_schema()}
         return {'type': 'function', 'function': function}
 
+    @_overridable
     def execute(self, workspace: Workspace, /, **parameters: Any) -> ToolResult:
         """Check the arguments of a call, run it in a workspace, and tell what became of it.
 
@@ -188,6 +194,7 @@ class Tool:
             return self._told(lambda: _driven(self.run, workspace, arguments), workspace)
         return self._told(lambda: self.run(workspace, arguments), workspace)
 
+    @_overridable
     def run(self, workspace: Workspace, arguments: Any) -> Any:
         """Do the work. To be defined by subclasses.
 
@@ -339,7 +346,8 @@ def call_tool(tool: Tool, workspace: Workspace, parameters: Mapping[str, Any]) -
         ToolArgumentsError, EnclaveError: As for `Tool.execute`.
     """
     if not inspect.iscoroutinefunction(tool.execute):
-        return tool.execute(workspace, **parameters)
+        result: ToolResult = tool.execute(workspace, **parameters)
+        return result
     tool._check_own(inspect.signature(tool.execute), (workspace,), parameters)
     return tool._told(lambda: _driven(tool.execute, workspace, **parameters), workspace)
 

@@ -26,6 +26,7 @@ _HOMES = {
         'DockerSandboxConfig',
         'ExecutionStatus',
         'HealthCheckResult',
+        'PathInfo',
         'SandboxConfig',
         'SandboxInfo',
         'SandboxManagerConfig',
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from ms_enclave.sandbox.model import DockerSandboxConfig as DockerSandboxConfig
     from ms_enclave.sandbox.model import ExecutionStatus as ExecutionStatus
     from ms_enclave.sandbox.model import HealthCheckResult as HealthCheckResult
+    from ms_enclave.sandbox.model import PathInfo as PathInfo
     from ms_enclave.sandbox.model import SandboxConfig as SandboxConfig
     from ms_enclave.sandbox.model import SandboxInfo as SandboxInfo
     from ms_enclave.sandbox.model import SandboxManagerConfig as SandboxManagerConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from enclave import aio
-from enclave.aio.factories import SandboxFactory as _SandboxFactory
+from enclave.aio.factories import SandboxMaker
 from enclave.aio.lifting import Family
 from enclave.enums import SandboxStatus
 from enclave.records import ToolResult
@@ -81,7 +81,9 @@ class RemoteNotebookSandbox(RemoteSandbox, aio.RemoteNotebookSandbox):
     _home: ClassVar[tuple[str, str]] = aio.RemoteNotebookSandbox._home
 
 
-class SandboxFactory(_SandboxFactory):
+class SandboxFactory(
+    SandboxMaker[Sandbox, DockerSandbox, DockerNotebookSandbox, BubblewrapSandbox, BubblewrapNotebookSandbox]
+):
     """Makes sandboxes by kind, not started and connected to nothing; see `enclave.aio.SandboxFactory`."""
 
     _family: ClassVar[Family] = FAMILY

@@ -11,13 +11,14 @@ import stat
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from enclave.cancellation import Cancellation
+from enclave.cancellation import Cancellation, on_cancel, until_cancelled
 from enclave.enums import ExecutionStatus, SandboxStatus
 from enclave.errors import (
     InvalidArgumentError,
@@ -32,6 +33,7 @@ from enclave.errors import (
 )
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from tests.support.backends import Backend
+from tests.support.transfers import UPLOADS, Gate, cancel_midway
 
 Start = Callable[..., AgentBackedSandbox]
 MIB = 1 << 20
@@ -985,6 +987,159 @@ def test_links_in_the_sandbox_do_not_lead_out_on_the_host(
     with contextlib.suppress(SandboxPathError):
         sandbox.get_dir(f'{place}/tree', tmp_path / 'out')
     assert not (tmp_path / 'out' / 'link').is_symlink()
+
+
+# Transfers that are cancelled -----------------------------------------------------------------------------------------
+
+
+SIZES = [10, 3 * MIB, 9 * MIB]
+SOURCES: dict[str, Callable[[Path, int], Any]] = {
+    'path': lambda folder, size: host_file(folder / 'source', size),
+    'bytes': lambda folder, size: bytes(size),
+    'file object': lambda folder, size: io.BytesIO(bytes(size)),
+    'iterable': lambda folder, size: (bytes(min(size, MIB)) for _ in range(-(-size // MIB))),
+}
+
+
+def host_file(path: Path, size: int) -> Path:
+    path.write_bytes(bytes(size))
+    return path
+
+
+def host_tree(folder: Path, size: int) -> Path:
+    folder.mkdir()
+    for name in 'abc':
+        host_file(folder / name, size)
+    return folder
+
+
+def until_idle(sandbox: AgentBackedSandbox) -> None:
+    """Return when nothing goes on in the sandbox any more."""
+    until = time.monotonic() + PATIENCE
+    while sandbox.active_calls:
+        assert time.monotonic() < until, 'something goes on'
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('kind', sorted(SOURCES))
+def test_a_cancelled_upload_leaves_things_as_they_were(
+    sandbox: AgentBackedSandbox, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, size: int
+) -> None:
+    sandbox.write_file(f'{place}/target', 'old')
+    source, gate = SOURCES[kind](tmp_path, size), Gate()
+    with monkeypatch.context() as patch:
+        for name in UPLOADS:
+            patch.setattr(name, gate.hold(until_cancelled))
+        cancel_midway(lambda: sandbox.put_file(source, f'{place}/target'), gate.under_way)
+
+    until_idle(sandbox)
+    assert [entry.path for entry in sandbox.list_dir(place)] == ['target']
+    assert sandbox.read_file(f'{place}/target') == b'old'
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('verb', ['get_file', 'get_archive'])
+def test_a_cancelled_download_leaves_nothing_on_the_host(
+    sandbox: AgentBackedSandbox, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, size: int
+) -> None:
+    sandbox.write_file(f'{place}/source', bytes(size))
+    gate = Gate()
+    with monkeypatch.context() as patch:
+        for reader in ('read_chunks', 'read_archive'):
+            patch.setattr(sandbox, reader, gate.hold(getattr(sandbox, reader)))
+        get = getattr(sandbox, verb)
+        cancel_midway(lambda: get(f'{place}/source', tmp_path / 'target'), gate.under_way)
+
+    until_idle(sandbox)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('size', SIZES[1:])
+def test_a_cancelled_download_goes_on_by_one_piece_at_most(sandbox: AgentBackedSandbox, place: str, size: int) -> None:
+    class Target(io.BytesIO):
+        def write(self, data: Any) -> int:
+            under_way.set()
+            with on_cancel(was_cancelled.set):
+                assert was_cancelled.wait(PATIENCE)
+            return super().write(data)
+
+    under_way, was_cancelled, target = threading.Event(), threading.Event(), Target()
+    sandbox.write_file(f'{place}/source', bytes(size))
+
+    cancel_midway(lambda: sandbox.get_file(f'{place}/source', target), under_way)
+
+    assert len(target.getvalue()) <= MIB
+    until_idle(sandbox)
+
+
+def test_a_transfer_counts_as_a_call(sandbox: AgentBackedSandbox, place: str) -> None:
+    until_idle(sandbox)
+    counts = []
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(9):
+            counts.append(sandbox.active_calls)
+            yield bytes(MIB)
+
+    sandbox.write_file(f'{place}/file', pieces(), size=9 * MIB)
+    with contextlib.closing(cast('Generator[bytes, None, None]', sandbox.read_chunks(f'{place}/file'))) as chunks:
+        next(chunks)
+        counts.append(sandbox.active_calls)
+
+    assert counts[1:] == [1] * 9
+    until_idle(sandbox)
+
+
+def test_a_cancelled_put_of_a_tree_ends(
+    sandbox: AgentBackedSandbox, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    with monkeypatch.context() as patch:
+        patch.setattr(UPLOADS[0], gate.hold(until_cancelled))
+        cancel_midway(lambda: sandbox.put_dir(host_tree(tmp_path / 'tree', 3 * MIB), place), gate.under_way)
+
+    until_idle(sandbox)
+    assert not sandbox.path_exists(f'{place}/c')
+
+
+def test_a_cancelled_get_of_a_tree_leaves_what_had_come(
+    sandbox: AgentBackedSandbox, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.put_dir(host_tree(tmp_path / 'tree', 3 * MIB), place)
+    gate = Gate()
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, 'read_archive', gate.hold(sandbox.read_archive))
+        cancel_midway(lambda: sandbox.get_dir(place, tmp_path / 'target'), gate.under_way)
+
+    until_idle(sandbox)
+    assert (tmp_path / 'target').is_dir()
+    assert not (tmp_path / 'target' / 'c').exists()
+
+
+def test_a_download_that_fails_leaves_nothing_on_the_host(
+    sandbox: AgentBackedSandbox, place: str, tmp_path: Path
+) -> None:
+    for get in (sandbox.get_file, sandbox.get_archive):
+        with pytest.raises(SandboxPathNotFoundError):
+            get(f'{place}/missing', tmp_path / 'target')
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_host_file_that_is_no_plain_file_keeps_its_place(
+    sandbox: AgentBackedSandbox, place: str, tmp_path: Path
+) -> None:
+    sandbox.write_file(f'{place}/source', 'content')
+    (tmp_path / 'file').write_text('old')
+    (tmp_path / 'link').symlink_to('file')
+
+    sandbox.get_file(f'{place}/source', '/dev/null')
+    sandbox.get_file(f'{place}/source', tmp_path / 'link')
+
+    assert stat.S_ISCHR(os.stat('/dev/null').st_mode)
+    assert (tmp_path / 'link').is_symlink()
+    assert (tmp_path / 'file').read_text() == 'content'
+    with pytest.raises(IsADirectoryError):
+        sandbox.get_archive(f'{place}/source', tmp_path)
 
 
 # Ports ----------------------------------------------------------------------------------------------------------------

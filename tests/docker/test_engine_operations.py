@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from enclave import SandboxFactory, SandboxType
-from enclave.cancellation import Cancellation
+from enclave.cancellation import Cancellation, on_cancel
 from enclave.enums import ExecutionStatus, SandboxStatus
 from enclave.errors import (
     EnclaveError,
@@ -32,6 +32,7 @@ from enclave.errors import (
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine
 from tests.docker.bare_image import find_busybox, import_bare_image
+from tests.support.transfers import Gate, cancel_midway
 
 pytestmark = pytest.mark.docker
 
@@ -306,6 +307,71 @@ def test_cancelling_kills_the_command(sandbox: Any) -> None:
 
     assert results[0].status is ExecutionStatus.CANCELLED
     assert sandbox.execute_command('ps | grep "[s]leep 4713"').stdout == ''
+
+
+@pytest.mark.parametrize('size', [10, 3 << 20])
+@pytest.mark.parametrize('is_known', [True, False], ids=['of known size', 'of unknown size'])
+def test_a_cancelled_upload_leaves_things_as_they_were(sandbox: Any, size: int, is_known: bool) -> None:
+    sandbox.make_dir('uploads')
+    sandbox.write_file('uploads/target', 'old')
+    gate = Gate()
+    pieces = gate.held(bytes(min(size, 1 << 20)) for _ in range(-(-size // (1 << 20))))
+    words = {'size': size} if is_known else {}
+
+    cancel_midway(lambda: sandbox.write_file('uploads/target', pieces, **words), gate.under_way)
+
+    assert [entry.path for entry in sandbox.list_dir('uploads')] == ['target']
+    assert sandbox.read_file('uploads/target') == b'old'
+    assert sandbox.active_calls == 0
+
+
+def test_a_cancelled_upload_whose_source_gives_nothing_more_leaves_nothing(sandbox: Any) -> None:
+    sandbox.make_dir('stuck')
+    under_way, was_cancelled = threading.Event(), threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield bytes(2 << 20)
+        under_way.set()
+        with on_cancel(was_cancelled.set):
+            assert was_cancelled.wait(PATIENCE)
+        with Cancellation().applied():  # the program that writes ends, although the source holds us up
+            sandbox.execute_command('while ps | grep "[c]at >"; do sleep 0.05; done', PATIENCE)
+        yield bytes(1 << 20)
+
+    cancel_midway(lambda: sandbox.write_file('stuck/target', pieces()), under_way)
+
+    assert sandbox.list_dir('stuck') == []
+
+
+@pytest.mark.parametrize('verb', ['get_file', 'get_archive'])
+def test_a_cancelled_download_leaves_nothing_on_the_host(
+    sandbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    sandbox.write_file('download', bytes(3 << 20))
+    gate = Gate()
+    with monkeypatch.context() as patch:
+        for reader in ('read_chunks', 'read_archive'):
+            patch.setattr(sandbox, reader, gate.hold(getattr(sandbox, reader)))
+        get = getattr(sandbox, verb)
+        cancel_midway(lambda: get('download', tmp_path / 'target'), gate.under_way)
+
+    assert list(tmp_path.iterdir()) == []
+    assert sandbox.active_calls == 0
+
+
+def test_a_cancelled_put_of_an_archive_ends(sandbox: Any) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode='w') as archive:
+        member = tarfile.TarInfo('member')
+        member.size = 2 << 20
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    data, gate = made.getvalue(), Gate()
+    pieces = gate.held(data[start : start + (1 << 20)] for start in range(0, len(data), 1 << 20))
+
+    cancel_midway(lambda: sandbox.put_archive(pieces, 'unpacked'), gate.under_way)
+
+    assert not sandbox.path_exists('unpacked/member')
+    assert sandbox.active_calls == 0
 
 
 def test_an_interrupt_kills_the_command(sandbox: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import importlib
 import subprocess
 import sys
 import threading
@@ -16,7 +17,15 @@ import pytest
 import enclave
 from enclave import aio
 from enclave.enums import ExecutionStatus, SandboxStatus
-from enclave.errors import CallCancelledError, NotRegisteredError, PoolError, SandboxStateError, ToolArgumentsError
+from enclave.errors import (
+    CallCancelledError,
+    InvalidArgumentError,
+    NotRegisteredError,
+    PoolError,
+    SandboxStateError,
+    ToolArgumentsError,
+)
+from enclave.managers import registry as managers
 from enclave.managers.local import LocalSandboxManager
 from enclave.records import CommandResult, ToolResult
 from enclave.sandboxes.registry import SandboxFactory
@@ -304,6 +313,50 @@ def test_factories_make_managers_that_are_not_started() -> None:
     assert isinstance(local, aio.LocalSandboxManager)
     assert named.config.pool_size == 3
     assert 'local' in aio.SandboxManagerFactory.get_registered_types()
+
+
+@pytest.mark.parametrize('home', ['enclave.aio', 'ms_enclave.sandbox.manager'])
+def test_a_manager_of_ones_own_comes_back_from_the_factory(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.setattr(managers, '_registered', dict(managers._registered))
+    names: Any = importlib.import_module(home)
+
+    @names.register_manager('counting')
+    class CountingManager(names.LocalSandboxManager):  # type: ignore[misc]
+        def __init__(self, config: Any = None, **options: Any) -> None:
+            super().__init__(config, **options)
+            self.made = 0
+
+        async def create_sandbox(self, *args: Any, **words: Any) -> str:
+            self.made += 1
+            found: str = await super().create_sandbox(*args, **words)
+            return found
+
+        async def create_two(self) -> list[str]:
+            return [await self.create_sandbox('fake') for _ in range(2)]
+
+    async def main() -> None:
+        async with names.SandboxManagerFactory.create_manager('counting', {'stop_grace': 0}, sweep=False) as manager:
+            assert type(manager) is CountingManager
+            assert manager.config.stop_grace == 0
+            assert len(await manager.create_two()) == len(backend.alive) == manager.made == 2
+
+    asyncio.run(main())
+    assert names.SandboxManagerFactory.get_manager_class('counting') is CountingManager
+    assert 'counting' in names.SandboxManagerFactory.get_registered_types()
+    assert backend.alive == set()
+
+
+@pytest.mark.parametrize('base', [aio.SandboxManager, aio.LocalSandboxManager])
+def test_a_manager_to_be_awaited_is_refused_where_nobody_awaits(
+    monkeypatch: pytest.MonkeyPatch, base: type[Any]
+) -> None:
+    monkeypatch.setattr(managers, '_registered', dict(managers._registered))
+    aio.register_manager('awaited')(type('Awaited', (base,), {}))
+
+    with pytest.raises(InvalidArgumentError, match='Awaited is a manager to be awaited'):
+        managers.SandboxManagerFactory.create_manager('awaited')
 
 
 # Tools with coroutine functions

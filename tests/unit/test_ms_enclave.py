@@ -32,6 +32,13 @@ from ms_enclave.sandbox.tools import SandboxTool, Tool, ToolFactory, ToolParams,
 from ms_enclave.utils import get_logger
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
+MANAGERS = [
+    'HttpSandboxManager',
+    'LocalSandboxManager',
+    'SandboxManager',
+    'SandboxManagerFactory',
+    'register_manager',
+]
 PATHS = {
     'ms_enclave.sandbox': [
         'CommandResult',
@@ -42,6 +49,7 @@ PATHS = {
         'ExecutionStatus',
         'FileOperation',
         'HealthCheckResult',
+        'PathInfo',
         'HttpSandboxManager',
         'LocalSandboxManager',
         'NotebookExecutor',
@@ -80,6 +88,7 @@ PATHS = {
         'DockerSandboxConfig',
         'ExecutionStatus',
         'HealthCheckResult',
+        'PathInfo',
         'SandboxConfig',
         'SandboxInfo',
         'SandboxManagerConfig',
@@ -88,15 +97,7 @@ PATHS = {
         'SandboxType',
         'ToolResult',
     ],
-    'ms_enclave.sandbox.manager': [
-        'HttpSandboxManager',
-        'LocalSandboxManager',
-        'SandboxManager',
-        'SandboxManagerFactory',
-    ],
-    'ms_enclave.sandbox.manager.base': ['SandboxManager', 'SandboxManagerFactory'],
-    'ms_enclave.sandbox.manager.local_manager': ['LocalSandboxManager'],
-    'ms_enclave.sandbox.manager.http_manager': ['HttpSandboxManager'],
+    **{f'ms_enclave.sandbox.manager{module}': MANAGERS for module in ('', '.base', '.local_manager', '.http_manager')},
     'ms_enclave.sandbox.tools': [
         'FileOperation',
         'NotebookExecutor',

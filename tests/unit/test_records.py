@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pickle
 from datetime import datetime, timezone
+from typing import Any
 
 import attrs
 import pytest
 
 from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.managers.protocol import ProcessEvent
 from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult, as_sandbox_type
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 
@@ -62,6 +64,51 @@ def test_model_dump_can_leave_out_what_is_none() -> None:
     assert 'error' not in result.model_dump(exclude_none=True)
     assert '"error"' not in result.model_dump_json(exclude_none=True)
     assert '\n' in result.model_dump_json(indent=2)
+
+
+def test_what_is_none_is_left_out_of_records_within_and_stays_in_dicts() -> None:
+    event = ProcessEvent(event='end', result=CommandResult(command='x', status='success'))
+    info = ToolResult(tool_name='t', status='success', metadata={'signal': None})
+
+    for mode in ('python', 'json'):
+        dumped = event.model_dump(mode=mode, exclude_none=True)
+        assert 'error' not in dumped
+        assert 'signal' not in dumped['result']
+        assert info.model_dump(mode=mode, exclude_none=True)['metadata'] == {'signal': None}
+
+
+def test_model_dump_can_leave_out_defaults() -> None:
+    config = DockerSandboxConfig(image='mine', tools_config=['shell_executor'])
+
+    assert config.model_dump(exclude_defaults=True) == {'image': 'mine', 'tools_config': {'shell_executor': {}}}
+    assert '"timeout"' not in config.model_dump_json(exclude_defaults=True)
+    assert DockerSandboxConfig.model_validate(config.model_dump(exclude_defaults=True)) == config
+
+
+def test_model_dump_can_be_of_some_fields() -> None:
+    result = ToolResult(tool_name='t', status='success', output='x')
+
+    assert result.model_dump(include={'output', 'error', 'no such'}) == {'output': 'x', 'error': None}
+    assert result.model_dump(include=['output', 'error'], exclude={'error'}, exclude_none=True) == {'output': 'x'}
+    assert result.model_dump(exclude={'timestamp', 'metadata', 'execution_time'}, mode='json') == {
+        'tool_name': 't',
+        'status': 'success',
+        'output': 'x',
+        'error': None,
+        'exit_code': None,
+    }
+    assert result.model_dump_json(include={'output'}) == '{"output":"x"}'
+    assert result.model_dump(by_alias=True, round_trip=True) == result.model_dump(exclude_unset=False)
+    assert result.model_dump_json(by_alias=False, round_trip=True) == result.model_dump_json()
+
+
+@pytest.mark.parametrize('words', [{'include': 'output'}, {'exclude': {'output': True}}, {'exclude_unset': True}])
+def test_model_dump_refuses_what_it_cannot_do(words: dict[str, Any]) -> None:
+    result = ToolResult(tool_name='t', status='success')
+
+    for dump in (result.model_dump, result.model_dump_json):
+        with pytest.raises(InvalidArgumentError, match=next(iter(words))):
+            dump(**words)
 
 
 def test_model_validate_takes_a_dict_or_an_instance() -> None:

@@ -18,8 +18,8 @@ import os
 import queue
 import threading
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import docker
@@ -32,7 +32,9 @@ from docker.constants import MINIMUM_DOCKER_API_VERSION
 from docker.transport import UnixHTTPAdapter
 from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 
+from enclave.cancellation import until_cancelled
 from enclave.errors import EnclaveError, EngineError, EngineUnavailableError, ImageNotFoundError
+from enclave.exchange import LINES, Exchange, Line, Lines
 from enclave.records import Model
 from enclave.sandboxes.docker.dial import (
     Dialer,
@@ -52,6 +54,7 @@ CALL_TIMEOUT = 60.0
 NOT_JSON = 'not JSON'
 """The ``reason`` of an answer that cannot be read, or is empty."""
 
+ARCHIVE_PIECE_BYTES = 1 << 20
 POOL_SIZE = 512
 """Idle connections kept. urllib3 opens further ones when all are busy, and only warns when it must drop one above this."""
 
@@ -273,6 +276,41 @@ class Engine:
                 connection.close()
                 raise
 
+    # Archives --------------------------------------------------------------------------------------------------------
+
+    def read_archive(self, container_id: str, path: str) -> Generator[bytes, None, None]:
+        """Yield a path of a container as a tar archive. Cancelling the caller's work ends it, and so does leaving early.
+
+        Raises:
+            CallCancelledError: The work was cancelled.
+            EngineError, EngineUnavailableError: As for `translate`.
+        """
+        exchange = Exchange(f'reading {path!r} from the sandbox')
+        try:
+            with self.translate(f'read {path!r} from the sandbox'), exchange.watched():
+                api = self.api  # now: connecting is a request too
+                with exchange.made():
+                    stream, _ = api.get_archive(container_id, path, chunk_size=ARCHIVE_PIECE_BYTES)
+                with closing(stream):
+                    yield from until_cancelled(stream, exchange.what)
+        finally:
+            exchange.hang_up()  # nothing, if all was read: the connection rests then
+
+    def write_archive(self, container_id: str, path: str, archive: Iterable[bytes]) -> None:
+        """Have a tar archive unpacked below a directory of a container. Cancelling the caller's work ends it.
+
+        When it returns or raises, the engine has let go of the directory, unless the engine does not answer.
+
+        Raises:
+            CallCancelledError: The work was cancelled; what had been unpacked is there.
+            EngineError, EngineUnavailableError: As for `translate`.
+        """
+        exchange = Exchange(f'writing {path!r} into the sandbox', listens=True)
+        with self.translate(f'write {path!r} into the sandbox'), exchange.watched():
+            api = self.api
+            with exchange.made():
+                api.put_archive(container_id, path, archive)
+
     # Errors ----------------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -428,6 +466,7 @@ class _TcpAdapter(requests.adapters.HTTPAdapter):
         if self._endpoint.tls:
             options['ssl_context'] = make_tls_context(self._endpoint.tls)
         super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = LINES
 
 
 _DIALLED = 'http://localhost'
@@ -435,7 +474,7 @@ _DIALLED = 'http://localhost'
 
 # docker-py's transport for a unix socket with our dialler in it. It brings ssh without paramiko, on pooled connections, and a
 # failed connect closes its socket, which docker-py's own (7.2) leaves to the garbage collector.
-class _DialConnection(UnixHTTPConnection):
+class _DialConnection(Line, UnixHTTPConnection):
     def __init__(self, dialer: Dialer, timeout: float) -> None:
         super().__init__('http://localhost', '', timeout)  # type: ignore[arg-type]
         self._dialer = dialer
@@ -443,6 +482,7 @@ class _DialConnection(UnixHTTPConnection):
     def connect(self) -> None:
         connection: Any = self._dialer.dial(self.timeout)
         self.sock = connection
+        self.show_socket()
 
 
 class _Stack(queue.LifoQueue[Any]):
@@ -453,7 +493,7 @@ class _Stack(queue.LifoQueue[Any]):
             super().put(item, block, timeout)
 
 
-class _DialPool(UnixHTTPConnectionPool):
+class _DialPool(Lines, UnixHTTPConnectionPool):
     QueueCls = _Stack
 
     def __init__(self, url: str, dialer: Dialer, timeout: float) -> None:

@@ -57,6 +57,8 @@ class Exec:
                 raise SandboxGoneError(f'the container of sandbox {name} does not run any more: {words}') from error
             raise
         self._frames = Demultiplexer()
+        self.is_cancelled = False
+        """Whether `cancel` was called, for whoever meets the end of the streams."""
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """Yield ``(STDOUT or STDERR, bytes)`` until both are closed, or this is."""
@@ -74,6 +76,11 @@ class Exec:
     def close_input(self) -> None:
         """Say that no more input comes."""
         self._raw.close_write()
+
+    def cancel(self) -> None:
+        """Let go of the streams because nobody waits for the program any more."""
+        self.is_cancelled = True
+        self.close()
 
     def close(self) -> None:
         """Let go of the streams. May be called twice, from any thread."""

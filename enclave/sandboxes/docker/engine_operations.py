@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import IO, Literal, NoReturn
 
-from enclave.cancellation import is_cancelled, on_cancel
+from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
 from enclave.errors import (
     CallCancelledError,
     EnclaveError,
@@ -48,7 +48,7 @@ from enclave.sandboxes.docker import engine_archives, engine_scripts
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.engine_exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.operations import RunRequest
+from enclave.sandboxes.operations import CallCount, RunRequest
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
 
@@ -57,6 +57,8 @@ LIFELINE_COMMAND = ['sh', '-c', engine_scripts.LIFELINE]
 
 ANSWER_SECONDS = 60.0
 """How long something that is quick by nature may take, before the sandbox counts as not answering."""
+LAST_SECONDS = 1.0
+"""How long a program that takes input has to end, after its work was cancelled and it was given no more."""
 ARGUMENT_BYTES = 64 * 1024
 """Arguments of a program up to this size travel as such; Linux takes 128 KiB in one."""
 KNOWN_SIZE_BYTES = 1 << 20
@@ -157,8 +159,8 @@ class EngineOperations:
         self._stream_in = stream
         self._name = name
         self._user = user
-        self._lock = threading.Lock()  # guards _active_calls, _has_run, _own_ids and _environment
-        self._active_calls = 0
+        self._calls = CallCount()
+        self._lock = threading.Lock()  # guards _has_run, _own_ids and _environment
         self._has_run = False
         self._own_ids: tuple[int, int] | None = None
         self._environment: dict[str, str] | None = None
@@ -177,28 +179,17 @@ class EngineOperations:
     @property
     def active_calls(self) -> int:
         """How many calls are going on."""
-        with self._lock:
-            return self._active_calls
+        return self._calls.value
 
     def find_problem(self) -> str | None:
         """Return why nothing can be run any more, as far as that is known without asking."""
         return 'its container has ended' if self._has_ended.is_set() and not self._is_closing else None
 
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        with self._lock:
-            self._active_calls += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._active_calls -= 1
-
     # Commands ---------------------------------------------------------------------------------------------------------
 
     def run(self, request: RunRequest) -> CommandResult:
         """Run a command to its end, or to the end of its time."""
-        with self._counted():
+        with self._calls.counted():
             with self._lock:
                 self._has_run = True
             if request.user:
@@ -437,7 +428,7 @@ class EngineOperations:
     def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
         """Yield a regular file's bytes. Errors are raised by the first step."""
         length = '' if max_bytes is None else str(max_bytes)
-        with self._counted():
+        with self._calls.counted():
             try:
                 yield from self._stream(engine_scripts.READ, path, str(offset + 1), length)
             except _ScriptError as error:
@@ -458,16 +449,21 @@ class EngineOperations:
         mode: int | None,
     ) -> int:
         """Write a regular file and return its size; ``size`` is how many bytes come, where that is known."""
-        source, known = (iter(chunks), size) if size is not None else _measured(chunks)
+        pieces = until_cancelled(chunks, f'writing {path!r} into the sandbox')
+        source, known = (pieces, size) if size is not None else _measured(pieces)
         length, bits = '' if known is None else str(known), '' if mode is None else f'{mode:o}'
         flags = (_flag(append), _flag(exclusive), _flag(make_parents))
         name = f'.enclave-{secrets.token_hex(8)}'
-        with self._counted(), self._path_errors(path):
+        with self._calls.counted(), self._path_errors(path):
             try:
                 words = (path, length, *flags, bits, name)
                 answer = self._ask(engine_scripts.WRITE, *words, chunks=source, timeout=None)
                 if b'\0' in answer:
                     place, beside = _text(answer).split('\0')[:2]
+                    if is_cancelled():
+                        raise _SourceError(
+                            CallCancelledError(f'writing {path!r} into the sandbox was cancelled'), answer
+                        )
                     answer = self._ask(engine_scripts.COMMIT, place, beside, bits)
             except _SourceError as broken:
                 if b'\0' in broken.answer:
@@ -484,7 +480,7 @@ class EngineOperations:
 
     def list_dir(self, path: str, *, recursive: bool, max_entries: int | None) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
-        with self._counted(), self._path_errors(path):
+        with self._calls.counted(), self._path_errors(path):
             pieces = self._stream(engine_scripts.LIST, path, _flag(recursive), engine_scripts.STAT_FORMAT)
             with contextlib.closing(pieces):
                 entries = list(itertools.islice(_listed(_fields(pieces)), max_entries))
@@ -492,7 +488,7 @@ class EngineOperations:
 
     def stat_path(self, path: str, *, follow_symlinks: bool) -> PathInfo:
         """Return what is at a path; the record's own path is absolute."""
-        with self._counted(), self._path_errors(path):
+        with self._calls.counted(), self._path_errors(path):
             answer = self._ask(engine_scripts.STAT, path, _flag(follow_symlinks), engine_scripts.STAT_FORMAT)
         facts, _, rest = answer.partition(b'\0')
         found, plain = _text(rest.removesuffix(b'\n')), posixpath.normpath(path)
@@ -501,7 +497,7 @@ class EngineOperations:
     def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
         """Remove what is at a path."""
         try:
-            with self._counted(), self._path_errors(path):
+            with self._calls.counted(), self._path_errors(path):
                 self._ask(engine_scripts.REMOVE, path, _flag(recursive), timeout=None)
         except SandboxPathNotFoundError:
             if not missing_ok:
@@ -510,14 +506,14 @@ class EngineOperations:
     def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
         """Make a directory."""
         parent = posixpath.dirname(posixpath.normpath(path)) if parents else ''
-        with self._counted(), self._path_errors(path):
+        with self._calls.counted(), self._path_errors(path):
             self._ask(engine_scripts.MAKE_DIR, path, parent, _flag(exist_ok), f'{mode:o}')
 
     def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
         """Rename, or move between file systems."""
         plain = source.rstrip('/') or '/'
         words = (plain, target, posixpath.basename(plain), _flag(overwrite))
-        with self._counted():
+        with self._calls.counted():
             try:
                 self._ask(engine_scripts.MOVE, *words, timeout=None)
             except _ScriptError as error:
@@ -529,7 +525,7 @@ class EngineOperations:
         """Yield a tar archive of a path, whose top member is called ``arcname``."""
         path = posixpath.normpath(path)
         folder, base = posixpath.split(path)
-        with self._counted():
+        with self._calls.counted():
             pieces = self._stream(engine_scripts.PACK, path, folder, base)
             try:
                 with contextlib.closing(pieces):
@@ -540,23 +536,21 @@ class EngineOperations:
             except _ScriptError as error:
                 if error.number != errno.ENOSYS:
                     self._raise(error, path)
-            with self._engine.translate(f'read {path!r} from the sandbox'):
-                stream, _ = self._engine.api.get_archive(self._container, path)
-                with contextlib.closing(stream):
-                    yield from engine_archives.rename_top(stream, base or '.', arcname)
+            with contextlib.closing(self._engine.read_archive(self._container, path)) as stream:
+                yield from engine_archives.rename_top(stream, base or '.', arcname)
 
     def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
         """Unpack a tar archive below a directory, made if missing, merging with what is there."""
         ids = self.get_ids()
-        with self._counted(), self._path_errors(path), tempfile.TemporaryFile() as spool:
-            folders = engine_archives.check(chunks, spool, None if ids[0] == 0 else ids)
+        with self._calls.counted(), self._path_errors(path), tempfile.TemporaryFile() as spool:
+            source = until_cancelled(chunks, f'unpacking in {path!r}')
+            folders = engine_archives.check(source, spool, None if ids[0] == 0 else ids)
             has_tar, root = self._find_place(path, folders)
             spool.seek(0)
             if has_tar:
                 self._ask(engine_scripts.UNPACK, root, chunks=_blocks(spool), timeout=None)
             else:
-                with self._engine.translate(f'unpack an archive in the sandbox at {path!r}'):
-                    self._engine.api.put_archive(self._container, root, _blocks(spool))
+                self._engine.write_archive(self._container, root, _blocks(spool))
 
     def _find_place(self, path: str, folders: dict[str, str]) -> tuple[bool, str]:
         """Make the target, look whether symlinks that are there lead out of it, and return whether there is a tar, and
@@ -627,11 +621,11 @@ class EngineOperations:
         running.close_input()
         has_ended = False
         try:
-            with on_cancel(running.close):
+            with on_cancel(running.cancel):
                 yield from self._answer(running)
             has_ended = True
         except (_ScriptError, EnclaveError):
-            has_ended = not is_cancelled()
+            has_ended = not running.is_cancelled
             raise
         finally:
             running.close()
@@ -657,6 +651,7 @@ class EngineOperations:
         Raises:
             _ScriptError: It failed.
             _SourceError: ``chunks`` raised; the program has seen the end of its input and has ended.
+            CallCancelledError: The work was cancelled, and the program did not end well.
         """
         call_id = call_id or f'own-{secrets.token_hex(8)}'
         running = self._exec(program, arguments, call_id=call_id, user=user)
@@ -667,9 +662,16 @@ class EngineOperations:
             is_late.set()
             running.close()
 
-        timer = None if timeout is None else self._make_timer(timeout, stop)
+        def end_input() -> None:
+            # A program that misses input takes back by itself what it has made of the rest, if it is given the time.
+            running.is_cancelled = True
+            timers.append(self._make_timer(0.0, running.close_input))  # apart: a write that is blocked holds it up
+            timers.append(self._make_timer(LAST_SECONDS, running.close))
+
+        cancel = running.cancel if chunks is None else end_input
+        timers = [] if timeout is None else [self._make_timer(timeout, stop)]
         try:
-            with contextlib.nullcontext() if is_cleaning else on_cancel(running.close):
+            with contextlib.nullcontext() if is_cleaning else on_cancel(cancel):
                 if chunks is None:
                     running.close_input()
                     answer = self._whole_answer(running)
@@ -677,17 +679,19 @@ class EngineOperations:
                     answer = self._exchange(running, chunks)
             has_ended = True
             return answer
-        except (_ScriptError, _SourceError):
+        except (_ScriptError, _SourceError) as error:
             has_ended = True
+            if running.is_cancelled and isinstance(error, _ScriptError):
+                raise CallCancelledError('the file operation was cancelled') from None
             raise
         except EnclaveError as error:
             if is_late.is_set():
                 message = f'sandbox {self._name} did not answer within {timeout:g} s'
                 raise OperationTimeoutError(message) from error
-            has_ended = is_cleaning or not is_cancelled()
+            has_ended = not running.is_cancelled
             raise
         finally:
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
             running.close()
             if not has_ended and not is_cleaning:
@@ -709,8 +713,8 @@ class EngineOperations:
         thread.start()
         broken: Exception | None = None
         try:
-            for chunk in chunks:
-                if chunk and not running.write(chunk):
+            for chunk in _held_back(chunks):
+                if not running.write(chunk):
                     break
         except Exception as error:
             broken = error
@@ -748,7 +752,7 @@ class EngineOperations:
         words = errors.data()
         end = _END_LINE.search(words)
         if end is None:
-            if is_cancelled():
+            if running.is_cancelled:
                 raise CallCancelledError('the file operation was cancelled')
             self._check_running()
             if not has_begun:
@@ -835,6 +839,18 @@ def _measured(chunks: Iterable[bytes]) -> tuple[Iterator[bytes], int | None]:
         if size > KNOWN_SIZE_BYTES:
             return itertools.chain(held, source), None
     return iter(held), size
+
+
+def _held_back(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each piece when the next has come: what a source that fails has given is then never all that was announced."""
+    held = b''
+    for chunk in chunks:
+        if chunk:
+            if held:
+                yield held
+            held = chunk
+    if held:
+        yield held
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

@@ -17,15 +17,16 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 
+from enclave.cancellation import Cancellation, is_cancelled, until_cancelled
 from enclave.channel.channel import Channel
-from enclave.errors import EnclaveError, SandboxPathError, SandboxPathNotFoundError
+from enclave.errors import CallCancelledError, EnclaveError, SandboxPathError, SandboxPathNotFoundError
 from enclave.records import PathInfo
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.docker.engine import Engine
+from enclave.sandboxes.operations import CallCount
 
 LARGE_BYTES = 8 << 20
 """Files from this size on go through the engine."""
-PIECE_BYTES = 1 << 20
 
 
 class DockerAgentOperations(AgentOperations):
@@ -40,6 +41,12 @@ class DockerAgentOperations(AgentOperations):
         self._engine = engine
         self._container = container
         self._use_archives = use_archives
+        self._past_channel = CallCount()  # the calls that the channel knows nothing of
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls are going on."""
+        return super().active_calls + self._past_channel.value
 
     def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
         """Yield a regular file's bytes."""
@@ -50,10 +57,11 @@ class DockerAgentOperations(AgentOperations):
         return super().read_file(path, offset, max_bytes)
 
     def _read_large(self, path: str, size: int) -> Iterator[bytes]:
-        with self._engine.translate(f'read {path!r} from the sandbox'):
-            stream, _ = self._engine.api.get_archive(self._container, path, chunk_size=PIECE_BYTES)
-            with contextlib.closing(stream):
-                yield from _first_member(stream, path, size)
+        with (
+            self._past_channel.counted(),
+            contextlib.closing(self._engine.read_archive(self._container, path)) as pieces,
+        ):
+            yield from _first_member(pieces, path, size)
 
     def write_file(
         self,
@@ -116,12 +124,16 @@ class DockerAgentOperations(AgentOperations):
             member.uid, member.gid = before.uid, before.gid
             member.mode = before.mode if keep else mode
         beside = posixpath.join(folder, member.name)
+        body = _OneMember(member, until_cancelled(chunks, f'writing {name!r} into the sandbox'))
         try:
-            with self._engine.translate(f'write {name!r} into the sandbox'):
-                self._engine.api.put_archive(self._container, folder, _OneMember(member, chunks))
+            with self._past_channel.counted():
+                self._engine.write_archive(self._container, folder, body)
+            if is_cancelled():
+                raise CallCancelledError(f'writing {name!r} into the sandbox was cancelled')
             self.move_path(beside, posixpath.join(folder, name), overwrite=True)
         except BaseException:
-            self._remove_late(beside)
+            with Cancellation().applied():  # it is removed although the work was cancelled
+                self._remove_late(beside)
             raise
 
     def _remove_late(self, path: str) -> None:

@@ -1,13 +1,19 @@
-"""What a manager is; see `enclave.aio.SandboxManager`."""
+"""Managers to be used with ``async with``: those of `enclave.aio`, with results as `ms_enclave.sandbox.boxes` tells."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from enclave import aio
-from enclave.aio.factories import SandboxManagerFactory as _SandboxManagerFactory
+from enclave.aio.factories import ManagerMaker
 from enclave.aio.lifting import Family
-from ms_enclave.sandbox.boxes import FAMILY
+from enclave.enums import SandboxType
+from ms_enclave.sandbox.boxes import FAMILY, Sandbox
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from enclave.managers.base import Config, Lifetime
 
 
 class SandboxManager(aio.SandboxManager):
@@ -16,8 +22,41 @@ class SandboxManager(aio.SandboxManager):
     _family: ClassVar[Family] = FAMILY
     _home: ClassVar[tuple[str, str]] = aio.SandboxManager._home
 
+    if TYPE_CHECKING:  # what they give are sandboxes of this package
 
-class SandboxManagerFactory(_SandboxManagerFactory):
+        async def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
+            """See `enclave.aio.SandboxManager`."""
+
+        def open(
+            self,
+            sandbox_type: SandboxType | str | None = None,
+            config: Config = None,
+            sandbox_id: str | None = None,
+            *,
+            ttl: Lifetime = 'default',
+            idle_timeout: Lifetime = 'default',
+        ) -> AbstractAsyncContextManager[Sandbox]:
+            """See `enclave.aio.SandboxManager`."""
+
+        def lease(
+            self, timeout: float | None = None, *, pool: str | None = None
+        ) -> AbstractAsyncContextManager[Sandbox]:
+            """See `enclave.aio.SandboxManager`."""
+
+
+class LocalSandboxManager(SandboxManager, aio.LocalSandboxManager):
+    """Many sandboxes with one owner, in this process; see `enclave.aio.LocalSandboxManager`."""
+
+    _home: ClassVar[tuple[str, str]] = aio.LocalSandboxManager._home
+
+
+class HttpSandboxManager(SandboxManager, aio.HttpSandboxManager):
+    """Sandboxes of a server elsewhere; see `enclave.aio.HttpSandboxManager`."""
+
+    _home: ClassVar[tuple[str, str]] = aio.HttpSandboxManager._home
+
+
+class SandboxManagerFactory(ManagerMaker[SandboxManager]):
     """Makes managers by kind, not started and connected to nothing; see `enclave.aio.SandboxManagerFactory`."""
 
     _family: ClassVar[Family] = FAMILY
@@ -25,4 +64,10 @@ class SandboxManagerFactory(_SandboxManagerFactory):
 
 register_manager = aio.register_manager
 
-__all__ = ['SandboxManager', 'SandboxManagerFactory', 'register_manager']
+__all__ = [
+    'HttpSandboxManager',
+    'LocalSandboxManager',
+    'SandboxManager',
+    'SandboxManagerFactory',
+    'register_manager',
+]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from enclave.errors import NotFoundError, SandboxGoneError, TooManyRequestsError
-from enclave.managers.protocol import StreamEvent
+from enclave.managers.protocol import ProcessEvent, StreamEvent
+from enclave.records import CommandResult
 from enclave.server import live
-from enclave.server.live import Live, LiveTable
+from enclave.server.live import Live, LiveTable, as_text
 
 PATIENCE = 30.0
 
@@ -88,6 +89,15 @@ def test_lines_are_json_with_their_numbers() -> None:
     ]
     assert [line.is_last for line in lines] == [False, False, True]
     assert talk.size >= sum(len(line.text) for line in lines)
+
+
+def test_the_result_in_an_event_is_whole() -> None:
+    event = ProcessEvent(event='end', result=CommandResult(command='x', status='success'))
+
+    fields = json.loads(as_text(event, 7))
+
+    assert set(fields) == {'event', 'seq', 'result'}
+    assert fields['result']['signal'] is None
 
 
 def test_two_readers_at_once_both_get_everything() -> None:

@@ -1,0 +1,185 @@
+"""HTTP requests that end when the work they are made for is cancelled (floor 0).
+
+A transfer may be blocked in the midst of a system call, because the other side takes nothing or sends nothing. What ends that
+is ending the connection under it, from the thread that cancels. But a connection goes back to its pool as soon as its answer
+was read, and may carry somebody else's request a moment later. So the connections here know which `Exchange` they serve, and
+tell it when they do so no longer.
+
+Both doors to HTTP, the container engine's client and the manager's, stand on urllib3, and have these connections put in
+their pools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from attrs import define, field
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from enclave.cancellation import is_cancelled, on_cancel
+from enclave.errors import CallCancelledError
+
+LISTEN_SECONDS = 5.0
+"""How long the answer to a request that was cut short is waited for, where it is."""
+
+_current: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar('enclave_exchange', default=None)
+
+
+@define(eq=False)
+class Exchange:
+    """One request and its answer. Lives until the answer was read. Any thread may hang up.
+
+    Args:
+        what: What it is for, as a noun: ``'the download'``.
+        listens: Hang up by saying no more, and still hear the answer for a while: it tells that the other side has let go.
+    """
+
+    what: str
+    listens: bool = field(default=False, kw_only=True)
+    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    # Guarded by _lock:
+    _socket: Any = field(default=None, init=False, repr=False)
+    _is_hung_up: bool = field(default=False, init=False)
+    _patience: threading.Timer | None = field(default=None, init=False, repr=False)
+
+    @property
+    def is_hung_up(self) -> bool:
+        """Whether `hang_up` was called."""
+        with self._lock:
+            return self._is_hung_up
+
+    def hang_up(self) -> None:
+        """End it, now or as soon as it has a connection; whoever is blocked in it wakes up with an error."""
+        with self._lock:
+            self._is_hung_up = True
+            self._shut_locked()
+            if self.listens and self._patience is None:
+                self._patience = threading.Timer(LISTEN_SECONDS, self._hear_no_more)
+                self._patience.name, self._patience.daemon = 'enclave-hang-up', True
+                self._patience.start()
+
+    def _hear_no_more(self) -> None:
+        with self._lock:
+            self.listens = False
+            self._shut_locked()
+
+    def take(self, connected: Any) -> None:
+        """Learn which socket it goes over, None for none any more. For `Line`."""
+        with self._lock:
+            self._socket = connected
+            if self._is_hung_up:
+                self._shut_locked()
+
+    def _shut_locked(self) -> None:
+        how = socket.SHUT_WR if self.listens else socket.SHUT_RDWR
+        with contextlib.suppress(OSError):  # it has ended by itself
+            # Under TLS too the plain way: an `ssl.SSLSocket` that is shut sends what comes next as plain text.
+            if isinstance(self._socket, socket.socket):
+                socket.socket.shutdown(self._socket, how)
+
+    @contextlib.contextmanager
+    def made(self) -> Iterator[None]:
+        """Have the next request of this thread, to be made within the block, be this exchange's."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Hang up if the caller's work is cancelled within the block.
+
+        Raises:
+            CallCancelledError: It was, or had been before; in the place of whatever came of that.
+        """
+        if is_cancelled():
+            raise CallCancelledError(f'{self.what} was cancelled before it began')
+        with on_cancel(self.hang_up):
+            try:
+                yield
+            except CallCancelledError:
+                raise
+            except Exception as error:
+                if self.is_hung_up:
+                    raise CallCancelledError(f'{self.what} was cancelled') from error
+                raise
+            finally:
+                with self._lock:
+                    if self._patience is not None:
+                        self._patience.cancel()
+
+
+class Line:
+    """Mixed into a connection class: says to the exchange that it serves which socket it has."""
+
+    sock: Any
+    _exchange: Exchange | None = None
+
+    def connect(self) -> None:
+        """Connect."""
+        super().connect()  # type: ignore[misc]
+        self.show_socket()
+
+    def request(self, *args: Any, **words: Any) -> None:
+        """Send a request."""
+        self._begin()
+        super().request(*args, **words)  # type: ignore[misc]
+
+    def request_chunked(self, *args: Any, **words: Any) -> None:
+        """Send a request whose body comes in pieces; urllib3 before 2 has another method for that."""
+        self._begin()
+        super().request_chunked(*args, **words)  # type: ignore[misc]
+
+    def _begin(self) -> None:
+        exchange = _current.get()
+        if exchange is not None:
+            self._exchange = exchange
+            _current.set(None)  # what gives the body may make requests of its own
+            self.show_socket()
+
+    def show_socket(self) -> None:
+        """Say which socket there is, if any."""
+        if self._exchange is not None and self.sock is not None:
+            self._exchange.take(self.sock)
+
+    def let_go(self) -> None:
+        """Serve no exchange any more."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.take(None)
+
+
+class Lines:
+    """Mixed into a pool class whose connections are `Line`."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.let_go()
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _HttpLine(Line, HTTPConnection):
+    pass
+
+
+class _HttpsLine(Line, HTTPSConnection):
+    pass
+
+
+class _HttpLines(Lines, HTTPConnectionPool):
+    ConnectionCls = _HttpLine
+
+
+class _HttpsLines(Lines, HTTPSConnectionPool):
+    ConnectionCls = _HttpsLine
+
+
+LINES: dict[str, type[HTTPConnectionPool]] = {'http': _HttpLines, 'https': _HttpsLines}
+"""Pools by scheme, for the ``pool_classes_by_scheme`` of a urllib3 `PoolManager`."""

@@ -1,0 +1,150 @@
+"""What a checker of types makes of users' programs, in each of the colours. It has this checkout's `mypy --strict`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.compat.running import PATIENCE, ROOT, environment
+
+BLOCKING = """
+from typing import Any
+
+from enclave import (
+    DockerNotebookSandbox, DockerSandbox, DockerSandboxConfig, LocalSandboxManager, Sandbox, SandboxFactory, SandboxManager,
+    SandboxManagerFactory, SandboxType, Tool, ToolResult, Workspace, register_tool,
+)
+
+
+@register_tool('blocking')
+class Blocking(Tool):
+    def execute(self, workspace: Workspace, path: str = '.', **parameters: Any) -> ToolResult:
+        return self.success(workspace.list_dir(path)[0].path)
+
+
+def use(sandbox: Sandbox) -> str:
+    return str(sandbox.execute_tool('blocking', {}).output)
+
+
+docker: DockerSandbox = SandboxFactory.create_sandbox(SandboxType.DOCKER, DockerSandboxConfig(tools_config=['blocking']))
+notebook: DockerNotebookSandbox = SandboxFactory.create_sandbox('docker_notebook')
+made: SandboxManager = SandboxManagerFactory.create_manager()
+with LocalSandboxManager(pool_size=2) as manager, manager.lease() as leased:
+    use(leased)
+    found: Sandbox | None = manager.get_sandbox('x')
+    data: bytes = docker.read_file('x')
+    manager.execute_tool(1, 'blocking')  # type: ignore[arg-type]
+"""
+AWAITED = """
+import asyncio
+from typing import Any
+
+from {boxes} import (
+    DockerNotebookSandbox, DockerSandbox, Sandbox, SandboxFactory, register_sandbox,
+)
+from {managers} import HttpSandboxManager, LocalSandboxManager, SandboxManager, SandboxManagerFactory
+from {model} import CommandResult, DockerSandboxConfig, ExecutionStatus, SandboxType, ToolResult
+from {tools} import Tool, ToolParams, register_tool
+
+
+@register_tool('documented')
+class Documented(Tool):
+    _name = 'documented'
+    _parameters = ToolParams(type='object', properties={{}}, required=[])
+
+    async def execute(self, sandbox_context: Any, **kwargs: Any) -> ToolResult:
+        return ToolResult(tool_name='documented', status=ExecutionStatus.SUCCESS)
+
+
+@register_tool('typed')
+class Typed(Tool):
+    async def execute(self, sandbox_context: Sandbox, command: str, timeout: int = 3) -> ToolResult:
+        return self.success((await sandbox_context.execute_command(command, timeout)).stdout)
+
+
+@register_tool('running')
+class Running(Tool):
+    async def run(self, workspace: Sandbox, arguments: dict[str, Any]) -> str:
+        return (await workspace.execute_command('true')).stdout
+
+
+@register_sandbox('own')
+class Own(Sandbox):
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def execute_command(self, command: Any, timeout: float | None = None, **options: Any) -> CommandResult:
+        return CommandResult(command=command, status=ExecutionStatus.SUCCESS)
+
+
+async def use(sandbox: Sandbox) -> ToolResult:
+    return await sandbox.execute_tool('documented', {{}})
+
+
+async def main() -> None:
+    sandbox: Sandbox = SandboxFactory.create_sandbox(SandboxType.DOCKER)
+    docker: DockerSandbox = SandboxFactory.create_sandbox('docker', DockerSandboxConfig(tools_config={{'typed': {{}}}}))
+    notebook: DockerNotebookSandbox = SandboxFactory.create_sandbox(SandboxType.DOCKER_NOTEBOOK)
+    kind: type[Sandbox] = SandboxFactory.get_sandbox_class('own')
+    own: Sandbox = SandboxFactory.create_sandbox('own')
+    made: SandboxManager = SandboxManagerFactory.create_manager()
+    async with docker as entered, notebook as book:
+        await use(entered)
+        cell = (await book.execute_cell('1')).outputs
+        data: bytes = await docker.read_file('x')
+        async for chunk in docker.read_chunks('x'):
+            data += chunk
+    async with LocalSandboxManager() as manager, HttpSandboxManager(base_url='http://127.0.0.1:1') as remote:
+        found: Sandbox | None = await manager.get_sandbox('x')
+        async with remote.lease() as leased, manager.open('docker') as opened:
+            await use(leased)
+            await use(opened)
+        result: ToolResult = await manager.execute_tool('x', 'typed', {{'command': 'true'}})
+        await manager.execute_tool(1, 'typed')  # type: ignore[arg-type]
+
+
+asyncio.run(main())
+"""
+ONE = dict.fromkeys(('boxes', 'managers', 'model', 'tools'), 'enclave.aio')
+DOCUMENTED = {
+    'boxes': 'ms_enclave.sandbox.boxes',
+    'managers': 'ms_enclave.sandbox.manager',
+    'model': 'ms_enclave.sandbox.model',
+    'tools': 'ms_enclave.sandbox.tools',
+}
+PROGRAMS = {
+    'blocking': BLOCKING,
+    'aio': AWAITED.format(**ONE),
+    'documented': AWAITED.format(**DOCUMENTED),
+    'modules': AWAITED.format(**{**DOCUMENTED, 'managers': 'ms_enclave.sandbox.manager.local_manager'}),
+    'lazy': AWAITED.format(**dict.fromkeys(ONE, 'ms_enclave.sandbox')),
+}
+
+
+def test_users_programs_have_their_types(tmp_path: Path) -> None:
+    pytest.importorskip('mypy')
+    for name, text in PROGRAMS.items():
+        (tmp_path / f'{name}.py').write_text(text)
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'mypy',
+            '--strict',
+            '--follow-imports=silent',
+            '--config-file=',
+            *map('{}.py'.format, PROGRAMS),
+        ],
+        cwd=tmp_path,
+        env={**environment(), 'MYPYPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,88 @@
+"""Transfers that are cancelled in their midst, and other sides that fall silent."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from enclave.cancellation import Cancellation, on_cancel
+from enclave.errors import CallCancelledError
+from tests.support.sockets import PATIENCE, read_head
+
+
+class Gate:
+    """Holds a transfer after its first piece, until its work is cancelled. For one transfer."""
+
+    def __init__(self) -> None:
+        self.under_way = threading.Event()
+        self.was_cancelled = threading.Event()
+
+    def held(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            yield piece
+            self.under_way.set()
+            with on_cancel(self.was_cancelled.set):
+                assert self.was_cancelled.wait(PATIENCE), 'nobody cancelled the transfer'
+
+    def hold(self, function: Callable[..., Iterable[bytes]]) -> Callable[..., Iterator[bytes]]:
+        """Return a function whose pieces are held."""
+        return lambda *args, **words: self.held(function(*args, **words))
+
+
+UPLOADS = [f'enclave.sandboxes.{each}.until_cancelled' for each in ('agent_operations', 'docker.transfer')]
+"""What the pieces of every upload of a sandbox with an agent go through."""
+
+
+def cancel_midway(call: Callable[[], Any], under_way: threading.Event) -> None:
+    """Make a call, cancel it once it is under way, and see that it says so."""
+    cancellation = Cancellation()
+    ends: list[Any] = []
+
+    def work() -> None:
+        with cancellation.applied():
+            try:
+                ends.append(call())
+            except BaseException as error:
+                ends.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert under_way.wait(PATIENCE)
+    cancellation.cancel()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), 'the call goes on'
+    assert [type(end) for end in ends] == [CallCancelledError], ends
+
+
+@contextlib.contextmanager
+def silent(*answers: bytes) -> Iterator[tuple[int, threading.Event]]:
+    """Listen, give each request in turn one of some answers, and then not another byte, nor take one.
+
+    Gives the port, and the event that is set when the silence begins.
+    """
+    listener = socket.create_server(('127.0.0.1', 0))
+    began, ending = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                for answer in answers or (b'',):
+                    read_head(connection)
+                    connection.sendall(answer)
+                began.set()
+                ending.wait()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], began
+    finally:
+        ending.set()
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(PATIENCE)

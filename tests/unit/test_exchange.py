@@ -1,0 +1,126 @@
+"""Requests to an engine or a server that has fallen silent end when their work is cancelled."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+from urllib3 import PoolManager
+
+from enclave.cancellation import Cancellation, until_cancelled
+from enclave.errors import CallCancelledError
+from enclave.exchange import LINES, Exchange
+from enclave.managers.http import HttpSandboxManager
+from enclave.sandboxes.docker.engine import Engine
+from tests.support.sockets import answering
+from tests.support.transfers import cancel_midway, silent
+
+LARGE = bytes(64 << 20)
+"""More than the buffers on the way to somebody who takes nothing."""
+
+
+def answer(body: bytes = b'', length: int | None = None, headers: str = '') -> bytes:
+    head = f'HTTP/1.1 200 OK\r\n{headers}Content-Length: {len(body) if length is None else length}\r\n\r\n'
+    return head.encode() + body
+
+
+VERSION = answer(json.dumps({'ApiVersion': '1.41'}).encode())
+BEGUN = answer(b'x' * 100_000, 1 << 30, 'X-Enclave-Protocol: 1\r\n')
+
+
+def test_reading_from_a_silent_engine_is_cancelled() -> None:
+    with silent(VERSION, BEGUN) as (port, began), Engine(f'tcp://127.0.0.1:{port}') as engine:
+        cancel_midway(lambda: list(engine.read_archive('box', '/file')), began)
+
+
+def test_writing_to_an_engine_that_takes_nothing_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('enclave.exchange.LISTEN_SECONDS', 0.1)
+    with silent(VERSION, b'') as (port, began), Engine(f'tcp://127.0.0.1:{port}') as engine:
+        cancel_midway(lambda: engine.write_archive('box', '/', iter([LARGE])), began)
+
+
+@contextlib.contextmanager
+def client(port: int) -> Iterator[HttpSandboxManager]:
+    """A manager that has not asked its server anything yet."""
+    manager = HttpSandboxManager(base_url=f'http://127.0.0.1:{port}')
+    try:
+        yield manager
+    finally:
+        manager.stop()
+
+
+@pytest.mark.parametrize('answers', [(), (BEGUN,)], ids=['before the answer', 'in the answer'])
+def test_reading_from_a_silent_server_is_cancelled(answers: tuple[bytes, ...]) -> None:
+    with silent(*answers) as (port, began), client(port) as manager:
+        cancel_midway(lambda: manager.get_file('box', 'file'), began)
+
+
+@pytest.mark.parametrize('source', [LARGE, b'small'], ids=['in the request', 'before the answer'])
+def test_writing_to_a_silent_server_is_cancelled(source: bytes) -> None:
+    with silent() as (port, began), client(port) as manager:
+        cancel_midway(lambda: manager.put_file('box', source, 'file'), began)
+
+
+def test_a_connection_that_was_given_back_is_nobodys_to_end() -> None:
+    exchange = Exchange('the first request')
+    with answering(answer(b'one')) as url, PoolManager() as manager:
+        manager.pool_classes_by_scheme = LINES
+        with exchange.made():
+            response = manager.request('GET', url, preload_content=False)
+        pool = manager.connection_from_url(url)
+        assert response.read() == b'one'
+        assert pool.pool is not None
+        resting = pool.pool.queue[-1]
+
+        exchange.hang_up()
+
+        assert resting.sock.getpeername()
+        resting.sock.shutdown(socket.SHUT_RDWR)  # which would fail had it been done
+
+
+def test_requests_that_the_body_makes_are_not_the_exchanges() -> None:
+    exchange = Exchange('the upload')
+    with answering(answer(b'two')) as url, PoolManager() as manager:
+        manager.pool_classes_by_scheme = LINES
+
+        def body():  # type: ignore[no-untyped-def]
+            outer = exchange._socket
+            yield manager.request('GET', url).data
+            assert exchange._socket is outer
+
+        with exchange.made():
+            assert manager.request('PUT', url, body=body(), headers={'Content-Length': '3'}).data == b'two'
+
+
+def test_hanging_up_before_there_is_a_connection_ends_it_too() -> None:
+    exchange = Exchange('the request')
+    exchange.hang_up()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        exchange.take(ours)
+        assert theirs.recv(1) == b''
+
+
+def test_large_pieces_are_cut_up_and_none_follows_the_cancelling() -> None:
+    cancellation = Cancellation()
+    with cancellation.applied():
+        pieces = until_cancelled([bytes(5 << 20)], 'the upload')
+        assert len(next(pieces)) == 1 << 20
+
+    cancellation.cancel()
+
+    with pytest.raises(CallCancelledError, match='the upload was cancelled'):
+        next(pieces)
+
+
+def test_nothing_is_taken_of_what_was_cancelled_before() -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    source = iter([b'one'])
+    with cancellation.applied(), pytest.raises(CallCancelledError):
+        next(until_cancelled(source, 'the upload'))
+
+    assert list(source) == [b'one']
