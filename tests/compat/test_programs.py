@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.compat.running import run_program, running_server
+from tests.support.host import wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -216,8 +217,5 @@ print(sandbox.id)
     name = run_program(textwrap.dedent(program), tmp_path).strip()
 
     labels = {'label': [f'enclave.sandbox={name}']}
-    for _ in range(200):
-        left = get_engine().api.containers(all=True, filters=labels)
-        if not left:
-            break
-    assert left == []
+    # The engine removes an ended container a moment after its stream has closed.
+    assert wait_until(lambda: not get_engine().api.containers(all=True, filters=labels), 60)

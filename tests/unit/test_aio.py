@@ -319,7 +319,7 @@ def test_factories_make_managers_that_are_not_started() -> None:
 def test_a_manager_of_ones_own_comes_back_from_the_factory(
     backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
-    monkeypatch.setattr(managers, '_registered', dict(managers._registered))
+    monkeypatch.setattr(managers.MANAGERS, 'registered', dict(managers.MANAGERS.registered))
     names: Any = importlib.import_module(home)
 
     @names.register_manager('counting')
@@ -352,7 +352,7 @@ def test_a_manager_of_ones_own_comes_back_from_the_factory(
 def test_a_manager_to_be_awaited_is_refused_where_nobody_awaits(
     monkeypatch: pytest.MonkeyPatch, base: type[Any]
 ) -> None:
-    monkeypatch.setattr(managers, '_registered', dict(managers._registered))
+    monkeypatch.setattr(managers.MANAGERS, 'registered', dict(managers.MANAGERS.registered))
     aio.register_manager('awaited')(type('Awaited', (base,), {}))
 
     with pytest.raises(InvalidArgumentError, match='Awaited is a manager to be awaited'):
