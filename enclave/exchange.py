@@ -69,6 +69,16 @@ class Exchange:
             self.listens = False
             self._shut_locked()
 
+    def _end(self) -> None:
+        """Break off what has not come to its end, and refer to nothing any more."""
+        with self._lock:
+            self.listens = False
+            self._shut_locked()
+            self._socket = None
+            patience, self._patience = self._patience, None
+        if patience is not None:
+            patience.cancel()
+
     def take(self, connected: Any) -> None:
         """Learn which socket it goes over, None for none any more. For `Line`."""
         with self._lock:
@@ -94,7 +104,7 @@ class Exchange:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Hang up if the caller's work is cancelled within the block.
+        """Hang up if the caller's work is cancelled within the block, and if the block ends before the answer was read.
 
         Raises:
             CallCancelledError: It was, or had been before; in the place of whatever came of that.
@@ -111,9 +121,7 @@ class Exchange:
                     raise CallCancelledError(f'{self.what} was cancelled') from error
                 raise
             finally:
-                with self._lock:
-                    if self._patience is not None:
-                        self._patience.cancel()
+                self._end()
 
 
 class Line:

@@ -487,6 +487,15 @@ class _Adapter(requests.adapters.HTTPAdapter):
             manager.pool_classes_by_scheme = LINES
         return manager
 
+    def close(self) -> None:
+        # Else connections that rest are closed when their pool is collected, which an old traceback may keep.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+        super().close()
+
 
 class _Sized:
     """Pieces whose sum is known, so that they travel with a length."""

@@ -64,6 +64,18 @@ def test_writing_to_a_silent_server_is_cancelled(source: bytes) -> None:
         cancel_midway(lambda: manager.put_file('box', source, 'file'), began)
 
 
+def test_a_client_that_stops_closes_what_rests_at_once() -> None:
+    with answering(BEGUN) as url:
+        transport = HttpSandboxManager(base_url=url)._transport
+        pool = transport._adapter.poolmanager.connection_from_url(url)
+        pool._put_conn(connection := pool._get_conn())
+        connection.connect()
+
+        transport.close()
+
+        assert connection.sock is None
+
+
 def test_a_connection_that_was_given_back_is_nobodys_to_end() -> None:
     exchange = Exchange('the first request')
     with answering(answer(b'one')) as url, PoolManager() as manager:

@@ -19,7 +19,7 @@ import queue
 import threading
 import urllib.parse
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import docker
@@ -286,15 +286,19 @@ class Engine:
             EngineError, EngineUnavailableError: As for `translate`.
         """
         exchange = Exchange(f'reading {path!r} from the sandbox')
-        try:
-            with self.translate(f'read {path!r} from the sandbox'), exchange.watched():
-                api = self.api  # now: connecting is a request too
-                with exchange.made():
-                    stream, _ = api.get_archive(container_id, path, chunk_size=ARCHIVE_PIECE_BYTES)
-                with closing(stream):
-                    yield from until_cancelled(stream, exchange.what)
-        finally:
-            exchange.hang_up()  # nothing, if all was read: the connection rests then
+        with self.translate(f'read {path!r} from the sandbox'), exchange.watched():
+            api = self.api  # now: connecting is a request too
+            # Not by docker-py's `get_archive`, which leaves the connection of who stops early to the garbage collector.
+            url = f'{api.base_url}/v{api.api_version}/containers/{urllib.parse.quote(container_id, safe="")}/archive'
+            identity = {'Accept-Encoding': 'identity'}
+            with exchange.made():
+                response = api.get(url, params={'path': path}, headers=identity, stream=True, timeout=self.timeout)
+            with response:
+                try:
+                    response.raise_for_status()
+                except requests.exceptions.HTTPError as error:
+                    docker.errors.create_api_error_from_http_exception(error)
+                yield from until_cancelled(response.iter_content(ARCHIVE_PIECE_BYTES), exchange.what)
 
     def write_archive(self, container_id: str, path: str, archive: Iterable[bytes]) -> None:
         """Have a tar archive unpacked below a directory of a container. Cancelling the caller's work ends it.
