@@ -11,6 +11,7 @@ else happens on the thread of the caller.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import secrets
@@ -35,6 +36,7 @@ from enclave.errors import (
 )
 from enclave.records import CommandResult, utc_now
 from enclave.sandboxes.connection import Connection
+from enclave.sandboxes.notebook import preparation
 from enclave.sandboxes.notebook.messages import SIGNATURE_SCHEME, Message, MessageError, Messenger, make_key
 from enclave.sandboxes.notebook.outputs import OutputCollector
 from enclave.sandboxes.notebook.zmtp import Parts, ZmtpError, ZmtpSocket
@@ -53,12 +55,7 @@ _INBOX_MESSAGES = 1000
 _INBOX_BYTES = 16 << 20
 _PORTS = ('shell', 'iopub', 'stdin', 'control', 'hb')
 
-# A kernel's outputs wait in it when they are not taken fast enough, and past ZeroMQ's usual 1000 they are dropped without a
-# word (zmq_setsockopt(3), ZMQ_SNDHWM, number 23). A fast loop of displays reaches that; this many are never reached.
-_KEEP_OUTPUTS = (
-    "exec('try: (lambda thread: thread.schedule(lambda: thread.socket.setsockopt(23, 100000)))"
-    "(get_ipython().kernel.iopub_thread)\\nexcept Exception: pass')"
-)
+_PREPARE = f'{inspect.getsource(preparation)}\nimport IPython\nprepare(IPython.get_ipython())\n'
 PYTHON_SPEC = KernelSpec(
     name='python3',
     display_name='Python 3 (ipykernel)',
@@ -71,7 +68,8 @@ PYTHON_SPEC = KernelSpec(
         '{connection_file}',
         '--HistoryManager.hist_file=:memory:',
         '--Kernel._execute_sleep=0',  # which otherwise is half a millisecond after every cell
-        f'--IPKernelApp.exec_lines={_KEEP_OUTPUTS}',
+        # In a namespace of its own, so that nothing of it is seen in the user's.
+        f'--IPKernelApp.exec_lines=exec({_PREPARE!r}, dict())',
     ],
 )
 """Python's own kernel, by the ``python3`` on the sandbox's PATH."""
