@@ -281,6 +281,22 @@ def test_a_burst_over_what_one_message_may_hold_keeps_head_tail_and_size(
     assert len(text) < 1200
 
 
+def test_a_last_line_without_an_end_is_within_the_cap(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell("print('x' * 60_000, end='')", max_output_bytes=100)
+
+    assert len(result.text) < 200
+    assert result.text == result.stdout == result.outputs[0]['text']
+
+
+def test_help_is_text(sandbox: NotebookSandbox) -> None:
+    *outputs, result = sandbox.stream_cell('len?')
+
+    assert result.success
+    assert 'number of items' in result.text
+    assert '\x1b' not in result.text
+    assert outputs == result.outputs
+
+
 def test_outputs_are_streamed_as_they_come(sandbox: NotebookSandbox) -> None:
     code = "print('first', flush=True)\nimport pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)\n'done'"
     steps = sandbox.stream_cell(code, 60)

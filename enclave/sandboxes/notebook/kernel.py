@@ -182,8 +182,6 @@ class NotebookKernel:
         timeout: float | None,
         seconds: float,
     ) -> CellResult:
-        if reply.get('status') == 'error' and collector.error is None:
-            collector.take_error(reply)
         error = collector.error
         if end is not None and not stopped:
             error = CellError(name='KernelDied', value=f'The kernel {end.reason}')

@@ -312,7 +312,7 @@ class KernelLife:
                 continue
             message = self._messenger.read(parts)
             if message.type != 'status' or message.content.get('execution_state') == 'idle':
-                self._keep(message, sum(len(part or b'') for part in parts))
+                self._keep(message, sum(len(part) for part in parts if isinstance(part, bytes)))
 
     def _keep(self, message: Message, size: int) -> None:
         """Put a message where its cell takes it; while there is no room, the kernel's outputs wait in the kernel."""
@@ -335,7 +335,9 @@ class KernelLife:
         """Tell quickly whether a message can belong to the running request; what does is then read and checked."""
         with self._changed:
             current = self._current.encode()
-        return bool(current) and any(part is not None and len(part) < 65536 and current in part for part in parts[:5])
+        return bool(current) and any(
+            isinstance(part, bytes) and len(part) < 65536 and current in part for part in parts[:5]
+        )
 
     def _find_end(self) -> KernelEnd:
         """Return why the process is no more. It closed its outputs; if it lives on after that, it is killed."""
@@ -414,6 +416,8 @@ class KernelLife:
                     end = self._end
                 except OperationTimeoutError:
                     logger.warning('kernel %s ended a cell without a reply', self._label)
+            if end is None and (reply.get('status') == 'error' or not stopped):
+                yield from collector.take_reply(reply)
             if end is not None and end.error is not None:
                 raise end.error
             return stopped, reply, end
