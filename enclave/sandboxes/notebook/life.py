@@ -51,6 +51,7 @@ REPLY_SECONDS = 10.0
 """How long a kernel's reply may come after the outputs it follows or precedes; both are under way at once."""
 _RETRY_INTERVAL = 0.01
 _LOOK_INTERVAL = 1.0
+_CANCEL_INTERVAL = 0.25
 _INBOX_MESSAGES = 1000
 _INBOX_BYTES = 16 << 20
 _PORTS = ('shell', 'iopub', 'stdin', 'control', 'hb')
@@ -88,6 +89,9 @@ class KernelHost(Protocol):
 
     def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
         """Make a directory."""
+
+    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
+        """Remove what is at a path."""
 
     def write_file(
         self,
@@ -216,7 +220,7 @@ class KernelLife:
             with self._changed:
                 how = self._verdict or _ending(result, self._memory_limit)
             raise KernelDiedError(
-                f'the kernel {self._spec.name!r} did not start: it {how}; its last words: {words}',
+                f'the kernel {self._spec.name!r} did not start: it {how}{f"; its last words: {words}" if words else ""}',
                 details={'exit_code': result.exit_code, 'last_words': words},
             )
         if is_cancelled():
@@ -382,11 +386,40 @@ class KernelLife:
 
     # Work -------------------------------------------------------------------------------------------------------------
 
-    def ask(self, kind: str, content: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Make a request that shows nothing and return its reply."""
+    def ask(self, kind: str, content: dict[str, Any], timeout: float, grace: float) -> dict[str, Any]:
+        """Make a request that shows nothing and return its reply.
+
+        A request that is given up is ended as a cell would be, so that the next one finds the kernel free.
+
+        Raises:
+            OperationTimeoutError: It did not come in time.
+            CallCancelledError: The work was cancelled meanwhile.
+            KernelDiedError: The kernel ended.
+        """
         request_id, parts = self._messenger.make_request(kind, content)
-        self._send(parts)
-        return self.receive_reply(request_id, Deadline.after(timeout))
+        deadline = Deadline.after(timeout)
+        with self._changed:
+            self._clear_inbox_locked(request_id)
+        is_over = False
+        try:
+            self._send(parts)
+            while not is_over:
+                try:
+                    reply = self.receive_reply(request_id, deadline.earlier(_CANCEL_INTERVAL))
+                    is_over = True
+                except OperationTimeoutError as error:
+                    if is_cancelled():
+                        raise CallCancelledError('the question to the kernel was cancelled') from error
+                    if deadline.has_expired():
+                        raise OperationTimeoutError(f'the kernel did not answer within {timeout:g} seconds') from error
+            return reply
+        finally:
+            try:
+                if not is_over:
+                    self._leave(request_id, OutputCollector(1, 1), grace)
+            finally:
+                with self._changed:
+                    self._clear_inbox_locked('')
 
     def run(
         self, content: dict[str, Any], collector: OutputCollector, timeout: float | None, grace: float
@@ -430,7 +463,7 @@ class KernelLife:
                     self._clear_inbox_locked('')
 
     def _leave(self, request_id: str, collector: OutputCollector, grace: float) -> None:
-        """End a cell whose caller went away, by Ctrl-C or by closing the stream.
+        """End a cell whose caller went away, by Ctrl-C or by closing the stream, or a question that was given up.
 
         It is waited for: an interrupt that came late would hit the cell after it.
         """
@@ -470,7 +503,7 @@ class KernelLife:
                 self.interrupt()
                 limit = Deadline.after(max(grace / 2, 0.001))
             elif pushes == 3:
-                self.kill(f'was killed, since the cell did not stop within {grace:g} seconds of being interrupted')
+                self.kill(f'was killed, since what it did would not stop within {grace:g} seconds of being interrupted')
                 limit = Deadline.after(REPLY_SECONDS)
             else:
                 raise SandboxError('the kernel was killed but does not end')
