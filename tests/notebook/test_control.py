@@ -102,6 +102,36 @@ def test_a_kernel_that_exits_is_told_and_replaced(sandbox: NotebookSandbox) -> N
     assert sandbox.execute_cell('1+1').text == '2'
 
 
+@pytest.mark.parametrize('code', ['exit()', 'quit()'])
+def test_a_cell_that_exits_is_told_its_kernel_is_gone_and_a_later_one_is_not_blamed(
+    sandbox: NotebookSandbox, code: str
+) -> None:
+    result = sandbox.execute_cell(f"print('bye')\n{code}")
+    after = sandbox.execute_cell("'_used' in globals()")
+
+    assert (result.status, result.text) == (ExecutionStatus.ERROR, 'bye\n')
+    assert result.state_lost == 'was ended by exit()'
+    assert (after.status, after.text) == (ExecutionStatus.SUCCESS, 'False')
+    assert after.note is not None
+    assert 'was ended by exit()' in after.note
+
+
+def test_an_exit_that_a_thread_holds_up_ends_the_kernel_all_the_same(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell(
+        'import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\nexit()'
+    )
+
+    assert result.state_lost == 'was ended by exit()'
+    assert sandbox.execute_cell('1+1').text == '2'
+
+
+def test_an_exit_that_keeps_the_kernel_keeps_it(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell('exit(keep_kernel=True)')
+
+    assert result.success
+    assert sandbox.execute_cell('_used').text == 'True'
+
+
 def test_a_kernel_whose_child_holds_its_sockets_is_found_dead_all_the_same(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_cell('import os, time\nif os.fork() == 0:\n    time.sleep(600)\nos._exit(4)', 30)
 

@@ -449,6 +449,8 @@ class KernelLife:
                     end = self._end
                 except OperationTimeoutError:
                     logger.warning('kernel %s ended a cell without a reply', self._label)
+            if end is None and _says_exit(reply):
+                end = self._wait_exit(grace)
             if end is None and (reply.get('status') == 'error' or not stopped):
                 yield from collector.take_reply(reply)
             if end is not None and end.error is not None:
@@ -461,6 +463,22 @@ class KernelLife:
             finally:
                 with self._changed:
                     self._clear_inbox_locked('')
+
+    def _wait_exit(self, grace: float) -> KernelEnd | None:
+        """Wait for the end of a kernel that said that it exits, which Python's does 0.1 seconds later, and else kill it."""
+        verdict = 'was ended by exit()'
+        with self._changed:
+            self._verdict = self._verdict or verdict
+            self._changed.notify_all()
+        limit = Deadline.after(max(grace, _LOOK_INTERVAL))
+        while self.end is None and not limit.has_expired():
+            self.look()
+            with self._changed:
+                self._changed.wait_for(lambda: self._end is not None, limit.earlier(_LOOK_INTERVAL).remaining())
+        if self.end is None:
+            self.kill(verdict)
+            self.wait_end()
+        return self.end
 
     def _leave(self, request_id: str, collector: OutputCollector, grace: float) -> None:
         """End a cell whose caller went away, by Ctrl-C or by closing the stream, or a question that was given up.
@@ -576,6 +594,15 @@ class KernelLife:
     def held_calls(self) -> int:
         """How many calls of the sandbox's channel it holds all the time."""
         return 0 if self.end is not None else 1 + (self._shell is not None) + (self._iopub is not None)
+
+
+def _says_exit(reply: Mapping[str, Any]) -> bool:
+    """Tell whether a kernel exits after this reply, as ``exit()`` and ``quit()`` in a cell have it do."""
+    payload = reply.get('payload')
+    return isinstance(payload, list) and any(
+        isinstance(each, dict) and each.get('source') == 'ask_exit' and each.get('keepkernel') is not True
+        for each in payload
+    )
 
 
 def _ending(result: CommandResult, memory_limit: str | int | None) -> str:
