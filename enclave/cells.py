@@ -32,17 +32,19 @@ class CellResult(Model):
     """What became of a cell.
 
     Attributes:
-        status: ``success``, ``error`` (it raised, or its kernel died), ``timeout`` or ``cancelled`` (it was interrupted).
+        status: ``success``, ``error`` (it raised, its kernel ended, or did not say how it went), ``timeout`` or ``cancelled``
+            (it was interrupted).
         outputs: In order, as a notebook stores them.
         text: What a person reads: stdout and the values shown, in order. Standard error is not in it.
         stdout, stderr: All of the one stream; past the cap head and tail are kept around a visible marker, ``*_truncated``
-            is true, and ``*_bytes`` is the true count of what the cell wrote.
+            is true, and ``*_bytes`` is the true count of what the cell wrote (about it, where a kernel other than Python's sent a
+            message that was too large to keep).
         error: What it raised; None where it raised nothing.
         execution_count: The number a notebook shows in brackets; None where the kernel did not say.
         execution_time: Seconds from the request to the end.
         kernel: The kernel it ran in.
-        state_lost: Why the kernel's state is lost, where it is: it died in this cell or had to be killed. The next cell gets
-            a new kernel.
+        state_lost: Why the kernel's state is lost, where it is: it died in this cell, was ended by ``exit()``, or had to be
+            killed. The next cell gets a new kernel.
         note: What should be known besides, above all that the kernel had died since the cell before.
         outputs_left_out: How many outputs were too many to keep.
         display_ids: ``{id: indexes in outputs}`` of displays that a later cell may update.

@@ -102,6 +102,36 @@ def test_a_kernel_that_exits_is_told_and_replaced(sandbox: NotebookSandbox) -> N
     assert sandbox.execute_cell('1+1').text == '2'
 
 
+@pytest.mark.parametrize('code', ['exit()', 'quit()'])
+def test_a_cell_that_exits_is_told_its_kernel_is_gone_and_a_later_one_is_not_blamed(
+    sandbox: NotebookSandbox, code: str
+) -> None:
+    result = sandbox.execute_cell(f"print('bye')\n{code}")
+    after = sandbox.execute_cell("'_used' in globals()")
+
+    assert (result.status, result.text) == (ExecutionStatus.ERROR, 'bye\n')
+    assert result.state_lost == 'was ended by exit()'
+    assert (after.status, after.text) == (ExecutionStatus.SUCCESS, 'False')
+    assert after.note is not None
+    assert 'was ended by exit()' in after.note
+
+
+def test_an_exit_that_a_thread_holds_up_ends_the_kernel_all_the_same(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell(
+        'import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\nexit()'
+    )
+
+    assert result.state_lost == 'was ended by exit()'
+    assert sandbox.execute_cell('1+1').text == '2'
+
+
+def test_an_exit_that_keeps_the_kernel_keeps_it(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell('exit(keep_kernel=True)')
+
+    assert result.success
+    assert sandbox.execute_cell('_used').text == 'True'
+
+
 def test_a_kernel_whose_child_holds_its_sockets_is_found_dead_all_the_same(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_cell('import os, time\nif os.fork() == 0:\n    time.sleep(600)\nos._exit(4)', 30)
 
@@ -381,6 +411,64 @@ def test_a_question_does_not_count_as_a_cell(sandbox: NotebookSandbox) -> None:
     assert sandbox.execute_cell('1').execution_count == (before or 0) + 1
 
 
+SLOW = 'import time\nclass Slow:\n    def __repr__(self):\n        time.sleep(600)\nslow = Slow()'
+
+STUBBORN_SLOW = """
+import time
+class Slow:
+    def __repr__(self):
+        while True:
+            try:
+                time.sleep(600)
+            except KeyboardInterrupt:
+                pass
+slow = Slow()
+"""
+
+
+def test_a_question_out_of_time_leaves_the_kernel_free_and_its_state_kept(sandbox: NotebookSandbox) -> None:
+    sandbox.execute_cell(SLOW)
+
+    with pytest.raises(OperationTimeoutError):
+        sandbox.list_variables(timeout=0.5)
+
+    result = sandbox.execute_cell('_used', 5)
+    assert (result.text, result.error, result.note) == ('True', None, None)
+
+
+def test_a_question_that_does_not_yield_costs_the_kernel(sandbox: NotebookSandbox) -> None:
+    sandbox.execute_cell(STUBBORN_SLOW)
+
+    with pytest.raises(OperationTimeoutError):
+        sandbox.list_variables(timeout=0.5)
+
+    result = sandbox.execute_cell("'slow' in globals()")
+    assert result.text == 'False'
+    assert result.note is not None
+    assert 'would not stop' in result.note
+
+
+def test_a_question_that_is_cancelled_leaves_the_kernel_free(start: Start) -> None:
+    sandbox = start()
+    sandbox.execute_cell(
+        f'_used = True\n{SLOW}'.replace('time.sleep', "open('/sandbox/busy-default', 'w').close(); time.sleep")
+    )
+    cancellation = Cancellation()
+
+    def ask() -> object:
+        with cancellation.applied():
+            return sandbox.list_variables(timeout=PATIENCE)
+
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(ask)
+        wait_busy(sandbox)
+        cancellation.cancel()
+        with pytest.raises(CallCancelledError):
+            asking.result(PATIENCE)
+
+    assert sandbox.execute_cell('_used', 5).text == 'True'
+
+
 # Doors ----------------------------------------------------------------------------------------------------------------
 
 
@@ -408,6 +496,16 @@ def test_connection_files_are_the_users_alone(sandbox: NotebookSandbox) -> None:
     modes = sandbox.execute_command(['sh', '-c', 'stat -c %a /tmp/enclave-kernel-* /tmp/enclave-kernel-*/*.json'])
 
     assert set(modes.stdout.split()) <= {'700', '600'}
+
+
+def test_a_dead_kernels_files_are_gone_when_the_next_begins(start: Start) -> None:
+    sandbox = start()
+
+    sandbox.restart_kernel()
+
+    found = sandbox.execute_command(['sh', '-c', 'cd /tmp/enclave-kernel-*; ls']).stdout.split()
+    assert '2.json' in found
+    assert [name for name in found if name.startswith('1')] == []
 
 
 def test_four_at_once_work(start: Start) -> None:

@@ -162,6 +162,43 @@ def test_a_syntax_error_is_an_error(sandbox: NotebookSandbox) -> None:
     assert result.error.name == 'SyntaxError'
 
 
+@pytest.mark.parametrize('size', [20_000_000, 40_000_000])
+def test_a_huge_error_is_an_error_with_head_and_tail(sandbox: NotebookSandbox, size: int) -> None:
+    result = sandbox.execute_cell(f"raise ValueError('start' + 'x' * {size} + 'end')", max_output_bytes=10_000)
+
+    assert result.status is ExecutionStatus.ERROR
+    assert result.error is not None
+    assert result.error.name == 'ValueError'
+    assert result.error.value.startswith('start')
+    assert result.error.value.endswith('end')
+    assert len(result.error.value) + len(result.error.traceback) < 21_000
+    assert [each['output_type'] for each in result.outputs] == ['error']
+
+
+def test_a_group_of_exceptions_has_a_traceback_and_is_no_standard_error(sandbox: NotebookSandbox) -> None:
+    if sandbox.execute_cell('ExceptionGroup').error is not None:
+        pytest.skip('the Python of this sandbox has no groups')
+    result = sandbox.execute_cell("raise ExceptionGroup('both', [ValueError('a'), TypeError('b')])")
+
+    assert result.error is not None
+    assert result.error.name == 'ExceptionGroup'
+    assert 'ValueError: a' in result.error.traceback
+    assert 'interactiveshell.py' not in result.error.traceback
+    assert result.stderr == ''
+    assert [each['output_type'] for each in result.outputs] == ['error']
+
+
+def test_a_magic_that_is_none_is_an_error_of_its_own(sandbox: NotebookSandbox) -> None:
+    sandbox.execute_cell('1/0')
+
+    result = sandbox.execute_cell('%%nosuch\nx')
+
+    assert result.error is not None
+    assert result.error.name == 'UsageError'
+    assert result.error.traceback == 'UsageError: Cell magic `%%nosuch` not found.'
+    assert [each['output_type'] for each in result.outputs] == ['error']
+
+
 def test_displays_are_updated_and_cleared_as_in_a_notebook(sandbox: NotebookSandbox) -> None:
     updated = sandbox.execute_cell(
         "from IPython.display import clear_output, display\nh = display('old', display_id=True)\nh.update('new')"
@@ -221,6 +258,43 @@ def test_output_over_the_cap_keeps_head_and_tail(sandbox: NotebookSandbox) -> No
     assert result.stdout.startswith('start')
     assert result.stdout.endswith('end\n')
     assert len(result.stdout) < 1200
+
+
+@pytest.mark.parametrize(
+    ('code', 'stream', 'size'),
+    [
+        ("print('start' + 'x' * 60_000_000 + 'end')", 'stdout', 60_000_009),
+        ("print('start')\nfor _ in range(400): print('x' * 100_000)\nprint('end')", 'stdout', 40_000_410),
+        ("import sys\nprint('start' + 'x' * 40_000_000 + 'end', file=sys.stderr)", 'stderr', 40_000_009),
+    ],
+)
+def test_a_burst_over_what_one_message_may_hold_keeps_head_tail_and_size(
+    sandbox: NotebookSandbox, code: str, stream: str, size: int
+) -> None:
+    result = sandbox.execute_cell(code, max_output_bytes=1000)
+
+    text = getattr(result, stream)
+    assert (result.status, result.stdout_bytes + result.stderr_bytes) == (ExecutionStatus.SUCCESS, size)
+    assert getattr(result, f'{stream}_truncated')
+    assert text.startswith('start')
+    assert text.endswith('end\n')
+    assert len(text) < 1200
+
+
+def test_a_last_line_without_an_end_is_within_the_cap(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell("print('x' * 60_000, end='')", max_output_bytes=100)
+
+    assert len(result.text) < 200
+    assert result.text == result.stdout == result.outputs[0]['text']
+
+
+def test_help_is_text(sandbox: NotebookSandbox) -> None:
+    *outputs, result = sandbox.stream_cell('len?')
+
+    assert result.success
+    assert 'number of items' in result.text
+    assert '\x1b' not in result.text
+    assert outputs == result.outputs
 
 
 def test_outputs_are_streamed_as_they_come(sandbox: NotebookSandbox) -> None:

@@ -182,8 +182,6 @@ class NotebookKernel:
         timeout: float | None,
         seconds: float,
     ) -> CellResult:
-        if reply.get('status') == 'error' and collector.error is None:
-            collector.take_error(reply)
         error = collector.error
         if end is not None and not stopped:
             error = CellError(name='KernelDied', value=f'The kernel {end.reason}')
@@ -222,11 +220,12 @@ class NotebookKernel:
         """Make a request that shows nothing, when its turn comes, and return the reply's content.
 
         Raises:
-            OperationTimeoutError: The kernel did not answer in time.
+            OperationTimeoutError: The kernel did not answer in time; what it did was interrupted, as a cell would be.
+            CallCancelledError: The work was cancelled.
             KernelDiedError: It ended.
         """
         with self._turns.take():
-            return self._living().ask(kind, content, timeout)
+            return self._living().ask(kind, content, timeout, self._settings.interrupt_grace)
 
     def _living(self) -> KernelLife:
         """Return the life that is, or start a new one. To be called by whoever has the turn."""
@@ -246,6 +245,8 @@ class NotebookKernel:
         return self._begin()
 
     def _begin(self) -> KernelLife:
+        if self._lives:  # whose connection file and sockets are of no use any more
+            self._host.remove_path(self._directory, recursive=True, missing_ok=True)
         self._host.make_dir(self._directory, parents=True, exist_ok=True, mode=0o700)
         attempts = 1 if self.spec.name == PYTHON_SPEC.name else 3  # another's ports may be taken
         while True:

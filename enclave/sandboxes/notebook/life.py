@@ -11,6 +11,7 @@ else happens on the thread of the caller.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import secrets
@@ -35,6 +36,7 @@ from enclave.errors import (
 )
 from enclave.records import CommandResult, utc_now
 from enclave.sandboxes.connection import Connection
+from enclave.sandboxes.notebook import preparation
 from enclave.sandboxes.notebook.messages import SIGNATURE_SCHEME, Message, MessageError, Messenger, make_key
 from enclave.sandboxes.notebook.outputs import OutputCollector
 from enclave.sandboxes.notebook.zmtp import Parts, ZmtpError, ZmtpSocket
@@ -49,16 +51,12 @@ REPLY_SECONDS = 10.0
 """How long a kernel's reply may come after the outputs it follows or precedes; both are under way at once."""
 _RETRY_INTERVAL = 0.01
 _LOOK_INTERVAL = 1.0
+_CANCEL_INTERVAL = 0.25
 _INBOX_MESSAGES = 1000
 _INBOX_BYTES = 16 << 20
 _PORTS = ('shell', 'iopub', 'stdin', 'control', 'hb')
 
-# A kernel's outputs wait in it when they are not taken fast enough, and past ZeroMQ's usual 1000 they are dropped without a
-# word (zmq_setsockopt(3), ZMQ_SNDHWM, number 23). A fast loop of displays reaches that; this many are never reached.
-_KEEP_OUTPUTS = (
-    "exec('try: (lambda thread: thread.schedule(lambda: thread.socket.setsockopt(23, 100000)))"
-    "(get_ipython().kernel.iopub_thread)\\nexcept Exception: pass')"
-)
+_PREPARE = f'{inspect.getsource(preparation)}\nimport IPython\nprepare(IPython.get_ipython())\n'
 PYTHON_SPEC = KernelSpec(
     name='python3',
     display_name='Python 3 (ipykernel)',
@@ -71,7 +69,8 @@ PYTHON_SPEC = KernelSpec(
         '{connection_file}',
         '--HistoryManager.hist_file=:memory:',
         '--Kernel._execute_sleep=0',  # which otherwise is half a millisecond after every cell
-        f'--IPKernelApp.exec_lines={_KEEP_OUTPUTS}',
+        # In a namespace of its own, so that nothing of it is seen in the user's.
+        f'--IPKernelApp.exec_lines=exec({_PREPARE!r}, dict())',
     ],
 )
 """Python's own kernel, by the ``python3`` on the sandbox's PATH."""
@@ -90,6 +89,9 @@ class KernelHost(Protocol):
 
     def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
         """Make a directory."""
+
+    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
+        """Remove what is at a path."""
 
     def write_file(
         self,
@@ -218,7 +220,7 @@ class KernelLife:
             with self._changed:
                 how = self._verdict or _ending(result, self._memory_limit)
             raise KernelDiedError(
-                f'the kernel {self._spec.name!r} did not start: it {how}; its last words: {words}',
+                f'the kernel {self._spec.name!r} did not start: it {how}{f"; its last words: {words}" if words else ""}',
                 details={'exit_code': result.exit_code, 'last_words': words},
             )
         if is_cancelled():
@@ -314,7 +316,7 @@ class KernelLife:
                 continue
             message = self._messenger.read(parts)
             if message.type != 'status' or message.content.get('execution_state') == 'idle':
-                self._keep(message, sum(len(part or b'') for part in parts))
+                self._keep(message, sum(len(part) for part in parts if isinstance(part, bytes)))
 
     def _keep(self, message: Message, size: int) -> None:
         """Put a message where its cell takes it; while there is no room, the kernel's outputs wait in the kernel."""
@@ -337,7 +339,9 @@ class KernelLife:
         """Tell quickly whether a message can belong to the running request; what does is then read and checked."""
         with self._changed:
             current = self._current.encode()
-        return bool(current) and any(part is not None and len(part) < 65536 and current in part for part in parts[:5])
+        return bool(current) and any(
+            isinstance(part, bytes) and len(part) < 65536 and current in part for part in parts[:5]
+        )
 
     def _find_end(self) -> KernelEnd:
         """Return why the process is no more. It closed its outputs; if it lives on after that, it is killed."""
@@ -382,11 +386,40 @@ class KernelLife:
 
     # Work -------------------------------------------------------------------------------------------------------------
 
-    def ask(self, kind: str, content: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Make a request that shows nothing and return its reply."""
+    def ask(self, kind: str, content: dict[str, Any], timeout: float, grace: float) -> dict[str, Any]:
+        """Make a request that shows nothing and return its reply.
+
+        A request that is given up is ended as a cell would be, so that the next one finds the kernel free.
+
+        Raises:
+            OperationTimeoutError: It did not come in time.
+            CallCancelledError: The work was cancelled meanwhile.
+            KernelDiedError: The kernel ended.
+        """
         request_id, parts = self._messenger.make_request(kind, content)
-        self._send(parts)
-        return self.receive_reply(request_id, Deadline.after(timeout))
+        deadline = Deadline.after(timeout)
+        with self._changed:
+            self._clear_inbox_locked(request_id)
+        is_over = False
+        try:
+            self._send(parts)
+            while not is_over:
+                try:
+                    reply = self.receive_reply(request_id, deadline.earlier(_CANCEL_INTERVAL))
+                    is_over = True
+                except OperationTimeoutError as error:
+                    if is_cancelled():
+                        raise CallCancelledError('the question to the kernel was cancelled') from error
+                    if deadline.has_expired():
+                        raise OperationTimeoutError(f'the kernel did not answer within {timeout:g} seconds') from error
+            return reply
+        finally:
+            try:
+                if not is_over:
+                    self._leave(request_id, OutputCollector(1, 1), grace)
+            finally:
+                with self._changed:
+                    self._clear_inbox_locked('')
 
     def run(
         self, content: dict[str, Any], collector: OutputCollector, timeout: float | None, grace: float
@@ -416,6 +449,10 @@ class KernelLife:
                     end = self._end
                 except OperationTimeoutError:
                     logger.warning('kernel %s ended a cell without a reply', self._label)
+            if end is None and _says_exit(reply):
+                end = self._wait_exit(grace)
+            if end is None and (reply.get('status') == 'error' or not stopped):
+                yield from collector.take_reply(reply)
             if end is not None and end.error is not None:
                 raise end.error
             return stopped, reply, end
@@ -427,8 +464,24 @@ class KernelLife:
                 with self._changed:
                     self._clear_inbox_locked('')
 
+    def _wait_exit(self, grace: float) -> KernelEnd | None:
+        """Wait for the end of a kernel that said that it exits, which Python's does 0.1 seconds later, and else kill it."""
+        verdict = 'was ended by exit()'
+        with self._changed:
+            self._verdict = self._verdict or verdict
+            self._changed.notify_all()
+        limit = Deadline.after(max(grace, _LOOK_INTERVAL))
+        while self.end is None and not limit.has_expired():
+            self.look()
+            with self._changed:
+                self._changed.wait_for(lambda: self._end is not None, limit.earlier(_LOOK_INTERVAL).remaining())
+        if self.end is None:
+            self.kill(verdict)
+            self.wait_end()
+        return self.end
+
     def _leave(self, request_id: str, collector: OutputCollector, grace: float) -> None:
-        """End a cell whose caller went away, by Ctrl-C or by closing the stream.
+        """End a cell whose caller went away, by Ctrl-C or by closing the stream, or a question that was given up.
 
         It is waited for: an interrupt that came late would hit the cell after it.
         """
@@ -468,7 +521,7 @@ class KernelLife:
                 self.interrupt()
                 limit = Deadline.after(max(grace / 2, 0.001))
             elif pushes == 3:
-                self.kill(f'was killed, since the cell did not stop within {grace:g} seconds of being interrupted')
+                self.kill(f'was killed, since what it did would not stop within {grace:g} seconds of being interrupted')
                 limit = Deadline.after(REPLY_SECONDS)
             else:
                 raise SandboxError('the kernel was killed but does not end')
@@ -541,6 +594,15 @@ class KernelLife:
     def held_calls(self) -> int:
         """How many calls of the sandbox's channel it holds all the time."""
         return 0 if self.end is not None else 1 + (self._shell is not None) + (self._iopub is not None)
+
+
+def _says_exit(reply: Mapping[str, Any]) -> bool:
+    """Tell whether a kernel exits after this reply, as ``exit()`` and ``quit()`` in a cell have it do."""
+    payload = reply.get('payload')
+    return isinstance(payload, list) and any(
+        isinstance(each, dict) and each.get('source') == 'ask_exit' and each.get('keepkernel') is not True
+        for each in payload
+    )
 
 
 def _ending(result: CommandResult, memory_limit: str | int | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import Factory, frozen
 
-from enclave.sandboxes.notebook.zmtp import Parts
+from enclave.sandboxes.notebook.zmtp import LeftOut, Parts
 
 SIGNATURE_SCHEME = 'hmac-sha256'
 _DELIMITER = b'<IDS|MSG>'
@@ -32,14 +32,19 @@ def make_key() -> str:
 
 @frozen(kw_only=True)
 class Message:
-    """A message from a kernel. ``parent_id`` is the request it belongs to; ``left_out`` is true when it was too large to keep,
-    and then it has no content."""
+    """A message from a kernel.
+
+    Attributes:
+        parent_id: The request it belongs to.
+        left_out: The bytes of what was too large to keep, 0 where nothing was. Such a message has no content, save the
+            ``name`` of its stream where the topic it was sent under has it.
+    """
 
     type: str
     parent_id: str = ''
     content: dict[str, Any] = Factory(dict)
     metadata: dict[str, Any] = Factory(dict)
-    left_out: bool = False
+    left_out: int = 0
 
 
 class Messenger:
@@ -69,11 +74,12 @@ class Messenger:
         except ValueError:
             raise MessageError('it has no delimiter') from None
         body = parts[start:]
-        if None in body:
-            return self._read_left_out(body)
+        left_out = sum(part.size for part in body if isinstance(part, LeftOut))
+        if left_out:
+            return self._read_left_out(parts[: start - 1], body, left_out)
         try:
             with self._lock:
-                found = self._session.deserialize([part for part in body if part is not None])
+                found = self._session.deserialize([part for part in body if isinstance(part, bytes)])
             header, parent, content, metadata = (
                 found[name] for name in ('header', 'parent_header', 'content', 'metadata')
             )
@@ -88,13 +94,16 @@ class Messenger:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise MessageError(str(error)[:200]) from error
 
-    def _read_left_out(self, body: Parts) -> Message:
+    def _read_left_out(self, topics: Parts, body: Parts, size: int) -> Message:
         """Read what there is of a message whose content was too large. Its signature cannot be checked without that."""
         import json
 
         try:
-            header, parent = (json.loads(part or b'{}') for part in (body[1], body[2]))
+            header, parent = (json.loads(part if isinstance(part, bytes) else b'{}') for part in (body[1], body[2]))
             kind, parent_id = header.get('msg_type', ''), parent.get('msg_id', '')
         except (ValueError, IndexError, AttributeError, RecursionError) as error:
             raise MessageError(str(error)[:200]) from error
-        return Message(type=str(kind), parent_id=str(parent_id), left_out=True)
+        content: dict[str, Any] = {}
+        if kind == 'stream' and topics and isinstance(topics[0], bytes):
+            content['name'] = topics[0].decode('utf-8', 'replace').rpartition('.')[2]
+        return Message(type=str(kind), parent_id=str(parent_id), content=content, left_out=size)

@@ -25,6 +25,10 @@ MAX_NESTING = 100
 """How deep lists and objects of a value may be nested. What is deeper cannot be relied on to be written as JSON again, which
 takes some calls a level."""
 _LINE_BYTES = 1 << 16
+_NO_REPLY = {
+    'ename': 'NoReply',
+    'evalue': 'The kernel did not say how the cell ended: its reply did not come, or was too large to be kept',
+}
 _UNWRITABLE = '[left out: it has a number that JSON has not, or is nested too deep]'
 _ESCAPE_CODES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])')
 _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
@@ -153,6 +157,7 @@ class OutputCollector:
     _outputs: list[_Output] = field(factory=list, init=False)
     _streams: dict[str, _Stream] = field(factory=dict, init=False)
     _written: dict[str, int] = field(factory=lambda: {'stdout': 0, 'stderr': 0}, init=False)
+    _lost: set[str] = field(factory=set, init=False)  # streams of which a message was left out
     _ids: dict[str, list[dict[str, Any]]] = field(factory=dict, init=False)
     _shown_bytes: int = field(default=0, init=False)
     _clears_at_next: bool = field(default=False, init=False)
@@ -168,11 +173,7 @@ class OutputCollector:
         ``{'output_type': 'clear_output', 'wait': bool}`` or ``{'output_type': 'update_display_data', 'display_id', ...}``.
         """
         if message.left_out:
-            message = Message(
-                type='display_data',
-                parent_id=message.parent_id,
-                content={'data': {'text/plain': f'[a {message.type} message that is too large was left out]'}},
-            )
+            message = _standing_in(message)
         take = {
             'stream': self._take_stream,
             'display_data': self._take_display,
@@ -191,7 +192,10 @@ class OutputCollector:
         if name not in ('stdout', 'stderr') or not isinstance(text, str) or not text:
             return None
         self._clear_if_asked()
-        self._written[name] += len(text.encode('utf-8', 'backslashreplace'))
+        left_out = message.left_out
+        self._written[name] += left_out or len(text.encode('utf-8', 'backslashreplace'))
+        if left_out:
+            self._lost.add(name)
         last = self._outputs[-1] if self._outputs else None
         if not isinstance(last, _Segment) or last.name != name:
             last = self._new_segment(name)
@@ -260,14 +264,44 @@ class OutputCollector:
             self._streams.clear()
             self._ids.clear()
             self._written = {'stdout': 0, 'stderr': 0}
+            self._lost.clear()
             self._shown_bytes = 0
             self.left_out = 0
 
+    def take_reply(self, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Take a kernel's reply to the cell, empty where there is none, after all outputs; return the events to stream on.
+
+        An error that no output told becomes one, and so does every end but ``ok``: nothing else is a success. A page of help
+        (``len?``) is shown as a display.
+        """
+        events = []
+        payload = reply.get('payload')
+        for each in payload if isinstance(payload, list) else ():
+            if isinstance(each, dict) and each.get('source') == 'page' and isinstance(each.get('data'), dict):
+                plain = each['data'].get('text/plain')
+                data = {'text/plain': self._clean(plain)} if isinstance(plain, str) else each['data']
+                events.append(self.take(Message(type='display_data', content={'data': data})))
+        status = reply.get('status')
+        if self.error is None and status != 'ok':
+            if status != 'error':
+                was_run = status not in ('aborted', 'abort')
+                reply = _NO_REPLY if was_run else {'ename': 'CellAborted', 'evalue': 'The kernel did not run the cell'}
+            events.append(self._take_error(Message(type='error', content=dict(reply))))
+        return [event for event in events if event is not None]
+
+    def _clean(self, text: str) -> str:
+        return text if self._keep_escapes else strip_escape_codes(text)
+
     def _take_error(self, message: Message) -> dict[str, Any] | None:
         self._clear_if_asked()
-        self.take_error(message.content)
-        error = self.error
-        assert error is not None
+        content = message.content
+        lines = content.get('traceback')
+        text = '\n'.join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ''
+        self.error = error = CellError(
+            name=_capped(str(content.get('ename', '')), 1000),
+            value=_capped(self._clean(str(content.get('evalue', ''))), self._cap),
+            traceback=_capped(self._clean(text), self._cap),
+        )
         output = {
             'output_type': 'error',
             'ename': error.name,
@@ -281,17 +315,6 @@ class OutputCollector:
             self._shown_bytes += size
             self._outputs.append(output)
         return output
-
-    def take_error(self, content: Mapping[str, Any]) -> None:
-        """Take an error's three fields, from an ``error`` message or from a reply."""
-        lines = content.get('traceback')
-        text = '\n'.join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ''
-        clean = (lambda text: text) if self._keep_escapes else strip_escape_codes
-        self.error = CellError(
-            name=_capped(str(content.get('ename', '')), 1000),
-            value=_capped(clean(str(content.get('evalue', ''))), self._cap),
-            traceback=_capped(clean(text), self._cap),
-        )
 
     def _take_input(self, message: Message) -> None:
         self._note_count(message.content)
@@ -332,10 +355,17 @@ class OutputCollector:
             metadata['enclave'] = {'left_out': dropped}
         return data, metadata
 
-    # What it comes to -------------------------------------------------------------------------------------------------
+    # What it comes to, when nothing more comes ------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """End the last line of each stream, which counts for the caps from then on."""
+        for each in self._outputs:
+            if isinstance(each, _Segment):
+                each.finish()
 
     def outputs(self) -> list[dict[str, Any]]:
         """Return the outputs as a notebook stores them."""
+        self._finish()
         found = []
         for each in self._kept():
             if isinstance(each, _Segment):
@@ -350,16 +380,15 @@ class OutputCollector:
 
     def stream_text(self, name: str) -> tuple[str, int, bool]:
         """Return ``(text, bytes written, whether it was cut)`` of ``'stdout'`` or ``'stderr'``."""
-        for each in self._outputs:
-            if isinstance(each, _Segment) and each.name == name:
-                each.finish()
+        self._finish()
         stream = self._streams.get(name)
         if stream is None:
             return '', 0, False
-        return stream.text(0, stream.size), self._written[name], stream.is_truncated
+        return stream.text(0, stream.size), self._written[name], stream.is_truncated or name in self._lost
 
     def text(self) -> str:
         """Return what a person reads of the cell: stdout and the values shown, each beginning on a line of its own."""
+        self._finish()
         shown: list[str] = []
         was_stdout = False
         for each in self._outputs:
@@ -377,11 +406,25 @@ class OutputCollector:
 
     def display_ids(self) -> dict[str, list[int]]:
         """Return ``{display id: indexes of its outputs}``."""
+        self._finish()
         places = {id(each): index for index, each in enumerate(self._kept())}
         found = {
             name: [places[id(each)] for each in outputs if id(each) in places] for name, outputs in self._ids.items()
         }
         return {name: indexes for name, indexes in found.items() if indexes}
+
+
+def _standing_in(message: Message) -> Message:
+    """Return what is taken instead of a message that was too large to keep."""
+    size, name = message.left_out, message.content.get('name')
+    if message.type == 'error':
+        content = {'ename': 'ErrorLeftOut', 'evalue': f'The cell raised an error of {size} bytes, too large to be kept'}
+        return Message(type='error', content=content)
+    if message.type == 'stream' and name in ('stdout', 'stderr'):
+        text = f'\n[... about {size} bytes left out ...]\n'
+        return Message(type='stream', content={'name': name, 'text': text}, left_out=size)
+    words = f'[a {message.type} message of {size} bytes, too large to be kept, was left out]'
+    return Message(type='display_data', content={'data': {'text/plain': words}})
 
 
 def readable(data: Mapping[str, Any]) -> str:

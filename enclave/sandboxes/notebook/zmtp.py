@@ -5,7 +5,7 @@ socket file, and no other user can reach a kernel. What libzmq would do at this 
 Source: https://rfc.zeromq.org/spec/23/
 
 The far end is the guest's own process and treated as hostile: lengths are checked before anything is stored. A frame over the
-limit is not kept; None stands in its place, and what follows is read as usual, so that one huge picture costs that picture
+limit is not kept; its size stands in its place, and what follows is read as usual, so that one huge picture costs that picture
 and not the kernel.
 """
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
+
+from attrs import frozen
 
 from enclave.deadline import Deadline
 
@@ -24,7 +26,15 @@ HANDSHAKE_SECONDS = 10.0
 _MAX_COMMAND_BYTES = 4096
 _MORE, _LONG, _COMMAND = 1, 2, 4
 
-Parts = list[bytes | None]
+
+@frozen
+class LeftOut:
+    """Stands for a frame over the limit, of ``size`` bytes."""
+
+    size: int
+
+
+Parts = list[bytes | LeftOut]
 
 
 class ZmtpError(Exception):
@@ -91,6 +101,7 @@ class ZmtpDecoder:
         self._parts: Parts = []
         self._bytes = 0
         self._skip = 0  # bytes of a frame over the limit that are still to come
+        self._skipped = LeftOut(0)
         self._skip_more = False
         self.replies: deque[bytes] = deque()
 
@@ -111,7 +122,7 @@ class ZmtpDecoder:
                 self._skip -= size
                 if self._skip:
                     return messages
-                self._add(None, self._skip_more, messages)
+                self._add(self._skipped, self._skip_more, messages)
                 continue
             frame = self._next_header()
             if frame is None:
@@ -129,7 +140,7 @@ class ZmtpDecoder:
             more = bool(flags & _MORE)
             if self._bytes + size > self._max:
                 del self._buffer[:start]
-                self._skip, self._skip_more = size, more
+                self._skip, self._skipped, self._skip_more = size, LeftOut(size), more
                 continue
             if len(self._buffer) < start + size:
                 return messages
@@ -177,9 +188,9 @@ class ZmtpDecoder:
         elif name == b'ERROR':
             raise ZmtpError(f'the far end refused the connection: {rest[1:]!r}')
 
-    def _add(self, part: bytes | None, more: bool, messages: list[Parts]) -> None:
+    def _add(self, part: bytes | LeftOut, more: bool, messages: list[Parts]) -> None:
         self._parts.append(part)
-        self._bytes += len(part or b'')
+        self._bytes += len(part) if isinstance(part, bytes) else 0
         if len(self._parts) > MAX_PARTS:
             raise ZmtpError(f'a message has more than {MAX_PARTS} parts')
         if not more:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from enclave.sandboxes.notebook.messages import MessageError, Messenger, make_key
+from enclave.sandboxes.notebook.zmtp import LeftOut
 
 
 def test_what_was_signed_with_the_key_is_read() -> None:
@@ -53,6 +54,15 @@ def test_a_message_whose_content_was_too_large_still_says_whose_it_is() -> None:
     header = json.dumps({'msg_type': 'display_data'}).encode()
     parent = json.dumps({'msg_id': 'abc'}).encode()
 
-    message = Messenger(make_key()).read([b't', b'<IDS|MSG>', b'sig', header, parent, b'{}', None])
+    message = Messenger(make_key()).read([b't', b'<IDS|MSG>', b'sig', header, parent, b'{}', LeftOut(77)])
 
-    assert (message.type, message.parent_id, message.left_out) == ('display_data', 'abc', True)
+    assert (message.type, message.parent_id, message.left_out) == ('display_data', 'abc', 77)
+
+
+@pytest.mark.parametrize('topic', [b'stream.stderr', b'kernel.5.stream.stderr'])
+def test_of_a_stream_too_large_to_keep_the_name_is_known(topic: bytes) -> None:
+    header = json.dumps({'msg_type': 'stream'}).encode()
+
+    message = Messenger(make_key()).read([topic, b'<IDS|MSG>', b'sig', header, b'{}', b'{}', LeftOut(77)])
+
+    assert message.content == {'name': 'stderr'}

@@ -207,9 +207,81 @@ def test_malformed_messages_do_no_harm(message: tuple[str, dict[str, Any]]) -> N
 
 def test_a_message_that_was_too_large_is_told_in_its_place() -> None:
     collector = OutputCollector(1000, 1000)
-    collector.take(Message(type='display_data', left_out=True))
+    collector.take(Message(type='display_data', left_out=77))
 
-    assert 'too large' in collector.text()
+    assert '77 bytes, too large' in collector.text()
+
+
+def test_a_stream_that_was_too_large_is_counted_and_told_where_it_was() -> None:
+    collector = collect(out('before\n'))
+    event = collector.take(Message(type='stream', content={'name': 'stdout'}, left_out=50_000_000))
+    collector.take(Message(type='stream', content=out('after\n')[1]))
+
+    text, written, is_cut = collector.stream_text('stdout')
+
+    assert text == 'before\n\n[... about 50000000 bytes left out ...]\nafter\n'
+    assert (written, is_cut) == (50_000_013, True)
+    assert event is not None
+    assert (event['output_type'], event['name']) == ('stream', 'stdout')
+
+
+def test_an_error_that_was_too_large_is_an_error() -> None:
+    collector = OutputCollector(1000, 1000)
+    collector.take(Message(type='error', left_out=77))
+
+    events = collector.take_reply({})
+
+    assert collector.error is not None
+    assert '77 bytes' in collector.error.value
+    assert [each['output_type'] for each in collector.outputs()] == ['error']
+    assert events == []
+
+
+@pytest.mark.parametrize(
+    ('reply', 'name'),
+    [
+        ({}, 'NoReply'),
+        ({'status': 7}, 'NoReply'),
+        ({'status': 'aborted'}, 'CellAborted'),
+        ({'status': 'abort'}, 'CellAborted'),
+        ({'status': 'error', 'ename': 'E', 'evalue': 'v', 'traceback': ['t']}, 'E'),
+    ],
+)
+def test_a_reply_that_is_not_ok_is_an_error_and_an_output(reply: dict[str, Any], name: str) -> None:
+    collector = collect(out('x'))
+
+    (event,) = collector.take_reply(reply)
+
+    assert collector.error is not None
+    assert collector.error.name == event['ename'] == name
+    assert collector.outputs()[1:] == [event]
+
+
+@pytest.mark.parametrize('payload', [None, 5, [5, {}, {'source': 'page'}, {'source': 'page', 'data': 3}]])
+def test_a_reply_that_is_ok_shows_nothing_else(payload: Any) -> None:
+    collector = collect()
+
+    assert collector.take_reply({'status': 'ok', 'payload': payload}) == []
+    assert collector.error is None
+
+
+def test_a_page_of_help_is_shown() -> None:
+    collector = collect()
+
+    collector.take_reply(
+        {'status': 'ok', 'payload': [{'source': 'page', 'start': 0, 'data': {'text/plain': '\x1b[31mDoc\x1b[0m of f'}}]}
+    )
+
+    assert collector.text() == 'Doc of f'
+
+
+def test_a_last_line_without_an_end_is_within_the_cap_whatever_is_asked_first() -> None:
+    for ask in (lambda each: each.text(), lambda each: each.outputs()[0]['text']):
+        text = ask(collect(out('s' + 'x' * 60_000 + 'e'), cap=100))
+
+        assert len(text) < 200
+        assert text.startswith('s')
+        assert text.endswith('e')
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from enclave.deadline import Deadline
 from enclave.sandboxes.notebook.zmtp import (
     MAX_PARTS,
+    LeftOut,
     ZmtpDecoder,
     ZmtpError,
     ZmtpSocket,
@@ -67,7 +68,7 @@ def test_a_part_over_the_limit_is_left_out_and_what_follows_is_read() -> None:
 
     found = [each for byte in handshake() + big + encode_message([b'next']) for each in decoder.feed(bytes([byte]))]
 
-    assert found == [[b'topic', None, b'end'], [b'next']]
+    assert found == [[b'topic', LeftOut(5000), b'end'], [b'next']]
 
 
 @pytest.mark.parametrize(

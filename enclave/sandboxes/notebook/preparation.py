@@ -1,0 +1,127 @@
+"""What a Python kernel does before its first cell (floor 4): this file's source is sent along and runs there.
+
+It is plain old Python that imports the standard library only. It reaches into IPython and ipykernel, whose insides may change:
+a step that does not fit the version found is left out, and the kernel then works as it would without it. What comes from a
+kernel is checked at our end all the same, since the cells can undo everything here.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import traceback
+from typing import Any
+
+KEPT_MESSAGES = 100000
+PIECE_CHARACTERS = 1 << 20
+ERROR_CHARACTERS = 1_000_000
+_SEND_HIGH_WATER_MARK = 23
+
+
+def prepare(shell: Any) -> None:
+    """Prepare the kernel of an IPython shell."""
+    for step in (keep_outputs, cut_streams, tell_errors):
+        try:
+            step(shell)
+        except Exception:
+            continue
+
+
+def keep_outputs(shell: Any) -> None:
+    """Let many outputs wait in the kernel.
+
+    They wait there when they are not taken fast enough, and past ZeroMQ's usual 1000 they are dropped without a word
+    (zmq_setsockopt(3), ZMQ_SNDHWM). A fast loop of displays reaches that; this many are never reached.
+    """
+    thread = shell.kernel.iopub_thread
+    thread.schedule(lambda: thread.socket.setsockopt(_SEND_HIGH_WATER_MARK, KEPT_MESSAGES))
+
+
+class CuttingSession:
+    """Stands before a stream's session and sends long text in pieces.
+
+    ipykernel joins all that is written within 0.2 seconds into one message, and a message over the limit of our end is lost.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.__dict__['session'] = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__['session'], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__['session'], name, value)
+
+    def send(self, stream: Any, message: Any, *args: Any, **words: Any) -> Any:
+        """Send a message, one of a long text as several."""
+        session = self.__dict__['session']
+        content = message['content']
+        text = content.get('text', '')
+        if len(text) <= PIECE_CHARACTERS:
+            return session.send(stream, message, *args, **words)
+        for start in range(0, len(text), PIECE_CHARACTERS):
+            piece = dict(content, text=text[start : start + PIECE_CHARACTERS])
+            session.send(stream, session.msg('stream', piece, parent=message['parent_header']), *args, **words)
+        return None
+
+
+def cut_streams(shell: Any) -> None:
+    """Send what is printed in pieces that our end takes."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.session = CuttingSession(stream.session)  # type: ignore[union-attr]
+
+
+def shortened(text: str) -> str:
+    """Return the head and tail of a text that is longer than an error may be."""
+    if len(text) <= ERROR_CHARACTERS:
+        return text
+    half = ERROR_CHARACTERS // 2
+    return '%s\n[... %d characters left out ...]\n%s' % (text[:half], len(text) - 2 * half, text[-half:])  # noqa: UP031
+
+
+def has_group(error: Any) -> bool:
+    """Tell whether an exception is a group, or was raised while one was handled: IPython only prints these."""
+    group = getattr(builtins, 'BaseExceptionGroup', ())
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, group):
+            return True
+        seen.add(id(error))
+        error = error.__context__
+    return False
+
+
+def tell_errors(shell: Any) -> None:
+    """Send every error as one, no larger than our end takes: groups and wrong magics too, which IPython prints to stderr."""
+    send, show = shell._showtraceback, shell.showtraceback
+
+    def send_short(kind: Any, error: Any, lines: Any) -> None:
+        try:
+            text = shortened(str(error))
+            whole = '\n'.join(lines)
+            lines = lines if len(whole) <= ERROR_CHARACTERS else shortened(whole).split('\n')
+        except Exception:
+            text = error
+        send(kind, text, lines)
+
+    def show_groups(exc_tuple: Any = None, *args: Any, **words: Any) -> None:
+        error = (exc_tuple or sys.exc_info())[1]
+        is_plain = isinstance(error, (SyntaxError, SystemExit)) or type(error).__name__ == 'UsageError'
+        if is_plain or not has_group(error):
+            show(exc_tuple, *args, **words)
+            return
+        kind, error, trace = shell._get_exc_info(exc_tuple)
+        while trace is not None and trace.tb_frame.f_globals.get('__name__') == 'IPython.core.interactiveshell':
+            trace = trace.tb_next
+        shell._showtraceback(kind, error, ''.join(traceback.format_exception(kind, error, trace)).splitlines())
+
+    def show_usage_error(error: Any) -> None:
+        shell._showtraceback(type(error), error, ['UsageError: %s' % error])  # noqa: UP031
+
+    def forget_last() -> None:
+        shell._last_traceback = None  # or the reply to a cell whose error has no traceback has an earlier cell's
+
+    shell._showtraceback = send_short
+    shell.showtraceback = show_groups
+    shell.show_usage_error = show_usage_error
+    shell.events.register('pre_execute', forget_last)

@@ -1,0 +1,136 @@
+"""What a Python kernel does before its first cell, on a shell that keeps a record."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from enclave.sandboxes.notebook import preparation
+
+
+class Session:
+    """Keeps the texts that were sent, and whose they are."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Any, str]] = []
+        self.pid = 0
+
+    def msg(self, kind: str, content: dict[str, Any], parent: Any) -> dict[str, Any]:
+        """Make a message."""
+        return {'msg_type': kind, 'content': content, 'parent_header': parent}
+
+    def send(self, stream: Any, message: dict[str, Any], ident: bytes) -> None:
+        """Keep a message."""
+        self.sent.append((message['parent_header'], message['content']['text']))
+
+
+class Shell:
+    """Has what is replaced in IPython's shell."""
+
+    def __init__(self) -> None:
+        self.errors: list[tuple[str, str, list[str]]] = []
+        self.shown: list[Any] = []
+        self.called: list[Callable[[], None]] = []
+        self._last_traceback: list[str] | None = ['old']
+        self.events = self
+
+    def register(self, name: str, action: Callable[[], None]) -> None:
+        """Keep what is to be called."""
+        self.called.append(action)
+
+    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+        return exc_tuple or sys.exc_info()
+
+    def _showtraceback(self, kind: type, error: Any, lines: list[str]) -> None:
+        self.errors.append((kind.__name__, str(error), lines))
+
+    def showtraceback(self, exc_tuple: Any = None, **words: Any) -> None:
+        """Keep that the shell's own way was taken."""
+        self.shown.append(self._get_exc_info(exc_tuple)[1])
+
+    def show_usage_error(self, error: Any) -> None:
+        """Print, as IPython does, and tell nobody."""
+
+
+def raised(error: BaseException) -> Any:
+    try:
+        raise error
+    except BaseException:
+        return sys.exc_info()
+
+
+def test_long_text_is_sent_in_pieces_of_the_same_cell() -> None:
+    session = Session()
+    cutting = preparation.CuttingSession(session)
+    text = 'x' * (2 * preparation.PIECE_CHARACTERS) + 'end'
+
+    cutting.pid = 5
+    for each in (text, 'short'):
+        cutting.send(None, session.msg('stream', {'name': 'stdout', 'text': each}, 'cell'), ident=b'topic')
+
+    texts = [each for _, each in session.sent]
+    assert ''.join(texts) == text + 'short'
+    assert len(texts) == 4
+    assert {parent for parent, _ in session.sent} == {'cell'}
+    assert session.pid == 5
+
+
+def test_a_large_error_is_sent_with_head_and_tail() -> None:
+    shell = Shell()
+    preparation.tell_errors(shell)
+
+    shell._showtraceback(ValueError, ValueError('a' * 20_000_000 + 'z'), ['first', 'b' * 20_000_000, 'last'])
+
+    ((name, value, lines),) = shell.errors
+    assert name == 'ValueError'
+    assert value.startswith('aaa')
+    assert value.endswith('z')
+    assert len(value) + sum(map(len, lines)) < 2_100_000
+    assert (lines[0], lines[-1]) == ('first', 'last')
+    assert '[... 19000001 characters left out ...]' in value
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='this Python has no groups')
+def test_a_group_is_sent_as_an_error_and_others_are_left_to_the_shell() -> None:
+    shell = Shell()
+    preparation.tell_errors(shell)
+    group = vars(__import__('builtins'))['ExceptionGroup']('both', [ValueError('a'), TypeError('b')])
+    later = KeyError('k')
+    later.__context__ = group
+    plain = ValueError('plain')
+
+    for error in (group, later, plain):
+        shell.showtraceback(raised(error))
+
+    assert [name for name, _, _ in shell.errors] == ['ExceptionGroup', 'KeyError']
+    assert 'ValueError: a' in '\n'.join(shell.errors[0][2])
+    assert shell.shown == [plain]
+
+
+def test_a_wrong_magic_is_sent_as_an_error_and_an_old_traceback_is_forgotten() -> None:
+    shell = Shell()
+    preparation.tell_errors(shell)
+
+    shell.show_usage_error(LookupError('no such magic'))
+    for action in shell.called:
+        action()
+
+    assert shell.errors == [('LookupError', 'no such magic', ['UsageError: no such magic'])]
+    assert shell._last_traceback is None
+
+
+def test_an_error_whose_context_is_a_circle_is_no_group() -> None:
+    first, second = ValueError(), ValueError()
+    first.__context__, second.__context__ = second, first
+
+    assert not preparation.has_group(first)
+
+
+def test_a_shell_that_has_none_of_it_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+
+    preparation.prepare(object())
