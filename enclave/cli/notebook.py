@@ -152,7 +152,7 @@ def run(
 
     What the cells print and show goes to standard output as text, and with -o into a notebook with every output. The
     first cell that fails ends the run with exit code 1; the notebook is written all the same. A cell tagged
-    raises-exception may fail.
+    raises-exception may fail, but a cell that runs out of time or loses its kernel always ends the run.
 
     \b
     Examples:
@@ -168,7 +168,11 @@ def run(
         config = {'kernel_name': wanted, **config}
     copied = parse_files(files)
 
+    is_well = True
+
     def on_cell(index: int, result: CellResult) -> None:
+        nonlocal is_well
+        is_well = document.is_tolerated(index, result, allow_errors=allow_errors)
         if not as_json:
             show_result(result)
 
@@ -181,7 +185,6 @@ def run(
             if output is not None:
                 document.save(output)
     cells = sum(bool(code.strip()) for _, code in document.code_cells)
-    is_complete = len(results) == cells
     failed = sum(not result.success for result in results)
     if as_json:
         echo_json(
@@ -193,9 +196,9 @@ def run(
                 'results': [result.model_dump(mode='json') for result in results],
             }
         )
-    elif not is_complete:
+    elif len(results) < cells:
         click.echo(f'ms-enclave: stopped after {len(results)} of {cells} cells', err=True)
-    if not is_complete or (results and not results[-1].success and not allow_errors):
+    if not is_well:
         raise click.exceptions.Exit(1)
 
 

@@ -1,16 +1,21 @@
-"""Which kind of sandbox the notebook commands open."""
+"""Which kind of sandbox the notebook commands open, and how a run of a notebook ends."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 
+from enclave.cells import CellError, CellResult
 from enclave.cli.notebook import open_notebook
-from enclave.enums import SandboxType
+from enclave.enums import ExecutionStatus, SandboxType
 from enclave.sandboxes import choice
 from enclave.sandboxes.choice import Choice
 from tests.support.place import FakePlace
+from tests.unit.cli.conftest import Invoke
+from tests.unit.notebook.support import FakeNotebook
 
 
 def opened(place: FakePlace, sandbox_type: str | None, **options: Any) -> str:
@@ -49,3 +54,47 @@ def test_a_server_is_asked_for_docker_whatever_this_machine_has(
     place.is_remote = True
 
     assert opened(place, None) == 'docker_notebook'
+
+
+# A run ----------------------------------------------------------------------------------------------------------------
+
+OK = CellResult(status=ExecutionStatus.SUCCESS)
+RAISED = CellResult(status=ExecutionStatus.ERROR, error=CellError(name='E', value='v'))
+TIMED_OUT = CellResult(status=ExecutionStatus.TIMEOUT, timed_out=True, error=CellError(name='KeyboardInterrupt'))
+DIED = CellResult(status=ExecutionStatus.ERROR, state_lost='ended', error=CellError(name='KernelDied'))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A notebook of two cells, of which the second may fail."""
+    pytest.importorskip('nbformat')
+    from enclave.sandboxes.notebook.document import NotebookDocument
+
+    document = NotebookDocument()
+    document.add('1')
+    document.add('2')
+    document.node.cells[1].metadata['tags'] = ['raises-exception']
+    document.save(tmp_path / 'study.ipynb')
+    return tmp_path / 'study.ipynb'
+
+
+def run(invoke: Invoke, place: FakePlace, study: Path, results: list[CellResult], *options: str) -> Result:
+    place.sandbox = FakeNotebook(*results)  # type: ignore[assignment]
+    return invoke('notebook', 'run', '--type', 'some', str(study), *options)
+
+
+@pytest.mark.parametrize(
+    ('results', 'options', 'code'),
+    [
+        ([OK, OK], (), 0),
+        ([RAISED], (), 1),
+        ([RAISED, OK], ('--allow-errors',), 0),
+        ([OK, RAISED], (), 0),
+        ([OK, TIMED_OUT], ('--allow-errors',), 1),
+        ([OK, DIED], ('--allow-errors',), 1),
+    ],
+)
+def test_a_run_fails_if_a_cell_fails_that_may_not(
+    invoke: Invoke, place: FakePlace, study: Path, results: list[CellResult], options: tuple[str, ...], code: int
+) -> None:
+    assert run(invoke, place, study, results, *options).exit_code == code
