@@ -92,6 +92,9 @@ class _Session:
             except EOFError:
                 click.echo('', err=True)
                 return
+            except UnicodeDecodeError as error:
+                echo_error(f'that is not {error.encoding} text')
+                continue
             try:
                 if code.startswith(':'):
                     if not self._command(code):

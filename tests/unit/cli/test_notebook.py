@@ -211,6 +211,18 @@ def test_code_that_is_no_text_does_not_end_a_session(
     assert [cell['code'] for cell in session.cells] == ['2']
 
 
+def test_bytes_that_are_no_text_do_not_end_a_session(
+    invoke: Invoke, session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = [b'\xff', b'2', b':quit']
+    monkeypatch.setattr(builtins, 'input', lambda prompt: typed.pop(0).decode())
+
+    result = invoke('repl', '--type', 'some')
+
+    assert 'not utf-8 text' in result.stderr
+    assert [cell['code'] for cell in session.cells] == ['2']
+
+
 def test_the_first_completion_has_more_time_than_later_ones(
     invoke: Invoke, session: FakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
