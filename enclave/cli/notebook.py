@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +19,11 @@ from enclave.cli.place import Place, choose_kind
 from enclave.cli.relay import endings_as_exit
 from enclave.cli.run import put_path
 from enclave.enums import SandboxType
+from enclave.sandboxes.notebook.outputs import strip_escape_codes
 
 F = TypeVar('F', bound=Callable[..., Any])
 
-_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
+_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]')  # all but tabs and line ends
 _OPTIONS: dict[str, Any] = {
     'sandbox_type': click.option(
         '--type',
@@ -54,6 +56,15 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+timeout_option = click.option(
+    '-t',
+    '--timeout',
+    type=click.FloatRange(min=0),
+    metavar='SECONDS',
+    help='How long each cell may run; 0 for no limit.  [default: no limit; on a server, the longest it allows]',
+)
+
+
 def notebook_options(function: F) -> F:
     """Give a command the options of a new notebook sandbox; it gets ``sandbox_type``, and its configuration as the dict
     ``config``."""
@@ -76,7 +87,11 @@ def notebook_options(function: F) -> F:
 def open_notebook(
     place: Place, sandbox_type: str | None, config: dict[str, Any], *, quiet: bool = False
 ) -> Iterator[Any]:
-    """Have a fresh notebook sandbox for a ``with`` block, of the kind that is named, else of the one there is here."""
+    """Have a fresh notebook sandbox for a ``with`` block, of the kind that is named, else of the one there is here.
+
+    Its cells may run as long as the place allows, unless the configuration or the call says otherwise.
+    """
+    config = {'timeout': place.longest_timeout(), **config}
     kind = _find_kind(place, sandbox_type, config, quiet=quiet)
     if kind == SandboxType.DOCKER_NOTEBOOK and not place.is_remote:
         _have_image(config, quiet=quiet)
@@ -127,7 +142,7 @@ def notebook() -> None:
 @click.option(
     '-o', '--output', type=click.Path(dir_okay=False, path_type=Path), help='Write the notebook with its outputs here.'
 )
-@click.option('-t', '--timeout', type=click.FloatRange(min=0), default=0.0, metavar='SECONDS', help='For each cell.')
+@timeout_option
 @click.option('--allow-errors', is_flag=True, help='Go on after a cell that fails.')
 @click.option('--kernel', 'kernel_name', metavar='NAME', help="The kind of kernel, instead of the notebook's own.")
 @click.option(
@@ -139,7 +154,7 @@ def notebook() -> None:
 def run(
     file: Path,
     output: Path | None,
-    timeout: float,
+    timeout: float | None,
     allow_errors: bool,
     kernel_name: str | None,
     files: tuple[str, ...],
@@ -152,7 +167,7 @@ def run(
 
     What the cells print and show goes to standard output as text, and with -o into a notebook with every output. The
     first cell that fails ends the run with exit code 1; the notebook is written all the same. A cell tagged
-    raises-exception may fail.
+    raises-exception may fail, but a cell that runs out of time or loses its kernel always ends the run.
 
     \b
     Examples:
@@ -163,12 +178,18 @@ def run(
     from enclave.sandboxes.notebook.document import NotebookDocument
 
     document = NotebookDocument.load(file)
+    if output is not None:
+        _check_writable(output)
     wanted = kernel_name or document.kernel_name or 'python3'
     if wanted != 'python3' and not (kernel_name is None and _is_python(document)):
         config = {'kernel_name': wanted, **config}
     copied = parse_files(files)
 
+    is_well = True
+
     def on_cell(index: int, result: CellResult) -> None:
+        nonlocal is_well
+        is_well = document.is_tolerated(index, result, allow_errors=allow_errors)
         if not as_json:
             show_result(result)
 
@@ -181,7 +202,6 @@ def run(
             if output is not None:
                 document.save(output)
     cells = sum(bool(code.strip()) for _, code in document.code_cells)
-    is_complete = len(results) == cells
     failed = sum(not result.success for result in results)
     if as_json:
         echo_json(
@@ -193,10 +213,19 @@ def run(
                 'results': [result.model_dump(mode='json') for result in results],
             }
         )
-    elif not is_complete:
+    elif len(results) < cells:
         click.echo(f'ms-enclave: stopped after {len(results)} of {cells} cells', err=True)
-    if not is_complete or (results and not results[-1].success and not allow_errors):
+    if not is_well:
         raise click.exceptions.Exit(1)
+
+
+def _check_writable(output: Path) -> None:
+    """Find out before anything runs that what comes of it could not be written."""
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):  # as `NotebookDocument.save` makes one
+            pass
+    except OSError as error:
+        raise click.BadParameter(f'{str(output)!r} cannot be written: {error.strerror}', param_hint="'-o'") from error
 
 
 def _is_python(document: Any) -> bool:
@@ -208,10 +237,9 @@ def _is_python(document: Any) -> bool:
 
 def show_result(result: CellResult) -> None:
     """Print what a person reads of a cell."""
-    if result.text:
-        click.echo(result.text, nl=not result.text.endswith('\n'))
-    if result.stderr:
-        click.echo(result.stderr, nl=not result.stderr.endswith('\n'), err=True)
+    for text, is_error in ((_plain(result.text), False), (_plain(result.stderr), True)):
+        if text:
+            click.echo(text, nl=not text.endswith('\n'), err=is_error)
     if result.note:
         click.echo(f'ms-enclave: {result.note}', err=True)
     if not result.success:
@@ -222,8 +250,13 @@ def show_failure(result: CellResult) -> None:
     """Print why a cell failed."""
     error = result.error
     if error is not None and result.state_lost is None:
-        click.echo(_CONTROL.sub('', error.traceback or f'{error.name}: {error.value}'), err=True)
+        click.echo(_plain(error.traceback or f'{error.name}: {error.value}'), err=True)
     if result.timed_out:
         echo_error('the cell ran out of time and was interrupted')
     if result.state_lost is not None:
         echo_error(f'the kernel {result.state_lost}; its variables are lost')
+
+
+def _plain(text: str) -> str:
+    """Return a guest's text without what steers a terminal."""
+    return _CONTROL.sub('', strip_escape_codes(text))

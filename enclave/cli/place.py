@@ -18,7 +18,7 @@ from enclave.errors import ImageNotFoundError, InvalidArgumentError, SandboxNotF
 from enclave.records import SandboxInfo
 
 if TYPE_CHECKING:
-    from enclave.managers.base import SandboxManager
+    from enclave.managers.http import HttpSandboxManager
 
 P = TypeVar('P', bound='Place')
 
@@ -80,6 +80,10 @@ class Place(ABC):
         if not found:
             raise SandboxNotFoundError(f'no sandbox {start!r} is {self.where}; `ms-enclave ps` lists those that are')
         return found[0]
+
+    def longest_timeout(self) -> float:
+        """Return the longest time limit that a call may have here, in seconds; 0 is no limit, as everywhere."""
+        return 0.0
 
     @property
     @abstractmethod
@@ -191,16 +195,16 @@ class RemotePlace(Place):
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self.url = url
         self._api_key = api_key
-        self._manager: SandboxManager | None = None
+        self._manager: HttpSandboxManager | None = None
 
     @property
-    def manager(self) -> SandboxManager:
+    def manager(self) -> HttpSandboxManager:
         """The manager that speaks to the server."""
         if self._manager is None:
-            from enclave.managers.registry import SandboxManagerFactory
+            from enclave.managers.http import HttpSandboxManager
 
             url = self.url if '://' in self.url else f'http://{self.url}'
-            self._manager = SandboxManagerFactory.create_manager('http', base_url=url, api_key=self._api_key)
+            self._manager = HttpSandboxManager(base_url=url, api_key=self._api_key)
         return self._manager
 
     @property
@@ -239,6 +243,11 @@ class RemotePlace(Place):
     def remove(self, sandbox_id: str) -> None:
         """See `Place.remove`."""
         self.manager.delete_sandbox(sandbox_id)
+
+    def longest_timeout(self) -> float:
+        """See `Place.longest_timeout`; the server's policy says it."""
+        seconds = self.manager.get_limits().get('max_timeout')
+        return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
     def close(self) -> None:
         """Close the connections to the server."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import codeop
 import contextlib
 from pathlib import Path
@@ -12,14 +11,16 @@ from typing import Any
 import click
 
 from enclave.cells import CellResult
-from enclave.cli.notebook import notebook_options, open_notebook, show_failure
+from enclave.cli.notebook import notebook_options, open_notebook, show_failure, timeout_option
 from enclave.cli.options import parse_files, place_options
 from enclave.cli.output import echo_error
 from enclave.cli.place import Place
 from enclave.cli.run import put_path
-from enclave.errors import EnclaveError, OperationTimeoutError
+from enclave.errors import EnclaveError
 from enclave.sandboxes.notebook.outputs import readable
+from enclave.sandboxes.notebook.verbs import ASK_SECONDS
 
+_TAB_SECONDS = 2.0
 _HELP = """\
 An empty line ends a block. Ctrl-C interrupts, Ctrl-D leaves. Besides code:
   :vars          list the variables
@@ -29,9 +30,7 @@ An empty line ends a block. Ctrl-C interrupts, Ctrl-D leaves. Besides code:
 
 
 @click.command()
-@click.option(
-    '-t', '--timeout', type=click.FloatRange(min=0), default=0.0, metavar='SECONDS', help='How long a cell may run.'
-)
+@timeout_option
 @click.option('--kernel', 'kernel_name', metavar='NAME', help='The kind of kernel.  [default: python3]')
 @click.option(
     '--pictures',
@@ -45,7 +44,7 @@ An empty line ends a block. Ctrl-C interrupts, Ctrl-D leaves. Besides code:
 @notebook_options
 @place_options
 def repl(
-    timeout: float,
+    timeout: float | None,
     kernel_name: str | None,
     pictures: Path | None,
     files: tuple[str, ...],
@@ -72,7 +71,7 @@ def repl(
 class _Session:
     """One session at one terminal, or over one pipe."""
 
-    def __init__(self, sandbox: Any, timeout: float, pictures: Path | None) -> None:
+    def __init__(self, sandbox: Any, timeout: float | None, pictures: Path | None) -> None:
         self._sandbox = sandbox
         self._timeout = timeout
         self._pictures = pictures
@@ -93,6 +92,9 @@ class _Session:
             except EOFError:
                 click.echo('', err=True)
                 return
+            except UnicodeDecodeError as error:
+                echo_error(f'that is not {error.encoding} text')
+                continue
             try:
                 if code.startswith(':'):
                     if not self._command(code):
@@ -122,8 +124,11 @@ class _Session:
         if len(lines) > 1 and not lines[-1].strip():
             return False
         code = '\n'.join(lines)
-        with contextlib.suppress(OperationTimeoutError):
+        try:
             return bool(self._sandbox.check_complete(code)[0] == 'incomplete')
+        except EnclaveError as error:  # the cell itself will tell what is wrong with the code or the kernel
+            if isinstance(error, ConnectionError):
+                raise
         try:
             return codeop.compile_command(code) is None
         except (SyntaxError, ValueError, OverflowError):
@@ -162,12 +167,16 @@ class _Session:
                 continue
             try:
                 data = value.encode() if suffix == 'svg' else base64.b64decode(value)
-            except binascii.Error:
+            except ValueError:  # it is not base64, or no text
                 continue
-            self._pictures.mkdir(parents=True, exist_ok=True)
+            path = self._pictures / f'{self._shown + 1:03}.{suffix}'
+            try:
+                self._pictures.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            except OSError as error:
+                echo_error(f'the picture was not written to {path}: {error.strerror}')
+                continue
             self._shown += 1
-            path = self._pictures / f'{self._shown:03}.{suffix}'
-            path.write_bytes(data)
             click.echo(f'[{path}]')
 
     def _command(self, line: str) -> bool:
@@ -176,13 +185,7 @@ class _Session:
         if word in ('q', 'quit', 'exit'):
             return False
         if word == 'save' and rest.strip():
-            from enclave.sandboxes.notebook.document import NotebookDocument
-
-            document = NotebookDocument()
-            for code, result in self._done:
-                document.add(code, result)
-            document.save(rest.strip())
-            click.echo(f'wrote {len(self._done)} cells to {rest.strip()}', err=True)
+            self._save(rest.strip())
         elif word == 'restart':
             self._sandbox.restart_kernel()
             self._number = 1
@@ -193,6 +196,19 @@ class _Session:
             click.echo(_HELP, err=True)
         return True
 
+    def _save(self, path: str) -> None:
+        from enclave.sandboxes.notebook.document import NotebookDocument
+
+        document = NotebookDocument()
+        for code, result in self._done:
+            document.add(code, result)
+        try:
+            document.save(path)
+        except (OSError, ValueError) as error:  # ValueError is a path that no system takes
+            echo_error(f'{path!r} was not written: {getattr(error, "strerror", None) or error}')
+        else:
+            click.echo(f'wrote {len(self._done)} cells to {path}', err=True)
+
     def _complete_by_tab(self) -> None:
         """Have the kernel say what Tab can mean, where this terminal can do that."""
         complete = self._sandbox.complete_code
@@ -201,14 +217,18 @@ class _Session:
         except ImportError:
             return
         found: list[str] = []
+        has_answered = False
 
         def completer(text: str, state: int) -> str | None:
+            nonlocal has_answered
             if state == 0:
                 found.clear()
                 line, end = readline.get_line_buffer(), readline.get_endidx()
                 start = readline.get_begidx()
                 with contextlib.suppress(EnclaveError):
-                    answer = complete(line, end, timeout=2.0)
+                    # For its first answer a kernel reads much of Python's library; after that nobody should wait long.
+                    answer = complete(line, end, timeout=_TAB_SECONDS if has_answered else ASK_SECONDS)
+                    has_answered = True
                     # readline replaces from where its own word begins.
                     found.extend(
                         line[start : answer.start] + match[max(0, start - answer.start) :] for match in answer.matches

@@ -424,6 +424,11 @@ class HttpSandboxManager(SandboxManager):
         found: dict[str, Any] = self._open_transport().call('GET', '/stats', dict[str, Any])
         return {**found, 'manager_type': str(self.manager_type), 'base_url': self.base_url}
 
+    def get_limits(self) -> dict[str, Any]:
+        """Return what the server allows this key, by the names of `enclave.server.policy.Policy`; None is no limit."""
+        found: dict[str, Any] = self._open_transport().call('GET', '/limits', dict[str, Any])
+        return found
+
     def health_check(self) -> HealthCheckResult:
         """Return whether the server answers and is well; see `SandboxManager.health_check`."""
         try:

@@ -16,6 +16,7 @@ from enclave.enums import ExecutionStatus
 from enclave.errors import (
     CallCancelledError,
     ConflictError,
+    InvalidArgumentError,
     NotFoundError,
     OperationTimeoutError,
     SandboxGoneError,
@@ -360,18 +361,20 @@ def test_kernels_of_other_languages_work(sandbox: NotebookSandbox) -> None:
     home = sandbox.execute_command('printf %s "$HOME"').stdout
     place = f'{home}/.local/share/jupyter/kernels/echo'
     spec = {
-        'argv': ['python3', f'{home}/echo_kernel.py', '-f', '{connection_file}'],
+        'argv': ['python3', '{resource_dir}/echo_kernel.py', '--IPKernelApp.connection_file={connection_file}'],
         'display_name': 'Echo',
         'language': 'echo',
+        'env': {'ECHO_HOME': '${HOME}/x'},
         'interrupt_mode': 'message',
     }
-    sandbox.write_file(f'{home}/echo_kernel.py', ECHO_KERNEL)
+    sandbox.write_file(f'{place}/echo_kernel.py', ECHO_KERNEL)
     sandbox.write_file(f'{place}/kernel.json', json.dumps(spec))
 
     assert [each.name for each in sandbox.list_kernel_specs()] == ['echo', 'python3']
     info = sandbox.create_kernel('mirror', 'echo')
     assert info.language == 'echo'
     assert sandbox.execute_cell('olleh', kernel='mirror').stdout == 'hello'
+    assert sandbox.list_kernel_specs()[0].env == {'ECHO_HOME': f'{home}/x'}
     with pytest.raises(UnsupportedError):
         sandbox.list_variables(kernel='mirror')
     sandbox.interrupt_kernel('mirror')
@@ -402,6 +405,24 @@ def test_completion_inspection_and_variables(sandbox: NotebookSandbox) -> None:
     assert len(variables['name'].text) <= 200
     assert sandbox.check_complete('for i in x:', timeout=PATIENCE) == ('incomplete', '    ')
     assert sandbox.check_complete('1+1', timeout=PATIENCE)[0] == 'complete'
+
+
+def test_odd_variables_do_not_hide_the_others(sandbox: NotebookSandbox) -> None:
+    sandbox.execute_cell(
+        'class Leaving:\n    def __repr__(self): raise SystemExit\n'
+        "odd, exec, plain = Leaving(), 5, 6\nglobals()[1] = 2\nglobals()['\\ud800'] = 3"
+    )
+
+    variables = {each.name: each.text for each in sandbox.list_variables(timeout=PATIENCE)}
+
+    del variables['Leaving']
+    assert variables == {'odd': '<SystemExit>', 'exec': '5', 'plain': '6', '\\ud800': '3'}
+
+
+def test_code_that_is_no_text_is_refused(sandbox: NotebookSandbox) -> None:
+    for ask in (sandbox.execute_cell, sandbox.complete_code, sandbox.inspect_code, sandbox.check_complete):
+        with pytest.raises(InvalidArgumentError, match='lone surrogate'):
+            ask("'\ud800'")
 
 
 def test_a_question_does_not_count_as_a_cell(sandbox: NotebookSandbox) -> None:

@@ -8,11 +8,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from click.testing import CliRunner
 
+from enclave.cli.notebook import notebook
+from enclave.cli.place import RemotePlace
+from enclave.cli.repl import repl
 from enclave.deadline import Deadline
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.remote import RemoteSandbox
@@ -434,6 +439,32 @@ def test_time_limits_are_the_policys(
     assert answer.status_code == status, 'what the policy lets through, the sandbox itself refuses here'
 
 
+@pytest.mark.parametrize(('policy', 'seconds'), [({'max_timeout': 10}, 10.0), ({}, 0.0)])
+def test_the_command_line_knows_how_long_a_server_lets_cells_run(
+    serve: Serve, policy: dict[str, Any], seconds: float
+) -> None:
+    with RemotePlace(serve(policy=policy).url) as place:
+        assert place.longest_timeout() == seconds
+
+
+@pytest.mark.docker
+def test_the_command_line_runs_a_notebook_where_time_is_limited(serve: Serve, tmp_path: Path) -> None:
+    pytest.importorskip('nbformat')
+    from enclave.sandboxes.notebook.document import NotebookDocument
+
+    document = NotebookDocument()
+    document.add('6 * 7')
+    document.save(tmp_path / 'n.ipynb')
+    server = serve(policy={'max_timeout': 20})
+    where = ['--no-network', '--url', server.url]
+
+    ran = CliRunner().invoke(notebook, ['run', str(tmp_path / 'n.ipynb'), *where])
+    typed = CliRunner().invoke(repl, where, input='6 * 7\n')
+
+    assert (ran.exit_code, ran.stdout) == (0, '42\n'), ran.output
+    assert 'Out[1]: 42' in typed.stdout, typed.output
+
+
 @pytest.mark.parametrize(
     ('name', 'body', 'words'),
     [
@@ -463,6 +494,17 @@ def test_wrong_bodies_are_refused(serve: Serve, connect: Connect, name: str, bod
 
     assert (answer.status_code, answer.json()['code']) == (400, 'invalid-argument')
     assert words in answer.json()['message']
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    'where', ['cells', 'cells/stream', *(f'kernels/default/{each}' for each in ('complete', 'inspect', 'check'))]
+)
+def test_code_that_is_no_text_is_refused(path: str, where: str) -> None:
+    answer = post(f'{path}/{where}', {'code': '\ud800'})
+
+    assert (answer.status_code, answer.json()['code']) == (400, 'invalid-argument')
+    assert 'lone surrogate' in answer.json()['message']
 
 
 @pytest.mark.docker

@@ -42,6 +42,10 @@ class FakePlace(Place):
         self.infos = infos or []
         self.calls: list[tuple[Any, ...]] = []
         self.sandbox = FakeSandbox(folder)
+        self.max_timeout = 0.0
+
+    def longest_timeout(self) -> float:
+        return self.max_timeout
 
     @property
     def where(self) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any, Protocol
 from attrs import define, field
 
 from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
+from enclave.enums import ExecutionStatus
 from enclave.errors import InvalidArgumentError, UnsupportedError
+from enclave.sandboxes.notebook.life import PYTHON_SPEC
 
 MAX_FILE_BYTES = 256 << 20
 RAISES_TAG = 'raises-exception'
 """A cell with this tag may fail without ending the run, as in Jupyter's own tools."""
+_LONE_SURROGATE = re.compile('[\ud800-\udfff]')
 
 
 class Notebook(Protocol):
@@ -62,7 +66,7 @@ class NotebookDocument:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NotebookDocument:
-        """Read a file of any format version, brought up to 4.
+        """Read a file of any format version, brought up to 4.5. A byte order mark before its UTF-8 is passed over.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -71,7 +75,13 @@ class NotebookDocument:
         source = Path(path)
         if source.stat().st_size > MAX_FILE_BYTES:
             raise InvalidArgumentError(f'{os.fspath(path)!r} is larger than {MAX_FILE_BYTES} bytes')
-        return cls.loads(source.read_text('utf-8'), name=os.fspath(path))
+        try:
+            text = source.read_text('utf-8-sig')
+        except UnicodeDecodeError as error:
+            raise InvalidArgumentError(
+                f'{os.fspath(path)!r} is no notebook: it is not UTF-8 text ({error.reason} at byte {error.start})'
+            ) from error
+        return cls.loads(text, name=os.fspath(path))
 
     @classmethod
     def loads(cls, text: str, *, name: str = 'the text') -> NotebookDocument:
@@ -79,6 +89,10 @@ class NotebookDocument:
         nbformat = _nbformat()
         try:
             node = nbformat.reads(text, as_version=4)
+            if (
+                node.nbformat_minor < nbformat.v4.nbformat_minor
+            ):  # what is added later has an id, which 4.4 does not know
+                node = nbformat.v4.upgrade(node, from_version=4, from_minor=node.nbformat_minor)
             nbformat.validate(node)
         except Exception as error:  # nbformat has no root of its own for what it raises
             raise InvalidArgumentError(f'{name!r} is no notebook: {str(error)[:300]}') from error
@@ -95,7 +109,9 @@ class NotebookDocument:
             nbformat.validate(self.node)
         except nbformat.ValidationError as error:
             raise InvalidArgumentError(f'the notebook is not valid: {str(error)[:300]}') from error
-        return str(nbformat.writes(self.node)) + '\n'
+        text = str(nbformat.writes(self.node)) + '\n'
+        # JSON can name a lone surrogate, UTF-8 has none; outside of strings there is no such character.
+        return _LONE_SURROGATE.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file, as a whole or not at all."""
@@ -163,7 +179,7 @@ class NotebookDocument:
             on_cell: Called after each cell with its index among all cells and its result.
 
         Returns:
-            The results of the cells that ran; the last one tells whether all went well.
+            The results of the cells that ran. All went well if `is_tolerated` says so of the last one.
         """
         self._note_kernel(sandbox, kernel)
         self._displays.clear()
@@ -179,11 +195,20 @@ class NotebookDocument:
             self._put(index, result)
             if on_cell is not None:
                 on_cell(index, result)
-            may_fail = allow_errors or RAISES_TAG in self.node.cells[index].metadata.get('tags', ())
-            own_failure = result.error is not None and result.state_lost is None and not result.timed_out
-            if not result.success and not (may_fail and own_failure):
+            if not self.is_tolerated(index, result, allow_errors=allow_errors):
                 break
         return results
+
+    def is_tolerated(self, index: int, result: CellResult, *, allow_errors: bool = False) -> bool:
+        """Tell whether a run goes on after a cell: it succeeded, or raised something where that may be.
+
+        Args:
+            index: The cell's place among all cells, as ``on_cell`` gets it.
+        """
+        if result.success:
+            return True
+        is_own_failure = result.status is ExecutionStatus.ERROR and result.state_lost is None
+        return is_own_failure and (allow_errors or RAISES_TAG in self.node.cells[index].metadata.get('tags', ()))
 
     def _put(self, index: int, result: CellResult) -> None:
         """Give a cell its outputs, and earlier cells what it changed of theirs."""
@@ -204,7 +229,8 @@ class NotebookDocument:
             return
         info = next((each for each in sandbox.list_kernels() if each.name == kernel), None)
         if info is not None:
-            names = {'name': info.spec, 'display_name': info.spec, 'language': info.language}
+            title = PYTHON_SPEC.display_name if info.spec == PYTHON_SPEC.name else info.spec
+            names = {'name': info.spec, 'display_name': title, 'language': info.language}
             self.node.metadata['kernelspec'] = _nbformat().from_dict(names)
 
 

@@ -163,8 +163,7 @@ class KernelLife:
         self._host.write_file(
             file, [text], size=len(text), append=False, exclusive=True, make_parents=False, mode=0o600
         )
-        words = {'{connection_file}': file}
-        argv = tuple(words.get(word, word) for word in self._spec.argv)
+        argv = tuple(word.replace('{connection_file}', file) for word in self._spec.argv)
         request = RunRequest(command=argv, timeout=None, max_output_bytes=16384, cwd=cwd, env={**self._spec.env, **env})
         self._process = self._host.start_process(request, live=False)
         with self._changed:

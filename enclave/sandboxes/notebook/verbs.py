@@ -49,45 +49,78 @@ logger = logging.getLogger(__name__)
 ASK_SECONDS = 30.0
 """How long completion, inspection and the like may take by default, from the moment that it is their turn. A kernel's first
 completion reads much of Python's library, which takes seconds on a busy machine."""
-MAX_CODE_BYTES = 8 << 20
+MAX_CODE_CHARACTERS = 8 << 20
 Steps = Generator[dict[str, Any] | CellResult, None, None]
 """What `NotebookSandbox.stream_cell` gives: outputs as they come, and at last the result."""
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}')
 
+# Runs in the sandbox, under the kernels' Python. It fills in what jupyter_client fills in when it starts a kernel
+# (`KernelManager.format_kernel_cmd`, `KernelProvisionerBase`): names in braces in the words of the command, variables in the
+# values of the environment, and Python itself by its path. The connection file is left for the start.
 _FIND_SPECS = """\
-import json
+import json, os, re, string, sys
 from jupyter_client.kernelspec import KernelSpecManager
-found = {name: each['spec'] for name, each in KernelSpecManager().get_all_specs().items()}
+
+def fill(words, resource_dir):
+    known = {'resource_dir': resource_dir, 'prefix': sys.prefix}
+    words = [re.sub('{([A-Za-z0-9_]+)}', lambda match: known.get(match[1], match[0]), word) for word in words]
+    if words[:1] and re.fullmatch('python(%d([.]%d)?)?' % sys.version_info[:2], words[0]):
+        words[0] = sys.executable
+    return words
+
+found = {}
+for name, each in KernelSpecManager().get_all_specs().items():
+    spec = found[name] = each['spec']
+    try:
+        spec['argv'] = fill(spec['argv'], each['resource_dir'])
+        spec['env'] = {key: string.Template(value).safe_substitute(os.environ) for key, value in spec['env'].items()}
+    except (KeyError, TypeError):
+        pass  # it is refused as it is
 print(json.dumps(found))
 """
 
-# Runs in the kernel, in a namespace of its own, and leaves nothing there.
+# Runs in the kernel, in a namespace of its own, and leaves nothing there. What it looks at may be hostile, or only odd: nothing
+# of a value is called or looked up outside of a `try`, and what comes of it is made a plain string of bounded length.
 _LOOK_AT_VARIABLES = """\
 import base64, json, reprlib, types
 from IPython import get_ipython
 shell = get_ipython()
 short = reprlib.Repr()
 short.maxstring = short.maxother = 200
+plain = lambda text: str.__str__(text)[:200]
+name_of = lambda kind: plain(type.__dict__['__name__'].__get__(kind))
+is_a = lambda value, *kinds: issubclass(type(value), kinds)
+
+def attempt(look):
+    try:
+        return plain(look())
+    except BaseException as error:
+        return '<%s>' % name_of(type(error))
+
+def shape_of(value):
+    shape = getattr(value, 'shape', None)
+    if is_a(shape, tuple):
+        return str(tuple(shape))
+    if is_a(value, str, bytes, list, tuple, dict, set, frozenset):
+        return str(len(value))
+    return ''
+
 found = []
 for name, value in list(shell.user_ns.items()):
-    if name.startswith('_') or isinstance(value, types.ModuleType):
+    if type(name) is not str or name.startswith('_') or is_a(value, types.ModuleType):
         continue
     if name in shell.user_ns_hidden and shell.user_ns_hidden[name] is value:
         continue
-    shape = ''
-    try:
-        text = short.repr(value)[:200]
-        if isinstance(getattr(value, 'shape', None), tuple):
-            shape = str(tuple(value.shape))
-        elif isinstance(value, (str, bytes, list, tuple, dict, set, frozenset)):
-            shape = str(len(value))
-    except Exception as error:
-        text = '<%s>' % type(error).__name__
-    found.append([name, type(value).__name__, text, shape])
+    text, shape = attempt(lambda: short.repr(value)), attempt(lambda: shape_of(value))
+    found.append([plain(name), name_of(type(value)), text, '' if shape[:1] == '<' else shape])
     if len(found) >= 1000:
         break
 result = base64.b64encode(json.dumps(found).encode()).decode()
 """
+# An expression in the user's own names: any of these may mean something else there than Python's, but for `__import__`.
+_ASK_VARIABLES = (
+    f'(lambda space: (__import__("builtins").exec({_LOOK_AT_VARIABLES!r}, space), space["result"])[1])({{}})'
+)
 
 
 class NotebookSandbox(AgentBackedSandbox):
@@ -306,9 +339,17 @@ class NotebookSandbox(AgentBackedSandbox):
     def delete_kernel(self, name: str) -> None:
         """End a kernel and forget its name; a cell that runs in it ends with an error.
 
+        The default kernel stays as long as the sandbox; `restart_kernel` takes its state away.
+
         Raises:
+            InvalidArgumentError: It is the default kernel.
             NotFoundError: There is no such kernel.
         """
+        if name == DEFAULT_KERNEL:
+            raise InvalidArgumentError(
+                f'the kernel {name!r} cannot be deleted, since cells run in it that name none; restart_kernel empties it',
+                details={'sandbox_id': self.id, 'kernel': name},
+            )
         self._forget_kernel(self._kernel(name))
 
     def _forget_kernel(self, kernel: NotebookKernel) -> None:
@@ -395,7 +436,7 @@ class NotebookSandbox(AgentBackedSandbox):
         The status is ``'complete'``, ``'incomplete'`` (``indent`` is then what its next line begins with), ``'invalid'`` or
         ``'unknown'``.
         """
-        reply = self._ask('is_complete_request', {'code': code}, kernel, timeout)
+        reply = self._ask('is_complete_request', {'code': place(code, None)['code']}, kernel, timeout)
         status, indent = reply.get('status'), reply.get('indent', '')
         known = status if status in ('complete', 'incomplete', 'invalid') else 'unknown'
         return str(known), indent if isinstance(indent, str) else ''
@@ -408,12 +449,11 @@ class NotebookSandbox(AgentBackedSandbox):
         """
         if self._kernel(kernel).info().language != 'python':
             raise UnsupportedError(f'the variables of {kernel!r} cannot be listed: it is not a Python kernel')
-        source = f'(lambda space: (exec({_LOOK_AT_VARIABLES!r}, space), space["result"])[1])({{}})'
         content = {
             'code': '',
             'silent': True,
             'store_history': False,
-            'user_expressions': {'found': source},
+            'user_expressions': {'found': _ASK_VARIABLES},
             'allow_stdin': False,
             'stop_on_error': False,
         }
@@ -422,7 +462,7 @@ class NotebookSandbox(AgentBackedSandbox):
             text = reply['user_expressions']['found']['data']['text/plain']
             rows = json.loads(base64.b64decode(text.strip('\'"'), validate=True))
             return sorted(
-                (Variable(name=str(a), type=str(b), text=str(c), shape=str(d)) for a, b, c, d in rows),
+                (Variable(name=_text(a), type=_text(b), text=_text(c), shape=_text(d)) for a, b, c, d in rows),
                 key=lambda variable: variable.name,
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, binascii.Error) as error:
@@ -516,13 +556,22 @@ def check_cell(code: object, max_output_bytes: object) -> None:
     Raises:
         InvalidArgumentError: It may not.
     """
-    if not isinstance(code, str):
-        raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
-    if len(code) > MAX_CODE_BYTES:
-        raise InvalidArgumentError(f'code has {len(code)} characters; the limit is {MAX_CODE_BYTES}')
+    _check_code(code)
     cap = max_output_bytes
     if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or not 1 <= cap <= 1 << 30):
         raise InvalidArgumentError(f'max_output_bytes must be a whole number from 1 to {1 << 30}, not {cap!r}')
+
+
+def _check_code(code: object) -> None:
+    """Return if this can be told a kernel as code: messages are JSON in UTF-8, which has no lone surrogates."""
+    if not isinstance(code, str):
+        raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
+    if len(code) > MAX_CODE_CHARACTERS:
+        raise InvalidArgumentError(f'code has {len(code)} characters; the limit is {MAX_CODE_CHARACTERS}')
+    try:
+        code.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f'code is not proper text: character {error.start} is a lone surrogate') from None
 
 
 def check_new_kernel(name: object, env: Mapping[str, str] | None) -> None:
@@ -553,12 +602,16 @@ def place(code: str, cursor: int | None) -> dict[str, Any]:
     Raises:
         InvalidArgumentError: There is no such place.
     """
-    if not isinstance(code, str):
-        raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
+    _check_code(code)
     at = len(code) if cursor is None else cursor
     if isinstance(at, bool) or not isinstance(at, int) or not 0 <= at <= len(code):
         raise InvalidArgumentError(f'cursor must be a whole number from 0 to {len(code)}, not {cursor!r}')
     return {'code': code, 'cursor_pos': at}
+
+
+def _text(value: Any) -> str:
+    """Return a guest's word as text that can travel: lone surrogates are written as escapes."""
+    return str(value).encode('utf-8', 'backslashreplace').decode()
 
 
 def _position(value: Any, high: int, otherwise: int) -> int:

@@ -58,7 +58,11 @@ def test_a_session_is_written_as_a_valid_notebook(tmp_path: Path) -> None:
     nbformat.validate(node)
     assert [cell.cell_type for cell in node.cells] == ['markdown', 'code', 'code']
     assert node.cells[1].outputs[1]['data'] == {'text/plain': '2'}
-    assert node.metadata.kernelspec.name == 'python3'
+    assert node.metadata.kernelspec == {
+        'name': 'python3',
+        'display_name': 'Python 3 (ipykernel)',
+        'language': 'python',
+    }
     assert [path.name for path in tmp_path.iterdir()] == ['s.ipynb']
 
 
@@ -92,6 +96,28 @@ def test_a_lost_kernel_always_ends_the_run_and_is_told_in_the_notebook() -> None
     nbformat.validate(document.node)
 
 
+@pytest.mark.parametrize(
+    ('result', 'is_tolerated'),
+    [
+        (CellResult(status=ExecutionStatus.SUCCESS), True),
+        (FAILED, True),
+        (CellResult(status=ExecutionStatus.TIMEOUT, timed_out=True, error=CellError(name='KeyboardInterrupt')), False),
+        (CellResult(status=ExecutionStatus.CANCELLED, error=CellError(name='KeyboardInterrupt')), False),
+        (CellResult(status=ExecutionStatus.ERROR, state_lost='ended', error=CellError(name='KernelDied')), False),
+    ],
+)
+@pytest.mark.parametrize('how', ['argument', 'tag'])
+def test_only_what_a_cell_raises_itself_is_tolerated(how: str, result: CellResult, is_tolerated: bool) -> None:
+    document = make('a', 'b', tags=('raises-exception',) if how == 'tag' else ())
+
+    assert document.is_tolerated(0, result, allow_errors=how == 'argument') is is_tolerated
+    assert len(document.run(FakeNotebook(result), allow_errors=how == 'argument')) == 1 + is_tolerated
+
+
+def test_a_failure_that_nobody_allows_is_not_tolerated() -> None:
+    assert not make('a').is_tolerated(0, FAILED)
+
+
 def test_an_update_changes_the_earlier_cells_output() -> None:
     document = make('a', 'b')
     update = {'display_id': 'd', 'data': {'text/plain': 'new'}, 'metadata': {}}
@@ -121,6 +147,41 @@ def test_older_formats_are_brought_up(tmp_path: Path) -> None:
     document = NotebookDocument.load(tmp_path / 'old.ipynb')
 
     assert document.code_cells == [(0, '1+1')]
+
+
+@pytest.mark.parametrize('minor', range(6))
+def test_a_notebook_of_any_minor_version_can_be_added_to(minor: int) -> None:
+    cell = {'cell_type': 'code', 'source': '1', 'metadata': {}, 'outputs': [], 'execution_count': None}
+    cell |= {'id': 'first'} if minor >= 5 else {}
+    text = json.dumps({'cells': [cell], 'metadata': {}, 'nbformat': 4, 'nbformat_minor': minor})
+
+    document = NotebookDocument.loads(text)
+    document.add('2')
+    again = NotebookDocument.loads(document.dumps())
+
+    assert again.code_cells == [(0, '1'), (1, '2')]
+    assert again.node.nbformat_minor == 5
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / 'n.ipynb').write_text(make('1').dumps(), 'utf-8-sig')
+
+    assert NotebookDocument.load(tmp_path / 'n.ipynb').code_cells == [(0, '1')]
+
+
+def test_a_file_that_is_not_utf_8_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / 'n.ipynb').write_bytes(make('\xe4').dumps().encode('latin-1'))
+
+    with pytest.raises(InvalidArgumentError, match=r"n\.ipynb' is no notebook: it is not UTF-8"):
+        NotebookDocument.load(tmp_path / 'n.ipynb')
+
+
+def test_a_lone_surrogate_is_written_as_it_was_read(tmp_path: Path) -> None:
+    document = make('\ud800')
+
+    document.save(tmp_path / 'n.ipynb')
+
+    assert NotebookDocument.load(tmp_path / 'n.ipynb').code_cells == [(0, '\ud800')]
 
 
 @pytest.mark.parametrize('text', ['', 'x = 1', '{}', '[]', '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}'])
