@@ -18,7 +18,11 @@ from enclave.cli.relay import endings_as_exit, terminal_size
 @click.option('--shell', is_flag=True, help='COMMAND is one text for the shell of the sandbox.')
 @click.option('-i', '--tty', is_flag=True, help='Run it on a terminal, which this one is to be.')
 @click.option(
-    '-t', '--timeout', type=click.FloatRange(min=0), metavar='SECONDS', help='How long it may run.  [default: no limit]'
+    '-t',
+    '--timeout',
+    type=click.FloatRange(min=0),
+    metavar='SECONDS',
+    help='How long it may run.  [default: as long as a server allows, here no limit]',
 )
 @click.option('-n', '--no-stdin', is_flag=True, help='Do not pass standard input on.')
 @click.option(
@@ -71,7 +75,7 @@ def exec_(
         drive(
             sandbox,
             command[0] if shell else list(command),
-            timeout=timeout,
+            timeout=place.longest_timeout() if timeout is None else timeout,
             with_stdin=not no_stdin,
             tty=size,
             as_json=as_json,

@@ -45,7 +45,11 @@ _BY_SUFFIX = {
     '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
 )
 @click.option(
-    '-t', '--timeout', type=click.FloatRange(min=0), metavar='SECONDS', help='How long it may run.  [default: no limit]'
+    '-t',
+    '--timeout',
+    type=click.FloatRange(min=0),
+    metavar='SECONDS',
+    help='How long it may run.  [default: as long as a server allows, here no limit]',
 )
 @click.option('-n', '--no-stdin', is_flag=True, help='Do not pass standard input on.')
 @sandbox_options
@@ -109,7 +113,7 @@ def run(
         drive(
             sandbox,
             [*command, *args],
-            timeout=timeout,
+            timeout=place.longest_timeout() if timeout is None else timeout,
             with_stdin=not no_stdin,
             stdin=stdin,
             env=env,

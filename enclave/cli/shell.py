@@ -61,4 +61,11 @@ def shell(
         with opened as sandbox:
             for source, target in copied:
                 put_path(sandbox, source, target)
-            drive(sandbox, words, timeout=None, tty=size, env=terminal_env({}), memory=config.get('memory_limit'))
+            drive(
+                sandbox,
+                words,
+                timeout=place.longest_timeout(),
+                tty=size,
+                env=terminal_env({}),
+                memory=config.get('memory_limit'),
+            )
