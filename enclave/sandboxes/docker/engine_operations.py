@@ -363,7 +363,8 @@ class EngineOperations:
             raise InvalidArgumentError(message, details={'field': 'user'})
         if 'is not running' in words or 'stopped' in words:
             raise SandboxGoneError(f'the container of sandbox {self._name} does not run any more: {words}')
-        if not words or 'resource temporarily unavailable' in words.lower():
+        # The engine's own helper in the container (runc init) dies of a full limit at various points, each with words of its own.
+        if not words or any(each in words.lower() for each in ('resource temporarily unavailable', 'read init-p')):
             words = f'is its process limit reached? {words}'.strip()
         raise SandboxError(f'the sandbox could not start a process ({words})')
 
