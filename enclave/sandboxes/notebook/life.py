@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 
 from attrs import frozen
 
-from enclave.cancellation import is_cancelled, on_cancel
+from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.cells import KernelSpec
 from enclave.deadline import Deadline
 from enclave.errors import (
@@ -51,7 +51,6 @@ REPLY_SECONDS = 10.0
 """How long a kernel's reply may come after the outputs it follows or precedes; both are under way at once."""
 _RETRY_INTERVAL = 0.01
 _LOOK_INTERVAL = 1.0
-_CANCEL_INTERVAL = 0.25
 _INBOX_MESSAGES = 1000
 _INBOX_BYTES = 16 << 20
 _PORTS = ('shell', 'iopub', 'stdin', 'control', 'hb')
@@ -396,22 +395,18 @@ class KernelLife:
             KernelDiedError: The kernel ended.
         """
         request_id, parts = self._messenger.make_request(kind, content)
-        deadline = Deadline.after(timeout)
         with self._changed:
             self._clear_inbox_locked(request_id)
         is_over = False
         try:
             self._send(parts)
-            while not is_over:
-                try:
-                    reply = self.receive_reply(request_id, deadline.earlier(_CANCEL_INTERVAL))
-                    is_over = True
-                except OperationTimeoutError as error:
-                    if is_cancelled():
-                        raise CallCancelledError('the question to the kernel was cancelled') from error
-                    if deadline.has_expired():
-                        raise OperationTimeoutError(f'the kernel did not answer within {timeout:g} seconds') from error
+            reply = self.receive_reply(request_id, Deadline.after(timeout))
+            is_over = True
             return reply
+        except OperationTimeoutError as error:
+            raise OperationTimeoutError(f'the kernel did not answer within {timeout:g} seconds') from error
+        except CallCancelledError as error:
+            raise CallCancelledError('the question to the kernel was cancelled') from error
         finally:
             try:
                 if not is_over:
@@ -441,15 +436,16 @@ class KernelLife:
                 end = self._end
                 self._clear_inbox_locked('')
             reply: dict[str, Any] = {}
-            if end is None:
-                try:
-                    reply = self.receive_reply(request_id, Deadline.after(REPLY_SECONDS))
-                except KernelDiedError:
-                    end = self._end
-                except OperationTimeoutError:
-                    logger.warning('kernel %s ended a cell without a reply', self._label)
-            if end is None and _says_exit(reply):
-                end = self._wait_exit(grace)
+            with Cancellation().applied():  # also the end of a cell that was cancelled is waited for
+                if end is None:
+                    try:
+                        reply = self.receive_reply(request_id, Deadline.after(REPLY_SECONDS))
+                    except KernelDiedError:
+                        end = self._end
+                    except OperationTimeoutError:
+                        logger.warning('kernel %s ended a cell without a reply', self._label)
+                if end is None and _says_exit(reply):
+                    end = self._wait_exit(grace)
             if end is None and (reply.get('status') == 'error' or not stopped):
                 yield from collector.take_reply(reply)
             if end is not None and end.error is not None:
