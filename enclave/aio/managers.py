@@ -129,6 +129,8 @@ class HttpSandboxManager(SandboxManager):
 
     _home: ClassVar[tuple[str, str]] = (http.__name__, 'HttpSandboxManager')
 
+    get_limits = lifted(http.HttpSandboxManager.get_limits)
+
 
 @with_own_words
 class RemoteSandbox(AgentBackedSandbox):

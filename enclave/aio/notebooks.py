@@ -94,3 +94,4 @@ class NotebookDocument(Face):
     add = lifted(document.NotebookDocument.add)
     run_cell = lifted(document.NotebookDocument.run_cell)
     run = lifted(document.NotebookDocument.run)
+    is_tolerated = lifted(document.NotebookDocument.is_tolerated)

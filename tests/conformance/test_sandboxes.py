@@ -33,6 +33,7 @@ from enclave.errors import (
 )
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from tests.support.backends import Backend
+from tests.support.host import wait_until
 from tests.support.transfers import UPLOADS, Gate, cancel_midway
 
 Start = Callable[..., AgentBackedSandbox]
@@ -320,7 +321,7 @@ def test_a_background_child_does_not_hold_the_call(sandbox: AgentBackedSandbox) 
 
     assert (result.stdout, result.timed_out) == ('out\n', False)
     assert time.monotonic() - began < PATIENCE
-    assert running(sandbox, '97531') == 1
+    assert wait_until(lambda: running(sandbox, '97531') == 1), 'it may have to become sleep(1) first'
     sandbox.execute_command('pkill -f 97531 || kill $(grep -l 97531 /proc/[0-9]*/cmdline | cut -d/ -f3)')
 
 
