@@ -231,7 +231,7 @@ class NotebookKernel:
         """Return the life that is, or start a new one. To be called by whoever has the turn."""
         with self._lock:
             life = self._life
-        if life is not None and life.look():
+        if life is not None and (life.is_doomed or life.look()):
             life.wait_end()
         end = None if life is None else life.end
         if life is not None and end is None:

@@ -567,6 +567,12 @@ class KernelLife:
         with self._changed:
             return self._end
 
+    @property
+    def is_doomed(self) -> bool:
+        """Whether it was killed, so that its end will come."""
+        with self._changed:
+            return bool(self._verdict)
+
     def kill(self, verdict: str) -> None:
         """Kill the process; ``verdict`` goes on "the kernel ..."."""
         with self._changed:
