@@ -7,20 +7,25 @@ kernel is checked at our end all the same, since the cells can undo everything h
 
 from __future__ import annotations
 
+import array
 import builtins
+import fcntl
 import sys
+import termios
+import time
 import traceback
 from typing import Any
 
 KEPT_MESSAGES = 100000
 PIECE_CHARACTERS = 1 << 20
 ERROR_CHARACTERS = 1_000_000
+PROGRAMS_SECONDS = 0.5
 _SEND_HIGH_WATER_MARK = 23
 
 
 def prepare(shell: Any) -> None:
     """Prepare the kernel of an IPython shell."""
-    for step in (keep_outputs, cut_streams, tell_errors):
+    for step in (keep_outputs, cut_streams, await_programs, tell_errors):
         try:
             step(shell)
         except Exception:
@@ -69,6 +74,42 @@ def cut_streams(shell: Any) -> None:
     """Send what is printed in pieces that our end takes."""
     for stream in (sys.stdout, sys.stderr):
         stream.session = CuttingSession(stream.session)  # type: ignore[union-attr]
+
+
+def is_taken(stream: Any) -> bool:
+    """Tell whether all that programs wrote to a stream's file descriptor has come to the stream.
+
+    ipykernel has a thread that reads it from a pipe and writes it to the stream. It has done so when the pipe is empty and the
+    thread is back in its read(2), which /proc/<pid>/task/<tid>/syscall tells (proc(5): number, then arguments in hexadecimal).
+    """
+    waiting = array.array('i', [0])
+    fcntl.ioctl(stream._fid, termios.FIONREAD, waiting)
+    if waiting[0]:
+        return False
+    with open('/proc/self/task/%d/syscall' % stream.watch_fd_thread.native_id) as file:  # noqa: UP031
+        return file.read().split()[1:2] == [hex(stream._fid)]
+
+
+def await_programs(shell: Any) -> None:
+    """Let the output of the programs that a cell ran come before the cell's end, and so be the cell's own."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if getattr(stream, '_fid', None) is not None]
+
+    def await_all() -> bool:
+        end = time.monotonic() + PROGRAMS_SECONDS
+        while not all(map(is_taken, streams)):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.0005)
+        return True
+
+    def await_all_if_open() -> None:
+        try:
+            await_all()
+        except OSError:
+            return  # the cell closed what was watched
+
+    if streams and await_all():
+        shell.events.register('post_execute', await_all_if_open)
 
 
 def shortened(text: str) -> str:

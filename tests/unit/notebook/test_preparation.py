@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -134,3 +137,53 @@ def test_a_shell_that_has_none_of_it_is_left_as_it_is(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, 'stdout', io.StringIO())
 
     preparation.prepare(object())
+
+
+class WatchedStream(io.StringIO):
+    """Takes from a pipe on a thread, as ipykernel's stream does, but slowly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fid, self.end = os.pipe()
+        self.watch_fd_thread = threading.Thread(target=self._watch, daemon=True)
+        self.watch_fd_thread.start()
+
+    def _watch(self) -> None:
+        while data := os.read(self._fid, 1000):
+            time.sleep(0.05)
+            self.write(data.decode())
+        os.close(self._fid)
+
+
+@pytest.fixture
+def watched() -> Iterator[WatchedStream]:
+    """A stream whose thread ends with the test."""
+    stream = WatchedStream()
+    yield stream
+    os.close(stream.end)
+    stream.watch_fd_thread.join()
+
+
+def test_what_programs_wrote_is_awaited(watched: WatchedStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, 'stdout', watched)
+    shell = Shell()
+    preparation.await_programs(shell)
+    (after_cell,) = shell.called
+
+    os.write(watched.end, b'from a shell')
+    after_cell()
+
+    assert watched.getvalue() == 'from a shell'
+
+
+def test_a_program_that_writes_on_and_on_is_not_awaited(
+    watched: WatchedStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, 'stdout', watched)
+    shell = Shell()
+    preparation.await_programs(shell)
+    (after_cell,) = shell.called
+    monkeypatch.setattr(preparation, 'is_taken', lambda stream: False)
+    monkeypatch.setattr(preparation, 'PROGRAMS_SECONDS', 0.01)
+
+    after_cell()
