@@ -996,11 +996,15 @@ class Keeper(object):
             socket.send(STATUS.pack(b'S', b' ', pid))
         while True:
             try:
-                ended, outcome = os.waitpid(-1, 0)
+                # Told before it is reaped: were we killed in between, our parent could not learn it any more.
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:
                 break
-            if ended == pid:
+            assert ended is not None  # that is for WNOHANG
+            if ended.si_pid == pid:
+                outcome = ended.si_status << 8 if ended.si_code == os.CLD_EXITED else ended.si_status
                 socket.send(STATUS.pack(b'X', b' ', outcome))
+            os.waitpid(ended.si_pid, 0)
         socket.send(STATUS.pack(b'D', b' ', 0))
         if not self.serves_again:
             os._exit(0)
