@@ -72,12 +72,13 @@ class Model:
         def is_kept(attribute: attrs.Attribute[Any], value: Any) -> bool:
             return not (exclude_none and value is None) and not (exclude_defaults and _is_default(attribute, value))
 
+        dumped: Any = self
         if exclude_none or exclude_defaults or mode != 'json':
             dumped = attrs.asdict(self, filter=is_kept)  # type: ignore[arg-type]
         if mode == 'json':
             from enclave import wire
 
-            dumped = wire.encode(dumped if exclude_none or exclude_defaults else self)
+            dumped = wire.encode(dumped)
         return {
             name: value for name, value in dumped.items() if (wanted is None or name in wanted) and name not in unwanted
         }

@@ -17,7 +17,7 @@ from enclave.cli.options import json_option, make_config, network_option, parse_
 from enclave.cli.output import echo_error, echo_json, progress
 from enclave.cli.place import Place, choose_kind
 from enclave.cli.relay import endings_as_exit
-from enclave.cli.run import put_path
+from enclave.cli.run import put_files
 from enclave.enums import SandboxType
 from enclave.sandboxes.notebook.outputs import strip_escape_codes
 
@@ -194,8 +194,7 @@ def run(
             show_result(result)
 
     with endings_as_exit(), place, open_notebook(place, sandbox_type, config, quiet=as_json) as sandbox:
-        for source, target in copied:
-            put_path(sandbox, source, target)
+        put_files(sandbox, copied)
         try:
             results = document.run(sandbox, timeout, allow_errors=allow_errors, on_cell=on_cell)
         finally:

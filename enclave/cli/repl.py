@@ -15,7 +15,7 @@ from enclave.cli.notebook import notebook_options, open_notebook, show_failure, 
 from enclave.cli.options import parse_files, place_options
 from enclave.cli.output import echo_error
 from enclave.cli.place import Place
-from enclave.cli.run import put_path
+from enclave.cli.run import put_files
 from enclave.errors import EnclaveError
 from enclave.sandboxes.notebook.outputs import readable
 from enclave.sandboxes.notebook.verbs import ASK_SECONDS
@@ -63,8 +63,7 @@ def repl(
     if kernel_name is not None:
         config = {'kernel_name': kernel_name, **config}
     with place, open_notebook(place, sandbox_type, config) as sandbox:
-        for source, target in copied:
-            put_path(sandbox, source, target)
+        put_files(sandbox, copied)
         _Session(sandbox, timeout, pictures).run()
 
 

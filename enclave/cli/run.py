@@ -97,8 +97,7 @@ def run(
     copied = parse_files(files)
 
     with endings_as_exit(), place, place.open(sandbox_type, config, quiet=as_json) as sandbox:
-        for source, target in copied:
-            put_path(sandbox, source, target)
+        put_files(sandbox, copied)
         stdin: bytes | None = None
         env: dict[str, str] = {}
         if code is not None and (command := _code_command(code, chosen)):
@@ -208,9 +207,10 @@ def _place_program(sandbox: Any, name: str, text: bytes, config: Mapping[str, An
     return path, {'PYTHONPATH': work} if is_mounted and 'PYTHONPATH' not in config.get('env_vars', {}) else {}
 
 
-def put_path(sandbox: Any, source: Path, target: str) -> None:
-    """Copy a host file, or what is in a host directory, to a path in the sandbox."""
-    if source.is_dir():
-        sandbox.put_dir(source, target)
-    else:
-        sandbox.put_file(source, target)
+def put_files(sandbox: Any, copied: list[tuple[Path, str]]) -> None:
+    """Copy host files, and what is in host directories, each to its path in the sandbox; see `parse_files`."""
+    for source, target in copied:
+        if source.is_dir():
+            sandbox.put_dir(source, target)
+        else:
+            sandbox.put_file(source, target)

@@ -13,7 +13,7 @@ from enclave.cli.options import complete_sandbox_ids, parse_files, place_options
 from enclave.cli.place import Place
 from enclave.cli.program import drive, runs_a_program
 from enclave.cli.relay import endings_as_exit, terminal_size
-from enclave.cli.run import put_path
+from enclave.cli.run import put_files
 
 BEST_SHELL = ['sh', '-c', 'command -v bash >/dev/null 2>&1 && exec bash; exec sh']
 
@@ -59,8 +59,7 @@ def shell(
         else:
             opened = place.open(sandbox_type, config)
         with opened as sandbox:
-            for source, target in copied:
-                put_path(sandbox, source, target)
+            put_files(sandbox, copied)
             drive(
                 sandbox,
                 words,

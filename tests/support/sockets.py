@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 PATIENCE = 30.0
 
@@ -38,13 +38,26 @@ def read_head(connection: socket.socket) -> bytes:
 
 
 @contextlib.contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Listen on a free port, have a thread serve who comes, and give the port; at the end ``accept`` fails."""
+    listener = socket.create_server(('127.0.0.1', 0))
+    thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
 def answering(answer: bytes | None) -> Iterator[str]:
     """Listen on a free port, answer every request with the same bytes (None: close without a word), and give the address."""
-    listener = socket.create_server(('127.0.0.1', 0))
-    ending = threading.Event()
 
-    def run() -> None:
-        while not ending.is_set():
+    def serve(listener: socket.socket) -> None:
+        while True:
             try:
                 connection, _ = listener.accept()
             except OSError:
@@ -54,13 +67,5 @@ def answering(answer: bytes | None) -> Iterator[str]:
                 if answer is not None:
                     connection.sendall(answer)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield f'http://127.0.0.1:{listener.getsockname()[1]}'
-    finally:
-        ending.set()
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(PATIENCE)
+    with listening(serve) as port:
+        yield f'http://127.0.0.1:{port}'

@@ -10,7 +10,7 @@ from typing import Any
 
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.errors import CallCancelledError
-from tests.support.sockets import PATIENCE, read_head
+from tests.support.sockets import PATIENCE, listening, read_head
 
 
 class Gate:
@@ -63,10 +63,9 @@ def silent(*answers: bytes) -> Iterator[tuple[int, threading.Event]]:
 
     Gives the port, and the event that is set when the silence begins.
     """
-    listener = socket.create_server(('127.0.0.1', 0))
     began, ending = threading.Event(), threading.Event()
 
-    def run() -> None:
+    def serve(listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             connection, _ = listener.accept()
             with connection:
@@ -76,13 +75,8 @@ def silent(*answers: bytes) -> Iterator[tuple[int, threading.Event]]:
                 began.set()
                 ending.wait()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()[1], began
-    finally:
-        ending.set()
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(PATIENCE)
+    with listening(serve) as port:
+        try:
+            yield port, began
+        finally:
+            ending.set()

@@ -12,6 +12,7 @@ from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.server.policy import Policy
+from tests.support.interpreters import make_python
 
 
 def check(policy: Policy, **options: Any) -> None:
@@ -145,14 +146,6 @@ def test_what_is_mounted_is_what_was_checked(tmp_path: Path) -> None:
     twice = {str(tmp_path / name): {'bind': f'/{name}', 'mode': 'ro'} for name in ('data', 'link')}
     with pytest.raises(ConfigurationError, match='twice'):
         check(policy, volumes=twice)
-
-
-def make_python(prefix: Path) -> Path:
-    path = prefix / 'bin' / 'python3'
-    path.parent.mkdir(parents=True)
-    path.write_text('#!/bin/sh\n')
-    path.chmod(0o755)
-    return path
 
 
 def check_python(policy: Policy, python: Path) -> None:

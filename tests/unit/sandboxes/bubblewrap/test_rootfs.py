@@ -18,6 +18,7 @@ from enclave.sandboxes.bubblewrap.rootfs import (
     image_place,
     open_inside,
 )
+from tests.support.interpreters import make_python
 
 
 @pytest.fixture(autouse=True)
@@ -166,14 +167,6 @@ def test_an_images_variables_that_can_be_none_are_left_out() -> None:
 
 
 # Interpreters ---------------------------------------------------------------------------------------------------------
-
-
-def make_python(prefix: Path) -> Path:
-    path = prefix / 'bin' / 'python3'
-    path.parent.mkdir(parents=True)
-    path.write_text('#!/bin/sh\n')
-    path.chmod(0o755)
-    return path
 
 
 def link_to(link: Path, target: str | Path) -> Path:
