@@ -142,7 +142,7 @@ OUT_HIGH = (
     1 << 17
 )  # stop reading sources while more than this waits for the stream, so that a small reply is never far back
 KILL_SLICE = 0.02  # seconds spent on killing before the loop turns again
-KILL_PATIENCE = 5.0  # seconds after which a process that waits in the kernel (state D) is given up
+KILL_PATIENCE = 5.0  # seconds after which a process that waits in the kernel (state D), or is not reaped, is given up
 KILL_LIMIT = 60.0  # seconds after which everything is; nothing is known that would not die by then
 STATUS = struct.Struct('!ccI')
 STDIO = struct.Struct('3i')
@@ -1138,10 +1138,13 @@ class Killer(object):
         self.hopeless = set()  # type: Set[int]
         self.quiet_looks = 0
         self.began_at = 0.0
+        self.quiet_since = 0.0
 
     def find(self, look):
         # type: (Look) -> Set[int]
         run, agent = self.run, self.run.agent
+        if run.keeper and run.keeper.run is not run:
+            return set()  # it has told that all are gone, and may have the next call's below it by now
         if run.keeper:
             found = look.below({run.keeper.pid})
         else:
@@ -1176,11 +1179,23 @@ class Killer(object):
         self.killed |= living
         # A process may fork and end while the list is read and so hide its child from us: believe the second look.
         self.quiet_looks = 0 if living else self.quiet_looks + 1
+        if self.quiet_looks == 2:
+            self.quiet_since = now
+        if self.is_quiet() and self.run.keeper:
+            send_signal(self.run.keeper.pid, signal.SIGCONT)  # a guest may have stopped it
         return grows
+
+    def is_quiet(self):
+        # type: () -> bool
+        return self.quiet_looks >= 2
 
     def is_done(self):
         # type: () -> bool
-        return self.quiet_looks >= 2
+        """Is all dead and reaped? What is not reaped counts towards the process limit, and the next call would run into it."""
+        if not self.is_quiet():
+            return False
+        reaped = not self.run.keeper or self.run.keeper.run is not self.run
+        return reaped or bool(self.hopeless) or time.monotonic() - self.quiet_since > KILL_PATIENCE
 
 
 class Read(Call):
@@ -2292,6 +2307,7 @@ class Agent(object):
         while self.killers:
             look = Look(self.freeze if MINE == 1 and not self.has_frozen else None)
             growing = [killer for killer in self.killers if killer.strike(look)]
+            self.reap()
             for killer in [killer for killer in self.killers if killer.is_done()]:
                 self.killers.remove(killer)
                 killer.run.on_killed()
@@ -2302,7 +2318,9 @@ class Agent(object):
             elif growing:
                 for pid in set().union(*[killer.find(look) for killer in growing]):
                     send_signal(pid, signal.SIGSTOP)
-            if time.monotonic() > until and not self.has_frozen:
+            if self.has_frozen:
+                continue
+            if time.monotonic() > until or all(killer.is_quiet() for killer in self.killers):
                 break
 
     def freeze(self):

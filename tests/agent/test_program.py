@@ -210,6 +210,9 @@ def test_a_background_writer_neither_blocks_nor_dies(agent: AgentProcess, tmp_pa
 def test_a_guest_that_kills_its_keeper_escapes_nothing(agent: AgentProcess, tmp_path: Path) -> None:
     survived = run(agent, 'kill -9 $PPID; echo survived; exit 5')
     assert (survived.stdout, survived.exit_code) == ('survived\n', 5)
+    for _ in range(50):
+        # The program ends while its keeper dies: its exit status must come by one way or the other.
+        assert run(agent, 'kill -9 $PPID; exit 5').exit_code == 5
 
     caught = run(agent, 'kill -9 $PPID; (setsid sleep 1000 & echo $! > pid); sleep 1000', timeout=2)
     assert caught.timed_out
@@ -226,6 +229,18 @@ def test_a_keeper_serves_one_call_after_another(agent: AgentProcess) -> None:
 
     # One may still be on its way back when the next call comes, and then there is a second.
     assert len(keepers) <= 2
+
+
+def test_what_was_killed_is_reaped_before_the_call_ends(agent: AgentProcess, tmp_path: Path) -> None:
+    """What is dead but not reaped counts towards the process limit, and the next call would run into it."""
+    for _ in range(3):
+        caught = run(agent, 'for i in $(seq 100); do sleep 1000 & echo $! >> pids; done; sleep 1000', timeout=1)
+        assert caught.timed_out
+
+        pids = (tmp_path / 'pids').read_text().split()
+        assert pids
+        assert [pid for pid in pids if Path(f'/proc/{pid}').exists()] == []
+        (tmp_path / 'pids').unlink()
 
 
 def test_no_state_of_a_call_is_left_for_the_next(agent: AgentProcess, tmp_path: Path) -> None:

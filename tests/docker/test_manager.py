@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -194,6 +193,27 @@ def sweep_first(attempt: Callable[[], bool]) -> None:
     pytest.fail('somebody else swept first, every time')
 
 
+def remove(engine: Engine, *containers: str) -> None:
+    """Remove containers that somebody else's sweep may be removing too, and return when they are gone."""
+    for container in containers:
+        try:
+            engine.api.remove_container(container, force=True)
+        except docker.errors.APIError as error:
+            # 404: it is gone; 409: it is going.
+            if error.status_code not in (404, 409):
+                raise
+    for container in containers:
+        wait_until(lambda container=container: not is_there(engine, container), 'the container is gone')
+
+
+def is_there(engine: Engine, container: str) -> bool:
+    try:
+        engine.api.inspect_container(container)
+    except docker.errors.NotFound:
+        return False
+    return True
+
+
 def test_what_a_dead_owner_left_is_swept_and_nothing_else(
     start_owner: Callable[..., subprocess.Popen[str]], manager: LocalSandboxManager, engine: Engine
 ) -> None:
@@ -214,13 +234,14 @@ def test_what_a_dead_owner_left_is_swept_and_nothing_else(
             wait_until(lambda: len(containers_of(engine, owner.pid)) <= 2, 'those with a lifeline are gone')
             swept = {f'/enclave-{sandbox_id}' for sandbox_id in DockerHousekeeper().sweep()}
 
+            # Somebody else's sweep may still be at it.
+            wait_until(lambda: len(containers_of(engine, owner.pid)) <= 1, 'the one without a lifeline is gone')
             (kept,) = containers_of(engine, owner.pid)
             assert kept not in swept
             assert manager.execute_command(mine, 'echo here').stdout == 'here\n'
             return len(swept & living) == 1
         finally:
-            for name in containers_of(engine, owner.pid):
-                engine.api.remove_container(name, force=True)
+            remove(engine, *containers_of(engine, owner.pid))
 
     sweep_first(attempt)
 
@@ -248,13 +269,12 @@ def test_only_what_is_provably_dead_is_swept(engine: Engine) -> None:
                 )['Id']
             swept = DockerHousekeeper().sweep()
 
-            left = {each['Id'] for each in engine.api.containers(all=True, filters={'label': 'enclave.sandbox'})}
-            assert {name for name, container in made.items() if container in left} == set(owners) - {'dead'}
+            # Somebody else's sweep may still be at it.
+            wait_until(lambda: not is_there(engine, made['dead']), 'the dead one is gone')
+            assert {name for name, container in made.items() if is_there(engine, container)} == set(owners) - {'dead'}
             return f'{mark}-dead' in swept
         finally:
-            for container in made.values():
-                with contextlib.suppress(docker.errors.NotFound):
-                    engine.api.remove_container(container, force=True)
+            remove(engine, *made.values())
 
     sweep_first(attempt)
 
