@@ -13,12 +13,14 @@ from enclave.aio.lifting import Face, Family
 from enclave.aio.managers import SandboxManager
 from enclave.aio.notebooks import BubblewrapNotebookSandbox, DockerNotebookSandbox
 from enclave.aio.sandboxes import BubblewrapSandbox, DockerSandbox, Sandbox
+from enclave.aio.undecided import create_undecided
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxType
 from enclave.errors import InvalidArgumentError
 from enclave.managers import registry as managers
 from enclave.managers.config import SandboxManagerConfig
 from enclave.sandboxes import registry as sandboxes
+from enclave.sandboxes.choice import is_settled
 from enclave.tools.registry import ToolFactory
 
 K = TypeVar('K', bound=type[Any])
@@ -65,7 +67,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
     @classmethod
     def create_sandbox(
         cls,
-        sandbox_type: Literal[SandboxType.DOCKER, 'docker'] = SandboxType.DOCKER,
+        sandbox_type: Literal[SandboxType.DOCKER, 'docker'],
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
     ) -> D: ...
@@ -101,7 +103,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
     @classmethod
     def create_sandbox(
         cls,
-        sandbox_type: SandboxType | str,
+        sandbox_type: SandboxType | str | None = None,
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
     ) -> S: ...
@@ -109,11 +111,13 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
     @classmethod
     def create_sandbox(
         cls,
-        sandbox_type: SandboxType | str = SandboxType.DOCKER,
+        sandbox_type: SandboxType | str | None = None,
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
     ) -> Any:
         """See the blocking factory."""
+        if sandbox_type is None and not is_settled(config):
+            return create_undecided(cls._family, config, sandbox_id)
         return cls._family.present(sandboxes.SandboxFactory.create_sandbox(sandbox_type, config, sandbox_id))
 
     @classmethod

@@ -95,15 +95,25 @@ _chosen: tuple[float, Choice] | None = None
 def choose_backend() -> Choice:
     """Return the kind of sandbox to use on this machine, looked at afresh every `REMEMBER_SECONDS`."""
     global _chosen
-    with _lock:
-        if _chosen is not None and time.monotonic() - _chosen[0] < REMEMBER_SECONDS:
-            return _chosen[1]
+    known = _remember()
+    if known is not None:
+        return known
     choice = choose()
     with _lock:
         if _chosen is None or _chosen[1] != choice:
             logger.info('sandboxes without a named type are %s: %s', choice.sandbox_type, choice.reason)
         _chosen = (time.monotonic(), choice)
     return choice
+
+
+def _remember() -> Choice | None:
+    with _lock:
+        return _chosen[1] if _chosen is not None and time.monotonic() - _chosen[0] < REMEMBER_SECONDS else None
+
+
+def is_settled(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
+    """Tell whether `choose_for` would answer without looking at this machine."""
+    return _find_backend(config) is not None or _remember() is not None
 
 
 def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bool = False) -> Choice:

@@ -16,9 +16,10 @@ import pytest
 
 import enclave
 from enclave import aio
-from enclave.enums import ExecutionStatus, SandboxStatus
+from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
 from enclave.errors import (
     CallCancelledError,
+    ConfigurationError,
     InvalidArgumentError,
     NotRegisteredError,
     PoolError,
@@ -28,6 +29,7 @@ from enclave.errors import (
 from enclave.managers import registry as managers
 from enclave.managers.local import LocalSandboxManager
 from enclave.records import CommandResult, ToolResult
+from enclave.sandboxes import choice, registry
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.tools import registry as tool_registry
 from tests.support.aio import PATIENCE, until
@@ -81,6 +83,59 @@ def test_making_one_needs_no_loop_and_starts_nothing(backend: FakeBackend) -> No
 
     assert sandbox.status is SandboxStatus.INITIALIZING
     assert backend.started == []
+
+
+def test_a_kind_that_nobody_names_is_chosen_off_the_loop_when_it_is_needed(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def choose() -> choice.Choice:
+        looked.append(threading.current_thread())
+        return choice.Choice(SandboxType.BUBBLEWRAP, 'it is a test')
+
+    monkeypatch.setattr(choice, '_chosen', None)
+    monkeypatch.setattr(choice, 'choose', choose)
+    kinds = registry.SANDBOXES
+    monkeypatch.setattr(kinds, 'registered', dict(kinds.registered))
+    SandboxFactory.register_sandbox('bubblewrap', type('Chosen', (FakeSandbox,), {'backend': backend}))
+
+    async def main() -> None:
+        sandbox = aio.SandboxFactory.create_sandbox(config=TOOLS, sandbox_id='mine')
+        assert (sandbox.id, sandbox.status, sandbox.sandbox_type) == ('mine', SandboxStatus.INITIALIZING, None)
+        assert 'not chosen' in repr(sandbox)
+        with pytest.raises(SandboxStateError, match='is initializing'):
+            await sandbox.execute_command('true')
+        assert looked == []
+
+        await asyncio.gather(*[sandbox.list_tools() for _ in range(3)])
+        async with sandbox as entered:
+            assert entered is sandbox
+            assert sandbox.id == 'mine'
+            assert (await sandbox.execute_command('echo hello')).stdout == 'hello\n'
+            assert sandbox.metadata['chosen_because'] == 'it is a test'
+        assert type(sandbox) is aio.Sandbox  # the nearest face of a fake
+        assert threading.current_thread() not in looked
+
+    asyncio.run(main())
+
+    assert backend.started == ['mine']
+    assert backend.alive == set()
+
+
+def test_what_decides_by_itself_needs_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, '_chosen', None)
+    monkeypatch.setattr(choice, 'choose', lambda: pytest.fail('there is nothing to look for'))
+
+    assert type(aio.SandboxFactory.create_sandbox(config={'image': 'x'})) is aio.DockerSandbox
+    assert type(aio.SandboxFactory.create_sandbox(config=aio.BubblewrapSandboxConfig())) is aio.BubblewrapSandbox
+
+
+def test_a_wrong_configuration_of_no_kind_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, '_chosen', None)
+
+    with pytest.raises(ConfigurationError, match='memory_limit'):
+        aio.SandboxFactory.create_sandbox(config={'memory_limit': 'much'})
 
 
 def test_an_unknown_kind_is_a_value_error() -> None:

@@ -1,0 +1,69 @@
+"""Sandboxes whose kind nobody has named (floor 6): looking at the machine waits until something is awaited.
+
+The blocking factory asks the engine, and where none answers tries bubblewrap; on an event loop's thread that would hold up
+everybody. So a factory of faces gives a face that knows its configuration and its id, and that becomes one of the chosen
+kind, class and all, at the first await that needs to know.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from enclave.aio.lifting import Family, run
+from enclave.aio.sandboxes import AgentBackedSandbox, Sandbox
+from enclave.config import SandboxConfig
+from enclave.enums import SandboxType
+from enclave.sandboxes import choice, registry
+
+Config = SandboxConfig | Mapping[str, Any] | None
+
+
+def create_undecided(family: Family, config: Config, sandbox_id: str | None) -> Sandbox:
+    """Return a face of whichever kind `enclave.sandboxes.choice` will choose; nothing is looked at yet.
+
+    Raises:
+        ConfigurationError: The configuration is wrong for every kind.
+    """
+    provisional = registry.SandboxFactory.create_sandbox(choice.fit_for(SandboxType.DOCKER, config), config, sandbox_id)
+    general: Any = family.find(AgentBackedSandbox._blocking_class()) or AgentBackedSandbox
+    face: Sandbox = _undecided_class(general)._over(provisional)
+    face.__dict__.update(_family=family, _given=config)
+    return face
+
+
+class _Undecided:
+    """Mixed in before the general face until the kind is chosen. What it shows before is what all kinds agree on."""
+
+    sandbox_type = None
+    _given: Config
+
+    async def _decide(self: Any) -> None:
+        blocking = await run(lambda: registry.SandboxFactory.create_sandbox(None, self._given, self.id))
+        if isinstance(self, _Undecided):  # nobody else has decided meanwhile
+            chosen: Any = self
+            chosen.__dict__.update(_blocking=blocking)
+            chosen.__class__ = type(chosen._family.present(blocking))
+
+    def __repr__(self: Any) -> str:
+        return f'<aio Sandbox {self.id}, its kind not chosen yet>'
+
+
+def _decided_first(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    @functools.wraps(getattr(Sandbox, name))
+    async def verb(self: Any, *args: Any, **kwargs: Any) -> Any:
+        await self._decide()
+        return await getattr(self, name)(*args, **kwargs)
+
+    return verb
+
+
+# The verbs that a sandbox has before it is started. The others say of an undecided one, too, that it is not.
+for _name in ('start', 'add_tool', 'get_tool', 'list_tools', 'get_available_tools'):
+    setattr(_Undecided, _name, _decided_first(_name))
+
+
+@functools.cache
+def _undecided_class(general: type[Any]) -> type[Any]:
+    return type('UndecidedSandbox', (_Undecided, general), {'_home': (__name__, 'UndecidedSandbox')})
