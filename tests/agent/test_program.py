@@ -302,8 +302,10 @@ def test_a_program_that_reads_nothing_gets_end_of_file_or_is_not_waited_for(agen
 
 
 def test_live_output_waits_in_the_sandbox_for_credit(agent: AgentProcess) -> None:
-    process = AgentOperations(agent.channel).start_process(request('yes', timeout=None))
+    # It floods when it is told to: until it is known to have started, its output is taken in.
+    process = AgentOperations(agent.channel).start_process(request('read go; yes', timeout=None), open_stdin=True)
     process.wait_started()
+    process.write(b'go\n')
     call: Call = process._call
 
     # Nobody takes anything: what arrives is bounded by the window, however long one waits for more.
