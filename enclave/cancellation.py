@@ -32,6 +32,7 @@ class Cancellation:
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     # Guarded by _lock:
     _actions: list[Callable[[], None]] = field(factory=list, init=False, repr=False)
+    _undos: list[Callable[[], None]] = field(factory=list, init=False, repr=False)
     _cancelled: bool = field(default=False, init=False)
 
     @property
@@ -63,6 +64,13 @@ class Cancellation:
             with self._lock, contextlib.suppress(ValueError):
                 self._actions.remove(action)
 
+    def undo(self) -> None:
+        """Take back, last things first, what the work has brought about and nobody is there to have; see `if_unwanted`."""
+        with self._lock:
+            undos, self._undos = self._undos, []
+        for undo in reversed(undos):
+            _run(undo)
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[Cancellation]:
         """Make this the current one of the calling context, for the block."""
@@ -89,6 +97,14 @@ def on_cancel(action: Callable[[], None]) -> Iterator[None]:
     else:
         with current.calls(action):
             yield
+
+
+def if_unwanted(undo: Callable[[], None]) -> None:
+    """Have ``undo`` called should the current context's work be cancelled after it has succeeded, so that nobody gets to know."""
+    current = _current.get()
+    if current is not None:
+        with current._lock:
+            current._undos.append(undo)
 
 
 def is_cancelled() -> bool:

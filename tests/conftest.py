@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from enclave.errors import EnclaveError
@@ -16,6 +17,11 @@ from enclave.sandboxes.docker.engine import Engine, get_engine
 from tests.support.backends import require_bubblewrap
 
 LEFTOVER_TIMEOUT = 20.0
+
+# No deadlines: a machine under load is no failure. In CI the same examples each time; on a laptop always others.
+hypothesis.settings.register_profile('laptop', deadline=None)
+hypothesis.settings.register_profile('ci', deadline=None, derandomize=True)
+hypothesis.settings.load_profile('ci' if os.environ.get('CI') == 'true' else 'laptop')
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts in the background with Ctrl-C ignored, which every program under test would inherit.

@@ -15,6 +15,7 @@ import contextvars
 import functools
 import inspect
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
@@ -227,6 +228,7 @@ class Driven:
         face._blocking = self
         self._face = face
         self._home_loop: asyncio.AbstractEventLoop | None = None
+        self._driven_calls = 0  # guarded by _changed
         super().__init__(config, sandbox_id)  # type: ignore[call-arg]
         if is_new:
             face.__init__(self.config, self.id)  # type: ignore[misc, attr-defined]
@@ -247,6 +249,24 @@ class Driven:
             return await function(self._face, *args, **kwargs)
 
         return drive(go, home=self._home_loop)
+
+    def _call(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Drive a verb that is use of the sandbox: it must run, and is not idle meanwhile."""
+        self._check_usable()
+        with self._changed:
+            self._driven_calls += 1
+        try:
+            return self._drive(name, *args, **kwargs)
+        finally:
+            with self._changed:
+                self._driven_calls -= 1
+                self.used_at = time.monotonic()
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls are going on."""
+        below: int = super().active_calls  # type: ignore[misc]
+        return max(below, self._driven_calls)
 
 
 class _DrivenOnly(Driven):
@@ -275,7 +295,7 @@ class _DrivenOnly(Driven):
     def execute_command(self, command: Any, timeout: float | None = None, **options: Any) -> Any:
         if 'execute_command' not in self.own or self._is_driving():
             raise NotImplementedError(f'{self.face_class.__name__} must define execute_command')
-        return self._drive('execute_command', command, timeout, **options)
+        return self._call('execute_command', command, timeout, **options)
 
 
 class _DrivenOver(Driven):
@@ -320,12 +340,16 @@ def _face_attribute(name: str, driven: Driven) -> Any:
     return getattr(driven._face, name)
 
 
+_USES = frozenset({'execute_command', 'run_script', 'execute_tool'})
+"""The verbs that are use of a sandbox."""
+
+
 def _driven(name: str) -> Callable[..., Any]:
     def verb(self: Driven, *args: Any, **kwargs: Any) -> Any:
         if self._is_driving():
             # The user's `super()`: what the class below the two of ours does.
             return getattr(super(_layer_of(self), self), name)(*args, **kwargs)
-        return self._drive(name, *args, **kwargs)
+        return (self._call if name in _USES else self._drive)(name, *args, **kwargs)
 
     verb.__name__ = name
     return verb

@@ -37,6 +37,8 @@ F = TypeVar('F', bound='Face')
 
 GRACE_SECONDS = 1.0
 """How long a cancelled await waits for its work to end."""
+UNDO_SECONDS = 10.0
+"""How long it waits for what the work has brought about all the same to be taken back."""
 
 _NOTHING: Any = object()
 
@@ -63,6 +65,7 @@ class _Work:
     context: contextvars.Context
     cancellation: Cancellation
     ended: asyncio.Future[None] | None = None  # somebody who cancelled waits for this
+    patience: asyncio.TimerHandle | None = None  # and for so long
 
     def run(self) -> None:
         """Make the call. Runs on a thread of the crew."""
@@ -85,10 +88,11 @@ class _Work:
 
     def _deliver(self, value: Any, error: BaseException | None) -> None:
         if self.outcome.done():
-            if error is None and self.undo is not None:
-                crew.submit(lambda: self._take_back(value))
-            if self.ended is not None and not self.ended.done():
-                self.ended.set_result(None)
+            if error is None:
+                self._have_patience(UNDO_SECONDS)
+                crew.submit(lambda: self._take_back_and_tell(value))
+            else:
+                self._tell_ended()
         elif error is None:
             self.outcome.set_result(value)
         elif isinstance(error, StopIteration):
@@ -100,23 +104,35 @@ class _Work:
         if self.undo is not None:
             with contextlib.suppress(Exception):  # it is gone already, or its owner is being stopped
                 self.undo(value)
+        self.cancellation.undo()
+
+    def _take_back_and_tell(self, value: Any) -> None:
+        self._take_back(value)
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            self.loop.call_soon_threadsafe(self._tell_ended)
 
     async def abandon(self) -> None:
         """Stop the work, and wait a little for its end."""
         if not self.outcome.cancelled():
             # It ended in the very moment of the cancelling, and its result is lost with this await.
-            if self.outcome.exception() is None and self.undo is not None:
+            if self.outcome.exception() is None:
                 await run(functools.partial(self._take_back, self.outcome.result()))
             return
         self.ended = self.loop.create_future()
+        self._have_patience(GRACE_SECONDS)
         crew.submit(self.cancellation.cancel)
-        patience = self.loop.call_later(GRACE_SECONDS, self._give_up)
         try:
             await self.ended
         finally:
-            patience.cancel()
+            self._have_patience(None)
 
-    def _give_up(self) -> None:
+    def _have_patience(self, seconds: float | None) -> None:
+        if self.patience is not None:
+            self.patience.cancel()
+        waits = seconds is not None and self.ended is not None
+        self.patience = self.loop.call_later(seconds or 0.0, self._tell_ended) if waits else None
+
+    def _tell_ended(self) -> None:
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
 

@@ -26,10 +26,6 @@ def _release(blocking: Any, sandbox_id: str) -> None:
     blocking.release_sandbox(sandbox_id)
 
 
-def _stop(blocking: Any, _: object) -> None:
-    blocking.stop()
-
-
 def _sandbox_or_none(found: Sandbox | None) -> Sandbox | None:
     return found
 
@@ -53,7 +49,7 @@ class SandboxManager(Face):
         """Check the configuration; errors are those of the blocking class."""
         self._blocking = self._blocking_class()(config, **options)
 
-    start = lifted(base.SandboxManager.start, undo=_stop)
+    start = lifted(base.SandboxManager.start)
     stop = lifted(base.SandboxManager.stop)
     create_sandbox = lifted(base.SandboxManager.create_sandbox, undo=_delete)
     get_sandbox = lifted_to(_sandbox_or_none, base.SandboxManager.get_sandbox)
@@ -109,7 +105,11 @@ class SandboxManager(Face):
         return self._present(await run(wait, face=self))
 
     async def __aenter__(self: M) -> M:
-        await self.start()
+        try:
+            await self.start()
+        except asyncio.CancelledError:
+            await self.stop()  # it may have started; nobody will leave this block
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

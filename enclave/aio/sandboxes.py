@@ -28,10 +28,6 @@ S = TypeVar('S', bound='Sandbox')
 bootstrap()  # now, and kept: where no bytecode can be cached, compiling the agent holds up every thread for 30 ms
 
 
-def _stop(blocking: Any, _: object) -> None:
-    blocking.stop()
-
-
 def _close(_: object, opened: Any) -> None:
     opened.close()
 
@@ -165,7 +161,7 @@ class Sandbox(Face):
         self._blocking.set_status(SandboxStatus(status))
 
     set_status = lifted(base.Sandbox.set_status)
-    start = lifted(base.Sandbox.start, undo=_stop)
+    start = lifted(base.Sandbox.start)
     stop = lifted(base.Sandbox.stop)
     cleanup = lifted(base.Sandbox.cleanup)
     is_alive = lifted(base.Sandbox.is_alive)
@@ -176,6 +172,7 @@ class Sandbox(Face):
     list_tools = lifted(base.Sandbox.list_tools)
     get_available_tools = lifted(base.Sandbox.get_available_tools)
     execute_command = lifted(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    run_script = lifted(base.Sandbox.run_script)
 
     async def __aenter__(self: S) -> S:
         await self.start()

@@ -62,6 +62,8 @@ INLINE_BYTES: Final = CHUNK
 MAX_SIGNS: Final = 1000
 """The most events and ends of a half that one call may send; an agent sends two."""
 SIGN_BYTES: Final = 4096
+STRANGE_BYTES: Final = 500
+"""How much is kept of what came instead of an agent's greeting: an engine's words, mostly."""
 QUIET_SECONDS: Final = 5.0
 """How long a cancellation waits for its turn to write. It may come from the garbage collector, in any thread's midst."""
 
@@ -360,6 +362,7 @@ class Channel:
     _numbers: Iterator[int] = field(default=Factory(lambda: itertools.count(1)), init=False, repr=False)
     _greeted: threading.Event = field(factory=threading.Event, init=False, repr=False)
     _reader: threading.Thread | None = field(default=None, init=False, repr=False)
+    _strange: str = field(default='', init=False, repr=False)  # what came instead of a greeting
 
     def start(self, deadline: Deadline) -> Hello:
         """Send the agent over the stream and wait for its greeting.
@@ -451,7 +454,7 @@ class Channel:
 
     def diagnostics(self) -> str:
         """Return the far end's last words outside the protocol."""
-        return self._stream.diagnostics()
+        return f'{self._stream.diagnostics()}{self._strange}'
 
     def explain(self, lost: Lost) -> SandboxGoneError | SandboxBrokenError:
         """Return the exception that says why this channel is no more."""
@@ -472,7 +475,7 @@ class Channel:
         """Close the stream, which ends the agent, and wait for the reader to leave."""
         self._lose(Lost('the sandbox was stopped', is_ours=True))
         reader = self._reader
-        if reader is not None and reader is not threading.current_thread():
+        if reader is not None and reader.ident is not None and reader is not threading.current_thread():
             reader.join(5.0)
             if reader.is_alive():
                 logger.warning('the reader of channel %s has not left; its stream does not close', self.name)
@@ -480,7 +483,7 @@ class Channel:
     # The reader thread ------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        decoder = FrameDecoder()
+        decoder, data = FrameDecoder(), b''
         try:
             while data := self._stream.read():
                 for kind, number, payload in decoder.feed(data):
@@ -488,6 +491,8 @@ class Channel:
             lost = Lost('its stream ended' + (' in the middle of a frame' if decoder.has_partial_frame() else ''))
         except ProtocolError as error:
             logger.warning('channel %s: %s', self.name, error)
+            if self.hello is None:
+                self._strange = data[:STRANGE_BYTES].decode('utf-8', 'backslashreplace').strip()
             lost = Lost(str(error), is_breach=True)
         except (OSError, ValueError) as error:
             lost = Lost(f'its stream failed: {error}')

@@ -376,12 +376,7 @@ class HttpSandboxManager(SandboxManager):
 
     @property
     def _pool_initialized(self) -> bool:
-        if self._knows_pool or self._state == 'stopped':
-            return self._knows_pool
-        try:
-            return bool(self.get_stats()['pools'])
-        except EnclaveError:
-            return False
+        return self._knows_pool
 
     def acquire_sandbox(
         self, timeout: float | None = None, *, pool: str | None = None, ttl: float | None = None

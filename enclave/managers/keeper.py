@@ -9,6 +9,7 @@ signal handler while its own thread holds it; what is done under it is short and
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import contextvars
 import logging
@@ -51,6 +52,8 @@ T = TypeVar('T')
 RETRY_SECONDS = 5.0
 """How soon the reaper tries again to remove what could not be removed."""
 BUSY_SECONDS = 0.25
+UNDO_SECONDS = 10.0
+"""How long one waits for a sandbox to go that somebody has given up; it goes all the same."""
 JOIN_SECONDS = 2.0
 """How long `stop` waits for idle threads to leave after all work is done."""
 
@@ -264,6 +267,7 @@ class Keeper:
         """
         self.start()
         record = Record(sandbox, kind, ttl, idle_timeout, pool)
+        self._await_removal(sandbox.id)
         with self._lock:
             self.check_open()
             if sandbox.id in self._records:
@@ -284,6 +288,14 @@ class Keeper:
                 self._reaper.wake_by(0.0)
         return record
 
+    def _await_removal(self, sandbox_id: str) -> None:
+        """Return when an id is not that of a sandbox which is just being removed; its creation may have been cancelled."""
+        with self._lock:
+            former = self._records.get(sandbox_id)
+            ending = None if former is None else former.ending
+        if ending is not None and not wait_for(ending, Deadline.after(UNDO_SECONDS)) and is_cancelled():
+            raise CallCancelledError(f'the creation of sandbox {sandbox_id} was cancelled before it began')
+
     def finish(self, record: Record) -> Sandbox:
         """Wait for the end of a start and return the sandbox; a caller who gives up leaves nothing.
 
@@ -298,7 +310,8 @@ class Keeper:
             self.end(record)
             raise
         if not done or is_cancelled():
-            self.end(record)
+            # Waited for although the work is cancelled: so that its end is the end of what it made.
+            concurrent.futures.wait([self.end(record)], UNDO_SECONDS)
             raise CallCancelledError(f'the creation of sandbox {record.id} was cancelled; nothing of it is left')
         try:
             record.started.result()

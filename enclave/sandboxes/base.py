@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
+from enclave.cancellation import if_unwanted
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
@@ -25,6 +26,7 @@ from enclave.errors import (
     SandboxGoneError,
     SandboxStateError,
     ToolNotFoundError,
+    UnsupportedError,
 )
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
 from enclave.tools.base import Tool, call_tool
@@ -147,6 +149,7 @@ class Sandbox(ABC):
         self.started_at = utc_now()
         self._arrive(SandboxStatus.RUNNING)
         logger.info('sandbox %s started', self.id, extra={'enclave_sandbox': self.id})
+        if_unwanted(self.stop)
 
     def stop(self) -> None:
         """Stop it, and take everything away unless ``remove_on_exit`` is False. May be called twice and at any stage.
@@ -331,6 +334,30 @@ class Sandbox(ABC):
         self, command: str | Sequence[str], timeout: float | None = None, **options: Any
     ) -> CommandResult:
         """Run a command to its end; see `enclave.tools.workspace.Workspace.execute_command`."""
+
+    def run_script(
+        self,
+        interpreter: Sequence[str],
+        source: str | bytes,
+        timeout: float | None = None,
+        *,
+        suffix: str = '',
+        args: Sequence[str] = (),
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+        max_output_bytes: int | None = None,
+        import_path_env: str | None = None,
+    ) -> CommandResult:
+        """Run a program's text; see `enclave.tools.workspace.Workspace.run_script`. A backend of one's own may leave it out.
+
+        Raises:
+            UnsupportedError: This kind of sandbox has not defined it.
+        """
+        raise UnsupportedError(
+            f'a sandbox of the class {type(self).__name__} does not define run_script, which running code as a script needs'
+        )
 
     # With -------------------------------------------------------------------------------------------------------------
 

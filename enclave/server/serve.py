@@ -217,7 +217,16 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
 
 
 class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
-    """Tells the application how to learn that the client went away."""
+    """Tells the application how to learn that the client went away, and breaks off answers that fail in the middle."""
+
+    def service(self) -> None:
+        try:
+            super().service()
+        except EnclaveError:
+            # Logged where it was raised, and no fault of the server's: waitress would log the whole traceback.
+            if not (self.wrote_header or self.channel.is_gone):
+                raise
+            self.close_on_finish = True
 
     def get_environment(self) -> dict[str, Any]:
         environment: dict[str, Any] = super().get_environment()
@@ -237,6 +246,11 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         self._actions: list[Callable[[], None]] = []
         self._gone = False
         super().__init__(*args, **kwargs)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client went away."""
+        return self._gone
 
     def watch(self, action: Callable[[], None]) -> None:
         """Have ``action`` called, on a thread of its own, if the client goes away before the request ends."""

@@ -412,6 +412,11 @@ def _error_text(result: CommandResult, timeout: float | None, memory_limit: str 
     return f'{cause}\n{stderr}' if stderr else cause
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None. A sandbox of a user's own need not know those that nobody asked for."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def memory_limit_of(workspace: Workspace) -> str | int | None:
     """Return the memory limit a workspace's configuration names, if it has one; only messages use it."""
     limit: str | int | None = getattr(getattr(workspace, 'config', None), 'memory_limit', None)

@@ -10,9 +10,9 @@ from attrs import frozen
 
 from enclave.config import check_env, checked
 from enclave.enums import SandboxType
-from enclave.errors import ConfigurationError
+from enclave.errors import ConfigurationError, UnsupportedError
 from enclave.records import ToolResult
-from enclave.tools.base import Tool, command_result, memory_limit_of
+from enclave.tools.base import Tool, command_result, given, memory_limit_of
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
@@ -79,18 +79,23 @@ class PythonExecutor(Tool):
         options = self.options
         interpreter = [options.interpreter] if isinstance(options.interpreter, str) else list(options.interpreter)
         timeout = options.timeout if arguments.timeout is None else arguments.timeout
-        result = workspace.run_script(
-            interpreter,
-            arguments.code,
-            timeout,
-            suffix='.py',
-            args=arguments.args or (),
-            cwd=arguments.cwd,
-            env=arguments.env,
-            stdin=arguments.stdin,
-            max_output_bytes=options.max_output_bytes,
-            import_path_env='PYTHONPATH',
-        )
+        try:
+            result = workspace.run_script(
+                interpreter,
+                arguments.code,
+                timeout,
+                suffix='.py',
+                args=arguments.args or (),
+                import_path_env='PYTHONPATH',
+                **given(
+                    cwd=arguments.cwd,
+                    env=arguments.env,
+                    stdin=arguments.stdin,
+                    max_output_bytes=options.max_output_bytes,
+                ),
+            )
+        except UnsupportedError as error:  # a sandbox of a user's own that knows commands only
+            return self.failure(str(error))
         told = command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))
         if result.exit_code in (_NOT_EXECUTABLE, _NOT_FOUND) and not self._runs(workspace, interpreter, arguments):
             return told.model_copy(update={'error': _missing_text(interpreter[0], result.exit_code)})
@@ -99,9 +104,8 @@ class PythonExecutor(Tool):
     @staticmethod
     def _runs(workspace: Workspace, interpreter: Sequence[str], arguments: Arguments) -> bool:
         """Tell whether the interpreter can be started at all; code may end with 126 or 127 by itself."""
-        probe = workspace.execute_command(
-            [interpreter[0], '--version'], _PROBE_SECONDS, cwd=arguments.cwd, env=arguments.env
-        )
+        options = given(cwd=arguments.cwd, env=arguments.env)
+        probe = workspace.execute_command([interpreter[0], '--version'], _PROBE_SECONDS, **options)
         return probe.exit_code not in (_NOT_EXECUTABLE, _NOT_FOUND)
 
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from enclave.config import check_env, checked
 from enclave.enums import SandboxType
 from enclave.records import ToolResult
-from enclave.tools.base import Tool, command_result, memory_limit_of
+from enclave.tools.base import Tool, command_result, given, memory_limit_of
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
@@ -68,12 +68,11 @@ class ShellExecutor(Tool):
         if self.options.shell and isinstance(command, str):
             command = (self.options.shell, '-c', '--', command)
         timeout = self.options.timeout if arguments.timeout is None else arguments.timeout
-        result = workspace.execute_command(
-            command,
-            timeout,
+        options = given(
             cwd=arguments.cwd,
             env=arguments.env,
             stdin=arguments.stdin,
             max_output_bytes=self.options.max_output_bytes,
         )
+        result = workspace.execute_command(command, timeout, **options)
         return command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import pickle
 import stat
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
+from enclave.cancellation import on_cancel
 from enclave.errors import (
     AuthenticationError,
+    CallCancelledError,
     ConfigurationError,
     EnclaveError,
     ManagerStoppedError,
@@ -25,8 +31,10 @@ from enclave.managers import keyfile
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.registry import SandboxManagerFactory
 from enclave.managers.remote import RemoteSandbox
+from enclave.sandboxes.registry import SandboxFactory
+from enclave.server.routes import PIECE_BYTES
 from tests.server.conftest import CONFIG, Connect, Serve
-from tests.support.sandbox import FakeBackend
+from tests.support.sandbox import PATIENCE, FakeBackend, FakeSandbox
 from tests.support.sockets import answering
 
 SECRET = 'a-secret-of-some-length'
@@ -128,6 +136,31 @@ def test_a_broken_connection_is_mended_where_a_repeat_is_safe(
         channel.socket.shutdown(2)  # as a server or a proxy does that has grown tired of an idle connection
 
     assert manager.execute_tool(sandbox_id, 'shell_executor', {'command': 'echo on'}).output == 'on\n'
+
+
+def test_a_client_that_leaves_a_download_is_no_fault_of_the_server(
+    backend: FakeBackend, serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = threading.Event()
+
+    class Slow(FakeSandbox):
+        def read_chunks(self, path: str, **_options: Any) -> Iterator[bytes]:
+            with on_cancel(left.set):
+                yield bytes(PIECE_BYTES)
+                assert left.wait(PATIENCE)
+            raise CallCancelledError('the download was cancelled')
+
+    SandboxFactory.register_sandbox('slow', type('SlowSandbox', (Slow,), {'backend': backend}))
+    server = serve()
+    with connect(server) as manager:
+        url = f'{server.url}/sandbox/{manager.create_sandbox("slow")}/file'
+        manager.execute_command(manager.list_sandboxes()[0].id, 'head -c 1000000 /dev/zero > big')
+        with requests.get(url, params={'path': 'big'}, stream=True, timeout=PATIENCE) as answer:
+            assert next(answer.iter_content(1000))
+        assert left.wait(PATIENCE)
+    server.stop()
+
+    assert [record.getMessage() for record in caplog.records if record.exc_info or record.levelname == 'ERROR'] == []
 
 
 def test_a_server_that_is_gone(serve: Serve, connect: Connect) -> None:

@@ -158,6 +158,10 @@ class FakeSandbox(Sandbox):
                 return self._hold(command)
             return workspace.execute_command(command, timeout, **options)
 
+    def run_script(self, interpreter: Sequence[str], source: str | bytes, *args: Any, **options: Any) -> CommandResult:
+        with self._counted():
+            return self.workspace.run_script(interpreter, source, *args, **options)
+
     def _hold(self, command: str) -> CommandResult:
         with self.backend.changed:
             self.backend.holding += 1
@@ -191,7 +195,6 @@ class FakeSandbox(Sandbox):
 
     def __getattr__(self, name: str) -> Any:
         if name in (
-            'run_script',
             'read_file',
             'write_file',
             'list_dir',

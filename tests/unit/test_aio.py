@@ -21,6 +21,7 @@ from enclave.errors import (
     CallCancelledError,
     ConfigurationError,
     InvalidArgumentError,
+    ManagerStoppedError,
     NotRegisteredError,
     PoolError,
     SandboxStateError,
@@ -190,11 +191,53 @@ def test_a_start_that_is_cancelled_leaves_nothing(backend: FakeBackend) -> None:
         backend.may_start.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: backend.ended)
+        assert backend.ended
 
     asyncio.run(main())
 
     assert backend.alive == set()
+
+
+@pytest.mark.parametrize('moment', ['while it starts', 'when it has started'])
+def test_a_start_that_was_cancelled_may_be_made_again(backend: FakeBackend, moment: str) -> None:
+    async def main() -> None:
+        sandbox = aio.SandboxFactory.create_sandbox('fake', TOOLS)
+        if moment == 'while it starts':
+            backend.may_start.clear()
+        task = asyncio.ensure_future(sandbox.start())
+        if moment == 'while it starts':
+            await until(lambda: backend.starting == 1)
+            task.cancel()
+            backend.may_start.set()
+        else:
+            await asyncio.sleep(0)
+            backend.wait_until(
+                lambda: sandbox.status is SandboxStatus.RUNNING
+            )  # which the loop, held up, does not hear of
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert sandbox.status is SandboxStatus.STOPPED
+
+        async with sandbox:
+            assert len(backend.ended) == 1
+            assert (await sandbox.execute_command('echo on')).stdout == 'on\n'
+
+    asyncio.run(main())
+
+
+def test_cancelling_a_second_start_leaves_a_running_sandbox_as_it_is(backend: FakeBackend) -> None:
+    async def main() -> None:
+        async with aio.SandboxFactory.create_sandbox('fake', TOOLS) as sandbox:
+            task = asyncio.ensure_future(sandbox.start())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await sandbox.execute_command('echo on')).stdout == 'on\n'
+            assert backend.ended == []
+
+    asyncio.run(main())
 
 
 def test_it_may_be_entered_in_one_loop_and_left_in_another(backend: FakeBackend) -> None:
@@ -242,6 +285,50 @@ def test_a_call_can_be_sent_to_a_loop_from_a_worker_thread(backend: FakeBackend)
 
 
 # Managers
+
+
+def test_a_managers_start_that_was_cancelled_may_be_made_again(backend: FakeBackend) -> None:
+    async def main() -> None:
+        owner = manager()
+        task = asyncio.ensure_future(owner.start())
+        await asyncio.sleep(0)
+        backend.wait_until(lambda: owner._blocking._keeper.state == 'running')
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with owner:
+            assert await owner.create_sandbox('fake')
+
+    asyncio.run(main())
+
+
+def test_an_entry_that_was_cancelled_has_ended_the_manager() -> None:
+    async def main() -> None:
+        owner = manager()
+        task = asyncio.ensure_future(owner.__aenter__())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(ManagerStoppedError):
+            await owner.start()
+
+    asyncio.run(main())
+
+
+def test_the_id_of_a_creation_that_was_cancelled_is_free_again(backend: FakeBackend) -> None:
+    async def main() -> None:
+        async with manager() as owner:
+            backend.may_start.clear()
+            task = asyncio.ensure_future(owner.create_sandbox('fake', sandbox_id='mine'))
+            await until(lambda: backend.starting == 1)
+            task.cancel()
+            backend.may_start.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await owner.create_sandbox('fake', sandbox_id='mine') == 'mine'
+
+    asyncio.run(main())
 
 
 def test_a_manager_owns_sandboxes(backend: FakeBackend) -> None:
@@ -686,6 +773,73 @@ def test_managers_of_both_colours_own_own_sandboxes() -> None:
         assert owner.execute_command(only, 'you').stdout == 'hello you'
 
     assert record.steps.count('start') == record.steps.count('stop') == 2
+
+
+def test_commands_of_an_own_sandbox_are_use_of_it() -> None:
+    record = Record()
+    own_sandbox(record)
+
+    async def main() -> None:
+        sandbox = aio.SandboxFactory.create_sandbox('own')
+        with pytest.raises(SandboxStateError, match='is initializing'):
+            await sandbox.execute_command('early')
+        async with sandbox:
+            task = asyncio.ensure_future(sandbox.execute_command('forever'))
+            await until(lambda: sandbox.active_calls == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert sandbox.active_calls == 0
+        with pytest.raises(SandboxStateError, match='is stopped'):
+            await sandbox.execute_command('late')
+
+    asyncio.run(main())
+
+    assert record.steps[:2] == ['start', 'interrupted']
+
+
+def test_tools_use_an_own_sandbox_that_knows_no_more_than_was_documented(caplog: pytest.LogCaptureFixture) -> None:
+    class Old(aio.Sandbox):
+        async def start(self) -> None: ...
+
+        async def stop(self) -> None: ...
+
+        async def execute_command(
+            self, command: Any, timeout: float | None = None, stream: bool = True
+        ) -> CommandResult:
+            return CommandResult(command=command, status=ExecutionStatus.SUCCESS, stdout=f'{command}\n')
+
+    async def main() -> None:
+        async with Old({'tools_config': ['shell_executor', 'python_executor']}) as sandbox:
+            assert (await sandbox.execute_tool('shell_executor', {'command': 'x'})).output == 'x\n'
+            told = await sandbox.execute_tool('shell_executor', {'command': 'x', 'cwd': '/'})
+            assert "'cwd'" in str(told.error)
+            told = await sandbox.execute_tool('python_executor', {'code': 'x'})
+            assert (
+                told.error
+                == 'a sandbox of the class Old does not define run_script, which running code as a script needs'
+            )
+
+    asyncio.run(main())
+
+
+def test_an_own_sandbox_may_define_how_scripts_run() -> None:
+    class Scripts(aio.Sandbox):
+        async def start(self) -> None: ...
+
+        async def stop(self) -> None: ...
+
+        async def execute_command(self, command: Any, timeout: float | None = None, **options: Any) -> CommandResult:
+            raise NotImplementedError
+
+        async def run_script(self, interpreter: Any, source: Any, timeout: Any = None, **options: Any) -> CommandResult:
+            return CommandResult(command=source, status=ExecutionStatus.SUCCESS, stdout=f'{interpreter} {source}')
+
+    async def main() -> None:
+        async with Scripts({'tools_config': ['python_executor']}) as sandbox:
+            assert (await sandbox.execute_tool('python_executor', {'code': 'x'})).output == "['python3'] x"
+
+    asyncio.run(main())
 
 
 def test_an_own_sandbox_of_a_manager_starts_on_the_callers_loop_and_in_its_context() -> None:

@@ -321,7 +321,8 @@ configs = st.builds(
     tools_config=st.dictionaries(st.text(min_size=1), st.dictionaries(st.text(), json_values, max_size=2), max_size=2),
     timeout=st.none() | seconds,
     env_vars=st.dictionaries(
-        st.from_regex('[A-Z_]{1,8}', fullmatch=True), st.text(st.characters(exclude_characters='\0'))
+        st.from_regex('[A-Z_]{1,8}', fullmatch=True),
+        st.text(st.characters(exclude_characters='\0', exclude_categories=['Cs'])),
     ),
     memory_limit=st.none() | st.sampled_from(['512m', '1.5GiB', 10**9]),
     cpu_limit=st.floats(min_value=0.01, max_value=64),

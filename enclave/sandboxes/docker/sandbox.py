@@ -16,6 +16,7 @@ import logging
 import re
 import shlex
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -57,6 +58,10 @@ OPEN_FILES = 4096
 _NO_PYTHON = re.compile(r'python3.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SHELL = re.compile(r'"?sh"?.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _ALREADY_REMOVING = re.compile(r'removal of container .* is already in progress', re.IGNORECASE)
+
+
+SETTLE_SECONDS = 1.0
+"""How long the engine may take to notice that a container has ended."""
 
 
 class NoAgentError(Exception):
@@ -202,7 +207,7 @@ class DockerSandbox(AgentBackedSandbox):
             self._start_container(engine)
         try:
             return self._exec_agent(engine)
-        except (EngineError, SandboxGoneError, NoAgentError) as error:
+        except (EngineError, SandboxGoneError, SandboxBrokenError, NoAgentError) as error:
             if isinstance(error, EngineUnavailableError):
                 raise
             end = self._describe_end()
@@ -237,9 +242,18 @@ class DockerSandbox(AgentBackedSandbox):
                 raise NoAgentError(f'{self.config.image!r} has no python3 that can run the agent') from error
             with contextlib.suppress(EngineError), engine.translate('look at an exec'):
                 code = engine.api.exec_inspect(made['Id']).get('ExitCode')
-                if code in (126, 127, OLD_PYTHON_EXIT_CODE):
+                if code in (126, 127, OLD_PYTHON_EXIT_CODE) and self._stays(engine):
                     raise NoAgentError(f'{self.config.image!r} has no python3 that can run the agent') from error
             raise
+
+    def _stays(self, engine: Engine) -> bool:
+        """Tell whether the container goes on. The engine shows one that has just ended as running for a moment."""
+        deadline = Deadline.after(SETTLE_SECONDS)
+        while (found := self._inspect(engine, self._container)) is not None and found['State'].get('Running'):
+            if deadline.has_expired():
+                return True
+            time.sleep(0.05)
+        return False
 
     def _start_container(self, engine: Engine) -> None:
         try:
