@@ -329,6 +329,16 @@ class SandboxConfig(Model):
     def _invalid(cls) -> type[InvalidArgumentError]:
         return ConfigurationError
 
+    def own_words(self) -> dict[str, Any]:
+        """Return the options that are to count for another kind too: those not at their defaults, and that there is no network,
+        since another kind may have one by default."""
+        default = type(self)()
+        return {
+            name: getattr(self, name)
+            for name in self.model_dump()
+            if getattr(self, name) != getattr(default, name) or (name == 'network_enabled' and not self.network_enabled)
+        }
+
     def shown(self) -> dict[str, Any]:
         """Return the options as JSON-compatible values, with secrets' values replaced by ``'***'``."""
         dumped = self.model_dump(mode='json')

@@ -72,6 +72,7 @@ from enclave.managers.protocol import (
 from enclave.managers.remote import RemoteSandbox, as_parameters
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
+from enclave.sandboxes.choice import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ class HttpSandboxManager(SandboxManager):
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
         query = {
-            'sandbox_type': self._type_name(sandbox_type),
+            'sandbox_type': self._type_name(sandbox_type, config),
             'sandbox_id': sandbox_id,
             'ttl': _lifetime(ttl, 'ttl'),
             'idle_timeout': _lifetime(idle_timeout, 'idle_timeout'),
@@ -223,23 +224,26 @@ class HttpSandboxManager(SandboxManager):
         )
         return answer.sandbox_id
 
-    def _type_name(self, sandbox_type: SandboxType | str | None) -> str | None:
-        """Return the kind as it travels; None leaves it to the server."""
+    def _type_name(self, sandbox_type: SandboxType | str | None, config: Config) -> str | None:
+        """Return the kind as it travels: the one that is named, else the one that the configuration is of; None leaves it to the
+        server."""
         named = self.config.sandbox_type if sandbox_type is None else sandbox_type
+        if named is None:
+            named = kind_of(self.config.sandbox_config if config is None else config)
         if named is not None and not isinstance(named, str):
             raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {named!r}')
         return None if named is None else str(named)
 
     def _options(self, config: Config) -> dict[str, Any] | None:
-        """Return a configuration as it travels: what is not at its default, so that the server's kind has its own."""
+        """Return a configuration as it travels: its own words only, so that the server's kind has its own defaults."""
         if config is None:
             config = self.config.sandbox_config
         if config is None or isinstance(config, Mapping):
             return None if config is None else dict(config)
         if not isinstance(config, SandboxConfig):
             raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {config!r}')
-        dumped, default = config.model_dump(mode='json'), type(config)().model_dump(mode='json')
-        return {name: value for name, value in dumped.items() if value != default[name]}
+        own = config.own_words()
+        return {name: value for name, value in config.model_dump(mode='json').items() if name in own}
 
     def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
         """Return the sandbox of an id, or None if there is none: a `RemoteSandbox`, which is a `RemoteNotebookSandbox` if it
@@ -364,7 +368,7 @@ class HttpSandboxManager(SandboxManager):
             raise PoolError(f'pool_size must be a whole number, at least 1, not {size!r}')
         body = PoolRequest(
             pool_size=size,
-            sandbox_type=self._type_name(sandbox_type),
+            sandbox_type=self._type_name(sandbox_type, config),
             config=self._options(config),
             name=name,
         )

@@ -100,7 +100,7 @@ class Sandbox(ABC):
     def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
         if isinstance(config, SandboxConfig) and not isinstance(config, cls.config_class):
             # Another kind's configuration carries over as far as its words are known here.
-            config = {name: getattr(config, name) for name in _own_words(config)}
+            config = config.own_words()
         return cls.config_class.model_validate(config)
 
     # Life -------------------------------------------------------------------------------------------------------------
@@ -375,9 +375,3 @@ class Sandbox(ABC):
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.id} {self._status}>'
-
-
-def _own_words(config: SandboxConfig) -> list[str]:
-    """Return the names of the options that are not at their defaults."""
-    default = type(config)()
-    return [name for name in config.model_dump() if getattr(config, name) != getattr(default, name)]

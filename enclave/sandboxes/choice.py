@@ -131,6 +131,16 @@ def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bo
     return choice.for_notebooks(sign) if sign else choice
 
 
+def kind_of(config: SandboxConfig | Mapping[str, Any] | None) -> SandboxType | None:
+    """Return the kind whose configuration this is by its class; None for one that fits several."""
+    from enclave.sandboxes.notebook.config import NotebookConfig
+
+    choice = _find_backend(config) if isinstance(config, SandboxConfig) else None
+    if choice is None:
+        return None
+    return choice.for_notebooks().sandbox_type if isinstance(config, NotebookConfig) else choice.sandbox_type
+
+
 def fit_for(kind: SandboxType | str, config: SandboxConfig | Mapping[str, Any] | None) -> str:
     """Return a kind that was set for whoever names none: the notebook kind of its backend, where a notebook is asked for."""
     return notebook_type(str(kind)) if is_for_notebooks(config) else str(kind)

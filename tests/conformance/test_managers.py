@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus
 from enclave.errors import (
     ConfigurationError,
@@ -93,6 +94,20 @@ def test_where_nobody_at_all_names_a_kind_one_is_chosen_and_why_is_told(
         assert [(str(info.type), info.metadata['chosen_because']) for info in infos] == [
             (kind, 'it is the only one')
         ] * 3
+
+
+def test_the_class_of_a_configuration_names_the_kind_where_nobody_does(
+    make: MakeManager, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config_class = SandboxFactory.get_sandbox_class(kind).config_class
+    if config_class is SandboxConfig:
+        pytest.skip('a fake has no configuration of its own')
+    monkeypatch.setattr(choice, 'choose_backend', lambda: pytest.fail('there is nothing to choose'))
+    with make(stop_grace=0) as manager:
+        info = manager.get_sandbox_info(manager.create_sandbox(config=config_class(network_enabled=False)))
+
+        assert str(info.type) == kind
+        assert info.config['network_enabled'] is False
 
 
 def test_a_sandbox_from_making_to_deleting(manager: SandboxManager, kind: str) -> None:

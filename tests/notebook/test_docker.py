@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -40,6 +41,13 @@ def test_a_gateway_is_published_on_loopback_and_wants_its_token() -> None:
         assert sandbox.execute_cell('1+1').text == '2'
         assert sandbox.active_calls == 0
         assert token not in sandbox.execute_command('cat /proc/[0-9]*/cmdline | tr "\\0" " "').stdout
+
+
+@pytest.mark.parametrize('options', [{'user': '1000'}, {'read_only': True}])
+def test_a_gateway_needs_no_home_directory_to_write_to(options: dict[str, Any]) -> None:
+    with DockerNotebookSandbox({'port': 0, **options}) as sandbox:
+        headers = {'Authorization': f'token {sandbox.gateway_token}'}
+        assert requests.post(f'{sandbox.gateway_url}/api/kernels', headers=headers, timeout=30).status_code == 201
 
 
 def test_a_gateway_has_the_token_that_was_given() -> None:

@@ -5,6 +5,7 @@ Source of meanings and bounds: the Docker Engine API's HostConfig.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -44,13 +45,33 @@ def _check_command(value: Any, name: str) -> None:
         raise ConfigurationError(f'{name} must name a program and its arguments, all strings, not {list(value)!r}')
 
 
+def as_address(value: Any) -> Any:
+    """Return an address of this machine as the engine reads it; anything else is left for `check_address`."""
+    if not isinstance(value, str):
+        return value
+    return '127.0.0.1' if value.rstrip('.').lower() == 'localhost' else value.removeprefix('[').removesuffix(']')
+
+
+def check_address(value: Any, name: str) -> None:
+    """Check an address to publish at. The engine takes what it cannot read for "every address", so it is never given such."""
+    try:
+        if not isinstance(value, str) or '%' in value:
+            raise ValueError
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ConfigurationError(
+            f"{name} must be an IP address of this machine, like '127.0.0.1', or '0.0.0.0' for all of them, not {value!r}"
+        ) from None
+
+
 def _as_port_binding(value: Any) -> Any:
     """Published ports go to 127.0.0.1 unless the user names an address."""
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return ('127.0.0.1', value)
     if isinstance(value, str) and _PORT.fullmatch(value):
         return ('127.0.0.1', int(value))
-    return as_tuple(value)
+    binding = as_tuple(value)
+    return (as_address(binding[0]), *binding[1:]) if isinstance(binding, tuple) and binding else binding
 
 
 def _as_ports(value: Any) -> Any:
@@ -78,6 +99,7 @@ def _check_ports(value: Any, name: str) -> None:
         fits = isinstance(binding, tuple) and len(binding) == 2 and isinstance(binding[0], str) and binding[0]
         if not fits or not (binding[1] is None or _is_port(binding[1], minimum=0)):
             raise ConfigurationError(f"{name}[{key!r}] must be ('127.0.0.1', port), a port, or None, not {binding!r}")
+        check_address(binding[0], f'the address in {name}[{key!r}]')
 
 
 def _check_tmpfs(value: Any, name: str) -> None:

@@ -33,6 +33,7 @@ GATEWAY_SECONDS = 60.0
 """How long a gateway may take to answer."""
 _RETRY_INTERVAL = 0.1
 _REPORT_INTERVAL = 2.0
+_RUNTIME_DIR = '/tmp/.jupyter-runtime'  # the home directory may be another user's, or read-only
 _building = threading.Lock()  # held while an image is built, so that many sandboxes that miss it build it once
 
 
@@ -119,7 +120,10 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
                 timeout=None,
                 max_output_bytes=16384,
                 cwd=self.config.working_dir,
-                env={'KG_AUTH_TOKEN': self.gateway_token},  # not on the command line, which every process can read
+                env={
+                    'KG_AUTH_TOKEN': self.gateway_token,  # not on the command line, which every process can read
+                    'JUPYTER_RUNTIME_DIR': _RUNTIME_DIR,
+                },
             ),
             live=False,
         )
@@ -131,10 +135,12 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
         while not self._gateway_answers():
             result = self._gateway.poll()
             if result is not None:
-                words = (result.stderr.strip() or result.stdout.strip())[-2000:]
+                words = (result.stderr.strip() or result.stdout.strip()).splitlines()
                 raise SandboxStartError(
                     f'sandbox {self.id}: the kernel gateway ended with exit code {result.exit_code}; its last words: '
-                    f'{words}. The image needs jupyter_kernel_gateway; without port, host and token none is started'
+                    f'{" ".join(words[-1:])}. The image needs jupyter_kernel_gateway; '
+                    'without port, host and token none is started',
+                    details={'sandbox_id': self.id, 'output': words[-20:]},
                 )
             if is_cancelled():
                 raise CallCancelledError('the start of the kernel gateway was cancelled')

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 from attrs import field, frozen
 
 from enclave.config import checked, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.config import DockerSandboxConfig, as_address, check_address
 from enclave.sandboxes.notebook.config import NotebookConfig
 
 NOTEBOOK_IMAGE = 'jupyter-kernel-gateway'
@@ -35,14 +36,16 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
         image: Default is an image of our own recipe, which is built on the engine where it is missing. Any image that has
             ipykernel will do.
         port: Port of this machine for the gateway; 0 takes a free one.
-        host: Address of this machine for the gateway.
+        host: IP address of this machine for the gateway; ``'0.0.0.0'`` is all of them.
         token: What the gateway's clients must know; default is a new one. It is told as ``gateway_token`` of the sandbox and in
             the metadata of its info, and never shown in logs, reprs or the info's configuration.
     """
 
     image: str = field(default=NOTEBOOK_IMAGE)
     port: int | None = field(default=None, validator=whole_number(0, 65535, none=True))
-    host: str | None = field(default=None, validator=checked(_check_words))
+    host: str | None = field(
+        default=None, converter=as_address, validator=attrs.validators.optional(checked(check_address))
+    )
     token: str | None = field(default=None, validator=checked(_check_words), repr=False)
 
     @image.validator

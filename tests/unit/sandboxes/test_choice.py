@@ -12,7 +12,7 @@ from enclave.errors import EngineUnavailableError, UnsupportedError
 from enclave.sandboxes import choice
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
-from enclave.sandboxes.choice import Choice, choose, choose_backend, choose_for, notebook_type
+from enclave.sandboxes.choice import Choice, choose, choose_backend, choose_for, kind_of, notebook_type
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
 from enclave.sandboxes.registry import SandboxFactory
@@ -45,6 +45,22 @@ def test_where_neither_works_both_reasons_are_told() -> None:
     assert found.sandbox_type is SandboxType.DOCKER
     assert 'nothing listens' in found.reason
     assert 'bwrap is not installed' in found.reason
+
+
+@pytest.mark.parametrize(
+    ('config', 'kind'),
+    [
+        (DockerSandboxConfig(), SandboxType.DOCKER),
+        (DockerNotebookConfig(), SandboxType.DOCKER_NOTEBOOK),
+        (BubblewrapSandboxConfig(), SandboxType.BUBBLEWRAP),
+        (BubblewrapNotebookConfig(), SandboxType.BUBBLEWRAP_NOTEBOOK),
+        (SandboxConfig(), None),
+        ({'image': 'x'}, None),
+        (None, None),
+    ],
+)
+def test_the_class_of_a_configuration_tells_its_kind(config: Any, kind: SandboxType | None) -> None:
+    assert kind_of(config) is kind
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from enclave.errors import ConfigurationError
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.sandbox import DockerSandbox
 
 MIB = 1 << 20
 
@@ -24,6 +26,12 @@ def test_the_network_is_off_unless_asked_for() -> None:
 def test_a_plain_configuration_carries_over() -> None:
     config = BubblewrapSandbox(SandboxConfig(timeout=5, memory_limit='2g', env_vars={'A': '1'})).config
     assert (config.timeout, config.memory_limit, config.env_vars) == (5.0, '2g', {'A': '1'})
+
+
+def test_no_network_stays_no_network_where_another_kind_has_one_by_default() -> None:
+    assert DockerSandbox(BubblewrapSandboxConfig(network_enabled=False)).config.network_enabled is False
+    assert DockerSandbox(BubblewrapSandboxConfig()).config.network_enabled is False
+    assert BubblewrapSandbox(DockerSandboxConfig()).config.network_enabled is False
 
 
 @pytest.mark.parametrize(
