@@ -2,10 +2,9 @@
 
 An image is a list of layers, tar archives laid one over the other, and a configuration. It comes from the engine of
 this machine, from an archive (``docker save``, ``podman save``, ``skopeo copy ... oci-archive:``) or from an OCI
-layout directory. The archive is a stranger: every path is resolved as if the target were the root directory, so
-nothing lands outside; devices are left out, and so are set-user-id bits and owners.
+layout directory.
 
-Source: the OCI image specification (layout, ``layer.md`` for whiteouts) and Docker's image archive format 1.2.
+Source: the OCI image specification and Docker's image archive format 1.2.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,10 +25,10 @@ from attrs import frozen
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
 from enclave.records import Model, utc_now
 from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
+from enclave.sandboxes.bubblewrap.layer import apply_layer
 from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place, resolve_inside
 
 _DOCUMENT_LIMIT_BYTES = 16 << 20
-_WHITEOUT, _OPAQUE = '.wh.', '.wh..wh..opq'
 _ARCHITECTURES = {'x86_64': 'amd64', 'aarch64': 'arm64', 'armv7l': 'arm', 'i686': '386'}
 Progress = Callable[[str], None]
 
@@ -204,92 +202,6 @@ def _put_in_place(made: Path, place: Path) -> None:
         os.rename(made, place)
     finally:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def apply_layer(root: Path, file: IO[bytes]) -> None:
-    """Lay one layer over what is below ``root``: whiteouts remove, everything else replaces.
-
-    Raises:
-        SandboxStartError: It is no tar archive, or one compressed in a way this Python does not know, or it contradicts itself.
-    """
-    try:
-        with tarfile.open(fileobj=file, mode='r|*') as layer:
-            for member in layer:
-                _apply_member(root, layer, member)
-    except tarfile.TarError as error:
-        raise SandboxStartError(
-            f'a layer of the image cannot be read ({error}); layers compressed with zstd must be saved as gzip or plain'
-        ) from error
-    except OSError as error:
-        raise SandboxStartError(f'a layer of the image cannot be unpacked: {error}') from error
-
-
-def _apply_member(root: Path, layer: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    parts = [part for part in member.name.split('/') if part not in ('', '.')]
-    if not parts or '..' in parts or '\0' in f'{member.name}{member.linkname}':
-        return
-    parent = _make_parents(root, parts[:-1])
-    if parent is None:
-        return
-    name = parts[-1]
-    if name == _OPAQUE:
-        for each in list(parent.iterdir()):
-            _remove(each)
-        return
-    if name.startswith(_WHITEOUT):
-        gone = name[len(_WHITEOUT) :]
-        if gone not in ('', '.', '..'):
-            _remove(parent / gone)
-        return
-    place = parent / name
-    if member.isdir():
-        if place.is_symlink() or not place.is_dir():
-            _remove(place)
-            place.mkdir()
-        place.chmod(member.mode & 0o777 | 0o700)
-        return
-    if member.islnk():
-        source = resolve_inside(root, os.path.dirname(member.linkname))
-        linked = None if source is None else source / os.path.basename(member.linkname)
-        if linked is not None and not linked.is_dir() and os.path.lexists(linked) and linked != place:
-            _remove(place)
-            os.link(linked, place, follow_symlinks=False)
-        return
-    _remove(place)
-    if member.issym():
-        place.symlink_to(member.linkname)
-    elif member.isreg():
-        source_file = layer.extractfile(member)
-        assert source_file is not None
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, 'wb') as target:
-            shutil.copyfileobj(source_file, target, 1 << 20)
-            os.fchmod(target.fileno(), member.mode & 0o777 | 0o400)
-        os.utime(place, (member.mtime, member.mtime))
-
-
-def _make_parents(root: Path, parts: list[str]) -> Path | None:
-    """Return the directory that a path's parents lead to, made if missing; None where a file is in the way."""
-    here = ''
-    for part in parts:
-        here = f'{here}/{part}'
-        found = resolve_inside(root, here)
-        if found is None:
-            parent = resolve_inside(root, os.path.dirname(here))
-            if parent is None or os.path.lexists(parent / part):
-                return None  # a symlink to nowhere
-            (parent / part).mkdir(mode=0o755)
-        elif not stat.S_ISDIR(found.lstat().st_mode):
-            return None
-    return resolve_inside(root, here)
-
-
-def _remove(place: Path) -> None:
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            place.unlink()
 
 
 # What is there --------------------------------------------------------------------------------------------------------

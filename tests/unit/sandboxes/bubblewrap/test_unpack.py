@@ -8,6 +8,7 @@ import io
 import json
 import platform
 import stat
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
+from enclave.sandboxes.bubblewrap.layer import apply_layer
 from enclave.sandboxes.bubblewrap.rootfs import find_unpacked, image_place, resolve_inside
-from enclave.sandboxes.bubblewrap.unpack import apply_layer, list_unpacked, remove_unpacked, unpack_image
+from enclave.sandboxes.bubblewrap.unpack import list_unpacked, remove_unpacked, unpack_image
 
 ARCHITECTURE = {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(platform.machine(), platform.machine())
 
@@ -126,6 +128,47 @@ def test_a_whiteout_of_no_name_removes_nothing(tmp_path: Path, name: str) -> Non
 def test_a_layer_that_cannot_be_is_told(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     with pytest.raises(SandboxStartError, match='cannot be unpacked'):
         apply(tmp_path, *members)
+
+
+def test_a_deep_path_costs_what_it_is_long(tmp_path: Path) -> None:
+    """Counted in calls, since a time says little on a busy machine."""
+
+    def count(depth: int) -> int:
+        root, events = tmp_path / str(depth), 0
+        root.mkdir()
+        file = io.BytesIO(layer(member('d/' * depth + 'f')))
+
+        def on_event(*_: object) -> None:
+            nonlocal events
+            events += 1
+
+        sys.setprofile(on_event)
+        try:
+            apply_layer(root, file)
+        finally:
+            sys.setprofile(None)
+        assert (root / ('d/' * depth) / 'f').is_file()
+        return events
+
+    assert count(200) < 3 * count(100)
+
+
+@pytest.mark.parametrize(
+    'members',
+    [
+        [member('d/' * 300 + 'f')],
+        [member('d/' * 200 + 'f'), link('way', 'd/' * 200), member('way/' + 'e/' * 200 + 'f')],
+        [member('d/' * 100_000 + 'f')],
+    ],
+)
+def test_a_depth_that_no_image_has_is_refused(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    with pytest.raises(SandboxStartError, match='more than 256 directories'):
+        apply(tmp_path, *members)
+
+
+def test_links_upon_links_in_a_path_lead_nowhere_in_the_end(tmp_path: Path) -> None:
+    apply(tmp_path, link('here', '.'), member('here/' * 40 + 'near'), member('here/' * 41 + 'far'))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ['here', 'near']
 
 
 def test_devices_and_pipes_are_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Laying an image's layers over each other (floor 4).
+
+A layer is a tar archive and a stranger: every path is resolved as if the target were the root directory, so nothing
+lands outside; devices are left out, and so are set-user-id bits and owners.
+
+Source: the OCI image specification, ``layer.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import tarfile
+from pathlib import Path
+from typing import IO
+
+from enclave.errors import SandboxStartError
+from enclave.sandboxes.bubblewrap.rootfs import LINKS, resolve_inside
+
+_WHITEOUT, _OPAQUE = '.wh.', '.wh..wh..opq'
+_DEPTH = 256
+"""How deep directories may lie. No real image comes near it, PATH_MAX is not far, and what walks or removes a tree holds
+a descriptor and a stack frame for each level."""
+
+
+def apply_layer(root: Path, file: IO[bytes]) -> None:
+    """Lay one layer over what is below ``root``: whiteouts remove, everything else replaces.
+
+    Raises:
+        SandboxStartError: It is no tar archive, or one compressed in a way this Python does not know, or it contradicts itself.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode='r|*') as layer:
+            for member in layer:
+                _apply_member(root, layer, member)
+    except tarfile.TarError as error:
+        raise SandboxStartError(
+            f'a layer of the image cannot be read ({error}); layers compressed with zstd must be saved as gzip or plain'
+        ) from error
+    except OSError as error:
+        raise SandboxStartError(f'a layer of the image cannot be unpacked: {_words(error)}') from error
+
+
+def _words(error: OSError) -> str:
+    return f'{error.strerror}: {os.fspath(error.filename)!r}' if error.filename else str(error)
+
+
+def _apply_member(root: Path, layer: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    parts = [part for part in member.name.split('/') if part not in ('', '.')]
+    if not parts or '..' in parts or '\0' in f'{member.name}{member.linkname}':
+        return
+    parent = _make_parents(root, parts[:-1])
+    if parent is None:
+        return
+    name = parts[-1]
+    if name == _OPAQUE:
+        for each in list(parent.iterdir()):
+            _remove(each)
+        return
+    if name.startswith(_WHITEOUT):
+        gone = name[len(_WHITEOUT) :]
+        if gone not in ('', '.', '..'):
+            _remove(parent / gone)
+        return
+    place = parent / name
+    if member.isdir():
+        if place.is_symlink() or not place.is_dir():
+            _remove(place)
+            place.mkdir()
+        place.chmod(member.mode & 0o777 | 0o700)
+        return
+    if member.islnk():
+        source = resolve_inside(root, os.path.dirname(member.linkname))
+        linked = None if source is None else source / os.path.basename(member.linkname)
+        if linked is not None and not linked.is_dir() and os.path.lexists(linked) and linked != place:
+            _remove(place)
+            os.link(linked, place, follow_symlinks=False)
+        return
+    _remove(place)
+    if member.issym():
+        place.symlink_to(member.linkname)
+    elif member.isreg():
+        source_file = layer.extractfile(member)
+        assert source_file is not None
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, 'wb') as target:
+            shutil.copyfileobj(source_file, target, 1 << 20)
+            os.fchmod(target.fileno(), member.mode & 0o777 | 0o400)
+        os.utime(place, (member.mtime, member.mtime))
+
+
+def _make_parents(root: Path, parts: list[str]) -> Path | None:
+    """Return the directory that a path's parents lead to, made if missing; None where a file is in the way.
+
+    Each step is one from a directory that is known to be real, so that a path costs no more than its length.
+    """
+    here, links = root, 0
+    if len(parts) > _DEPTH:
+        raise _too_deep(parts)
+    for part in parts:
+        place = here / part
+        try:
+            mode = place.lstat().st_mode
+        except FileNotFoundError:
+            place.mkdir(mode=0o755)
+            mode = stat.S_IFDIR
+        if stat.S_ISLNK(mode):
+            links += 1
+            found = resolve_inside(root, str(place.relative_to(root))) if links <= LINKS else None
+            if found is None or not found.is_dir():
+                return None  # a symlink to nowhere, or to a file
+            here = found
+        elif stat.S_ISDIR(mode):
+            here = place
+        else:
+            return None
+        if len(here.parts) - len(root.parts) > _DEPTH:
+            raise _too_deep(parts)
+    return here
+
+
+def _too_deep(parts: list[str]) -> OSError:
+    path = '/'.join(parts)
+    return OSError(errno.ENAMETOOLONG, f'a path leads through more than {_DEPTH} directories', f'{path[:40]}...')
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            place.unlink()
