@@ -27,15 +27,16 @@ a descriptor and a stack frame for each level."""
 
 
 def apply_layer(root: Path, file: IO[bytes]) -> None:
-    """Lay one layer over what is below ``root``: whiteouts remove, everything else replaces.
+    """Lay one layer over what is below ``root``: whiteouts hide what lower layers put there, everything else replaces.
 
     Raises:
         SandboxStartError: It is no tar archive, or one compressed in a way this Python does not know, or it contradicts itself.
     """
     try:
         with tarfile.open(fileobj=file, mode='r|*') as layer:
+            laid = _Layer(root)
             for member in layer:
-                _apply_member(root, layer, member)
+                laid.apply(layer, member)
     except tarfile.TarError as error:
         raise SandboxStartError(
             f'a layer of the image cannot be read ({error}); layers compressed with zstd must be saved as gzip or plain'
@@ -48,78 +49,112 @@ def _words(error: OSError) -> str:
     return f'{error.strerror}: {os.fspath(error.filename)!r}' if error.filename else str(error)
 
 
-def _apply_member(root: Path, layer: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    parts = [part for part in member.name.split('/') if part not in ('', '.')]
-    if not parts or '..' in parts or '\0' in f'{member.name}{member.linkname}':
-        return
-    parent = _make_parents(root, parts[:-1])
-    if parent is None:
-        return
-    name = parts[-1]
-    if name == _OPAQUE:
-        for each in list(parent.iterdir()):
-            _remove(each)
-        return
-    if name.startswith(_WHITEOUT):
-        gone = name[len(_WHITEOUT) :]
-        if gone not in ('', '.', '..'):
-            _remove(parent / gone)
-        return
-    place = parent / name
-    if member.isdir():
-        if place.is_symlink() or not place.is_dir():
-            _remove(place)
-            place.mkdir()
-        place.chmod(member.mode & 0o777 | 0o700)
-        return
-    if member.islnk():
-        source = resolve_inside(root, os.path.dirname(member.linkname))
-        linked = None if source is None else source / os.path.basename(member.linkname)
-        if linked is not None and not linked.is_dir() and os.path.lexists(linked) and linked != place:
-            _remove(place)
-            os.link(linked, place, follow_symlinks=False)
-        return
-    _remove(place)
-    if member.issym():
-        place.symlink_to(member.linkname)
-    elif member.isreg():
-        source_file = layer.extractfile(member)
+class _Layer:
+    """A layer while it is laid over what is below ``root``; lives as long as that takes.
+
+    Whiteouts hide what is of lower layers only, wherever in the archive they stand; so it knows what is of its own.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._own: set[str] = set()  # real paths; with each also the directories it lies in
+
+    def apply(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Lay one member of the archive over what is there."""
+        parts = [part for part in member.name.split('/') if part not in ('', '.')]
+        if not parts or '..' in parts or '\0' in f'{member.name}{member.linkname}':
+            return
+        parent = self._make_parents(parts[:-1])
+        if parent is None:
+            return
+        name = parts[-1]
+        if name == _OPAQUE:
+            self._keep(parent)
+            self._hide_below(parent)
+        elif name.startswith(_WHITEOUT):
+            gone = name[len(_WHITEOUT) :]
+            if gone not in ('', '.', '..'):
+                self._keep(parent)
+                self._hide(parent / gone)
+        elif self._put(archive, member, parent / name):
+            self._keep(parent / name)
+
+    def _put(self, archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> bool:
+        """Make what a member says in its place, and tell whether it was something to be made."""
+        if member.isdir():
+            if place.is_symlink() or not place.is_dir():
+                _remove(place)
+                place.mkdir()
+            place.chmod(member.mode & 0o777 | 0o700)
+            return True
+        if member.islnk():
+            source = resolve_inside(self._root, os.path.dirname(member.linkname))
+            linked = None if source is None else source / os.path.basename(member.linkname)
+            if linked is None or linked.is_dir() or not os.path.lexists(linked):
+                return False
+            if linked != place:
+                _remove(place)
+                os.link(linked, place, follow_symlinks=False)
+            return True
+        _remove(place)
+        if member.issym():
+            place.symlink_to(member.linkname)
+            return True
+        if not member.isreg():
+            return False
+        source_file = archive.extractfile(member)
         assert source_file is not None
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, 'wb') as target:
             shutil.copyfileobj(source_file, target, 1 << 20)
             os.fchmod(target.fileno(), member.mode & 0o777 | 0o400)
         os.utime(place, (member.mtime, member.mtime))
+        return True
 
+    def _make_parents(self, parts: list[str]) -> Path | None:
+        """Return the directory that a path's parents lead to, made if missing; None where a file is in the way.
 
-def _make_parents(root: Path, parts: list[str]) -> Path | None:
-    """Return the directory that a path's parents lead to, made if missing; None where a file is in the way.
-
-    Each step is one from a directory that is known to be real, so that a path costs no more than its length.
-    """
-    here, links = root, 0
-    if len(parts) > _DEPTH:
-        raise _too_deep(parts)
-    for part in parts:
-        place = here / part
-        try:
-            mode = place.lstat().st_mode
-        except FileNotFoundError:
-            place.mkdir(mode=0o755)
-            mode = stat.S_IFDIR
-        if stat.S_ISLNK(mode):
-            links += 1
-            found = resolve_inside(root, str(place.relative_to(root))) if links <= LINKS else None
-            if found is None or not found.is_dir():
-                return None  # a symlink to nowhere, or to a file
-            here = found
-        elif stat.S_ISDIR(mode):
-            here = place
-        else:
-            return None
-        if len(here.parts) - len(root.parts) > _DEPTH:
+        Each step is one from a directory that is known to be real, so that a path costs no more than its length.
+        """
+        root, links = self._root, 0
+        here = root
+        if len(parts) > _DEPTH:
             raise _too_deep(parts)
-    return here
+        for part in parts:
+            place = here / part
+            try:
+                mode = place.lstat().st_mode
+            except FileNotFoundError:
+                place.mkdir(mode=0o755)
+                mode = stat.S_IFDIR
+            if stat.S_ISLNK(mode):
+                links += 1
+                found = resolve_inside(root, str(place.relative_to(root))) if links <= LINKS else None
+                if found is None or not found.is_dir():
+                    return None  # a symlink to nowhere, or to a file
+                here = found
+            elif stat.S_ISDIR(mode):
+                here = place
+            else:
+                return None
+            if len(here.parts) - len(root.parts) > _DEPTH:
+                raise _too_deep(parts)
+        return here
+
+    def _keep(self, place: Path) -> None:
+        while place != self._root and str(place) not in self._own:
+            self._own.add(str(place))
+            place = place.parent
+
+    def _hide(self, place: Path) -> None:
+        if str(place) not in self._own:
+            _remove(place)
+        elif place.is_dir() and not place.is_symlink():
+            self._hide_below(place)
+
+    def _hide_below(self, folder: Path) -> None:
+        for each in list(folder.iterdir()):
+            self._hide(each)
 
 
 def _too_deep(parts: list[str]) -> OSError:

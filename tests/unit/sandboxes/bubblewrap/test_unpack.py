@@ -64,6 +64,49 @@ def test_layers_are_laid_over_each_other(tmp_path: Path) -> None:
     assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob('*')) == ['d', 'd/y', 'etc', 'etc/a']
 
 
+LOWER = [folder('d'), member('d/old'), member('d/same', b'lower'), folder('t'), folder('t/u'), member('t/u/old')]
+UPPER = {
+    ('d', 'd/new', 'd/same', 'e'): [
+        folder('d'),
+        member('d/new'),
+        member('d/same', b'upper'),
+        member('d/.wh..wh..opq'),
+        member('e'),
+        member('.wh.e'),
+        member('.wh.t'),
+    ],
+    ('d', 'd/new', 't', 't/u', 't/u/new'): [
+        member('t/u/new'),
+        member('.wh.t'),
+        folder('d'),
+        member('d/new'),
+        member('.wh.d'),
+    ],
+    ('d', 'd/old', 'd/same', 't', 't/copy', 't/u', 't/u/link'): [
+        link('t/u/link', 'old'),
+        link('t/copy', 'd/same', tarfile.LNKTYPE),
+        member('t/.wh.copy'),
+        member('t/u/.wh.link'),
+        member('t/u/.wh.old'),
+    ],
+}
+
+
+@pytest.mark.parametrize('expected', UPPER)
+@pytest.mark.parametrize('backwards', [False, True])
+def test_whiteouts_hide_lower_layers_only_wherever_they_stand(
+    tmp_path: Path, expected: tuple[str, ...], backwards: bool
+) -> None:
+    members = UPPER[expected]
+    apply(tmp_path, *LOWER)
+
+    apply(tmp_path, *(reversed(members) if backwards else members))
+
+    assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob('*')) == list(expected)
+    if 'd/old' not in expected and 'd/same' in expected:
+        assert (tmp_path / 'd/same').read_bytes() == b'upper'
+
+
 def test_modes_stay_but_nobody_becomes_root_by_them(tmp_path: Path) -> None:
     apply(tmp_path, member('su', b'x', mode=0o4755), member('plain', mode=0o600), folder('locked', 0o000))
     assert stat.S_IMODE((tmp_path / 'su').stat().st_mode) == 0o755
