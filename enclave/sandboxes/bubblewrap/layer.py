@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from enclave.errors import SandboxStartError
+from enclave.sandboxes.bubblewrap.archive import WholeTarInfo, damage_told
 from enclave.sandboxes.bubblewrap.rootfs import LINKS, resolve_inside
 
 _WHITEOUT, _OPAQUE = '.wh.', '.wh..wh..opq'
@@ -33,14 +34,13 @@ def apply_layer(root: Path, file: IO[bytes]) -> None:
         SandboxStartError: It is no tar archive, or one compressed in a way this Python does not know, or it contradicts itself.
     """
     try:
-        with tarfile.open(fileobj=file, mode='r|*') as layer:
+        with (
+            damage_told('a layer of the image is damaged'),
+            tarfile.open(fileobj=file, mode='r|*', tarinfo=WholeTarInfo) as layer,
+        ):
             laid = _Layer(root)
             for member in layer:
                 laid.apply(layer, member)
-    except tarfile.TarError as error:
-        raise SandboxStartError(
-            f'a layer of the image cannot be read ({error}); layers compressed with zstd must be saved as gzip or plain'
-        ) from error
     except OSError as error:
         raise SandboxStartError(f'a layer of the image cannot be unpacked: {_words(error)}') from error
 

@@ -12,24 +12,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from attrs import frozen
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
 from enclave.records import Model, utc_now
+from enclave.sandboxes.bubblewrap.archive import WholeTarInfo, damage_told
 from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
+from enclave.sandboxes.bubblewrap.image import Archive, Folder, read_image
 from enclave.sandboxes.bubblewrap.layer import apply_layer
-from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place, resolve_inside
+from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place
 
-_DOCUMENT_LIMIT_BYTES = 16 << 20
-_ARCHITECTURES = {'x86_64': 'amd64', 'aarch64': 'arm64', 'armv7l': 'arm', 'i686': '386'}
 Progress = Callable[[str], None]
 
 
@@ -58,7 +57,7 @@ def unpack_image(source: str, *, name: str | None = None, progress: Progress | N
     told = progress or (lambda message: None)
     path = Path(source)
     if path.is_dir():
-        return _unpack(_Folder(path), name or path.resolve().name, told)
+        return _unpack(Folder(path), name or path.resolve().name, told)
     if path.is_file():
         return _unpack_archive(path, name, told)
     if source.startswith(('/', '.')):
@@ -80,92 +79,19 @@ def _save_from_engine(image: str, target: IO[bytes]) -> None:
 
 
 def _unpack_archive(path: Path, name: str | None, told: Progress) -> UnpackedImage:
-    try:
-        with tarfile.open(path) as archive:
-            return _unpack(_Archive(archive), name, told)
-    except tarfile.TarError as error:
-        raise SandboxStartError(f'{os.fspath(path)!r} is not an image archive: {error}') from error
-
-
-# Where an image's parts are -------------------------------------------------------------------------------------------
-
-
-class _Folder:
-    """The parts of an OCI layout directory."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-
-    def open(self, name: str) -> IO[bytes] | None:
-        found = resolve_inside(self._place, name)
-        return found.open('rb') if found is not None and found.is_file() else None
-
-
-class _Archive:
-    """The parts in an image archive."""
-
-    def __init__(self, archive: tarfile.TarFile) -> None:
-        self._archive = archive
-        self._members = {member.name.removeprefix('./'): member for member in archive.getmembers()}
-
-    def open(self, name: str) -> IO[bytes] | None:
-        member = self._members.get(name)
-        for _ in range(8):  # docker save links equal layers to each other
-            if member is not None and member.issym():
-                target = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
-                member = self._members.get(target)
-        return self._archive.extractfile(member) if member is not None and member.isfile() else None
-
-
-def _document(parts: _Folder | _Archive, name: str) -> Any:
-    """Return a JSON document of the image, or None if it is not there."""
-    file = parts.open(name)
-    if file is None:
-        return None
-    with file:
-        data = file.read(_DOCUMENT_LIMIT_BYTES + 1)
-    if len(data) > _DOCUMENT_LIMIT_BYTES:
-        raise SandboxStartError(f'the image has a {name} of more than {_DOCUMENT_LIMIT_BYTES} bytes')
-    return json.loads(data)
-
-
-def _blob(digest: str) -> str:
-    algorithm, _, value = digest.partition(':')
-    return f'blobs/{algorithm}/{value}'
-
-
-def _read_parts(parts: _Folder | _Archive) -> tuple[dict[str, Any], list[str], str | None]:
-    """Return an image's configuration, the names of its layers, lowest first, and what it is called."""
-    manifest = _document(parts, 'manifest.json')
-    if manifest:
-        first = manifest[0]
-        tags = first.get('RepoTags') or [None]
-        return _document(parts, first['Config']) or {}, list(first['Layers']), tags[0]
-    index = _document(parts, 'index.json')
-    for _ in range(4):
-        if not index or 'layers' in index:
-            break
-        mine = _ARCHITECTURES.get(platform.machine(), platform.machine())
-        entries = index['manifests']
-        fits = [each for each in entries if (each.get('platform') or {}).get('architecture', mine) == mine]
-        if not fits:
-            raise SandboxStartError(f'the image has no variant for {mine}')
-        index = _document(parts, _blob(fits[0]['digest']))
-    if not index:
-        raise SandboxStartError('this is no image: it has neither manifest.json nor index.json')
-    layers = [_blob(each['digest']) for each in index['layers']]
-    return _document(parts, _blob(index['config']['digest'])) or {}, layers, None
+    with contextlib.ExitStack() as stack:
+        with damage_told(f'{os.fspath(path)!r} is not an image archive, or not a whole one'):
+            archive = stack.enter_context(tarfile.open(path, tarinfo=WholeTarInfo))
+            parts = Archive(archive)
+        return _unpack(parts, name, told)
 
 
 # Unpacking ------------------------------------------------------------------------------------------------------------
 
 
-def _unpack(parts: _Folder | _Archive, name: str | None, told: Progress) -> UnpackedImage:
-    try:
-        config, layers, own_name = _read_parts(parts)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise SandboxStartError(f'the image cannot be understood: {error!r}') from error
-    name = name or own_name
+def _unpack(parts: Folder | Archive, name: str | None, told: Progress) -> UnpackedImage:
+    image = read_image(parts)
+    name = name or image.name
     if not name:
         raise ConfigurationError('the archive does not say what its image is called; give it a name')
     if not IMAGE_NAME.fullmatch(name):
@@ -176,16 +102,15 @@ def _unpack(parts: _Folder | _Archive, name: str | None, told: Progress) -> Unpa
         made.chmod(0o755)
         root = made / 'root'
         root.mkdir(mode=0o755)
-        for number, layer in enumerate(layers, 1):
-            told(f'layer {number} of {len(layers)}')
+        for number, layer in enumerate(image.layers, 1):
+            told(f'layer {number} of {len(image.layers)}')
             file = parts.open(layer)
             if file is None:
-                raise SandboxStartError(f'the image lacks its layer {layer}')
+                raise SandboxStartError(f'the image lacks its layer {layer!r}')
             with file:
                 apply_layer(root, file)
         size = sum(each.lstat().st_size for each in root.rglob('*') if not each.is_symlink() and each.is_file())
-        env = dict(each.split('=', 1) for each in (config.get('config') or {}).get('Env') or [] if '=' in each)
-        facts = {'name': name, 'env': env, 'size_bytes': size, 'unpacked_at': utc_now().isoformat()}
+        facts = {'name': name, 'env': image.env, 'size_bytes': size, 'unpacked_at': utc_now().isoformat()}
         (made / FACTS_FILE).write_text(json.dumps(facts), 'utf-8')
         _put_in_place(made, place)
     finally:

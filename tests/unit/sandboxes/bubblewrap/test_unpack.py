@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import platform
+import random
 import stat
 import sys
 import tarfile
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
+from enclave.errors import ConfigurationError, EnclaveError, ImageNotFoundError, SandboxStartError
 from enclave.sandboxes.bubblewrap.layer import apply_layer
 from enclave.sandboxes.bubblewrap.rootfs import find_unpacked, image_place, resolve_inside
 from enclave.sandboxes.bubblewrap.unpack import list_unpacked, remove_unpacked, unpack_image
@@ -285,6 +293,115 @@ def test_an_oci_layout_is_unpacked(tmp_path: Path, nested: bool) -> None:
     root, env = find_unpacked('from-oci')
     assert (root / 'f').read_bytes() == b'oci'
     assert env == {'A': 'b=c'}
+
+
+def image_of(*, manifest: Any = None, config: Any = None, index: Any = None, blob: Any = None) -> bytes:
+    """Return an archive with these documents."""
+    documents = {'manifest.json': manifest, 'index.json': index, 'config.json': config}
+    given = {name: json.dumps(value).encode() for name, value in documents.items() if value is not None}
+    data = json.dumps(blob).encode()
+    given[f'blobs/sha256/{hashlib.sha256(data).hexdigest()}'] = data
+    return layer(*(member(name, each) for name, each in given.items()), member('l.tar', layer(member('f'))))
+
+
+def manifest_of(**fields: Any) -> list[Any]:
+    return [{'Config': 'config.json', 'Layers': ['l.tar'], **fields}]
+
+
+@pytest.mark.parametrize(
+    ('documents', 'match'),
+    [
+        ({'manifest': 'x'}, "manifest.json must be a list, not 'x'"),
+        ({'manifest': [5]}, r'manifest.json\[0\] must be an object, not 5'),
+        ({'manifest': [{}]}, r'manifest.json\[0\] has no Config'),
+        ({'manifest': manifest_of(Config=5)}, r'manifest.json\[0\]: Config must be a text, not 5'),
+        ({'manifest': manifest_of(Config='gone.json')}, "it has no 'gone.json'"),
+        ({'manifest': manifest_of(RepoTags=[5]), 'config': {}}, r'RepoTags\[0\] must be a text, not 5'),
+        ({'manifest': manifest_of(RepoTags='x'), 'config': {}}, "RepoTags must be a list, not 'x'"),
+        ({'manifest': manifest_of(Layers=5), 'config': {}}, 'Layers must be a list, not 5'),
+        ({'manifest': manifest_of(), 'config': 'x'}, "config.json must be an object, not 'x'"),
+        ({'manifest': manifest_of(), 'config': {'config': [1]}}, r'config must be an object, not \[1\]'),
+        ({'manifest': manifest_of(), 'config': {'config': {'Env': 5}}}, 'Env must be a list, not 5'),
+        ({'manifest': manifest_of(), 'config': {'config': {'Env': [1, 'A']}}}, r'Env\[0\] must be a text, not 1'),
+        ({'index': []}, r'index.json must be an object, not \[\]'),
+        ({'index': {'manifests': [{'digest': 5}]}}, 'digest must be a text, not 5'),
+        ({'index': {'manifests': [{'platform': 5}]}}, 'platform must be an object, not 5'),
+        ({'index': {'layers': [5], 'config': {}}}, 'config has no digest'),
+    ],
+)
+def test_a_document_of_another_shape_is_told_with_its_place(
+    tmp_path: Path, documents: dict[str, Any], match: str
+) -> None:
+    (tmp_path / 'a.tar').write_bytes(image_of(**documents))
+    with pytest.raises(SandboxStartError, match=match):
+        unpack_image(str(tmp_path / 'a.tar'), name='x')
+
+
+@pytest.mark.parametrize('text', [b'[' * 100_000, b'{"a": ', b'\xff\xfe', b'9' * 5000, b'[NaN]'])
+def test_a_document_that_is_no_json_is_told(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / 'a.tar').write_bytes(layer(member('manifest.json', text)))
+    with pytest.raises(SandboxStartError, match=r'manifest\.json'):
+        unpack_image(str(tmp_path / 'a.tar'), name='x')
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.sampled_from(['config.json', 'l.tar', 'PATH=/bin', '\0', '\ud800']),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ['Config', 'Layers', 'RepoTags', 'config', 'Env', 'manifests', 'digest', 'platform', 'layers', 'rootfs']
+            ),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(manifest=anything | st.builds(manifest_of, RepoTags=anything, Layers=anything), config=anything, index=anything)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_documents_of_any_shape_are_understood_or_told(tmp_path: Path, manifest: Any, config: Any, index: Any) -> None:
+    data = image_of(manifest=manifest, config=config, index=index)
+    (tmp_path / 'a.tar').write_bytes(data)
+    with tempfile.TemporaryDirectory() as place:
+        apply_layer(Path(place), io.BytesIO(data))
+        for source in (tmp_path / 'a.tar', place):
+            with contextlib.suppress(EnclaveError):
+                unpack_image(str(source), name='x')
+
+
+@pytest.mark.parametrize('pack', [bytes, gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.7])
+def test_an_archive_that_is_cut_off_is_told(tmp_path: Path, pack: Callable[[bytes], bytes], share: float) -> None:
+    data = pack(
+        docker_archive(tmp_path / 'whole.tar', layer(member('f', random.Random(5).randbytes(50_000)))).read_bytes()
+    )
+    (tmp_path / 'a.tar').write_bytes(data[: int(len(data) * share)])
+
+    with pytest.raises(SandboxStartError, match='not an image archive, or not a whole one'):
+        unpack_image(str(tmp_path / 'a.tar'))
+
+
+def test_a_damaged_header_is_not_the_end_of_a_layer(tmp_path: Path) -> None:
+    data = bytearray(layer(member('first'), member('second')))
+    data[512] ^= 1
+    with pytest.raises(SandboxStartError, match='layer of the image is damaged'):
+        apply_layer(tmp_path, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    'headers', [{'size': '-512'}, {'mtime': 'inf'}, {'mtime': '1e300'}, {'comment': 'x' * (2 << 20)}]
+)
+def test_a_members_facts_that_cannot_be_are_told(tmp_path: Path, headers: dict[str, str]) -> None:
+    info, content = member('f')
+    info.pax_headers = headers
+    with pytest.raises(SandboxStartError, match='layer of the image'):
+        apply(tmp_path, (info, content))
 
 
 def test_what_is_no_image_is_told_and_leaves_nothing(tmp_path: Path) -> None:
