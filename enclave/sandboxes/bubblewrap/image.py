@@ -10,32 +10,63 @@ format 1.2.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import platform
+import re
 import tarfile
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from enclave import wire
 from enclave.errors import InvalidArgumentError, SandboxStartError
-from enclave.sandboxes.bubblewrap.archive import damage_told
+from enclave.sandboxes.bubblewrap.archive import Measured, damage_told
 from enclave.sandboxes.bubblewrap.rootfs import resolve_inside
 
 _DOCUMENT_LIMIT_BYTES = 16 << 20
 _INDEX_DEPTH = 4
 """How many indexes may lead to a manifest, one to the next."""
 _ARCHITECTURES = {'x86_64': 'amd64', 'aarch64': 'arm64', 'armv7l': 'arm', 'i686': '386'}
+_DIGEST = re.compile('sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}')
+_DIGEST_NAME = re.compile(r'blobs/(sha256|sha512)/([0-9a-f]+)|([0-9a-f]{64})\.json')
+"""Names of parts that are made of their digests, in OCI layouts and in what `docker save` writes."""
 T = TypeVar('T')
 
 
 @frozen(kw_only=True)
+class Part:
+    """A file of an image, a layer or a document: its name, and what is told of it: its digest, ``'sha256:...'``, and size.
+
+    Attributes:
+        diff_id: The digest of the tar archive in a layer.
+    """
+
+    name: str
+    digest: str | None = None
+    size_bytes: int | None = None
+    diff_id: str | None = None
+
+    @classmethod
+    def named(cls, name: str) -> Part:
+        """Return the part of this name, which may be made of its digest."""
+        found = _DIGEST_NAME.fullmatch(name)
+        return cls(name=name, digest=f'{found[1] or "sha256"}:{found[2] or found[3]}' if found else None)
+
+    @classmethod
+    def described(cls, descriptor: Node) -> Part:
+        """Return the part that a descriptor tells of."""
+        digest, size = descriptor.get('digest').digest(), descriptor.find('size')
+        return cls(name=f'blobs/{digest.replace(":", "/")}', digest=digest, size_bytes=size.number() if size else None)
+
+
+@frozen(kw_only=True)
 class Image:
-    """An image: its environment, the names of its layers, lowest first, and what it is called, if it says so."""
+    """An image: its environment, its layers, lowest first, and what it is called, if it says so."""
 
     env: dict[str, str]
-    layers: tuple[str, ...]
+    layers: tuple[Part, ...]
     name: str | None
 
 
@@ -106,6 +137,17 @@ class Node:
         """Return a text."""
         return self._as(str, 'a text')
 
+    def number(self) -> int:
+        """Return a whole number."""
+        return self._as(int, 'a whole number')
+
+    def digest(self) -> str:
+        """Return a digest, of an algorithm that the specification has."""
+        text = self.text()
+        if not _DIGEST.fullmatch(text):
+            raise not_understood(f'{self.where} must be a sha256 or sha512 digest, not {text[:80]!r}')
+        return text
+
     def _as(self, kind: type[T], words: str) -> T:
         if not isinstance(self.value, kind):
             text = repr(self.value)
@@ -118,15 +160,41 @@ def not_understood(why: str) -> SandboxStartError:
     return SandboxStartError(f'the image cannot be understood: {why}')
 
 
-def _find_document(parts: Folder | Archive, name: str) -> Node | None:
-    file = parts.open(name)
+def read_image(parts: Folder | Archive) -> Image:
+    """Read what an image's documents say.
+
+    Raises:
+        SandboxStartError: They are missing, damaged, or cannot be understood.
+    """
+    manifests = _find_document(parts, Part(name='manifest.json'))
+    if manifests is not None and manifests.items():
+        first = manifests.items()[0]
+        tags = first.find('RepoTags')
+        names = [each.text() for each in tags.items()] if tags else []
+        config = _get_document(parts, Part.named(first.get('Config').text()))
+        layers = [Part.named(each.text()) for each in first.get('Layers').items()]
+        return Image(env=_read_env(config), layers=_with_diff_ids(layers, config), name=names[0] if names else None)
+    index = _find_document(parts, Part(name='index.json'))
+    if index is None:
+        raise SandboxStartError('this is no image: it has neither manifest.json nor index.json')
+    manifest = _find_manifest(parts, index)
+    config = _get_document(parts, Part.described(manifest.get('config')))
+    layers = [Part.described(each) for each in manifest.get('layers').items()]
+    return Image(env=_read_env(config), layers=_with_diff_ids(layers, config), name=None)
+
+
+def _find_document(parts: Folder | Archive, part: Part) -> Node | None:
+    file = parts.open(part.name)
     if file is None:
         return None
-    where = name if name.isprintable() else repr(name)  # the image may have chosen it
-    with damage_told(f'the image is damaged: {where} cannot be read'), file:
-        data = file.read(_DOCUMENT_LIMIT_BYTES + 1)
-    if len(data) > _DOCUMENT_LIMIT_BYTES:
-        raise not_understood(f'its {where} has more than {_DOCUMENT_LIMIT_BYTES} bytes')
+    where = part.name if part.name.isprintable() else repr(part.name)  # the image may have chosen it
+    with damage_told(f'the image is damaged: {where}'), file:
+        measured = Measured(file, (part.digest,))
+        reader = io.BufferedReader(measured)
+        data = reader.read(_DOCUMENT_LIMIT_BYTES + 1)
+        if len(data) > _DOCUMENT_LIMIT_BYTES:
+            raise not_understood(f'its {where} has more than {_DOCUMENT_LIMIT_BYTES} bytes')
+        measured.check(part.digest, part.size_bytes)
     try:
         value = wire.from_json(data, what=where)
     except InvalidArgumentError as error:
@@ -134,43 +202,11 @@ def _find_document(parts: Folder | Archive, name: str) -> Node | None:
     return None if value is None else Node(value, where)
 
 
-def _get_document(parts: Folder | Archive, name: str) -> Node:
-    found = _find_document(parts, name)
+def _get_document(parts: Folder | Archive, part: Part) -> Node:
+    found = _find_document(parts, part)
     if found is None:
-        raise not_understood(f'it has no {name!r}')
+        raise not_understood(f'it has no {part.name!r}')
     return found
-
-
-def _blob(descriptor: Node) -> str:
-    algorithm, _, value = descriptor.get('digest').text().partition(':')
-    return f'blobs/{algorithm}/{value}'
-
-
-def read_image(parts: Folder | Archive) -> Image:
-    """Read what an image's documents say.
-
-    Raises:
-        SandboxStartError: They are missing, or cannot be understood.
-    """
-    manifests = _find_document(parts, 'manifest.json')
-    if manifests is not None and manifests.items():
-        first = manifests.items()[0]
-        tags = first.find('RepoTags')
-        names = [each.text() for each in tags.items()] if tags else []
-        return Image(
-            env=_read_env(_get_document(parts, first.get('Config').text())),
-            layers=tuple(each.text() for each in first.get('Layers').items()),
-            name=names[0] if names else None,
-        )
-    index = _find_document(parts, 'index.json')
-    if index is None:
-        raise SandboxStartError('this is no image: it has neither manifest.json nor index.json')
-    manifest = _find_manifest(parts, index)
-    return Image(
-        env=_read_env(_get_document(parts, _blob(manifest.get('config')))),
-        layers=tuple(_blob(each) for each in manifest.get('layers').items()),
-        name=None,
-    )
 
 
 def _find_manifest(parts: Folder | Archive, index: Node) -> Node:
@@ -182,7 +218,7 @@ def _find_manifest(parts: Folder | Archive, index: Node) -> Node:
         fits = [each for each in index.get('manifests').items() if _architecture(each) in (None, mine)]
         if not fits:
             raise SandboxStartError(f'the image has no variant for {mine}')
-        index = _get_document(parts, _blob(fits[0]))
+        index = _get_document(parts, Part.described(fits[0]))
     return index
 
 
@@ -190,6 +226,18 @@ def _architecture(descriptor: Node) -> str | None:
     found = descriptor.find('platform')
     name = found.find('architecture') if found else None
     return name.text() if name else None
+
+
+def _with_diff_ids(layers: list[Part], config: Node) -> tuple[Part, ...]:
+    """Return the layers with what the configuration tells of them, if it does."""
+    found = config.find('rootfs')
+    found = found.find('diff_ids') if found else None
+    if found is None:
+        return tuple(layers)
+    diff_ids = [each.digest() for each in found.items()]
+    if len(diff_ids) != len(layers):
+        raise not_understood(f'{found.where} has {len(diff_ids)} entries for {len(layers)} layers')
+    return tuple(evolve(layer, diff_id=diff_id) for layer, diff_id in zip(layers, diff_ids, strict=True))
 
 
 def _read_env(config: Node) -> dict[str, str]:

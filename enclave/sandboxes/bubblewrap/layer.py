@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import stat
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from enclave.errors import SandboxStartError
-from enclave.sandboxes.bubblewrap.archive import WholeTarInfo, damage_told
+from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, Measured, WholeTarInfo, damage_told, find_decompressor
 from enclave.sandboxes.bubblewrap.rootfs import LINKS, resolve_inside
 
 _WHITEOUT, _OPAQUE = '.wh.', '.wh..wh..opq'
@@ -27,22 +28,55 @@ _DEPTH = 256
 a descriptor and a stack frame for each level."""
 
 
-def apply_layer(root: Path, file: IO[bytes]) -> None:
+def apply_layer(
+    root: Path,
+    file: IO[bytes],
+    *,
+    what: str = 'a layer of the image',
+    digest: str | None = None,
+    size_bytes: int | None = None,
+    diff_id: str | None = None,
+) -> None:
     """Lay one layer over what is below ``root``: whiteouts hide what lower layers put there, everything else replaces.
 
+    Args:
+        file: The layer, at its beginning.
+        what: What to call it in a message.
+        digest: What the file's digest must be, ``'sha256:...'``, and its size; None for whatever it is.
+        diff_id: What the digest of the tar archive in it must be.
+
     Raises:
-        SandboxStartError: It is no tar archive, or one compressed in a way this Python does not know, or it contradicts itself.
+        SandboxStartError: It is damaged, or no tar archive, or one compressed in a way this Python does not know, or it
+            contradicts itself.
     """
+    failure: OSError | None = None
     try:
-        with (
-            damage_told('a layer of the image is damaged'),
-            tarfile.open(fileobj=file, mode='r|*', tarinfo=WholeTarInfo) as layer,
-        ):
-            laid = _Layer(root)
-            for member in layer:
-                laid.apply(layer, member)
+        with damage_told(f'{what} is damaged'):
+            decompress = find_decompressor(file)
+            if decompress is None:
+                packed = plain = Measured(file, (digest, diff_id))
+            else:
+                packed = Measured(file, (digest,))
+                plain = Measured(decompress(io.BufferedReader(packed, COPY_BYTES)), (diff_id,))
+            try:
+                _lay(root, plain)
+            except OSError as error:
+                if error.errno is None:  # a decompressor's
+                    raise
+                failure = error  # of which a damaged layer may be the reason
+            plain.check(diff_id)
+            packed.check(digest, size_bytes)
+        if failure is not None:
+            raise failure
     except OSError as error:
-        raise SandboxStartError(f'a layer of the image cannot be unpacked: {_words(error)}') from error
+        raise SandboxStartError(f'{what} cannot be unpacked: {_words(error)}') from error
+
+
+def _lay(root: Path, file: Measured) -> None:
+    with tarfile.open(fileobj=file, mode='r|', bufsize=COPY_BYTES, tarinfo=WholeTarInfo) as archive:
+        laid = _Layer(root)
+        for member in archive:
+            laid.apply(archive, member)
 
 
 def _words(error: OSError) -> str:
@@ -106,7 +140,7 @@ class _Layer:
         assert source_file is not None
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, 'wb') as target:
-            shutil.copyfileobj(source_file, target, 1 << 20)
+            shutil.copyfileobj(source_file, target, COPY_BYTES)
             os.fchmod(target.fileno(), member.mode & 0o777 | 0o400)
         os.utime(place, (member.mtime, member.mtime))
         return True

@@ -23,7 +23,7 @@ from attrs import frozen
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
 from enclave.records import Model, utc_now
-from enclave.sandboxes.bubblewrap.archive import WholeTarInfo, damage_told
+from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, WholeTarInfo, damage_told, find_decompressor
 from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
 from enclave.sandboxes.bubblewrap.image import Archive, Folder, read_image
 from enclave.sandboxes.bubblewrap.layer import apply_layer
@@ -81,7 +81,16 @@ def _save_from_engine(image: str, target: IO[bytes]) -> None:
 def _unpack_archive(path: Path, name: str | None, told: Progress) -> UnpackedImage:
     with contextlib.ExitStack() as stack:
         with damage_told(f'{os.fspath(path)!r} is not an image archive, or not a whole one'):
-            archive = stack.enter_context(tarfile.open(path, tarinfo=WholeTarInfo))
+            file: IO[bytes] = stack.enter_context(path.open('rb'))
+            decompress = find_decompressor(file)
+            if decompress is not None:
+                # Once and to its end; parts are read in another order than they are stored in.
+                told('decompressing')
+                spool = stack.enter_context(tempfile.TemporaryFile(prefix='enclave-image-'))
+                shutil.copyfileobj(decompress(file), spool, COPY_BYTES)
+                spool.seek(0)
+                file = spool
+            archive = stack.enter_context(tarfile.open(fileobj=file, mode='r:', tarinfo=WholeTarInfo))
             parts = Archive(archive)
         return _unpack(parts, name, told)
 
@@ -103,12 +112,20 @@ def _unpack(parts: Folder | Archive, name: str | None, told: Progress) -> Unpack
         root = made / 'root'
         root.mkdir(mode=0o755)
         for number, layer in enumerate(image.layers, 1):
-            told(f'layer {number} of {len(image.layers)}')
-            file = parts.open(layer)
+            what = f'layer {number} of {len(image.layers)}'
+            told(what)
+            file = parts.open(layer.name)
             if file is None:
-                raise SandboxStartError(f'the image lacks its layer {layer!r}')
+                raise SandboxStartError(f'the image lacks its {what}, {layer.name!r}')
             with file:
-                apply_layer(root, file)
+                apply_layer(
+                    root,
+                    file,
+                    what=f'{what} of the image, {layer.name!r},',
+                    digest=layer.digest,
+                    size_bytes=layer.size_bytes,
+                    diff_id=layer.diff_id,
+                )
         size = sum(each.lstat().st_size for each in root.rglob('*') if not each.is_symlink() and each.is_file())
         facts = {'name': name, 'env': image.env, 'size_bytes': size, 'unpacked_at': utc_now().isoformat()}
         (made / FACTS_FILE).write_text(json.dumps(facts), 'utf-8')

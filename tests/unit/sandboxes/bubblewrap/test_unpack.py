@@ -404,6 +404,123 @@ def test_a_members_facts_that_cannot_be_are_told(tmp_path: Path, headers: dict[s
         apply(tmp_path, (info, content))
 
 
+def sha256(data: bytes) -> str:
+    return f'sha256:{hashlib.sha256(data).hexdigest()}'
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
+
+
+def saved(path: Path, *layers: bytes, diff_ids: list[str] | None = None, config_name: str | None = None) -> Path:
+    """Write an archive as `docker save` does."""
+    config = json.dumps({'rootfs': {'diff_ids': diff_ids}} if diff_ids is not None else {}).encode()
+    config_name = config_name or f'{hashlib.sha256(config).hexdigest()}.json'
+    names = [f'{number}/layer.tar' for number in range(len(layers))]
+    manifest = [{'Config': config_name, 'RepoTags': ['demo:1'], 'Layers': names}]
+    documents = [member(config_name, config), member('manifest.json', json.dumps(manifest).encode())]
+    path.write_bytes(layer(*documents, *(member(name, data) for name, data in zip(names, layers, strict=True))))
+    return path
+
+
+ONE, TWO = layer(member('one', b'1' * 5000)), layer(member('two', b'2' * 5000))
+
+
+def nothing_stays() -> bool:
+    return list_unpacked() == [] and list(image_place('x').parent.iterdir()) == []
+
+
+@pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress])
+def test_a_damaged_layer_is_told_by_the_check_sum_at_its_end(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    whole = pack(TWO)
+    unpack_image(str(saved(tmp_path / 'whole.tar', ONE, whole)))
+    remove_unpacked('demo:1')
+    for damaged in (flipped(whole, len(whole) // 2), flipped(whole, len(whole) - 6), whole[:-9]):
+        with pytest.raises(SandboxStartError, match=r"layer 2 of 2 of the image, '1/layer.tar', is damaged"):
+            unpack_image(str(saved(tmp_path / 'a.tar', ONE, damaged)))
+        assert nothing_stays()
+
+
+@pytest.mark.parametrize('pack', [bytes, gzip.compress])
+def test_a_layer_that_is_another_than_the_configuration_says_is_told(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    right = [sha256(ONE), sha256(TWO)]
+    unpack_image(str(saved(tmp_path / 'whole.tar', pack(ONE), pack(TWO), diff_ids=right)))
+    remove_unpacked('demo:1')
+    other = TWO.replace(b'2222', b'2322', 1)
+    with pytest.raises(
+        SandboxStartError, match=f'layer 2 of 2.*is damaged: its digest is {sha256(other)}, not {right[1]}'
+    ):
+        unpack_image(str(saved(tmp_path / 'a.tar', pack(ONE), pack(other), diff_ids=right)))
+    assert nothing_stays()
+    with pytest.raises(SandboxStartError, match='1 entries for 2 layers'):
+        unpack_image(str(saved(tmp_path / 'a.tar', ONE, TWO, diff_ids=right[:1])))
+
+
+def test_a_configuration_that_is_not_what_its_name_says_is_told(tmp_path: Path) -> None:
+    for name in (f'{"0" * 64}.json', f'blobs/sha256/{"0" * 64}'):
+        with pytest.raises(SandboxStartError, match=f'damaged: {name}: its digest is'):
+            unpack_image(str(saved(tmp_path / 'a.tar', ONE, config_name=name)))
+
+
+def test_damage_of_any_byte_is_told_or_does_none(tmp_path: Path) -> None:
+    """As one flips each byte of a small layer in turn, whatever it hits."""
+    for whole in (gzip.compress(ONE, mtime=0), lzma.compress(ONE)):
+        for at in range(len(whole)):
+            root = tmp_path / f'{whole[:1].hex()}-{at}'
+            root.mkdir()
+            try:
+                apply_layer(root, io.BytesIO(flipped(whole, at)))
+            except SandboxStartError as error:
+                assert 'damaged' in str(error)  # noqa: PT017
+            else:
+                assert {each.name: each.read_bytes() for each in root.iterdir()} == {'one': b'1' * 5000}
+
+
+@given(at=st.integers(0, len(ONE) - 1), data=st.binary(min_size=1, max_size=20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_nonsense_in_a_layer_is_told_if_its_digest_is_known(tmp_path: Path, at: int, data: bytes) -> None:
+    nonsense = (ONE[:at] + data + ONE[at + len(data) :])[: len(ONE)]
+    with tempfile.TemporaryDirectory(dir=tmp_path) as root:
+        if nonsense == ONE:
+            apply_layer(Path(root), io.BytesIO(nonsense), diff_id=sha256(ONE))
+        else:
+            with pytest.raises(SandboxStartError, match='damaged'):
+                apply_layer(Path(root), io.BytesIO(nonsense), diff_id=sha256(ONE))
+
+
+@pytest.mark.parametrize('what', ['layer', 'config', 'manifest', 'size', 'algorithm', 'way out'])
+def test_a_part_of_an_oci_layout_that_is_another_is_told(tmp_path: Path, what: str) -> None:
+    blobs = tmp_path / 'oci' / 'blobs' / 'sha256'
+    blobs.mkdir(parents=True)
+
+    def put(name: str, data: bytes) -> dict[str, Any]:
+        digest = sha256(data)
+        (blobs / digest[7:]).write_bytes(data + b' ' if name == what else data)
+        return {'digest': digest, 'size': len(data)}
+
+    first, config = put('layer', gzip.compress(ONE)), put('config', b'{}')
+    first['size'] += what == 'size'
+    if what == 'algorithm':
+        first['digest'] = 'md5:0'
+    if what == 'way out':
+        first['digest'] = 'sha256:../../../secret'
+    manifest = put('manifest', json.dumps({'config': config, 'layers': [first]}).encode())
+    (tmp_path / 'oci' / 'index.json').write_text(json.dumps({'manifests': [manifest]}))
+
+    with pytest.raises(SandboxStartError, match=r'damaged|must be a sha256 or sha512 digest'):
+        unpack_image(str(tmp_path / 'oci'), name='x')
+
+    assert nothing_stays()
+
+
+def test_a_layer_compressed_in_an_unknown_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('enclave.sandboxes.bubblewrap.archive._DECOMPRESSORS', {})
+    with pytest.raises(SandboxStartError, match='zstd'):
+        apply_layer(tmp_path, io.BytesIO(b'\x28\xb5\x2f\xfd' + bytes(100)))
+
+
 def test_what_is_no_image_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / 'text').write_text('not a tar')
     (tmp_path / 'other.tar').write_bytes(layer(member('hello', b'x')))
