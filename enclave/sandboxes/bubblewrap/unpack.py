@@ -27,7 +27,9 @@ from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, WholeTarInfo, damag
 from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
 from enclave.sandboxes.bubblewrap.image import Archive, Folder, read_image
 from enclave.sandboxes.bubblewrap.layer import apply_layer
+from enclave.sandboxes.bubblewrap.places import cache_dir
 from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place
+from enclave.sandboxes.bubblewrap.workspace import workspace
 
 Progress = Callable[[str], None]
 
@@ -56,17 +58,36 @@ def unpack_image(source: str, *, name: str | None = None, progress: Progress | N
     """
     told = progress or (lambda message: None)
     path = Path(source)
-    if path.is_dir():
-        return _unpack(Folder(path), name or path.resolve().name, told)
-    if path.is_file():
-        return _unpack_archive(path, name, told)
-    if source.startswith(('/', '.')):
+    if not path.is_dir() and not path.is_file() and source.startswith(('/', '.')):
         raise ImageNotFoundError(f'there is no image archive at {source!r}')
-    with tempfile.NamedTemporaryFile(prefix='enclave-image-') as spool:
-        told(f'taking {source} from the engine')
-        _save_from_engine(source, spool)
-        spool.flush()
-        return _unpack_archive(Path(spool.name), name or source, told)
+    with workspace(cache_dir('images')) as work, contextlib.ExitStack() as stack:
+        if path.is_dir():
+            return _unpack(Folder(path), name or path.resolve().name, work, told)
+        if path.is_file():
+            file: IO[bytes] = stack.enter_context(path.open('rb'))
+        else:
+            told(f'taking {source} from the engine')
+            name = name or source
+            file = stack.enter_context(_spool(work))
+            _save_from_engine(source, file)
+            file.seek(0)
+        with damage_told(f'{source!r} is not an image archive, or not a whole one'):
+            decompress = find_decompressor(file)
+            if decompress is not None:
+                # Once and to its end; parts are read in another order than they are stored in.
+                told('decompressing')
+                plain = stack.enter_context(_spool(work))
+                shutil.copyfileobj(decompress(file), plain, COPY_BYTES)
+                plain.seek(0)
+                file = plain
+            archive = stack.enter_context(tarfile.open(fileobj=file, mode='r:', tarinfo=WholeTarInfo))
+            parts = Archive(archive)
+        return _unpack(parts, name, work, told)
+
+
+def _spool(work: Path) -> IO[bytes]:
+    """Return a file without a name, which is gone with this process; beside the rest, as `/tmp` is often small."""
+    return tempfile.TemporaryFile(dir=work)
 
 
 def _save_from_engine(image: str, target: IO[bytes]) -> None:
@@ -78,27 +99,10 @@ def _save_from_engine(image: str, target: IO[bytes]) -> None:
             target.write(chunk)
 
 
-def _unpack_archive(path: Path, name: str | None, told: Progress) -> UnpackedImage:
-    with contextlib.ExitStack() as stack:
-        with damage_told(f'{os.fspath(path)!r} is not an image archive, or not a whole one'):
-            file: IO[bytes] = stack.enter_context(path.open('rb'))
-            decompress = find_decompressor(file)
-            if decompress is not None:
-                # Once and to its end; parts are read in another order than they are stored in.
-                told('decompressing')
-                spool = stack.enter_context(tempfile.TemporaryFile(prefix='enclave-image-'))
-                shutil.copyfileobj(decompress(file), spool, COPY_BYTES)
-                spool.seek(0)
-                file = spool
-            archive = stack.enter_context(tarfile.open(fileobj=file, mode='r:', tarinfo=WholeTarInfo))
-            parts = Archive(archive)
-        return _unpack(parts, name, told)
-
-
 # Unpacking ------------------------------------------------------------------------------------------------------------
 
 
-def _unpack(parts: Folder | Archive, name: str | None, told: Progress) -> UnpackedImage:
+def _unpack(parts: Folder | Archive, name: str | None, work: Path, told: Progress) -> UnpackedImage:
     image = read_image(parts)
     name = name or image.name
     if not name:
@@ -106,44 +110,38 @@ def _unpack(parts: Folder | Archive, name: str | None, told: Progress) -> Unpack
     if not IMAGE_NAME.fullmatch(name):
         raise ConfigurationError(f'{name!r} is no name of an image; give it one')
     place = image_place(name)
-    made = Path(tempfile.mkdtemp(dir=place.parent, prefix='.new-'))
-    try:
-        made.chmod(0o755)
-        root = made / 'root'
-        root.mkdir(mode=0o755)
-        for number, layer in enumerate(image.layers, 1):
-            what = f'layer {number} of {len(image.layers)}'
-            told(what)
-            file = parts.open(layer.name)
-            if file is None:
-                raise SandboxStartError(f'the image lacks its {what}, {layer.name!r}')
-            with file:
-                apply_layer(
-                    root,
-                    file,
-                    what=f'{what} of the image, {layer.name!r},',
-                    digest=layer.digest,
-                    size_bytes=layer.size_bytes,
-                    diff_id=layer.diff_id,
-                )
-        size = sum(each.lstat().st_size for each in root.rglob('*') if not each.is_symlink() and each.is_file())
-        facts = {'name': name, 'env': image.env, 'size_bytes': size, 'unpacked_at': utc_now().isoformat()}
-        (made / FACTS_FILE).write_text(json.dumps(facts), 'utf-8')
-        _put_in_place(made, place)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    made = work / 'image'
+    root = made / 'root'
+    for each in (made, root):
+        each.mkdir()
+        each.chmod(0o755)  # whatever the umask
+    for number, layer in enumerate(image.layers, 1):
+        what = f'layer {number} of {len(image.layers)}'
+        told(what)
+        file = parts.open(layer.name)
+        if file is None:
+            raise SandboxStartError(f'the image lacks its {what}, {layer.name!r}')
+        with file:
+            apply_layer(
+                root,
+                file,
+                what=f'{what} of the image, {layer.name!r},',
+                digest=layer.digest,
+                size_bytes=layer.size_bytes,
+                diff_id=layer.diff_id,
+            )
+    size = sum(each.lstat().st_size for each in root.rglob('*') if not each.is_symlink() and each.is_file())
+    facts = {'name': name, 'env': image.env, 'size_bytes': size, 'unpacked_at': utc_now().isoformat()}
+    (made / FACTS_FILE).write_text(json.dumps(facts), 'utf-8')
+    _put_in_place(made, place, work)
     return UnpackedImage(name=name, root=str(place / 'root'), size_bytes=size)
 
 
-def _put_in_place(made: Path, place: Path) -> None:
+def _put_in_place(made: Path, place: Path, work: Path) -> None:
     """Move a directory to its place; what was there goes away afterwards, so that the place is empty for a moment only."""
-    old = Path(tempfile.mkdtemp(dir=place.parent, prefix='.old-'))
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(place, old / 'tree')
-        os.rename(made, place)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(place, work / 'old')
+    os.rename(made, place)
 
 
 # What is there --------------------------------------------------------------------------------------------------------
@@ -172,4 +170,5 @@ def remove_unpacked(name: str) -> None:
     place = image_place(name)
     if not place.is_dir():
         raise ImageNotFoundError(f'the image {name!r} is not unpacked on this machine')
-    shutil.rmtree(place)
+    with workspace(place.parent) as work:
+        os.rename(place, work / 'removed')  # so that it is there as a whole or not at all

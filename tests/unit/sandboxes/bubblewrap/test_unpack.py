@@ -9,9 +9,12 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import platform
 import random
+import signal
 import stat
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -27,6 +30,7 @@ from enclave.errors import ConfigurationError, EnclaveError, ImageNotFoundError,
 from enclave.sandboxes.bubblewrap.layer import apply_layer
 from enclave.sandboxes.bubblewrap.rootfs import find_unpacked, image_place, resolve_inside
 from enclave.sandboxes.bubblewrap.unpack import list_unpacked, remove_unpacked, unpack_image
+from enclave.sandboxes.bubblewrap.workspace import workspace
 
 ARCHITECTURE = {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(platform.machine(), platform.machine())
 
@@ -544,3 +548,92 @@ def test_what_is_no_image_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises((SandboxStartError, tarfile.TarError)):
         unpack_image(str(lacking), name='x')
     assert list(image_place('x').parent.iterdir()) == []
+
+
+# Ends of the process --------------------------------------------------------------------------------------------------
+
+CUT_SHORT = """
+import sys, threading
+from pathlib import Path
+from enclave.cli.main import main
+from enclave.sandboxes.bubblewrap import unpack
+
+def stop_at(first, file, **named):
+    if isinstance(first, Path):
+        (first / 'file').write_text('half')
+    else:
+        file.write(bytes(1 << 20))
+        file.flush()
+    print('begun', flush=True)
+    for _ in range(1200):  # not one long wait, which would not end if the signal came just before it
+        threading.Event().wait(0.05)
+
+setattr(unpack, sys.argv[1], stop_at)
+main(['images', 'unpack', sys.argv[2], '--name', 'x'])
+"""
+
+
+def cut_short(stage: str, source: str, how: signal.Signals, folder: Path) -> int:
+    """Unpack in a process of its own, and end that with a signal while it is at a stage; return its exit status."""
+    (folder / 'tmp').mkdir(exist_ok=True)
+    command = [sys.executable, '-c', CUT_SHORT, stage, source]
+    env = {**os.environ, 'TMPDIR': str(folder / 'tmp')}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b'begun\n'
+        process.send_signal(how)
+        return process.wait(60)
+
+
+@pytest.mark.parametrize('stage', ['apply_layer', '_save_from_engine'])
+@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_one_that_is_told_to_end_leaves_nothing(tmp_path: Path, stage: str, how: signal.Signals) -> None:
+    source = str(saved(tmp_path / 'a.tar', ONE)) if stage == 'apply_layer' else 'some/image:1'
+
+    status = cut_short(stage, source, how, tmp_path)
+
+    assert status == 128 + how
+    assert nothing_stays()
+    assert list((tmp_path / 'tmp').iterdir()) == []
+
+
+@pytest.mark.parametrize('stage', ['apply_layer', '_save_from_engine'])
+def test_what_a_killed_one_left_is_swept_by_the_next(tmp_path: Path, stage: str) -> None:
+    archive = str(saved(tmp_path / 'a.tar', ONE))
+
+    cut_short(stage, archive if stage == 'apply_layer' else 'some/image:1', signal.SIGKILL, tmp_path)
+
+    left = list(image_place('x').parent.iterdir())
+    assert [each.name.startswith('.new-') for each in left] == [True]
+    assert list_unpacked() == []
+    assert list((tmp_path / 'tmp').iterdir()) == []
+    if stage == '_save_from_engine':
+        assert list(left[0].iterdir()) == []  # the file for what the engine sends had no name
+
+    unpack_image(archive)
+
+    assert [each.name for each in image_place('x').parent.iterdir()] == ['demo:1']
+
+
+def test_what_another_is_at_is_not_swept(tmp_path: Path) -> None:
+    folder = image_place('x').parent
+    with workspace(folder) as other:
+        (other / 'file').write_text('in use')
+        unpack_image(str(saved(tmp_path / 'a.tar', ONE)))
+        assert (other / 'file').read_text() == 'in use'
+    assert [each.name for each in folder.iterdir()] == ['demo:1']
+
+
+def test_a_directory_swept_before_it_is_locked_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make = [], tempfile.mkdtemp
+
+    def make_and_lose(**options: Any) -> str:
+        made.append(make(**options))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, 'mkdtemp', make_and_lose)
+    with workspace(tmp_path) as place:
+        assert [str(place)] == made[1:]
+        assert place.is_dir()
