@@ -235,13 +235,22 @@ def _tree_view(place: Path, name: str, facts: dict[str, str], *, network: bool) 
             trees.append((str(entry), f'/{entry.name}'))
     trees.append((str(_tree_etc(place, name, network=network)), '/etc'))
     path = facts.get('PATH') or DEFAULT_PATH
+    useless = None
     for folder in path.split(':'):
         found = resolve_inside(place, f'{folder}/python3') if folder.startswith('/') else None
-        if found is not None and os.access(found, os.X_OK):
+        if found is None:
+            continue
+        if found.is_file() and os.access(found, os.X_OK):
             inside = f'/{found.relative_to(place)}'
             env = {key: value for key, value in facts.items() if key != 'PATH'}
             key = f'{place} {_interpreter_key(str(found))}'
             return View(trees=tuple(trees), links=tuple(links), python=inside, path=path, env=env, key=key)
+        useless = useless or f'{folder}/python3'
+    if useless:
+        raise SandboxStartError(
+            f'rootfs: {name!r} has a {useless}, which the program inside needs, but it cannot be executed: it is no file, or '
+            'lacks the permission (chmod 755)'
+        )
     raise SandboxStartError(
         f'rootfs: {name!r} has no python3 on its PATH ({path}), which the program inside needs; use one that has'
     )
