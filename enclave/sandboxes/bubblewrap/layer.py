@@ -80,7 +80,8 @@ def _lay(root: Path, file: Measured) -> None:
 
 
 def _words(error: OSError) -> str:
-    return f'{error.strerror}: {os.fspath(error.filename)!r}' if error.filename else str(error)
+    path = os.fsdecode(error.filename or '')
+    return f'{error.strerror}: {path[:200]!r}' if path else str(error)
 
 
 class _Layer:
