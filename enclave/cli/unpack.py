@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from enclave.cli.output import echo_json, format_size, print_table, progress
+from enclave.cli.relay import endings_as_exit
 from enclave.errors import InvalidArgumentError
 
 
@@ -33,9 +34,10 @@ def unpack(source: str | None, name: str | None, as_list: bool, remove: bool, as
     if source is None:
         raise InvalidArgumentError('name an image, an archive or an OCI directory to unpack, or give --list')
     if remove:
-        remove_unpacked(source)
+        with endings_as_exit():
+            remove_unpacked(source)
         return
-    with progress(f'Unpacking {source}', quiet=as_json) as report:
+    with endings_as_exit(), progress(f'Unpacking {source}', quiet=as_json) as report:
         image = unpack_image(source, name=name, progress=lambda message: report(message, None, None))
     if as_json:
         echo_json(image.model_dump(mode='json'))

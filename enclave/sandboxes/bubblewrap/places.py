@@ -96,7 +96,7 @@ def _temporary() -> Path:
 
 def _make(place: Path) -> Path:
     if not os.path.isdir(place):
-        with _explained(place):
+        with explained(place):
             for each in reversed([place, *place.parents]):
                 with contextlib.suppress(FileExistsError):
                     each.mkdir()
@@ -105,7 +105,8 @@ def _make(place: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _explained(place: Path) -> Iterator[None]:
+def explained(place: Path) -> Iterator[None]:
+    """Tell an `OSError` in the block as one of the cache directory, with what to do."""
     try:
         yield
     except OSError as error:
@@ -116,10 +117,10 @@ def _explained(place: Path) -> Iterator[None]:
 
 def keep_file(place: Path, make: Callable[[], bytes]) -> bytes:
     """Return the file's bytes; where it is not there yet, make them and keep them."""
-    with _explained(place), contextlib.suppress(FileNotFoundError):
+    with explained(place), contextlib.suppress(FileNotFoundError):
         return place.read_bytes()
     data = make()
-    with _explained(place.parent):
+    with explained(place.parent):
         handle, name = tempfile.mkstemp(dir=place.parent, prefix='.new-')
         try:
             with os.fdopen(handle, 'wb') as file:
@@ -137,7 +138,7 @@ def keep_tree(place: Path, fill: Callable[[Path], None]) -> Path:
     """Return the directory; where it is not there yet, have it filled elsewhere and move it into place."""
     if place.is_dir():
         return place
-    with _explained(place.parent):
+    with explained(place.parent):
         made = Path(tempfile.mkdtemp(dir=place.parent, prefix='.new-'))
         try:
             os.chmod(made, 0o755)

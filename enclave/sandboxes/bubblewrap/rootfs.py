@@ -64,7 +64,7 @@ _ETC_ENTRIES = 20_000
 _ETC_DEPTH = 32
 _USERS_BYTES = 1 * MIB
 """The most that is read of a ``passwd`` or ``group`` file."""
-_LINKS = 40
+LINKS = 40
 """How many symlinks the kernel follows for one path, path_resolution(7)."""
 _PRIVATE = frozenset(('dev', 'proc', 'sys', 'tmp', 'run', 'home', 'root', 'etc', 'mnt', 'media', 'boot', 'lost+found'))
 """Top directories of a root file system that a sandbox has its own of, or has no use for."""
@@ -182,7 +182,7 @@ def find_interpreter_trees(python: str) -> list[tuple[str, str]]:
     if not os.access(python, os.X_OK):
         raise SandboxStartError(f'python: {python!r} is not a program on this machine')
     steps = [python]
-    while os.path.islink(steps[-1]) and len(steps) < _LINKS:
+    while os.path.islink(steps[-1]) and len(steps) < LINKS:
         steps.append(os.path.join(os.path.dirname(steps[-1]), os.readlink(steps[-1])))
     prefixes = [os.path.dirname(_plain(os.path.dirname(each))) for each in (*steps, os.path.realpath(python))]
     # Where the name of a prefix leads through a symlink, a link inside may lead to either name of it.
@@ -235,13 +235,22 @@ def _tree_view(place: Path, name: str, facts: dict[str, str], *, network: bool) 
             trees.append((str(entry), f'/{entry.name}'))
     trees.append((str(_tree_etc(place, name, network=network)), '/etc'))
     path = facts.get('PATH') or DEFAULT_PATH
+    useless = None
     for folder in path.split(':'):
         found = resolve_inside(place, f'{folder}/python3') if folder.startswith('/') else None
-        if found is not None and os.access(found, os.X_OK):
+        if found is None:
+            continue
+        if found.is_file() and os.access(found, os.X_OK):
             inside = f'/{found.relative_to(place)}'
             env = {key: value for key, value in facts.items() if key != 'PATH'}
             key = f'{place} {_interpreter_key(str(found))}'
             return View(trees=tuple(trees), links=tuple(links), python=inside, path=path, env=env, key=key)
+        useless = useless or f'{folder}/python3'
+    if useless:
+        raise SandboxStartError(
+            f'rootfs: {name!r} has a {useless}, which the program inside needs, but it cannot be executed: it is no file, or '
+            'lacks the permission (chmod 755)'
+        )
     raise SandboxStartError(
         f'rootfs: {name!r} has no python3 on its PATH ({path}), which the program inside needs; use one that has'
     )
@@ -250,23 +259,24 @@ def _tree_view(place: Path, name: str, facts: dict[str, str], *, network: bool) 
 def resolve_inside(root: Path, path: str) -> Path | None:
     """Return where a path leads when ``root`` is the root directory, following symlinks as a process in it would; None if
     nothing is there. What it returns lies below ``root``."""
-    todo = [part for part in path.split('/') if part]
+    base = os.fspath(root)
+    todo = [part for part in reversed(path.split('/')) if part]
     done: list[str] = []
     for _ in range(1000):
         if not todo:
             return root.joinpath(*done)
-        part = todo.pop(0)
+        part = todo.pop()
         if part in ('.', '..'):
             done = done[: -1 if part == '..' else None]
             continue
-        here = root.joinpath(*done, part)
+        here = '/'.join((base, *done, part))
         try:
-            mode = here.lstat().st_mode
+            mode = os.lstat(here).st_mode
         except OSError:
             return None
         if stat.S_ISLNK(mode):
             target = os.readlink(here)
-            todo = [each for each in target.split('/') if each] + todo
+            todo += [each for each in reversed(target.split('/')) if each]
             if target.startswith('/'):
                 done = []
         else:

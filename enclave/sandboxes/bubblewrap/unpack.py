@@ -2,10 +2,9 @@
 
 An image is a list of layers, tar archives laid one over the other, and a configuration. It comes from the engine of
 this machine, from an archive (``docker save``, ``podman save``, ``skopeo copy ... oci-archive:``) or from an OCI
-layout directory. The archive is a stranger: every path is resolved as if the target were the root directory, so
-nothing lands outside; devices are left out, and so are set-user-id bits and owners.
+layout directory.
 
-Source: the OCI image specification (layout, ``layer.md`` for whiteouts) and Docker's image archive format 1.2.
+Source: the OCI image specification and Docker's image archive format 1.2.
 """
 
 from __future__ import annotations
@@ -13,25 +12,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import shutil
-import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from attrs import frozen
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
 from enclave.records import Model, utc_now
+from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, WholeTarInfo, damage_told, find_decompressor
 from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
-from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place, resolve_inside
+from enclave.sandboxes.bubblewrap.image import Archive, Folder, read_image
+from enclave.sandboxes.bubblewrap.layer import apply_layer
+from enclave.sandboxes.bubblewrap.places import cache_dir
+from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place
+from enclave.sandboxes.bubblewrap.workspace import workspace
 
-_DOCUMENT_LIMIT_BYTES = 16 << 20
-_WHITEOUT, _OPAQUE = '.wh.', '.wh..wh..opq'
-_ARCHITECTURES = {'x86_64': 'amd64', 'aarch64': 'arm64', 'armv7l': 'arm', 'i686': '386'}
 Progress = Callable[[str], None]
 
 
@@ -59,17 +58,36 @@ def unpack_image(source: str, *, name: str | None = None, progress: Progress | N
     """
     told = progress or (lambda message: None)
     path = Path(source)
-    if path.is_dir():
-        return _unpack(_Folder(path), name or path.resolve().name, told)
-    if path.is_file():
-        return _unpack_archive(path, name, told)
-    if source.startswith(('/', '.')):
+    if not path.is_dir() and not path.is_file() and source.startswith(('/', '.')):
         raise ImageNotFoundError(f'there is no image archive at {source!r}')
-    with tempfile.NamedTemporaryFile(prefix='enclave-image-') as spool:
-        told(f'taking {source} from the engine')
-        _save_from_engine(source, spool)
-        spool.flush()
-        return _unpack_archive(Path(spool.name), name or source, told)
+    with workspace(cache_dir('images')) as work, contextlib.ExitStack() as stack:
+        if path.is_dir():
+            return _unpack(Folder(path), name or path.resolve().name, work, told)
+        if path.is_file():
+            file: IO[bytes] = stack.enter_context(path.open('rb'))
+        else:
+            told(f'taking {source} from the engine')
+            name = name or source
+            file = stack.enter_context(_spool(work))
+            _save_from_engine(source, file)
+            file.seek(0)
+        with damage_told(f'{source!r} is not an image archive, or not a whole one'):
+            decompress = find_decompressor(file)
+            if decompress is not None:
+                # Once and to its end; parts are read in another order than they are stored in.
+                told('decompressing')
+                plain = stack.enter_context(_spool(work))
+                shutil.copyfileobj(decompress(file), plain, COPY_BYTES)
+                plain.seek(0)
+                file = plain
+            archive = stack.enter_context(tarfile.open(fileobj=file, mode='r:', tarinfo=WholeTarInfo))
+            parts = Archive(archive)
+        return _unpack(parts, name, work, told)
+
+
+def _spool(work: Path) -> IO[bytes]:
+    """Return a file without a name, which is gone with this process; beside the rest, as `/tmp` is often small."""
+    return tempfile.TemporaryFile(dir=work)
 
 
 def _save_from_engine(image: str, target: IO[bytes]) -> None:
@@ -81,215 +99,49 @@ def _save_from_engine(image: str, target: IO[bytes]) -> None:
             target.write(chunk)
 
 
-def _unpack_archive(path: Path, name: str | None, told: Progress) -> UnpackedImage:
-    try:
-        with tarfile.open(path) as archive:
-            return _unpack(_Archive(archive), name, told)
-    except tarfile.TarError as error:
-        raise SandboxStartError(f'{os.fspath(path)!r} is not an image archive: {error}') from error
-
-
-# Where an image's parts are -------------------------------------------------------------------------------------------
-
-
-class _Folder:
-    """The parts of an OCI layout directory."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-
-    def open(self, name: str) -> IO[bytes] | None:
-        found = resolve_inside(self._place, name)
-        return found.open('rb') if found is not None and found.is_file() else None
-
-
-class _Archive:
-    """The parts in an image archive."""
-
-    def __init__(self, archive: tarfile.TarFile) -> None:
-        self._archive = archive
-        self._members = {member.name.removeprefix('./'): member for member in archive.getmembers()}
-
-    def open(self, name: str) -> IO[bytes] | None:
-        member = self._members.get(name)
-        for _ in range(8):  # docker save links equal layers to each other
-            if member is not None and member.issym():
-                target = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
-                member = self._members.get(target)
-        return self._archive.extractfile(member) if member is not None and member.isfile() else None
-
-
-def _document(parts: _Folder | _Archive, name: str) -> Any:
-    """Return a JSON document of the image, or None if it is not there."""
-    file = parts.open(name)
-    if file is None:
-        return None
-    with file:
-        data = file.read(_DOCUMENT_LIMIT_BYTES + 1)
-    if len(data) > _DOCUMENT_LIMIT_BYTES:
-        raise SandboxStartError(f'the image has a {name} of more than {_DOCUMENT_LIMIT_BYTES} bytes')
-    return json.loads(data)
-
-
-def _blob(digest: str) -> str:
-    algorithm, _, value = digest.partition(':')
-    return f'blobs/{algorithm}/{value}'
-
-
-def _read_parts(parts: _Folder | _Archive) -> tuple[dict[str, Any], list[str], str | None]:
-    """Return an image's configuration, the names of its layers, lowest first, and what it is called."""
-    manifest = _document(parts, 'manifest.json')
-    if manifest:
-        first = manifest[0]
-        tags = first.get('RepoTags') or [None]
-        return _document(parts, first['Config']) or {}, list(first['Layers']), tags[0]
-    index = _document(parts, 'index.json')
-    for _ in range(4):
-        if not index or 'layers' in index:
-            break
-        mine = _ARCHITECTURES.get(platform.machine(), platform.machine())
-        entries = index['manifests']
-        fits = [each for each in entries if (each.get('platform') or {}).get('architecture', mine) == mine]
-        if not fits:
-            raise SandboxStartError(f'the image has no variant for {mine}')
-        index = _document(parts, _blob(fits[0]['digest']))
-    if not index:
-        raise SandboxStartError('this is no image: it has neither manifest.json nor index.json')
-    layers = [_blob(each['digest']) for each in index['layers']]
-    return _document(parts, _blob(index['config']['digest'])) or {}, layers, None
-
-
 # Unpacking ------------------------------------------------------------------------------------------------------------
 
 
-def _unpack(parts: _Folder | _Archive, name: str | None, told: Progress) -> UnpackedImage:
-    try:
-        config, layers, own_name = _read_parts(parts)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise SandboxStartError(f'the image cannot be understood: {error!r}') from error
-    name = name or own_name
+def _unpack(parts: Folder | Archive, name: str | None, work: Path, told: Progress) -> UnpackedImage:
+    image = read_image(parts)
+    name = name or image.name
     if not name:
         raise ConfigurationError('the archive does not say what its image is called; give it a name')
     if not IMAGE_NAME.fullmatch(name):
         raise ConfigurationError(f'{name!r} is no name of an image; give it one')
     place = image_place(name)
-    made = Path(tempfile.mkdtemp(dir=place.parent, prefix='.new-'))
-    try:
-        made.chmod(0o755)
-        root = made / 'root'
-        root.mkdir(mode=0o755)
-        for number, layer in enumerate(layers, 1):
-            told(f'layer {number} of {len(layers)}')
-            file = parts.open(layer)
-            if file is None:
-                raise SandboxStartError(f'the image lacks its layer {layer}')
-            with file:
-                apply_layer(root, file)
-        size = sum(each.lstat().st_size for each in root.rglob('*') if not each.is_symlink() and each.is_file())
-        env = dict(each.split('=', 1) for each in (config.get('config') or {}).get('Env') or [] if '=' in each)
-        facts = {'name': name, 'env': env, 'size_bytes': size, 'unpacked_at': utc_now().isoformat()}
-        (made / FACTS_FILE).write_text(json.dumps(facts), 'utf-8')
-        _put_in_place(made, place)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    made = work / 'image'
+    root = made / 'root'
+    for each in (made, root):
+        each.mkdir()
+        each.chmod(0o755)  # whatever the umask
+    for number, layer in enumerate(image.layers, 1):
+        what = f'layer {number} of {len(image.layers)}'
+        told(what)
+        file = parts.open(layer.name)
+        if file is None:
+            raise SandboxStartError(f'the image lacks its {what}, {layer.name!r}')
+        with file:
+            apply_layer(
+                root,
+                file,
+                what=f'{what} of the image, {layer.name!r},',
+                digest=layer.digest,
+                size_bytes=layer.size_bytes,
+                diff_id=layer.diff_id,
+            )
+    size = sum(each.lstat().st_size for each in root.rglob('*') if not each.is_symlink() and each.is_file())
+    facts = {'name': name, 'env': image.env, 'size_bytes': size, 'unpacked_at': utc_now().isoformat()}
+    (made / FACTS_FILE).write_text(json.dumps(facts), 'utf-8')
+    _put_in_place(made, place, work)
     return UnpackedImage(name=name, root=str(place / 'root'), size_bytes=size)
 
 
-def _put_in_place(made: Path, place: Path) -> None:
+def _put_in_place(made: Path, place: Path, work: Path) -> None:
     """Move a directory to its place; what was there goes away afterwards, so that the place is empty for a moment only."""
-    old = Path(tempfile.mkdtemp(dir=place.parent, prefix='.old-'))
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(place, old / 'tree')
-        os.rename(made, place)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def apply_layer(root: Path, file: IO[bytes]) -> None:
-    """Lay one layer over what is below ``root``: whiteouts remove, everything else replaces.
-
-    Raises:
-        SandboxStartError: It is no tar archive, or one compressed in a way this Python does not know, or it contradicts itself.
-    """
-    try:
-        with tarfile.open(fileobj=file, mode='r|*') as layer:
-            for member in layer:
-                _apply_member(root, layer, member)
-    except tarfile.TarError as error:
-        raise SandboxStartError(
-            f'a layer of the image cannot be read ({error}); layers compressed with zstd must be saved as gzip or plain'
-        ) from error
-    except OSError as error:
-        raise SandboxStartError(f'a layer of the image cannot be unpacked: {error}') from error
-
-
-def _apply_member(root: Path, layer: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    parts = [part for part in member.name.split('/') if part not in ('', '.')]
-    if not parts or '..' in parts or '\0' in f'{member.name}{member.linkname}':
-        return
-    parent = _make_parents(root, parts[:-1])
-    if parent is None:
-        return
-    name = parts[-1]
-    if name == _OPAQUE:
-        for each in list(parent.iterdir()):
-            _remove(each)
-        return
-    if name.startswith(_WHITEOUT):
-        gone = name[len(_WHITEOUT) :]
-        if gone not in ('', '.', '..'):
-            _remove(parent / gone)
-        return
-    place = parent / name
-    if member.isdir():
-        if place.is_symlink() or not place.is_dir():
-            _remove(place)
-            place.mkdir()
-        place.chmod(member.mode & 0o777 | 0o700)
-        return
-    if member.islnk():
-        source = resolve_inside(root, os.path.dirname(member.linkname))
-        linked = None if source is None else source / os.path.basename(member.linkname)
-        if linked is not None and not linked.is_dir() and os.path.lexists(linked) and linked != place:
-            _remove(place)
-            os.link(linked, place, follow_symlinks=False)
-        return
-    _remove(place)
-    if member.issym():
-        place.symlink_to(member.linkname)
-    elif member.isreg():
-        source_file = layer.extractfile(member)
-        assert source_file is not None
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, 'wb') as target:
-            shutil.copyfileobj(source_file, target, 1 << 20)
-            os.fchmod(target.fileno(), member.mode & 0o777 | 0o400)
-        os.utime(place, (member.mtime, member.mtime))
-
-
-def _make_parents(root: Path, parts: list[str]) -> Path | None:
-    """Return the directory that a path's parents lead to, made if missing; None where a file is in the way."""
-    here = ''
-    for part in parts:
-        here = f'{here}/{part}'
-        found = resolve_inside(root, here)
-        if found is None:
-            parent = resolve_inside(root, os.path.dirname(here))
-            if parent is None or os.path.lexists(parent / part):
-                return None  # a symlink to nowhere
-            (parent / part).mkdir(mode=0o755)
-        elif not stat.S_ISDIR(found.lstat().st_mode):
-            return None
-    return resolve_inside(root, here)
-
-
-def _remove(place: Path) -> None:
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            place.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(place, work / 'old')
+    os.rename(made, place)
 
 
 # What is there --------------------------------------------------------------------------------------------------------
@@ -318,4 +170,5 @@ def remove_unpacked(name: str) -> None:
     place = image_place(name)
     if not place.is_dir():
         raise ImageNotFoundError(f'the image {name!r} is not unpacked on this machine')
-    shutil.rmtree(place)
+    with workspace(place.parent) as work:
+        os.rename(place, work / 'removed')  # so that it is there as a whole or not at all

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,20 @@ def test_unpacked_images_are_listed_also_without_an_engine(
     assert run('images', 'list', '--json') == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed['unpacked'] == [{'name': 'lab', 'root': str(folder / 'root'), 'size_bytes': 5000000}]
+
+
+def test_an_archive_that_is_cut_off_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(tmp_path))
+    (tmp_path / 'noise').write_bytes(random.Random(5).randbytes(50_000))
+    with tarfile.open(tmp_path / 'whole.tar.gz', 'w:gz') as archive:
+        archive.add(tmp_path / 'noise', 'noise')
+    (tmp_path / 'a.tar.gz').write_bytes((tmp_path / 'whole.tar.gz').read_bytes()[:20_000])
+
+    assert run('images', 'unpack', str(tmp_path / 'a.tar.gz')) == 1
+
+    assert 'not an image archive' in capsys.readouterr().err
 
 
 @pytest.mark.docker

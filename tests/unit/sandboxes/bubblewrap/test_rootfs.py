@@ -143,6 +143,17 @@ def test_its_python_is_looked_for_in_it_alone(tree: Path, tmp_path: Path) -> Non
         get_view(str(tree), None, network=False)
 
 
+def test_a_python_that_cannot_be_executed_is_not_told_as_missing(tree: Path) -> None:
+    python = tree / 'usr/bin/python3'
+    python.chmod(0o644)
+    with pytest.raises(SandboxStartError, match=r'has a /usr/bin/python3, .* cannot be executed'):
+        get_view(str(tree), None, network=False)
+    python.unlink()
+    python.mkdir()
+    with pytest.raises(SandboxStartError, match=r'has a /usr/bin/python3, .* cannot be executed'):
+        get_view(str(tree), None, network=False)
+
+
 def test_a_link_put_in_the_way_meanwhile_is_not_followed(
     tree: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
