@@ -10,6 +10,8 @@ Source: the OCI image specification and Docker's image archive format 1.2.
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
 import os
 import shutil
@@ -139,9 +141,14 @@ def _unpack(parts: Folder | Archive, name: str | None, work: Path, told: Progres
 
 def _put_in_place(made: Path, place: Path, work: Path) -> None:
     """Move a directory to its place; what was there goes away afterwards, so that the place is empty for a moment only."""
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(place, work / 'old')
-    os.rename(made, place)
+    for number in itertools.count():
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(place, work / f'old-{number}')
+        try:
+            return os.rename(made, place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process has put its own there meanwhile
+                raise
 
 
 # What is there --------------------------------------------------------------------------------------------------------

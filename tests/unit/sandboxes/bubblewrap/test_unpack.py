@@ -637,3 +637,21 @@ def test_a_directory_swept_before_it_is_locked_is_made_anew(tmp_path: Path, monk
     with workspace(tmp_path) as place:
         assert [str(place)] == made[1:]
         assert place.is_dir()
+
+
+def test_two_that_unpack_the_same_image_at_once_do_not_hinder_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = str(saved(tmp_path / 'a.tar', ONE))
+    rename = os.rename
+
+    def late(source: Any, target: Any) -> None:
+        if Path(target) == image_place('demo:1'):
+            monkeypatch.setattr(os, 'rename', rename)
+            unpack_image(archive)  # the other one, between making room and moving in
+        rename(source, target)
+
+    monkeypatch.setattr(os, 'rename', late)
+    unpack_image(archive)
+
+    assert [each.name for each in image_place('x').parent.iterdir()] == ['demo:1']
