@@ -250,6 +250,18 @@ def test_a_fast_loop_of_displays_loses_nothing(sandbox: NotebookSandbox) -> None
     assert result.outputs_left_out == 4_000
 
 
+def test_a_value_and_an_error_after_too_many_outputs_are_kept(sandbox: NotebookSandbox) -> None:
+    displays = 'from IPython.display import display\nfor n in range(1200): display(n)\n'
+
+    shown = sandbox.execute_cell(f"{displays}'THE RESULT'")
+    failed = sandbox.execute_cell(f'{displays}1/0')
+
+    assert shown.text.endswith("\n[... 200 further outputs left out ...]\n'THE RESULT'")
+    for result, kind in ((shown, 'execute_result'), (failed, 'error')):
+        assert [each['output_type'] for each in result.outputs[-2:]] == ['display_data', kind]
+        assert result.outputs[-2]['metadata'] == {'enclave': {'outputs_left_out': 200}}
+
+
 def test_output_over_the_cap_keeps_head_and_tail(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_cell("print('start' + 'x' * 100_000 + 'end')", max_output_bytes=1000)
 

@@ -20,7 +20,7 @@ from enclave.sandboxes.notebook.messages import Message
 from enclave.sandboxes.output import head_bytes, shorten, tail_bytes
 
 MAX_OUTPUTS = 1000
-"""Outputs of one cell that are kept."""
+"""Outputs of one cell that are kept; its value and its error are kept besides, and words that say how many were left out."""
 MAX_NESTING = 100
 """How deep lists and objects of a value may be nested. What is deeper cannot be relied on to be written as JSON again, which
 takes some calls a level."""
@@ -155,6 +155,7 @@ class OutputCollector:
     _display_cap: int
     _keep_escapes: bool = False
     _outputs: list[_Output] = field(factory=list, init=False)
+    _endings: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # the last value and error past all limits
     _streams: dict[str, _Stream] = field(factory=dict, init=False)
     _written: dict[str, int] = field(factory=lambda: {'stdout': 0, 'stderr': 0}, init=False)
     _lost: set[str] = field(factory=set, init=False)  # streams of which a message was left out
@@ -218,19 +219,32 @@ class OutputCollector:
     def _take_display(self, message: Message) -> dict[str, Any] | None:
         self._clear_if_asked()
         content = message.content
-        data, metadata = self._bundle(content)
+        is_full = len(self._outputs) >= MAX_OUTPUTS
+        is_result = message.type == 'execute_result'
+        is_ending = is_result and (is_full or self._shown_bytes > 3 * self._display_cap)
+        data, metadata, size = self._bundle(content, 0 if is_ending else self._shown_bytes)
         output: dict[str, Any] = {'output_type': message.type, 'data': data, 'metadata': metadata}
-        if message.type == 'execute_result':
+        if is_result:
             self._note_count(content)
             output['execution_count'] = self.execution_count
+        if is_ending:
+            self._keep_ending(output)
+            return output
+        self._shown_bytes += size
         display_id = _display_id(content)
-        if len(self._outputs) >= MAX_OUTPUTS:
+        if is_full:
             self.left_out += 1
             return output
         self._outputs.append(output)
         if display_id:
             self._ids.setdefault(display_id, []).append(output)
         return output
+
+    def _keep_ending(self, output: dict[str, Any]) -> None:
+        """Keep a value or an error for which there is no room any more, in the place of the one of its kind before."""
+        if self._endings.pop(output['output_type'], None) is not None:
+            self.left_out += 1
+        self._endings[output['output_type']] = output
 
     def _take_update(self, message: Message) -> dict[str, Any] | None:
         display_id = _display_id(message.content)
@@ -242,7 +256,8 @@ class OutputCollector:
         else:
             replaced = [self.updates[display_id]['data']] if display_id in self.updates else []  # type: ignore[assignment]
         self._shown_bytes -= sum(_bundle_size(data) for data in replaced)
-        data, metadata = self._bundle(message.content)
+        data, metadata, size = self._bundle(message.content, self._shown_bytes)
+        self._shown_bytes += size
         for output in known or ():
             output['data'], output['metadata'] = data, metadata
         update = {'display_id': display_id, 'data': data, 'metadata': metadata}
@@ -261,6 +276,7 @@ class OutputCollector:
         if self._clears_at_next:
             self._clears_at_next = False
             self._outputs.clear()
+            self._endings.clear()
             self._streams.clear()
             self._ids.clear()
             self._written = {'stdout': 0, 'stderr': 0}
@@ -309,8 +325,8 @@ class OutputCollector:
             'traceback': error.traceback.split('\n') if error.traceback else [],
         }
         size = len(error.value) + len(error.traceback)
-        if len(self._outputs) >= MAX_OUTPUTS or self._shown_bytes + size > 4 * self._display_cap:
-            self.left_out += 1
+        if self._endings or len(self._outputs) >= MAX_OUTPUTS or self._shown_bytes + size > 4 * self._display_cap:
+            self._keep_ending(output)
         else:
             self._shown_bytes += size
             self._outputs.append(output)
@@ -324,14 +340,18 @@ class OutputCollector:
         if type(count) is int and 0 <= count < 1 << 53:
             self.execution_count = count
 
-    def _bundle(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return ``data`` and ``metadata`` of a display: text or JSON by MIME type, what is too large replaced by words."""
+    def _bundle(self, content: Mapping[str, Any], spent: int) -> tuple[dict[str, Any], dict[str, Any], int]:
+        """Return ``data`` and ``metadata`` of a display, text or JSON by MIME type, and its size.
+
+        What is too large is replaced by words; ``spent`` counts what is kept of other displays.
+        """
         given, about = content.get('data'), content.get('metadata')
         data: dict[str, Any] = {}
         metadata = dict(about) if isinstance(about, dict) and is_writable(about) else {}
         if _json_size(metadata) > self._display_cap:
             metadata = {}
         dropped: dict[str, int] = {}
+        total = 0
         for mime, value in given.items() if isinstance(given, dict) else ():
             if isinstance(value, list) and all(isinstance(line, str) for line in value) and not _is_json(mime):
                 value = ''.join(value)
@@ -343,17 +363,17 @@ class OutputCollector:
             if mime == 'text/plain' and size > min(self._cap, self._display_cap):
                 value = _capped(value, min(self._cap, self._display_cap))
                 size = _json_size(value)
-            if size > self._display_cap or self._shown_bytes + size > 4 * self._display_cap:
+            if size > self._display_cap or spent + total + size > 4 * self._display_cap:
                 dropped[mime] = size
                 continue
-            self._shown_bytes += size
+            total += size
             data[mime] = value
         if dropped:
             words = ', '.join(f'{mime} of {size} bytes' for mime, size in dropped.items())
             before = f'{data["text/plain"]}\n' if 'text/plain' in data else ''
             data['text/plain'] = f'{before}[left out: {words}; over the limit]'
             metadata['enclave'] = {'left_out': dropped}
-        return data, metadata
+        return data, metadata, total
 
     # What it comes to, when nothing more comes ------------------------------------------------------------------------
 
@@ -375,8 +395,13 @@ class OutputCollector:
         return found
 
     def _kept(self) -> list[_Output]:
-        """Return the outputs without those pieces of a stream of which nothing is kept."""
-        return [each for each in self._outputs if not isinstance(each, _Segment) or each.text()]
+        """Return the outputs without those pieces of a stream of which nothing is kept, and with words for what is left out."""
+        kept = [each for each in self._outputs if not isinstance(each, _Segment) or each.text()]
+        if self.left_out:
+            words = f'[... {self.left_out} further outputs left out ...]'
+            metadata = {'enclave': {'outputs_left_out': self.left_out}}
+            kept.append({'output_type': 'display_data', 'data': {'text/plain': words}, 'metadata': metadata})
+        return [*kept, *self._endings.values()]
 
     def stream_text(self, name: str) -> tuple[str, int, bool]:
         """Return ``(text, bytes written, whether it was cut)`` of ``'stdout'`` or ``'stderr'``."""
@@ -391,7 +416,7 @@ class OutputCollector:
         self._finish()
         shown: list[str] = []
         was_stdout = False
-        for each in self._outputs:
+        for each in self._kept():
             is_stdout = isinstance(each, _Segment) and each.name == 'stdout'
             text = each.text() if isinstance(each, _Segment) else readable(each.get('data', {}))
             if not text or (isinstance(each, _Segment) and not is_stdout):
@@ -400,8 +425,6 @@ class OutputCollector:
                 shown.append('\n')
             shown.append(text)
             was_stdout = is_stdout
-        if self.left_out:
-            shown.append(f'\n[... {self.left_out} further outputs left out ...]')
         return ''.join(shown)
 
     def display_ids(self) -> dict[str, list[int]]:

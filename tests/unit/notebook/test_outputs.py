@@ -166,9 +166,49 @@ def test_all_displays_together_are_bounded() -> None:
 def test_outputs_that_are_too_many_are_counted() -> None:
     collector = collect(*(show('x') for _ in range(MAX_OUTPUTS + 5)), display_cap=100_000)
 
-    assert len(collector.outputs()) == MAX_OUTPUTS
+    *kept, marker = collector.outputs()
+    assert len(kept) == MAX_OUTPUTS
     assert collector.left_out == 5
-    assert '5 further outputs' in collector.text()
+    assert marker == {
+        'output_type': 'display_data',
+        'data': {'text/plain': '[... 5 further outputs left out ...]'},
+        'metadata': {'enclave': {'outputs_left_out': 5}},
+    }
+    assert collector.text().endswith('x\n[... 5 further outputs left out ...]')
+
+
+def value(text: str) -> tuple[str, dict[str, Any]]:
+    return 'execute_result', {'data': {'text/plain': text}, 'metadata': {}, 'execution_count': 1}
+
+
+FAILURE = ('error', {'ename': 'E', 'evalue': 'v', 'traceback': ['the traceback']})
+
+
+@pytest.mark.parametrize(
+    'before',
+    [[show('x')] * (MAX_OUTPUTS + 5), [show('x', **{'text/html': 'y' * 900})] * 10],
+    ids=['too many', 'too large'],
+)
+def test_the_value_and_the_error_are_kept_past_every_limit(before: list[tuple[str, dict[str, Any]]]) -> None:
+    collector = collect(*before, value('the value'), FAILURE)
+
+    outputs = collector.outputs()
+
+    assert [each['output_type'] for each in outputs[-2:]] == ['execute_result', 'error']
+    assert outputs[-2]['data'] == {'text/plain': 'the value'}
+    assert outputs[-1]['traceback'] == ['the traceback']
+    assert collector.text().endswith('\nthe value')
+
+
+def test_of_values_and_errors_past_the_limit_the_last_are_kept() -> None:
+    endings = [each for n in range(2000) for each in (value(f'{n:06}' + 'x' * 90), FAILURE)]
+    collector = collect(*[show('x')] * MAX_OUTPUTS, *endings)
+
+    outputs = collector.outputs()
+
+    assert len(outputs) == MAX_OUTPUTS + 3
+    assert outputs[-2]['data']['text/plain'].startswith('001999')
+    assert collector.left_out == 2 * 1999
 
 
 def test_an_error_has_a_traceback_without_colours() -> None:
