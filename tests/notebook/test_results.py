@@ -67,6 +67,21 @@ def test_streams_are_apart_and_in_order(sandbox: NotebookSandbox) -> None:
     assert kinds == [('stream', 'stdout'), ('stream', 'stderr'), ('stream', 'stdout'), ('execute_result', None)]
 
 
+def test_what_is_not_flushed_is_in_the_order_it_was_written(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell(
+        'import sys\nfor n in range(100): print(n, file=(sys.stdout, sys.stderr)[n % 3 == 0])'
+    )
+
+    assert ''.join(each['text'] for each in result.outputs) == ''.join(f'{n}\n' for n in range(100))
+    assert result.stderr == ''.join(f'{n}\n' for n in range(0, 100, 3))
+
+
+def test_what_a_forked_child_prints_does_not_repeat_what_its_parent_holds(sandbox: NotebookSandbox) -> None:
+    code = "import os, sys\nprint('held')\nif not os.fork():\n    print('child', file=sys.stderr)\n    os._exit(0)\n_ = os.wait()"
+
+    assert sandbox.execute_cell(code).stdout == 'held\n'
+
+
 def test_output_of_programs_is_output_of_the_cell(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_cell('import os\n_ = os.system("echo from a shell")')
 

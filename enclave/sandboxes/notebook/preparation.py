@@ -19,13 +19,14 @@ from typing import Any
 KEPT_MESSAGES = 100000
 PIECE_CHARACTERS = 1 << 20
 ERROR_CHARACTERS = 1_000_000
+ORDERED_TURNS = 500
 PROGRAMS_SECONDS = 0.5
 _SEND_HIGH_WATER_MARK = 23
 
 
 def prepare(shell: Any) -> None:
     """Prepare the kernel of an IPython shell."""
-    for step in (keep_outputs, cut_streams, await_programs, tell_errors):
+    for step in (keep_outputs, cut_streams, order_streams, await_programs, tell_errors):
         try:
             step(shell)
         except Exception:
@@ -74,6 +75,44 @@ def cut_streams(shell: Any) -> None:
     """Send what is printed in pieces that our end takes."""
     for stream in (sys.stdout, sys.stderr):
         stream.session = CuttingSession(stream.session)  # type: ignore[union-attr]
+
+
+class Turn:
+    """Stands as the echo of a stream, which hears of a text before the stream takes it, and has the other stream send first."""
+
+    def __init__(self, other: Any) -> None:
+        self.other = other
+        self.left = ORDERED_TURNS
+
+    def write(self, text: str) -> None:
+        """Have the other stream send what it holds. In a forked child that is a copy of what is its parent's to send."""
+        if self.left and self.other._flush_pending and self.other._is_master_process():
+            self.left -= 1
+            self.other.flush()
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held here."""
+
+
+def order_streams(shell: Any) -> None:
+    """Send what is printed in the order in which it was, whichever stream it went to.
+
+    Each of ipykernel's streams holds what is written to it for up to 0.2 seconds by itself. So only one at a time may hold
+    something. That costs some 0.3 milliseconds a turn, and more outputs than these turns make are not kept apart at our end
+    anyway. (A ``write`` of our own would not do: IPython 9 puts others in its place and the first one back.)
+    """
+    turns: list[Turn] = []
+
+    def begin() -> None:
+        for turn in turns:
+            turn.left = ORDERED_TURNS
+
+    streams: Any = (sys.stdout, sys.stderr)
+    if all(hasattr(each, '_flush_pending') and each._is_master_process() and each.echo is None for each in streams):
+        for stream, other in (streams, reversed(streams)):
+            stream.echo = turn = Turn(other)
+            turns.append(turn)
+        shell.events.register('pre_execute', begin)
 
 
 def is_taken(stream: Any) -> bool:

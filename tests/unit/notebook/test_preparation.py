@@ -139,6 +139,69 @@ def test_a_shell_that_has_none_of_it_is_left_as_it_is(monkeypatch: pytest.Monkey
     preparation.prepare(object())
 
 
+class HoldingStream(io.StringIO):
+    """Holds what is written until it is flushed, as ipykernel's stream does; ``sent`` is shared with another."""
+
+    def __init__(self, sent: list[str]) -> None:
+        super().__init__()
+        self.sent = sent
+        self.is_child = False
+        self.echo: Any = None
+        self._flush_pending = False
+
+    def _is_master_process(self) -> bool:
+        return not self.is_child
+
+    def write(self, text: str) -> int:
+        """Hold a text."""
+        if self.echo is not None:
+            self.echo.write(text)
+        self._flush_pending = True
+        return super().write(text)
+
+    def flush(self) -> None:
+        """Send what is held."""
+        self.sent.append(self.getvalue())
+        self.seek(0)
+        self.truncate()
+        self._flush_pending = False
+
+
+def test_a_stream_hands_over_what_the_other_one_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(sys, 'stdout', out := HoldingStream(sent))
+    monkeypatch.setattr(sys, 'stderr', err := HoldingStream(sent))
+    preparation.order_streams(Shell())
+
+    for stream, text in ((out, '1'), (out, '2'), (err, '3'), (out, '4'), (err, '5')):
+        stream.write(text)
+
+    assert sent == ['12', '3', '4']
+    assert err.getvalue() == '5'
+    out.is_child = err.is_child = True
+    out.write('6')
+    assert sent == ['12', '3', '4']
+
+
+def test_the_order_is_kept_for_as_many_turns_of_a_cell_as_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(sys, 'stdout', out := HoldingStream(sent))
+    monkeypatch.setattr(sys, 'stderr', err := HoldingStream(sent))
+    shell = Shell()
+    preparation.order_streams(shell)
+    (before_cell,) = shell.called
+
+    for _ in range(2 * preparation.ORDERED_TURNS):
+        out.write('1')
+        err.write('2')
+    turns = len(sent)
+    before_cell()
+    out.write('3')
+
+    assert turns == 2 * preparation.ORDERED_TURNS
+    assert len(sent) == turns + 1
+
+
 class WatchedStream(io.StringIO):
     """Takes from a pipe on a thread, as ipykernel's stream does, but slowly."""
 
