@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import array
 import builtins
+import concurrent.futures.thread
+import contextvars
 import fcntl
 import sys
 import termios
+import threading
 import time
 import traceback
 from typing import Any
@@ -26,7 +29,7 @@ _SEND_HIGH_WATER_MARK = 23
 
 def prepare(shell: Any) -> None:
     """Prepare the kernel of an IPython shell."""
-    for step in (keep_outputs, cut_streams, order_streams, await_programs, tell_errors):
+    for step in (keep_outputs, cut_streams, order_streams, own_threads, await_programs, tell_errors):
         try:
             step(shell)
         except Exception:
@@ -113,6 +116,52 @@ def order_streams(shell: Any) -> None:
             stream.echo = turn = Turn(other)
             turns.append(turn)
         shell.events.register('pre_execute', begin)
+
+
+def own_threads(shell: Any) -> None:
+    """Have what a thread prints and shows belong to the cell that started it, or that handed its work to a pool.
+
+    ipykernel keeps in context variables which request an output answers, and a new thread has none of these: what it prints
+    would answer whichever cell runs then, another caller's perhaps. What answers a cell that is over, nobody gets.
+    """
+    names = ((sys, 'stdout'), (sys, 'stderr'), (shell, 'displayhook'), (shell, 'display_pub'))
+    places = [shell, *(getattr(owner, name) for owner, name in names)]
+    places = [place for place in places if isinstance(getattr(place, '_parent_header', None), contextvars.ContextVar)]
+
+    def the_cell() -> Any:
+        return [(place._parent_header, place.parent_header) for place in places]
+
+    def enter(cell: Any) -> Any:
+        # What is started before the first cell belongs to none, and answers the one that runs.
+        return [(variable, variable.set(header)) for variable, header in cell if header]
+
+    kind: Any = threading.Thread
+    work: Any = concurrent.futures.thread._WorkItem
+    start, bootstrap, make, run = kind.start, kind._bootstrap, work.__init__, work.run
+
+    def start_for_cell(thread: Any) -> None:
+        thread._enclave_cell = the_cell()
+        start(thread)
+
+    def bootstrap_for_cell(thread: Any) -> None:
+        enter(thread.__dict__.pop('_enclave_cell', ()))
+        bootstrap(thread)
+
+    def make_for_cell(item: Any, *args: Any, **words: Any) -> None:
+        item._enclave_cell = the_cell()
+        make(item, *args, **words)
+
+    def run_for_cell(item: Any, *args: Any) -> None:
+        entered = enter(item._enclave_cell)
+        try:
+            run(item, *args)
+        finally:
+            for variable, token in entered:
+                variable.reset(token)
+
+    if places:
+        kind.start, kind._bootstrap = start_for_cell, bootstrap_for_cell
+        work.__init__, work.run = make_for_cell, run_for_cell
 
 
 def is_taken(stream: Any) -> bool:
