@@ -237,6 +237,21 @@ def test_a_progress_bar_shows_its_last_state(sandbox: NotebookSandbox) -> None:
     assert sandbox.execute_cell(code).stderr.strip() == '100%'
 
 
+def test_a_bar_that_erases_lines_and_moves_up_shows_its_last_state(sandbox: NotebookSandbox) -> None:
+    program = sandbox.execute_cell("!printf 'Get 10%%\\r\\033[KGet 100%%\\r\\033[KDone\\n'")
+    nested = sandbox.execute_cell("for n in range(9): print(f'\\router {n}\\n\\rinner {n}', end='\\x1b[A', flush=True)")
+
+    assert program.text == program.stdout == program.outputs[0]['text'] == 'Done\n'
+    assert nested.text == 'outer 8\ninner 8'
+
+
+def test_colours_are_in_the_outputs_and_not_in_the_text(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell("print('\\x1b[2J\\x1b[H\\x1b[31mhello\\x1b[0m\\x07')")
+
+    assert result.text == 'hello\n'
+    assert result.outputs[0]['text'] == '\x1b[31mhello\x1b[0m\x07\n'
+
+
 @pytest.mark.parametrize('code', ["input('name? ')", 'import getpass\ngetpass.getpass()'])
 def test_asking_for_input_is_a_clear_error_at_once(sandbox: NotebookSandbox, code: str) -> None:
     result = sandbox.execute_tool('notebook_executor', {'code': code})

@@ -1,8 +1,9 @@
 """From a kernel's messages to the outputs of a cell (floor 4), as a notebook would store them and within bounds.
 
-What a terminal would do is done: a carriage return overwrites the line, a backspace goes back, so a progress bar leaves its
-last state. `clear_output`, `update_display` and displays with an id work as they do in a notebook. Standard output and error
-are each kept up to a cap, head and tail; a value that is too large is left out and says so in its place.
+What a terminal would do is done (`enclave.sandboxes.notebook.terminal`), so a progress bar leaves its last state; colours stay
+in the outputs, as in a notebook, and are taken out of what a person or a program reads. `clear_output`, `update_display` and
+displays with an id work as they do in a notebook. Standard output and error are each kept up to a cap, head and tail; a value
+that is too large is left out and says so in its place.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from attrs import define, field
 
 from enclave.cells import CellError
 from enclave.sandboxes.notebook.messages import Message
+from enclave.sandboxes.notebook.terminal import Screen
 from enclave.sandboxes.output import head_bytes, shorten, tail_bytes
 
 MAX_OUTPUTS = 1000
@@ -24,13 +26,13 @@ MAX_OUTPUTS = 1000
 MAX_NESTING = 100
 """How deep lists and objects of a value may be nested. What is deeper cannot be relied on to be written as JSON again, which
 takes some calls a level."""
-_LINE_BYTES = 1 << 16
 _NO_REPLY = {
     'ename': 'NoReply',
     'evalue': 'The kernel did not say how the cell ended: its reply did not come, or was too large to be kept',
 }
 _UNWRITABLE = '[left out: it has a number that JSON has not, or is nested too deep]'
-_ESCAPE_CODES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])')
+_ESCAPE_CODES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-~]|)')
+_UNSEEN = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
 _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
 
@@ -38,21 +40,6 @@ _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'im
 def strip_escape_codes(text: str) -> str:
     """Return text without a terminal's colours and other escape codes (ECMA-48)."""
     return _ESCAPE_CODES.sub('', text) if '\x1b' in text else text
-
-
-def overwrite(line: str) -> tuple[str, int]:
-    """Return what a terminal shows of one line with carriage returns and backspaces in it, and where its cursor then is."""
-    shown: list[str] = []
-    at = 0
-    for piece in re.split('([\r\b])', line):
-        if piece == '\r':
-            at = 0
-        elif piece == '\b':
-            at = max(0, at - 1)
-        elif piece:
-            shown[at : at + len(piece)] = piece
-            at += len(piece)
-    return ''.join(shown), at
 
 
 class _Stream:
@@ -93,36 +80,16 @@ class _Stream:
 
 @define(eq=False)
 class _Segment:
-    """One ``stream`` output: a range of its stream, and the line that is not finished yet."""
+    """One ``stream`` output: a range of its stream, and what can still be changed by what is written next."""
 
     name: str
     _stream: _Stream
     start: int = 0
     end: int = 0
-    pending: str = ''
+    _screen: Screen = field(factory=Screen, init=False)
 
     def feed(self, text: str) -> None:
-        if '\r' in text:
-            text = text.replace('\r\n', '\n')
-        if not self.pending and '\r' not in text and '\b' not in text:
-            cut = text.rfind('\n') + 1
-            self._commit(text[:cut])
-            self.pending = text[cut:]
-        else:
-            *lines, last = (self.pending + text).split('\n')
-            self._commit(''.join(f'{overwrite(line)[0]}\n' for line in lines))
-            self.pending = last
-        if len(self.pending) > _LINE_BYTES:
-            shown, at = overwrite(self.pending)
-            if at == len(shown):
-                self._commit(shown)
-                self.pending = ''
-            else:  # it ends in the middle of itself; a line this long keeps its end only
-                kept = shown[-_LINE_BYTES // 2 :]
-                self.pending = f'{kept}\r{kept[: max(0, at - (len(shown) - len(kept)))]}'
-        elif self.pending.count('\r') > 1:
-            shown, at = overwrite(self.pending)
-            self.pending = shown if at == len(shown) else f'{shown}\r{shown[:at]}'
+        self._commit(self._screen.feed(text))
 
     def _commit(self, text: str) -> None:
         if text:
@@ -130,11 +97,10 @@ class _Segment:
             self.end = self._stream.size
 
     def finish(self) -> None:
-        self._commit(overwrite(self.pending)[0])
-        self.pending = ''
+        self._commit(self._screen.finish())
 
     def text(self) -> str:
-        return self._stream.text(self.start, self.end) + overwrite(self.pending)[0]
+        return self._stream.text(self.start, self.end) + self._screen.text()
 
 
 _Output = dict[str, Any] | _Segment
@@ -148,7 +114,7 @@ class OutputCollector:
     Args:
         cap: Bytes of stdout, and of stderr, that are kept.
         display_cap: Bytes of one value of a display that are kept; of all displays together, four times as many.
-        keep_escapes: Leave the escape codes in tracebacks.
+        keep_escapes: Leave the escape codes in tracebacks, and colours in texts.
     """
 
     _cap: int
@@ -308,6 +274,9 @@ class OutputCollector:
     def _clean(self, text: str) -> str:
         return text if self._keep_escapes else strip_escape_codes(text)
 
+    def _seen(self, text: str) -> str:
+        return text if self._keep_escapes else _UNSEEN.sub('', strip_escape_codes(text))
+
     def _take_error(self, message: Message) -> dict[str, Any] | None:
         self._clear_if_asked()
         content = message.content
@@ -378,7 +347,7 @@ class OutputCollector:
     # What it comes to, when nothing more comes ------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """End the last line of each stream, which counts for the caps from then on."""
+        """End what could still be changed of each stream, which counts for the caps from then on."""
         for each in self._outputs:
             if isinstance(each, _Segment):
                 each.finish()
@@ -409,7 +378,8 @@ class OutputCollector:
         stream = self._streams.get(name)
         if stream is None:
             return '', 0, False
-        return stream.text(0, stream.size), self._written[name], stream.is_truncated or name in self._lost
+        text = self._clean(stream.text(0, stream.size))
+        return text, self._written[name], stream.is_truncated or name in self._lost
 
     def text(self) -> str:
         """Return what a person reads of the cell: stdout and the values shown, each beginning on a line of its own."""
@@ -418,7 +388,7 @@ class OutputCollector:
         was_stdout = False
         for each in self._kept():
             is_stdout = isinstance(each, _Segment) and each.name == 'stdout'
-            text = each.text() if isinstance(each, _Segment) else readable(each.get('data', {}))
+            text = self._seen(each.text() if isinstance(each, _Segment) else readable(each.get('data', {})))
             if not text or (isinstance(each, _Segment) and not is_stdout):
                 continue
             if shown and not shown[-1].endswith('\n') and not (is_stdout and was_stdout):
