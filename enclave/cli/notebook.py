@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from enclave.cells import CellResult
+from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.cli.options import json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, progress
 from enclave.cli.place import Place, choose_kind
@@ -180,8 +180,9 @@ def run(
     document = NotebookDocument.load(file)
     if output is not None:
         _check_writable(output)
+    is_chosen = kernel_name is not None or 'kernel_name' in config
     wanted = kernel_name or document.kernel_name or 'python3'
-    if wanted != 'python3' and not (kernel_name is None and _is_python(document)):
+    if wanted != 'python3' and not (kernel_name is None and document.is_python):
         config = {'kernel_name': wanted, **config}
     copied = parse_files(files)
 
@@ -196,7 +197,13 @@ def run(
     with endings_as_exit(), place, open_notebook(place, sandbox_type, config, quiet=as_json) as sandbox:
         put_files(sandbox, copied)
         try:
-            results = document.run(sandbox, timeout, allow_errors=allow_errors, on_cell=on_cell)
+            results = document.run(
+                sandbox,
+                timeout,
+                kernel=DEFAULT_KERNEL if is_chosen else None,
+                allow_errors=allow_errors,
+                on_cell=on_cell,
+            )
         finally:
             if output is not None:
                 document.save(output)
@@ -225,13 +232,6 @@ def _check_writable(output: Path) -> None:
             pass
     except OSError as error:
         raise click.BadParameter(f'{str(output)!r} cannot be written: {error.strerror}', param_hint="'-o'") from error
-
-
-def _is_python(document: Any) -> bool:
-    """Tell whether a notebook is Python's, whatever the name its author's machine had for that kernel."""
-    about = document.node.metadata
-    languages = (about.get('kernelspec') or {}).get('language'), (about.get('language_info') or {}).get('name')
-    return 'python' in languages
 
 
 def show_result(result: CellResult) -> None:

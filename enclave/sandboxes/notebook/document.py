@@ -16,7 +16,7 @@ from attrs import define, field
 
 from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus
-from enclave.errors import InvalidArgumentError, UnsupportedError
+from enclave.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from enclave.sandboxes.notebook.life import PYTHON_SPEC
 
 MAX_FILE_BYTES = 256 << 20
@@ -141,6 +141,13 @@ class NotebookDocument:
         about = self.node.metadata.get('kernelspec') or {}
         return str(about.get('name', ''))
 
+    @property
+    def is_python(self) -> bool:
+        """Whether it is Python's, whatever the name its author's machine had for that kernel."""
+        about = self.node.metadata
+        languages = (about.get('kernelspec') or {}).get('language'), (about.get('language_info') or {}).get('name')
+        return 'python' in languages
+
     def add_markdown(self, text: str) -> None:
         """Add a cell of text."""
         self.node.cells.append(_nbformat().v4.new_markdown_cell(text))
@@ -165,7 +172,7 @@ class NotebookDocument:
         sandbox: Notebook,
         timeout: float | None = None,
         *,
-        kernel: str = DEFAULT_KERNEL,
+        kernel: str | None = None,
         allow_errors: bool = False,
         on_cell: Callable[[int, CellResult], None] | None = None,
     ) -> list[CellResult]:
@@ -176,12 +183,18 @@ class NotebookDocument:
 
         Args:
             timeout: Seconds for each cell; None takes the sandbox's.
+            kernel: The kernel to run it in, whichever kind it asks for; the notebook then says which kind that was. None takes
+                the default one, which must be of its kind or language.
             on_cell: Called after each cell with its index among all cells and its result.
 
         Returns:
             The results of the cells that ran. All went well if `is_tolerated` says so of the last one.
+
+        Raises:
+            NotFoundError: The notebook is for another kind of kernel; nothing was run.
         """
-        self._note_kernel(sandbox, kernel)
+        self._note_kernel(sandbox, kernel or DEFAULT_KERNEL, is_chosen=kernel is not None)
+        kernel = kernel or DEFAULT_KERNEL
         self._displays.clear()
         for index, _ in self.code_cells:
             self.node.cells[index].outputs = []
@@ -223,15 +236,31 @@ class NotebookDocument:
                 output['data'] = nbformat.from_dict(update['data'])
                 output['metadata'] = nbformat.from_dict(update['metadata'])
 
-    def _note_kernel(self, sandbox: Notebook, kernel: str) -> None:
-        """Say in the metadata which kind of kernel it ran in, where nothing is said yet."""
-        if self.kernel_name:
-            return
+    def _note_kernel(self, sandbox: Notebook, kernel: str, *, is_chosen: bool = True) -> None:
+        """Say in the metadata which kind of kernel it runs in, where that is not what it says already."""
         info = next((each for each in sandbox.list_kernels() if each.name == kernel), None)
-        if info is not None:
-            title = PYTHON_SPEC.display_name if info.spec == PYTHON_SPEC.name else info.spec
-            names = {'name': info.spec, 'display_name': title, 'language': info.language}
-            self.node.metadata['kernelspec'] = _nbformat().from_dict(names)
+        if info is None:
+            return
+        name, fits = self.kernel_name, self._fits(info)
+        if not fits and not is_chosen:
+            raise NotFoundError(
+                f'the notebook is for {f"a kernel of the kind {name!r}" if name else "another language"}, and the kernel '
+                f'{kernel!r} is a {info.spec!r}; name a kernel of that kind (create_kernel makes one), or this one, to run it '
+                'there all the same'
+            )
+        if name and fits:
+            return
+        title = PYTHON_SPEC.display_name if info.spec == PYTHON_SPEC.name else info.spec
+        names = {'name': info.spec, 'display_name': title, 'language': info.language}
+        self.node.metadata['kernelspec'] = _nbformat().from_dict(names)
+        if not fits:
+            self.node.metadata.pop('language_info', None)
+
+    def _fits(self, info: KernelInfo) -> bool:
+        """Tell whether a kernel is what the notebook asks for: of that kind, or Python's, whose kind has many names."""
+        if self.kernel_name:
+            return self.kernel_name == info.spec or (self.is_python and info.spec == PYTHON_SPEC.name)
+        return bool((self.node.metadata.get('language_info') or {}).get('name', info.language) == info.language)
 
 
 def _new_node() -> Any:

@@ -112,6 +112,21 @@ def test_a_run_fails_if_a_cell_fails_that_may_not(
     assert run(invoke, place, study, results, *options).exit_code == code
 
 
+def test_a_kind_of_kernel_that_is_named_is_noted_in_the_notebook(invoke: Invoke, place: FakePlace, study: Path) -> None:
+    from enclave.sandboxes.notebook.document import NotebookDocument
+
+    document = NotebookDocument.load(study)
+    document.node.metadata['kernelspec'] = {'name': 'julia-1.9', 'display_name': 'Julia'}
+    document.save(study)
+
+    refused = run(invoke, place, study, [])
+    chosen = run(invoke, place, study, [], '--kernel', 'python3', '-o', str(study.parent / 'done.ipynb'))
+
+    assert (refused.exit_code, chosen.exit_code) == (1, 0)
+    assert "'julia-1.9'" in str(refused.exception or refused.stderr)
+    assert NotebookDocument.load(study.parent / 'done.ipynb').kernel_name == 'python3'
+
+
 def test_without_a_time_limit_the_sandboxs_own_holds(invoke: Invoke, place: FakePlace, study: Path) -> None:
     run(invoke, place, study, [])
     assert [cell['timeout'] for cell in place.sandbox.cells] == [None, None]  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import pytest
 
 from enclave.cells import CellError, CellResult
 from enclave.enums import ExecutionStatus
-from enclave.errors import InvalidArgumentError
+from enclave.errors import InvalidArgumentError, NotFoundError
 from tests.unit.notebook.support import FakeNotebook
 
 nbformat = pytest.importorskip('nbformat')
@@ -125,6 +125,57 @@ def test_an_update_changes_the_earlier_cells_output() -> None:
     document.run(FakeNotebook(shown('old', display_ids={'d': [0]}), shown('x', display_updates=[update])))
 
     assert document.node.cells[0].outputs[0]['data'] == {'text/plain': 'new'}
+
+
+JULIA = {'kernelspec': {'name': 'julia-1.9', 'display_name': 'Julia'}, 'language_info': {'name': 'julia'}}
+
+
+def labelled(metadata: dict[str, Any]) -> NotebookDocument:
+    document = make('1 + 1')
+    document.node.metadata = nbformat.from_dict(metadata)
+    return document
+
+
+def test_a_notebook_of_another_language_is_refused_before_anything_runs() -> None:
+    document, notebook = labelled(JULIA), FakeNotebook()
+    document._put(0, shown('old'))
+
+    with pytest.raises(NotFoundError, match=r"of the kind 'julia-1\.9', and the kernel 'default' is a 'python3'"):
+        document.run(notebook)
+
+    assert notebook.cells == []
+    assert len(document.node.cells[0].outputs) == 1
+
+
+def test_a_notebook_that_names_only_another_language_is_refused_too() -> None:
+    with pytest.raises(NotFoundError, match='another language'):
+        labelled({'language_info': {'name': 'julia'}}).run(FakeNotebook())
+
+
+def test_a_kernel_that_is_named_runs_any_notebook_and_is_noted_in_it() -> None:
+    document = labelled(JULIA)
+
+    document.run(FakeNotebook(), kernel='default')
+
+    assert document.kernel_name == 'python3'
+    assert document.is_python
+    assert 'language_info' not in document.node.metadata
+
+
+@pytest.mark.parametrize(
+    'metadata',
+    [
+        {'kernelspec': {'name': 'python3', 'display_name': 'Python 3'}},
+        {'kernelspec': {'name': 'my-env', 'display_name': 'Mine', 'language': 'python'}},
+        {'kernelspec': {'name': 'my-env', 'display_name': 'Mine'}, 'language_info': {'name': 'python'}},
+    ],
+)
+def test_a_python_notebook_runs_whatever_its_kernel_was_called_and_keeps_that_name(metadata: dict[str, Any]) -> None:
+    document = labelled(metadata)
+
+    document.run(FakeNotebook())
+
+    assert document.node.metadata == metadata
 
 
 def test_empty_cells_are_not_run() -> None:
