@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -68,10 +69,14 @@ class NotebookDocument:
     def load(cls, path: str | os.PathLike[str]) -> NotebookDocument:
         """Read a file of any format version, brought up to 4.5. A byte order mark before its UTF-8 is passed over.
 
+        Cells get a new id where they have none, or that of a cell before.
+
         Raises:
             FileNotFoundError: There is no such file.
             InvalidArgumentError: It is no notebook.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise InvalidArgumentError(f'path must be a string or a path, not {path!r}')
         source = Path(path)
         if source.stat().st_size > MAX_FILE_BYTES:
             raise InvalidArgumentError(f'{os.fspath(path)!r} is larger than {MAX_FILE_BYTES} bytes')
@@ -86,9 +91,16 @@ class NotebookDocument:
     @classmethod
     def loads(cls, text: str, *, name: str = 'the text') -> NotebookDocument:
         """Read the text of a file; see `load`."""
+        _check_text(text, 'text')
         nbformat = _nbformat()
+        if not text.lstrip().startswith('{'):
+            raise InvalidArgumentError(
+                f'{name!r} is no notebook: it is {"no JSON object" if text.strip() else "empty"}'
+            )
         try:
-            node = nbformat.reads(text, as_version=4)
+            node = nbformat.reader.reads(text)
+            _repair_ids(node)
+            node = nbformat.convert(node, 4)
             if (
                 node.nbformat_minor < nbformat.v4.nbformat_minor
             ):  # what is added later has an id, which 4.4 does not know
@@ -114,8 +126,21 @@ class NotebookDocument:
         return _LONE_SURROGATE.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file, as a whole or not at all."""
+        """Write it to a file, as a whole or not at all.
+
+        Raises:
+            OSError: It cannot be written.
+            InvalidArgumentError: As in `dumps`.
+        """
         place, text = Path(path), self.dumps()
+        try:
+            self._write(place, text)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, f'There is no directory {str(place.parent)!r}', str(place)) from error
+        except OSError as error:  # it names the file that was to become this one
+            raise OSError(error.errno, error.strerror, str(place)) from error
+
+    def _write(self, place: Path, text: str) -> None:
         handle, name = tempfile.mkstemp(dir=place.parent, prefix='.enclave-', suffix='.ipynb')
         try:
             with os.fdopen(handle, 'w', encoding='utf-8') as file:
@@ -150,10 +175,12 @@ class NotebookDocument:
 
     def add_markdown(self, text: str) -> None:
         """Add a cell of text."""
+        _check_text(text, 'text')
         self.node.cells.append(_nbformat().v4.new_markdown_cell(text))
 
     def add(self, code: str, result: CellResult | None = None) -> None:
         """Add a cell with code, and what became of it."""
+        _check_text(code, 'code')
         self.node.cells.append(_nbformat().v4.new_code_cell(code))
         if result is not None:
             self._put(len(self.node.cells) - 1, result)
@@ -265,6 +292,22 @@ class NotebookDocument:
 
 def _new_node() -> Any:
     return _nbformat().v4.new_notebook()
+
+
+def _check_text(value: object, name: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f'{name} must be a string, not {value!r}')
+
+
+def _repair_ids(node: Any) -> None:
+    """Give cells an id of their own. nbformat would do it too, with a warning to whoever runs the program."""
+    if (node.get('nbformat'), node.get('nbformat_minor')) < (4, 5):
+        return  # they get theirs when they are brought up
+    seen: set[str] = set()
+    for cell in node.cells:
+        if cell.get('id') is None or cell['id'] in seen:
+            cell['id'] = _nbformat().v4.new_raw_cell().id
+        seen.add(cell['id'])
 
 
 def _storable(result: CellResult) -> Iterator[dict[str, Any]]:

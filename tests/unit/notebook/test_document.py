@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,62 @@ def test_a_lone_surrogate_is_written_as_it_was_read(tmp_path: Path) -> None:
     assert NotebookDocument.load(tmp_path / 'n.ipynb').code_cells == [(0, '\ud800')]
 
 
-@pytest.mark.parametrize('text', ['', 'x = 1', '{}', '[]', '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}'])
-def test_what_is_no_notebook_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match='no notebook'):
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('', 'empty'),
+        ('x = 1', 'no JSON object'),
+        ('[]', 'no JSON object'),
+        ('{}', ''),
+        ('{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', ''),
+        ('{"cells": [3], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', ''),
+        ('{"cells": [], "metadata": {}, "nbformat": "4", "nbformat_minor": null}', ''),
+        ('{"cells": [{"id": []}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', ''),
+    ],
+)
+def test_what_is_no_notebook_is_refused(text: str, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f'is no notebook: .*{words}'):
         NotebookDocument.loads(text)
+
+
+@pytest.mark.parametrize('ids', [[None, None], ['same', 'same'], ['same', None, 'same']])
+@pytest.mark.filterwarnings('error')
+def test_missing_and_repeated_cell_ids_are_repaired_without_a_warning(ids: list[str | None]) -> None:
+    cells = [{'cell_type': 'markdown', 'source': str(n), 'metadata': {}} for n, _ in enumerate(ids)]
+    for cell, cell_id in zip(cells, ids, strict=True):
+        cell |= {} if cell_id is None else {'id': cell_id}
+    text = json.dumps({'cells': cells, 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5})
+
+    document = NotebookDocument.loads(text)
+
+    found = [cell.id for cell in document.node.cells]
+    assert len(set(found)) == len(ids)
+    assert found[0] == ids[0] or ids[0] is None
+    document.dumps()
+
+
+@pytest.mark.parametrize(
+    ('call', 'name'),
+    [
+        (lambda: NotebookDocument().add(None), 'code'),  # type: ignore[arg-type]
+        (lambda: NotebookDocument().add_markdown(3), 'text'),  # type: ignore[arg-type]
+        (lambda: NotebookDocument.load(None), 'path'),  # type: ignore[arg-type]
+        (lambda: NotebookDocument.loads(b'{}'), 'text'),  # type: ignore[arg-type]
+    ],
+)
+def test_an_argument_that_is_no_text_is_named(call: Callable[[], object], name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f'^{name} must be'):
+        call()
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    missing, taken = tmp_path / 'nope' / 'x.ipynb', tmp_path / 'taken.ipynb'
+    taken.mkdir()
+
+    with pytest.raises(FileNotFoundError, match='There is no directory') as caught:
+        make('1').save(missing)
+    assert caught.value.filename == str(missing)
+    with pytest.raises(IsADirectoryError) as caught_too:
+        make('1').save(taken)
+    assert (caught_too.value.filename, caught_too.value.filename2) == (str(taken), None)
+    assert list(tmp_path.iterdir()) == [taken]
