@@ -16,7 +16,7 @@ from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.cli.options import json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, progress
 from enclave.cli.place import Place, choose_kind
-from enclave.cli.relay import endings_as_exit
+from enclave.cli.relay import endings_as_cancel, endings_as_exit
 from enclave.cli.run import put_files
 from enclave.enums import SandboxType
 from enclave.sandboxes.notebook.outputs import strip_escape_codes
@@ -167,7 +167,8 @@ def run(
 
     What the cells print and show goes to standard output as text, and with -o into a notebook with every output. The
     first cell that fails ends the run with exit code 1; the notebook is written all the same. A cell tagged
-    raises-exception may fail, but a cell that runs out of time or loses its kernel always ends the run.
+    raises-exception may fail, but a cell that runs out of time or loses its kernel always ends the run. Ctrl-C interrupts
+    the cell that runs, and keeps its output so far.
 
     \b
     Examples:
@@ -197,13 +198,14 @@ def run(
     with endings_as_exit(), place, open_notebook(place, sandbox_type, config, quiet=as_json) as sandbox:
         put_files(sandbox, copied)
         try:
-            results = document.run(
-                sandbox,
-                timeout,
-                kernel=DEFAULT_KERNEL if is_chosen else None,
-                allow_errors=allow_errors,
-                on_cell=on_cell,
-            )
+            with endings_as_cancel():
+                results = document.run(
+                    sandbox,
+                    timeout,
+                    kernel=DEFAULT_KERNEL if is_chosen else None,
+                    allow_errors=allow_errors,
+                    on_cell=on_cell,
+                )
         finally:
             if output is not None:
                 document.save(output)
