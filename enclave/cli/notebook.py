@@ -140,7 +140,10 @@ def notebook() -> None:
 @notebook.command()
 @click.argument('file', type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    '-o', '--output', type=click.Path(dir_okay=False, path_type=Path), help='Write the notebook with its outputs here.'
+    '-o',
+    '--output',
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Write the notebook with its outputs here; '-' is standard output, and what cells print then goes to standard error.",
 )
 @timeout_option
 @click.option('--allow-errors', is_flag=True, help='Go on after a cell that fails.')
@@ -178,8 +181,11 @@ def run(
     """
     from enclave.sandboxes.notebook.document import NotebookDocument
 
+    to_stdout = output == Path('-')
+    if to_stdout and as_json:
+        raise click.UsageError("--json and '-o -' would both write to standard output")
     document = NotebookDocument.load(file)
-    if output is not None:
+    if output is not None and not to_stdout:
         _check_writable(output)
     is_chosen = kernel_name is not None or 'kernel_name' in config
     wanted = kernel_name or document.kernel_name or 'python3'
@@ -193,7 +199,7 @@ def run(
         nonlocal is_well
         is_well = document.is_tolerated(index, result, allow_errors=allow_errors)
         if not as_json:
-            show_result(result)
+            show_result(result, only_stderr=to_stdout)
 
     with endings_as_exit(), place, open_notebook(place, sandbox_type, config, quiet=as_json) as sandbox:
         put_files(sandbox, copied)
@@ -207,7 +213,9 @@ def run(
                     on_cell=on_cell,
                 )
         finally:
-            if output is not None:
+            if to_stdout:
+                click.echo(document.dumps().encode(), nl=False)
+            elif output is not None:
                 document.save(output)
     cells = sum(bool(code.strip()) for _, code in document.code_cells)
     failed = sum(not result.success for result in results)
@@ -236,9 +244,9 @@ def _check_writable(output: Path) -> None:
         raise click.BadParameter(f'{str(output)!r} cannot be written: {error.strerror}', param_hint="'-o'") from error
 
 
-def show_result(result: CellResult) -> None:
+def show_result(result: CellResult, *, only_stderr: bool = False) -> None:
     """Print what a person reads of a cell."""
-    for text, is_error in ((_plain(result.text), False), (_plain(result.stderr), True)):
+    for text, is_error in ((_plain(result.text), only_stderr), (_plain(result.stderr), True)):
         if text:
             click.echo(text, nl=not text.endswith('\n'), err=is_error)
     if result.note:

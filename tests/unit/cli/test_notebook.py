@@ -189,6 +189,24 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_runs(
     assert place.calls == []
 
 
+def test_the_notebook_goes_to_standard_output_and_what_cells_print_to_standard_error(
+    invoke: Invoke, place: FakePlace, study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from enclave.sandboxes.notebook.document import NotebookDocument
+
+    monkeypatch.chdir(tmp_path)
+    output = {'output_type': 'stream', 'name': 'stdout', 'text': 'é\n'}
+    told = CellResult(status=ExecutionStatus.SUCCESS, text='é\n', outputs=[output])
+
+    result = run(invoke, place, study, [told], '-o', '-')
+
+    assert result.exit_code == 0
+    assert NotebookDocument.loads(result.stdout).node.cells[0].outputs == [output]
+    assert result.stderr == 'é\n'
+    assert not Path('-').exists()
+    assert run(invoke, place, study, [], '-o', '-', '--json').exit_code == 2
+
+
 def test_what_a_cell_prints_steers_no_terminal(invoke: Invoke, place: FakePlace, study: Path) -> None:
     hostile = 'a\x1b]0;title\x07b\x1b[31mc\x9d52;c;x\x9c\x1b]52;c;\td\n'
     told = CellResult(status=ExecutionStatus.SUCCESS, text=hostile, stderr=hostile)
