@@ -75,8 +75,7 @@ class NotebookDocument:
             FileNotFoundError: There is no such file.
             InvalidArgumentError: It is no notebook.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise InvalidArgumentError(f'path must be a string or a path, not {path!r}')
+        _check_path(path)
         source = Path(path)
         if source.stat().st_size > MAX_FILE_BYTES:
             raise InvalidArgumentError(f'{os.fspath(path)!r} is larger than {MAX_FILE_BYTES} bytes')
@@ -132,6 +131,7 @@ class NotebookDocument:
             OSError: It cannot be written.
             InvalidArgumentError: As in `dumps`.
         """
+        _check_path(path)
         place, text = Path(path), self.dumps()
         try:
             self._write(place, text)
@@ -297,6 +297,11 @@ def _new_node() -> Any:
 def _check_text(value: object, name: str) -> None:
     if not isinstance(value, str):
         raise InvalidArgumentError(f'{name} must be a string, not {value!r}')
+
+
+def _check_path(value: object) -> None:
+    if not isinstance(value, (str, os.PathLike)):
+        raise InvalidArgumentError(f'path must be a string or a path, not {value!r}')
 
 
 def _repair_ids(node: Any) -> None:

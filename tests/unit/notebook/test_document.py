@@ -276,6 +276,7 @@ def test_missing_and_repeated_cell_ids_are_repaired_without_a_warning(ids: list[
         (lambda: NotebookDocument().add(None), 'code'),  # type: ignore[arg-type]
         (lambda: NotebookDocument().add_markdown(3), 'text'),  # type: ignore[arg-type]
         (lambda: NotebookDocument.load(None), 'path'),  # type: ignore[arg-type]
+        (lambda: NotebookDocument().save(None), 'path'),  # type: ignore[arg-type]
         (lambda: NotebookDocument.loads(b'{}'), 'text'),  # type: ignore[arg-type]
     ],
 )
