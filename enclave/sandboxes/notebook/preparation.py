@@ -89,7 +89,7 @@ class Turn:
 
     def write(self, text: str) -> None:
         """Have the other stream send what it holds. In a forked child that is a copy of what is its parent's to send."""
-        if self.left and self.other._flush_pending and self.other._is_master_process():
+        if self.other._flush_pending and self.left and self.other._is_master_process():
             self.left -= 1
             self.other.flush()
 
