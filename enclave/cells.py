@@ -34,7 +34,8 @@ class CellResult(Model):
     Attributes:
         status: ``success``, ``error`` (it raised, its kernel ended, or did not say how it went), ``timeout`` or ``cancelled``
             (it was interrupted).
-        outputs: In order, as a notebook stores them.
+        outputs: In order, as a notebook stores them. Where some were too many to keep, words stand in their place, which have
+            ``enclave`` in their metadata; the value and the error are kept all the same.
         text: What a person reads: stdout and the values shown, in order. Standard error is not in it.
         stdout, stderr: All of the one stream; past the cap head and tail are kept around a visible marker, ``*_truncated``
             is true, and ``*_bytes`` is the true count of what the cell wrote (about it, where a kernel other than Python's sent a

@@ -74,6 +74,7 @@ class NotebookDocument(Face):
     node: Shown[Any] = Shown('The notebook as nbformat holds it.')
     code_cells: Shown[list[tuple[int, str]]] = Shown('Index and source of the cells with code.')
     kernel_name: Shown[str] = Shown("The kind of kernel that the notebook asks for, or ''.")
+    is_python: Shown[bool] = Shown("Whether it is Python's.")
 
     def __init__(self, node: Any = None) -> None:
         self._blocking = document.NotebookDocument() if node is None else document.NotebookDocument(node)

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import click
 
-from enclave.cells import CellResult
+from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.cli.options import json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, progress
 from enclave.cli.place import Place, choose_kind
-from enclave.cli.relay import endings_as_exit
+from enclave.cli.relay import endings_as_cancel, endings_as_exit
 from enclave.cli.run import put_files
 from enclave.enums import SandboxType
 from enclave.sandboxes.notebook.outputs import strip_escape_codes
@@ -140,7 +140,10 @@ def notebook() -> None:
 @notebook.command()
 @click.argument('file', type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    '-o', '--output', type=click.Path(dir_okay=False, path_type=Path), help='Write the notebook with its outputs here.'
+    '-o',
+    '--output',
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Write the notebook with its outputs here; '-' is standard output, and what cells print then goes to standard error.",
 )
 @timeout_option
 @click.option('--allow-errors', is_flag=True, help='Go on after a cell that fails.')
@@ -167,7 +170,8 @@ def run(
 
     What the cells print and show goes to standard output as text, and with -o into a notebook with every output. The
     first cell that fails ends the run with exit code 1; the notebook is written all the same. A cell tagged
-    raises-exception may fail, but a cell that runs out of time or loses its kernel always ends the run.
+    raises-exception may fail, but a cell that runs out of time or loses its kernel always ends the run. Ctrl-C interrupts
+    the cell that runs, and keeps its output so far.
 
     \b
     Examples:
@@ -177,11 +181,15 @@ def run(
     """
     from enclave.sandboxes.notebook.document import NotebookDocument
 
+    to_stdout = output == Path('-')
+    if to_stdout and as_json:
+        raise click.UsageError("--json and '-o -' would both write to standard output")
     document = NotebookDocument.load(file)
-    if output is not None:
+    if output is not None and not to_stdout:
         _check_writable(output)
+    is_chosen = kernel_name is not None or 'kernel_name' in config
     wanted = kernel_name or document.kernel_name or 'python3'
-    if wanted != 'python3' and not (kernel_name is None and _is_python(document)):
+    if wanted != 'python3' and not (kernel_name is None and document.is_python):
         config = {'kernel_name': wanted, **config}
     copied = parse_files(files)
 
@@ -191,14 +199,23 @@ def run(
         nonlocal is_well
         is_well = document.is_tolerated(index, result, allow_errors=allow_errors)
         if not as_json:
-            show_result(result)
+            show_result(result, only_stderr=to_stdout)
 
     with endings_as_exit(), place, open_notebook(place, sandbox_type, config, quiet=as_json) as sandbox:
         put_files(sandbox, copied)
         try:
-            results = document.run(sandbox, timeout, allow_errors=allow_errors, on_cell=on_cell)
+            with endings_as_cancel():
+                results = document.run(
+                    sandbox,
+                    timeout,
+                    kernel=DEFAULT_KERNEL if is_chosen else None,
+                    allow_errors=allow_errors,
+                    on_cell=on_cell,
+                )
         finally:
-            if output is not None:
+            if to_stdout:
+                click.echo(document.dumps().encode(), nl=False)
+            elif output is not None:
                 document.save(output)
     cells = sum(bool(code.strip()) for _, code in document.code_cells)
     failed = sum(not result.success for result in results)
@@ -227,16 +244,9 @@ def _check_writable(output: Path) -> None:
         raise click.BadParameter(f'{str(output)!r} cannot be written: {error.strerror}', param_hint="'-o'") from error
 
 
-def _is_python(document: Any) -> bool:
-    """Tell whether a notebook is Python's, whatever the name its author's machine had for that kernel."""
-    about = document.node.metadata
-    languages = (about.get('kernelspec') or {}).get('language'), (about.get('language_info') or {}).get('name')
-    return 'python' in languages
-
-
-def show_result(result: CellResult) -> None:
+def show_result(result: CellResult, *, only_stderr: bool = False) -> None:
     """Print what a person reads of a cell."""
-    for text, is_error in ((_plain(result.text), False), (_plain(result.stderr), True)):
+    for text, is_error in ((_plain(result.text), only_stderr), (_plain(result.stderr), True)):
         if text:
             click.echo(text, nl=not text.endswith('\n'), err=is_error)
     if result.note:

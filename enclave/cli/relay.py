@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import signal
 import sys
@@ -21,7 +22,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from enclave.errors import EnclaveError, UnsupportedError
+from enclave.cancellation import Cancellation
+from enclave.errors import CallCancelledError, EnclaveError, UnsupportedError
 
 _PIECE_BYTES = 1 << 18
 _KILL, _RESIZE, _END = b'k', b'w', b'q'
@@ -148,6 +150,49 @@ def endings_as_exit() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def endings_as_cancel() -> Iterator[None]:
+    """Have the signals that end us cancel the work of the block, which so comes to its own end, and end us after it.
+
+    The second signal does not wait for that. Does nothing off the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    cancellation = Cancellation()
+    asked: queue.SimpleQueue[bool] = (
+        queue.SimpleQueue()
+    )  # whose `put` is safe in a signal handler; cancelling takes locks
+    told: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        if told:
+            raise KeyboardInterrupt
+        told.append(number)
+        asked.put(True)
+
+    def serve() -> None:
+        if asked.get():
+            cancellation.cancel()
+
+    thread = threading.Thread(target=serve, name='enclave-cli-canceller', daemon=True)
+    thread.start()
+    before = {number: signal.signal(number, end) for number in _ENDINGS}
+    try:
+        with cancellation.applied():
+            yield
+    except CallCancelledError:
+        if not told:
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        asked.put(False)
+        thread.join()
+    if told:
+        raise KeyboardInterrupt if told[0] == signal.SIGINT else SystemExit(128 + told[0])
 
 
 class _Feeder:

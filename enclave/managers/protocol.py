@@ -122,7 +122,9 @@ class CellRequest(Model):
     kernel: str = argument(default=DEFAULT_KERNEL, description='A kernel that the sandbox has.')
     silent: bool = argument(default=False, description='Run it without a number and without showing its last value.')
     store_history: bool = argument(default=True, description="Count it and keep it in the kernel's history.")
-    keep_escapes: bool = argument(default=False, description="Leave a terminal's escape codes in tracebacks.")
+    keep_escapes: bool = argument(
+        default=False, description="Leave a terminal's escape codes in tracebacks, and colours in texts."
+    )
     max_output_bytes: int | None = argument(default=None, minimum=1, maximum=1 << 30)
 
 

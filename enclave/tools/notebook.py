@@ -69,7 +69,7 @@ class NotebookExecutor(Tool):
         Attributes:
             timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
             max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
-            keep_escapes: Leave a terminal's escape codes in tracebacks.
+            keep_escapes: Leave a terminal's escape codes in tracebacks, and colours in texts.
         """
 
         timeout: float | None = argument(default=None, minimum=0)

@@ -384,6 +384,34 @@ def test_kernels_of_other_languages_work(sandbox: NotebookSandbox) -> None:
         sandbox.create_kernel('x', 'fortran')
 
 
+def test_what_a_thread_prints_when_its_cell_is_over_is_not_shown_in_the_cell_of_another(
+    sandbox: NotebookSandbox,
+) -> None:
+    sandbox.execute_cell(
+        'import sys, threading\nfrom IPython.display import display\ngo = threading.Event()\n'
+        "def late():\n    go.wait()\n    print('late')\n    print('late', file=sys.stderr)\n    display('late')\n"
+        'thread = threading.Thread(target=late)\nthread.start()'
+    )
+
+    result = sandbox.execute_cell("go.set()\nthread.join()\nprint('mine')")
+
+    assert [each.get('text') for each in result.outputs] == ['mine\n']
+
+
+def test_what_threads_print_for_a_cell_is_shown_in_it_whoever_started_them(sandbox: NotebookSandbox) -> None:
+    sandbox.execute_cell(
+        'import asyncio, concurrent.futures, threading\npool = concurrent.futures.ThreadPoolExecutor(1)\n'
+        "pool.submit(print, 'earlier').result()"
+    )
+
+    result = sandbox.execute_cell(
+        "pool.submit(print, 'of a pool').result()\nawait asyncio.to_thread(print, 'of a loop')\n"
+        "thread = threading.Thread(target=print, args=('of a thread',))\nthread.start()\nthread.join()"
+    )
+
+    assert result.text == 'of a pool\nof a loop\nof a thread\n'
+
+
 # Questions ------------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from click.testing import CliRunner
 from enclave import aio
 from enclave.cli.notebook import notebook
 from enclave.cli.repl import repl
+from enclave.deadline import Deadline
 from enclave.enums import SandboxType
 from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes import choice
@@ -108,6 +113,35 @@ def test_the_command_line_stops_at_a_failing_cell_and_writes_what_there_is(backe
     assert 'ZeroDivisionError' in result.stderr
     assert 'stopped after 1 of 2 cells' in result.stderr
     assert nbformat.read(done, as_version=4).cells[0].outputs[0].ename == 'ZeroDivisionError'
+
+
+def test_ctrl_c_keeps_what_the_cell_that_runs_did_so_far(backend: Backend, tmp_path: Path) -> None:
+    source, done, mounted = tmp_path / 'long.ipynb', tmp_path / 'done.ipynb', tmp_path / 'mounted'
+    mounted.mkdir()
+    mounted.chmod(0o777)
+    document = NotebookDocument()
+    document.add("import time\nprint('so far')\nopen('/mounted/busy', 'w').close()\ntime.sleep(600)")
+    document.add("print('never')")
+    document.save(source)
+    arguments = ['notebook', 'run', str(source), '-o', str(done), '--type', str(backend.sandbox_type)]
+    arguments += ['--no-network', '-v', f'{mounted}:/mounted']
+
+    with subprocess.Popen(
+        [sys.executable, '-m', 'enclave.cli', *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline, pause = Deadline.after(120), threading.Event()
+        while not (mounted / 'busy').exists() and process.poll() is None:
+            deadline.check('the cell')
+            pause.wait(0.02)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+
+    assert (process.returncode, stdout) == (130, 'so far\n'), stderr
+    assert 'KeyboardInterrupt' in stderr
+    cells = nbformat.read(done, as_version=4).cells
+    assert [each.output_type for each in cells[0].outputs] == ['stream', 'error']
+    assert cells[0].outputs[1].ename == 'KeyboardInterrupt'
+    assert cells[1].outputs == []
 
 
 def test_the_repl_runs_what_is_typed(backend: Backend, tmp_path: Path) -> None:

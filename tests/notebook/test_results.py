@@ -67,6 +67,21 @@ def test_streams_are_apart_and_in_order(sandbox: NotebookSandbox) -> None:
     assert kinds == [('stream', 'stdout'), ('stream', 'stderr'), ('stream', 'stdout'), ('execute_result', None)]
 
 
+def test_what_is_not_flushed_is_in_the_order_it_was_written(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell(
+        'import sys\nfor n in range(100): print(n, file=(sys.stdout, sys.stderr)[n % 3 == 0])'
+    )
+
+    assert ''.join(each['text'] for each in result.outputs) == ''.join(f'{n}\n' for n in range(100))
+    assert result.stderr == ''.join(f'{n}\n' for n in range(0, 100, 3))
+
+
+def test_what_a_forked_child_prints_does_not_repeat_what_its_parent_holds(sandbox: NotebookSandbox) -> None:
+    code = "import os, sys\nprint('held')\nif not os.fork():\n    print('child', file=sys.stderr)\n    os._exit(0)\n_ = os.wait()"
+
+    assert sandbox.execute_cell(code).stdout == 'held\n'
+
+
 def test_output_of_programs_is_output_of_the_cell(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_cell('import os\n_ = os.system("echo from a shell")')
 
@@ -222,6 +237,21 @@ def test_a_progress_bar_shows_its_last_state(sandbox: NotebookSandbox) -> None:
     assert sandbox.execute_cell(code).stderr.strip() == '100%'
 
 
+def test_a_bar_that_erases_lines_and_moves_up_shows_its_last_state(sandbox: NotebookSandbox) -> None:
+    program = sandbox.execute_cell("!printf 'Get 10%%\\r\\033[KGet 100%%\\r\\033[KDone\\n'")
+    nested = sandbox.execute_cell("for n in range(9): print(f'\\router {n}\\n\\rinner {n}', end='\\x1b[A', flush=True)")
+
+    assert program.text == program.stdout == program.outputs[0]['text'] == 'Done\n'
+    assert nested.text == 'outer 8\ninner 8'
+
+
+def test_colours_are_in_the_outputs_and_not_in_the_text(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell("print('\\x1b[2J\\x1b[H\\x1b[31mhello\\x1b[0m\\x07')")
+
+    assert result.text == 'hello\n'
+    assert result.outputs[0]['text'] == '\x1b[31mhello\x1b[0m\x07\n'
+
+
 @pytest.mark.parametrize('code', ["input('name? ')", 'import getpass\ngetpass.getpass()'])
 def test_asking_for_input_is_a_clear_error_at_once(sandbox: NotebookSandbox, code: str) -> None:
     result = sandbox.execute_tool('notebook_executor', {'code': code})
@@ -248,6 +278,18 @@ def test_a_fast_loop_of_displays_loses_nothing(sandbox: NotebookSandbox) -> None
 
     assert seen == [str(n) for n in range(5_000)]
     assert result.outputs_left_out == 4_000
+
+
+def test_a_value_and_an_error_after_too_many_outputs_are_kept(sandbox: NotebookSandbox) -> None:
+    displays = 'from IPython.display import display\nfor n in range(1200): display(n)\n'
+
+    shown = sandbox.execute_cell(f"{displays}'THE RESULT'")
+    failed = sandbox.execute_cell(f'{displays}1/0')
+
+    assert shown.text.endswith("\n[... 200 further outputs left out ...]\n'THE RESULT'")
+    for result, kind in ((shown, 'execute_result'), (failed, 'error')):
+        assert [each['output_type'] for each in result.outputs[-2:]] == ['display_data', kind]
+        assert result.outputs[-2]['metadata'] == {'enclave': {'outputs_left_out': 200}}
 
 
 def test_output_over_the_cap_keeps_head_and_tail(sandbox: NotebookSandbox) -> None:

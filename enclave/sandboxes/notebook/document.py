@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -16,7 +17,7 @@ from attrs import define, field
 
 from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus
-from enclave.errors import InvalidArgumentError, UnsupportedError
+from enclave.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from enclave.sandboxes.notebook.life import PYTHON_SPEC
 
 MAX_FILE_BYTES = 256 << 20
@@ -68,10 +69,13 @@ class NotebookDocument:
     def load(cls, path: str | os.PathLike[str]) -> NotebookDocument:
         """Read a file of any format version, brought up to 4.5. A byte order mark before its UTF-8 is passed over.
 
+        Cells get a new id where they have none, or that of a cell before.
+
         Raises:
             FileNotFoundError: There is no such file.
             InvalidArgumentError: It is no notebook.
         """
+        _check_path(path)
         source = Path(path)
         if source.stat().st_size > MAX_FILE_BYTES:
             raise InvalidArgumentError(f'{os.fspath(path)!r} is larger than {MAX_FILE_BYTES} bytes')
@@ -86,9 +90,16 @@ class NotebookDocument:
     @classmethod
     def loads(cls, text: str, *, name: str = 'the text') -> NotebookDocument:
         """Read the text of a file; see `load`."""
+        _check_text(text, 'text')
         nbformat = _nbformat()
+        if not text.lstrip().startswith('{'):
+            raise InvalidArgumentError(
+                f'{name!r} is no notebook: it is {"no JSON object" if text.strip() else "empty"}'
+            )
         try:
-            node = nbformat.reads(text, as_version=4)
+            node = nbformat.reader.reads(text)
+            _repair_ids(node)
+            node = nbformat.convert(node, 4)
             if (
                 node.nbformat_minor < nbformat.v4.nbformat_minor
             ):  # what is added later has an id, which 4.4 does not know
@@ -114,8 +125,22 @@ class NotebookDocument:
         return _LONE_SURROGATE.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file, as a whole or not at all."""
+        """Write it to a file, as a whole or not at all.
+
+        Raises:
+            OSError: It cannot be written.
+            InvalidArgumentError: As in `dumps`.
+        """
+        _check_path(path)
         place, text = Path(path), self.dumps()
+        try:
+            self._write(place, text)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, f'There is no directory {str(place.parent)!r}', str(place)) from error
+        except OSError as error:  # it names the file that was to become this one
+            raise OSError(error.errno, error.strerror, str(place)) from error
+
+    def _write(self, place: Path, text: str) -> None:
         handle, name = tempfile.mkstemp(dir=place.parent, prefix='.enclave-', suffix='.ipynb')
         try:
             with os.fdopen(handle, 'w', encoding='utf-8') as file:
@@ -141,12 +166,21 @@ class NotebookDocument:
         about = self.node.metadata.get('kernelspec') or {}
         return str(about.get('name', ''))
 
+    @property
+    def is_python(self) -> bool:
+        """Whether it is Python's, whatever the name its author's machine had for that kernel."""
+        about = self.node.metadata
+        languages = (about.get('kernelspec') or {}).get('language'), (about.get('language_info') or {}).get('name')
+        return 'python' in languages
+
     def add_markdown(self, text: str) -> None:
         """Add a cell of text."""
+        _check_text(text, 'text')
         self.node.cells.append(_nbformat().v4.new_markdown_cell(text))
 
     def add(self, code: str, result: CellResult | None = None) -> None:
         """Add a cell with code, and what became of it."""
+        _check_text(code, 'code')
         self.node.cells.append(_nbformat().v4.new_code_cell(code))
         if result is not None:
             self._put(len(self.node.cells) - 1, result)
@@ -165,7 +199,7 @@ class NotebookDocument:
         sandbox: Notebook,
         timeout: float | None = None,
         *,
-        kernel: str = DEFAULT_KERNEL,
+        kernel: str | None = None,
         allow_errors: bool = False,
         on_cell: Callable[[int, CellResult], None] | None = None,
     ) -> list[CellResult]:
@@ -176,12 +210,18 @@ class NotebookDocument:
 
         Args:
             timeout: Seconds for each cell; None takes the sandbox's.
+            kernel: The kernel to run it in, whichever kind it asks for; the notebook then says which kind that was. None takes
+                the default one, which must be of its kind or language.
             on_cell: Called after each cell with its index among all cells and its result.
 
         Returns:
             The results of the cells that ran. All went well if `is_tolerated` says so of the last one.
+
+        Raises:
+            NotFoundError: The notebook is for another kind of kernel; nothing was run.
         """
-        self._note_kernel(sandbox, kernel)
+        self._note_kernel(sandbox, kernel or DEFAULT_KERNEL, is_chosen=kernel is not None)
+        kernel = kernel or DEFAULT_KERNEL
         self._displays.clear()
         for index, _ in self.code_cells:
             self.node.cells[index].outputs = []
@@ -223,19 +263,56 @@ class NotebookDocument:
                 output['data'] = nbformat.from_dict(update['data'])
                 output['metadata'] = nbformat.from_dict(update['metadata'])
 
-    def _note_kernel(self, sandbox: Notebook, kernel: str) -> None:
-        """Say in the metadata which kind of kernel it ran in, where nothing is said yet."""
-        if self.kernel_name:
-            return
+    def _note_kernel(self, sandbox: Notebook, kernel: str, *, is_chosen: bool = True) -> None:
+        """Say in the metadata which kind of kernel it runs in, where that is not what it says already."""
         info = next((each for each in sandbox.list_kernels() if each.name == kernel), None)
-        if info is not None:
-            title = PYTHON_SPEC.display_name if info.spec == PYTHON_SPEC.name else info.spec
-            names = {'name': info.spec, 'display_name': title, 'language': info.language}
-            self.node.metadata['kernelspec'] = _nbformat().from_dict(names)
+        if info is None:
+            return
+        name, fits = self.kernel_name, self._fits(info)
+        if not fits and not is_chosen:
+            raise NotFoundError(
+                f'the notebook is for {f"a kernel of the kind {name!r}" if name else "another language"}, and the kernel '
+                f'{kernel!r} is a {info.spec!r}; name a kernel of that kind (create_kernel makes one), or this one, to run it '
+                'there all the same'
+            )
+        if name and fits:
+            return
+        title = PYTHON_SPEC.display_name if info.spec == PYTHON_SPEC.name else info.spec
+        names = {'name': info.spec, 'display_name': title, 'language': info.language}
+        self.node.metadata['kernelspec'] = _nbformat().from_dict(names)
+        if not fits:
+            self.node.metadata.pop('language_info', None)
+
+    def _fits(self, info: KernelInfo) -> bool:
+        """Tell whether a kernel is what the notebook asks for: of that kind, or Python's, whose kind has many names."""
+        if self.kernel_name:
+            return self.kernel_name == info.spec or (self.is_python and info.spec == PYTHON_SPEC.name)
+        return bool((self.node.metadata.get('language_info') or {}).get('name', info.language) == info.language)
 
 
 def _new_node() -> Any:
     return _nbformat().v4.new_notebook()
+
+
+def _check_text(value: object, name: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f'{name} must be a string, not {value!r}')
+
+
+def _check_path(value: object) -> None:
+    if not isinstance(value, (str, os.PathLike)):
+        raise InvalidArgumentError(f'path must be a string or a path, not {value!r}')
+
+
+def _repair_ids(node: Any) -> None:
+    """Give cells an id of their own. nbformat would do it too, with a warning to whoever runs the program."""
+    if (node.get('nbformat'), node.get('nbformat_minor')) < (4, 5):
+        return  # they get theirs when they are brought up
+    seen: set[str] = set()
+    for cell in node.cells:
+        if cell.get('id') is None or cell['id'] in seen:
+            cell['id'] = _nbformat().v4.new_raw_cell().id
+        seen.add(cell['id'])
 
 
 def _storable(result: CellResult) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """From a kernel's messages to the outputs of a cell (floor 4), as a notebook would store them and within bounds.
 
-What a terminal would do is done: a carriage return overwrites the line, a backspace goes back, so a progress bar leaves its
-last state. `clear_output`, `update_display` and displays with an id work as they do in a notebook. Standard output and error
-are each kept up to a cap, head and tail; a value that is too large is left out and says so in its place.
+What a terminal would do is done (`enclave.sandboxes.notebook.terminal`), so a progress bar leaves its last state; colours stay
+in the outputs, as in a notebook, and are taken out of what a person or a program reads. `clear_output`, `update_display` and
+displays with an id work as they do in a notebook. Standard output and error are each kept up to a cap, head and tail; a value
+that is too large is left out and says so in its place.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from attrs import define, field
 
 from enclave.cells import CellError
 from enclave.sandboxes.notebook.messages import Message
+from enclave.sandboxes.notebook.terminal import Screen
 from enclave.sandboxes.output import head_bytes, shorten, tail_bytes
 
 MAX_OUTPUTS = 1000
-"""Outputs of one cell that are kept."""
+"""Outputs of one cell that are kept; its value and its error are kept besides, and words that say how many were left out."""
 MAX_NESTING = 100
 """How deep lists and objects of a value may be nested. What is deeper cannot be relied on to be written as JSON again, which
 takes some calls a level."""
-_LINE_BYTES = 1 << 16
 _NO_REPLY = {
     'ename': 'NoReply',
     'evalue': 'The kernel did not say how the cell ended: its reply did not come, or was too large to be kept',
 }
 _UNWRITABLE = '[left out: it has a number that JSON has not, or is nested too deep]'
-_ESCAPE_CODES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])')
+_ESCAPE_CODES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-~]|)')
+_UNSEEN = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
 _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
 
@@ -38,21 +40,6 @@ _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'im
 def strip_escape_codes(text: str) -> str:
     """Return text without a terminal's colours and other escape codes (ECMA-48)."""
     return _ESCAPE_CODES.sub('', text) if '\x1b' in text else text
-
-
-def overwrite(line: str) -> tuple[str, int]:
-    """Return what a terminal shows of one line with carriage returns and backspaces in it, and where its cursor then is."""
-    shown: list[str] = []
-    at = 0
-    for piece in re.split('([\r\b])', line):
-        if piece == '\r':
-            at = 0
-        elif piece == '\b':
-            at = max(0, at - 1)
-        elif piece:
-            shown[at : at + len(piece)] = piece
-            at += len(piece)
-    return ''.join(shown), at
 
 
 class _Stream:
@@ -93,36 +80,16 @@ class _Stream:
 
 @define(eq=False)
 class _Segment:
-    """One ``stream`` output: a range of its stream, and the line that is not finished yet."""
+    """One ``stream`` output: a range of its stream, and what can still be changed by what is written next."""
 
     name: str
     _stream: _Stream
     start: int = 0
     end: int = 0
-    pending: str = ''
+    _screen: Screen = field(factory=Screen, init=False)
 
     def feed(self, text: str) -> None:
-        if '\r' in text:
-            text = text.replace('\r\n', '\n')
-        if not self.pending and '\r' not in text and '\b' not in text:
-            cut = text.rfind('\n') + 1
-            self._commit(text[:cut])
-            self.pending = text[cut:]
-        else:
-            *lines, last = (self.pending + text).split('\n')
-            self._commit(''.join(f'{overwrite(line)[0]}\n' for line in lines))
-            self.pending = last
-        if len(self.pending) > _LINE_BYTES:
-            shown, at = overwrite(self.pending)
-            if at == len(shown):
-                self._commit(shown)
-                self.pending = ''
-            else:  # it ends in the middle of itself; a line this long keeps its end only
-                kept = shown[-_LINE_BYTES // 2 :]
-                self.pending = f'{kept}\r{kept[: max(0, at - (len(shown) - len(kept)))]}'
-        elif self.pending.count('\r') > 1:
-            shown, at = overwrite(self.pending)
-            self.pending = shown if at == len(shown) else f'{shown}\r{shown[:at]}'
+        self._commit(self._screen.feed(text))
 
     def _commit(self, text: str) -> None:
         if text:
@@ -130,11 +97,10 @@ class _Segment:
             self.end = self._stream.size
 
     def finish(self) -> None:
-        self._commit(overwrite(self.pending)[0])
-        self.pending = ''
+        self._commit(self._screen.finish())
 
     def text(self) -> str:
-        return self._stream.text(self.start, self.end) + overwrite(self.pending)[0]
+        return self._stream.text(self.start, self.end) + self._screen.text()
 
 
 _Output = dict[str, Any] | _Segment
@@ -148,13 +114,14 @@ class OutputCollector:
     Args:
         cap: Bytes of stdout, and of stderr, that are kept.
         display_cap: Bytes of one value of a display that are kept; of all displays together, four times as many.
-        keep_escapes: Leave the escape codes in tracebacks.
+        keep_escapes: Leave the escape codes in tracebacks, and colours in texts.
     """
 
     _cap: int
     _display_cap: int
     _keep_escapes: bool = False
     _outputs: list[_Output] = field(factory=list, init=False)
+    _endings: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # the last value and error past all limits
     _streams: dict[str, _Stream] = field(factory=dict, init=False)
     _written: dict[str, int] = field(factory=lambda: {'stdout': 0, 'stderr': 0}, init=False)
     _lost: set[str] = field(factory=set, init=False)  # streams of which a message was left out
@@ -218,19 +185,32 @@ class OutputCollector:
     def _take_display(self, message: Message) -> dict[str, Any] | None:
         self._clear_if_asked()
         content = message.content
-        data, metadata = self._bundle(content)
+        is_full = len(self._outputs) >= MAX_OUTPUTS
+        is_result = message.type == 'execute_result'
+        is_ending = is_result and (is_full or self._shown_bytes > 3 * self._display_cap)
+        data, metadata, size = self._bundle(content, 0 if is_ending else self._shown_bytes)
         output: dict[str, Any] = {'output_type': message.type, 'data': data, 'metadata': metadata}
-        if message.type == 'execute_result':
+        if is_result:
             self._note_count(content)
             output['execution_count'] = self.execution_count
+        if is_ending:
+            self._keep_ending(output)
+            return output
+        self._shown_bytes += size
         display_id = _display_id(content)
-        if len(self._outputs) >= MAX_OUTPUTS:
+        if is_full:
             self.left_out += 1
             return output
         self._outputs.append(output)
         if display_id:
             self._ids.setdefault(display_id, []).append(output)
         return output
+
+    def _keep_ending(self, output: dict[str, Any]) -> None:
+        """Keep a value or an error for which there is no room any more, in the place of the one of its kind before."""
+        if self._endings.pop(output['output_type'], None) is not None:
+            self.left_out += 1
+        self._endings[output['output_type']] = output
 
     def _take_update(self, message: Message) -> dict[str, Any] | None:
         display_id = _display_id(message.content)
@@ -242,7 +222,8 @@ class OutputCollector:
         else:
             replaced = [self.updates[display_id]['data']] if display_id in self.updates else []  # type: ignore[assignment]
         self._shown_bytes -= sum(_bundle_size(data) for data in replaced)
-        data, metadata = self._bundle(message.content)
+        data, metadata, size = self._bundle(message.content, self._shown_bytes)
+        self._shown_bytes += size
         for output in known or ():
             output['data'], output['metadata'] = data, metadata
         update = {'display_id': display_id, 'data': data, 'metadata': metadata}
@@ -261,6 +242,7 @@ class OutputCollector:
         if self._clears_at_next:
             self._clears_at_next = False
             self._outputs.clear()
+            self._endings.clear()
             self._streams.clear()
             self._ids.clear()
             self._written = {'stdout': 0, 'stderr': 0}
@@ -292,6 +274,9 @@ class OutputCollector:
     def _clean(self, text: str) -> str:
         return text if self._keep_escapes else strip_escape_codes(text)
 
+    def _seen(self, text: str) -> str:
+        return text if self._keep_escapes else _UNSEEN.sub('', strip_escape_codes(text))
+
     def _take_error(self, message: Message) -> dict[str, Any] | None:
         self._clear_if_asked()
         content = message.content
@@ -309,8 +294,8 @@ class OutputCollector:
             'traceback': error.traceback.split('\n') if error.traceback else [],
         }
         size = len(error.value) + len(error.traceback)
-        if len(self._outputs) >= MAX_OUTPUTS or self._shown_bytes + size > 4 * self._display_cap:
-            self.left_out += 1
+        if self._endings or len(self._outputs) >= MAX_OUTPUTS or self._shown_bytes + size > 4 * self._display_cap:
+            self._keep_ending(output)
         else:
             self._shown_bytes += size
             self._outputs.append(output)
@@ -324,14 +309,18 @@ class OutputCollector:
         if type(count) is int and 0 <= count < 1 << 53:
             self.execution_count = count
 
-    def _bundle(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return ``data`` and ``metadata`` of a display: text or JSON by MIME type, what is too large replaced by words."""
+    def _bundle(self, content: Mapping[str, Any], spent: int) -> tuple[dict[str, Any], dict[str, Any], int]:
+        """Return ``data`` and ``metadata`` of a display, text or JSON by MIME type, and its size.
+
+        What is too large is replaced by words; ``spent`` counts what is kept of other displays.
+        """
         given, about = content.get('data'), content.get('metadata')
         data: dict[str, Any] = {}
         metadata = dict(about) if isinstance(about, dict) and is_writable(about) else {}
         if _json_size(metadata) > self._display_cap:
             metadata = {}
         dropped: dict[str, int] = {}
+        total = 0
         for mime, value in given.items() if isinstance(given, dict) else ():
             if isinstance(value, list) and all(isinstance(line, str) for line in value) and not _is_json(mime):
                 value = ''.join(value)
@@ -343,22 +332,22 @@ class OutputCollector:
             if mime == 'text/plain' and size > min(self._cap, self._display_cap):
                 value = _capped(value, min(self._cap, self._display_cap))
                 size = _json_size(value)
-            if size > self._display_cap or self._shown_bytes + size > 4 * self._display_cap:
+            if size > self._display_cap or spent + total + size > 4 * self._display_cap:
                 dropped[mime] = size
                 continue
-            self._shown_bytes += size
+            total += size
             data[mime] = value
         if dropped:
             words = ', '.join(f'{mime} of {size} bytes' for mime, size in dropped.items())
             before = f'{data["text/plain"]}\n' if 'text/plain' in data else ''
             data['text/plain'] = f'{before}[left out: {words}; over the limit]'
             metadata['enclave'] = {'left_out': dropped}
-        return data, metadata
+        return data, metadata, total
 
     # What it comes to, when nothing more comes ------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """End the last line of each stream, which counts for the caps from then on."""
+        """End what could still be changed of each stream, which counts for the caps from then on."""
         for each in self._outputs:
             if isinstance(each, _Segment):
                 each.finish()
@@ -375,8 +364,13 @@ class OutputCollector:
         return found
 
     def _kept(self) -> list[_Output]:
-        """Return the outputs without those pieces of a stream of which nothing is kept."""
-        return [each for each in self._outputs if not isinstance(each, _Segment) or each.text()]
+        """Return the outputs without those pieces of a stream of which nothing is kept, and with words for what is left out."""
+        kept = [each for each in self._outputs if not isinstance(each, _Segment) or each.text()]
+        if self.left_out:
+            words = f'[... {self.left_out} further outputs left out ...]'
+            metadata = {'enclave': {'outputs_left_out': self.left_out}}
+            kept.append({'output_type': 'display_data', 'data': {'text/plain': words}, 'metadata': metadata})
+        return [*kept, *self._endings.values()]
 
     def stream_text(self, name: str) -> tuple[str, int, bool]:
         """Return ``(text, bytes written, whether it was cut)`` of ``'stdout'`` or ``'stderr'``."""
@@ -384,24 +378,23 @@ class OutputCollector:
         stream = self._streams.get(name)
         if stream is None:
             return '', 0, False
-        return stream.text(0, stream.size), self._written[name], stream.is_truncated or name in self._lost
+        text = self._clean(stream.text(0, stream.size))
+        return text, self._written[name], stream.is_truncated or name in self._lost
 
     def text(self) -> str:
         """Return what a person reads of the cell: stdout and the values shown, each beginning on a line of its own."""
         self._finish()
         shown: list[str] = []
         was_stdout = False
-        for each in self._outputs:
+        for each in self._kept():
             is_stdout = isinstance(each, _Segment) and each.name == 'stdout'
-            text = each.text() if isinstance(each, _Segment) else readable(each.get('data', {}))
+            text = self._seen(each.text() if isinstance(each, _Segment) else readable(each.get('data', {})))
             if not text or (isinstance(each, _Segment) and not is_stdout):
                 continue
             if shown and not shown[-1].endswith('\n') and not (is_stdout and was_stdout):
                 shown.append('\n')
             shown.append(text)
             was_stdout = is_stdout
-        if self.left_out:
-            shown.append(f'\n[... {self.left_out} further outputs left out ...]')
         return ''.join(shown)
 
     def display_ids(self) -> dict[str, list[int]]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import array
 import builtins
+import concurrent.futures.thread
+import contextvars
 import fcntl
 import sys
 import termios
+import threading
 import time
 import traceback
 from typing import Any
@@ -19,13 +22,14 @@ from typing import Any
 KEPT_MESSAGES = 100000
 PIECE_CHARACTERS = 1 << 20
 ERROR_CHARACTERS = 1_000_000
+ORDERED_TURNS = 500
 PROGRAMS_SECONDS = 0.5
 _SEND_HIGH_WATER_MARK = 23
 
 
 def prepare(shell: Any) -> None:
     """Prepare the kernel of an IPython shell."""
-    for step in (keep_outputs, cut_streams, await_programs, tell_errors):
+    for step in (keep_outputs, cut_streams, order_streams, own_threads, await_programs, tell_errors):
         try:
             step(shell)
         except Exception:
@@ -74,6 +78,90 @@ def cut_streams(shell: Any) -> None:
     """Send what is printed in pieces that our end takes."""
     for stream in (sys.stdout, sys.stderr):
         stream.session = CuttingSession(stream.session)  # type: ignore[union-attr]
+
+
+class Turn:
+    """Stands as the echo of a stream, which hears of a text before the stream takes it, and has the other stream send first."""
+
+    def __init__(self, other: Any) -> None:
+        self.other = other
+        self.left = ORDERED_TURNS
+
+    def write(self, text: str) -> None:
+        """Have the other stream send what it holds. In a forked child that is a copy of what is its parent's to send."""
+        if self.other._flush_pending and self.left and self.other._is_master_process():
+            self.left -= 1
+            self.other.flush()
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held here."""
+
+
+def order_streams(shell: Any) -> None:
+    """Send what is printed in the order in which it was, whichever stream it went to.
+
+    Each of ipykernel's streams holds what is written to it for up to 0.2 seconds by itself. So only one at a time may hold
+    something. That costs some 0.3 milliseconds a turn, and more outputs than these turns make are not kept apart at our end
+    anyway. (A ``write`` of our own would not do: IPython 9 puts others in its place and the first one back.)
+    """
+    turns: list[Turn] = []
+
+    def begin() -> None:
+        for turn in turns:
+            turn.left = ORDERED_TURNS
+
+    streams: Any = (sys.stdout, sys.stderr)
+    if all(hasattr(each, '_flush_pending') and each._is_master_process() and each.echo is None for each in streams):
+        for stream, other in (streams, reversed(streams)):
+            stream.echo = turn = Turn(other)
+            turns.append(turn)
+        shell.events.register('pre_execute', begin)
+
+
+def own_threads(shell: Any) -> None:
+    """Have what a thread prints and shows belong to the cell that started it, or that handed its work to a pool.
+
+    ipykernel keeps in context variables which request an output answers, and a new thread has none of these: what it prints
+    would answer whichever cell runs then, another caller's perhaps. What answers a cell that is over, nobody gets.
+    """
+    names = ((sys, 'stdout'), (sys, 'stderr'), (shell, 'displayhook'), (shell, 'display_pub'))
+    places = [shell, *(getattr(owner, name) for owner, name in names)]
+    places = [place for place in places if isinstance(getattr(place, '_parent_header', None), contextvars.ContextVar)]
+
+    def the_cell() -> Any:
+        return [(place._parent_header, place.parent_header) for place in places]
+
+    def enter(cell: Any) -> Any:
+        # What is started before the first cell belongs to none, and answers the one that runs.
+        return [(variable, variable.set(header)) for variable, header in cell if header]
+
+    kind: Any = threading.Thread
+    work: Any = concurrent.futures.thread._WorkItem
+    start, bootstrap, make, run = kind.start, kind._bootstrap, work.__init__, work.run
+
+    def start_for_cell(thread: Any) -> None:
+        thread._enclave_cell = the_cell()
+        start(thread)
+
+    def bootstrap_for_cell(thread: Any) -> None:
+        enter(thread.__dict__.pop('_enclave_cell', ()))
+        bootstrap(thread)
+
+    def make_for_cell(item: Any, *args: Any, **words: Any) -> None:
+        item._enclave_cell = the_cell()
+        make(item, *args, **words)
+
+    def run_for_cell(item: Any, *args: Any) -> None:
+        entered = enter(item._enclave_cell)
+        try:
+            run(item, *args)
+        finally:
+            for variable, token in entered:
+                variable.reset(token)
+
+    if places:
+        kind.start, kind._bootstrap = start_for_cell, bootstrap_for_cell
+        work.__init__, work.run = make_for_cell, run_for_cell
 
 
 def is_taken(stream: Any) -> bool:

@@ -226,7 +226,7 @@ class NotebookSandbox(AgentBackedSandbox):
             on_output: Called with each output as it comes, on this thread; see `stream_cell` for what it gets.
             silent: Run it without a number and without showing its last value.
             store_history: Count it and keep it in the kernel's history.
-            keep_escapes: Leave a terminal's escape codes in tracebacks.
+            keep_escapes: Leave a terminal's escape codes in tracebacks, and colours in texts.
             max_output_bytes: Cap on each of stdout and stderr; None takes the configuration's.
 
         Raises:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from enclave.cancellation import on_cancel
 from enclave.cells import CellError, CellResult, Completion
 from enclave.cli.notebook import open_notebook
 from enclave.enums import ExecutionStatus, SandboxType
@@ -112,6 +115,61 @@ def test_a_run_fails_if_a_cell_fails_that_may_not(
     assert run(invoke, place, study, results, *options).exit_code == code
 
 
+def test_a_kind_of_kernel_that_is_named_is_noted_in_the_notebook(invoke: Invoke, place: FakePlace, study: Path) -> None:
+    from enclave.sandboxes.notebook.document import NotebookDocument
+
+    document = NotebookDocument.load(study)
+    document.node.metadata['kernelspec'] = {'name': 'julia-1.9', 'display_name': 'Julia'}
+    document.save(study)
+
+    refused = run(invoke, place, study, [])
+    chosen = run(invoke, place, study, [], '--kernel', 'python3', '-o', str(study.parent / 'done.ipynb'))
+
+    assert (refused.exit_code, chosen.exit_code) == (1, 0)
+    assert "'julia-1.9'" in str(refused.exception or refused.stderr)
+    assert NotebookDocument.load(study.parent / 'done.ipynb').kernel_name == 'python3'
+
+
+class InterruptedNotebook(FakeNotebook):
+    """Runs a cell until it is cancelled, and has this process told to end meanwhile."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def execute_cell(self, code: str, timeout: float | None = None, **options: Any) -> CellResult:
+        """Tell of a cell that was interrupted."""
+        super().execute_cell(code, timeout, **options)
+        cancelled = threading.Event()
+        with on_cancel(cancelled.set):
+            signal.raise_signal(self.number)
+            assert cancelled.wait(60)
+        error = {'output_type': 'error', 'ename': 'KeyboardInterrupt', 'evalue': '', 'traceback': []}
+        outputs = [{'output_type': 'stream', 'name': 'stdout', 'text': 'so far\n'}, error]
+        return CellResult(status=ExecutionStatus.CANCELLED, text='so far\n', outputs=outputs)
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+def test_a_run_that_is_told_to_end_keeps_what_its_cell_did_so_far(
+    invoke: Invoke, place: FakePlace, study: Path, number: int, code: int
+) -> None:
+    from enclave.sandboxes.notebook.document import NotebookDocument
+
+    place.sandbox = InterruptedNotebook(number)  # type: ignore[assignment]
+    before = signal.getsignal(number)
+
+    result = invoke('notebook', 'run', '--type', 'some', str(study), '-o', str(study.parent / 'done.ipynb'))
+
+    assert result.exit_code == code  # of Ctrl-C, main makes 130
+    assert result.stdout == 'so far\n'
+    cells = NotebookDocument.load(study.parent / 'done.ipynb').node.cells
+    assert [each.output_type for each in cells[0].outputs] == ['stream', 'error']
+    assert cells[1].outputs == []
+    assert len(place.sandbox.cells) == 1  # type: ignore[attr-defined]
+    assert place.calls[-1] == ('gone',)
+    assert signal.getsignal(number) is before
+
+
 def test_without_a_time_limit_the_sandboxs_own_holds(invoke: Invoke, place: FakePlace, study: Path) -> None:
     run(invoke, place, study, [])
     assert [cell['timeout'] for cell in place.sandbox.cells] == [None, None]  # type: ignore[attr-defined]
@@ -129,6 +187,24 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_runs(
     assert result.exit_code == 2
     assert 'cannot be written' in result.stderr
     assert place.calls == []
+
+
+def test_the_notebook_goes_to_standard_output_and_what_cells_print_to_standard_error(
+    invoke: Invoke, place: FakePlace, study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from enclave.sandboxes.notebook.document import NotebookDocument
+
+    monkeypatch.chdir(tmp_path)
+    output = {'output_type': 'stream', 'name': 'stdout', 'text': 'é\n'}
+    told = CellResult(status=ExecutionStatus.SUCCESS, text='é\n', outputs=[output])
+
+    result = run(invoke, place, study, [told], '-o', '-')
+
+    assert result.exit_code == 0
+    assert NotebookDocument.loads(result.stdout).node.cells[0].outputs == [output]
+    assert result.stderr == 'é\n'
+    assert not Path('-').exists()
+    assert run(invoke, place, study, [], '-o', '-', '--json').exit_code == 2
 
 
 def test_what_a_cell_prints_steers_no_terminal(invoke: Invoke, place: FakePlace, study: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from enclave.cells import CellError, CellResult
 from enclave.enums import ExecutionStatus
-from enclave.errors import InvalidArgumentError
+from enclave.errors import InvalidArgumentError, NotFoundError
 from tests.unit.notebook.support import FakeNotebook
 
 nbformat = pytest.importorskip('nbformat')
@@ -127,6 +128,57 @@ def test_an_update_changes_the_earlier_cells_output() -> None:
     assert document.node.cells[0].outputs[0]['data'] == {'text/plain': 'new'}
 
 
+JULIA = {'kernelspec': {'name': 'julia-1.9', 'display_name': 'Julia'}, 'language_info': {'name': 'julia'}}
+
+
+def labelled(metadata: dict[str, Any]) -> NotebookDocument:
+    document = make('1 + 1')
+    document.node.metadata = nbformat.from_dict(metadata)
+    return document
+
+
+def test_a_notebook_of_another_language_is_refused_before_anything_runs() -> None:
+    document, notebook = labelled(JULIA), FakeNotebook()
+    document._put(0, shown('old'))
+
+    with pytest.raises(NotFoundError, match=r"of the kind 'julia-1\.9', and the kernel 'default' is a 'python3'"):
+        document.run(notebook)
+
+    assert notebook.cells == []
+    assert len(document.node.cells[0].outputs) == 1
+
+
+def test_a_notebook_that_names_only_another_language_is_refused_too() -> None:
+    with pytest.raises(NotFoundError, match='another language'):
+        labelled({'language_info': {'name': 'julia'}}).run(FakeNotebook())
+
+
+def test_a_kernel_that_is_named_runs_any_notebook_and_is_noted_in_it() -> None:
+    document = labelled(JULIA)
+
+    document.run(FakeNotebook(), kernel='default')
+
+    assert document.kernel_name == 'python3'
+    assert document.is_python
+    assert 'language_info' not in document.node.metadata
+
+
+@pytest.mark.parametrize(
+    'metadata',
+    [
+        {'kernelspec': {'name': 'python3', 'display_name': 'Python 3'}},
+        {'kernelspec': {'name': 'my-env', 'display_name': 'Mine', 'language': 'python'}},
+        {'kernelspec': {'name': 'my-env', 'display_name': 'Mine'}, 'language_info': {'name': 'python'}},
+    ],
+)
+def test_a_python_notebook_runs_whatever_its_kernel_was_called_and_keeps_that_name(metadata: dict[str, Any]) -> None:
+    document = labelled(metadata)
+
+    document.run(FakeNotebook())
+
+    assert document.node.metadata == metadata
+
+
 def test_empty_cells_are_not_run() -> None:
     notebook = FakeNotebook()
 
@@ -184,7 +236,63 @@ def test_a_lone_surrogate_is_written_as_it_was_read(tmp_path: Path) -> None:
     assert NotebookDocument.load(tmp_path / 'n.ipynb').code_cells == [(0, '\ud800')]
 
 
-@pytest.mark.parametrize('text', ['', 'x = 1', '{}', '[]', '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}'])
-def test_what_is_no_notebook_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match='no notebook'):
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('', 'empty'),
+        ('x = 1', 'no JSON object'),
+        ('[]', 'no JSON object'),
+        ('{}', ''),
+        ('{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', ''),
+        ('{"cells": [3], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', ''),
+        ('{"cells": [], "metadata": {}, "nbformat": "4", "nbformat_minor": null}', ''),
+        ('{"cells": [{"id": []}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', ''),
+    ],
+)
+def test_what_is_no_notebook_is_refused(text: str, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f'is no notebook: .*{words}'):
         NotebookDocument.loads(text)
+
+
+@pytest.mark.parametrize('ids', [[None, None], ['same', 'same'], ['same', None, 'same']])
+@pytest.mark.filterwarnings('error')
+def test_missing_and_repeated_cell_ids_are_repaired_without_a_warning(ids: list[str | None]) -> None:
+    cells = [{'cell_type': 'markdown', 'source': str(n), 'metadata': {}} for n, _ in enumerate(ids)]
+    for cell, cell_id in zip(cells, ids, strict=True):
+        cell |= {} if cell_id is None else {'id': cell_id}
+    text = json.dumps({'cells': cells, 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5})
+
+    document = NotebookDocument.loads(text)
+
+    found = [cell.id for cell in document.node.cells]
+    assert len(set(found)) == len(ids)
+    assert found[0] == ids[0] or ids[0] is None
+    document.dumps()
+
+
+@pytest.mark.parametrize(
+    ('call', 'name'),
+    [
+        (lambda: NotebookDocument().add(None), 'code'),  # type: ignore[arg-type]
+        (lambda: NotebookDocument().add_markdown(3), 'text'),  # type: ignore[arg-type]
+        (lambda: NotebookDocument.load(None), 'path'),  # type: ignore[arg-type]
+        (lambda: NotebookDocument().save(None), 'path'),  # type: ignore[arg-type]
+        (lambda: NotebookDocument.loads(b'{}'), 'text'),  # type: ignore[arg-type]
+    ],
+)
+def test_an_argument_that_is_no_text_is_named(call: Callable[[], object], name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f'^{name} must be'):
+        call()
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    missing, taken = tmp_path / 'nope' / 'x.ipynb', tmp_path / 'taken.ipynb'
+    taken.mkdir()
+
+    with pytest.raises(FileNotFoundError, match='There is no directory') as caught:
+        make('1').save(missing)
+    assert caught.value.filename == str(missing)
+    with pytest.raises(IsADirectoryError) as caught_too:
+        make('1').save(taken)
+    assert (caught_too.value.filename, caught_too.value.filename2) == (str(taken), None)
+    assert list(tmp_path.iterdir()) == [taken]

@@ -3,15 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from enclave import wire
 from enclave.sandboxes.notebook.messages import Message
 from enclave.sandboxes.notebook.outputs import (
     MAX_OUTPUTS,
     OutputCollector,
-    overwrite,
     readable,
     strip_escape_codes,
 )
@@ -63,22 +60,22 @@ def test_a_carriage_return_before_a_newline_is_a_line_end() -> None:
     assert collect(out('a\r\nb\r\n')).text() == 'a\nb\n'
 
 
-@pytest.mark.parametrize(
-    ('line', 'shown'),
-    [('abc\rX', 'Xbc'), ('abc\b\bX', 'aXc'), ('\b\bx', 'x'), ('one\rtwo\rthree', 'three'), ('a\r', 'a'), ('', '')],
-)
-def test_a_line_shows_what_a_terminal_would(line: str, shown: str) -> None:
-    assert overwrite(line)[0] == shown
+def test_colours_are_in_the_outputs_and_not_in_what_is_read() -> None:
+    messages = (
+        out('\x1b[2J\x1b[H\x1b[1mhello\x07\x1b[0m\n'),
+        out('\x1b[31mwarn\x1b[0m\n', 'stderr'),
+        show('\x1b[32mv'),
+    )
+    collector = collect(*messages)
+    coloured = OutputCollector(1000, 1000, True)
+    for kind, content in messages:
+        coloured.take(Message(type=kind, content=content))
 
-
-@given(st.text(alphabet='ab\r\b\n', max_size=60), st.integers(min_value=1, max_value=7))
-def test_it_does_not_matter_how_a_stream_was_cut(text: str, step: int) -> None:
-    text = text.replace('\r\n', '\n')  # the pair is one line end only where it comes in one piece
-
-    whole = collect(out(text)) if text else collect()
-    pieces = collect(*(out(text[start : start + step]) for start in range(0, len(text), step)))
-
-    assert pieces.stream_text('stdout')[0] == whole.stream_text('stdout')[0]
+    assert collector.text() == 'hello\nv'
+    assert collector.stream_text('stderr')[0] == 'warn\n'
+    assert collector.outputs() == coloured.outputs()
+    assert collector.outputs()[1]['text'] == coloured.stream_text('stderr')[0] == '\x1b[31mwarn\x1b[0m\n'
+    assert coloured.text() == '\x1b[1mhello\x07\x1b[0m\n\x1b[32mv'
 
 
 def test_a_stream_over_the_cap_keeps_head_and_tail() -> None:
@@ -166,9 +163,49 @@ def test_all_displays_together_are_bounded() -> None:
 def test_outputs_that_are_too_many_are_counted() -> None:
     collector = collect(*(show('x') for _ in range(MAX_OUTPUTS + 5)), display_cap=100_000)
 
-    assert len(collector.outputs()) == MAX_OUTPUTS
+    *kept, marker = collector.outputs()
+    assert len(kept) == MAX_OUTPUTS
     assert collector.left_out == 5
-    assert '5 further outputs' in collector.text()
+    assert marker == {
+        'output_type': 'display_data',
+        'data': {'text/plain': '[... 5 further outputs left out ...]'},
+        'metadata': {'enclave': {'outputs_left_out': 5}},
+    }
+    assert collector.text().endswith('x\n[... 5 further outputs left out ...]')
+
+
+def value(text: str) -> tuple[str, dict[str, Any]]:
+    return 'execute_result', {'data': {'text/plain': text}, 'metadata': {}, 'execution_count': 1}
+
+
+FAILURE = ('error', {'ename': 'E', 'evalue': 'v', 'traceback': ['the traceback']})
+
+
+@pytest.mark.parametrize(
+    'before',
+    [[show('x')] * (MAX_OUTPUTS + 5), [show('x', **{'text/html': 'y' * 900})] * 10],
+    ids=['too many', 'too large'],
+)
+def test_the_value_and_the_error_are_kept_past_every_limit(before: list[tuple[str, dict[str, Any]]]) -> None:
+    collector = collect(*before, value('the value'), FAILURE)
+
+    outputs = collector.outputs()
+
+    assert [each['output_type'] for each in outputs[-2:]] == ['execute_result', 'error']
+    assert outputs[-2]['data'] == {'text/plain': 'the value'}
+    assert outputs[-1]['traceback'] == ['the traceback']
+    assert collector.text().endswith('\nthe value')
+
+
+def test_of_values_and_errors_past_the_limit_the_last_are_kept() -> None:
+    endings = [each for n in range(2000) for each in (value(f'{n:06}' + 'x' * 90), FAILURE)]
+    collector = collect(*[show('x')] * MAX_OUTPUTS, *endings)
+
+    outputs = collector.outputs()
+
+    assert len(outputs) == MAX_OUTPUTS + 3
+    assert outputs[-2]['data']['text/plain'].startswith('001999')
+    assert collector.left_out == 2 * 1999
 
 
 def test_an_error_has_a_traceback_without_colours() -> None:
@@ -300,6 +337,7 @@ def test_a_value_is_told_by_the_text_that_says_most(data: dict[str, Any], text: 
 
 
 def test_escape_codes_are_taken_out() -> None:
+    assert strip_escape_codes('\x1b(B\x1b=a\x1bPq\x1b\\b\x1b') == 'ab'
     assert strip_escape_codes('\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07') == 'red link'
 
 

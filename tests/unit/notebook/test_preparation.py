@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
+import contextvars
 import io
 import os
 import sys
@@ -137,6 +139,119 @@ def test_a_shell_that_has_none_of_it_is_left_as_it_is(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, 'stdout', io.StringIO())
 
     preparation.prepare(object())
+
+
+class HoldingStream(io.StringIO):
+    """Holds what is written until it is flushed, as ipykernel's stream does; ``sent`` is shared with another."""
+
+    def __init__(self, sent: list[str]) -> None:
+        super().__init__()
+        self.sent = sent
+        self.is_child = False
+        self.echo: Any = None
+        self._flush_pending = False
+
+    def _is_master_process(self) -> bool:
+        return not self.is_child
+
+    def write(self, text: str) -> int:
+        """Hold a text."""
+        if self.echo is not None:
+            self.echo.write(text)
+        self._flush_pending = True
+        return super().write(text)
+
+    def flush(self) -> None:
+        """Send what is held."""
+        self.sent.append(self.getvalue())
+        self.seek(0)
+        self.truncate()
+        self._flush_pending = False
+
+
+def test_a_stream_hands_over_what_the_other_one_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(sys, 'stdout', out := HoldingStream(sent))
+    monkeypatch.setattr(sys, 'stderr', err := HoldingStream(sent))
+    preparation.order_streams(Shell())
+
+    for stream, text in ((out, '1'), (out, '2'), (err, '3'), (out, '4'), (err, '5')):
+        stream.write(text)
+
+    assert sent == ['12', '3', '4']
+    assert err.getvalue() == '5'
+    out.is_child = err.is_child = True
+    out.write('6')
+    assert sent == ['12', '3', '4']
+
+
+def test_the_order_is_kept_for_as_many_turns_of_a_cell_as_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(sys, 'stdout', out := HoldingStream(sent))
+    monkeypatch.setattr(sys, 'stderr', err := HoldingStream(sent))
+    shell = Shell()
+    preparation.order_streams(shell)
+    (before_cell,) = shell.called
+
+    for _ in range(2 * preparation.ORDERED_TURNS):
+        out.write('1')
+        err.write('2')
+    turns = len(sent)
+    before_cell()
+    out.write('3')
+
+    assert turns == 2 * preparation.ORDERED_TURNS
+    assert len(sent) == turns + 1
+
+
+class Place:
+    """Knows which cell its output belongs to, as ipykernel's streams and displays do."""
+
+    def __init__(self) -> None:
+        self._parent_header: contextvars.ContextVar[Any] = contextvars.ContextVar('parent_header')
+        self._parent_header_global: Any = {}
+
+    @property
+    def parent_header(self) -> Any:
+        """Tell the cell of this thread, or else the one that runs."""
+        return self._parent_header.get(self._parent_header_global)
+
+    def run(self, cell: str) -> None:
+        """Have a cell run."""
+        self._parent_header_global = {'msg_id': cell}
+        self._parent_header.set(self._parent_header_global)
+
+
+def test_a_thread_and_a_pools_work_belong_to_the_cell_that_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell: Any = Place()
+    shell.displayhook = shell.display_pub = object()
+    for owner, name in ((threading.Thread, 'start'), (threading.Thread, '_bootstrap')):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    for name in ('__init__', 'run'):
+        item = concurrent.futures.thread._WorkItem
+        monkeypatch.setattr(item, name, getattr(item, name))
+    preparation.own_threads(shell)
+    told, go = [], threading.Event()
+
+    def tell() -> None:
+        go.wait()
+        told.append(shell.parent_header)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        before_any = threading.Thread(target=tell)
+        before_any.start()
+        shell.run('first')
+        of_first = threading.Thread(target=tell)
+        of_first.start()
+        pool.submit(bool).result()
+        shell.run('second')
+        go.set()
+        before_any.join()
+        of_first.join()
+        of_pool = pool.submit(lambda: shell.parent_header['msg_id']).result()
+
+    assert sorted(each['msg_id'] for each in told) == ['first', 'second']
+    assert of_pool == 'second'
 
 
 class WatchedStream(io.StringIO):
