@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -19,7 +20,8 @@ import pytest
 
 from enclave.enums import SandboxStatus
 from enclave.errors import SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
-from enclave.sandboxes.bubblewrap import cgroups, program, seccomp
+from enclave.sandboxes.bubblewrap import cgroups, launch, program, seccomp
+from enclave.sandboxes.bubblewrap import sandbox as module
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 from tests.agent.conftest import PYTHONS
 from tests.support.host import PATIENCE, as_ordinary_user, cgroups_of, is_running, no_cgroups, wait_until
@@ -288,14 +290,123 @@ def test_a_rootfs_without_python_is_told(tmp_path: Path) -> None:
         BubblewrapSandbox({'rootfs': 'no-such-image'}).start()
 
 
-def test_a_python_that_does_not_run_is_told_with_its_words(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    binary = tmp_path / 'bin' / 'python3'
-    binary.parent.mkdir()
-    binary.write_text('#!/bin/sh\necho no real python >&2\nexit 5\n')
-    binary.chmod(0o755)
+# A Python that a stranger wrote ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def write_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Write a shell script that is to be the Python of a sandbox, and return its path; nothing is compiled for it yet."""
+    cache, binary = tmp_path / 'cache', tmp_path / 'bin' / 'python3'
+    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(cache))
+
+    def write(script: str) -> str:
+        binary.parent.mkdir()
+        binary.write_text(f'#!/bin/sh\n{script}\n')
+        for each in (binary, binary.parent, *binary.parents[1:-2]):
+            each.chmod(each.stat().st_mode | 0o011 if each not in (binary, binary.parent) else 0o755)
+        return str(binary)
+
+    return write
+
+
+WritePython = Callable[[str], str]
+BOUNDLESS = """
+for last; do :; done
+exec /usr/bin/python3 -I -S -c "import resource; resource.setrlimit = lambda *_: None
+$last"
+"""
+
+
+def test_a_python_that_does_not_run_is_told_with_its_words(write_python: WritePython) -> None:
+    python = write_python('echo no real python >&2; exit 5')
     with pytest.raises(SandboxStartError, match='no real python'):
-        BubblewrapSandbox({'python': str(binary)}).start()
+        BubblewrapSandbox({'python': python}).start()
+
+
+def test_a_python_that_never_ends_is_ended_and_told(write_python: WritePython, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, '_COMPILE_SECONDS', 1.0)
+    python = write_python('exec >&-; while :; do :; done')
+    before = facts_of_this_process()
+    with pytest.raises(SandboxStartError, match='took more than 1 s'):
+        BubblewrapSandbox({'python': python}).start()
+    assert [now <= then for now, then in zip(facts_of_this_process()[::2], before[::2], strict=True)] == [True] * 2
+
+
+@pytest.mark.parametrize(('where', 'told'), [('1', 'wrote more than'), ('2', 'bytes')])
+def test_a_python_that_writes_without_end_is_not_read_without_end(
+    write_python: WritePython, where: str, told: str
+) -> None:
+    python = write_python(f'head -c 400M /dev/zero >&{where}; echo 400M bytes written >&2; exit 3')
+    tracemalloc.start()
+    try:
+        with pytest.raises(SandboxStartError, match=told):
+            BubblewrapSandbox({'python': python}).start()
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.skipif('memory' not in cgroups.find_cgroups().parents, reason='no memory cgroup may be made here')
+def test_the_sandboxs_group_holds_its_python_from_the_first(write_python: WritePython) -> None:
+    python = write_python('head -c 400M /dev/zero | tail -c 400M >/dev/null')
+    with pytest.raises(SandboxStartError, match="its memory ran out, so memory_limit '64m'"):
+        BubblewrapSandbox({'python': python, 'memory_limit': '64m'}).start()
+
+
+def test_without_cgroups_rlimits_hold_its_python_from_the_first(
+    write_python: WritePython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = write_python('ulimit -n >&2; exit 3')
+    with no_cgroups(monkeypatch), pytest.raises(SandboxStartError, match=r'did not start: 77$'):
+        BubblewrapSandbox({'python': python, 'open_files_limit': 77}).start()
+
+
+def test_a_python_that_sets_no_limits_on_itself_is_held_all_the_same(
+    start: Start, write_python: WritePython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = write_python(BOUNDLESS)
+    with no_cgroups(monkeypatch):
+        sandbox = start(python=python, memory_limit='300m', pids_limit=20, open_files_limit=100)
+    assert sandbox.metadata['limits']['pids'] == 'rlimit, for the whole sandbox'
+    assert 'MemoryError' in sandbox.execute_command(['/usr/bin/python3', '-c', HOG]).stderr
+    assert sandbox.execute_command('ulimit -n; ulimit -c').stdout == '100\n0\n'
+    result = sandbox.execute_command('for i in $(seq 40); do sleep 1000 & done', timeout=PATIENCE)
+    assert 'fork' in result.stderr
+
+
+def test_where_nobody_may_set_limits_from_outside_the_info_says_so(
+    start: Start, write_python: WritePython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(resource, 'prlimit', refuse)
+    monkeypatch.setattr(module, 'prlimit_command', lambda *_: [])
+    python = write_python(BOUNDLESS)
+    with no_cgroups(monkeypatch):
+        limits = start(python=python).metadata['limits']
+    assert 'left to its own Python' in limits['memory']
+    assert 'left to its own Python' in limits['pids']
+
+
+@pytest.mark.skipif(not cgroups.find_cgroups().parents, reason='no cgroup may be made here')
+def test_where_threads_cannot_enter_a_group_the_process_does_before_it_runs(
+    write_python: WritePython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups.Group, 'takes_threads', False)
+    python = write_python('head -c 400M /dev/zero | tail -c 400M >/dev/null')
+    with pytest.raises(SandboxStartError, match='its memory ran out'):
+        BubblewrapSandbox({'python': python, 'memory_limit': '64m'}).start()
+
+
+@pytest.mark.skipif(not cgroups.find_cgroups().parents, reason='no cgroup may be made here')
+def test_where_bubblewrap_fails_nobody_else_is_put_into_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups.Group, 'takes_threads', False)
+    monkeypatch.setattr(module, '_tmpfs', lambda *_: ['--no-such-option'])
+    before = Path('/proc/self/cgroup').read_text()
+    with pytest.raises(SandboxStartError, match='no-such-option'):
+        BubblewrapSandbox({}).start()
+    assert Path('/proc/self/cgroup').read_text() == before
 
 
 # Interpreters and users -----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from enclave import agent
+from enclave.channel.streams import PipeStream
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap.places import cache_dir, keep_file
 
@@ -143,9 +144,9 @@ except Exception:
     pass
 space['main']()
 """
-"""What runs before the agent: it sets the rlimits on its own process, since from outside even root may lack the right to, and
-since RLIMIT_NPROC counts the processes of one sandbox alone only when it is set within the sandbox's user namespace (kernel
-5.14).
+"""What runs before the agent: it sets the rlimits on its own process. From outside that takes longer, and even root may lack
+the right to; it is done there as well where the interpreter is not to be trusted with it. Either way it is a process within
+the sandbox's user namespace on which RLIMIT_NPROC is set, so that this counts the sandbox's alone (kernel 5.14).
 
 While the agent's module is loaded, the C halves of five modules stand for their Python ones, json's above all, whose imports take
 8 of the 30 ms of a start (CPython 3.11), and a few lines for the base classes of `os.environ`, whose module takes half a
@@ -178,16 +179,20 @@ def _code_name(key: str) -> str:
 _codes: dict[str, bytes] = {}  # one entry per interpreter in use; written once each, so no lock
 
 
-def agent_code(key: str, start: Callable[[list[str]], subprocess.Popen[bytes]], python: str) -> bytes:
+Started = subprocess.Popen[bytes]
+
+
+def agent_code(key: str, start: Callable[[list[str]], Started], kill: Callable[[Started], None], python: str) -> bytes:
     """Return the agent's code object, marshalled for an interpreter; compiled at most once per machine.
 
     Args:
         key: Tells interpreters apart.
-        start: Starts a command in a sandbox that has the interpreter, with pipes.
+        start: Starts a command in a sandbox that has the interpreter, with pipes, under the sandbox's limits.
+        kill: Ends what was started, however the limits slow it.
     """
     found = _codes.get(key)
     if found is None:
-        code = keep_file(cache_dir('agent') / _code_name(key), lambda: _compile(start, python))
+        code = keep_file(cache_dir('agent') / _code_name(key), lambda: _compile(start, kill, python))
         found = _codes[key] = code
     return found
 
@@ -204,16 +209,40 @@ def make_bootstrap(code: bytes, rlimits: Mapping[str, int], oom_events: int = -1
     return b'%08d%b%08d%b' % (len(text), text, len(code), code)
 
 
-def _compile(start: Callable[[list[str]], subprocess.Popen[bytes]], python: str) -> bytes:
-    with start([python, '-I', '-S', '-X', 'no_debug_ranges', '-c', _COMPILER]) as process:
-        try:
-            code, words = process.communicate(_source(), _COMPILE_SECONDS)
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode or not 0 < len(code) < _CODE_LIMIT_BYTES:
-        raise CompileError(words.decode('utf-8', 'backslashreplace'))
-    return code
+def _compile(start: Callable[[list[str]], Started], kill: Callable[[Started], None], python: str) -> bytes:
+    """Return what the interpreter makes of the source. It may be a stranger's: it gets so long, and is read so far."""
+    process = start([python, '-I', '-S', '-X', 'no_debug_ranges', '-c', _COMPILER])
+    stream, is_late = PipeStream(process, name='compiler'), threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        kill(process)
+
+    # The end of bubblewrap is the end of all in the sandbox, and so of what a read or write here waits for.
+    timer = threading.Timer(_COMPILE_SECONDS, end)
+    timer.name, timer.daemon = 'enclave-compiler-timer', True
+    timer.start()
+    code = bytearray()
+    try:
+        with contextlib.suppress(BrokenPipeError):  # what it says, or its exit code, tells more
+            stream.write(_source())
+            process.stdin.close()  # type: ignore[union-attr]  # PipeStream has checked it
+        while len(code) < _CODE_LIMIT_BYTES and (data := stream.read()):
+            code += data
+        if len(code) < _CODE_LIMIT_BYTES:
+            process.wait()
+    finally:
+        timer.cancel()
+        kill(process)
+        stream.close()
+        stream.release()
+    if is_late.is_set():
+        raise CompileError(f'{python} took more than {_COMPILE_SECONDS:g} s to compile the program inside')
+    if len(code) >= _CODE_LIMIT_BYTES:
+        raise CompileError(f'{python} is no Python: it wrote more than {_CODE_LIMIT_BYTES} bytes, of no use')
+    if process.returncode or not code:
+        raise CompileError(stream.diagnostics())
+    return bytes(code)
 
 
 class CompileError(SandboxStartError):
