@@ -159,6 +159,27 @@ def test_a_forked_child_can_make_its_own(start: Start) -> None:
     assert sandbox.execute_command('echo still').stdout == 'still\n'
 
 
+CLOSED = """
+import os, sys
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+with BubblewrapSandbox({'python': sys.argv[1]} if len(sys.argv) > 1 else {}) as sandbox:
+    told = os.dup(int(os.environ['TOLD']))
+    os.write(told, sandbox.execute_command('cat; echo x', stdin=b'in ').stdout.encode())
+"""
+
+
+@pytest.mark.parametrize('brought', [[], [sys.executable]], ids=['own', 'brought'])
+@pytest.mark.parametrize('closed', ['<&-', '>&-', '2>&-', '<&- >&- 2>&-'])
+def test_a_process_without_standard_streams_can_make_one(closed: str, brought: list[str]) -> None:
+    """What is handed to bubblewrap by its number must not have one of theirs."""
+    here, there = os.pipe()
+    with open(here, 'rb') as told:
+        command = ['sh', '-c', f'exec "$@" {closed}', 'sh', sys.executable, '-c', CLOSED, *brought]
+        subprocess.run(command, pass_fds=[there], env={**os.environ, 'TOLD': str(there)}, timeout=120, check=False)
+        os.close(there)
+        assert told.read() == b'in x\n'
+
+
 # Limits ---------------------------------------------------------------------------------------------------------------
 
 HOG = 'x = b"x" * (400 << 20)\nprint(len(x))'

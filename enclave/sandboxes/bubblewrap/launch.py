@@ -320,9 +320,22 @@ def start_process(argv: Sequence[str], around: Around | None = None, **options: 
     return launcher.start(argv, around or contextlib.nullcontext(), options)
 
 
+def above_streams(descriptor: int) -> int:
+    """Return a descriptor in the place of this one that a child's standard streams will not overwrite.
+
+    Where this process has none of its own (``<&-``), the next thing it opens gets their numbers.
+    """
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
+
+
 def memory_file(data: bytes, name: str) -> int:
-    """Return a descriptor of a file in memory with these bytes, to be read from its beginning."""
-    descriptor = os.memfd_create(name)
+    """Return a descriptor of a file in memory with these bytes, to be read from its beginning, and to hand to a child."""
+    descriptor = above_streams(os.memfd_create(name))
     try:
         with contextlib.closing(os.fdopen(os.dup(descriptor), 'wb')) as file:
             file.write(data)

@@ -33,6 +33,7 @@ from enclave.sandboxes.bubblewrap.cgroups import Group, Limits, find_cgroups
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.launch import (
     CompileError,
+    above_streams,
     agent_code,
     agent_command,
     make_bootstrap,
@@ -401,12 +402,12 @@ class _Plan:
             self.oom_events = -1
             watched = self.group.oom_events if is_agent and self.group is not None else None
             if watched is not None:
-                self.oom_events = os.open(watched, os.O_RDONLY | os.O_CLOEXEC)
+                self.oom_events = above_streams(os.open(watched, os.O_RDONLY | os.O_CLOEXEC))
                 own.append(self.oom_events)
             if self.waits:
-                self._info, drain = os.pipe()
+                self._info, drain = map(above_streams, os.pipe())
                 own.append(drain)
-                latch, self._gate = os.pipe()
+                latch, self._gate = map(above_streams, os.pipe())
                 own.append(latch)
                 arguments += ['--info-fd', str(drain), '--block-fd', str(latch)]
             listed = memory_file(_join(arguments), 'enclave-arguments')

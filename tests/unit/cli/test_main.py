@@ -161,3 +161,20 @@ def test_image_that_no_registry_gives_is_a_message(capsys: pytest.CaptureFixture
 def test_ensure_leaves_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert run('images', 'ensure', 'python:3.11-slim') == 0
     assert 'python:3.11-slim is there' in capsys.readouterr().err
+
+
+def test_standard_streams_that_the_caller_closed_are_empty_and_keep_their_numbers(tmp_path: Path) -> None:
+    program = (
+        'import sys\n'
+        'from enclave.cli.main import main\n'
+        'try:\n'
+        "    main(['version'])\n"
+        'finally:\n'
+        "    told = f'{sys.stdin.buffer.read()!r} {sys.stdin.fileno()} {sys.stdout.fileno()} {sys.stderr.fileno()}'\n"
+        "    open(sys.argv[1], 'w').write(told)\n"
+    )
+    command = ['sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh', sys.executable, '-c', program, str(tmp_path / 'told')]
+
+    assert subprocess.run(command, check=False).returncode == 0
+
+    assert (tmp_path / 'told').read_text() == "b'' 0 1 2"
