@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from enclave.enums import SandboxStatus
-from enclave.errors import SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
+from enclave.errors import SandboxError, SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
 from enclave.sandboxes.bubblewrap import cgroups, launch, program, seccomp
 from enclave.sandboxes.bubblewrap import sandbox as module
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
@@ -537,6 +538,48 @@ def test_what_is_kept_belongs_to_nobody_else(start: Start) -> None:
     assert kept is not None
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     sandbox.cleanup()
+    assert not kept.exists()
+
+
+STUBBORN = """
+import os, sys
+from enclave.managers.local import LocalSandboxManager
+from enclave.sandboxes.bubblewrap.places import cache_dir
+os.makedirs('kept-outside')
+os.chmod('kept-outside', 0o500)
+with LocalSandboxManager() as manager:
+    made = manager.create_sandbox('bubblewrap', {'remove_on_exit': False, 'tools_config': ['shell_executor']})
+    command = (
+        'mkdir -p d/deep; touch d/secret d/deep/er; ln -s ' + os.path.abspath('kept-outside') + ' d/deep/link; '
+        'chmod 000 d/deep d; mkdir r; touch r/only; chmod 555 r; chmod 111 .'
+    )
+    assert manager.execute_tool(made, 'shell_executor', {'command': command}).success
+    kept = cache_dir('kept') / made
+    print(kept.exists(), manager.delete_sandbox(made), kept.exists(), oct(os.stat('kept-outside').st_mode & 0o777))
+"""
+
+
+def test_what_a_guest_locked_in_a_kept_directory_is_removed_all_the_same(tmp_path: Path) -> None:
+    program = 'import os; os.chdir(os.environ["HOME"])\n' + STUBBORN
+    assert as_ordinary_user(program, tmp_path / 'home').split() == ['True', 'True', 'False', '0o500']
+
+
+def test_what_stays_of_a_kept_directory_is_told(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = start(remove_on_exit=False)
+    sandbox.write_file('/sandbox/stuck', 'x')
+    sandbox.stop()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, 'Operation not permitted', 'stuck')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'unlink', refuse)
+        with pytest.raises(SandboxError, match=f'{sandbox.id}.*could not be removed: Operation not permitted.*stuck'):
+            sandbox.cleanup()
+
+    sandbox.cleanup()
+    kept = sandbox._kept_dir()
+    assert kept is not None
     assert not kept.exists()
 
 

@@ -8,6 +8,7 @@ it, so that several processes may fill the same cache.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
@@ -150,3 +151,60 @@ def keep_tree(place: Path, fill: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     return place
+
+
+def remove_tree(place: Path) -> None:
+    """Remove a directory that a guest may have written: of any depth, with directories that nobody may look into.
+
+    Nothing is followed, and nothing changed, that a symlink leads to. Nobody may be at work in it any more.
+
+    Raises:
+        OSError: Something of it stays; its name is the error's.
+    """
+    try:
+        top = _open_up(str(place))
+    except FileNotFoundError:
+        return
+    try:
+        # Directories in directories are moved to the top, one level at a time, so that none is gone down into.
+        while names := os.listdir(top):
+            for name in names:
+                _remove_entry(top, name)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.path.join(place, os.fspath(error.filename or ''))) from error
+    finally:
+        os.close(top)
+    os.rmdir(place)
+
+
+_new_names = (f'.enclave-{os.urandom(16).hex()}' for _ in itertools.count())  # that no guest has taken
+
+
+def _remove_entry(top: int, name: str) -> None:
+    """Remove an entry of an open directory, after moving the directories in it beside it."""
+    if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+        os.unlink(name, dir_fd=top)
+        return
+    folder = _open_up(name, top)
+    try:
+        for each in os.listdir(folder):
+            if stat.S_ISDIR(os.lstat(each, dir_fd=folder).st_mode):
+                os.close(_open_up(each, folder))  # moving a directory changes its '..', which takes the right to write
+                os.rename(each, next(_new_names), src_dir_fd=folder, dst_dir_fd=top)
+            else:
+                os.unlink(each, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=top)
+
+
+def _open_up(name: str, folder: int | None = None) -> int:
+    """Return a descriptor of a directory that its owner may use from now on, whatever its mode was."""
+    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        link = f'/proc/self/fd/{found}'  # a path to what is open, wherever its name leads by now
+        if os.stat(link).st_mode & 0o700 != 0o700:
+            os.chmod(link, 0o700)
+        return os.open(link, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(found)

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import resource
-import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ from enclave.channel.channel import Channel
 from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
 from enclave.enums import SandboxType
-from enclave.errors import OperationTimeoutError, SandboxBrokenError, SandboxGoneError, SandboxStartError
+from enclave.errors import OperationTimeoutError, SandboxBrokenError, SandboxError, SandboxGoneError, SandboxStartError
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.bubblewrap.cgroups import Group, Limits, find_cgroups
@@ -41,7 +40,7 @@ from enclave.sandboxes.bubblewrap.launch import (
     start_process,
 )
 from enclave.sandboxes.bubblewrap.layout import Shown, check_target, is_below, plain
-from enclave.sandboxes.bubblewrap.places import cache_dir, is_reachable, reachable_dir
+from enclave.sandboxes.bubblewrap.places import cache_dir, is_reachable, reachable_dir, remove_tree
 from enclave.sandboxes.bubblewrap.program import (
     Program,
     default_host_uid,
@@ -257,7 +256,14 @@ class BubblewrapSandbox(AgentBackedSandbox):
             group.remove()
         kept = self._kept_dir()
         if kept is not None and not keep:
-            shutil.rmtree(kept, ignore_errors=True)
+            try:
+                remove_tree(kept)
+            except OSError as error:
+                raise SandboxError(
+                    f'sandbox {self.id}: its working directory {str(kept)!r} could not be removed: '
+                    f'{error.strerror}: {error.filename}',
+                    details={'sandbox_id': self.id},
+                ) from error
 
     def _has_remains(self, *, keep: bool) -> bool:
         return self._operations is not None or (not keep and not self.config.remove_on_exit)

@@ -108,3 +108,26 @@ def test_a_private_directory_on_the_way_makes_a_path_unreachable(tmp_path: Path)
     (tmp_path / 'private').chmod(0o700)
     assert not is_reachable(str(tmp_path / 'private' / 'open'))
     assert not is_reachable(str(tmp_path / 'missing'))
+
+
+def test_a_tree_of_any_depth_is_removed_and_what_its_links_lead_to_stays(tmp_path: Path) -> None:
+    tree, outside = tmp_path / 'tree', tmp_path / 'outside'
+    (tree / 'a' / 'b').mkdir(parents=True)
+    (tree / 'a' / 'file').write_text('x')
+    outside.mkdir()
+    (outside / 'stays').write_text('x')
+    for place in (tree, tree / 'a' / 'b'):
+        (place / 'link').symlink_to(outside)
+    here = os.open(tree, os.O_RDONLY)
+    for _ in range(3000):  # no path leads so far, and no recursion
+        os.mkdir('d', dir_fd=here)
+        deeper = os.open('d', os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(here)
+
+    places.remove_tree(tree)
+    places.remove_tree(tree)
+
+    assert not tree.exists()
+    assert (outside / 'stays').read_text() == 'x'
