@@ -246,6 +246,10 @@ def test_a_file_grows_no_further_than_its_limit(start: Start) -> None:
     assert result.stdout == f'{1 << 20}\n'
 
 
+def test_the_greatest_limits_that_a_configuration_takes_can_be_set(start: Start) -> None:
+    assert start(pids_limit=4_194_304, cpu_limit=1_000_000, memory_limit='1000t').execute_command('true').success
+
+
 def test_open_files_are_limited(start: Start) -> None:
     assert start(open_files_limit=100).execute_command('ulimit -n; ulimit -c').stdout == '100\n0\n'
 
