@@ -349,6 +349,36 @@ def test_a_python_that_does_not_run_is_told_with_its_words(write_python: WritePy
         BubblewrapSandbox({'python': python}).start()
 
 
+@pytest.mark.parametrize('script', ['exit 0', 'exit 7', 'echo "$@"', 'head -c 1000 /dev/zero'])
+def test_a_program_that_is_no_python_is_told_as_that(write_python: WritePython, script: str) -> None:
+    python = write_python(script)
+    with pytest.raises(SandboxStartError, match=f'did not start: {python} is no Python: .* ended with exit code [07]'):
+        BubblewrapSandbox({'python': python}).start()
+
+
+def test_damaged_files_in_the_cache_are_made_anew(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(tmp_path))
+    for each in (tmp_path, *tmp_path.parents[:-2]):
+        each.chmod(each.stat().st_mode | 0o011)
+
+    def forget() -> None:
+        launch._codes.clear()
+        seccomp.get_filter.cache_clear()
+
+    try:
+        for size in (None, 0, 100):
+            forget()
+            if size is not None:
+                for kind in ('agent', 'seccomp'):
+                    (kept,) = (tmp_path / kind).iterdir()
+                    os.truncate(kept, size)
+            assert start().execute_command('echo x').stdout == 'x\n'
+    finally:
+        forget()
+
+
 def test_a_python_that_never_ends_is_ended_and_told(write_python: WritePython, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, '_COMPILE_SECONDS', 1.0)
     python = write_python('exec >&-; while :; do :; done')

@@ -31,6 +31,8 @@ from enclave.sandboxes.bubblewrap.places import cache_dir, keep_file
 
 _COMPILE_SECONDS = 60.0
 _CODE_LIMIT_BYTES = 8 << 20
+_FORMAT = 1
+"""To be raised when what is kept, or how, changes otherwise than by the source."""
 _PIPE_BYTES = 1 << 18
 """What the pipe to an agent is to hold: its whole program, so that sending that is one step and no back and forth."""
 
@@ -154,11 +156,12 @@ millisecond more. Afterwards the names are free again, so that whatever is impor
 comes from the C half of ctypes, once PR_GET_DUMPABLE (3) has shown that it works; else from ctypes.
 """
 
-_COMPILER = """\
+_MARK = b'enclave code\n'
+_COMPILER = f"""\
 import marshal,sys
 prelude,source=sys.stdin.buffer.read().split(b'\\0')
 each=[compile(text,'<enclave-agent>','exec',optimize=2) for text in (prelude,source)]
-sys.stdout.buffer.write(marshal.dumps(tuple(each)))
+sys.stdout.buffer.write({_MARK!r}+marshal.dumps(tuple(each)))
 """
 
 
@@ -173,7 +176,7 @@ def _source() -> bytes:
 
 
 def _code_name(key: str) -> str:
-    return hashlib.sha256(key.encode() + _source()).hexdigest()[:24]
+    return hashlib.sha256(f'{_FORMAT} {key}'.encode() + _source()).hexdigest()[:24]
 
 
 _codes: dict[str, bytes] = {}  # one entry per interpreter in use; written once each, so no lock
@@ -240,9 +243,12 @@ def _compile(start: Callable[[list[str]], Started], kill: Callable[[Started], No
         raise CompileError(f'{python} took more than {_COMPILE_SECONDS:g} s to compile the program inside')
     if len(code) >= _CODE_LIMIT_BYTES:
         raise CompileError(f'{python} is no Python: it wrote more than {_CODE_LIMIT_BYTES} bytes, of no use')
-    if process.returncode or not code:
-        raise CompileError(stream.diagnostics())
-    return bytes(code)
+    if process.returncode or not code.startswith(_MARK):
+        no_python = (
+            f'{python} is no Python: asked to compile the program inside, it ended with exit code {process.returncode}'
+        )
+        raise CompileError(stream.diagnostics() or no_python)
+    return bytes(code[len(_MARK) :])
 
 
 class CompileError(SandboxStartError):

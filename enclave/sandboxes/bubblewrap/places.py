@@ -8,6 +8,7 @@ it, so that several processes may fill the same cache.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from enclave.errors import SandboxStartError
 
 VARIABLE = 'ENCLAVE_CACHE_DIR'
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _REMEDY = f'Set {VARIABLE} to a directory that this user may write in'
 
 
@@ -116,15 +118,21 @@ def _explained(place: Path) -> Iterator[None]:
 
 
 def keep_file(place: Path, make: Callable[[], bytes]) -> bytes:
-    """Return the file's bytes; where it is not there yet, make them and keep them."""
+    """Return the file's bytes; where it is not there yet, or is damaged, make them and keep them.
+
+    A digest follows them in the file: a power failure or a full disk may have left less of it, or nothing.
+    """
     with _explained(place), contextlib.suppress(FileNotFoundError):
-        return place.read_bytes()
+        found = place.read_bytes()
+        data, digest = found[:-_DIGEST_BYTES], found[-_DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() == digest:
+            return data
     data = make()
     with _explained(place.parent):
         handle, name = tempfile.mkstemp(dir=place.parent, prefix='.new-')
         try:
             with os.fdopen(handle, 'wb') as file:
-                file.write(data)
+                file.write(data + hashlib.sha256(data).digest())
             os.chmod(name, 0o644)
             os.replace(name, place)
         except BaseException:

@@ -95,7 +95,7 @@ _SHIELDED = {
     'setpriority': 1,
 }
 """What may not be done to process 1, and in which argument the process, or its group, stands."""
-_FORMAT = 2
+_FORMAT = 3
 """To be raised when `_make_filter` changes: a filter that is kept is used for as long as this and the names stay."""
 
 
