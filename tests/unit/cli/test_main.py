@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from enclave import __version__
+from enclave.cli import server
 from enclave.cli.main import COMMANDS, main
 from enclave.doctor import Check, Diagnosis
 from enclave.errors import EngineUnavailableError
@@ -53,6 +54,17 @@ def test_version_is_told_by_option_and_by_command(capsys: pytest.CaptureFixture[
 def test_unknown_command_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert run('nosuch') == 2
     assert "No such command 'nosuch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('more', [(), ('--pool-size', '2')])
+def test_a_server_of_a_kind_that_nobody_knows_does_not_begin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(server, 'serve', lambda *_: pytest.fail('it serves'))
+
+    assert run('server', '--type', 'foo', *more) == 1
+
+    assert "sandbox type 'foo' is not registered; known: bubblewrap" in capsys.readouterr().err
 
 
 def test_failure_is_a_message_without_a_traceback(
