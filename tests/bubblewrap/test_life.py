@@ -250,6 +250,18 @@ def test_the_greatest_limits_that_a_configuration_takes_can_be_set(start: Start)
     assert start(pids_limit=4_194_304, cpu_limit=1_000_000, memory_limit='1000t').execute_command('true').success
 
 
+def test_open_files_are_no_more_than_this_process_may_have_and_the_info_says_so(start: Start) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or hard >= 1 << 20:
+        pytest.skip('more cannot be asked')
+    sandbox = start(open_files_limit=1 << 20)
+    told = sandbox.get_info().metadata['limits']['open_files']
+    assert told.startswith(f'{hard}, by rlimit')
+    assert told.endswith(f'{1 << 20} were asked, and the hard limit of this process is {hard}')
+    assert sandbox.execute_command('ulimit -n').stdout == f'{hard}\n'
+    assert start(open_files_limit=64).get_info().metadata['limits']['open_files'] == '64, by rlimit, for each process'
+
+
 def test_open_files_are_limited(start: Start) -> None:
     assert start(open_files_limit=100).execute_command('ulimit -n; ulimit -c').stdout == '100\n0\n'
 

@@ -228,6 +228,10 @@ class BubblewrapSandbox(AgentBackedSandbox):
             told['files'] += ' but the working directory'
         if 'memory' not in held:
             told['files'] += '; how many files there are is not held'
+        asked, most = config.open_files_limit, _at_most('NOFILE', config.open_files_limit)
+        told['open_files'] = f'{most}, by rlimit, for each process{own}'
+        if most < asked:
+            told['open_files'] += f'; {asked} were asked, and the hard limit of this process is {most}'
         return told
 
     def _host_uid(self) -> int:
@@ -293,6 +297,12 @@ class BubblewrapSandbox(AgentBackedSandbox):
         else:
             end = f'its process 1 ended with exit code {code}'
         return f'{end}; its memory ran out' if group is not None and group.count_oom_kills() else end
+
+
+def _at_most(name: str, value: int) -> int:
+    """Return an rlimit as it can be had: no sandbox gets more than the hard limit of this process, which it inherits."""
+    hard = resource.getrlimit(getattr(resource, f'RLIMIT_{name}'))[1]
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def check_works() -> None:
@@ -470,10 +480,7 @@ class _Plan:
         That is allowed to the same user (prlimit(2)), so to root in the guise of that user; root himself would need
         CAP_SYS_RESOURCE, which he lacks in most containers.
         """
-        most = {}
-        for name, value in rlimits.items():
-            hard = resource.getrlimit(getattr(resource, f'RLIMIT_{name}'))[1]
-            most[name] = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        most = {name: _at_most(name, value) for name, value in rlimits.items()}
         try:
             for name, value in most.items():
                 resource.prlimit(self.pid, getattr(resource, f'RLIMIT_{name}'), (value, value))
