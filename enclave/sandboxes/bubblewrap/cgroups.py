@@ -326,7 +326,8 @@ class Group:
     def free_cpu(self) -> None:
         """Lift the limit on CPU time, so that what is killed has the time to end.
 
-        Processes that fight for memory run up a debt of it in the kernel, and pay that first: 30 s for a second (kernel 6.18).
+        Processes that fight for memory run up a debt of it in the kernel, and pay that first: with a tenth of a CPU it took half
+        a minute (kernel 6.18).
         """
         if self.limits.cpus is not None and 'cpu' in self.cgroups.parents:
             file, value = ('cpu.cfs_quota_us', '-1') if self.cgroups.version == 1 else ('cpu.max', 'max')

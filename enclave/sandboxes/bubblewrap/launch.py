@@ -224,9 +224,9 @@ def _compile(start: Callable[[list[str]], Started], kill: Callable[[Started], No
     # The end of bubblewrap is the end of all in the sandbox, and so of what a read or write here waits for.
     timer = threading.Timer(_COMPILE_SECONDS, end)
     timer.name, timer.daemon = 'enclave-compiler-timer', True
-    timer.start()
     code = bytearray()
     try:
+        timer.start()
         with contextlib.suppress(BrokenPipeError):  # what it says, or its exit code, tells more
             stream.write(_source())
             process.stdin.close()  # type: ignore[union-attr]  # PipeStream has checked it

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import shutil
 import stat
@@ -179,13 +178,11 @@ def remove_tree(place: Path) -> None:
             for name in names:
                 _remove_entry(top, name)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, os.path.join(place, os.fspath(error.filename or ''))) from error
+        name = error.filename if isinstance(error.filename, str) else ''
+        raise OSError(error.errno, error.strerror, os.path.join(place, name)) from error
     finally:
         os.close(top)
     os.rmdir(place)
-
-
-_new_names = (f'.enclave-{os.urandom(16).hex()}' for _ in itertools.count())  # that no guest has taken
 
 
 def _remove_entry(top: int, name: str) -> None:
@@ -198,7 +195,8 @@ def _remove_entry(top: int, name: str) -> None:
         for each in os.listdir(folder):
             if stat.S_ISDIR(os.lstat(each, dir_fd=folder).st_mode):
                 os.close(_open_up(each, folder))  # moving a directory changes its '..', which takes the right to write
-                os.rename(each, next(_new_names), src_dir_fd=folder, dst_dir_fd=top)
+                # No guest has taken that name, since none could guess it.
+                os.rename(each, f'.enclave-{os.urandom(16).hex()}', src_dir_fd=folder, dst_dir_fd=top)
             else:
                 os.unlink(each, dir_fd=folder)
     finally:

@@ -94,26 +94,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
 
     def _begin(self, plan: _Plan) -> Operations:
         plan.group = self._group = self._make_group()
-
-        def start_compiler(command: list[str]) -> subprocess.Popen[bytes]:
-            process = plan.start(command)
-            try:
-                self._hold(plan)
-            except BaseException:
-                with process:
-                    process.kill()
-                raise
-            return process
-
-        def kill_compiler(process: subprocess.Popen[bytes]) -> None:
-            process.kill()
-            if plan.group is not None:
-                plan.group.free_cpu()
-
-        try:
-            code = agent_code(plan.view.key, start_compiler, kill_compiler, plan.view.python)
-        except CompileError as error:
-            raise SandboxStartError(self._explain(error.message)) from error
+        code = self._agent_code(plan)
         process = self._process = plan.start(agent_command(plan.view.python), is_agent=True)
         stream = self._pipes = PipeStream(process, name=self.id)
         held = self._hold(plan)
@@ -140,6 +121,24 @@ class BubblewrapSandbox(AgentBackedSandbox):
             limits=self._tell_limits(held, plan),
         )
         return AgentOperations(channel)
+
+    def _agent_code(self, plan: _Plan) -> bytes:
+        """Return the agent for the sandbox's interpreter, which compiles it, where that was not done before, under the limits."""
+
+        def start(command: list[str]) -> subprocess.Popen[bytes]:
+            process = self._process = plan.start(command)  # to be ended by `_destroy`, whatever happens
+            self._hold(plan)
+            return process
+
+        def kill(process: subprocess.Popen[bytes]) -> None:
+            process.kill()
+            if plan.group is not None:
+                plan.group.free_cpu()
+
+        try:
+            return agent_code(plan.view.key, start, kill, plan.view.python)
+        except CompileError as error:
+            raise SandboxStartError(self._explain(error.message)) from error
 
     def _find_view(self) -> View:
         """Return what the sandbox is to see of programs."""
@@ -208,20 +207,17 @@ class BubblewrapSandbox(AgentBackedSandbox):
 
     def _tell_limits(self, held: tuple[str, ...], plan: _Plan) -> dict[str, str]:
         config = self.config
-        own = (
-            ''
-            if plan.is_sure
-            else '; left to its own Python to set, since this process may not (it lacks CAP_SYS_RESOURCE)'
-        )
+        doubt = '; left to its own Python to set, since this process may not (it lacks CAP_SYS_RESOURCE)'
+        doubt = '' if plan.is_sure else doubt
         told = dict.fromkeys(held, f'cgroup v{find_cgroups().version}, for the whole sandbox')
         if config.memory_bytes is not None:
             told.setdefault(
                 'memory',
-                f"rlimits, for each process by itself; shared memory that is no process's (memfd, System V) is not held{own}",
+                f"rlimits, for each process by itself; shared memory that is no process's (memfd, System V) is not held{doubt}",
             )
         if config.pids_limit is not None:
             # The kernel never counts the processes of the first user, root outside.
-            told.setdefault('pids', 'none' if self._host_uid() == 0 else f'rlimit, for the whole sandbox{own}')
+            told.setdefault('pids', 'none' if self._host_uid() == 0 else f'rlimit, for the whole sandbox{doubt}')
         told.setdefault('cpu', 'none')
         told['files'] = f'{config.disk_bytes} bytes in each writable directory'
         if self._kept_dir():
@@ -229,7 +225,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
         if 'memory' not in held:
             told['files'] += '; how many files there are is not held'
         asked, most = config.open_files_limit, _at_most('NOFILE', config.open_files_limit)
-        told['open_files'] = f'{most}, by rlimit, for each process{own}'
+        told['open_files'] = f'{most}, by rlimit, for each process{doubt}'
         if most < asked:
             told['open_files'] += f'; {asked} were asked, and the hard limit of this process is {most}'
         return told
@@ -253,8 +249,8 @@ class BubblewrapSandbox(AgentBackedSandbox):
             stream.close()
             stream.release()
         elif process is not None:
-            process.kill()
-            process.communicate()
+            with process:
+                process.kill()
         group, self._group = self._group, None
         if group is not None:
             group.remove()

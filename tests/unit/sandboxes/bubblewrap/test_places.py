@@ -6,7 +6,9 @@ import os
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap import places
 from enclave.sandboxes.bubblewrap.places import VARIABLE, cache_dir, is_reachable, keep_file, keep_tree, reachable_dir
+from tests.support.host import PATIENCE
 
 USER = 12345
 
@@ -155,3 +158,20 @@ def test_a_kept_file_that_is_damaged_is_made_anew(tmp_path: Path, damage: Callab
 
     assert keep_file(place, make) == keep_file(place, make) == b'content' * 10
     assert len(made) == 2
+
+
+def test_two_threads_remove_trees_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees = [tmp_path / 'one', tmp_path / 'other']
+    for tree in trees:
+        (tree / 'outer' / 'inner').mkdir(parents=True)
+    both, random = threading.Barrier(2), os.urandom
+
+    def wait_for_the_other(size: int) -> bytes:
+        both.wait(PATIENCE)
+        return random(size)
+
+    monkeypatch.setattr(os, 'urandom', wait_for_the_other)
+    with ThreadPoolExecutor(2) as workers:
+        list(workers.map(places.remove_tree, trees))
+
+    assert list(tmp_path.iterdir()) == []
