@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
@@ -234,6 +235,7 @@ def _as_volumes(value: Any) -> Any:
 def _check_volumes(value: Any, name: str) -> None:
     if not isinstance(value, dict):
         raise ConfigurationError(f"{name} must be {{host_path: {{'bind': path, 'mode': 'rw'}}}}, not {value!r}")
+    places: dict[str, str] = {}
     for source, target in value.items():
         if not is_text(source) or not (PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()):
             raise ConfigurationError(f'{name}: the host path {source!r} must be absolute, or start with . or ~')
@@ -245,6 +247,10 @@ def _check_volumes(value: Any, name: str) -> None:
             raise ConfigurationError(f"{name}[{source!r}]['bind'] must be an absolute path, not {target['bind']!r}")
         if target['mode'] not in ('rw', 'ro'):
             raise ConfigurationError(f"{name}[{source!r}]['mode'] must be 'rw' or 'ro', not {target['mode']!r}")
+        place = '/' + posixpath.normpath(target['bind']).lstrip('/')  # '/d/' is '/d', and one would hide the other
+        if place in places:
+            raise ConfigurationError(f"{name}: {places[place]!r} and {source!r} have the same 'bind', {place!r}")
+        places[place] = source
 
 
 def check_memory(value: Any, name: str) -> None:

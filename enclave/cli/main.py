@@ -82,6 +82,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process; the module says with which codes."""
+    _open_streams()
     try:
         code = cli.main(
             args=None if arguments is None else list(arguments), prog_name='ms-enclave', standalone_mode=False
@@ -103,6 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         echo_error(explain(error))
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Give this process the standard streams that its caller closed (``<&-``): empty, or thrown away.
+
+    Else what it opens next gets their numbers, and is taken for them.
+    """
+    for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
+            os.set_inheritable(opened, True)
+            setattr(sys, name, os.fdopen(opened, 'w' if number else 'r', encoding='utf-8'))
 
 
 def explain(error: Exception) -> str:

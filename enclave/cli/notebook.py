@@ -15,7 +15,7 @@ import click
 from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.cli.options import json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, progress
-from enclave.cli.place import Place, choose_kind
+from enclave.cli.place import Place, choose_kind, kind_of
 from enclave.cli.relay import endings_as_cancel, endings_as_exit
 from enclave.cli.run import put_files
 from enclave.enums import SandboxType
@@ -92,21 +92,25 @@ def open_notebook(
     Its cells may run as long as the place allows, unless the configuration or the call says otherwise.
     """
     config = {'timeout': place.longest_timeout(), **config}
-    kind = _find_kind(place, sandbox_type, config, quiet=quiet)
+    choice = None
+    if sandbox_type is None and not place.is_remote:
+        choice = choose_kind(config, quiet=quiet, notebook=True)
+        sandbox_type = str(choice.sandbox_type)
+    kind = _find_kind(sandbox_type, config)
     if kind == SandboxType.DOCKER_NOTEBOOK and not place.is_remote:
         _have_image(config, quiet=quiet)
     with place.open(kind, config, quiet=quiet) as sandbox:
+        if choice is not None:
+            sandbox.metadata['chosen_because'] = choice.reason
         yield sandbox
 
 
-def _find_kind(place: Place, sandbox_type: str | None, config: dict[str, Any], *, quiet: bool) -> str | None:
+def _find_kind(sandbox_type: str | None, config: dict[str, Any]) -> str | None:
     """Return the kind to ask for; None leaves it to a server, which can tell that a notebook is wanted."""
     from enclave.sandboxes.choice import is_for_notebooks, notebook_type
 
     if sandbox_type is not None:
         return notebook_type(sandbox_type)
-    if not place.is_remote:
-        return choose_kind(config, quiet=quiet, notebook=True)
     return None if is_for_notebooks(config) else str(SandboxType.DOCKER_NOTEBOOK)
 
 
@@ -226,6 +230,7 @@ def run(
                 'run': len(results),
                 'failed': failed,
                 'output': None if output is None else str(output),
+                **kind_of(sandbox),
                 'results': [result.model_dump(mode='json') for result in results],
             }
         )

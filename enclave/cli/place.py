@@ -19,6 +19,7 @@ from enclave.records import SandboxInfo
 
 if TYPE_CHECKING:
     from enclave.managers.http import HttpSandboxManager
+    from enclave.sandboxes.choice import Choice
 
 P = TypeVar('P', bound='Place')
 
@@ -100,14 +101,19 @@ class Place(ABC):
         self.close()
 
 
-def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = False) -> str:
+def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = False) -> Choice:
     """Return the kind of sandbox to make on this machine; one without an engine is told with the reason, unless ``quiet``."""
     from enclave.sandboxes.choice import choose_for
 
     choice = choose_for(config, notebook=notebook)
     if not choice.sandbox_type.startswith('docker') and not quiet:
         click.echo(f'ms-enclave: a {choice.sandbox_type} sandbox, since {choice.reason}', err=True)
-    return str(choice.sandbox_type)
+    return choice
+
+
+def kind_of(sandbox: Any) -> dict[str, Any]:
+    """Return what a record says of a sandbox's kind; ``chosen_because`` is None where the kind was named."""
+    return {'sandbox_type': str(sandbox.sandbox_type), 'chosen_because': sandbox.metadata.get('chosen_because')}
 
 
 class LocalPlace(Place):
@@ -127,9 +133,14 @@ class LocalPlace(Place):
         """See `Place.open`; an image that is missing is pulled with progress shown."""
         from enclave.sandboxes.registry import SandboxFactory
 
-        sandbox_type = sandbox_type or choose_kind(config, quiet=quiet)
+        choice = None
+        if not sandbox_type:
+            choice = choose_kind(config, quiet=quiet)
+            sandbox_type = str(choice.sandbox_type)
         pulls = sandbox_type.startswith('docker') and config.get('pull', 'missing') == 'missing'
         sandbox = SandboxFactory.create_sandbox(sandbox_type, {**config, 'pull': 'never'} if pulls else config)
+        if choice is not None:
+            sandbox.metadata['chosen_because'] = choice.reason
         try:
             sandbox.start()
         except ImageNotFoundError:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from enclave.cli.output import echo_error, echo_json
+from enclave.cli.place import kind_of
 from enclave.cli.relay import relay
 
 F = TypeVar('F', bound=Callable[..., Any])
@@ -80,7 +81,7 @@ def drive(
         with_stdin: Send it our standard input.
         stdin: What it reads instead.
         tty: Run it on a terminal of this size, which is to be ours.
-        as_json: Print the result as JSON, and nothing else.
+        as_json: Print the result as JSON, with the kind of sandbox, and nothing else.
         memory: The memory limit, for the message when it was not enough.
         options: ``cwd``, ``env``, ``user``.
     """
@@ -91,7 +92,7 @@ def drive(
     with process:
         result = relay(process, with_stdin=with_stdin, on_terminal=tty is not None, quiet=as_json)
     if as_json:
-        echo_json(result.model_dump(mode='json'))
+        echo_json({**result.model_dump(mode='json'), **kind_of(sandbox)})
     else:
         _tell_end(result, timeout, memory)
     raise click.exceptions.Exit(TIMED_OUT if result.timed_out else result.exit_code)

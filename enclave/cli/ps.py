@@ -23,7 +23,8 @@ def ps(status: str | None, orphans: bool, quiet: bool, place: Place, as_json: bo
     """List sandboxes: those of all processes on this machine's engine, or those of a server.
 
     On this machine a sandbox belongs to the process that made it and goes with it; OWNER names that process. One whose owner
-    is dead is an orphan: `ms-enclave rm --orphans` removes them.
+    is dead is an orphan: `ms-enclave rm --orphans` removes them. Sandboxes of bubblewrap are never listed: no engine knows of
+    them, and they live and die with their process.
 
     \b
     Examples:

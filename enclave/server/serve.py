@@ -49,6 +49,7 @@ from enclave.managers.protocol import (
     REQUEST_ID_HEADER,
     error_answer,
 )
+from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.app import WATCH_KEY, create_app
 from enclave.server.audit import Audit
 from enclave.server.auth import ANONYMOUS, ApiKey, Authenticator, HostGuard, is_readable_by_others, make_key, read_keys
@@ -338,6 +339,10 @@ class SandboxServer:
         allowed_hosts: Names of this machine, besides ``localhost``, that requests without a key may be for.
         audit_file: Where audit lines are appended.
         stop_grace: Seconds that running calls get when the server stops.
+
+    Raises:
+        ConfigurationError: An option is wrong, or they do not go together.
+        NotRegisteredError: The configured kind of sandbox is unknown.
     """
 
     def __init__(
@@ -360,6 +365,9 @@ class SandboxServer:
             options['idle_timeout'] = DEFAULT_IDLE_SECONDS
         self._config = SandboxManagerConfig.merged(config, options)
         self._manager = manager
+        kind = (self._config if manager is None else manager.config).sandbox_type
+        if kind is not None:
+            SandboxFactory.get_sandbox_class(kind)  # else all would go well until the first client asks for one
         if isinstance(policy, (str, os.PathLike)):
             self.policy = Policy.from_file(policy)
         else:

@@ -177,6 +177,43 @@ def test_what_is_done_to_other_processes_cannot_be_done_to_the_agent(sandbox: Bu
     assert sandbox.is_alive()
 
 
+OF_ALL = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*words):
+    done = libc.syscall(*map(ctypes.c_long, words))
+    return errno.errorcode[ctypes.get_errno()] if done < 0 else 'done'
+for who in 0, 1000:
+    print(call(141, 2, who, 19), call(141, 1 << 32 | 2, who, 19))
+    print(call(251, 3, who, 3 << 13), call(251, 1 << 32 | 3, who, 3 << 13))
+print(call(141, 1, 0, 3), call(141, 1, os.getpgrp(), 4), call(251, 2, 0, 3 << 13), call(251, 1, 0, 3 << 13))
+print(os.getpriority(os.PRIO_PROCESS, 0), os.getpriority(os.PRIO_PROCESS, 1))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != 'x86_64', reason='the numbers are those of x86_64')
+def test_what_is_done_to_all_processes_of_the_user_would_be_done_to_the_agent_too(sandbox: BubblewrapSandbox) -> None:
+    lines = sandbox.execute_command(['python3', '-c', OF_ALL]).stdout.splitlines()
+    assert lines == [*['EPERM EPERM'] * 4, 'done done done done', '4 0']
+
+
+def test_programs_make_themselves_and_their_own_nice(sandbox: BubblewrapSandbox) -> None:
+    command = (
+        'sleep 1000 & nice -n 5 nice; renice -n 6 -p $! >&2; cut -d" " -f19 /proc/$!/stat; '
+        'ionice -c 3 ionice; ionice -c 3 -p $!; ionice -p $!; renice -n 7 -g 0 >&2; nice; kill $!'
+    )
+    done = sandbox.execute_command(command)
+    assert done.stdout.split() == ['5', '6', 'idle', 'idle', '7'], done.stderr
+
+
+def test_process_1_is_one_thread_alone_in_its_session(sandbox: BubblewrapSandbox) -> None:
+    """A thread's number would be another name for it, and a group in its session could be joined."""
+    assert sandbox.execute_command('ls /proc/1/task').stdout == '1\n'
+    for command in ('exec cut -d" " -f5,6 /proc/self/stat', ['cut', '-d ', '-f5,6', '/proc/self/stat']):
+        group, session = sandbox.execute_command(command).stdout.split()
+        assert '1' not in (group, session)
+
+
 HOGS = """
 import os
 def attempt(do, *words):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -18,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from enclave.enums import SandboxStatus
-from enclave.errors import SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
-from enclave.sandboxes.bubblewrap import cgroups, program, seccomp
+from enclave.errors import SandboxError, SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
+from enclave.sandboxes.bubblewrap import cgroups, launch, program, seccomp
+from enclave.sandboxes.bubblewrap import sandbox as module
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 from tests.agent.conftest import PYTHONS
 from tests.support.host import PATIENCE, as_ordinary_user, cgroups_of, is_running, no_cgroups, wait_until
@@ -157,6 +160,27 @@ def test_a_forked_child_can_make_its_own(start: Start) -> None:
     assert sandbox.execute_command('echo still').stdout == 'still\n'
 
 
+CLOSED = """
+import os, sys
+from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+with BubblewrapSandbox({'python': sys.argv[1]} if len(sys.argv) > 1 else {}) as sandbox:
+    told = os.dup(int(os.environ['TOLD']))
+    os.write(told, sandbox.execute_command('cat; echo x', stdin=b'in ').stdout.encode())
+"""
+
+
+@pytest.mark.parametrize('brought', [[], [sys.executable]], ids=['own', 'brought'])
+@pytest.mark.parametrize('closed', ['<&-', '>&-', '2>&-', '<&- >&- 2>&-'])
+def test_a_process_without_standard_streams_can_make_one(closed: str, brought: list[str]) -> None:
+    """What is handed to bubblewrap by its number must not have one of theirs."""
+    here, there = os.pipe()
+    with open(here, 'rb') as told:
+        command = ['sh', '-c', f'exec "$@" {closed}', 'sh', sys.executable, '-c', CLOSED, *brought]
+        subprocess.run(command, pass_fds=[there], env={**os.environ, 'TOLD': str(there)}, timeout=120, check=False)
+        os.close(there)
+        assert told.read() == b'in x\n'
+
+
 # Limits ---------------------------------------------------------------------------------------------------------------
 
 HOG = 'x = b"x" * (400 << 20)\nprint(len(x))'
@@ -220,6 +244,22 @@ def test_full_directories_harm_nobody(start: Start) -> None:
 def test_a_file_grows_no_further_than_its_limit(start: Start) -> None:
     result = start(file_size_limit='1m').execute_command('head -c 5M /dev/zero > big; stat -c %s big')
     assert result.stdout == f'{1 << 20}\n'
+
+
+def test_the_greatest_limits_that_a_configuration_takes_can_be_set(start: Start) -> None:
+    assert start(pids_limit=4_194_304, cpu_limit=1_000_000, memory_limit='1000t').execute_command('true').success
+
+
+def test_open_files_are_no_more_than_this_process_may_have_and_the_info_says_so(start: Start) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or hard >= 1 << 20:
+        pytest.skip('more cannot be asked')
+    sandbox = start(open_files_limit=1 << 20)
+    told = sandbox.get_info().metadata['limits']['open_files']
+    assert told.startswith(f'{hard}, by rlimit')
+    assert told.endswith(f'{1 << 20} were asked, and the hard limit of this process is {hard}')
+    assert sandbox.execute_command('ulimit -n').stdout == f'{hard}\n'
+    assert start(open_files_limit=64).get_info().metadata['limits']['open_files'] == '64, by rlimit, for each process'
 
 
 def test_open_files_are_limited(start: Start) -> None:
@@ -288,14 +328,153 @@ def test_a_rootfs_without_python_is_told(tmp_path: Path) -> None:
         BubblewrapSandbox({'rootfs': 'no-such-image'}).start()
 
 
-def test_a_python_that_does_not_run_is_told_with_its_words(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    binary = tmp_path / 'bin' / 'python3'
-    binary.parent.mkdir()
-    binary.write_text('#!/bin/sh\necho no real python >&2\nexit 5\n')
-    binary.chmod(0o755)
+# A Python that a stranger wrote ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def write_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Write a shell script that is to be the Python of a sandbox, and return its path; nothing is compiled for it yet."""
+    cache, binary = tmp_path / 'cache', tmp_path / 'bin' / 'python3'
+    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(cache))
+
+    def write(script: str) -> str:
+        binary.parent.mkdir()
+        binary.write_text(f'#!/bin/sh\n{script}\n')
+        for each in (binary, binary.parent, *binary.parents[1:-2]):
+            each.chmod(each.stat().st_mode | 0o011 if each not in (binary, binary.parent) else 0o755)
+        return str(binary)
+
+    return write
+
+
+WritePython = Callable[[str], str]
+BOUNDLESS = """
+for last; do :; done
+exec /usr/bin/python3 -I -S -c "import resource; resource.setrlimit = lambda *_: None
+$last"
+"""
+
+
+def test_a_python_that_does_not_run_is_told_with_its_words(write_python: WritePython) -> None:
+    python = write_python('echo no real python >&2; exit 5')
     with pytest.raises(SandboxStartError, match='no real python'):
-        BubblewrapSandbox({'python': str(binary)}).start()
+        BubblewrapSandbox({'python': python}).start()
+
+
+@pytest.mark.parametrize('script', ['exit 0', 'exit 7', 'echo "$@"', 'head -c 1000 /dev/zero'])
+def test_a_program_that_is_no_python_is_told_as_that(write_python: WritePython, script: str) -> None:
+    python = write_python(script)
+    with pytest.raises(SandboxStartError, match=f'did not start: {python} is no Python: .* ended with exit code [07]'):
+        BubblewrapSandbox({'python': python}).start()
+
+
+def test_damaged_files_in_the_cache_are_made_anew(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(tmp_path))
+    for each in (tmp_path, *tmp_path.parents[:-2]):
+        each.chmod(each.stat().st_mode | 0o011)
+
+    def forget() -> None:
+        launch._codes.clear()
+        seccomp.get_filter.cache_clear()
+
+    try:
+        for size in (None, 0, 100):
+            forget()
+            if size is not None:
+                for kind in ('agent', 'seccomp'):
+                    (kept,) = (tmp_path / kind).iterdir()
+                    os.truncate(kept, size)
+            assert start().execute_command('echo x').stdout == 'x\n'
+    finally:
+        forget()
+
+
+def test_a_python_that_never_ends_is_ended_and_told(write_python: WritePython, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, '_COMPILE_SECONDS', 1.0)
+    python = write_python('exec >&-; while :; do :; done')
+    before = facts_of_this_process()
+    with pytest.raises(SandboxStartError, match='took more than 1 s'):
+        BubblewrapSandbox({'python': python}).start()
+    assert [now <= then for now, then in zip(facts_of_this_process()[::2], before[::2], strict=True)] == [True] * 2
+
+
+@pytest.mark.parametrize(('where', 'told'), [('1', 'wrote more than'), ('2', 'bytes')])
+def test_a_python_that_writes_without_end_is_not_read_without_end(
+    write_python: WritePython, where: str, told: str
+) -> None:
+    python = write_python(f'head -c 400M /dev/zero >&{where}; echo 400M bytes written >&2; exit 3')
+    tracemalloc.start()
+    try:
+        with pytest.raises(SandboxStartError, match=told):
+            BubblewrapSandbox({'python': python}).start()
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.skipif('memory' not in cgroups.find_cgroups().parents, reason='no memory cgroup may be made here')
+def test_the_sandboxs_group_holds_its_python_from_the_first(write_python: WritePython) -> None:
+    python = write_python('head -c 400M /dev/zero | tail -c 400M >/dev/null')
+    with pytest.raises(SandboxStartError, match="its memory ran out, so memory_limit '64m'"):
+        BubblewrapSandbox({'python': python, 'memory_limit': '64m'}).start()
+
+
+def test_without_cgroups_rlimits_hold_its_python_from_the_first(
+    write_python: WritePython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = write_python('ulimit -n >&2; exit 3')
+    with no_cgroups(monkeypatch), pytest.raises(SandboxStartError, match=r'did not start: 77$'):
+        BubblewrapSandbox({'python': python, 'open_files_limit': 77}).start()
+
+
+def test_a_python_that_sets_no_limits_on_itself_is_held_all_the_same(
+    start: Start, write_python: WritePython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = write_python(BOUNDLESS)
+    with no_cgroups(monkeypatch):
+        sandbox = start(python=python, memory_limit='300m', pids_limit=20, open_files_limit=100)
+    assert sandbox.metadata['limits']['pids'] == 'rlimit, for the whole sandbox'
+    assert 'MemoryError' in sandbox.execute_command(['/usr/bin/python3', '-c', HOG]).stderr
+    assert sandbox.execute_command('ulimit -n; ulimit -c').stdout == '100\n0\n'
+    result = sandbox.execute_command('for i in $(seq 40); do sleep 1000 & done', timeout=PATIENCE)
+    assert 'fork' in result.stderr
+
+
+def test_where_nobody_may_set_limits_from_outside_the_info_says_so(
+    start: Start, write_python: WritePython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(resource, 'prlimit', refuse)
+    monkeypatch.setattr(module, 'prlimit_command', lambda *_: [])
+    python = write_python(BOUNDLESS)
+    with no_cgroups(monkeypatch):
+        limits = start(python=python).metadata['limits']
+    assert 'left to its own Python' in limits['memory']
+    assert 'left to its own Python' in limits['pids']
+
+
+@pytest.mark.skipif(not cgroups.find_cgroups().parents, reason='no cgroup may be made here')
+def test_where_threads_cannot_enter_a_group_the_process_does_before_it_runs(
+    write_python: WritePython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups.Group, 'takes_threads', False)
+    python = write_python('head -c 400M /dev/zero | tail -c 400M >/dev/null')
+    with pytest.raises(SandboxStartError, match='its memory ran out'):
+        BubblewrapSandbox({'python': python, 'memory_limit': '64m'}).start()
+
+
+@pytest.mark.skipif(not cgroups.find_cgroups().parents, reason='no cgroup may be made here')
+def test_where_bubblewrap_fails_nobody_else_is_put_into_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups.Group, 'takes_threads', False)
+    monkeypatch.setattr(module, '_tmpfs', lambda *_: ['--no-such-option'])
+    before = Path('/proc/self/cgroup').read_text()
+    with pytest.raises(SandboxStartError, match='no-such-option'):
+        BubblewrapSandbox({}).start()
+    assert Path('/proc/self/cgroup').read_text() == before
 
 
 # Interpreters and users -----------------------------------------------------------------------------------------------
@@ -405,6 +584,48 @@ def test_what_is_kept_belongs_to_nobody_else(start: Start) -> None:
     assert kept is not None
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     sandbox.cleanup()
+    assert not kept.exists()
+
+
+STUBBORN = """
+import os, sys
+from enclave.managers.local import LocalSandboxManager
+from enclave.sandboxes.bubblewrap.places import cache_dir
+os.makedirs('kept-outside')
+os.chmod('kept-outside', 0o500)
+with LocalSandboxManager() as manager:
+    made = manager.create_sandbox('bubblewrap', {'remove_on_exit': False, 'tools_config': ['shell_executor']})
+    command = (
+        'mkdir -p d/deep; touch d/secret d/deep/er; ln -s ' + os.path.abspath('kept-outside') + ' d/deep/link; '
+        'chmod 000 d/deep d; mkdir r; touch r/only; chmod 555 r; chmod 111 .'
+    )
+    assert manager.execute_tool(made, 'shell_executor', {'command': command}).success
+    kept = cache_dir('kept') / made
+    print(kept.exists(), manager.delete_sandbox(made), kept.exists(), oct(os.stat('kept-outside').st_mode & 0o777))
+"""
+
+
+def test_what_a_guest_locked_in_a_kept_directory_is_removed_all_the_same(tmp_path: Path) -> None:
+    program = 'import os; os.chdir(os.environ["HOME"])\n' + STUBBORN
+    assert as_ordinary_user(program, tmp_path / 'home').split() == ['True', 'True', 'False', '0o500']
+
+
+def test_what_stays_of_a_kept_directory_is_told(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = start(remove_on_exit=False)
+    sandbox.write_file('/sandbox/stuck', 'x')
+    sandbox.stop()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, 'Operation not permitted', 'stuck')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'unlink', refuse)
+        with pytest.raises(SandboxError, match=f'{sandbox.id}.*could not be removed: Operation not permitted.*stuck'):
+            sandbox.cleanup()
+
+    sandbox.cleanup()
+    kept = sandbox._kept_dir()
+    assert kept is not None
     assert not kept.exists()
 
 

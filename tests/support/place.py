@@ -81,8 +81,11 @@ class FakePlace(Place):
 class FakeSandbox:
     """A directory and real processes."""
 
+    sandbox_type = 'fake'
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.metadata: dict[str, Any] = {}
         self.started: list[dict[str, Any]] = []
 
     def host_path(self, path: str) -> Path:

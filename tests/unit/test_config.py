@@ -176,6 +176,8 @@ def test_a_config_is_frozen() -> None:
         ('volumes', {'relative': '/a'}),
         ('volumes', {'/a': 'relative'}),
         ('volumes', {'/a': {'mode': 'rw'}}),
+        ('volumes', {'/a': '/d', '/b': '/d/'}),
+        ('volumes', {'/a': '/d/e', '/b': '//d/./e'}),
         ('volumes', {'/a': {'bind': '/b', 'mode': 'rx'}}),
         ('volumes', {'/a': {'bind': '/b', 'option': 1}}),
         ('volumes', {'/a': {'bind': 5}}),

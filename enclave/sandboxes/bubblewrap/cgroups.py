@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 FAMILY = 'enclave'
 CONTROLLERS = ('memory', 'pids', 'cpu')
 PERIOD_MICROSECONDS = 100_000
+_MOST_PROCESSES = 4_194_304
+"""PID_MAX_LIMIT, proc(5): there are never more, and ``pids.max`` takes no greater number."""
 _REMOVE_SECONDS = 2.0
 _ATTEMPTS = 20
 """How often a family is made that others keep removing."""
@@ -249,7 +251,7 @@ class Group:
                 path = self.cgroups.parents[controller] / self.name / file
                 if file.startswith(('memory.memsw', 'memory.swap')) and not path.exists():
                     continue  # the kernel does not account swap
-                path.write_text(value)
+                _write(path, value)
         self.held = tuple(dict.fromkeys(controller for controller, _, _ in settings))
 
     def _settings(self) -> list[tuple[str, str, str]]:
@@ -263,7 +265,7 @@ class Group:
                 found += [('memory', 'memory.max', size), ('memory', 'memory.swap.max', '0')]
         if limits.processes is not None:
             # In v1 bubblewrap itself, which watches from outside, is in the group too.
-            found.append(('pids', 'pids.max', str(limits.processes + v1)))
+            found.append(('pids', 'pids.max', str(min(limits.processes + v1, _MOST_PROCESSES))))
         if limits.cpus is not None:
             quota = max(1000, int(limits.cpus * PERIOD_MICROSECONDS))
             if v1:
@@ -286,12 +288,12 @@ class Group:
         homes: list[Path] = []
         try:
             for place in self._made:
-                (place / 'tasks').write_text('0')
+                _write(place / 'tasks', '0')
                 homes.append(place.parent.parent)
             yield
         finally:
             for home in homes:
-                (home / 'tasks').write_text('0')
+                _write(home / 'tasks', '0')
 
     @property
     def takes_threads(self) -> bool:
@@ -302,7 +304,7 @@ class Group:
     def add(self, pid: int) -> None:
         """Put a process, and with it all it will start, into the group; OSError when that is not allowed."""
         for place in self._made:
-            (place / 'cgroup.procs').write_text(str(pid))
+            _write(place / 'cgroup.procs', str(pid))
 
     @property
     def oom_events(self) -> Path | None:
@@ -321,11 +323,30 @@ class Group:
                     return int(line.split()[1])
         return 0
 
+    def free_cpu(self) -> None:
+        """Lift the limit on CPU time, so that what is killed has the time to end.
+
+        Processes that fight for memory run up a debt of it in the kernel, and pay that first: with a tenth of a CPU it took half
+        a minute (kernel 6.18).
+        """
+        if self.limits.cpus is not None and 'cpu' in self.cgroups.parents:
+            file, value = ('cpu.cfs_quota_us', '-1') if self.cgroups.version == 1 else ('cpu.max', 'max')
+            with contextlib.suppress(OSError):
+                (self.cgroups.parents['cpu'] / self.name / file).write_text(value)
+
     def remove(self) -> None:
         """Remove the groups; what still runs in them is killed. May be called twice."""
         made, self._made = self._made, []
         for place in made:
             _remove(place)
+
+
+def _write(file: Path, value: str) -> None:
+    """Write a group's setting; what the kernel refuses names the file, which the error of a write does not."""
+    try:
+        file.write_text(value)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _group_name(sandbox_id: str, owner: Owner, number: int) -> str:

@@ -69,7 +69,8 @@ class BubblewrapSandboxConfig(SandboxConfig):
             programs less than an eighth of it.
         file_size_limit: The most bytes one file may grow to; None for no limit but ``disk_limit``.
         shm_size: Size of ``/dev/shm``; at most an eighth of ``memory_limit``.
-        open_files_limit: File descriptors of each process.
+        open_files_limit: File descriptors of each process; never more than this process's own hard limit, and
+            ``get_info()`` says when that is less.
         seccomp: Filter system calls as Docker's default profile does. Without the library for it (the extra
             ``bubblewrap``) a sandbox does not start, unless this is False.
         host_uid: The user id on this machine that the sandbox's processes have. None is the caller's own; where that is

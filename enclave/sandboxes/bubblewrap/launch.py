@@ -25,11 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from enclave import agent
+from enclave.channel.streams import PipeStream
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap.places import cache_dir, keep_file
 
 _COMPILE_SECONDS = 60.0
 _CODE_LIMIT_BYTES = 8 << 20
+_FORMAT = 1
+"""To be raised when what is kept, or how, changes otherwise than by the source."""
 _PIPE_BYTES = 1 << 18
 """What the pipe to an agent is to hold: its whole program, so that sending that is one step and no back and forth."""
 
@@ -143,9 +146,9 @@ except Exception:
     pass
 space['main']()
 """
-"""What runs before the agent: it sets the rlimits on its own process, since from outside even root may lack the right to, and
-since RLIMIT_NPROC counts the processes of one sandbox alone only when it is set within the sandbox's user namespace (kernel
-5.14).
+"""What runs before the agent: it sets the rlimits on its own process. From outside that takes longer, and even root may lack
+the right to; it is done there as well where the interpreter is not to be trusted with it. Either way it is a process within
+the sandbox's user namespace on which RLIMIT_NPROC is set, so that this counts the sandbox's alone (kernel 5.14).
 
 While the agent's module is loaded, the C halves of five modules stand for their Python ones, json's above all, whose imports take
 8 of the 30 ms of a start (CPython 3.11), and a few lines for the base classes of `os.environ`, whose module takes half a
@@ -153,11 +156,12 @@ millisecond more. Afterwards the names are free again, so that whatever is impor
 comes from the C half of ctypes, once PR_GET_DUMPABLE (3) has shown that it works; else from ctypes.
 """
 
-_COMPILER = """\
+_MARK = b'enclave code\n'
+_COMPILER = f"""\
 import marshal,sys
 prelude,source=sys.stdin.buffer.read().split(b'\\0')
 each=[compile(text,'<enclave-agent>','exec',optimize=2) for text in (prelude,source)]
-sys.stdout.buffer.write(marshal.dumps(tuple(each)))
+sys.stdout.buffer.write({_MARK!r}+marshal.dumps(tuple(each)))
 """
 
 
@@ -172,22 +176,26 @@ def _source() -> bytes:
 
 
 def _code_name(key: str) -> str:
-    return hashlib.sha256(key.encode() + _source()).hexdigest()[:24]
+    return hashlib.sha256(f'{_FORMAT} {key}'.encode() + _source()).hexdigest()[:24]
 
 
 _codes: dict[str, bytes] = {}  # one entry per interpreter in use; written once each, so no lock
 
 
-def agent_code(key: str, start: Callable[[list[str]], subprocess.Popen[bytes]], python: str) -> bytes:
+Started = subprocess.Popen[bytes]
+
+
+def agent_code(key: str, start: Callable[[list[str]], Started], kill: Callable[[Started], None], python: str) -> bytes:
     """Return the agent's code object, marshalled for an interpreter; compiled at most once per machine.
 
     Args:
         key: Tells interpreters apart.
-        start: Starts a command in a sandbox that has the interpreter, with pipes.
+        start: Starts a command in a sandbox that has the interpreter, with pipes, under the sandbox's limits.
+        kill: Ends what was started, however the limits slow it.
     """
     found = _codes.get(key)
     if found is None:
-        code = keep_file(cache_dir('agent') / _code_name(key), lambda: _compile(start, python))
+        code = keep_file(cache_dir('agent') / _code_name(key), lambda: _compile(start, kill, python))
         found = _codes[key] = code
     return found
 
@@ -204,16 +212,43 @@ def make_bootstrap(code: bytes, rlimits: Mapping[str, int], oom_events: int = -1
     return b'%08d%b%08d%b' % (len(text), text, len(code), code)
 
 
-def _compile(start: Callable[[list[str]], subprocess.Popen[bytes]], python: str) -> bytes:
-    with start([python, '-I', '-S', '-X', 'no_debug_ranges', '-c', _COMPILER]) as process:
-        try:
-            code, words = process.communicate(_source(), _COMPILE_SECONDS)
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode or not 0 < len(code) < _CODE_LIMIT_BYTES:
-        raise CompileError(words.decode('utf-8', 'backslashreplace'))
-    return code
+def _compile(start: Callable[[list[str]], Started], kill: Callable[[Started], None], python: str) -> bytes:
+    """Return what the interpreter makes of the source. It may be a stranger's: it gets so long, and is read so far."""
+    process = start([python, '-I', '-S', '-X', 'no_debug_ranges', '-c', _COMPILER])
+    stream, is_late = PipeStream(process, name='compiler'), threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        kill(process)
+
+    # The end of bubblewrap is the end of all in the sandbox, and so of what a read or write here waits for.
+    timer = threading.Timer(_COMPILE_SECONDS, end)
+    timer.name, timer.daemon = 'enclave-compiler-timer', True
+    code = bytearray()
+    try:
+        timer.start()
+        with contextlib.suppress(BrokenPipeError):  # what it says, or its exit code, tells more
+            stream.write(_source())
+            process.stdin.close()  # type: ignore[union-attr]  # PipeStream has checked it
+        while len(code) < _CODE_LIMIT_BYTES and (data := stream.read()):
+            code += data
+        if len(code) < _CODE_LIMIT_BYTES:
+            process.wait()
+    finally:
+        timer.cancel()
+        kill(process)
+        stream.close()
+        stream.release()
+    if is_late.is_set():
+        raise CompileError(f'{python} took more than {_COMPILE_SECONDS:g} s to compile the program inside')
+    if len(code) >= _CODE_LIMIT_BYTES:
+        raise CompileError(f'{python} is no Python: it wrote more than {_CODE_LIMIT_BYTES} bytes, of no use')
+    if process.returncode or not code.startswith(_MARK):
+        no_python = (
+            f'{python} is no Python: asked to compile the program inside, it ended with exit code {process.returncode}'
+        )
+        raise CompileError(stream.diagnostics() or no_python)
+    return bytes(code[len(_MARK) :])
 
 
 class CompileError(SandboxStartError):
@@ -291,9 +326,22 @@ def start_process(argv: Sequence[str], around: Around | None = None, **options: 
     return launcher.start(argv, around or contextlib.nullcontext(), options)
 
 
+def above_streams(descriptor: int) -> int:
+    """Return a descriptor in the place of this one that a child's standard streams will not overwrite.
+
+    Where this process has none of its own (``<&-``), the next thing it opens gets their numbers.
+    """
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
+
+
 def memory_file(data: bytes, name: str) -> int:
-    """Return a descriptor of a file in memory with these bytes, to be read from its beginning."""
-    descriptor = os.memfd_create(name)
+    """Return a descriptor of a file in memory with these bytes, to be read from its beginning, and to hand to a child."""
+    descriptor = above_streams(os.memfd_create(name))
     try:
         with contextlib.closing(os.fdopen(os.dup(descriptor), 'wb')) as file:
             file.write(data)

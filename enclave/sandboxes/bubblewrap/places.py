@@ -8,6 +8,7 @@ it, so that several processes may fill the same cache.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import stat
@@ -19,6 +20,7 @@ from pathlib import Path
 from enclave.errors import SandboxStartError
 
 VARIABLE = 'ENCLAVE_CACHE_DIR'
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _REMEDY = f'Set {VARIABLE} to a directory that this user may write in'
 
 
@@ -116,15 +118,21 @@ def explained(place: Path) -> Iterator[None]:
 
 
 def keep_file(place: Path, make: Callable[[], bytes]) -> bytes:
-    """Return the file's bytes; where it is not there yet, make them and keep them."""
+    """Return the file's bytes; where it is not there yet, or is damaged, make them and keep them.
+
+    A digest follows them in the file: a power failure or a full disk may have left less of it, or nothing.
+    """
     with explained(place), contextlib.suppress(FileNotFoundError):
-        return place.read_bytes()
+        found = place.read_bytes()
+        data, digest = found[:-_DIGEST_BYTES], found[-_DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() == digest:
+            return data
     data = make()
     with explained(place.parent):
         handle, name = tempfile.mkstemp(dir=place.parent, prefix='.new-')
         try:
             with os.fdopen(handle, 'wb') as file:
-                file.write(data)
+                file.write(data + hashlib.sha256(data).digest())
             os.chmod(name, 0o644)
             os.replace(name, place)
         except BaseException:
@@ -151,3 +159,59 @@ def keep_tree(place: Path, fill: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     return place
+
+
+def remove_tree(place: Path) -> None:
+    """Remove a directory that a guest may have written: of any depth, with directories that nobody may look into.
+
+    Nothing is followed, and nothing changed, that a symlink leads to. Nobody may be at work in it any more.
+
+    Raises:
+        OSError: Something of it stays; its name is the error's.
+    """
+    try:
+        top = _open_up(str(place))
+    except FileNotFoundError:
+        return
+    try:
+        # Directories in directories are moved to the top, one level at a time, so that none is gone down into.
+        while names := os.listdir(top):
+            for name in names:
+                _remove_entry(top, name)
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str) else ''
+        raise OSError(error.errno, error.strerror, os.path.join(place, name)) from error
+    finally:
+        os.close(top)
+    os.rmdir(place)
+
+
+def _remove_entry(top: int, name: str) -> None:
+    """Remove an entry of an open directory, after moving the directories in it beside it."""
+    if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+        os.unlink(name, dir_fd=top)
+        return
+    folder = _open_up(name, top)
+    try:
+        for each in os.listdir(folder):
+            if stat.S_ISDIR(os.lstat(each, dir_fd=folder).st_mode):
+                os.close(_open_up(each, folder))  # moving a directory changes its '..', which takes the right to write
+                # No guest has taken that name, since none could guess it.
+                os.rename(each, f'.enclave-{os.urandom(16).hex()}', src_dir_fd=folder, dst_dir_fd=top)
+            else:
+                os.unlink(each, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=top)
+
+
+def _open_up(name: str, folder: int | None = None) -> int:
+    """Return a descriptor of a directory that its owner may use from now on, whatever its mode was."""
+    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        link = f'/proc/self/fd/{found}'  # a path to what is open, wherever its name leads by now
+        if os.stat(link).st_mode & 0o700 != 0o700:
+            os.chmod(link, 0o700)
+        return os.open(link, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(found)

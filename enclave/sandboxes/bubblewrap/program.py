@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -138,6 +139,8 @@ def find_closed_setting(proc: Path = Path('/proc/sys')) -> tuple[str, str, str] 
     return None
 
 
+_WORDS_LENGTH = 500
+"""How much is told of what was said: it may have been an interpreter of a stranger's that said it."""
 _NO_NAMESPACES = re.compile(
     r'no permissions to create|creating new namespace failed|setting up uid map|RTM_NEWADDR|unshare|user namespace',
     re.IGNORECASE,
@@ -149,7 +152,8 @@ _NO_SOURCE = re.compile(r"can't find source path ([^:]+): (.+)", re.IGNORECASE)
 
 def explain_failure(words: str, *, what: str = 'a bubblewrap sandbox', rootfs: str | None = None) -> str:
     """Return a sentence for a person from what bubblewrap said when it did not start, with the command that mends it."""
-    last = words.strip().splitlines()[-1] if words.strip() else 'it said nothing'
+    said = ''.join(each if each.isprintable() else ' ' for each in (words.strip().splitlines() or [''])[-1]).strip()
+    last = said[-_WORDS_LENGTH:] or 'it said nothing'
     if _NO_PYTHON.search(words):
         where = f'the root file system {rootfs!r}' if rootfs else "this machine's /usr"
         return (
@@ -226,6 +230,21 @@ def drop_command(uid: int, gid: int) -> tuple[str, ...]:
             if subprocess.run([*prefix, '/bin/sh', '-c', ':'], capture_output=True, check=False).returncode == 0:
                 return prefix
     return ()
+
+
+def prlimit_command(uid: int, gid: int, pid: int, limits: Mapping[str, int]) -> list[str]:
+    """Return the command by which root sets rlimits on a process of another user, as that user (prlimit(1) of util-linux).
+
+    Args:
+        limits: ``{'NOFILE': 4096}``, none above our own.
+
+    Returns:
+        The argv; empty where it or what `drop_command` needs is not installed.
+    """
+    prefix, program = drop_command(uid, gid), _system_program('prlimit')
+    if not prefix or program is None:
+        return []
+    return [*prefix, program, f'--pid={pid}', *(f'--{name.lower()}={value}:{value}' for name, value in limits.items())]
 
 
 _STAGE = 'while [ "$1" != -- ]; do mount --rbind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'

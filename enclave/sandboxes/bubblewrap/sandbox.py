@@ -11,10 +11,10 @@ import contextlib
 import json
 import logging
 import os
-import shutil
+import resource
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,13 +25,14 @@ from enclave.channel.channel import Channel
 from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
 from enclave.enums import SandboxType
-from enclave.errors import OperationTimeoutError, SandboxBrokenError, SandboxGoneError, SandboxStartError
+from enclave.errors import OperationTimeoutError, SandboxBrokenError, SandboxError, SandboxGoneError, SandboxStartError
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.bubblewrap.cgroups import Group, Limits, find_cgroups
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.launch import (
     CompileError,
+    above_streams,
     agent_code,
     agent_command,
     make_bootstrap,
@@ -39,7 +40,7 @@ from enclave.sandboxes.bubblewrap.launch import (
     start_process,
 )
 from enclave.sandboxes.bubblewrap.layout import Shown, check_target, is_below, plain
-from enclave.sandboxes.bubblewrap.places import cache_dir, is_reachable, reachable_dir
+from enclave.sandboxes.bubblewrap.places import cache_dir, is_reachable, reachable_dir, remove_tree
 from enclave.sandboxes.bubblewrap.program import (
     Program,
     default_host_uid,
@@ -47,6 +48,7 @@ from enclave.sandboxes.bubblewrap.program import (
     explain_failure,
     find_program,
     has_user,
+    prlimit_command,
     reachable_copy,
     stage_command,
 )
@@ -87,20 +89,15 @@ class BubblewrapSandbox(AgentBackedSandbox):
         except BaseException:
             self._destroy(keep=True)
             raise
+        finally:
+            plan.close()  # after what waits for it is killed, or that would go on
 
     def _begin(self, plan: _Plan) -> Operations:
-        group = self._group = self._make_group()
-        plan.group = group
-        try:
-            code = agent_code(plan.view.key, plan.start, plan.view.python)
-        except CompileError as error:
-            raise SandboxStartError(self._explain(error.message)) from error
-        # Being told the pid holds bubblewrap up, so that is asked only where the pid is needed before the agent is there.
-        is_told = not has_children_files() or (group is not None and not group.takes_threads)
-        process = self._process = plan.start(agent_command(plan.view.python), is_agent=True, tells_pid=is_told)
+        plan.group = self._group = self._make_group()
+        code = self._agent_code(plan)
+        process = self._process = plan.start(agent_command(plan.view.python), is_agent=True)
         stream = self._pipes = PipeStream(process, name=self.id)
-        pid = plan.read_pid() if is_told else 0
-        held = self._enter(pid, group)
+        held = self._hold(plan)
         program = make_bootstrap(code, self._rlimits(held), plan.oom_events)
         channel = self._channel = Channel(self.id, stream, program=program)
         try:
@@ -115,15 +112,33 @@ class BubblewrapSandbox(AgentBackedSandbox):
         self.metadata.update(
             driven_by='agent',
             agent_python=hello.python,
-            pid=pid or find_child(process.pid),
+            pid=plan.pid or find_child(process.pid),
             bubblewrap=f'{plan.program.path} ({".".join(map(str, plan.program.version))}, from {plan.program.source})',
             rootfs=self.config.rootfs or 'the /usr of this machine',
             host_uid=plan.uid,
             network='that of this machine' if self.config.network_enabled else 'none',
             seccomp=self.config.seccomp,
-            limits=self._tell_limits(held),
+            limits=self._tell_limits(held, plan),
         )
         return AgentOperations(channel)
+
+    def _agent_code(self, plan: _Plan) -> bytes:
+        """Return the agent for the sandbox's interpreter, which compiles it, where that was not done before, under the limits."""
+
+        def start(command: list[str]) -> subprocess.Popen[bytes]:
+            process = self._process = plan.start(command)  # to be ended by `_destroy`, whatever happens
+            self._hold(plan)
+            return process
+
+        def kill(process: subprocess.Popen[bytes]) -> None:
+            process.kill()
+            if plan.group is not None:
+                plan.group.free_cpu()
+
+        try:
+            return agent_code(plan.view.key, start, kill, plan.view.python)
+        except CompileError as error:
+            raise SandboxStartError(self._explain(error.message)) from error
 
     def _find_view(self) -> View:
         """Return what the sandbox is to see of programs."""
@@ -142,27 +157,40 @@ class BubblewrapSandbox(AgentBackedSandbox):
         limits = Limits(memory_bytes=config.memory_bytes, processes=config.pids_limit, cpus=config.cpu_limit)
         return Group.make(cgroups, self.id, limits) if cgroups.parents else None
 
-    def _enter(self, pid: int, group: Group | None) -> tuple[str, ...]:
-        """Put the sandbox's process 1 into its group, and with it all it will start; return what the group holds.
+    def _hold(self, plan: _Plan) -> tuple[str, ...]:
+        """Set the limits of what was just started; return those that its group holds.
 
-        Nothing of the guest's runs yet: the agent still waits for its program. So the limits, too, can be set here, while
-        bubblewrap is at work.
+        A Python of this machine still waits for its program by then, so bubblewrap may be at work meanwhile. One that came
+        with a configuration may do anything, also set no rlimits on itself: it `waits` until all is set from here.
         """
+        if not plan.waits:
+            if plan.group is not None:
+                plan.group.hold(self.id)
+            return () if plan.group is None else plan.group.held
+        if not plan.read_pid():
+            return ()  # bubblewrap failed; the greeting that fails says why
+        self._enter(plan)
+        held = () if plan.group is None else plan.group.held
+        plan.set_rlimits(self._rlimits(held))
+        plan.release()
+        return held
+
+    def _enter(self, plan: _Plan) -> None:
+        """Put the sandbox's process 1 into its group, and with it all it will start."""
+        group = plan.group
         if group is None:
-            return ()
+            return
         group.hold(self.id)
         if group.takes_threads:
-            return group.held
+            return
         try:
-            group.add(pid)
+            group.add(plan.pid)
         except ProcessLookupError:
-            return ()  # it has ended already; the greeting that fails says why
+            pass  # it has ended already; the greeting that fails says why
         except OSError as error:
             logger.info('sandbox %s: its processes may not enter its control group: %s', self.id, error)
             group.remove()
-            self._group = None
-            return ()
-        return group.held
+            self._group = plan.group = None
 
     def _rlimits(self, held: tuple[str, ...]) -> dict[str, int]:
         config = self.config
@@ -177,23 +205,29 @@ class BubblewrapSandbox(AgentBackedSandbox):
             limits['NPROC'] = config.pids_limit
         return limits
 
-    def _tell_limits(self, held: tuple[str, ...]) -> dict[str, str]:
+    def _tell_limits(self, held: tuple[str, ...], plan: _Plan) -> dict[str, str]:
         config = self.config
+        doubt = '; left to its own Python to set, since this process may not (it lacks CAP_SYS_RESOURCE)'
+        doubt = '' if plan.is_sure else doubt
         told = dict.fromkeys(held, f'cgroup v{find_cgroups().version}, for the whole sandbox')
         if config.memory_bytes is not None:
             told.setdefault(
                 'memory',
-                "rlimits, for each process by itself; shared memory that is no process's (memfd, System V) is not held",
+                f"rlimits, for each process by itself; shared memory that is no process's (memfd, System V) is not held{doubt}",
             )
         if config.pids_limit is not None:
             # The kernel never counts the processes of the first user, root outside.
-            told.setdefault('pids', 'none' if self._host_uid() == 0 else 'rlimit, for the whole sandbox')
+            told.setdefault('pids', 'none' if self._host_uid() == 0 else f'rlimit, for the whole sandbox{doubt}')
         told.setdefault('cpu', 'none')
         told['files'] = f'{config.disk_bytes} bytes in each writable directory'
         if self._kept_dir():
             told['files'] += ' but the working directory'
         if 'memory' not in held:
             told['files'] += '; how many files there are is not held'
+        asked, most = config.open_files_limit, _at_most('NOFILE', config.open_files_limit)
+        told['open_files'] = f'{most}, by rlimit, for each process{doubt}'
+        if most < asked:
+            told['open_files'] += f'; {asked} were asked, and the hard limit of this process is {most}'
         return told
 
     def _host_uid(self) -> int:
@@ -209,18 +243,27 @@ class BubblewrapSandbox(AgentBackedSandbox):
         stream, self._pipes = self._pipes, None
         process, self._process = self._process, None
         self._channel = None
+        if self._group is not None:
+            self._group.free_cpu()
         if stream is not None:
             stream.close()
             stream.release()
         elif process is not None:
-            process.kill()
-            process.communicate()
+            with process:
+                process.kill()
         group, self._group = self._group, None
         if group is not None:
             group.remove()
         kept = self._kept_dir()
         if kept is not None and not keep:
-            shutil.rmtree(kept, ignore_errors=True)
+            try:
+                remove_tree(kept)
+            except OSError as error:
+                raise SandboxError(
+                    f'sandbox {self.id}: its working directory {str(kept)!r} could not be removed: '
+                    f'{error.strerror}: {error.filename}',
+                    details={'sandbox_id': self.id},
+                ) from error
 
     def _has_remains(self, *, keep: bool) -> bool:
         return self._operations is not None or (not keep and not self.config.remove_on_exit)
@@ -252,6 +295,12 @@ class BubblewrapSandbox(AgentBackedSandbox):
         return f'{end}; its memory ran out' if group is not None and group.count_oom_kills() else end
 
 
+def _at_most(name: str, value: int) -> int:
+    """Return an rlimit as it can be had: no sandbox gets more than the hard limit of this process, which it inherits."""
+    hard = resource.getrlimit(getattr(resource, f'RLIMIT_{name}'))[1]
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
+
+
 def check_works() -> None:
     """Start a sandbox with nothing special about it, once.
 
@@ -279,7 +328,10 @@ class _Plan:
     _drops: bool = field(init=False)
     _work: str = field(init=False)
     _binds: list[tuple[str, str, str]] = field(init=False)  # host path, path inside, mode
+    pid: int = field(default=0, init=False)  # of process 1, as this machine counts, once `read_pid` was told
+    is_sure: bool = field(default=True, init=False)  # whether nothing in the sandbox has a say in its rlimits
     _info: int = field(default=-1, init=False)
+    _gate: int = field(default=-1, init=False)
     _staged: list[tuple[str, str]] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -343,8 +395,18 @@ class _Plan:
 
     # Starting ---------------------------------------------------------------------------------------------------------
 
-    def start(self, command: list[str], *, is_agent: bool = False, tells_pid: bool = False) -> subprocess.Popen[bytes]:
-        """Start a command in the sandbox; the agent is put in the group, and its process id is told to `read_pid`, if asked."""
+    @property
+    def waits(self) -> bool:
+        """Whether what is started waits before it runs, for `release`, and `read_pid` tells its process id.
+
+        It takes longer, so that is only where the limits are not to be left to it: where it must be put into its group, and
+        where the interpreter is one that the configuration brings along. Or where the process id cannot be had otherwise.
+        """
+        is_brought = self.config.rootfs is not None or self.config.python is not None
+        return is_brought or not has_children_files() or (self.group is not None and not self.group.takes_threads)
+
+    def start(self, command: list[str], *, is_agent: bool = False) -> subprocess.Popen[bytes]:
+        """Start a command in the sandbox, in its group; the agent is given the group's count of OOM kills."""
         own: list[int] = []
         self._staged = []
         try:
@@ -352,12 +414,14 @@ class _Plan:
             self.oom_events = -1
             watched = self.group.oom_events if is_agent and self.group is not None else None
             if watched is not None:
-                self.oom_events = os.open(watched, os.O_RDONLY | os.O_CLOEXEC)
+                self.oom_events = above_streams(os.open(watched, os.O_RDONLY | os.O_CLOEXEC))
                 own.append(self.oom_events)
-            if tells_pid:
-                self._info, drain = os.pipe()
+            if self.waits:
+                self._info, drain = map(above_streams, os.pipe())
                 own.append(drain)
-                arguments += ['--info-fd', str(drain)]
+                latch, self._gate = map(above_streams, os.pipe())
+                own.append(latch)
+                arguments += ['--info-fd', str(drain), '--block-fd', str(latch)]
             listed = memory_file(_join(arguments), 'enclave-arguments')
             own.append(listed)
             argv = [self.program.path, '--args', str(listed), '--', *command]
@@ -367,7 +431,7 @@ class _Plan:
                 argv = [*(stage_command(self._staged) if self._staged else ()), *prefix, *argv]
                 if not prefix:
                     options = {'user': self.uid, 'group': self.uid, 'extra_groups': []}
-            group = self.group if is_agent else None
+            group = self.group
             return start_process(
                 argv,
                 group.entered() if group is not None and group.takes_threads else None,
@@ -394,21 +458,46 @@ class _Plan:
 
         Source: bwrap(1), ``--info-fd``: a JSON object with ``child-pid``.
         """
-        text = b''
+        text, self.pid = b'', 0
         try:
             while b'}' not in text and len(text) < _INFO_LIMIT_BYTES and (data := os.read(self._info, 4096)):
                 text += data
-            return int(json.loads(text)['child-pid'])
+            self.pid = int(json.loads(text)['child-pid'])
         except (ValueError, KeyError, TypeError):
-            return 0
+            pass
         finally:
-            self.close()
+            info, self._info = self._info, -1
+            os.close(info)
+        return self.pid
+
+    def set_rlimits(self, rlimits: Mapping[str, int]) -> None:
+        """Set rlimits on process 1, ``{'NOFILE': 4096}``, from outside; `is_sure` says whether that was allowed.
+
+        That is allowed to the same user (prlimit(2)), so to root in the guise of that user; root himself would need
+        CAP_SYS_RESOURCE, which he lacks in most containers.
+        """
+        most = {name: _at_most(name, value) for name, value in rlimits.items()}
+        try:
+            for name, value in most.items():
+                resource.prlimit(self.pid, getattr(resource, f'RLIMIT_{name}'), (value, value))
+        except ProcessLookupError:
+            pass  # it has ended already; the greeting that fails says why
+        except PermissionError:
+            argv = prlimit_command(self.uid, self.uid, self.pid, most)
+            self.is_sure = bool(argv) and subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+    def release(self) -> None:
+        """Let what was started run. Source: bwrap(1), ``--block-fd``; its end would let it run, too."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._gate, b'.')
+        self.close()
 
     def close(self) -> None:
-        """Let go of what `start` had opened for `read_pid`."""
-        info, self._info = self._info, -1
-        if info >= 0:
-            os.close(info)
+        """Let go of what `start` had opened. What waits for `release` goes on by that, so it must have been killed."""
+        for descriptor in (self._info, self._gate):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._info = self._gate = -1
 
     # Arguments --------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ names.
 
 Two things are stricter than Docker's. AF_VSOCK cannot be had by setting bits that the kernel does not look at. And since
 the agent and the guest are one user, to whom the kernel lets each set the other's limits and priorities, the calls that do
-it are refused where they name process 1; with a limit of no CPU time on it the guest could end the agent, which no signal
-can.
+it are refused where they name process 1, or all processes of the user; with a limit of no CPU time on it the guest could end
+the agent, which no signal can.
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ _SHIELDED = {
     'setpriority': 1,
 }
 """What may not be done to process 1, and in which argument the process, or its group, stands."""
-_FORMAT = 2
+_OF_USERS = {'ioprio_set': 3, 'setpriority': 2}
+"""The first argument with which these calls are for all processes of a user, process 1 among them (IOPRIO_WHO_USER, PRIO_USER).
+A group is no way around: process 1 is alone in its session, which nobody can join, setpgid(2)."""
+_FORMAT = 4
 """To be raised when `_make_filter` changes: a filter that is kept is used for as long as this and the names stay."""
 
 
@@ -147,7 +150,14 @@ def _make_filter(library: Any) -> bytes:
         _add(library, rules, library.ALLOW, 'personality', library.Arg(0, masked, _LOW, value))
     _add_all_but(library, rules, 'socket', 0, _AF_VSOCK, _FAMILY_BITS)
     for name, at in _SHIELDED.items():
-        _add_all_but(library, rules, name, at, 1, _PID_BITS)
+        of_user = _OF_USERS.get(name)
+        allowed: list[tuple[Any, ...]] = [()]
+        if of_user is not None:
+            # Both are two bits, of which one differs where the call is for a process or a group.
+            allowed = [(library.Arg(0, masked, bit, ~of_user & bit),) for bit in (1, 2)]
+            _add(library, rules, refuse, name, library.Arg(0, masked, _LOW, of_user))
+        for more in allowed:
+            _add_all_but(library, rules, name, at, 1, _PID_BITS, *more)
         arguments = [library.Arg(at, masked, _LOW, 1)]
         if name == 'prlimit64':  # without new limits, the third argument, it only tells
             _add(library, rules, library.ALLOW, name, *arguments, library.Arg(2, library.EQ, 0))
@@ -159,13 +169,13 @@ def _make_filter(library: Any) -> bytes:
         return file.read()
 
 
-def _add_all_but(library: Any, rules: Any, name: str, at: int, value: int, bits: int) -> None:
+def _add_all_but(library: Any, rules: Any, name: str, at: int, value: int, bits: int, *more: Any) -> None:
     """Allow a call unless an argument is ``value`` in its lowest bits: each rule is for those that differ in one of them.
 
     A rule for what is *not equal* would compare all 64 bits, of which the kernel takes half.
     """
     for bit in (1 << number for number in range(bits)):
-        _add(library, rules, library.ALLOW, name, library.Arg(at, library.MASKED_EQ, bit, ~value & bit))
+        _add(library, rules, library.ALLOW, name, library.Arg(at, library.MASKED_EQ, bit, ~value & bit), *more)
 
 
 def _add(library: Any, rules: Any, action: int, name: str, *arguments: Any) -> None:

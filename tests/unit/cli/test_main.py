@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from enclave import __version__
+from enclave.cli import server
 from enclave.cli.main import COMMANDS, main
 from enclave.doctor import Check, Diagnosis
 from enclave.errors import EngineUnavailableError
@@ -55,6 +56,17 @@ def test_version_is_told_by_option_and_by_command(capsys: pytest.CaptureFixture[
 def test_unknown_command_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert run('nosuch') == 2
     assert "No such command 'nosuch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('more', [(), ('--pool-size', '2')])
+def test_a_server_of_a_kind_that_nobody_knows_does_not_begin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(server, 'serve', lambda *_: pytest.fail('it serves'))
+
+    assert run('server', '--type', 'foo', *more) == 1
+
+    assert "sandbox type 'foo' is not registered; known: bubblewrap" in capsys.readouterr().err
 
 
 def test_failure_is_a_message_without_a_traceback(
@@ -177,3 +189,20 @@ def test_image_that_no_registry_gives_is_a_message(capsys: pytest.CaptureFixture
 def test_ensure_leaves_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert run('images', 'ensure', 'python:3.11-slim') == 0
     assert 'python:3.11-slim is there' in capsys.readouterr().err
+
+
+def test_standard_streams_that_the_caller_closed_are_empty_and_keep_their_numbers(tmp_path: Path) -> None:
+    program = (
+        'import sys\n'
+        'from enclave.cli.main import main\n'
+        'try:\n'
+        "    main(['version'])\n"
+        'finally:\n'
+        "    told = f'{sys.stdin.buffer.read()!r} {sys.stdin.fileno()} {sys.stdout.fileno()} {sys.stderr.fileno()}'\n"
+        "    open(sys.argv[1], 'w').write(told)\n"
+    )
+    command = ['sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh', sys.executable, '-c', program, str(tmp_path / 'told')]
+
+    assert subprocess.run(command, check=False).returncode == 0
+
+    assert (tmp_path / 'told').read_text() == "b'' 0 1 2"

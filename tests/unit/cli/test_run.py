@@ -72,12 +72,14 @@ def test_death_by_a_signal_is_told(invoke: Invoke) -> None:
     assert 'SIGSEGV' in done.stderr
 
 
-def test_json_is_the_result_and_nothing_else(invoke: Invoke) -> None:
+def test_json_is_the_result_with_the_kind_and_nothing_else(invoke: Invoke, place: FakePlace) -> None:
+    place.sandbox.metadata['chosen_because'] = 'it is a test'
     done = invoke('run', '--json', '-c', 'import sys; print(1); print(2, file=sys.stderr); sys.exit(3)')
 
     assert done.exit_code == 3
     result = json.loads(done.stdout)
     assert (result['stdout'], result['stderr'], result['exit_code']) == ('1\n', '2\n', 3)
+    assert (result['sandbox_type'], result['chosen_because']) == (place.sandbox.sandbox_type, 'it is a test')
     assert done.stderr == ''
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
+from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap import cgroups
 from enclave.sandboxes.bubblewrap.cgroups import Cgroups, Group, Limits, look_for_cgroups, own_group, parse_mounts
 from enclave.sandboxes.owner import current_owner
@@ -143,6 +144,22 @@ def test_what_is_not_limited_is_not_written(v1: Cgroups) -> None:
     group.hold('box')
     assert group.held == ('pids',)
     group.remove()
+
+
+def test_no_more_processes_are_written_than_the_kernel_takes(v1: Cgroups) -> None:
+    group = Group.make(v1, 'box', Limits(processes=4_194_304))
+    group.hold('box')
+    assert (v1.parents['pids'] / group.name / 'pids.max').read_text() == '4194304'
+
+
+def test_a_setting_that_is_refused_names_its_file(v1: Cgroups, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, 'Invalid argument')  # as a write does, without a name
+
+    group = Group.make(v1, 'box', Limits(processes=7))
+    monkeypatch.setattr(Path, 'write_text', refuse)
+    with pytest.raises(SandboxStartError, match=rf'could not be set: Invalid argument: .*{group.name}/pids\.max'):
+        group.hold('box')
 
 
 def test_only_groups_of_the_dead_are_swept(v1: Cgroups) -> None:

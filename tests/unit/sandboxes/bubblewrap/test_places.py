@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap import places
 from enclave.sandboxes.bubblewrap.places import VARIABLE, cache_dir, is_reachable, keep_file, keep_tree, reachable_dir
+from tests.support.host import PATIENCE
 
 USER = 12345
 
@@ -108,3 +113,65 @@ def test_a_private_directory_on_the_way_makes_a_path_unreachable(tmp_path: Path)
     (tmp_path / 'private').chmod(0o700)
     assert not is_reachable(str(tmp_path / 'private' / 'open'))
     assert not is_reachable(str(tmp_path / 'missing'))
+
+
+def test_a_tree_of_any_depth_is_removed_and_what_its_links_lead_to_stays(tmp_path: Path) -> None:
+    tree, outside = tmp_path / 'tree', tmp_path / 'outside'
+    (tree / 'a' / 'b').mkdir(parents=True)
+    (tree / 'a' / 'file').write_text('x')
+    outside.mkdir()
+    (outside / 'stays').write_text('x')
+    for place in (tree, tree / 'a' / 'b'):
+        (place / 'link').symlink_to(outside)
+    here = os.open(tree, os.O_RDONLY)
+    for _ in range(3000):  # no path leads so far, and no recursion
+        os.mkdir('d', dir_fd=here)
+        deeper = os.open('d', os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(here)
+
+    try:
+        places.remove_tree(tree)
+        places.remove_tree(tree)
+
+        assert not tree.exists()
+    finally:
+        subprocess.run(['rm', '-rf', str(tree)], check=True)  # pytest itself would stumble over it
+    assert (outside / 'stays').read_text() == 'x'
+
+
+@pytest.mark.parametrize(
+    'damage', [lambda data: b'', lambda data: data[:-1], lambda data: b'x' + data, lambda data: data[9:]]
+)
+def test_a_kept_file_that_is_damaged_is_made_anew(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    place, made = tmp_path / 'file', []
+
+    def make() -> bytes:
+        made.append(True)
+        return b'content' * 10
+
+    assert keep_file(place, make) == keep_file(place, make) == b'content' * 10
+    assert len(made) == 1
+
+    place.write_bytes(damage(place.read_bytes()))
+
+    assert keep_file(place, make) == keep_file(place, make) == b'content' * 10
+    assert len(made) == 2
+
+
+def test_two_threads_remove_trees_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees = [tmp_path / 'one', tmp_path / 'other']
+    for tree in trees:
+        (tree / 'outer' / 'inner').mkdir(parents=True)
+    both, random = threading.Barrier(2), os.urandom
+
+    def wait_for_the_other(size: int) -> bytes:
+        both.wait(PATIENCE)
+        return random(size)
+
+    monkeypatch.setattr(os, 'urandom', wait_for_the_other)
+    with ThreadPoolExecutor(2) as workers:
+        list(workers.map(places.remove_tree, trees))
+
+    assert list(tmp_path.iterdir()) == []
