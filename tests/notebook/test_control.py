@@ -64,6 +64,38 @@ def test_a_time_limit_interrupts_the_cell_and_keeps_the_state(sandbox: NotebookS
     assert sandbox.execute_cell('kept').text == '5'
 
 
+ASYNC = """
+import asyncio
+async def wait():
+    await asyncio.sleep(600)
+async def spin():
+    while True: pass
+"""
+
+
+@pytest.mark.parametrize(
+    ('code', 'name'),
+    [
+        ('await wait()', 'CancelledError'),
+        ('await asyncio.gather(wait(), wait())', 'CancelledError'),
+        ('await spin()', 'KeyboardInterrupt'),
+        ('await asyncio.create_task(spin())', 'CancelledError'),
+    ],
+)
+def test_a_time_limit_interrupts_a_cell_that_awaits_and_keeps_the_state(
+    sandbox: NotebookSandbox, code: str, name: str
+) -> None:
+    sandbox.execute_cell(ASYNC)
+
+    result = sandbox.execute_cell(code, 0.5)
+
+    assert (result.timed_out, result.state_lost) == (True, None)
+    assert result.error is not None
+    assert result.error.name == name
+    assert 'interrupt_awaits' not in result.error.traceback
+    assert sandbox.execute_cell('await asyncio.sleep(0, _used)').text == 'True'
+
+
 def test_a_time_limit_ends_the_programs_that_a_cell_waits_for(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_cell('!sleep 600', 0.5)
 
@@ -198,6 +230,18 @@ def test_an_interrupt_ends_the_cell_and_not_the_kernel(sandbox: NotebookSandbox)
     assert result.error.name == 'KeyboardInterrupt'
     assert sandbox.execute_cell('mine').text == '1'
     assert sandbox.active_calls == 0
+
+
+def test_an_interrupt_ends_a_cell_that_awaits(sandbox: NotebookSandbox) -> None:
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(sandbox.execute_cell, says_busy('import asyncio\nawait asyncio.sleep(600)'))
+        wait_busy(sandbox)
+        sandbox.interrupt_kernel()
+        result = running.result(PATIENCE)
+
+    assert result.error is not None
+    assert result.error.name == 'CancelledError'
+    assert sandbox.execute_cell('_used').text == 'True'
 
 
 def test_an_interrupt_of_an_idle_kernel_does_nothing(sandbox: NotebookSandbox) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import array
 import builtins
+import contextlib
 import fcntl
+import signal
 import sys
 import termios
 import time
@@ -25,7 +27,7 @@ _SEND_HIGH_WATER_MARK = 23
 
 def prepare(shell: Any) -> None:
     """Prepare the kernel of an IPython shell."""
-    for step in (keep_outputs, cut_streams, await_programs, tell_errors):
+    for step in (keep_outputs, cut_streams, await_programs, tell_errors, interrupt_awaits):
         try:
             step(shell)
         except Exception:
@@ -132,6 +134,14 @@ def has_group(error: Any) -> bool:
     return False
 
 
+def hide_ours(trace: Any) -> None:
+    """Take the frame of this file at a traceback's end away: the signal handler of an interrupted cell raised there."""
+    while trace is not None and trace.tb_next is not None:
+        if trace.tb_next.tb_next is None and trace.tb_next.tb_frame.f_globals is globals():
+            trace.tb_next = None
+        trace = trace.tb_next
+
+
 def tell_errors(shell: Any) -> None:
     """Send every error as one, no larger than our end takes: groups and wrong magics too, which IPython prints to stderr."""
     send, show = shell._showtraceback, shell.showtraceback
@@ -147,6 +157,7 @@ def tell_errors(shell: Any) -> None:
 
     def show_groups(exc_tuple: Any = None, *args: Any, **words: Any) -> None:
         error = (exc_tuple or sys.exc_info())[1]
+        hide_ours(getattr(error, '__traceback__', None))
         is_plain = isinstance(error, (SyntaxError, SystemExit)) or type(error).__name__ == 'UsageError'
         if is_plain or not has_group(error):
             show(exc_tuple, *args, **words)
@@ -166,3 +177,50 @@ def tell_errors(shell: Any) -> None:
     shell.showtraceback = show_groups
     shell.show_usage_error = show_usage_error
     shell.events.register('pre_execute', forget_last)
+
+
+def is_under(frame: Any, code: Any, names: Any) -> bool:
+    """Tell whether a frame is that of a cell's code, or is below it: ``code`` runs cells, in the global names ``names``."""
+    above = None
+    while frame is not None and frame.f_code is not code:
+        above, frame = frame, frame.f_back
+    return frame is not None and above is not None and above.f_globals is names
+
+
+def interrupt_awaits(shell: Any) -> None:
+    """Let an interrupt end a cell with a top-level ``await``.
+
+    ipykernel cancels the cell's task from the handler of the signal, but in a way that does not wake the event loop, so that
+    the task hears of it when something else wakes that. And a coroutine that never waits would never hear of it.
+    """
+    import asyncio
+
+    code = type(
+        shell
+    ).run_code.__code__  # which shows what a cell raises; an exception anywhere else could end the kernel
+
+    @contextlib.contextmanager
+    def cancel_on_sigint(task: Any) -> Any:
+        loop = task.get_loop()
+        asked: list[bool] = []
+
+        def cancel() -> None:
+            asked.clear()
+            task.cancel()
+
+        def handle(number: int, frame: Any) -> None:
+            if is_under(frame, code, shell.user_global_ns):
+                raise KeyboardInterrupt
+            if asked and asyncio.current_task(loop) not in (None, task):
+                raise asyncio.CancelledError  # in another task, which has kept the loop busy since the signal before
+            asked.append(True)
+            loop.call_soon_threadsafe(cancel)
+
+        before = signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    if hasattr(shell.kernel, '_cancel_on_sigint'):
+        shell.kernel._cancel_on_sigint = cancel_on_sigint
