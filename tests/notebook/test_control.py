@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -312,6 +313,28 @@ def test_the_interrupt_of_a_cell_that_was_left_never_hits_the_next(sandbox: Note
 
         result = sandbox.execute_cell('1+1', PATIENCE)
         assert (result.text, result.error) == ('2', None)
+
+
+def test_ctrl_c_twice_at_a_stubborn_cell_costs_its_kernel_and_not_the_next_cell(start: Start) -> None:
+    sandbox = start(interrupt_grace=PATIENCE)
+    main = threading.get_ident()
+    stubborn = says_busy(STUBBORN.replace('pass', "open('/sandbox/busy-default', 'w').close()"))
+
+    def press_twice() -> None:
+        for _ in range(2):
+            wait_busy(sandbox)
+            signal.pthread_kill(main, signal.SIGINT)
+
+    with ThreadPoolExecutor() as pool:
+        pressing = pool.submit(press_twice)
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.execute_cell(f'mine = 1\n{stubborn}', 0)
+        pressing.result(PATIENCE)
+
+    result = sandbox.execute_cell("'mine' in globals()", PATIENCE / 2)
+    assert result.text == 'False'
+    assert result.note is not None
+    assert 'was left before it had stopped' in result.note
 
 
 def test_stopping_does_not_wait_for_a_cell(start: Start) -> None:
