@@ -27,7 +27,8 @@ _SEND_HIGH_WATER_MARK = 23
 
 def prepare(shell: Any) -> None:
     """Prepare the kernel of an IPython shell."""
-    for step in (keep_outputs, cut_streams, await_programs, tell_errors, interrupt_awaits):
+    steps = (keep_outputs, cut_streams, replace_surrogates, await_programs, tell_errors, interrupt_awaits)
+    for step in steps:
         try:
             step(shell)
         except Exception:
@@ -76,6 +77,31 @@ def cut_streams(shell: Any) -> None:
     """Send what is printed in pieces that our end takes."""
     for stream in (sys.stdout, sys.stderr):
         stream.session = CuttingSession(stream.session)  # type: ignore[union-attr]
+
+
+def without_surrogates(value: Any) -> Any:
+    """Return what a message holds as text that can be sent: pairs of surrogates are joined, and lone ones replaced."""
+    if isinstance(value, str):
+        return value.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_surrogates(each) for each in value]
+    return value
+
+
+def replace_surrogates(shell: Any) -> None:
+    """Send a message in which there is a lone surrogate, which UTF-8 has no place for: it is lost otherwise, error or output."""
+    session = shell.kernel.session
+    plain = session.pack
+
+    def pack(value: Any) -> Any:
+        try:
+            return plain(value)
+        except UnicodeEncodeError:
+            return plain(without_surrogates(value))
+
+    session.pack = pack
 
 
 def is_taken(stream: Any) -> bool:
