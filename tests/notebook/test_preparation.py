@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from enclave.sandboxes.notebook.verbs import NotebookSandbox
 
 
@@ -29,3 +31,34 @@ def test_a_display_with_a_lone_surrogate_is_shown(sandbox: NotebookSandbox) -> N
 
     assert result.success
     assert result.outputs[0]['data']['text/html'] == 'a\ufffdb'
+
+
+TEE = """
+import sys
+kept = sys.stdout
+class Tee:
+    def write(self, text):
+        kept.write(text.upper())
+sys.stdout = Tee()
+"""
+
+
+@pytest.mark.parametrize(
+    ('code', 'printed'),
+    [
+        (TEE, 'HI\n'),
+        (f'{TEE}Tee.flush = lambda self: 1 / 0', 'HI\n'),
+        ('import sys\nsys.stdout = None', ''),
+        ('import sys\nsys.stderr = None', 'hi\n'),
+    ],
+    ids=['no flush', 'broken flush', 'no stdout', 'no stderr'],
+)
+def test_a_stream_that_cannot_be_flushed_keeps_no_cell_from_its_end(
+    sandbox: NotebookSandbox, code: str, printed: str
+) -> None:
+    assert sandbox.execute_cell(code).success
+
+    results = [sandbox.execute_cell(each) for each in ("print('hi')\n5", '1/0', '_used')]
+
+    assert [result.text for result in results] == [f'{printed}5', '', 'True']
+    assert [result.error and result.error.name for result in results] == [None, 'ZeroDivisionError', None]

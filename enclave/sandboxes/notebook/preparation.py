@@ -27,7 +27,15 @@ _SEND_HIGH_WATER_MARK = 23
 
 def prepare(shell: Any) -> None:
     """Prepare the kernel of an IPython shell."""
-    steps = (keep_outputs, cut_streams, replace_surrogates, await_programs, tell_errors, interrupt_awaits)
+    steps = (
+        keep_outputs,
+        cut_streams,
+        replace_surrogates,
+        guard_flushes,
+        await_programs,
+        tell_errors,
+        interrupt_awaits,
+    )
     for step in steps:
         try:
             step(shell)
@@ -102,6 +110,59 @@ def replace_surrogates(shell: Any) -> None:
             return plain(without_surrogates(value))
 
     session.pack = pack
+
+
+class GuardedStream:
+    """Stands before a standard stream where ipykernel uses it: what cells put there may have no ``flush``, or a broken one.
+
+    A kernel that cannot flush neither answers nor ends the cell. What else is missing, such as being told which cell runs, is
+    done by the kernel's own stream, which is flushed too, since the cell's may write there.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._own = getattr(sys, name)
+
+    def __getattr__(self, name: str) -> Any:
+        current = getattr(sys, self._name, None)
+        return getattr(current if hasattr(current, name) else self._own, name)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        current: Any = getattr(sys, self._name, None)
+        for stream in (current, self._own) if current is not self._own else (current,):
+            with contextlib.suppress(Exception):
+                stream.flush()
+
+
+class GuardedSys:
+    """Stands before the module ``sys`` in ipykernel's own modules."""
+
+    def __init__(self) -> None:
+        self.stdout = GuardedStream('stdout')
+        self.stderr = GuardedStream('stderr')
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys, name)
+
+
+def guard_flushes(shell: Any) -> None:
+    """Let cells end whatever they made of ``sys.stdout`` and ``sys.stderr``."""
+    guarded = GuardedSys()
+    for name in ('kernelbase', 'displayhook', 'zmqshell'):
+        sys.modules['ipykernel.' + name].sys = guarded  # type: ignore[attr-defined]
+
+    tee: Any = getattr(shell, '_tee', None)  # by which IPython 9 keeps in its history what is printed
+
+    @contextlib.contextmanager
+    def tee_if_possible(channel: str) -> Any:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(Exception):
+                stack.enter_context(tee(channel=channel))
+            yield
+
+    if tee is not None:
+        shell._tee = tee_if_possible
 
 
 def is_taken(stream: Any) -> bool:
