@@ -21,6 +21,7 @@ from enclave.errors import (
     NotFoundError,
     OperationTimeoutError,
     SandboxGoneError,
+    SandboxStateError,
     UnsupportedError,
 )
 from enclave.sandboxes.agent_operations import AgentOperations
@@ -164,6 +165,39 @@ def test_an_exit_that_keeps_the_kernel_keeps_it(sandbox: NotebookSandbox) -> Non
 
     assert result.success
     assert sandbox.execute_cell('_used').text == 'True'
+
+
+def test_a_cell_whose_kernel_is_deleted_says_how_to_get_a_new_one(sandbox: NotebookSandbox) -> None:
+    with ThreadPoolExecutor() as pool:
+        cell = {'code': says_busy(LONG, 'side'), 'kernel': 'side'}
+        running = pool.submit(sandbox.execute_tool, 'notebook_executor', cell)
+        wait_busy(sandbox, 'side')
+        sandbox.delete_kernel('side')
+        result = running.result(PATIENCE)
+
+    assert result.error == (
+        'The kernel was deleted. Its variables and imports are lost; a call that names it as its `kernel` makes a new one.'
+    )
+    with pytest.raises(NotFoundError):
+        sandbox.execute_cell('1', kernel='side')
+    assert sandbox.execute_tool('notebook_executor', {'code': '1', 'kernel': 'side'}).output == '1'
+    sandbox.delete_kernel('side')
+
+
+def test_a_cell_whose_sandbox_is_stopped_promises_no_further_call(start: Start) -> None:
+    sandbox = start(tools_config=['notebook_executor'])
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(sandbox.execute_tool, 'notebook_executor', {'code': says_busy(LONG)})
+        wait_busy(sandbox)
+        sandbox.stop()
+        result = running.result(PATIENCE)
+
+    assert result.error == (
+        'The kernel was ended with its sandbox. Its variables and imports are lost; '
+        'the sandbox takes no calls while it is stopped.'
+    )
+    with pytest.raises(SandboxStateError):
+        sandbox.execute_tool('notebook_executor', {'code': '1'})
 
 
 def test_a_kernel_whose_child_holds_its_sockets_is_found_dead_all_the_same(sandbox: NotebookSandbox) -> None:

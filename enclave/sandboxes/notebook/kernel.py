@@ -295,14 +295,14 @@ class NotebookKernel:
                 self._note = ''
             self._living()
 
-    def close(self, reason: str) -> None:
-        """End the process; whoever waits for a turn is told ``reason``."""
+    def close(self, reason: str, verdict: str) -> None:
+        """End the process; whoever waits for a turn is told ``reason``, and the cell that runs that the kernel ``verdict``."""
         self._turns.close(reason)
         with self._lock:
             self._is_closed = True
             life = self._life
         if life is not None:
-            life.kill('was ended')
+            life.kill(verdict)
             life.join()
 
     def info(self) -> KernelInfo:

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 
 from enclave.cells import (
     DEFAULT_KERNEL,
+    KERNEL_DELETED,
+    SANDBOX_STOPPED,
     CellResult,
     Completion,
     Inspection,
@@ -180,7 +182,7 @@ class NotebookSandbox(AgentBackedSandbox):
         with self._kernels_lock:
             kernels, self._kernels = self._kernels, {}
         for kernel in kernels.values():
-            kernel.close(f'sandbox {self.id} was stopped')
+            kernel.close(f'sandbox {self.id} was stopped', SANDBOX_STOPPED)
         super()._stop(keep=keep)
 
     @property
@@ -356,7 +358,7 @@ class NotebookSandbox(AgentBackedSandbox):
         with self._kernels_lock:
             if self._kernels.get(kernel.name) is kernel:
                 del self._kernels[kernel.name]
-        kernel.close(f'the kernel {kernel.name!r} was deleted')
+        kernel.close(f'the kernel {kernel.name!r} was deleted', KERNEL_DELETED)
 
     def list_kernels(self) -> list[KernelInfo]:
         """Return the kernels there are, in the order of their creation."""
