@@ -485,6 +485,19 @@ def test_kernels_of_other_languages_work(sandbox: NotebookSandbox) -> None:
         sandbox.create_kernel('x', 'fortran')
 
 
+def test_pythons_kernel_spec_is_shown_as_its_file_has_it(start: Start) -> None:
+    sandbox = start(env_vars={'JUPYTER_PATH': '/sandbox/jupyter'})
+    (before,) = sandbox.list_kernel_specs()
+    argv = ['/opt/python', '-X', 'dev', '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    spec = {'argv': argv, 'display_name': 'P', 'language': 'python'}
+    sandbox.write_file('/sandbox/jupyter/kernels/python3/kernel.json', json.dumps(spec))
+
+    (after,) = sandbox.list_kernel_specs()
+
+    assert before.argv[1:] == argv[3:]
+    assert (after.argv, after.display_name) == (argv, 'P')
+
+
 # Questions ------------------------------------------------------------------------------------------------------------
 
 

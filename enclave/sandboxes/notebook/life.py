@@ -62,19 +62,16 @@ PYTHON_SPEC = KernelSpec(
     name='python3',
     display_name='Python 3 (ipykernel)',
     language='python',
-    argv=[
-        'python3',
-        '-m',
-        'ipykernel_launcher',
-        '-f',
-        '{connection_file}',
-        '--HistoryManager.hist_file=:memory:',
-        '--Kernel._execute_sleep=0',  # which otherwise is half a millisecond after every cell
-        # In a namespace of its own, so that nothing of it is seen in the user's.
-        f'--IPKernelApp.exec_lines=exec({_PREPARE!r}, dict())',
-    ],
+    argv=['python3', '-m', 'ipykernel_launcher', '-f', '{connection_file}'],
 )
 """Python's own kernel, by the ``python3`` on the sandbox's PATH."""
+_PYTHON_OPTIONS = (
+    '--HistoryManager.hist_file=:memory:',
+    '--Kernel._execute_sleep=0',  # which otherwise is half a millisecond after every cell
+    # In a namespace of its own, so that nothing of it is seen in the user's.
+    f'--IPKernelApp.exec_lines=exec({_PREPARE!r}, dict())',
+)
+"""What Python's own kernel is started with besides."""
 
 
 def python_spec(python: str) -> KernelSpec:
@@ -165,7 +162,8 @@ class KernelLife:
         self._host.write_file(
             file, [text], size=len(text), append=False, exclusive=True, make_parents=False, mode=0o600
         )
-        argv = tuple(word.replace('{connection_file}', file) for word in self._spec.argv)
+        options = _PYTHON_OPTIONS if self._spec.name == PYTHON_SPEC.name else ()
+        argv = (*(word.replace('{connection_file}', file) for word in self._spec.argv), *options)
         request = RunRequest(command=argv, timeout=None, max_output_bytes=16384, cwd=cwd, env={**self._spec.env, **env})
         self._process = self._host.start_process(request, live=False)
         with self._changed:

@@ -520,7 +520,7 @@ class NotebookSandbox(AgentBackedSandbox):
             found = json.loads(result.stdout) if result.success else None
         specs = {PYTHON_SPEC.name: python_spec(python)}
         for name, about in found.items() if isinstance(found, dict) else ():
-            if name == PYTHON_SPEC.name or not isinstance(about, dict):
+            if not isinstance(about, dict):
                 continue
             with contextlib.suppress(InvalidArgumentError):
                 specs[name] = KernelSpec.model_validate(
