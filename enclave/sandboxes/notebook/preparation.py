@@ -282,9 +282,8 @@ def interrupt_awaits(shell: Any) -> None:
     """
     import asyncio
 
-    code = type(
-        shell
-    ).run_code.__code__  # which shows what a cell raises; an exception anywhere else could end the kernel
+    # It shows what a cell raises; an exception raised elsewhere on the loop could end the kernel.
+    code = type(shell).run_code.__code__
 
     @contextlib.contextmanager
     def cancel_on_sigint(task: Any) -> Any:
@@ -298,8 +297,9 @@ def interrupt_awaits(shell: Any) -> None:
         def handle(number: int, frame: Any) -> None:
             if is_under(frame, code, shell.user_global_ns):
                 raise KeyboardInterrupt
+            # Another task that has kept the loop busy since the signal before; KeyboardInterrupt would leave the loop.
             if asked and asyncio.current_task(loop) not in (None, task):
-                raise asyncio.CancelledError  # in another task, which has kept the loop busy since the signal before
+                raise asyncio.CancelledError
             asked.append(True)
             loop.call_soon_threadsafe(cancel)
 
