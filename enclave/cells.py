@@ -17,6 +17,11 @@ from enclave.records import Model
 DEFAULT_KERNEL = 'default'
 """The kernel that cells run in unless they name another."""
 
+KERNEL_DELETED = 'was deleted'
+"""The `CellResult.state_lost` of a cell whose kernel was deleted, so that cells find none by its name."""
+SANDBOX_STOPPED = 'was ended with its sandbox'
+"""The `CellResult.state_lost` of a cell whose sandbox was stopped, so that it takes no cells."""
+
 
 @frozen(kw_only=True)
 class CellError(Model):
@@ -45,7 +50,7 @@ class CellResult(Model):
         execution_time: Seconds from the request to the end.
         kernel: The kernel it ran in.
         state_lost: Why the kernel's state is lost, where it is: it died in this cell, was ended by ``exit()``, or had to be
-            killed. The next cell gets a new kernel.
+            killed. The next cell gets a new kernel, unless this is `KERNEL_DELETED` or `SANDBOX_STOPPED`.
         note: What should be known besides, above all that the kernel had died since the cell before.
         outputs_left_out: How many outputs were too many to keep.
         display_ids: ``{id: indexes in outputs}`` of displays that a later cell may update.

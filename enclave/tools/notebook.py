@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 
 from attrs import frozen
 
-from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
+from enclave.cells import DEFAULT_KERNEL, KERNEL_DELETED, SANDBOX_STOPPED, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus, SandboxType
 from enclave.records import ToolResult
 from enclave.tools.base import Tool
@@ -16,6 +16,11 @@ from enclave.tools.workspace import Workspace
 _NO_INPUT = (
     'Nobody can type here, so input() fails at once: put the value into the code instead, or read it from a file.'
 )
+
+_AFTERWARDS = {
+    KERNEL_DELETED: 'a call that names it as its `kernel` makes a new one',
+    SANDBOX_STOPPED: 'the sandbox takes no calls while it is stopped',
+}
 
 
 class NotebookWorkspace(Protocol):
@@ -150,7 +155,7 @@ def _error_text(result: CellResult, timeout: float | None) -> str:
         lines.append(f'Cancelled: {_what_became(result)}')
     elif result.state_lost is not None:
         lines.append(
-            f'The kernel {result.state_lost}. Its variables and imports are lost; the next call gets a new kernel.'
+            f'The kernel {result.state_lost}. Its variables and imports are lost; {_afterwards(result.state_lost)}.'
         )
         error = None
     if result.note:
@@ -165,6 +170,10 @@ def _error_text(result: CellResult, timeout: float | None) -> str:
 def _what_became(result: CellResult) -> str:
     if result.state_lost is not None:
         return (
-            f'the kernel {result.state_lost}; its variables and imports are lost, and the next call gets a new kernel.'
+            f'the kernel {result.state_lost}; its variables and imports are lost, and {_afterwards(result.state_lost)}.'
         )
     return 'the cell was interrupted; the kernel and its variables are kept.'
+
+
+def _afterwards(state_lost: str) -> str:
+    return _AFTERWARDS.get(state_lost, 'the next call gets a new kernel')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from enclave.errors import (
     NotFoundError,
     OperationTimeoutError,
     SandboxGoneError,
+    SandboxStateError,
     UnsupportedError,
 )
 from enclave.sandboxes.agent_operations import AgentOperations
@@ -62,6 +64,38 @@ def test_a_time_limit_interrupts_the_cell_and_keeps_the_state(sandbox: NotebookS
     assert result.error is not None
     assert result.error.startswith('Timed out after 0.5 seconds')
     assert sandbox.execute_cell('kept').text == '5'
+
+
+ASYNC = """
+import asyncio
+async def wait():
+    await asyncio.sleep(600)
+async def spin():
+    while True: pass
+"""
+
+
+@pytest.mark.parametrize(
+    ('code', 'name'),
+    [
+        ('await wait()', 'CancelledError'),
+        ('await asyncio.gather(wait(), wait())', 'CancelledError'),
+        ('await spin()', 'KeyboardInterrupt'),
+        ('await asyncio.create_task(spin())', 'CancelledError'),
+    ],
+)
+def test_a_time_limit_interrupts_a_cell_that_awaits_and_keeps_the_state(
+    sandbox: NotebookSandbox, code: str, name: str
+) -> None:
+    sandbox.execute_cell(ASYNC)
+
+    result = sandbox.execute_cell(code, 0.5)
+
+    assert (result.timed_out, result.state_lost) == (True, None)
+    assert result.error is not None
+    assert result.error.name == name
+    assert 'interrupt_awaits' not in result.error.traceback
+    assert sandbox.execute_cell('await asyncio.sleep(0, _used)').text == 'True'
 
 
 def test_a_time_limit_ends_the_programs_that_a_cell_waits_for(sandbox: NotebookSandbox) -> None:
@@ -133,6 +167,39 @@ def test_an_exit_that_keeps_the_kernel_keeps_it(sandbox: NotebookSandbox) -> Non
     assert sandbox.execute_cell('_used').text == 'True'
 
 
+def test_a_cell_whose_kernel_is_deleted_says_how_to_get_a_new_one(sandbox: NotebookSandbox) -> None:
+    with ThreadPoolExecutor() as pool:
+        cell = {'code': says_busy(LONG, 'side'), 'kernel': 'side'}
+        running = pool.submit(sandbox.execute_tool, 'notebook_executor', cell)
+        wait_busy(sandbox, 'side')
+        sandbox.delete_kernel('side')
+        result = running.result(PATIENCE)
+
+    assert result.error == (
+        'The kernel was deleted. Its variables and imports are lost; a call that names it as its `kernel` makes a new one.'
+    )
+    with pytest.raises(NotFoundError):
+        sandbox.execute_cell('1', kernel='side')
+    assert sandbox.execute_tool('notebook_executor', {'code': '1', 'kernel': 'side'}).output == '1'
+    sandbox.delete_kernel('side')
+
+
+def test_a_cell_whose_sandbox_is_stopped_promises_no_further_call(start: Start) -> None:
+    sandbox = start(tools_config=['notebook_executor'])
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(sandbox.execute_tool, 'notebook_executor', {'code': says_busy(LONG)})
+        wait_busy(sandbox)
+        sandbox.stop()
+        result = running.result(PATIENCE)
+
+    assert result.error == (
+        'The kernel was ended with its sandbox. Its variables and imports are lost; '
+        'the sandbox takes no calls while it is stopped.'
+    )
+    with pytest.raises(SandboxStateError):
+        sandbox.execute_tool('notebook_executor', {'code': '1'})
+
+
 def test_a_kernel_whose_child_holds_its_sockets_is_found_dead_all_the_same(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_cell('import os, time\nif os.fork() == 0:\n    time.sleep(600)\nos._exit(4)', 30)
 
@@ -198,6 +265,18 @@ def test_an_interrupt_ends_the_cell_and_not_the_kernel(sandbox: NotebookSandbox)
     assert result.error.name == 'KeyboardInterrupt'
     assert sandbox.execute_cell('mine').text == '1'
     assert sandbox.active_calls == 0
+
+
+def test_an_interrupt_ends_a_cell_that_awaits(sandbox: NotebookSandbox) -> None:
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(sandbox.execute_cell, says_busy('import asyncio\nawait asyncio.sleep(600)'))
+        wait_busy(sandbox)
+        sandbox.interrupt_kernel()
+        result = running.result(PATIENCE)
+
+    assert result.error is not None
+    assert result.error.name == 'CancelledError'
+    assert sandbox.execute_cell('_used').text == 'True'
 
 
 def test_an_interrupt_of_an_idle_kernel_does_nothing(sandbox: NotebookSandbox) -> None:
@@ -268,6 +347,28 @@ def test_the_interrupt_of_a_cell_that_was_left_never_hits_the_next(sandbox: Note
 
         result = sandbox.execute_cell('1+1', PATIENCE)
         assert (result.text, result.error) == ('2', None)
+
+
+def test_ctrl_c_twice_at_a_stubborn_cell_costs_its_kernel_and_not_the_next_cell(start: Start) -> None:
+    sandbox = start(interrupt_grace=PATIENCE)
+    main = threading.get_ident()
+    stubborn = says_busy(STUBBORN.replace('pass', "open('/sandbox/busy-default', 'w').close()"))
+
+    def press_twice() -> None:
+        for _ in range(2):
+            wait_busy(sandbox)
+            signal.pthread_kill(main, signal.SIGINT)
+
+    with ThreadPoolExecutor() as pool:
+        pressing = pool.submit(press_twice)
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.execute_cell(f'mine = 1\n{stubborn}', 0)
+        pressing.result(PATIENCE)
+
+    result = sandbox.execute_cell("'mine' in globals()", PATIENCE / 2)
+    assert result.text == 'False'
+    assert result.note is not None
+    assert 'was left before it had stopped' in result.note
 
 
 def test_stopping_does_not_wait_for_a_cell(start: Start) -> None:
@@ -410,6 +511,19 @@ def test_what_threads_print_for_a_cell_is_shown_in_it_whoever_started_them(sandb
     )
 
     assert result.text == 'of a pool\nof a loop\nof a thread\n'
+
+
+def test_pythons_kernel_spec_is_shown_as_its_file_has_it(start: Start) -> None:
+    sandbox = start(env_vars={'JUPYTER_PATH': '/sandbox/jupyter'})
+    (before,) = sandbox.list_kernel_specs()
+    argv = ['/opt/python', '-X', 'dev', '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    spec = {'argv': argv, 'display_name': 'P', 'language': 'python'}
+    sandbox.write_file('/sandbox/jupyter/kernels/python3/kernel.json', json.dumps(spec))
+
+    (after,) = sandbox.list_kernel_specs()
+
+    assert before.argv[1:] == argv[3:]
+    assert (after.argv, after.display_name) == (argv, 'P')
 
 
 # Questions ------------------------------------------------------------------------------------------------------------

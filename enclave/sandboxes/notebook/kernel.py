@@ -21,7 +21,7 @@ from enclave.cancellation import is_cancelled, on_cancel
 from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.enums import ExecutionStatus
 from enclave.errors import CallCancelledError, KernelDiedError, SandboxStateError
-from enclave.sandboxes.notebook.life import PYTHON_SPEC, KernelEnd, KernelHost, KernelLife
+from enclave.sandboxes.notebook.life import LEFT, PYTHON_SPEC, KernelEnd, KernelHost, KernelLife
 from enclave.sandboxes.notebook.outputs import OutputCollector
 
 
@@ -231,6 +231,8 @@ class NotebookKernel:
         """Return the life that is, or start a new one. To be called by whoever has the turn."""
         with self._lock:
             life = self._life
+        if life is not None and life.is_occupied:
+            life.kill(LEFT)
         if life is not None and (life.is_doomed or life.look()):
             life.wait_end()
         end = None if life is None else life.end
@@ -293,14 +295,14 @@ class NotebookKernel:
                 self._note = ''
             self._living()
 
-    def close(self, reason: str) -> None:
-        """End the process; whoever waits for a turn is told ``reason``."""
+    def close(self, reason: str, verdict: str) -> None:
+        """End the process; whoever waits for a turn is told ``reason``, and the cell that runs that the kernel ``verdict``."""
         self._turns.close(reason)
         with self._lock:
             self._is_closed = True
             life = self._life
         if life is not None:
-            life.kill('was ended')
+            life.kill(verdict)
             life.join()
 
     def info(self) -> KernelInfo:

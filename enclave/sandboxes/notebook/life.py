@@ -49,6 +49,8 @@ START_SECONDS = 60.0
 """How long a kernel may take from its process's start to its first answer."""
 REPLY_SECONDS = 10.0
 """How long a kernel's reply may come after the outputs it follows or precedes; both are under way at once."""
+LEFT = 'was killed, since what it did was left before it had stopped'
+"""Why a kernel is killed whose caller would not wait for the end of its cell or question."""
 _RETRY_INTERVAL = 0.01
 _LOOK_INTERVAL = 1.0
 _INBOX_MESSAGES = 1000
@@ -60,19 +62,16 @@ PYTHON_SPEC = KernelSpec(
     name='python3',
     display_name='Python 3 (ipykernel)',
     language='python',
-    argv=[
-        'python3',
-        '-m',
-        'ipykernel_launcher',
-        '-f',
-        '{connection_file}',
-        '--HistoryManager.hist_file=:memory:',
-        '--Kernel._execute_sleep=0',  # which otherwise is half a millisecond after every cell
-        # In a namespace of its own, so that nothing of it is seen in the user's.
-        f'--IPKernelApp.exec_lines=exec({_PREPARE!r}, dict())',
-    ],
+    argv=['python3', '-m', 'ipykernel_launcher', '-f', '{connection_file}'],
 )
 """Python's own kernel, by the ``python3`` on the sandbox's PATH."""
+_PYTHON_OPTIONS = (
+    '--HistoryManager.hist_file=:memory:',
+    '--Kernel._execute_sleep=0',  # which otherwise is half a millisecond after every cell
+    # In a namespace of its own, so that nothing of it is seen in the user's.
+    f'--IPKernelApp.exec_lines=exec({_PREPARE!r}, dict())',
+)
+"""What Python's own kernel is started with besides."""
 
 
 def python_spec(python: str) -> KernelSpec:
@@ -146,6 +145,7 @@ class KernelLife:
         self._end: KernelEnd | None = None
         self._verdict = ''  # why we killed it
         self._cancelled = ''  # the request that was cancelled
+        self._is_occupied = False  # a request was sent that the kernel has not ended
 
     # Start ------------------------------------------------------------------------------------------------------------
 
@@ -162,7 +162,8 @@ class KernelLife:
         self._host.write_file(
             file, [text], size=len(text), append=False, exclusive=True, make_parents=False, mode=0o600
         )
-        argv = tuple(word.replace('{connection_file}', file) for word in self._spec.argv)
+        options = _PYTHON_OPTIONS if self._spec.name == PYTHON_SPEC.name else ()
+        argv = (*(word.replace('{connection_file}', file) for word in self._spec.argv), *options)
         request = RunRequest(command=argv, timeout=None, max_output_bytes=16384, cwd=cwd, env={**self._spec.env, **env})
         self._process = self._host.start_process(request, live=False)
         with self._changed:
@@ -397,11 +398,11 @@ class KernelLife:
         request_id, parts = self._messenger.make_request(kind, content)
         with self._changed:
             self._clear_inbox_locked(request_id)
-        is_over = False
+            self._is_occupied = True
         try:
             self._send(parts)
             reply = self.receive_reply(request_id, Deadline.after(timeout))
-            is_over = True
+            self._set_free()
             return reply
         except OperationTimeoutError as error:
             raise OperationTimeoutError(f'the kernel did not answer within {timeout:g} seconds') from error
@@ -409,7 +410,7 @@ class KernelLife:
             raise CallCancelledError('the question to the kernel was cancelled') from error
         finally:
             try:
-                if not is_over:
+                if self.is_occupied:
                     self._leave(request_id, OutputCollector(1, 1), grace)
             finally:
                 with self._changed:
@@ -426,13 +427,13 @@ class KernelLife:
         request_id, parts = self._messenger.make_request('execute_request', content)
         with self._changed:
             self._clear_inbox_locked(request_id)
-        is_over = False
+            self._is_occupied = True
         try:
             with on_cancel(lambda: self._cancel(request_id)):
                 self._send(parts)
                 stopped = yield from self._collect(request_id, collector, Deadline.after(timeout), grace)
-            is_over = True
             with self._changed:
+                self._is_occupied = False
                 end = self._end
                 self._clear_inbox_locked('')
             reply: dict[str, Any] = {}
@@ -453,7 +454,7 @@ class KernelLife:
             return stopped, reply, end
         finally:
             try:
-                if not is_over:
+                if self.is_occupied:
                     self._leave(request_id, collector, grace)
             finally:
                 with self._changed:
@@ -478,13 +479,22 @@ class KernelLife:
     def _leave(self, request_id: str, collector: OutputCollector, grace: float) -> None:
         """End a cell whose caller went away, by Ctrl-C or by closing the stream, or a question that was given up.
 
-        It is waited for: an interrupt that came late would hit the cell after it.
+        It is waited for: an interrupt that came late would hit the cell after it. Who will not wait, and presses Ctrl-C again,
+        has the kernel killed.
         """
         try:
             for _ in self._collect(request_id, collector, Deadline.after(0.001), grace):
                 pass
+            self._set_free()
         except EnclaveError as error:
             logger.debug('kernel %s, whose cell was left: %s', self._label, error)
+        except BaseException:
+            self.kill(LEFT)
+            raise
+
+    def _set_free(self) -> None:
+        with self._changed:
+            self._is_occupied = False
 
     def _collect(
         self, request_id: str, collector: OutputCollector, limit: Deadline, grace: float
@@ -566,6 +576,12 @@ class KernelLife:
         """Why it is over, or None."""
         with self._changed:
             return self._end
+
+    @property
+    def is_occupied(self) -> bool:
+        """Whether the kernel has not ended what it was last asked. Between two turns: what it does was left for good."""
+        with self._changed:
+            return self._is_occupied
 
     @property
     def is_doomed(self) -> bool:

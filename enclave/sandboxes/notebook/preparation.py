@@ -10,8 +10,10 @@ from __future__ import annotations
 import array
 import builtins
 import concurrent.futures.thread
+import contextlib
 import contextvars
 import fcntl
+import signal
 import sys
 import termios
 import threading
@@ -29,7 +31,18 @@ _SEND_HIGH_WATER_MARK = 23
 
 def prepare(shell: Any) -> None:
     """Prepare the kernel of an IPython shell."""
-    for step in (keep_outputs, cut_streams, order_streams, own_threads, await_programs, tell_errors):
+    steps = (
+        keep_outputs,
+        cut_streams,
+        order_streams,
+        own_threads,
+        replace_surrogates,
+        guard_flushes,
+        await_programs,
+        tell_errors,
+        interrupt_awaits,
+    )
+    for step in steps:
         try:
             step(shell)
         except Exception:
@@ -164,6 +177,84 @@ def own_threads(shell: Any) -> None:
         work.__init__, work.run = make_for_cell, run_for_cell
 
 
+def without_surrogates(value: Any) -> Any:
+    """Return what a message holds as text that can be sent: pairs of surrogates are joined, and lone ones replaced."""
+    if isinstance(value, str):
+        return value.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_surrogates(each) for each in value]
+    return value
+
+
+def replace_surrogates(shell: Any) -> None:
+    """Send a message in which there is a lone surrogate, which UTF-8 has no place for: it is lost otherwise, error or output."""
+    session = shell.kernel.session
+    plain = session.pack
+
+    def pack(value: Any) -> Any:
+        try:
+            return plain(value)
+        except UnicodeEncodeError:
+            return plain(without_surrogates(value))
+
+    session.pack = pack
+
+
+class GuardedStream:
+    """Stands before a standard stream where ipykernel uses it: what cells put there may have no ``flush``, or a broken one.
+
+    A kernel that cannot flush neither answers nor ends the cell. What else is missing, such as being told which cell runs, is
+    done by the kernel's own stream, which is flushed too, since the cell's may write there.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._own = getattr(sys, name)
+
+    def __getattr__(self, name: str) -> Any:
+        current = getattr(sys, self._name, None)
+        return getattr(current if hasattr(current, name) else self._own, name)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        current: Any = getattr(sys, self._name, None)
+        for stream in (current, self._own) if current is not self._own else (current,):
+            with contextlib.suppress(Exception):
+                stream.flush()
+
+
+class GuardedSys:
+    """Stands before the module ``sys`` in ipykernel's own modules."""
+
+    def __init__(self) -> None:
+        self.stdout = GuardedStream('stdout')
+        self.stderr = GuardedStream('stderr')
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys, name)
+
+
+def guard_flushes(shell: Any) -> None:
+    """Let cells end whatever they made of ``sys.stdout`` and ``sys.stderr``."""
+    guarded = GuardedSys()
+    for name in ('kernelbase', 'displayhook', 'zmqshell'):
+        sys.modules['ipykernel.' + name].sys = guarded  # type: ignore[attr-defined]
+
+    tee: Any = getattr(shell, '_tee', None)  # by which IPython 9 keeps in its history what is printed
+
+    @contextlib.contextmanager
+    def tee_if_possible(channel: str) -> Any:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(Exception):
+                stack.enter_context(tee(channel=channel))
+            yield
+
+    if tee is not None:
+        shell._tee = tee_if_possible
+
+
 def is_taken(stream: Any) -> bool:
     """Tell whether all that programs wrote to a stream's file descriptor has come to the stream.
 
@@ -220,6 +311,14 @@ def has_group(error: Any) -> bool:
     return False
 
 
+def hide_ours(trace: Any) -> None:
+    """Take the frame of this file at a traceback's end away: the signal handler of an interrupted cell raised there."""
+    while trace is not None and trace.tb_next is not None:
+        if trace.tb_next.tb_next is None and trace.tb_next.tb_frame.f_globals is globals():
+            trace.tb_next = None
+        trace = trace.tb_next
+
+
 def tell_errors(shell: Any) -> None:
     """Send every error as one, no larger than our end takes: groups and wrong magics too, which IPython prints to stderr."""
     send, show = shell._showtraceback, shell.showtraceback
@@ -235,6 +334,7 @@ def tell_errors(shell: Any) -> None:
 
     def show_groups(exc_tuple: Any = None, *args: Any, **words: Any) -> None:
         error = (exc_tuple or sys.exc_info())[1]
+        hide_ours(getattr(error, '__traceback__', None))
         is_plain = isinstance(error, (SyntaxError, SystemExit)) or type(error).__name__ == 'UsageError'
         if is_plain or not has_group(error):
             show(exc_tuple, *args, **words)
@@ -254,3 +354,50 @@ def tell_errors(shell: Any) -> None:
     shell.showtraceback = show_groups
     shell.show_usage_error = show_usage_error
     shell.events.register('pre_execute', forget_last)
+
+
+def is_under(frame: Any, code: Any, names: Any) -> bool:
+    """Tell whether a frame is that of a cell's code, or is below it: ``code`` runs cells, in the global names ``names``."""
+    above = None
+    while frame is not None and frame.f_code is not code:
+        above, frame = frame, frame.f_back
+    return frame is not None and above is not None and above.f_globals is names
+
+
+def interrupt_awaits(shell: Any) -> None:
+    """Let an interrupt end a cell with a top-level ``await``.
+
+    ipykernel cancels the cell's task from the handler of the signal, but in a way that does not wake the event loop, so that
+    the task hears of it when something else wakes that. And a coroutine that never waits would never hear of it.
+    """
+    import asyncio
+
+    # It shows what a cell raises; an exception raised elsewhere on the loop could end the kernel.
+    code = type(shell).run_code.__code__
+
+    @contextlib.contextmanager
+    def cancel_on_sigint(task: Any) -> Any:
+        loop = task.get_loop()
+        asked: list[bool] = []
+
+        def cancel() -> None:
+            asked.clear()
+            task.cancel()
+
+        def handle(number: int, frame: Any) -> None:
+            if is_under(frame, code, shell.user_global_ns):
+                raise KeyboardInterrupt
+            # Another task that has kept the loop busy since the signal before; KeyboardInterrupt would leave the loop.
+            if asked and asyncio.current_task(loop) not in (None, task):
+                raise asyncio.CancelledError
+            asked.append(True)
+            loop.call_soon_threadsafe(cancel)
+
+        before = signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    if hasattr(shell.kernel, '_cancel_on_sigint'):
+        shell.kernel._cancel_on_sigint = cancel_on_sigint

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 
 from enclave.cells import (
     DEFAULT_KERNEL,
+    KERNEL_DELETED,
+    SANDBOX_STOPPED,
     CellResult,
     Completion,
     Inspection,
@@ -180,7 +182,7 @@ class NotebookSandbox(AgentBackedSandbox):
         with self._kernels_lock:
             kernels, self._kernels = self._kernels, {}
         for kernel in kernels.values():
-            kernel.close(f'sandbox {self.id} was stopped')
+            kernel.close(f'sandbox {self.id} was stopped', SANDBOX_STOPPED)
         super()._stop(keep=keep)
 
     @property
@@ -356,7 +358,7 @@ class NotebookSandbox(AgentBackedSandbox):
         with self._kernels_lock:
             if self._kernels.get(kernel.name) is kernel:
                 del self._kernels[kernel.name]
-        kernel.close(f'the kernel {kernel.name!r} was deleted')
+        kernel.close(f'the kernel {kernel.name!r} was deleted', KERNEL_DELETED)
 
     def list_kernels(self) -> list[KernelInfo]:
         """Return the kernels there are, in the order of their creation."""
@@ -518,7 +520,7 @@ class NotebookSandbox(AgentBackedSandbox):
             found = json.loads(result.stdout) if result.success else None
         specs = {PYTHON_SPEC.name: python_spec(python)}
         for name, about in found.items() if isinstance(found, dict) else ():
-            if name == PYTHON_SPEC.name or not isinstance(about, dict):
+            if not isinstance(about, dict):
                 continue
             with contextlib.suppress(InvalidArgumentError):
                 specs[name] = KernelSpec.model_validate(

@@ -14,6 +14,7 @@ class Dying:
     """A life that was killed, and of whose end nothing was heard yet."""
 
     is_doomed = True
+    is_occupied = False
     end: KernelEnd | None = None
 
     def look(self) -> bool:

@@ -35,6 +35,13 @@ class Life(KernelLife):
         return self.reply
 
 
+class Left(Life):
+    """Its kernel ends nothing, and its caller presses Ctrl-C whenever it waits."""
+
+    def _next_message(self, request_id: str, limit: Deadline, *, heeds_cancel: bool) -> Message | None:
+        raise KeyboardInterrupt
+
+
 def run(life: Life) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
     """Return (the events, what the run returns)."""
     events = []
@@ -71,3 +78,21 @@ def test_a_question_that_is_cancelled_is_told_and_waits_until_the_kernel_is_free
         life.ask('complete_request', {}, 5, 1)
 
     assert not life._inbox
+
+
+def test_a_kernel_whose_caller_does_not_wait_for_the_end_of_its_cell_is_killed() -> None:
+    life = Left({})
+
+    with pytest.raises(KeyboardInterrupt):
+        run(life)
+
+    assert life.is_doomed
+    assert life.is_occupied
+
+
+def test_a_kernel_that_has_ended_its_cell_is_free() -> None:
+    life = Life({})
+
+    run(life)
+
+    assert not life.is_occupied

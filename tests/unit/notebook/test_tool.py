@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from enclave.cells import CellError, CellResult
+from enclave.cells import KERNEL_DELETED, SANDBOX_STOPPED, CellError, CellResult
 from enclave.enums import NOTEBOOK_TYPES, ExecutionStatus, SandboxType
 from enclave.errors import ToolArgumentsError
 from enclave.tools.notebook import NotebookExecutor, cell_result
@@ -54,6 +54,14 @@ def test_a_negative_timeout_is_refused() -> None:
         ({'status': 'timeout', 'timed_out': True}, ['Timed out after 5 seconds', 'kept']),
         ({'status': 'timeout', 'timed_out': True, 'state_lost': 'was killed'}, ['Timed out', 'was killed', 'lost']),
         ({'status': 'error', 'state_lost': 'ran out of memory'}, ['ran out of memory', 'new kernel']),
+        (
+            {'status': 'error', 'state_lost': KERNEL_DELETED},
+            ['was deleted', 'lost; a call that names it as its `kernel`'],
+        ),
+        (
+            {'status': 'cancelled', 'state_lost': SANDBOX_STOPPED},
+            ['with its sandbox', 'lost, and the sandbox takes no'],
+        ),
         ({'status': 'cancelled'}, ['Cancelled']),
         ({'status': 'error', 'error': CellError(name='E', value='v'), 'note': 'had died'}, ['had died', 'E: v']),
         ({'status': 'error', 'error': CellError(name='StdinNotImplementedError', value='v')}, ['input()']),
