@@ -336,7 +336,7 @@ configs = st.builds(
     ulimits=st.dictionaries(st.sampled_from(['nofile', 'nproc']), st.integers(-1, 2**40) | st.just((1, 2))),
     tmpfs=st.lists(st.sampled_from(['/a', '/b'])),
     user=st.none() | st.integers(0, 10**6) | st.just('me:us'),
-    volumes=st.dictionaries(st.sampled_from(['/host', 'C:\\host']), st.sampled_from(['/a', '/b'])),
+    volumes=st.sampled_from([{}, {'/host': '/a'}, {'/host': '/a', 'C:\\host': {'bind': '/b', 'mode': 'ro'}}]),
     shm_size=st.none() | st.just('64m'),
 )
 
