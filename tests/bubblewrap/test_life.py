@@ -328,6 +328,16 @@ def test_a_rootfs_without_python_is_told(tmp_path: Path) -> None:
         BubblewrapSandbox({'rootfs': 'no-such-image'}).start()
 
 
+def test_a_rootfs_whose_python_lacks_what_it_needs_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    python = tmp_path / 'usr' / 'bin' / 'python3'
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/nowhere\n')
+    python.chmod(0o755)
+    with pytest.raises(SandboxStartError, match='the python3 of the root file system .* cannot be executed'):
+        BubblewrapSandbox({'rootfs': str(tmp_path)}).start()
+
+
 # A Python that a stranger wrote ---------------------------------------------------------------------------------------
 
 

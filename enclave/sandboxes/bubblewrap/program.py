@@ -155,10 +155,14 @@ def explain_failure(words: str, *, what: str = 'a bubblewrap sandbox', rootfs: s
     said = ''.join(each if each.isprintable() else ' ' for each in (words.strip().splitlines() or [''])[-1]).strip()
     last = said[-_WORDS_LENGTH:] or 'it said nothing'
     if _NO_PYTHON.search(words):
-        where = f'the root file system {rootfs!r}' if rootfs else "this machine's /usr"
+        if rootfs:  # the file was there when we looked
+            return (
+                f'{what} did not start: the python3 of the root file system {rootfs!r} cannot be executed: it is no program, or '
+                'its loader (or the interpreter after its #!) is missing there. Use another rootfs'
+            )
         return (
-            f'{what} did not start: {where} has no python3, which the program inside needs. '
-            f'{"Use another rootfs" if rootfs else "Set python to an interpreter, or install python3"}'
+            f"{what} did not start: this machine's /usr has no python3, which the program inside needs. "
+            'Set python to an interpreter, or install python3'
         )
     found = _NO_SOURCE.search(words)
     if found:
