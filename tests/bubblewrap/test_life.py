@@ -334,7 +334,7 @@ def test_a_rootfs_whose_python_lacks_what_it_needs_is_told(tmp_path: Path) -> No
     python.parent.mkdir(parents=True)
     python.write_text('#!/nowhere\n')
     python.chmod(0o755)
-    with pytest.raises(SandboxStartError, match='the python3 of the root file system .* cannot be executed'):
+    with pytest.raises(SandboxStartError, match=r'the python3 of the root file system .* cannot be executed'):
         BubblewrapSandbox({'rootfs': str(tmp_path)}).start()
 
 
