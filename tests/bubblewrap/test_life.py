@@ -21,8 +21,7 @@ import pytest
 
 from enclave.enums import SandboxStatus
 from enclave.errors import SandboxError, SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
-from enclave.sandboxes.bubblewrap import cgroups, launch, program, seccomp
-from enclave.sandboxes.bubblewrap import sandbox as module
+from enclave.sandboxes.bubblewrap import cgroups, launch, plan, program, seccomp
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 from tests.agent.conftest import PYTHONS
 from tests.support.host import PATIENCE, as_ordinary_user, cgroups_of, is_running, no_cgroups, wait_until
@@ -459,7 +458,7 @@ def test_where_nobody_may_set_limits_from_outside_the_info_says_so(
         raise PermissionError
 
     monkeypatch.setattr(resource, 'prlimit', refuse)
-    monkeypatch.setattr(module, 'prlimit_command', lambda *_: [])
+    monkeypatch.setattr(plan, 'prlimit_command', lambda *_: [])
     python = write_python(BOUNDLESS)
     with no_cgroups(monkeypatch):
         limits = start(python=python).metadata['limits']
@@ -480,7 +479,7 @@ def test_where_threads_cannot_enter_a_group_the_process_does_before_it_runs(
 @pytest.mark.skipif(not cgroups.find_cgroups().parents, reason='no cgroup may be made here')
 def test_where_bubblewrap_fails_nobody_else_is_put_into_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups.Group, 'takes_threads', False)
-    monkeypatch.setattr(module, '_tmpfs', lambda *_: ['--no-such-option'])
+    monkeypatch.setattr(plan, '_tmpfs', lambda *_: ['--no-such-option'])
     before = Path('/proc/self/cgroup').read_text()
     with pytest.raises(SandboxStartError, match='no-such-option'):
         BubblewrapSandbox({}).start()
