@@ -257,6 +257,23 @@ def read_processes(freeze=None):
     return found
 
 
+def read_bounds(pid):
+    # type: (int) -> Tuple[Any, ...]
+    """Return what a process hands on to those it starts: rlimits (proc(5), /proc/pid/limits), nice value and processors."""
+    found = []  # type: List[Any]
+    try:
+        fd = os.open('/proc/%d/limits' % pid, os.O_RDONLY)
+        try:
+            found.append(os.read(fd, 4096))
+        finally:
+            os.close(fd)
+        found.append(os.getpriority(os.PRIO_PROCESS, pid))
+        found.append(os.sched_getaffinity(pid))
+    except OSError:
+        pass
+    return tuple(found)
+
+
 class Look(object):
     """What runs in the sandbox at one moment: ``processes`` as `read_processes` gives them."""
 
@@ -1934,6 +1951,7 @@ class Agent(object):
         self.calls = {}  # type: Dict[int, Call]
         self.keepers = {}  # type: Dict[int, Keeper]
         self.free_keepers = []  # type: List[Keeper]
+        self.bounds = ()  # type: Tuple[Any, ...]
         self.mains = {}  # type: Dict[int, Run]
         self.draining = set()  # type: Set[Run]
         self.killers = []  # type: List[Killer]
@@ -2132,6 +2150,9 @@ class Agent(object):
         """Give a call to a free keeper, or to a new one."""
         while self.free_keepers:
             keeper = self.free_keepers.pop()
+            if read_bounds(keeper.pid) != self.bounds:
+                keeper.close()  # a guest has changed them, and the next one would inherit that
+                continue
             try:
                 keeper.assign(run, request, stdio)
                 return keeper
@@ -2226,6 +2247,7 @@ class Agent(object):
             self.set_own_oom_score()
         except OSError:
             self.oom_file = -1
+        self.bounds = read_bounds(MINE)
         guarded = self.prctl(PR_SET_DUMPABLE, 0) == 0
         reaps = MINE == 1 or self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
         if os.getuid() == 0:

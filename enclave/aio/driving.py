@@ -301,6 +301,16 @@ class _DrivenOnly(Driven):
 class _DrivenOver(Driven):
     """For faces that change verbs of a backend there is."""
 
+    def start(self) -> None:
+        if self._is_driving() or 'start' not in self.own:
+            super().start()  # type: ignore[misc]
+            return
+        try:
+            self._drive('start')
+        except BaseException:
+            self._stop_failed()  # type: ignore[attr-defined]
+            raise
+
     def cleanup(self) -> None:
         if not self._is_driving():
             self._drive('cleanup' if 'cleanup' in self.own else 'stop')
@@ -323,7 +333,7 @@ def _make_class(cls: type[Sandbox]) -> type[Any]:
     own: dict[str, CoroutineFunction] = getattr(cls, '_own', {})
     words: dict[str, Any] = {'face_class': cls, 'own': own, '__doc__': cls.__doc__, '__module__': cls.__module__}
     is_backend = inspect.isabstract(over)
-    handled = {'start', 'stop', 'cleanup', 'execute_command'} if is_backend else {'cleanup'}
+    handled = {'start', 'stop', 'cleanup', 'execute_command'} if is_backend else {'start', 'cleanup'}
     for name in own:
         if name not in handled:
             words[name] = _driven(name)

@@ -66,6 +66,8 @@ class _Work:
     cancellation: Cancellation
     ended: asyncio.Future[None] | None = None  # somebody who cancelled waits for this
     patience: asyncio.TimerHandle | None = None  # and for so long
+    is_undoing: bool = False
+    is_over: bool = False
 
     def run(self) -> None:
         """Make the call. Runs on a thread of the crew."""
@@ -89,6 +91,7 @@ class _Work:
     def _deliver(self, value: Any, error: BaseException | None) -> None:
         if self.outcome.done():
             if error is None:
+                self.is_undoing = True
                 self._have_patience(UNDO_SECONDS)
                 crew.submit(lambda: self._take_back_and_tell(value))
             else:
@@ -118,9 +121,12 @@ class _Work:
             if self.outcome.exception() is None:
                 await run(functools.partial(self._take_back, self.outcome.result()))
             return
+        if self.is_over:
+            return
         self.ended = self.loop.create_future()
-        self._have_patience(GRACE_SECONDS)
-        crew.submit(self.cancellation.cancel)
+        self._have_patience(UNDO_SECONDS if self.is_undoing else GRACE_SECONDS)
+        if not self.is_undoing:
+            crew.submit(self.cancellation.cancel)
         try:
             await self.ended
         finally:
@@ -133,6 +139,7 @@ class _Work:
         self.patience = self.loop.call_later(seconds or 0.0, self._tell_ended) if waits else None
 
     def _tell_ended(self) -> None:
+        self.is_over = True
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
 
@@ -272,7 +279,8 @@ class Face:
         return isinstance(other, Face) and other._blocking is self._blocking
 
     def __hash__(self) -> int:
-        return id(self._blocking)
+        # By the id, where there is one, which stays when the kind of an undecided sandbox is chosen.
+        return hash(getattr(self._blocking, 'id', self._blocking))
 
     def __repr__(self) -> str:
         return f'<aio {repr(self._blocking).lstrip("<")}'

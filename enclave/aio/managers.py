@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
@@ -12,6 +13,7 @@ from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, kill, wi
 from enclave.aio.threads import crew
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus
+from enclave.errors import EnclaveError
 from enclave.managers import base, http, local, remote  # all now: an import takes longer than a loop may be held up
 from enclave.managers.config import SandboxManagerConfig
 
@@ -24,6 +26,10 @@ def _delete(blocking: Any, sandbox_id: str) -> None:
 
 def _release(blocking: Any, sandbox_id: str) -> None:
     blocking.release_sandbox(sandbox_id)
+
+
+_UNDOS: dict[str, Callable[[Any, str], None]] = {'create_sandbox': _delete, 'acquire_sandbox': _release}
+"""How what a verb has made is taken back."""
 
 
 def _sandbox_or_none(found: Sandbox | None) -> Sandbox | None:
@@ -88,6 +94,13 @@ class SandboxManager(Face):
 
         def cancel() -> None:
             future.cancel()
+            future.add_done_callback(take_back)
+
+        def take_back(future: Future[Any]) -> None:
+            # It had succeeded, or did so all the same, and nobody learns of it.
+            if verb in _UNDOS and not future.cancelled() and future.exception() is None:
+                with contextlib.suppress(EnclaveError):
+                    _UNDOS[verb](self._blocking, future.result())
 
         task.add_done_callback(cancelled)
         return task

@@ -8,6 +8,7 @@ kind, class and all, at the first await that needs to know.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -37,23 +38,35 @@ class _Undecided:
     """Mixed in before the general face until the kind is chosen. What it shows before is what all kinds agree on."""
 
     sandbox_type = None
+    id: Any
     _given: Config
-
-    async def _decide(self: Any) -> None:
-        blocking = await run(lambda: registry.SandboxFactory.create_sandbox(None, self._given, self.id))
-        if isinstance(self, _Undecided):  # nobody else has decided meanwhile
-            chosen: Any = self
-            chosen.__dict__.update(_blocking=blocking)
-            chosen.__class__ = type(chosen._family.present(blocking))
+    _blocking: Any
 
     def __repr__(self: Any) -> str:
         return f'<aio Sandbox {self.id}, its kind not chosen yet>'
 
 
+_deciding = threading.Lock()  # held while a face becomes one of a certain kind: two event loops may have one
+
+
+async def _decide(face: Any) -> None:
+    if not isinstance(face, _Undecided):
+        return
+    blocking = await run(lambda: registry.SandboxFactory.create_sandbox(None, face._given, face.id))
+    with _deciding:
+        if isinstance(face, _Undecided):  # nobody else has decided meanwhile
+            provisional = face._blocking
+            blocking.created_at = provisional.created_at
+            blocking.metadata.update(provisional.metadata)
+            chosen: Any = face
+            chosen.__dict__.update(_blocking=blocking)
+            chosen.__class__ = type(chosen._family.present(blocking))
+
+
 def _decided_first(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     @functools.wraps(getattr(Sandbox, name))
     async def verb(self: Any, *args: Any, **kwargs: Any) -> Any:
-        await self._decide()
+        await _decide(self)
         return await getattr(self, name)(*args, **kwargs)
 
     return verb

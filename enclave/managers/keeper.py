@@ -9,7 +9,6 @@ signal handler while its own thread holds it; what is done under it is short and
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import contextvars
 import logging
@@ -311,7 +310,8 @@ class Keeper:
             raise
         if not done or is_cancelled():
             # Waited for although the work is cancelled: so that its end is the end of what it made.
-            concurrent.futures.wait([self.end(record)], UNDO_SECONDS)
+            with Cancellation().applied():
+                wait_for(self.end(record), Deadline.after(UNDO_SECONDS))
             raise CallCancelledError(f'the creation of sandbox {record.id} was cancelled; nothing of it is left')
         try:
             record.started.result()
@@ -333,6 +333,7 @@ class Keeper:
         try:
             record.sandbox.start()
         except BaseException:
+            record.sandbox._stop_failed()
             self._forget(record)
             raise
         now = time.monotonic()

@@ -6,6 +6,7 @@ do beyond that is `enclave.sandboxes.agent_backed`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -93,6 +94,7 @@ class Sandbox(ABC):
         self._changed = threading.Condition()  # guards _status and _moving
         self._status = SandboxStatus.INITIALIZING
         self._moving = False  # a thread is starting or stopping it
+        self._is_wanted = False  # somebody else who called `start` has been told that it runs
         self._pid: int | None = None  # which process started it, until it is stopped
         self._tools: dict[str, Tool] = load_tools(self.config.tools_config, self.sandbox_type, self.offers)
 
@@ -135,8 +137,9 @@ class Sandbox(ABC):
         with self._changed:
             self._changed.wait_for(lambda: not self._moving)
             if self._status in USABLE:
+                self._is_wanted = True
                 return
-            self._moving = True
+            self._moving, self._is_wanted = True, False
             self._pid = os.getpid()
             self._status = SandboxStatus.INITIALIZING
             self.error = None
@@ -149,7 +152,13 @@ class Sandbox(ABC):
         self.started_at = utc_now()
         self._arrive(SandboxStatus.RUNNING)
         logger.info('sandbox %s started', self.id, extra={'enclave_sandbox': self.id})
-        if_unwanted(self.stop)
+        if_unwanted(self._stop_unwanted)
+
+    def _stop_unwanted(self) -> None:
+        with self._changed:
+            if self._is_wanted:
+                return
+        self.stop()
 
     def stop(self) -> None:
         """Stop it, and take everything away unless ``remove_on_exit`` is False. May be called twice and at any stage.
@@ -362,8 +371,18 @@ class Sandbox(ABC):
     # With -------------------------------------------------------------------------------------------------------------
 
     def __enter__(self: S) -> S:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._stop_failed()
+            raise
         return self
+
+    def _stop_failed(self) -> None:
+        """Take away what a `start` of a user's own has left that failed after ours had succeeded."""
+        if self._status in USABLE and not self._is_another_process():
+            with contextlib.suppress(Exception):
+                self.stop()
 
     def __exit__(self, *_: object) -> None:
         if not self._is_another_process():

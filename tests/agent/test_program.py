@@ -243,6 +243,17 @@ def test_what_was_killed_is_reaped_before_the_call_ends(agent: AgentProcess, tmp
         (tmp_path / 'pids').unlink()
 
 
+def test_a_keeper_whose_limits_a_guest_changed_serves_no_other_call(agent: AgentProcess) -> None:
+    limit = 'import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (50, 50))'
+    assert run(agent, [sys.executable, '-c', limit]).exit_code == 0
+    assert run(agent, 'ulimit -n').stdout != '50\n'
+
+    nice = 'import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, 0) + 3)'
+    before = run(agent, 'nice').stdout
+    assert run(agent, [sys.executable, '-c', nice]).exit_code == 0
+    assert run(agent, 'nice').stdout == before
+
+
 def test_no_state_of_a_call_is_left_for_the_next(agent: AgentProcess, tmp_path: Path) -> None:
     (tmp_path / 'sub').mkdir()
     run(agent, 'export LEAK=1; umask 0; pwd', cwd=str(tmp_path / 'sub'), env={'SECRET': 'x'})

@@ -108,10 +108,15 @@ def test_a_kind_that_nobody_names_is_chosen_off_the_loop_when_it_is_needed(
         with pytest.raises(SandboxStateError, match='is initializing'):
             await sandbox.execute_command('true')
         assert looked == []
+        sandbox.metadata['job'] = 'x1'
+        known, list_tools, made_at = {sandbox}, sandbox.list_tools, sandbox.created_at
 
         await asyncio.gather(*[sandbox.list_tools() for _ in range(3)])
         async with sandbox as entered:
             assert entered is sandbox
+            assert sandbox in known
+            assert (sandbox.metadata['job'], sandbox.created_at) == ('x1', made_at)
+            assert await list_tools() == TOOLS['tools_config']
             assert sandbox.id == 'mine'
             assert (await sandbox.execute_command('echo hello')).stdout == 'hello\n'
             assert sandbox.metadata['chosen_because'] == 'it is a test'
@@ -240,6 +245,25 @@ def test_cancelling_a_second_start_leaves_a_running_sandbox_as_it_is(backend: Fa
     asyncio.run(main())
 
 
+def test_cancelling_one_of_two_starts_leaves_what_the_other_was_told_of(backend: FakeBackend) -> None:
+    async def main() -> None:
+        sandbox = aio.SandboxFactory.create_sandbox('fake', TOOLS)
+        backend.may_start.clear()
+        first = asyncio.ensure_future(sandbox.start())
+        await until(lambda: backend.starting == 1)
+        second = asyncio.ensure_future(sandbox.start())
+        await until(lambda: sandbox._blocking._changed._waiters)
+        first.cancel()
+        backend.may_start.set()
+        await second
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (await sandbox.execute_command('echo on')).stdout == 'on\n'
+        await sandbox.stop()
+
+    asyncio.run(main())
+
+
 def test_it_may_be_entered_in_one_loop_and_left_in_another(backend: FakeBackend) -> None:
     sandbox = aio.SandboxFactory.create_sandbox('fake', TOOLS)
 
@@ -285,6 +309,26 @@ def test_a_call_can_be_sent_to_a_loop_from_a_worker_thread(backend: FakeBackend)
 
 
 # Managers
+
+
+@pytest.mark.parametrize('verb', ['create_sandbox', 'acquire_sandbox'])
+def test_what_a_submitted_call_made_that_was_cancelled_unheard_is_taken_back(backend: FakeBackend, verb: str) -> None:
+    async def main() -> None:
+        async with manager() as owner:
+            await owner.initialize_pool(1, 'fake')
+            future = await owner.submit(verb, *(['fake'] if verb == 'create_sandbox' else []))
+            await asyncio.sleep(0)
+            if verb == 'create_sandbox':
+                backend.wait_until(lambda: len(backend.started) == 2)  # while the loop is held up
+            else:
+                backend.wait_until(lambda: owner._blocking.get_stats()['pools']['default']['leased'] == 1)
+            assert future.cancel()
+            await asyncio.gather(future, return_exceptions=True)
+
+            await until(lambda: len(backend.alive) == 1)
+            assert await owner.acquire_sandbox(PATIENCE) in backend.alive
+
+    asyncio.run(main())
 
 
 def test_a_managers_start_that_was_cancelled_may_be_made_again(backend: FakeBackend) -> None:
@@ -821,6 +865,46 @@ def test_tools_use_an_own_sandbox_that_knows_no_more_than_was_documented(caplog:
             )
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize('way', ['face', 'blocking', 'manager'])
+def test_an_own_start_that_fails_after_ours_leaves_nothing(backend: FakeBackend, way: str) -> None:
+    class Prepared(aio.Sandbox):
+        _home = (FakeSandbox.__module__, 'FakeSandbox')
+
+    class Own(Prepared):
+        async def start(self) -> None:
+            await super().start()
+            raise LookupError('no setup')
+
+    class Blocking(FakeSandbox):
+        def start(self) -> None:
+            super().start()
+            raise LookupError('no setup')
+
+    SandboxFactory.register_sandbox('blocking', type('TestBlocking', (Blocking,), {'backend': backend}))
+    aio.register_sandbox('own')(Own)
+    SandboxFactory.get_sandbox_class('own').backend = backend  # type: ignore[attr-defined]
+
+    async def enter() -> None:
+        async with aio.SandboxFactory.create_sandbox('own'):
+            pass
+
+    def use() -> None:
+        if way == 'face':
+            asyncio.run(enter())
+        elif way == 'blocking':
+            with SandboxFactory.create_sandbox('blocking'):
+                pass
+        else:
+            with LocalSandboxManager(stop_grace=0, sweep=False) as owner:
+                owner.create_sandbox('blocking')
+
+    with pytest.raises(LookupError, match='no setup'):
+        use()
+
+    assert len(backend.started) == len(backend.ended) == 1
+    assert backend.alive == set()
 
 
 def test_an_own_sandbox_may_define_how_scripts_run() -> None:

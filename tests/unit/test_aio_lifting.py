@@ -102,6 +102,38 @@ def test_a_result_lost_in_the_moment_of_cancelling_is_undone() -> None:
     assert undone == ['made']
 
 
+@pytest.mark.parametrize('fails', [False, True])
+def test_work_that_had_ended_unheard_when_it_was_cancelled_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(lifting, 'GRACE_SECONDS', PATIENCE)
+    posted, undone = threading.Event(), threading.Event()
+
+    def work() -> None:
+        if fails:
+            raise KeyError
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        post = loop.call_soon_threadsafe
+
+        def posting(*args: Any, **words: Any) -> Any:
+            handle = post(*args, **words)
+            posted.set()
+            return handle
+
+        loop.call_soon_threadsafe = posting  # type: ignore[method-assign]
+        task = asyncio.ensure_future(run(work, undo=lambda _: undone.set()))
+        await asyncio.sleep(0)
+        assert posted.wait(PATIENCE)  # while the loop is held up
+        task.cancel()
+        _, left = await asyncio.wait([task], timeout=PATIENCE / 2)
+        assert not left
+        assert undone.is_set() is not fails
+
+    asyncio.run(main())
+
+
 def test_work_that_cannot_be_stopped_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifting, 'GRACE_SECONDS', 0.01)
     begun, let_go, undone = threading.Event(), threading.Event(), []

@@ -295,10 +295,13 @@ class Plan:
         return _tmpfs(place, self.config.disk_bytes, '0755')
 
     def _make_kept(self, place: Path) -> None:
-        with contextlib.suppress(FileExistsError):
+        try:
             place.mkdir(mode=0o700)
-            if self._drops:
-                os.chown(place, self.uid, self.uid)
+        except FileExistsError:
+            place.chmod(place.stat().st_mode | 0o700)  # a guest may have locked itself out
+            return
+        if self._drops:
+            os.chown(place, self.uid, self.uid)
 
     def _bind(self, source: str, path: str, mode: str) -> list[str]:
         option = '--bind' if mode == 'rw' else '--ro-bind'

@@ -210,9 +210,11 @@ class DockerSandbox(AgentBackedSandbox):
         except (EngineError, SandboxGoneError, SandboxBrokenError, NoAgentError) as error:
             if isinstance(error, EngineUnavailableError):
                 raise
+            # What else ends an agent's stream at once is hardly ever seen, so the engine is given time to notice.
+            is_there = isinstance(error, NoAgentError) or self._stays(engine)
             end = self._describe_end()
             found = self._inspect(engine, self._container)
-            if found is None or not found['State'].get('Running'):
+            if not is_there or found is None or not found['State'].get('Running'):
                 raise SandboxStartError(
                     f'sandbox {self.id}: its command {self._shown_command()} did not stay: {end}',
                     details={'sandbox_id': self.id, 'exit_code': (found or {}).get('State', {}).get('ExitCode')},
