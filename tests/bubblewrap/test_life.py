@@ -327,6 +327,14 @@ def test_a_rootfs_without_python_is_told(tmp_path: Path) -> None:
         BubblewrapSandbox({'rootfs': 'no-such-image'}).start()
 
 
+def test_limits_that_a_guest_set_on_what_starts_programs_are_not_the_next_ones(start: Start) -> None:
+    sandbox = start()
+    code = 'import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (0, 0))'
+    assert sandbox.execute_command(['python3', '-c', code]).exit_code == 0
+
+    assert sandbox.execute_command('echo x > file && cat file').stdout == 'x\n'
+
+
 def test_a_rootfs_whose_python_lacks_what_it_needs_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     python = tmp_path / 'usr' / 'bin' / 'python3'
