@@ -513,6 +513,25 @@ def test_what_threads_print_for_a_cell_is_shown_in_it_whoever_started_them(sandb
     assert result.text == 'of a pool\nof a loop\nof a thread\n'
 
 
+def test_what_is_handed_to_pools_and_futures_of_an_earlier_cell_is_shown_in_the_cell_that_did(
+    sandbox: NotebookSandbox,
+) -> None:
+    sandbox.execute_cell(
+        'import threading\nfrom concurrent.futures import Future\nfrom multiprocessing.pool import ThreadPool\n'
+        'pool = ThreadPool(2)\nfuture = Future()\n'
+        "resolver = threading.Timer(3600, print)\nresolver.function = lambda: future.set_result('done')"
+    )
+
+    result = sandbox.execute_cell(
+        "pool.map(print, ['mapped'])\npool.apply(print, ['applied'])\n"
+        'future.add_done_callback(lambda each: print(each.result()))\n'
+        "pool.apply_async(abs, [-3], callback=lambda each: print('got', each)).wait()\n"
+        'resolver.interval = 0\nresolver.start()\nresolver.join()\npool.close()\npool.join()'
+    )
+
+    assert result.stdout == 'mapped\napplied\ngot 3\ndone\n'
+
+
 def test_pythons_kernel_spec_is_shown_as_its_file_has_it(start: Start) -> None:
     sandbox = start(env_vars={'JUPYTER_PATH': '/sandbox/jupyter'})
     (before,) = sandbox.list_kernel_specs()

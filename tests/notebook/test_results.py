@@ -76,6 +76,19 @@ def test_what_is_not_flushed_is_in_the_order_it_was_written(sandbox: NotebookSan
     assert result.stderr == ''.join(f'{n}\n' for n in range(0, 100, 3))
 
 
+def test_what_prints_below_a_print_does_not_wait_for_it(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell(
+        'import signal, sys, time\n'
+        "signal.signal(signal.SIGALRM, lambda *_: print('rung'))\n"
+        'signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\nuntil = time.monotonic() + 1\n'
+        "while time.monotonic() < until:\n    print('x', file=sys.stderr)\n"
+        'signal.setitimer(signal.ITIMER_REAL, 0)'
+    )
+
+    assert 'flush timed out' not in result.stderr
+    assert 'rung\n' in result.stdout
+
+
 def test_what_a_forked_child_prints_does_not_repeat_what_its_parent_holds(sandbox: NotebookSandbox) -> None:
     code = "import os, sys\nprint('held')\nif not os.fork():\n    print('child', file=sys.stderr)\n    os._exit(0)\n_ = os.wait()"
 

@@ -306,7 +306,7 @@ def _check_path(value: object) -> None:
 
 def _repair_ids(node: Any) -> None:
     """Give cells an id of their own. nbformat would do it too, with a warning to whoever runs the program."""
-    if (node.get('nbformat'), node.get('nbformat_minor')) < (4, 5):
+    if (node.get('nbformat') or 1, node.get('nbformat_minor') or 0) < (4, 5):
         return  # they get theirs when they are brought up
     seen: set[str] = set()
     for cell in node.cells:

@@ -49,6 +49,8 @@ START_SECONDS = 60.0
 """How long a kernel may take from its process's start to its first answer."""
 REPLY_SECONDS = 10.0
 """How long a kernel's reply may come after the outputs it follows or precedes; both are under way at once."""
+STOPPED_REPLY_SECONDS = 2.0
+"""The same of a cell that was interrupted: at its very end the interrupt may have cost the reply, which says nothing new then."""
 LEFT = 'was killed, since what it did was left before it had stopped'
 """Why a kernel is killed whose caller would not wait for the end of its cell or question."""
 _RETRY_INTERVAL = 0.01
@@ -440,7 +442,8 @@ class KernelLife:
             with Cancellation().applied():  # also the end of a cell that was cancelled is waited for
                 if end is None:
                     try:
-                        reply = self.receive_reply(request_id, Deadline.after(REPLY_SECONDS))
+                        patience = STOPPED_REPLY_SECONDS if stopped else REPLY_SECONDS
+                        reply = self.receive_reply(request_id, Deadline.after(patience))
                     except KernelDiedError:
                         end = self._end
                     except OperationTimeoutError:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import define, field
+from attrs import Factory, define, field
 
 from enclave.cells import CellError
 from enclave.sandboxes.notebook.messages import Message
@@ -80,12 +80,18 @@ class _Stream:
 
 @define(eq=False)
 class _Segment:
-    """One ``stream`` output: a range of its stream, and what can still be changed by what is written next."""
+    """One ``stream`` output: a range of its stream, and what can still be changed by what is written next.
+
+    Attributes:
+        run: What is read in its place: goes on after what the other stream was given, and ends at a display. So a progress bar
+            on stderr is one although there are prints in between.
+    """
 
     name: str
     _stream: _Stream
-    start: int = 0
-    end: int = 0
+    run: _Segment | None = None
+    start: int = field(default=Factory(lambda self: self._stream.size, takes_self=True), init=False)
+    end: int = field(default=Factory(lambda self: self._stream.size, takes_self=True), init=False)
     _screen: Screen = field(factory=Screen, init=False)
 
     def feed(self, text: str) -> None:
@@ -123,6 +129,8 @@ class OutputCollector:
     _outputs: list[_Output] = field(factory=list, init=False)
     _endings: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # the last value and error past all limits
     _streams: dict[str, _Stream] = field(factory=dict, init=False)
+    _read: dict[str, _Stream] = field(factory=dict, init=False)  # the same, as it is read
+    _runs: dict[str, _Segment] = field(factory=dict, init=False)  # those that go on
     _written: dict[str, int] = field(factory=lambda: {'stdout': 0, 'stderr': 0}, init=False)
     _lost: set[str] = field(factory=set, init=False)  # streams of which a message was left out
     _ids: dict[str, list[dict[str, Any]]] = field(factory=dict, init=False)
@@ -167,6 +175,8 @@ class OutputCollector:
         if not isinstance(last, _Segment) or last.name != name:
             last = self._new_segment(name)
         last.feed(text)
+        assert last.run is not None
+        last.run.feed(text)
         return {'output_type': 'stream', 'name': name, 'text': text}
 
     def _new_segment(self, name: str) -> _Segment:
@@ -178,9 +188,19 @@ class OutputCollector:
             if len(self._outputs) >= MAX_OUTPUTS:
                 return before  # too many to keep their order; nothing of the text itself is lost
             before.finish()
-        segment = _Segment(name, stream, stream.size, stream.size)
+        run = self._runs.get(name)
+        if run is None:
+            run = self._runs[name] = _Segment(name, self._read.setdefault(name, _Stream(self._cap)))
+        segment = _Segment(name, stream, run)
         self._outputs.append(segment)
         return segment
+
+    def _append(self, output: dict[str, Any]) -> None:
+        """Keep an output that is no stream's."""
+        for run in self._runs.values():
+            run.finish()
+        self._runs.clear()
+        self._outputs.append(output)
 
     def _take_display(self, message: Message) -> dict[str, Any] | None:
         self._clear_if_asked()
@@ -201,7 +221,7 @@ class OutputCollector:
         if is_full:
             self.left_out += 1
             return output
-        self._outputs.append(output)
+        self._append(output)
         if display_id:
             self._ids.setdefault(display_id, []).append(output)
         return output
@@ -244,6 +264,8 @@ class OutputCollector:
             self._outputs.clear()
             self._endings.clear()
             self._streams.clear()
+            self._read.clear()
+            self._runs.clear()
             self._ids.clear()
             self._written = {'stdout': 0, 'stderr': 0}
             self._lost.clear()
@@ -298,7 +320,7 @@ class OutputCollector:
             self._keep_ending(output)
         else:
             self._shown_bytes += size
-            self._outputs.append(output)
+            self._append(output)
         return output
 
     def _take_input(self, message: Message) -> None:
@@ -351,6 +373,8 @@ class OutputCollector:
         for each in self._outputs:
             if isinstance(each, _Segment):
                 each.finish()
+        for run in self._runs.values():
+            run.finish()
 
     def outputs(self) -> list[dict[str, Any]]:
         """Return the outputs as a notebook stores them."""
@@ -375,7 +399,7 @@ class OutputCollector:
     def stream_text(self, name: str) -> tuple[str, int, bool]:
         """Return ``(text, bytes written, whether it was cut)`` of ``'stdout'`` or ``'stderr'``."""
         self._finish()
-        stream = self._streams.get(name)
+        stream = self._read.get(name)
         if stream is None:
             return '', 0, False
         text = self._clean(stream.text(0, stream.size))
@@ -385,16 +409,19 @@ class OutputCollector:
         """Return what a person reads of the cell: stdout and the values shown, each beginning on a line of its own."""
         self._finish()
         shown: list[str] = []
-        was_stdout = False
+        run = None
         for each in self._kept():
-            is_stdout = isinstance(each, _Segment) and each.name == 'stdout'
-            text = self._seen(each.text() if isinstance(each, _Segment) else readable(each.get('data', {})))
-            if not text or (isinstance(each, _Segment) and not is_stdout):
-                continue
-            if shown and not shown[-1].endswith('\n') and not (is_stdout and was_stdout):
-                shown.append('\n')
-            shown.append(text)
-            was_stdout = is_stdout
+            if isinstance(each, _Segment):
+                if each.name != 'stdout' or each.run is run or each.run is None:
+                    continue
+                run = each.run
+                text = run.text()
+            else:
+                text = readable(each.get('data', {}))
+            text = self._seen(text)
+            if text:
+                shown.append('\n' if shown and not shown[-1].endswith('\n') else '')
+                shown.append(text)
         return ''.join(shown)
 
     def display_ids(self) -> dict[str, list[int]]:

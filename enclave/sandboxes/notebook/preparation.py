@@ -102,12 +102,21 @@ class Turn:
 
     def write(self, text: str) -> None:
         """Have the other stream send what it holds. In a forked child that is a copy of what is its parent's to send."""
-        if self.other._flush_pending and self.left and self.other._is_master_process():
+        # A text written below a write of the other stream (by `__del__` or a signal handler) cannot wait for that: it would be
+        # waiting for itself, as the thread that sends wants the lock which is held here.
+        is_free = not self.other._buffer_lock._is_owned()
+        if self.other._flush_pending and self.left and is_free and self.other._is_master_process():
             self.left -= 1
             self.other.flush()
 
     def flush(self) -> None:
         """Do nothing: nothing is held here."""
+
+
+def can_take_turns(stream: Any) -> bool:
+    """Tell whether a stream is of the kind that is known here, and free."""
+    is_known = hasattr(stream, '_flush_pending') and hasattr(getattr(stream, '_buffer_lock', None), '_is_owned')
+    return is_known and stream._is_master_process() and stream.echo is None
 
 
 def order_streams(shell: Any) -> None:
@@ -124,7 +133,7 @@ def order_streams(shell: Any) -> None:
             turn.left = ORDERED_TURNS
 
     streams: Any = (sys.stdout, sys.stderr)
-    if all(hasattr(each, '_flush_pending') and each._is_master_process() and each.echo is None for each in streams):
+    if all(can_take_turns(each) for each in streams):
         for stream, other in (streams, reversed(streams)):
             stream.echo = turn = Turn(other)
             turns.append(turn)
@@ -172,9 +181,51 @@ def own_threads(shell: Any) -> None:
             for variable, token in entered:
                 variable.reset(token)
 
+    def in_cell(function: Any) -> Any:
+        cell = the_cell()
+
+        def call(*args: Any, **words: Any) -> Any:
+            entered = enter(cell)
+            try:
+                return function(*args, **words)
+            finally:
+                for variable, token in entered:
+                    variable.reset(token)
+
+        return call
+
+    future: Any = concurrent.futures.Future
+    add_callback = future.add_done_callback
+
+    def add_callback_for_cell(self: Any, function: Any) -> None:
+        add_callback(self, in_cell(function))
+
+    followed: list[Any] = []
+
+    def follow_pools() -> None:
+        # Not before somebody has it imported: that takes longer than all else here.
+        module: Any = sys.modules.get('multiprocessing.pool')
+        if module is None or followed:
+            return
+        followed.append(module)
+        result = module.ApplyResult
+        make_result = result.__init__
+
+        def make_result_for_cell(self: Any, pool: Any, callback: Any = None, error_callback: Any = None) -> None:
+            make_result(self, pool, callback and in_cell(callback), error_callback and in_cell(error_callback))
+
+        def for_cell(method: Any) -> Any:
+            return lambda pool, function, *args, **words: method(pool, in_cell(function), *args, **words)
+
+        result.__init__ = make_result_for_cell
+        for name in ('apply_async', '_map_async', 'imap', 'imap_unordered'):
+            setattr(module.ThreadPool, name, for_cell(getattr(module.ThreadPool, name)))
+
     if places:
         kind.start, kind._bootstrap = start_for_cell, bootstrap_for_cell
         work.__init__, work.run = make_for_cell, run_for_cell
+        future.add_done_callback = add_callback_for_cell
+        shell.events.register('pre_execute', follow_pools)
 
 
 def without_surrogates(value: Any) -> Any:
@@ -312,9 +363,12 @@ def has_group(error: Any) -> bool:
 
 
 def hide_ours(trace: Any) -> None:
-    """Take the frame of this file at a traceback's end away: the signal handler of an interrupted cell raised there."""
+    """Take what is ours away from a traceback's end: an interrupted cell's signal handler raised there, or while a stream had
+    the other one send."""
     while trace is not None and trace.tb_next is not None:
-        if trace.tb_next.tb_next is None and trace.tb_next.tb_frame.f_globals is globals():
+        frame = trace.tb_next.tb_frame
+        is_ours = frame.f_globals is globals() and trace.tb_next.tb_next is None
+        if is_ours or frame.f_code is Turn.write.__code__:
             trace.tb_next = None
         trace = trace.tb_next
 

@@ -56,6 +56,15 @@ def test_a_progress_bar_leaves_its_last_state() -> None:
     assert collector.stream_text('stderr')[0] == '100% done\n'
 
 
+def test_a_bar_leaves_its_last_state_also_between_what_the_other_stream_prints() -> None:
+    pieces = [piece for n in range(5) for piece in (out(f'step {n}\n'), out(f'\r{n}', 'stderr'))]
+    collector = collect(*pieces, show('42'), out('\rnew', 'stderr'))
+
+    assert collector.stream_text('stderr')[0] == '4new'
+    assert [each['text'] for each in collector.outputs()[:4]] == ['step 0\n', '0', 'step 1\n', '1']
+    assert collect(*[out(f'\r{n}') if n % 2 else out('e', 'stderr') for n in range(6)], show('42')).text() == '5\n42'
+
+
 def test_a_carriage_return_before_a_newline_is_a_line_end() -> None:
     assert collect(out('a\r\nb\r\n')).text() == 'a\nb\n'
 

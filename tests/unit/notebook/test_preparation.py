@@ -150,6 +150,7 @@ class HoldingStream(io.StringIO):
         self.is_child = False
         self.echo: Any = None
         self._flush_pending = False
+        self._buffer_lock = threading.RLock()
 
     def _is_master_process(self) -> bool:
         return not self.is_child
@@ -180,6 +181,11 @@ def test_a_stream_hands_over_what_the_other_one_holds(monkeypatch: pytest.Monkey
 
     assert sent == ['12', '3', '4']
     assert err.getvalue() == '5'
+    with err._buffer_lock:  # below a write of the other, which waits for this one
+        out.write('5')
+    assert sent == ['12', '3', '4']
+    out.flush()
+    sent.pop()
     out.is_child = err.is_child = True
     out.write('6')
     assert sent == ['12', '3', '4']
@@ -225,6 +231,9 @@ class Place:
 def test_a_thread_and_a_pools_work_belong_to_the_cell_that_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     shell: Any = Place()
     shell.displayhook = shell.display_pub = object()
+    shell.events = Shell().events
+    future = concurrent.futures.Future
+    monkeypatch.setattr(future, 'add_done_callback', future.add_done_callback)
     for owner, name in ((threading.Thread, 'start'), (threading.Thread, '_bootstrap')):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     for name in ('__init__', 'run'):
