@@ -201,6 +201,12 @@ def test_older_formats_are_brought_up(tmp_path: Path) -> None:
     assert document.code_cells == [(0, '1+1')]
 
 
+def test_a_file_without_a_format_number_is_of_the_first() -> None:
+    cell = {'cell_type': 'code', 'code': '1+1', 'prompt_number': 1, 'language': 'python'}
+
+    assert NotebookDocument.loads(json.dumps({'cells': [cell]})).code_cells == [(0, '1+1')]
+
+
 @pytest.mark.parametrize('minor', range(6))
 def test_a_notebook_of_any_minor_version_can_be_added_to(minor: int) -> None:
     cell = {'cell_type': 'code', 'source': '1', 'metadata': {}, 'outputs': [], 'execution_count': None}
