@@ -2247,7 +2247,6 @@ class Agent(object):
             self.set_own_oom_score()
         except OSError:
             self.oom_file = -1
-        self.bounds = read_bounds(MINE)
         guarded = self.prctl(PR_SET_DUMPABLE, 0) == 0
         reaps = MINE == 1 or self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
         if os.getuid() == 0:
@@ -2281,6 +2280,7 @@ class Agent(object):
         }
         self.send(HELLO, 0, pack_message(hello))
         self.flush()
+        self.bounds = read_bounds(MINE)  # while the host reads that; there is no guest yet
 
     def on_child(self, wake):
         # type: (int) -> None
