@@ -341,7 +341,7 @@ class SandboxConfig(Model):
         default = type(self)()
         return {
             name: getattr(self, name)
-            for name in self.model_dump()
+            for name in attrs.fields_dict(type(self))
             if getattr(self, name) != getattr(default, name) or (name == 'network_enabled' and not self.network_enabled)
         }
 

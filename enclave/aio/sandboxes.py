@@ -6,7 +6,6 @@ A sandbox of your own may be written with coroutine functions: subclass a face, 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import types
@@ -20,7 +19,6 @@ from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus
 from enclave.records import CommandResult
 from enclave.sandboxes import agent_backed, base, connection, process
-from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.bubblewrap import sandbox as bubblewrap_sandbox
 from enclave.sandboxes.docker import sandbox as docker_sandbox  # now: an import takes longer than a loop may be held up
 
@@ -181,9 +179,7 @@ class Sandbox(Face):
             await self.start()
         except BaseException:
             # A `start` of a user's own may have failed after ours had succeeded.
-            if getattr(self._blocking, '_status', None) in USABLE:
-                with contextlib.suppress(Exception):
-                    await self.stop()
+            await run(self._blocking._stop_failed, face=self)
             raise
         return self
 

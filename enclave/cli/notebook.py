@@ -15,7 +15,7 @@ import click
 from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.cli.options import json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, progress
-from enclave.cli.place import Place, choose_kind, kind_of
+from enclave.cli.place import Place, choose_kind, tell_kind
 from enclave.cli.relay import endings_as_cancel, endings_as_exit
 from enclave.cli.run import put_files
 from enclave.enums import SandboxType
@@ -230,7 +230,7 @@ def run(
                 'run': len(results),
                 'failed': failed,
                 'output': None if output is None else str(output),
-                **kind_of(sandbox),
+                **tell_kind(sandbox),
                 'results': [result.model_dump(mode='json') for result in results],
             }
         )

@@ -111,7 +111,7 @@ def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = Fals
     return choice
 
 
-def kind_of(sandbox: Any) -> dict[str, Any]:
+def tell_kind(sandbox: Any) -> dict[str, Any]:
     """Return what a record says of a sandbox's kind; ``chosen_because`` is None where the kind was named."""
     return {'sandbox_type': str(sandbox.sandbox_type), 'chosen_because': sandbox.metadata.get('chosen_because')}
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from enclave.cli.output import echo_error, echo_json
-from enclave.cli.place import kind_of
+from enclave.cli.place import tell_kind
 from enclave.cli.relay import relay
 
 F = TypeVar('F', bound=Callable[..., Any])
@@ -92,7 +92,7 @@ def drive(
     with process:
         result = relay(process, with_stdin=with_stdin, on_terminal=tty is not None, quiet=as_json)
     if as_json:
-        echo_json({**result.model_dump(mode='json'), **kind_of(sandbox)})
+        echo_json({**result.model_dump(mode='json'), **tell_kind(sandbox)})
     else:
         _tell_end(result, timeout, memory)
     raise click.exceptions.Exit(TIMED_OUT if result.timed_out else result.exit_code)

@@ -242,8 +242,7 @@ class HttpSandboxManager(SandboxManager):
             return None if config is None else dict(config)
         if not isinstance(config, SandboxConfig):
             raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {config!r}')
-        own = config.own_words()
-        return {name: value for name, value in config.model_dump(mode='json').items() if name in own}
+        return config.model_dump(mode='json', include=set(config.own_words()))
 
     def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
         """Return the sandbox of an id, or None if there is none: a `RemoteSandbox`, which is a `RemoteNotebookSandbox` if it

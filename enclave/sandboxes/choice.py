@@ -7,6 +7,7 @@ sandbox. What was chosen and why is logged once, and stands in the sandbox's met
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -153,6 +154,7 @@ def is_for_notebooks(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
     return isinstance(config, NotebookConfig) or bool(_find_notebook_sign(config))
 
 
+@functools.cache
 def _words() -> dict[SandboxType, set[str]]:
     """Return the options of each of our kinds."""
     from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig

@@ -523,7 +523,7 @@ def test_what_is_handed_to_pools_and_futures_of_an_earlier_cell_is_shown_in_the_
     )
 
     result = sandbox.execute_cell(
-        "pool.map(print, ['mapped'])\npool.apply(print, ['applied'])\n"
+        "pool.map(print, ['mapped'])\npool.apply_async(func=print, args=['applied']).wait()\n"
         'future.add_done_callback(lambda each: print(each.result()))\n'
         "pool.apply_async(abs, [-3], callback=lambda each: print('got', each)).wait()\n"
         'resolver.interval = 0\nresolver.start()\nresolver.join()\npool.close()\npool.join()'

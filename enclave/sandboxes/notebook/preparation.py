@@ -13,6 +13,7 @@ import concurrent.futures.thread
 import contextlib
 import contextvars
 import fcntl
+import functools
 import signal
 import sys
 import termios
@@ -157,6 +158,29 @@ def own_threads(shell: Any) -> None:
         # What is started before the first cell belongs to none, and answers the one that runs.
         return [(variable, variable.set(header)) for variable, header in cell if header]
 
+    def within(cell: Any, function: Any, *args: Any, **words: Any) -> Any:
+        entered = enter(cell)
+        try:
+            return function(*args, **words)
+        finally:
+            for variable, token in entered:
+                variable.reset(token)
+
+    def in_cell(function: Any) -> Any:
+        return functools.partial(within, the_cell(), function)
+
+    def for_cell(method: Any, name: str) -> Any:
+        # A method whose first argument, of this name, is a function to be called later.
+        @functools.wraps(method)
+        def call(owner: Any, *args: Any, **words: Any) -> Any:
+            if args:
+                args = (in_cell(args[0]), *args[1:])
+            elif name in words:
+                words[name] = in_cell(words[name])
+            return method(owner, *args, **words)
+
+        return call
+
     kind: Any = threading.Thread
     work: Any = concurrent.futures.thread._WorkItem
     start, bootstrap, make, run = kind.start, kind._bootstrap, work.__init__, work.run
@@ -174,31 +198,7 @@ def own_threads(shell: Any) -> None:
         make(item, *args, **words)
 
     def run_for_cell(item: Any, *args: Any) -> None:
-        entered = enter(item._enclave_cell)
-        try:
-            run(item, *args)
-        finally:
-            for variable, token in entered:
-                variable.reset(token)
-
-    def in_cell(function: Any) -> Any:
-        cell = the_cell()
-
-        def call(*args: Any, **words: Any) -> Any:
-            entered = enter(cell)
-            try:
-                return function(*args, **words)
-            finally:
-                for variable, token in entered:
-                    variable.reset(token)
-
-        return call
-
-    future: Any = concurrent.futures.Future
-    add_callback = future.add_done_callback
-
-    def add_callback_for_cell(self: Any, function: Any) -> None:
-        add_callback(self, in_cell(function))
+        within(item._enclave_cell, run, item, *args)
 
     followed: list[Any] = []
 
@@ -214,17 +214,15 @@ def own_threads(shell: Any) -> None:
         def make_result_for_cell(self: Any, pool: Any, callback: Any = None, error_callback: Any = None) -> None:
             make_result(self, pool, callback and in_cell(callback), error_callback and in_cell(error_callback))
 
-        def for_cell(method: Any) -> Any:
-            return lambda pool, function, *args, **words: method(pool, in_cell(function), *args, **words)
-
         result.__init__ = make_result_for_cell
         for name in ('apply_async', '_map_async', 'imap', 'imap_unordered'):
-            setattr(module.ThreadPool, name, for_cell(getattr(module.ThreadPool, name)))
+            setattr(module.ThreadPool, name, for_cell(getattr(module.ThreadPool, name), 'func'))
 
     if places:
         kind.start, kind._bootstrap = start_for_cell, bootstrap_for_cell
         work.__init__, work.run = make_for_cell, run_for_cell
-        future.add_done_callback = add_callback_for_cell
+        future: Any = concurrent.futures.Future
+        future.add_done_callback = for_cell(future.add_done_callback, 'fn')
         shell.events.register('pre_execute', follow_pools)
 
 
