@@ -96,7 +96,9 @@ class Sandbox(ABC):
         self._moving = False  # a thread is starting or stopping it
         self._is_wanted = False  # somebody else who called `start` has been told that it runs
         self._pid: int | None = None  # which process started it, until it is stopped
-        self._tools: dict[str, Tool] = load_tools(self.config.tools_config, self.sandbox_type, self.offers)
+        self._tools: dict[str, Tool] = load_tools(
+            self.config.tools_config, self.sandbox_type, self.offers, loads_all=self._loads_all_tools()
+        )
 
     @classmethod
     def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
@@ -104,6 +106,10 @@ class Sandbox(ABC):
             # Another kind's configuration carries over as far as its words are known here.
             config = config.non_default_options()
         return cls.config_class.model_validate(config)
+
+    def _loads_all_tools(self) -> bool:
+        """Tell whether a notebook sandbox loads the tools for general-purpose sandboxes too."""
+        return False
 
     # Life -------------------------------------------------------------------------------------------------------------
 

@@ -138,7 +138,11 @@ def register_tool(name: str, *, replace: bool = False) -> Callable[[K], K]:
 
 
 def load_tools(
-    tools_config: Mapping[str, Mapping[str, Any]], sandbox_type: SandboxType | str, offers: Collection[str]
+    tools_config: Mapping[str, Mapping[str, Any]],
+    sandbox_type: SandboxType | str,
+    offers: Collection[str],
+    *,
+    loads_all: bool = False,
 ) -> dict[str, Tool]:
     """Return the tools of a sandbox: ``{name: tool}``, in the order of ``tools_config``.
 
@@ -149,6 +153,7 @@ def load_tools(
         tools_config: ``{tool name: options}``.
         sandbox_type: The sandbox's kind.
         offers: What the sandbox offers, of ``'commands'``, ``'files'`` and ``'notebook'``.
+        loads_all: Whether a notebook sandbox loads the tools for general-purpose sandboxes too.
 
     Raises:
         ToolNotFoundError: A name is unknown.
@@ -159,7 +164,7 @@ def load_tools(
         tool = ToolFactory.create_tool(name, **options)
         if not tool.enabled:
             continue
-        reason = _misfit(tool, sandbox_type, offers)
+        reason = _misfit(tool, sandbox_type, offers, loads_all)
         if reason:
             logger.warning('tool %s is not loaded: %s', name, reason)
         else:
@@ -167,18 +172,21 @@ def load_tools(
     return tools
 
 
-def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str]) -> str:
+def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str], loads_all: bool) -> str:
     """Return why the sandbox cannot have the tool, or ''."""
     required, kind = tool.required_sandbox_type, as_sandbox_type(sandbox_type)
     if required is not None:
         required = as_sandbox_type(required)
         # Docker's kinds stand for all of their sort.
         sorts: dict[SandboxType | str, bool] = {
-            SandboxType.DOCKER: kind not in NOTEBOOK_TYPES,
+            SandboxType.DOCKER: loads_all or kind not in NOTEBOOK_TYPES,
             SandboxType.DOCKER_NOTEBOOK: kind in NOTEBOOK_TYPES,
         }
         if not sorts.get(required, required == kind):
             meant = _EQUIVALENT_KINDS.get(required, (required,))
-            return f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'
+            reason = f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'
+            if required is SandboxType.DOCKER:
+                reason += '; ENCLAVE_NOTEBOOK_TOOLS=all in the environment, or notebook_tools="all" in the configuration, loads it'
+            return reason
     missing = sorted(set(tool.needs) - set(offers))
     return f'it needs {", ".join(missing)}, which this {kind} sandbox does not offer' if missing else ''

@@ -43,8 +43,8 @@ class JSONSchema(Model):
     enum: list[Any] | None = None
     items: JSONSchema | None = None
     properties: dict[str, JSONSchema] | None = None
-    additionalProperties: JSONSchema | bool | None = None  # noqa: N815 - the name that JSON schemas have
-    anyOf: list[JSONSchema] | None = None  # noqa: N815
+    additionalProperties: JSONSchema | bool | None = None
+    anyOf: list[JSONSchema] | None = None
     required: list[str] | None = None
 
 

@@ -36,7 +36,7 @@ else:
 
 
 M = TypeVar('M', bound='Model')
-Where = tuple[Union[str, int], ...]
+Where = tuple[str | int, ...]
 
 _WHOLE = re.compile(r'\s*[+-]?\d+(_\d+)*(\.0*)?\s*')
 _TRUE = frozenset({'1', 'true', 't', 'yes', 'y', 'on'})

@@ -15,7 +15,9 @@ ToolParam = JSONSchema
 """The schema of one parameter."""
 
 _SECTIONS = re.compile(r'(args|arguments|parameters|params)\s*:?\s*', re.IGNORECASE)
-_OTHER_SECTION = re.compile(r'(returns?|yields?|raises?|examples?|notes?|attributes|see also|warnings?)\s*:?\s*', re.IGNORECASE)
+_OTHER_SECTION = re.compile(
+    r'(returns?|yields?|raises?|examples?|notes?|attributes|see also|warnings?)\s*:?\s*', re.IGNORECASE
+)
 _ENTRY = re.compile(r'\*{0,2}(?P<name>\w+)\s*(?:\((?P<kind>[^)]*)\))?\s*:\s*(?P<words>.*)')
 _FIELD = re.compile(r':param\s+(?:(?P<kind>[^:]*?)\s+)?(?P<name>\w+)\s*:\s*(?P<words>.*)')
 _NUMPY = re.compile(r'(?P<name>\w+)\s*(?::\s*(?P<kind>.*))?')
@@ -27,7 +29,7 @@ class ToolParams(Model):
     type: str = 'object'
     properties: dict[str, JSONSchema] = field(default_factory=dict)
     required: list[str] = field(default_factory=list)
-    additionalProperties: bool = False  # noqa: N815 - the name that JSON schemas have
+    additionalProperties: bool = False
 
 
 class ToolInfo(Model):
