@@ -171,6 +171,9 @@ class Sandbox(AsyncProxy):
     add_tool = to_async(base.Sandbox.add_tool)
     list_tools = to_async(base.Sandbox.list_tools)
     get_available_tools = to_async(base.Sandbox.get_available_tools)
+    tool_schemas = to_async(base.Sandbox.tool_schemas)
+    execute_tool_call = to_async(base.Sandbox.execute_tool_call)
+    execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)
     execute_command = to_async(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
     run_script = to_async(base.Sandbox.run_script)
 

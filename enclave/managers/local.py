@@ -159,10 +159,17 @@ class LocalSandboxManager(SandboxManager):
 
     # Tools and commands -----------------------------------------------------------------------------------------------
 
-    def execute_tool(self, sandbox_id: str, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self,
+        sandbox_id: str,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        max_chars: int | None = None,
+    ) -> ToolResult:
         """Run a tool in a sandbox; see `SandboxManager.execute_tool`."""
         with self._table.use(sandbox_id) as sandbox:
-            return sandbox.execute_tool(tool_name, parameters)
+            return sandbox.execute_tool(tool_name, parameters, max_chars=max_chars)
 
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
         """Return a sandbox's tools as ``{name: OpenAI-style function schema}``; see `SandboxManager.get_sandbox_tools`."""
