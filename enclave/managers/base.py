@@ -27,9 +27,9 @@ from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError
 from enclave.managers.config import SandboxManagerConfig
-from enclave.managers.workers import Workers
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
+from enclave.threads import Workers
 
 logger = logging.getLogger(__name__)
 

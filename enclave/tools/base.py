@@ -191,7 +191,7 @@ class Tool:
         self._check_enabled()
         arguments = self.check_arguments(parameters)
         if inspect.iscoroutinefunction(self.run):
-            return self._told(lambda: _driven(self.run, workspace, arguments), workspace)
+            return self._told(lambda: _drive(self.run, workspace, arguments), workspace)
         return self._told(lambda: self.run(workspace, arguments), workspace)
 
     @_overridable
@@ -338,9 +338,9 @@ def _guarded(execute: F) -> F:
 
 
 def call_tool(tool: Tool, workspace: Workspace, parameters: Mapping[str, Any]) -> ToolResult:
-    """Run a tool in a workspace: the one way a sandbox does it, whatever colour the tool's own `execute` has.
+    """Run a tool in a workspace: the one way a sandbox does it, whether the tool's own `execute` is sync or async.
 
-    A coroutine function is given an asynchronous proxy of the workspace, and driven; see `enclave.aio.driving`.
+    A coroutine function is given an asynchronous proxy of the workspace, and driven; see `enclave.portal`.
 
     Raises:
         ToolArgumentsError, EnclaveError: As for `Tool.execute`.
@@ -349,11 +349,11 @@ def call_tool(tool: Tool, workspace: Workspace, parameters: Mapping[str, Any]) -
         result: ToolResult = tool.execute(workspace, **parameters)
         return result
     tool._check_own(inspect.signature(tool.execute), (workspace,), parameters)
-    return tool._told(lambda: _driven(tool.execute, workspace, **parameters), workspace)
+    return tool._told(lambda: _drive(tool.execute, workspace, **parameters), workspace)
 
 
-def _driven(function: Callable[..., Any], workspace: Workspace, *args: Any, **parameters: Any) -> Any:
-    from enclave.aio.driving import drive_tool  # asyncio's one door is far above, and only those who need it come by
+def _drive(function: Callable[..., Any], workspace: Workspace, *args: Any, **parameters: Any) -> Any:
+    from enclave.portal import drive_tool  # asyncio is slow to import, and most tools do not need it
 
     return drive_tool(function, workspace, *args, **parameters)
 
