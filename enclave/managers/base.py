@@ -27,10 +27,10 @@ from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError
 from enclave.managers.config import SandboxManagerConfig
-from enclave.managers.workers import Workers
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.suggest import did_you_mean
+from enclave.threads import Workers
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 
 logger = logging.getLogger(__name__)

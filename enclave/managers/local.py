@@ -25,9 +25,9 @@ from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, Sou
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
-from enclave.managers.workers import wait_for
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
+from enclave.threads import wait_for
 
 logger = logging.getLogger(__name__)
 

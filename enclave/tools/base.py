@@ -195,7 +195,7 @@ class Tool:
         self._check_enabled()
         arguments = self.check_arguments(parameters)
         if inspect.iscoroutinefunction(self.run):
-            return self._told(lambda: _driven(self.run, workspace, arguments), workspace)
+            return self._told(lambda: _drive(self.run, workspace, arguments), workspace)
         return self._told(lambda: self.run(workspace, arguments), workspace)
 
     @_overridable
@@ -348,7 +348,7 @@ def call_tool(
 ) -> ToolResult:
     """Run a tool in a workspace: the one way a sandbox does it, whether the tool's own `execute` is sync or async.
 
-    A coroutine function is given an asynchronous proxy of the workspace, and driven; see `enclave.aio.driving`.
+    A coroutine function is given an asynchronous proxy of the workspace, and driven; see `enclave.portal`.
 
     Args:
         max_chars: A budget for ``output`` and ``error`` each; None takes the tool's own option ``max_chars``, if it has one.
@@ -364,14 +364,14 @@ def call_tool(
         place = BudgetedWorkspace(workspace, budget)
     if is_async:
         tool._check_own(inspect.signature(tool.execute), (place,), parameters)
-        result = tool._told(lambda: _driven(tool.execute, place, **parameters), place)
+        result = tool._told(lambda: _drive(tool.execute, place, **parameters), place)
     else:
         result = tool.execute(place, **parameters)
     return result if budget is None else shorten_result(workspace, result, budget)
 
 
-def _driven(function: Callable[..., Any], workspace: Workspace, *args: Any, **parameters: Any) -> Any:
-    from enclave.aio.driving import drive_tool  # asyncio's one door is far above, and only those who need it come by
+def _drive(function: Callable[..., Any], workspace: Workspace, *args: Any, **parameters: Any) -> Any:
+    from enclave.portal import drive_tool  # asyncio is slow to import, and most tools do not need it
 
     return drive_tool(function, workspace, *args, **parameters)
 
