@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from ms_enclave.sandbox.boxes.base import register_sandbox
 from ms_enclave.sandbox.boxes.core_backed import CoreBackedSandbox
+from ms_enclave.sandbox.boxes.core_options import plain_options
 from ms_enclave.sandbox.boxes.notebook import NotebookBackedSandbox
 from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.tools.base import Tool
@@ -25,8 +26,7 @@ class BubblewrapSandbox(CoreBackedSandbox):
     _what: ClassVar[str] = 'bubblewrap sandbox'
 
     def _core_options(self) -> dict[str, Any]:
-        config = self.config
-        return {'timeout': None, 'working_dir': config.working_dir, 'env_vars': config.env_vars}
+        return plain_options(self.config)
 
     def _find_misfit(self, tool: Tool) -> str:
         required = tool.required_sandbox_types

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any, ClassVar
 
 from ms_enclave.sandbox.boxes.base import register_sandbox
+from ms_enclave.sandbox.boxes.core_options import GATEWAY_PORT, notebook_options
 from ms_enclave.sandbox.boxes.docker_sandbox import DockerSandbox
 from ms_enclave.sandbox.boxes.notebook import NotebookBackedSandbox
 from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.model.config import DockerNotebookConfig
-
-GATEWAY_PORT = '8888/tcp'
-_LOOPBACK = '127.0.0.1'
 
 
 @register_sandbox(SandboxType.DOCKER_NOTEBOOK)
@@ -36,33 +33,13 @@ class DockerNotebookSandbox(NotebookBackedSandbox, DockerSandbox):
         self.base_url: str | None = None
 
     def _core_options(self) -> dict[str, Any]:
-        options = super()._core_options()
-        # The kernels are the library's own, whatever the image runs; its command would be a second gateway.
-        for name in ('run_image_command', 'tty', 'entrypoint'):
-            if options.get('command') is None:
-                options.pop(name, None)
-        address = _address(self.host)
-        options['ports'].pop(GATEWAY_PORT, None)
-        options['port'], options['host'] = self.port, address
-        if self.config.token is not None:
-            options['token'] = self.config.token
-        elif address == _LOOPBACK:
-            options['gateway_auth'] = False
-        return options
+        self.config.port, self.config.host = self.port, self.host
+        return notebook_options(self.config)
 
     async def start(self) -> None:
         """Start it, its gateway and its kernel, and load its tools."""
         await super().start()
         self.base_url = self._core.gateway_url or f'http://{self.host}:{self.port}'
-
-
-def _address(host: str) -> str:
-    """Return where the gateway is published: on loopback, or the address that the program reaches it by."""
-    try:
-        found = ipaddress.ip_address(host.strip('[]'))
-    except ValueError:
-        return _LOOPBACK if host.lower() == 'localhost' else '0.0.0.0'
-    return str(found)
 
 
 __all__ = ['DockerNotebookSandbox']

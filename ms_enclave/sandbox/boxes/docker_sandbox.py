@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,10 @@ from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.docker.images import Progress, ensure_image
 from ms_enclave.sandbox.boxes.base import register_sandbox
 from ms_enclave.sandbox.boxes.core_backed import CoreBackedSandbox
+from ms_enclave.sandbox.boxes.core_options import docker_options
 from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.model.config import DockerSandboxConfig
 from ms_enclave.utils.logger import logger
-
-PIDS_LIMIT = 4096
-"""Processes and threads at once, where the program does not say; no program was seen to want as many."""
-_ALL_ADDRESSES = '0.0.0.0'
-_UNSET: Any = object()
 
 
 @register_sandbox(SandboxType.DOCKER)
@@ -77,38 +72,7 @@ class DockerSandbox(CoreBackedSandbox):
     # Life -------------------------------------------------------------------------------------------------------------
 
     def _core_options(self) -> dict[str, Any]:
-        config = self.config
-        is_open = config.network_enabled
-        options: dict[str, Any] = {
-            'timeout': None,  # every call names its own
-            'working_dir': config.working_dir,
-            'env_vars': config.env_vars,
-            'memory_limit': config.memory_limit,
-            'cpu_limit': config.cpu_limit,
-            'pids_limit': PIDS_LIMIT,
-            'network_enabled': is_open,
-            'volumes': {source: dict(target) for source, target in config.volumes.items()},
-            'remove_on_exit': config.remove_on_exit,
-            'image': config.image,
-            'network': config.network if is_open and config.network != 'bridge' else None,
-            'ports': {port: _binding(given) for port, given in config.ports.items()} if is_open else {},
-            'extra_hosts': config.extra_hosts,
-            'privileged': config.privileged,
-            'platform': config.platform,
-        }
-        command = config.command
-        if command is not None:
-            options['command'] = shlex.split(command) if isinstance(command, str) else command
-        else:
-            options['run_image_command'] = True
-        options['tty'] = True
-        if config.entrypoint is not None:
-            entrypoint = config.entrypoint
-            options['entrypoint'] = shlex.split(entrypoint) if isinstance(entrypoint, str) else entrypoint
-        if command is not None and not options['command']:
-            options.pop('command')
-            options['run_image_command'] = True
-        return options
+        return docker_options(self.config)
 
     def _prepare(self) -> Any:
         for source in self.config.volumes:
@@ -154,12 +118,6 @@ class DockerSandbox(CoreBackedSandbox):
             await run(unpack)
         except EnclaveError:
             raise error from None
-
-
-def _binding(given: Any) -> tuple[str, int | None]:
-    """Return where a port is published: a number alone on all addresses; 0 is a free port."""
-    address, number = given if isinstance(given, (tuple, list)) else (_ALL_ADDRESSES, given)
-    return address or _ALL_ADDRESSES, int(number) or None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ program that catches that catches these, and a `Model` may be a field of a progr
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -18,7 +19,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, time
 from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
@@ -421,6 +422,98 @@ def _key(key: Any, mode: str) -> Any:
     return key.value if isinstance(key, Enum) else key if isinstance(key, str) else str(key)
 
 
+# Schemas --------------------------------------------------------------------------------------------------------------
+
+JSON_TYPES: dict[Any, str] = {
+    str: 'string',
+    bytes: 'string',
+    int: 'integer',
+    float: 'number',
+    bool: 'boolean',
+    list: 'array',
+    dict: 'object',
+    None: 'null',
+    type(None): 'null',
+}
+"""What JSON has for plain types."""
+_FORMATS = {datetime: 'date-time', date: 'date', time: 'time'}
+
+
+def type_schema(kind: Any) -> dict[str, Any]:
+    """Return what JSON of a type's values looks like; ``{}`` is anything."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any or kind is inspect.Parameter.empty:
+        return {}
+    if origin is typing.Annotated:
+        return type_schema(parts[0])
+    if origin in (Union, types.UnionType):
+        return {'anyOf': [type_schema(each) for each in parts]}
+    if origin is Literal:
+        return {'enum': list(parts)}
+    if origin in (list, set, frozenset, tuple, Sequence) or kind in (list, set, frozenset):
+        items = [each for each in parts if each is not Ellipsis]
+        return {'type': 'array', 'items': type_schema(items[0]) if items else {}}
+    if origin in (dict, Mapping):
+        return {'type': 'object', 'additionalProperties': type_schema(parts[1]) if len(parts) > 1 else True}
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {'enum': [each.value for each in kind]}
+    if kind in _FORMATS:
+        return {'type': 'string', 'format': _FORMATS[kind]}
+    if kind in JSON_TYPES:
+        return {'type': JSON_TYPES[kind]}
+    return class_schema(kind) if isinstance(kind, type) else {'type': 'object'}
+
+
+def class_schema(cls: type[Any]) -> dict[str, Any]:
+    """Return what JSON of a class's instances looks like, by its fields; an object of any shape where it has none."""
+    if issubclass(cls, Model):
+        return model_schema(cls)
+    schema_of = getattr(cls, 'model_json_schema', None)
+    if callable(schema_of):
+        found: dict[str, Any] = schema_of()
+        return found
+    if dataclasses.is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        missing = dataclasses.MISSING
+        fields = [
+            (each.name, hints[each.name], each.default is missing and each.default_factory is missing)
+            for each in dataclasses.fields(cls)
+        ]
+    elif typing.is_typeddict(cls):
+        required = getattr(cls, '__required_keys__', frozenset())
+        fields = [(name, kind, name in required) for name, kind in typing.get_type_hints(cls).items()]
+    else:
+        return {'type': 'object'}
+    return {
+        'type': 'object',
+        'properties': {name: type_schema(kind) for name, kind, _ in fields},
+        'required': [name for name, _, is_required in fields if is_required],
+        'additionalProperties': False,
+    }
+
+
+def model_schema(cls: type[Model]) -> dict[str, Any]:
+    """Return what JSON of a model's instances looks like."""
+    properties: dict[str, Any] = {}
+    required = []
+    for name, info in fields_of(cls).items():
+        holds_itself = 'JSONSchema' in str(info.annotation)
+        made = {'type': 'object'} if holds_itself else type_schema(info.annotation)
+        if info.description:
+            made['description'] = info.description
+        if info.is_required():
+            required.append(name)
+        else:
+            made['default'] = dumped(info.get_default(), mode='json')
+        properties[name] = made
+    schema: dict[str, Any] = {'title': cls.__name__, 'type': 'object', 'properties': properties}
+    if cls.__doc__:
+        schema['description'] = inspect.cleandoc(cls.__doc__)
+    if required:
+        schema['required'] = required
+    return schema
+
+
 # Models ---------------------------------------------------------------------------------------------------------------
 
 
@@ -657,8 +750,6 @@ class Model:
     @classmethod
     def model_json_schema(cls, **_: Any) -> dict[str, Any]:
         """Return what JSON of an instance looks like, as a JSON schema."""
-        from ms_enclave.utils.json_schema import model_schema
-
         return model_schema(cls)
 
     # In a program's own models ----------------------------------------------------------------------------------------
