@@ -128,7 +128,7 @@ class SandboxFactory:
 
         Args:
             sandbox_type: The kind. None leaves the choice to `enclave.sandboxes.choice`: what only one backend's
-                configuration has decides, else Docker if its engine answers (asked now, for a second at most), else
+                configuration has decides, else the environment variable ``ENCLAVE_TYPE`` if it is set, else Docker if its engine answers (asked now, for a second at most), else
                 bubblewrap. It is a notebook sandbox where the configuration is one's, or has a word that only those know,
                 or names ``notebook_executor`` and no other tool. What was chosen and why is in the sandbox's
                 ``metadata['chosen_because']``.
