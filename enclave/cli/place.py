@@ -106,8 +106,8 @@ def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = Fals
     from enclave.sandboxes.choice import choose_for
 
     choice = choose_for(config, notebook=notebook)
-    if choice.is_fallback and not quiet:
-        click.echo(f'ms-enclave: no Docker engine answers, so this is a {choice.sandbox_type} sandbox', err=True)
+    if not choice.sandbox_type.startswith('docker') and not quiet:
+        click.echo(f'ms-enclave: a {choice.sandbox_type} sandbox, since {choice.brief or choice.reason}', err=True)
     return choice
 
 

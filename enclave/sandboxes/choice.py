@@ -44,16 +44,16 @@ TYPE_VARIABLE = 'ENCLAVE_TYPE'
 
 @frozen
 class Choice:
-    """A kind of sandbox, and a clause that says why, for a person; ``is_fallback``: because the one before it does not work."""
+    """A kind of sandbox, and a clause that says why, for a person; ``brief`` is the clause where that has details."""
 
     sandbox_type: SandboxType | str
     reason: str
-    is_fallback: bool = False
+    brief: str = ''
 
     def for_notebooks(self, why: str = '') -> Choice:
         """Return the notebook sandboxes of the same backend; ``why`` says what asks for a notebook, where that is not plain."""
         reason = f'{why}, and {self.reason}' if why else self.reason
-        return Choice(as_sandbox_type(notebook_type(self.sandbox_type)), reason, self.is_fallback)
+        return Choice(as_sandbox_type(notebook_type(self.sandbox_type)), reason, self.brief)
 
 
 def notebook_type(name: str) -> str:
@@ -89,9 +89,8 @@ def choose(ping: Callable[[], None] = ping_engine, try_other: Callable[[], None]
     except EnclaveError as error:
         reason = f'no Docker engine answers ({absent}), but bubblewrap does not work either ({_first_sentence(error)})'
         return Choice(SandboxType.DOCKER, reason)
-    return Choice(
-        SandboxType.BUBBLEWRAP, f'no Docker engine answers ({absent}), and bubblewrap works', is_fallback=True
-    )
+    reason = f'no Docker engine answers ({absent}), and bubblewrap works'
+    return Choice(SandboxType.BUBBLEWRAP, reason, 'no Docker engine answers')
 
 
 def _first_sentence(error: EnclaveError) -> str:
