@@ -19,6 +19,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar, TypeVar, cast
 
+import attrs
+
 from enclave.cancellation import is_cancelled
 from enclave.config import check_env
 from enclave.deadline import check_timeout
@@ -31,6 +33,7 @@ from enclave.errors import (
     SandboxPathError,
     SandboxStateError,
 )
+from enclave.languages.values import Limits
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.base import USABLE, Sandbox
 from enclave.sandboxes.connection import Connection, PortForward
@@ -217,6 +220,22 @@ class AgentBackedSandbox(Sandbox):
             path_first={import_path_env: self._absolute(cwd or '.')} if import_path_env else {},
         )
         return self._do(lambda operations: operations.run(request))
+
+    def _run_limited(
+        self, command: Sequence[str], *, limits: Limits | None, source: tuple[str, bytes] | None, **options: Any
+    ) -> CommandResult:
+        """Run a command under limits; see `enclave.languages.running.Runner.run_step`."""
+        words = {'timeout': None, 'cwd': None, 'env': None, 'user': None, 'stdin': None, 'max_output_bytes': None}
+        request = self._request(command, **{**words, **options})
+        if source is not None:
+            request = attrs.evolve(request, script=Script(source=source[1], name=source[0]))
+        request = attrs.evolve(request, limits=limits)
+        return self._do(lambda operations: operations.run(request))
+
+    @property
+    def _measures(self) -> bool:
+        """Whether what runs now keeps limits and takes program texts with a name."""
+        return bool(getattr(self._operations, 'measures', False))
 
     def start_process(
         self,

@@ -29,7 +29,10 @@ from enclave.errors import (
     ToolNotFoundError,
     UnsupportedError,
 )
+from enclave.languages.running import run_program
+from enclave.languages.values import CodeRequest, CodeResult, Comparison, make_request
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
+from enclave.sandboxes.programs import SandboxRunner
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.registry import load_tools
 
@@ -367,6 +370,66 @@ class Sandbox(ABC):
         raise UnsupportedError(
             f'a sandbox of the class {type(self).__name__} does not define run_script, which running code as a script needs'
         )
+
+    def run_code(
+        self,
+        code: str | bytes | CodeRequest,
+        language: str = 'python',
+        *,
+        stdin: str | bytes | None = None,
+        args: Sequence[str] = (),
+        files: Mapping[str, str | bytes] | None = None,
+        fetch_files: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        compile_timeout: float | None = None,
+        timeout: float | None = None,
+        memory_limit: str | int | None = None,
+        cpu_time_limit: float | None = None,
+        expected_output: str | None = None,
+        compare: Comparison = 'lines',
+        tolerance: float = 1e-6,
+        **more: Any,
+    ) -> CodeResult:
+        """Compile and run a program in a directory of its own, which is gone afterwards, with all that the program started.
+
+        Args:
+            code: Its source, or a whole `CodeRequest`, which then says everything.
+            language: A name or alias of the table of languages; see docs/languages.md.
+            more: ``compile_memory_limit``, ``output_limit``, ``max_output_bytes``, ``max_fetch_bytes``. For these and the others
+                see `enclave.languages.values.CodeRequest`.
+
+        Returns:
+            How compiling and running ended, apart, with a judge's verdict. See `enclave.languages.values.CodeResult`.
+
+        Raises:
+            NotRegisteredError: There is no such language.
+            UnsupportedError: The sandbox lacks the language's toolchain, or takes no files.
+            InvalidArgumentError: An argument is impossible; the message names it.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+        """
+        request = make_request(
+            code,
+            language=language,
+            stdin=stdin,
+            args=args,
+            files=files,
+            fetch_files=fetch_files,
+            env=env,
+            compile_timeout=compile_timeout,
+            timeout=timeout,
+            memory_limit=memory_limit,
+            cpu_time_limit=cpu_time_limit,
+            expected_output=expected_output,
+            compare=compare,
+            tolerance=tolerance,
+            **more,
+        )
+        return self._run_code(request)
+
+    def _run_code(self, request: CodeRequest) -> CodeResult:
+        """Run a program; see `run_code`."""
+        self._check_usable()
+        return run_program(SandboxRunner(self), request)
 
     # With -------------------------------------------------------------------------------------------------------------
 
