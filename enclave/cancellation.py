@@ -108,7 +108,7 @@ def if_unwanted(undo: Callable[[], None]) -> None:
 
 
 def is_cancelled() -> bool:
-    """Tell whether the current context's work was cancelled."""
+    """Return whether the current context's work was cancelled."""
     current = _current.get()
     return current is not None and current.is_cancelled
 

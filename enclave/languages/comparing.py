@@ -9,7 +9,7 @@ from enclave.languages.values import Comparison
 
 
 def matches(output: str, expected: str, compare: Comparison = 'lines', tolerance: float = 1e-6) -> bool:
-    """Tell whether an output is the expected one; see `CodeRequest` for the ways to compare."""
+    """Return whether an output is the expected one; see `CodeRequest` for the ways to compare."""
     if compare == 'exact':
         return output == expected
     if compare == 'lines':

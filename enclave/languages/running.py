@@ -17,7 +17,13 @@ import attrs
 from enclave.cancellation import Cancellation
 from enclave.config import parse_size
 from enclave.enums import ExecutionStatus, Verdict
-from enclave.errors import EnclaveError, InvalidArgumentError, SandboxPathError, SandboxPathNotFoundError, UnsupportedError
+from enclave.errors import (
+    EnclaveError,
+    InvalidArgumentError,
+    SandboxPathError,
+    SandboxPathNotFoundError,
+    UnsupportedError,
+)
 from enclave.languages.comparing import matches
 from enclave.languages.table import Language, Plan, get_language
 from enclave.languages.values import (
@@ -169,7 +175,7 @@ def as_step(result: CommandResult, limits: Limits) -> StepResult:
 
 
 def _is_simple(plan: Plan, request: CodeRequest) -> bool:
-    """Tell whether a program is one file that is run as it is, so that one call does all."""
+    """Return whether a program is one file that is run as it is, so that one call does all."""
     if plan.compile or plan.files or request.files or request.fetch_files or '/' in plan.file:
         return False
     return not any('enclave-run-' in word for word in (*plan.run, *plan.env.values()))
@@ -177,7 +183,9 @@ def _is_simple(plan: Plan, request: CodeRequest) -> bool:
 
 def _unnamed(language: Language) -> CodeResult:
     """Return the result of a source that lacks the name that its language needs."""
-    said = f'{language.title}: the source has no name to run by; it must have what {language.name_patterns[0]!r} finds.\n'
+    said = (
+        f'{language.title}: the source has no name to run by; it must have what {language.name_patterns[0]!r} finds.\n'
+    )
     step = StepResult(
         command=list(language.compile[0] if language.compile else language.run),
         status=ExecutionStatus.ERROR,
@@ -300,5 +308,3 @@ def _remove(runner: Runner, folder: str) -> None:
 
 def _size(limit: str | int | None) -> int | None:
     return None if limit is None else parse_size(limit, 'memory_limit')
-
-

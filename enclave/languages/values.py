@@ -54,7 +54,9 @@ class Limits:
 
 def _as_text(value: Any) -> Any:
     """Return bytes as text, with what is not UTF-8 as `os.fsdecode` stands for it; anything else is left for the validator."""
-    return bytes(value).decode('utf-8', 'surrogateescape') if isinstance(value, (bytes, bytearray, memoryview)) else value
+    return (
+        bytes(value).decode('utf-8', 'surrogateescape') if isinstance(value, (bytes, bytearray, memoryview)) else value
+    )
 
 
 def as_bytes(text: str) -> bytes:
@@ -70,7 +72,11 @@ def _as_files(value: Any) -> Any:
         return as_dict(value)
     return {
         str(name) if isinstance(name, PurePosixPath) else name: (
-            as_bytes(each) if isinstance(each, str) else bytes(each) if isinstance(each, (bytearray, memoryview)) else each
+            as_bytes(each)
+            if isinstance(each, str)
+            else bytes(each)
+            if isinstance(each, (bytearray, memoryview))
+            else each
         )
         for name, each in value.items()
     }
@@ -242,7 +248,9 @@ def make_request(code: str | bytes | CodeRequest, **options: Any) -> CodeRequest
     if not isinstance(code, CodeRequest):
         for name in options:
             if name not in _REQUEST_FIELDS:
-                raise InvalidArgumentError(f'run_code takes no argument {name!r}; it takes: {", ".join(_REQUEST_FIELDS)}')
+                raise InvalidArgumentError(
+                    f'run_code takes no argument {name!r}; it takes: {", ".join(_REQUEST_FIELDS)}'
+                )
         return CodeRequest(code=code, **options)
     given = [name for name, value in options.items() if value not in (_REQUEST_FIELDS[name], None, (), {})]
     if given:

@@ -25,7 +25,7 @@ from enclave.managers.base import SandboxManager
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.local import LocalSandboxManager
 from enclave.managers.remote_notebook import RemoteNotebookSandbox
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.server.serve import SandboxServer
 from tests.notebook.conftest import CONFIG
 from tests.support.server import serving
