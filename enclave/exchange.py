@@ -2,8 +2,8 @@
 
 A transfer may be blocked in the midst of a system call, because the other side takes nothing or sends nothing. What ends that
 is ending the connection under it, from the thread that cancels. But a connection goes back to its pool as soon as its answer
-was read, and may carry somebody else's request a moment later. So the connections here know which `CancellableRequest` they serve, and
-tell it when they do so no longer.
+was read, and may carry somebody else's request a moment later. So the connections here know which
+`CancellableRequest` they serve, and notify it when they no longer do.
 
 Both doors to HTTP, the container engine's client and the manager's, stand on urllib3, and have these connections put in
 their pools.

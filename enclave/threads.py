@@ -3,8 +3,8 @@
 One pool for the whole process, whatever number of event loops there are. A loop's own default executor is no place for
 calls that wait for code in a sandbox: it has six threads on two cores, and its users' other work would queue behind ours.
 
-The pool has no upper bound, on purpose. A call may wait for another one (a lease waits for a release), so a bounded thread_pool all
-of whose threads wait would wait for ever. A thread that has had nothing to do for a while leaves; the last few stay.
+The pool has no upper bound, on purpose. A call may wait for another one (a lease waits for a release), so a bounded pool all of
+whose threads wait would wait for ever. A thread that has had nothing to do for a while leaves; the last few stay.
 
 The threads are daemons and no `concurrent.futures` executor owns them, because that one refuses work as soon as the main
 thread has ended, and `atexit` hooks that stop sandboxes come after that. From Python 3.12 on no thread can be made then

@@ -6,8 +6,8 @@ ends as soon as the work has, or after `GRACE_SECONDS` if the work cannot be sto
 more still brings about (a sandbox that has just been made, say) is undone.
 
 `to_async` makes a coroutine function of a blocking method, with its signature and its words; `streamed` an asynchronous
-iterator of a method that yields; `entered` an asynchronous context manager of one that is a context manager. An `AsyncProxy` is an
-object with such methods over a blocking one.
+iterator of a method that yields; `entered` an asynchronous context manager of one that is a context manager. An
+`AsyncProxy` is an object with such methods over a blocking one.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ async def run(
         raise
 
 
-# Faces ----------------------------------------------------------------------------------------------------------------
+# Proxies ----------------------------------------------------------------------------------------------------------------
 
 
 @define(eq=False)

@@ -16,7 +16,7 @@ from enclave.aio.sandboxes import Connection, PortForward, Process
 from ms_enclave.sandbox import boxes
 from ms_enclave.sandbox import manager as documented
 
-FACES: list[type[AsyncProxy]] = [
+PROXIES: list[type[AsyncProxy]] = [
     aio.Sandbox,
     aio.AgentBackedSandbox,
     aio.DockerSandbox,
@@ -61,7 +61,7 @@ def methods(cls: type[Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-@pytest.mark.parametrize('proxy', FACES, ids=lambda proxy: proxy.__name__)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
 def test_a_face_has_every_public_name_of_its_class(proxy: type[AsyncProxy]) -> None:
     blocking = blocking_of(proxy)
 
@@ -70,7 +70,7 @@ def test_a_face_has_every_public_name_of_its_class(proxy: type[AsyncProxy]) -> N
     assert sorted(public - set(dir(proxy))) == []
 
 
-@pytest.mark.parametrize('proxy', FACES, ids=lambda proxy: proxy.__name__)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
 def test_methods_have_the_same_parameters(proxy: type[AsyncProxy]) -> None:
     for name, method in methods(blocking_of(proxy)):
         theirs = list(inspect.signature(method).parameters.values())
@@ -78,14 +78,14 @@ def test_methods_have_the_same_parameters(proxy: type[AsyncProxy]) -> None:
         assert ours == theirs, name
 
 
-@pytest.mark.parametrize('proxy', [*FACES, *DOCUMENTED], ids=lambda proxy: f'{proxy.__module__}.{proxy.__name__}')
+@pytest.mark.parametrize('proxy', [*PROXIES, *DOCUMENTED], ids=lambda proxy: f'{proxy.__module__}.{proxy.__name__}')
 def test_methods_have_the_words_of_the_blocking_class(proxy: type[AsyncProxy]) -> None:
     for name, method in methods(blocking_of(proxy)):
         assert inspect.getdoc(method), name
         assert inspect.getdoc(getattr(proxy, name)) == inspect.getdoc(method), name
 
 
-@pytest.mark.parametrize('proxy', FACES, ids=lambda proxy: proxy.__name__)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
 def test_methods_are_coroutine_functions(proxy: type[AsyncProxy]) -> None:
     for name, _method in methods(blocking_of(proxy)):
         ours = getattr(proxy, name)
@@ -97,7 +97,7 @@ def test_methods_are_coroutine_functions(proxy: type[AsyncProxy]) -> None:
             assert inspect.iscoroutinefunction(ours), name
 
 
-@pytest.mark.parametrize('proxy', FACES, ids=lambda proxy: proxy.__name__)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
 def test_a_class_that_is_a_context_manager_is_an_asynchronous_one(proxy: type[AsyncProxy]) -> None:
     blocking = blocking_of(proxy)
 
@@ -105,7 +105,7 @@ def test_a_class_that_is_a_context_manager_is_an_asynchronous_one(proxy: type[As
     assert hasattr(blocking, '__exit__') == hasattr(proxy, '__aexit__')
 
 
-@pytest.mark.parametrize('proxy', FACES, ids=lambda proxy: proxy.__name__)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
 def test_attributes_are_shown_and_not_called(proxy: type[AsyncProxy]) -> None:
     blocking = blocking_of(proxy)
 

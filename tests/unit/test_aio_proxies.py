@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from enclave.aio import lifting
+from enclave.aio import proxies
 from enclave.aio.proxies import AsyncProxy, Forwarded, ProxyRegistry, entered, run, streamed, to_async
 from enclave.cancellation import is_cancelled, on_cancel
 from tests.support.aio import PATIENCE, until
@@ -32,7 +32,7 @@ class Held:
         return 'made'
 
 
-def test_a_call_runs_on_a_thread_of_the_crew_and_not_of_the_loop() -> None:
+def test_a_call_runs_on_a_thread_of_the_pool_and_not_of_the_loop() -> None:
     names = asyncio.run(run(lambda: threading.current_thread().name))
 
     assert names.startswith('enclave-aio-')
@@ -106,7 +106,7 @@ def test_a_result_lost_in_the_moment_of_cancelling_is_undone() -> None:
 def test_work_that_had_ended_unheard_when_it_was_cancelled_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    monkeypatch.setattr(lifting, 'GRACE_SECONDS', PATIENCE)
+    monkeypatch.setattr(proxies, 'GRACE_SECONDS', PATIENCE)
     posted, undone = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -135,7 +135,7 @@ def test_work_that_had_ended_unheard_when_it_was_cancelled_is_not_waited_for(
 
 
 def test_work_that_cannot_be_stopped_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifting, 'GRACE_SECONDS', 0.01)
+    monkeypatch.setattr(proxies, 'GRACE_SECONDS', 0.01)
     begun, let_go, undone = threading.Event(), threading.Event(), []
 
     def stubborn() -> str:
@@ -158,7 +158,7 @@ def test_work_that_cannot_be_stopped_is_left_after_a_while(monkeypatch: pytest.M
 
 
 def test_what_is_made_after_its_loop_was_closed_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifting, 'GRACE_SECONDS', 0.01)
+    monkeypatch.setattr(proxies, 'GRACE_SECONDS', 0.01)
     begun, let_go, undone = threading.Event(), threading.Event(), threading.Event()
 
     def stubborn() -> str:
@@ -228,7 +228,7 @@ def test_several_loops_at_once_get_their_own_results() -> None:
     assert results == {number: [number * 1000 + each for each in range(50)] for number in range(6)}
 
 
-# Faces
+# Proxies
 
 
 class Well:
