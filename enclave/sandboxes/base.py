@@ -30,7 +30,14 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.languages.running import run_program
-from enclave.languages.values import CodeRequest, CodeResult, Comparison, make_request
+from enclave.languages.values import (
+    DEFAULT_FETCH_BYTES,
+    DEFAULT_OUTPUT_LIMIT,
+    CodeRequest,
+    CodeResult,
+    Comparison,
+    make_request,
+)
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
 from enclave.sandboxes.programs import SandboxRunner
 from enclave.tools.base import Tool, call_tool
@@ -388,15 +395,22 @@ class Sandbox(ABC):
         expected_output: str | None = None,
         compare: Comparison = 'lines',
         tolerance: float = 1e-6,
-        **more: Any,
+        compile_memory_limit: str | int | None = None,
+        output_limit: int = DEFAULT_OUTPUT_LIMIT,
+        max_output_bytes: int | None = None,
+        max_fetch_bytes: int = DEFAULT_FETCH_BYTES,
     ) -> CodeResult:
         """Compile and run a program in a directory of its own, which is gone afterwards, with all that the program started.
 
         Args:
             code: Its source, or a whole `CodeRequest`, which then says everything.
             language: A name or alias of the table of languages; see docs/languages.md.
-            more: ``compile_memory_limit``, ``output_limit``, ``max_output_bytes``, ``max_fetch_bytes``. For these and the others
-                see `enclave.languages.values.CodeRequest`.
+            stdin, args, files, fetch_files, env: What it is given, and which files to return; this and what follows is said in
+                full at `enclave.languages.values.CodeRequest`.
+            timeout: Seconds it may run, without the time in which no processor was free for it; None takes the language's own
+                limit or the sandbox's, 0 is no limit.
+            cpu_time_limit: Seconds of processor time it may use, whatever else the machine does.
+            expected_output: What it should print, compared as ``compare`` and ``tolerance`` say.
 
         Returns:
             How compiling and running ended, apart, with a judge's verdict. See `enclave.languages.values.CodeResult`.
@@ -422,7 +436,10 @@ class Sandbox(ABC):
             expected_output=expected_output,
             compare=compare,
             tolerance=tolerance,
-            **more,
+            compile_memory_limit=compile_memory_limit,
+            output_limit=output_limit,
+            max_output_bytes=max_output_bytes,
+            max_fetch_bytes=max_fetch_bytes,
         )
         return self._run_code(request)
 
