@@ -164,11 +164,18 @@ def as_step(result: CommandResult, limits: Limits) -> StepResult:
         exceeded = 'time'
     elif step.oom_killed or (limits.memory_bytes is not None and (step.peak_memory_bytes or 0) > limits.memory_bytes):
         exceeded = 'memory'
-    elif step.signal == 'SIGXCPU' or (limits.cpu_seconds is not None and (step.cpu_time or 0.0) > limits.cpu_seconds):
+    elif limits.cpu_seconds is not None and _is_over(step, limits.cpu_seconds):
         exceeded = 'cpu'
     elif limits.output_bytes is not None and max(step.stdout_bytes, step.stderr_bytes) > limits.output_bytes:
         exceeded = 'output'
     return step if exceeded is None else attrs.evolve(step, exceeded=cast(Any, exceeded))
+
+
+def _is_over(step: StepResult, cpu_seconds: float) -> bool:
+    """Tell whether a program used more processor time; where nobody measured it, the kernel has ended it for that (SIGXCPU)."""
+    if step.cpu_time is not None:
+        return step.cpu_time > cpu_seconds
+    return step.signal == 'SIGXCPU' or step.exit_code == 128 + 24
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ program's own directory, in which every command starts.
 
 from __future__ import annotations
 
-import difflib
 import re
 import threading
 from collections.abc import Iterable
@@ -24,8 +23,8 @@ from enclave.config import as_dict, as_tuple
 from enclave.errors import ConflictError, InvalidArgumentError, NotRegisteredError
 from enclave.languages.values import check_relative
 from enclave.records import Model
+from enclave.suggest import suggest
 
-_MANY = 're.MULTILINE'
 Command = tuple[str, ...]
 
 
@@ -773,11 +772,13 @@ def get_language(name: str) -> Language:
     found = find_language(name)
     if found is None:
         with _lock:
-            near = difflib.get_close_matches(str(name).casefold(), list(_names), n=1)
-            known = ', '.join(sorted(_languages, key=str.casefold))
-        hint = f'did you mean {_names[near[0]]!r}? ' if near else ''
+            known = {each: each for each in _languages} | dict(_names)
+        meant = suggest(str(name).casefold(), list(known))
+        hint = f'did you mean {known[meant]!r}? ' if meant is not None else ''
         raise NotRegisteredError(
-            f'there is no language {str(name)[:60]!r}; {hint}There are: {known}', details={'language': str(name)[:60]}
+            f'there is no language {str(name)[:60]!r}; {hint}There are: '
+            f'{", ".join(sorted(set(known.values()), key=str.casefold))}',
+            details={'language': str(name)[:60]},
         )
     return found
 

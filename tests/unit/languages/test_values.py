@@ -123,7 +123,7 @@ def test_what_is_not_compiled_is_a_compile_error() -> None:
 def test_a_plain_result_tells_the_limit_that_it_went_over(facts: dict[str, Any], exceeded: str | None) -> None:
     result = CommandResult(**{'command': 'x', 'status': 'success', **facts})
 
-    assert as_step(result, Limits(output_bytes=100)).exceeded == exceeded
+    assert as_step(result, Limits(output_bytes=100, cpu_seconds=5.0)).exceeded == exceeded
 
 
 def test_what_was_measured_counts_though_nobody_ended_the_program_for_it() -> None:
