@@ -45,6 +45,7 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.exchange import LINES, CancellableRequest
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import Config, Lifetime, SandboxManager, Source
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.keyfile import find_key
@@ -58,6 +59,7 @@ from enclave.managers.protocol import (
     AcquireRequest,
     CancelResponse,
     DoneResponse,
+    PoolCodeRequest,
     PoolRequest,
     PoolToolRequest,
     ReleaseRequest,
@@ -431,6 +433,14 @@ class HttpSandboxManager(SandboxManager):
         )
         result: ToolResult = self._open_transport().call('POST', '/pool/execute', ToolResult, body=body, timeout=0)
         return result
+
+    def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        body = PoolCodeRequest(request=request, timeout=check_timeout(timeout), pool=pool)
+        result: CodeResult = self._open_transport().call('POST', '/pool/code', CodeResult, body=body, timeout=0)
+        return result
+
+    def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
+        return self._sandbox(sandbox_id).run_code(request)
 
     # Reply ------------------------------------------------------------------------------------------------------------
 
