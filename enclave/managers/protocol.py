@@ -15,6 +15,7 @@ from attrs import Factory, field, frozen
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.errors import ERROR_TYPES, EnclaveError, ServerError
+from enclave.languages.values import CodeRequest
 from enclave.records import CommandResult, Model
 from enclave.tools.schema import argument
 
@@ -234,6 +235,15 @@ class PoolToolRequest(Model):
 
 
 @frozen(kw_only=True)
+class PoolCodeRequest(Model):
+    """Run a program in whichever sandbox of a pool is free; ``timeout`` is how long to wait for one."""
+
+    request: CodeRequest
+    timeout: float | None = argument(default=None, minimum=0)
+    pool: str | None = None
+
+
+@frozen(kw_only=True)
 class AcquireRequest(Model):
     """Lease a sandbox of a pool; ``ttl`` is how long the lease may last."""
 
@@ -328,11 +338,15 @@ class ProcessInfo(Model):
 
 @frozen(kw_only=True)
 class ErrorResponse(Model):
-    """Why a request failed: ``code`` names the exception's class for programs, ``message`` is for a person."""
+    """Why a request failed: ``code`` names the exception's class for programs, ``message`` is for a person.
+
+    ``detail`` is where programs written for ms-enclave look: the message, or a list of what does not fit in their request.
+    """
 
     code: str
     message: str
     details: dict[str, Any] = Factory(dict)
+    detail: Any = None
 
 
 @frozen(kw_only=True)

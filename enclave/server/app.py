@@ -39,7 +39,8 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, routes
+from enclave.server import notebooks, programs, routes
+from enclave.server.adapters import ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 from enclave.server.idempotency import Entry, Outcome
@@ -65,6 +66,7 @@ def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
     assert notebooks is not None  # this too
+    assert programs is not None  # and this
     app = flask.Flask('enclave', static_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max(service.policy.max_upload_bytes, service.policy.max_json_bytes)
     app.config['MAX_FORM_MEMORY_SIZE'] = 0
@@ -198,7 +200,7 @@ class _Door:
 
     def _failure(self, error: EnclaveError, status: int | None = None) -> flask.Response:
         flask.g.code = error.code
-        chosen = status_of(error) if status is None else status
+        chosen = getattr(error, 'http_status', status_of(error)) if status is None else status
         response = flask.Response(_encoded(error), chosen, mimetype=JSON)
         for name, value in extra_headers(error, chosen).items():
             response.headers[name] = value
@@ -209,11 +211,16 @@ class _Door:
     def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
         """Do what a route is for."""
         tenant = self._service.tenant(flask.g.get('key'))
+        documented = ms_enclave.find_route(cast(Mapping[str, str], flask.request.headers), route.name)
         try:
             arguments: dict[str, Any] = dict(path)
-            query = decode_query(_query_arguments(), route.query)
-            if query is not None:
-                arguments['query'] = query
+            if documented is not None:
+                route = documented
+                arguments['query'] = {name: texts[-1] for name, texts in _query_arguments().items()}
+            else:
+                query = decode_query(_query_arguments(), route.query)
+                if query is not None:
+                    arguments['query'] = query
             body = self._body(route)
             if route.body is not None:
                 arguments['body'] = body
@@ -299,6 +306,8 @@ class _Door:
         if size is not None and size > policy.max_json_bytes:
             raise _too_large(policy.max_json_bytes)
         text = request.get_data(cache=True)
+        if route.body is ms_enclave.JSON_BODY:
+            return ms_enclave.read_body(text)
         if route.body is None:
             if text.strip() not in (b'', b'{}', b'null'):
                 raise InvalidArgumentError('this address takes no body')
@@ -335,7 +344,7 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _encoded(error: EnclaveError) -> bytes:
-    answer = error_response(error)
+    answer = error_response(error).model_copy(update={'detail': getattr(error, 'detail', error.message)})
     try:
         return wire.to_json(answer).encode('ascii')
     except InvalidArgumentError:

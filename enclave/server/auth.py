@@ -30,6 +30,8 @@ from enclave.managers.protocol import API_KEY_ENVIRONMENT, API_KEY_HEADER
 from enclave.records import Model
 
 ANONYMOUS = 'anonymous'
+GOOD_KEY_LENGTH = 16
+"""A key with fewer characters can be guessed."""
 _NAME_LIMIT = 64
 
 
@@ -40,7 +42,7 @@ class ApiKey(Model):
 
     Attributes:
         name: Who it is, for audit lines; each name sees only its own sandboxes.
-        key: The secret itself, at least 16 characters. Only its digest is kept in use.
+        key: The secret itself; at least 16 characters are no risk, fewer are one's own. Only its digest is kept in use.
         key_sha256: Its SHA-256 in hexadecimal, instead of ``key``, so that the file holds no secret.
         max_sandboxes: How many sandboxes it may have at once.
         max_concurrent_calls: How many calls it may have going on at once.
@@ -59,8 +61,8 @@ class ApiKey(Model):
             )
         if (self.key is None) == (self.key_sha256 is None):
             raise ConfigurationError(f'the key {self.name!r} needs either key or key_sha256')
-        if self.key is not None and (len(self.key) < 16 or not self.key.isascii() or not self.key.isprintable()):
-            raise ConfigurationError(f'the key {self.name!r} must be at least 16 printable ASCII characters')
+        if self.key is not None and (not self.key.strip() or not self.key.isascii() or not self.key.isprintable()):
+            raise ConfigurationError(f'the key {self.name!r} must be printable ASCII characters, and not be empty')
         if self.key_sha256 is not None and (
             len(self.key_sha256) != 64 or set(self.key_sha256.lower()) - set('0123456789abcdef')
         ):
@@ -164,7 +166,8 @@ class Authenticator:
         sent = sent_key(headers)
         if sent is None:
             raise AuthenticationError(
-                f'this server needs an API key: send it as "Authorization: Bearer KEY" or "{API_KEY_HEADER}: KEY"; '
+                f'this server needs an API key: send it as "Authorization: Bearer KEY" or "{API_KEY_HEADER}: KEY" (not in the '
+                'address, which ends up in logs); '
                 f'the client library takes api_key= or the environment variable {API_KEY_ENVIRONMENT}'
             )
         digest = hashlib.sha256(sent.encode('utf-8', 'surrogateescape')).digest()

@@ -52,7 +52,16 @@ from enclave.managers.protocol import (
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.app import WATCH_KEY, create_app
 from enclave.server.audit import Audit
-from enclave.server.auth import ANONYMOUS, ApiKey, Authenticator, HostGuard, is_readable_by_others, make_key, read_keys
+from enclave.server.auth import (
+    ANONYMOUS,
+    GOOD_KEY_LENGTH,
+    ApiKey,
+    Authenticator,
+    HostGuard,
+    is_readable_by_others,
+    make_key,
+    read_keys,
+)
 from enclave.server.faults import extra_headers
 from enclave.server.policy import Policy
 from enclave.server.service import Service
@@ -189,7 +198,8 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
             error = _refused(error, 0)
         reasons = {401: 'Unauthorized', 413: 'Request Entity Too Large', 431: 'Request Header Fields Too Large'}
         self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
-        body = wire.to_json(error_response(error.fault)).encode('ascii')
+        answer = error_response(error.fault).model_copy(update={'detail': error.fault.message})
+        body = wire.to_json(answer).encode('ascii')
         request_id = f'refused-{time.monotonic_ns():x}'
         self.response_headers = [
             ('Content-Type', 'application/json'),
@@ -423,22 +433,13 @@ class SandboxServer:
             self._keys = [ApiKey(name='generated', key=self.generated_key)]
         if not local and self._insecure:
             logger.warning('INSECURE: everybody who reaches %s:%d can run code on this machine', host, port)
-        authenticator = Authenticator(self._keys)
-        names = frozenset(name.lower() for name in (*self._allowed_hosts, *([host] if local else [])))
-        guard = HostGuard(hosts=names if local and not authenticator.needs_key else None)
-        self.service = Service(
-            self._make_manager,
-            policy=self.policy,
-            authenticator=authenticator,
-            guard=guard,
-            audit=Audit(self._audit_file),
-        )
-        app = create_app(self.service)
+        app, service = self._make_app(host, local=local)
+        authenticator = service.authenticator
         adjustments, family = self._adjustments(host, port)
         dispatcher = ThreadedTaskDispatcher()
         dispatcher.start_new_thread = _start_worker
         parser = type('_GatedParser', (_Parser,), {'gate': _Gate(self.policy, authenticator)})
-        channel = type('_GatedChannel', (_Channel,), {'parser_class': parser, 'audit': self.service.audit})
+        channel = type('_GatedChannel', (_Channel,), {'parser_class': parser, 'audit': service.audit})
         serving = type('_PolicedWaitress', (_Waitress,), {'policy': self.policy, 'channel_class': channel})
         try:
             made = serving(app.wsgi_app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)
@@ -452,9 +453,48 @@ class SandboxServer:
         if self.generated_key is not None:
             keyfile.write_key(self.port, self.generated_key)
             self._key_port = self.port
-        dispatcher.set_thread_count(self.service.lanes.threads)
+        dispatcher.set_thread_count(service.lanes.threads)
         self._loop = threading.Thread(target=self._serve, name=f'enclave-server-{self.port}', daemon=True)
         self._loop.start()
+
+    def _make_app(self, host: str, *, local: bool) -> tuple[Any, Service]:
+        authenticator = Authenticator(self._keys)
+        names = frozenset(name.lower() for name in (*self._allowed_hosts, *([host] if local else [])))
+        guard = HostGuard(hosts=names if local and not authenticator.needs_key else None)
+        service = self.service = Service(
+            self._make_manager,
+            policy=self.policy,
+            authenticator=authenticator,
+            guard=guard,
+            audit=Audit(self._audit_file),
+        )
+        return create_app(service), service
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests need a key, as far as is known before the address is."""
+        return bool(self._keys)
+
+    @property
+    def is_insecure(self) -> bool:
+        """Whether any address is served without a key."""
+        return self._insecure
+
+    def make_wsgi_app(self) -> Any:
+        """Return the server as a WSGI application, for another server program to run in the place of `start`.
+
+        It is that program's to say who may connect and how large requests may be; a server without a key takes requests for
+        loopback hosts only. `stop` takes the sandboxes away.
+
+        Raises:
+            ManagerStoppedError: It was started before.
+        """
+        with self._lock:
+            if self._state != 'new':
+                raise ManagerStoppedError(f'the server is {self._state}; make a new one')
+            self._state = 'running'
+        app, _ = self._make_app('localhost', local=not self._keys and not self._insecure)
+        return app.wsgi_app
 
     def _adjustments(self, host: str, port: int) -> tuple[Adjustments, Any]:
         policy = self.policy
@@ -611,6 +651,13 @@ def _start_worker(target: Callable[[int], None], number: int) -> None:
 
 def _all_keys(api_key: str | None, keys: list[ApiKey] | str | os.PathLike[str] | None) -> list[ApiKey]:
     found: list[ApiKey] = []
+    if api_key is not None and 0 < len(api_key) < GOOD_KEY_LENGTH:
+        logger.warning(
+            'the API key has %d characters, which can be guessed; give one of at least %d, like: python3 -c '
+            '"import secrets; print(secrets.token_urlsafe(32))"',
+            len(api_key),
+            GOOD_KEY_LENGTH,
+        )
     if isinstance(keys, (str, os.PathLike)):
         if is_readable_by_others(keys):
             logger.warning('the keys file %s can be read by other users: chmod 600 it', os.fspath(keys))

@@ -37,6 +37,9 @@ _EQUIVALENT_KINDS: dict[SandboxType | str, tuple[SandboxType | str, ...]] = {
 """Our kinds of sandbox that a tool for this kind fits, for messages."""
 
 
+_LOADS_ALL = "ENCLAVE_NOTEBOOK_TOOLS=all in the environment, or notebook_tools='all' in the configuration, loads it"
+
+
 @lru_cache(maxsize=256)
 def _signature(kind: Callable[..., Tool]) -> inspect.Signature:
     return inspect.signature(kind)  # takes longer than all the rest of making a tool
@@ -186,7 +189,7 @@ def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str]
             meant = _EQUIVALENT_KINDS.get(required, (required,))
             reason = f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'
             if required is SandboxType.DOCKER:
-                reason += '; ENCLAVE_NOTEBOOK_TOOLS=all in the environment, or notebook_tools="all" in the configuration, loads it'
+                reason += f'; {_LOADS_ALL}'
             return reason
     missing = sorted(set(tool.needs) - set(offers))
     return f'it needs {", ".join(missing)}, which this {kind} sandbox does not offer' if missing else ''

@@ -9,6 +9,7 @@ from ms_enclave.sandbox.model.modeling import JSON_TYPES, Model, class_schema, t
 JSONType = Literal['string', 'integer', 'number', 'boolean', 'array', 'object', 'null']
 """The types that JSON has."""
 
+
 class JSONSchema(Model):
     """A schema of one value. Keywords that are no fields here are dropped."""
 

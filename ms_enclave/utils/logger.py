@@ -51,7 +51,7 @@ class EnclaveLogger(logging.Logger):
 
 def _initial_level() -> int:
     name = os.environ.get(LEVEL_ENVIRONMENT, 'INFO').strip().upper()
-    level = logging.getLevelNamesMapping().get(name) if sys.version_info >= (3, 11) else getattr(logging, name, None)
+    level = getattr(logging, name, None)
     if isinstance(level, int):
         return level
     return int(name) if name.isdigit() else logging.INFO

@@ -89,7 +89,7 @@ class CoreBackedSandbox(Sandbox):
         return SandboxType(self._core_type)
 
     @property
-    def status(self) -> SandboxStatus:  # type: ignore[override]
+    def status(self) -> SandboxStatus:
         """Where it is in its life; one that died by itself shows ERROR."""
         if self._own_status in _ACTIVE and self._core is not None and self._core.status is CoreStatus.ERROR:
             self.metadata.setdefault('error', self._core.error)

@@ -28,8 +28,8 @@ class HttpSandboxManager(SandboxManager):
     Attributes:
         base_url: Address of the server.
         timeout: Seconds that one request may take; None is no limit.
-        api_key: The key that the server wants. Without one, it is the environment variable ``ENCLAVE_API_KEY``, or what a server of
-            the same user on this machine left in a file.
+        api_key: The key that the server wants. Without one, it is the environment variable ``ENCLAVE_API_KEY``, or what a server
+            of the same user on this machine left in a file.
     """
 
     def __init__(
@@ -350,9 +350,8 @@ def _value(answer: Answer) -> Any:
 def _body(kind: str, config: Config) -> dict[str, Any] | None:
     if config is None:
         return None
-    if not isinstance(config, SandboxConfig):
-        config = make_config(kind, config)
-    dumped: dict[str, Any] = config.model_dump(mode='json', exclude_none=True)
+    checked = config if isinstance(config, SandboxConfig) else make_config(kind, config)
+    dumped: dict[str, Any] = checked.model_dump(mode='json', exclude_none=True)
     return dumped
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-import functools
 import inspect
 import json
 import re
@@ -179,9 +178,18 @@ def _as_field(default: Any, annotation: Any) -> FieldInfo:
     return FieldInfo(default, annotation=annotation)
 
 
-@functools.cache
+_known_fields: dict[type[Any], dict[str, FieldInfo]] = {}
+
+
 def fields_of(cls: type[Model]) -> dict[str, FieldInfo]:
     """Return a model's fields, those of its bases first."""
+    known = _known_fields.get(cls)
+    if known is None:
+        known = _known_fields[cls] = _find_fields(cls)
+    return known
+
+
+def _find_fields(cls: type[Model]) -> dict[str, FieldInfo]:
     found: dict[str, FieldInfo] = {}
     for base in reversed(cls.__mro__):
         if not issubclass(base, Model) or base is Model:
@@ -495,7 +503,7 @@ def class_schema(cls: type[Any]) -> dict[str, Any]:
 def model_schema(cls: type[Model]) -> dict[str, Any]:
     """Return what JSON of a model's instances looks like."""
     properties: dict[str, Any] = {}
-    required = []
+    required: list[str] = []
     for name, info in fields_of(cls).items():
         holds_itself = 'JSONSchema' in str(info.annotation)
         made = {'type': 'object'} if holds_itself else type_schema(info.annotation)

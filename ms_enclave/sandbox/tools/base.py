@@ -12,6 +12,11 @@ from ms_enclave.sandbox.tools.tool_info import ToolParams
 K = TypeVar('K', bound=type[Any])
 
 
+def _overridable(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method as it is; to a checker of types, subclasses may define it with parameters of their own."""
+    return method
+
+
 class Tool(ABC):
     """Something that can be run in a sandbox.
 
@@ -92,9 +97,10 @@ class Tool(ABC):
         if not required:
             return required is None or isinstance(required, Sequence)
         if isinstance(required, (str, bytes)) or not isinstance(required, (Sequence, set, frozenset)):
-            required = [required]  # type: ignore[list-item]
+            required = [required]
         return any(SandboxType.is_compatible(sandbox_type, each) for each in required)
 
+    @_overridable
     @abstractmethod
     async def execute(self, sandbox_context: Any, **parameters: Any) -> Any:
         """Do the work in a sandbox, and return a `ToolResult` or whatever the tool's users expect."""

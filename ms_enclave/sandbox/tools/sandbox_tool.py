@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ms_enclave.sandbox.model.base import SandboxType
-from ms_enclave.sandbox.tools.base import Tool
+from ms_enclave.sandbox.tools.base import Tool, _overridable
 from ms_enclave.sandbox.tools.tool_info import ToolParams
 
 
@@ -69,6 +69,7 @@ class SandboxTool(Tool):
         """The kinds of sandbox it is for; None or an empty list for any."""
         return self._sandbox_types
 
+    @_overridable
     @abstractmethod
     async def execute(self, sandbox_context: Any, **parameters: Any) -> Any:
         """Do the work in a sandbox."""

@@ -6,7 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ms_enclave.sandbox.model.modeling import Model, field
 from ms_enclave.utils.json_schema import JSONSchema, json_schema
@@ -23,11 +23,17 @@ _FIELD = re.compile(r':param\s+(?:(?P<kind>[^:]*?)\s+)?(?P<name>\w+)\s*:\s*(?P<w
 _NUMPY = re.compile(r'(?P<name>\w+)\s*(?::\s*(?P<kind>.*))?')
 
 
+if TYPE_CHECKING:
+    Properties = dict[str, Any]  # plain dicts are taken, and become schemas
+else:
+    Properties = dict[str, JSONSchema]
+
+
 class ToolParams(Model):
     """The parameters of a tool, as the schema of an object."""
 
     type: str = 'object'
-    properties: dict[str, JSONSchema] = field(default_factory=dict)
+    properties: Properties = field(default_factory=dict)
     required: list[str] = field(default_factory=list)
     additionalProperties: bool = False
 

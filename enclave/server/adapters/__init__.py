@@ -1,0 +1,1 @@
+"""Surfaces for programs that speak another protocol than ours (layer 6)."""
