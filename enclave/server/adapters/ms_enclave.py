@@ -132,18 +132,49 @@ def _answers(name: str, *, method: str, path: str, **words: Any) -> Callable[[An
 
 
 @contextlib.contextmanager
-def _failing_as(status: int, prefix: str = '', *, missing: int = 404) -> Iterator[None]:
-    """Answer what fails in the block with ``status``. What the policy or the load refuses keeps its own."""
+def _failing_as(
+    status: int, prefix: str = '', *, missing: int = 404, asked: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Answer what fails in the block with ``status``. What the policy or the load refuses keeps its own.
+
+    Args:
+        asked: The options that were asked for, from which the line of the policy is made that allows them.
+    """
     try:
         yield
-    except (Refused, PolicyError, TooManyRequestsError, ManagerStoppedError, CallCancelledError):
+    except PolicyError as error:
+        raise Refused(403, f'{prefix}{error.message}{_remedy(error, asked or {})}', error) from error
+    except (Refused, TooManyRequestsError, ManagerStoppedError, CallCancelledError):
         raise
     except SandboxNotFoundError as error:
-        raise Refused(missing, error.message, error) from error
+        name = error.details.get('sandbox_id', '')
+        raise Refused(missing, f'Sandbox {name} not found: {error.message}', error) from error
     except EnclaveError as error:
         raise Refused(status, f'{prefix}{error.message}', error) from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise Refused(status, f'{prefix}{error}') from error
+
+
+def _remedy(error: PolicyError, asked: Mapping[str, Any]) -> str:
+    """Return which line of the server's policy allows what was refused, for whoever runs the server."""
+    rule = str(error.details.get('rule', ''))
+    lines: dict[str, Any] = {'privileged': True, 'allow_keep': True, 'allow_network': True, 'publish': 'any'}
+    lines['max_memory'] = asked.get('memory_limit')
+    lines['max_cpus'] = asked.get('cpu_limit')
+    lines['networks'] = [asked.get('network')]
+    lines['images'] = [asked.get('image')]
+    lines['sandbox_types'] = ['*']
+    volumes = asked.get('volumes')
+    if isinstance(volumes, Mapping):
+        modes = {source: target.get('mode', 'rw') for source, target in volumes.items() if isinstance(target, Mapping)}
+        lines['mounts'] = [f'{source}:{mode}' for source, mode in modes.items()]
+    line = lines.get(rule)
+    if line is None or line == [None] or rule not in lines:
+        return ''
+    return (
+        f'. Whoever runs the server allows it by a line of its policy file (ms-enclave server --policy FILE): '
+        f'{rule} = {json.dumps(line)}'
+    )
 
 
 # Facts ----------------------------------------------------------------------------------------------------------------
@@ -191,7 +222,7 @@ def _create_sandbox(context: Context, query: Mapping[str, str], body: Any) -> di
     kind = _kind(query.get('sandbox_type'))
     if body is not None and not isinstance(body, dict):
         raise _misfit(('body',), 'Input should be a valid dictionary', body, 'dict_type')
-    with _failing_as(400, 'Failed to create sandbox: '):
+    with _failing_as(400, 'Failed to create sandbox: ', asked=body):
         made = _Making(context, kind, body).make()
     context.facts['sandbox_id'] = made
     if context.cancellation.is_cancelled:  # nobody would ever learn the id
@@ -562,7 +593,7 @@ def _initialize_pool(context: Context, query: Mapping[str, str], body: Any) -> d
     ids: list[str] = []
     failure = ''
     if size > 0:
-        with _failing_as(500):
+        with _failing_as(500, asked=body):
             making = _Making(context, kind, body)
             with context.tenant.reserved(size):
                 ids, failure = _make_members(context, making, size)

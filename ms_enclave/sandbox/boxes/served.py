@@ -10,6 +10,7 @@ from ms_enclave.sandbox.boxes.core_backed import CoreBackedSandbox
 from ms_enclave.sandbox.boxes.notebook import NotebookBackedSandbox
 from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.model.config import SandboxConfig
+from ms_enclave.sandbox.model.responses import CommandResult
 
 
 class ServedSandbox(CoreBackedSandbox):
@@ -20,15 +21,18 @@ class ServedSandbox(CoreBackedSandbox):
     def _core_options(self) -> dict[str, Any]:
         return {}
 
+    async def execute_command(
+        self, command: str | list[str], timeout: float | None = None, stream: bool = False
+    ) -> CommandResult:
+        """Run a command; what clients' programs print is nothing for the server's log."""
+        return await super().execute_command(command, timeout, stream=False)
 
-class ServedNotebookSandbox(NotebookBackedSandbox):
+
+class ServedNotebookSandbox(NotebookBackedSandbox, ServedSandbox):
     """A notebook sandbox of whatever kind; to tools it is one of Docker's."""
 
     _core_type: ClassVar[str] = 'docker_notebook'
     _own_kind: ClassVar[SandboxType] = SandboxType.DOCKER_NOTEBOOK
-
-    def _core_options(self) -> dict[str, Any]:
-        return {}
 
 
 def make_view(core: Any, tools_config: Mapping[str, dict[str, Any]] | None) -> Any:

@@ -488,8 +488,8 @@ def class_schema(cls: type[Any]) -> dict[str, Any]:
             for each in dataclasses.fields(cls)
         ]
     elif typing.is_typeddict(cls):
-        required = getattr(cls, '__required_keys__', frozenset())
-        fields = [(name, kind, name in required) for name, kind in typing.get_type_hints(cls).items()]
+        required_keys = getattr(cls, '__required_keys__', frozenset())
+        fields = [(name, kind, name in required_keys) for name, kind in typing.get_type_hints(cls).items()]
     else:
         return {'type': 'object'}
     return {
