@@ -488,7 +488,7 @@ def class_schema(cls: type[Any]) -> dict[str, Any]:
             for each in dataclasses.fields(cls)
         ]
     elif typing.is_typeddict(cls):
-        required_keys = getattr(cls, '__required_keys__', frozenset())
+        required_keys: frozenset[str] = getattr(cls, '__required_keys__', frozenset())
         fields = [(name, kind, name in required_keys) for name, kind in typing.get_type_hints(cls).items()]
     else:
         return {'type': 'object'}
