@@ -1,8 +1,9 @@
 """What an option of a configuration can do to the host (layer 1): one ruling an option, applied by a server's policy.
 
-A kind of sandbox declares a ruling for each option of its configuration (`enclave.sandboxes.kinds.SandboxKind.rulings`), and a tool
-for each of its own (`enclave.tools.base.Tool.rulings`). A ruling is given the option's value and a `Gate`, which is the policy of the server, and returns the value that may be used, or raises what the
-gate raises. An option without a ruling may only have its default value, and a kind without rulings cannot be asked for.
+A kind of sandbox declares a ruling for each option of its configuration (`enclave.sandboxes.kinds.SandboxKind.rulings`), a tool
+one for each of its own (`enclave.tools.base.Tool.rulings`). A ruling is given the option's value and a `Gate`, which is the
+policy of the server, and returns the value that may be used, or raises what the gate raises. An option without a ruling may
+only have its default value, and a kind without rulings cannot be asked for.
 
 The rulings of the options that all kinds share are in `SHARED`. A kind takes those that are true for it: that ``network_enabled``
 gives a network of the sandbox's own, for example, is not true for every kind.
@@ -26,9 +27,6 @@ class Gate(Protocol):
     Every method raises `PolicyError` for what the policy does not allow.
     """
 
-    def allows(self, rule: str) -> bool:
-        """Tell whether a rule that is true or false is true."""
-
     def flag(self, rule: str, what: str) -> None:
         """Return if a rule that is true or false is true; ``what`` says what is refused otherwise."""
 
@@ -50,6 +48,9 @@ class Gate(Protocol):
 
     def image(self, option: str, name: str) -> None:
         """Return if an image may be used."""
+
+    def may_fetch(self, image: str) -> bool:
+        """Return whether an image that the host lacks may be fetched."""
 
     def port(self, option: str, address: str, number: int | None) -> None:
         """Return if a port of the host may be taken; None and 0 are a free one."""
@@ -176,7 +177,7 @@ def check_inner_path(path: str, option: str) -> None:
     place = '/' + posixpath.normpath(path).lstrip('/')
     within = any(f'{place}/'.startswith(f'{each}/') for each in _OWN_PLACES)
     if within and not f'{place}/'.startswith('/dev/shm/'):
-        raise ConfigurationError(f'{option} cannot be {path!r}: /proc, /sys and /dev are the kernel\'s; choose another')
+        raise ConfigurationError(f"{option} cannot be {path!r}: /proc, /sys and /dev are the kernel's; choose another")
 
 
 def inner_path() -> Ruling:
@@ -258,4 +259,6 @@ def check_host_paths(rulings: Rulings | None, options: SandboxConfig | Mapping[s
     """
     for option, path in host_paths_in(rulings, options) if isinstance(options, Mapping) else ():
         if isinstance(path, str) and path.startswith(('.', '~')):
-            raise ConfigurationError(f'{option}: {path!r} must be an absolute path of the machine that the server is on')
+            raise ConfigurationError(
+                f'{option}: {path!r} must be an absolute path of the machine that the server is on'
+            )

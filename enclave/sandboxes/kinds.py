@@ -1,11 +1,11 @@
 """Kinds of sandbox (layer 4): one descriptor says all that the rest of the library has to know about one.
 
-A kind has a folder of its own and is registered once: ours by their line in `_BUILT_IN`, a kind of somebody else by `register_kind`,
-or by an entry point of the group ``enclave.kinds`` in the metadata of its package. Classes and functions may be given as
-``'package.module:name'``; they are imported when they are first needed.
+A kind has a folder of its own and is registered once: ours by their line in `_BUILT_IN`, a kind of somebody else by
+`register_kind`, or by an entry point of the group ``enclave.kinds`` in the metadata of its package. Classes and functions may
+be given as ``'package.module:name'``; they are imported when they are first needed.
 
-The defaults are the safe ones. A kind that declares no rulings cannot be had from a server, is never chosen for a configuration that
-does not say by itself that it is this kind's, and shows no facts about itself to the clients of a server.
+The defaults are the safe ones. A kind that declares no rulings cannot be had from a server, is never chosen for a configuration
+that does not say by itself that it is this kind's, and shows no facts about itself to the clients of a server.
 """
 
 from __future__ import annotations
@@ -103,10 +103,84 @@ def load(value: Any) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-_lock = threading.RLock()  # guards the three below
-_kinds: dict[str, SandboxKind] = {}
-_is_filled = False
-_has_looked_around = False
+class KindTable:
+    """The kinds of this process. Lives as long as it does; any thread may use it.
+
+    Attributes:
+        registered: Those that are known so far, by name; guarded by the table's lock.
+    """
+
+    def __init__(self) -> None:
+        self.registered: dict[str, SandboxKind] = {}
+        self._lock = threading.RLock()  # guards all
+        self._is_filled = False
+        self._has_looked_around = False
+
+    def register(self, kind: SandboxKind) -> None:
+        """Put a kind in the place of any that has its name."""
+        self._fill()
+        with self._lock:
+            self.registered[kind.name] = kind
+
+    def unregister(self, name: str) -> None:
+        """Forget a kind, if it is there."""
+        self._fill()
+        with self._lock:
+            self.registered.pop(name, None)
+
+    def find(self, name: str) -> SandboxKind | None:
+        """Return the kind of a name, or None. Packages are asked for theirs at the first name that is not known."""
+        self._fill()
+        with self._lock:
+            found = self.registered.get(name)
+        if found is None:
+            self._look_around()
+            with self._lock:
+                found = self.registered.get(name)
+        return found
+
+    def all(self, *, installed: bool = True) -> list[SandboxKind]:
+        """Return all kinds, by name.
+
+        Args:
+            installed: Ask the packages that are installed for theirs, which takes some milliseconds the first time.
+        """
+        self._fill()
+        if installed:
+            self._look_around()
+        with self._lock:
+            return [self.registered[name] for name in sorted(self.registered)]
+
+    def _fill(self) -> None:
+        """Register the built-in kinds, once."""
+        if self._is_filled:
+            return
+        with self._lock:
+            if not self._is_filled:
+                for module in _BUILT_IN:
+                    for kind in importlib.import_module(module).KINDS:
+                        self.registered.setdefault(kind.name, kind)
+                self._is_filled = True
+
+    def _look_around(self) -> None:
+        """Register the kinds that installed packages declare, once; what is registered already stays."""
+        with self._lock:
+            if self._has_looked_around:
+                return
+            self._has_looked_around = True
+        from importlib import metadata
+
+        for entry in metadata.entry_points(group=ENTRY_POINTS):
+            try:
+                found = attrs.evolve(entry.load(), name=entry.name)
+            except Exception:
+                logger.warning('the kind of sandbox %r (%s) cannot be loaded', entry.name, entry.value, exc_info=True)
+                continue
+            with self._lock:
+                self.registered.setdefault(entry.name, found)
+
+
+KINDS = KindTable()
 
 
 def register_kind(kind: SandboxKind) -> SandboxKind:
@@ -121,29 +195,13 @@ def register_kind(kind: SandboxKind) -> SandboxKind:
         raise InvalidArgumentError(f'a kind is a SandboxKind with a name, not {kind!r}')
     if not isinstance(kind.sandbox, str) and not (isinstance(kind.sandbox, type) and issubclass(kind.sandbox, Sandbox)):
         raise InvalidArgumentError(f'{kind.sandbox!r} must be a subclass of Sandbox')
-    _fill()
-    with _lock:
-        _kinds[kind.name] = kind
+    KINDS.register(kind)
     return kind
 
 
-def unregister_kind(name: str) -> None:
-    """Forget a kind, if it is there."""
-    _fill()
-    with _lock:
-        _kinds.pop(name, None)
-
-
 def find_kind(name: str) -> SandboxKind | None:
-    """Return the kind of a name, or None. Packages are asked for theirs at the first name that is not known."""
-    _fill()
-    with _lock:
-        found = _kinds.get(name)
-    if found is None:
-        _look_around()
-        with _lock:
-            found = _kinds.get(name)
-    return found
+    """Return the kind of a name, or None."""
+    return KINDS.find(name)
 
 
 def get_kind(name: str) -> SandboxKind:
@@ -152,62 +210,19 @@ def get_kind(name: str) -> SandboxKind:
     Raises:
         NotRegisteredError: There is none.
     """
-    found = find_kind(name)
+    found = KINDS.find(name)
     if found is None:
-        raise NotRegisteredError(f'sandbox type {name!r} is not registered; known: {", ".join(kind_names())}')
+        known = ', '.join(kind.name for kind in KINDS.all())
+        raise NotRegisteredError(f'sandbox type {name!r} is not registered; known: {known}')
     return found
-
-
-def kind_names() -> list[str]:
-    """Return the names of all kinds, sorted."""
-    return [kind.name for kind in all_kinds()]
-
-
-def all_kinds() -> list[SandboxKind]:
-    """Return all kinds, by name."""
-    _fill()
-    _look_around()
-    with _lock:
-        return [_kinds[name] for name in sorted(_kinds)]
-
-
-def _fill() -> None:
-    """Register the built-in kinds, once."""
-    global _is_filled
-    if _is_filled:
-        return
-    with _lock:
-        if not _is_filled:
-            _is_filled = True
-            for module in _BUILT_IN:
-                for kind in importlib.import_module(module).KINDS:
-                    _kinds.setdefault(kind.name, kind)
-
-
-def _look_around() -> None:
-    """Register the kinds that installed packages declare, once; what is registered already stays."""
-    global _has_looked_around
-    with _lock:
-        if _has_looked_around:
-            return
-        _has_looked_around = True
-    from importlib import metadata
-
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
-        try:
-            found = entry.load()
-            with _lock:
-                if entry.name not in _kinds:
-                    register_kind(attrs.evolve(found, name=entry.name))
-        except Exception:
-            logger.warning('the kind of sandbox %r of %s cannot be loaded', entry.name, entry.value, exc_info=True)
 
 
 def describe_class(name: str, sandbox_class: type[Sandbox]) -> SandboxKind:
     """Return the descriptor for a class that comes with nothing else.
 
     One that derives from the class of a kind is as that kind is, but for its name and its place in the choice; options that its
-    configuration adds have no rulings. Any other declares nothing.
+    configuration adds have no rulings. Any other declares nothing; under the name of a kind it has that kind's place in the
+    choice.
     """
     from enclave.sandboxes.base import Sandbox
 
@@ -215,22 +230,23 @@ def describe_class(name: str, sandbox_class: type[Sandbox]) -> SandboxKind:
         raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {name!r}')
     if not isinstance(sandbox_class, type) or not issubclass(sandbox_class, Sandbox):
         raise InvalidArgumentError(f'{sandbox_class!r} must be a subclass of Sandbox')
-    _fill()
-    with _lock:
-        homes = {_home(kind.sandbox): kind for kind in _kinds.values()}
+    homes = {_home(kind.sandbox): kind for kind in KINDS.all(installed=False)}
     for base in sandbox_class.__mro__[1:]:
         parent = homes.get(_home(base))
         if parent is not None:
             same = parent.name == name
             return attrs.evolve(
                 parent,
-                name=name,
+                name=str(name),
                 sandbox=sandbox_class,
                 config=None,
                 notebook=parent.notebook if same else None,
                 rank=parent.rank if same else None,
             )
-    return SandboxKind(name=name, sandbox=sandbox_class)
+    known = KINDS.find(name)
+    if known is None:
+        return SandboxKind(name=str(name), sandbox=sandbox_class)
+    return attrs.evolve(known, sandbox=sandbox_class, config=None, rulings=None, public_facts=(), doctor=None)
 
 
 def _home(value: Any) -> str:

@@ -29,7 +29,7 @@ _TMPFS_VALUES = frozenset({'mode', 'uid', 'gid', 'nr_inodes', 'nr_blocks'})
 def _check_pull(gate: Gate, option: str, value: Any, config: Any) -> Any:
     """An image that the engine lacks takes its disk. That of a kind's own default is what a server is there for."""
     own: Any = attrs.fields_dict(type(config))['image'].default
-    if value == 'never' or gate.allows('allow_pull'):
+    if value == 'never' or gate.may_fetch(config.image):
         return value
     if value == 'always':
         gate.flag('allow_pull', 'images may not be pulled')
