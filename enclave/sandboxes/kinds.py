@@ -22,6 +22,7 @@ from attrs import field, frozen
 from enclave.config import SandboxConfig
 from enclave.errors import InvalidArgumentError, NotRegisteredError
 from enclave.rulings import Rulings
+from enclave.suggest import suggest
 
 if TYPE_CHECKING:
     from enclave.sandboxes.base import Sandbox
@@ -212,8 +213,10 @@ def get_kind(name: str) -> SandboxKind:
     """
     found = KINDS.find(name)
     if found is None:
-        known = ', '.join(kind.name for kind in KINDS.all())
-        raise NotRegisteredError(f'sandbox type {name!r} is not registered; known: {known}')
+        known = [kind.name for kind in KINDS.all()]
+        near = suggest(name, known)
+        hint = f'did you mean {near!r}? ' if near else ''
+        raise NotRegisteredError(f'sandbox type {name!r} is not registered; {hint}known: {", ".join(known)}')
     return found
 
 

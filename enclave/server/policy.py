@@ -376,11 +376,14 @@ class _Gate:
 
     def host_path(self, option: str, path: str, mode: str, *, is_steady: bool = False) -> str:
         """Return a host path as the system resolves it: a link in an allowed directory leads nowhere else."""
-        real = os.path.realpath(path)
-        around = {
+        try:
+            real = os.path.realpath(path)
+        except OSError:  # a link that this process may not read leads where nobody knows
+            real = ''
+        around: set[str] = {
             allowed
             for each, _, allowed in (mount.partition(':') for mount in self.policy.mounts)
-            if f'{real}/'.startswith(os.path.realpath(each).rstrip('/') + '/')
+            if real and f'{real}/'.startswith(os.path.realpath(each).rstrip('/') + '/')
         }
         if is_steady and 'rw' in around:
             raise _refusal('mounts', f'{option}: {path!r} is where sandboxes may write', self.policy.mounts)

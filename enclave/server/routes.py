@@ -231,7 +231,9 @@ def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
     context.service.policy.check_tool(body.tool_name, body.parameters)
     context.check_output(body.sandbox_id, None, tool=body.tool_name)
-    return context.tenant.manager.execute_tool(body.sandbox_id, body.tool_name, body.parameters)
+    return context.tenant.manager.execute_tool(
+        body.sandbox_id, body.tool_name, body.parameters, max_chars=body.max_chars
+    )
 
 
 @route('GET', '/sandbox/<sandbox_id>/tools', answers=dict[str, Any], while_draining=True, tag='tools')
@@ -723,7 +725,9 @@ def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     context.facts['tool_name'] = body.tool_name
     context.service.policy.check_tool(body.tool_name, body.parameters)
     context.check_output(None, None)
-    return context.tenant.manager.execute_tool_in_pool(body.tool_name, body.parameters, body.timeout, pool=body.pool)
+    return context.tenant.manager.execute_tool_in_pool(
+        body.tool_name, body.parameters, body.timeout, pool=body.pool, max_chars=body.max_chars
+    )
 
 
 @route(

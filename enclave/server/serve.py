@@ -203,7 +203,7 @@ def _check_framing(head: bytes) -> None:
     if _CONTENT_LENGTH.search(head):
         raise ParsingError('Content-Length and Transfer-Encoding are given both')
     if b' HTTP/1.0' in head.partition(b'\n')[0]:
-        raise ParsingError('Transfer-Encoding is not known in HTTP/1.0')
+        raise ParsingError('Transfer-Encoding is none of version 1.0')
 
 
 def _refused(error: ParseError, limit: int) -> _Refused:
@@ -211,6 +211,14 @@ def _refused(error: ParseError, limit: int) -> _Refused:
         return _Refused(413, _too_large(limit))
     kind = ServerError if error.code == 500 else InvalidArgumentError
     return _Refused(error.code, kind(f'{error.reason}: {error.body}'))
+
+
+_REASONS = {
+    400: 'Bad Request',
+    401: 'Unauthorized',
+    413: 'Request Entity Too Large',
+    431: 'Request Header Fields Too Large',
+}
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
@@ -221,7 +229,12 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
         if not isinstance(error, _Refused):
             # What failed in the application without being told there.
             error = _refused(error, 0)
-        reasons = {401: 'Unauthorized', 413: 'Request Entity Too Large', 431: 'Request Header Fields Too Large'}
+        reasons = {
+            400: 'Bad Request',
+            401: 'Unauthorized',
+            413: 'Request Entity Too Large',
+            431: 'Request Header Fields Too Large',
+        }
         self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
         body = wire.to_json(error_response(error.fault)).encode('ascii')
         request_id = f'refused-{time.monotonic_ns():x}'
