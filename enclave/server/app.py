@@ -231,6 +231,7 @@ class _Door:
                     return self._once(route, tenant, key, arguments)
                 cancellation = Cancellation()
                 context = self._context(route, tenant, cancellation)
+                stack.enter_context(context.held)
                 if route.lane == 'call':
                     context.on_gone(cancellation.cancel)
                 value = self._run(route, context, arguments)
@@ -271,7 +272,8 @@ class _Door:
             return self._repeated(entry, gone)
         outcome = None
         try:
-            response = _response(self._run(route, context, arguments))
+            with context.held:
+                response = _response(self._run(route, context, arguments))
             outcome = Outcome(response.status_code, response.get_data())
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:
@@ -306,8 +308,6 @@ class _Door:
         if size is not None and size > policy.max_json_bytes:
             raise _too_large(policy.max_json_bytes)
         text = request.get_data(cache=True)
-        if route.body is ms_enclave.JSON_BODY:
-            return ms_enclave.read_body(text)
         if route.body is None:
             if text.strip() not in (b'', b'{}', b'null'):
                 raise InvalidArgumentError('this address takes no body')
@@ -316,6 +316,8 @@ class _Door:
             raise UnsupportedMediaTypeError(f'the body must be JSON, sent with "Content-Type: {JSON}"')
         if text and not request.mimetype:
             raise UnsupportedMediaTypeError(f'send the body with "Content-Type: {JSON}"')
+        if route.body is ms_enclave.JSON_BODY:
+            return ms_enclave.read_body(text)
         if route.body is JSON_OPTIONS:
             value = wire.from_json(text, what='the body') if text.strip() else None
             if value is not None and not isinstance(value, dict):

@@ -214,7 +214,7 @@ def test_smuggling_is_refused_and_the_connection_closed(serve: Serve, request_by
     assert status in (400, 431, 501), answer
     assert b'smuggled' not in answer
     body = json.loads(answer.partition(b'\r\n\r\n')[2])
-    assert set(body) == {'code', 'message', 'details'}
+    assert set(body) == {'code', 'message', 'details', 'detail'}
 
 
 def test_a_stranger_sends_no_large_body(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -325,7 +325,8 @@ class Told(FakeSandbox):
     def _stop(self, *, keep):
         super()._stop(keep=keep)
         print('gone', self.id, flush=True)
-SandboxFactory.register_sandbox('fake', Told)
+from enclave.rulings import SHARED
+SandboxFactory.register_sandbox('fake', Told, rulings=SHARED)
 from enclave import create_server
 create_server(sandbox_config={'tools_config': ['shell_executor']}).run(host=sys.argv[1], port=0)
 print('ended', flush=True)
