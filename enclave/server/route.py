@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
-from typing import IO, Any, Union, get_args, get_origin
+from typing import IO, Any, ClassVar, Union, get_args, get_origin
 
 import attrs
 from attrs import Factory, define, frozen
@@ -14,7 +15,8 @@ from attrs import Factory, define, frozen
 from enclave import wire
 from enclave.cancellation import Cancellation
 from enclave.deadline import check_timeout
-from enclave.errors import InvalidArgumentError
+from enclave.errors import EnclaveError, InvalidArgumentError
+from enclave.server.auth import ApiKey
 from enclave.server.lanes import Lane
 from enclave.server.service import Service, Tenant
 
@@ -84,6 +86,32 @@ class Text:
 Handler = Callable[..., Any]
 
 
+class Adapter(ABC):
+    """How the addresses of another program's interface differ from the server's own: who asks, and how an error is answered.
+
+    Everything else is the same for them: the guard, the policy, the lanes, repeats, the audit line.
+    """
+
+    name: ClassVar[str]
+    prefix: ClassVar[str]
+
+    @abstractmethod
+    def identify(self, service: Service, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the key of a request, or None where none is needed.
+
+        Raises:
+            AuthenticationError: There is none, or nobody has it.
+        """
+
+    @abstractmethod
+    def failure(self, error: EnclaveError, status: int | None) -> tuple[bytes, int, str]:
+        """Return the body, status and media type of an error; ``status`` is what the server chose, where it did."""
+
+    def headers(self, error: EnclaveError) -> dict[str, str]:
+        """Return headers that go with an error, beside those of every error."""
+        return {}
+
+
 @frozen(kw_only=True)
 class Route:
     """One verb at one address.
@@ -99,6 +127,8 @@ class Route:
         is_open: Whether it needs no key.
         is_repeatable: Whether it takes an idempotency key.
         while_draining: Whether it works while the server stops.
+        adapter: Whose interface it belongs to; None is the server's own. Handlers of an adapter get ``body``, a `RawBody`, and
+            read the query themselves.
     """
 
     name: str
@@ -113,6 +143,7 @@ class Route:
     is_open: bool = False
     is_repeatable: bool = False
     while_draining: bool = False
+    adapter: Adapter | None = None
     tag: str = ''
     summary: str = ''
     description: str = ''

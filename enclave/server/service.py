@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
@@ -104,7 +104,8 @@ class Service:
     """All of a server but its socket. Lives from `SandboxServer`'s making to its `stop`; any thread may use it.
 
     Args:
-        make_manager: Makes a manager for an tenant.
+        make_manager: Makes a manager for a tenant.
+        adapters: What each adapter is to know, by its name.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class Service:
         authenticator: Authenticator,
         guard: HostGuard,
         audit: Audit,
+        adapters: Mapping[str, Any] | None = None,
     ) -> None:
+        self.adapters = dict(adapters or {})
         self.policy = policy
         self.authenticator = authenticator
         self.guard = guard
