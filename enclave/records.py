@@ -173,7 +173,8 @@ class CommandResult(Model):
     ``stderr`` hold at most the caller's cap; past it they keep head and tail around a visible marker, ``*_truncated`` is
     true and ``*_bytes`` is still the true count. Bytes that are not UTF-8 show as backslash escapes (``\\xff``).
     ``status`` is ``success`` only for exit code 0; ``timeout`` or ``cancelled`` when we ended it.
-    ``command`` is as the caller gave it.
+    ``command`` is as the caller gave it. ``*_file`` is the path in the sandbox of a file with the whole of a stream, where it
+    was shortened to a budget of characters (``max_chars``).
     """
 
     command: str | list[str]
@@ -189,6 +190,8 @@ class CommandResult(Model):
     timed_out: bool = False
     oom_killed: bool = False
     execution_time: float = 0.0
+    stdout_file: str | None = None
+    stderr_file: str | None = None
 
     @property
     def success(self) -> bool:

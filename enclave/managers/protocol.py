@@ -49,6 +49,9 @@ class ToolRequest(Model):
     sandbox_id: str = argument(description='The sandbox.')
     tool_name: str = argument(description='The name of a tool the sandbox has.')
     parameters: dict[str, Any] = Factory(dict)
+    max_chars: int | None = argument(
+        default=None, minimum=1, description='Characters of output and of error; the whole is kept in a file inside.'
+    )
 
 
 @frozen(kw_only=True)
@@ -225,6 +228,9 @@ class PoolToolRequest(Model):
     parameters: dict[str, Any] = Factory(dict)
     timeout: float | None = argument(default=None, minimum=0)
     pool: str | None = None
+    max_chars: int | None = argument(
+        default=None, minimum=1, description='Characters of output and of error; the whole is kept in a file inside.'
+    )
 
 
 @frozen(kw_only=True)

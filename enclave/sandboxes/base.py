@@ -7,6 +7,7 @@ do beyond that is `enclave.sandboxes.agent_backed`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -30,7 +31,9 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
+from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
+from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
 
 logger = logging.getLogger(__name__)
@@ -284,11 +287,16 @@ class Sandbox(ABC):
 
     # Tools ------------------------------------------------------------------------------------------------------------
 
-    def execute_tool(self, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self, tool_name: str, parameters: Mapping[str, Any] | None = None, *, max_chars: int | None = None
+    ) -> ToolResult:
         """Run a tool.
 
         Args:
             parameters: The tool's arguments; see its schema.
+            max_chars: How many characters ``output``, and ``error``, may have: of what is longer, head and tail are given, and
+                the whole is kept in a file of the sandbox, which the text and ``metadata['output_file']`` name. None takes the
+                option ``max_chars`` of the tool in ``tools_config``; without that there is no such limit.
 
         Raises:
             ToolNotFoundError: The sandbox has no such tool; the message names those it has.
@@ -300,7 +308,7 @@ class Sandbox(ABC):
             raise tool.arguments_error(f'the parameters must be a dict of arguments, not {parameters!r}')
         self._check_usable()
         arguments = {str(name): value for name, value in (parameters or {}).items()}
-        return call_tool(tool, self, arguments)  # type: ignore[arg-type]
+        return call_tool(tool, self, arguments, max_chars=max_chars)  # type: ignore[arg-type]
 
     def get_tool(self, tool_name: str) -> Tool:
         """Return a tool.
@@ -311,8 +319,10 @@ class Sandbox(ABC):
         tool = self._tools.get(tool_name)
         if tool is None:
             have = ', '.join(self._tools) or 'none'
+            near = suggest(str(tool_name), list(self._tools))
+            hint = f'did you mean {near!r}? It' if near else 'it'
             raise ToolNotFoundError(
-                f'sandbox {self.id} has no tool {tool_name!r}; it has: {have}. Name it in tools_config to enable it',
+                f'sandbox {self.id} has no tool {tool_name!r}; {hint} has: {have}. Name it in tools_config to enable it',
                 details={'sandbox_id': self.id, 'tool_name': str(tool_name)},
             )
         return tool
@@ -337,6 +347,46 @@ class Sandbox(ABC):
     def get_available_tools(self) -> dict[str, Any]:
         """Return its tools as ``{name: OpenAI-style function schema}``."""
         return {name: tool.schema for name, tool in self._tools.items()}
+
+    def tool_schemas(self, form: SchemaForm = 'openai') -> list[dict[str, Any]]:
+        """Return the schemas of its tools as a list, in the form that a provider wants.
+
+        Args:
+            form: ``'openai'`` (chat completions), ``'openai-responses'``, ``'anthropic'`` or ``'mcp'``.
+        """
+        return tool_schemas(self.get_available_tools(), form)
+
+    def execute_tool_call(self, call: Any, *, max_chars: int | None = DEFAULT_MAX_CHARS) -> dict[str, Any]:
+        """Run a tool call as a model made it, and return the message (for Anthropic, the block) to send back.
+
+        Wrong arguments, an unknown tool and a program that fails become answers that the model can act on.
+
+        Args:
+            call: A call of OpenAI's chat completions or responses, an Anthropic ``tool_use`` block or an MCP ``tools/call``: the
+                SDK's object, a dict, or JSON text. See `enclave.tools.calls`.
+            max_chars: How much text the answer may have; see `execute_tool`. None for no limit.
+
+        Raises:
+            InvalidArgumentError: It is no such call.
+            SandboxStateError, SandboxGoneError: The sandbox does not run.
+        """
+        run = functools.partial(self.execute_tool, max_chars=max_chars)
+        return ToolCall.parse(call).execute(run, self.get_available_tools, max_chars=max_chars)
+
+    def execute_tool_calls(self, answer: Any, *, max_chars: int | None = DEFAULT_MAX_CHARS) -> list[dict[str, Any]]:
+        """Run all tool calls in a model's answer, one after the other, and return the messages to append to the conversation.
+
+        Args:
+            answer: A message or a whole response of OpenAI or Anthropic, or a list of calls; without calls nothing is run.
+            max_chars: How much text the answer of each call may have.
+
+        Raises:
+            InvalidArgumentError, SandboxStateError, SandboxGoneError: As for `execute_tool_call`.
+        """
+        calls = parse_calls(answer)
+        run = functools.partial(self.execute_tool, max_chars=max_chars)
+        answers = [call.execute(run, self.get_available_tools, max_chars=max_chars) for call in calls]
+        return as_messages(calls, answers)
 
     @abstractmethod
     def execute_command(
