@@ -41,7 +41,7 @@ from enclave.managers.protocol import (
     error_response,
 )
 from enclave.server import notebooks, routes
-from enclave.server.adapters import ADAPTERS
+from enclave.server.adapters import adapter_at
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 from enclave.server.idempotency import Entry, Outcome
@@ -51,6 +51,7 @@ from enclave.server.route import (
     ROUTES,
     Adapter,
     Context,
+    Head,
     RawBody,
     Route,
     Streamed,
@@ -128,8 +129,11 @@ class _Door:
             if adapter is not None:
                 self._service.policy.check_adapter(adapter.name)
             if route is None or not route.is_open:
-                identify = self._service.authenticator.identify
-                key = identify(headers) if adapter is None else adapter.identify(self._service, headers)
+                if adapter is None:
+                    key = self._service.authenticator.identify(headers)
+                else:
+                    identity = adapter.identify(self._service, _head())
+                    key, g.named_sandbox = identity.key, identity.sandbox_id
                 g.key = key
                 g.who = ANONYMOUS if key is None else key.name
                 g.known = True
@@ -265,6 +269,7 @@ class _Door:
             cancellation,
             accept=request.headers.get('Accept', ''),
             last_event_id=request.headers.get('Last-Event-ID'),
+            named_sandbox=flask.g.get('named_sandbox'),
             on_gone=request.environ.get(WATCH_KEY, lambda action: None),
             facts=flask.g.facts,
         )
@@ -376,12 +381,15 @@ def _encoded(error: EnclaveError) -> bytes:
 
 
 def _adapter() -> Adapter | None:
-    """Return whose interface the request asks, by its address; None is the server's own."""
+    """Return whose interface the request asks; None is the server's own."""
     route = ROUTES.get(flask.request.endpoint or '')
-    if route is not None:
-        return route.adapter
-    path = flask.request.path
-    return next((each for each in ADAPTERS if path.startswith(f'{each.prefix}/') or path == each.prefix), None)
+    return adapter_at(flask.request.path) if route is None else route.adapter
+
+
+def _head() -> Head:
+    request = flask.request
+    headers = cast(Mapping[str, str], request.headers)
+    return Head(method=request.method, path=request.path, query=request.args.to_dict(), headers=headers)
 
 
 def _response(value: Any) -> flask.Response:

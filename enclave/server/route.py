@@ -40,6 +40,7 @@ class Context:
     cancellation: Cancellation
     accept: str = ''
     last_event_id: str | None = None
+    named_sandbox: str | None = None  # by an adapter's headers
     on_gone: Callable[[Callable[[], None]], None] = lambda action: None  # what to do when the client goes away
     facts: dict[str, Any] = Factory(dict)  # for the audit line
 
@@ -86,6 +87,24 @@ class Text:
 Handler = Callable[..., Any]
 
 
+@frozen(kw_only=True)
+class Head:
+    """What a request says before its body."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
+@frozen
+class Identity:
+    """Whose request it is: a key, None where none is needed, and the sandbox that it names, where its interface does so."""
+
+    key: ApiKey | None
+    sandbox_id: str | None = None
+
+
 class Adapter(ABC):
     """How the addresses of another program's interface differ from the server's own: who asks, and how an error is answered.
 
@@ -96,8 +115,8 @@ class Adapter(ABC):
     prefix: ClassVar[str]
 
     @abstractmethod
-    def identify(self, service: Service, headers: Mapping[str, str]) -> ApiKey | None:
-        """Return the key of a request, or None where none is needed.
+    def identify(self, service: Service, head: Head) -> Identity:
+        """Return whose request it is.
 
         Raises:
             AuthenticationError: There is none, or nobody has it.
@@ -129,6 +148,7 @@ class Route:
         while_draining: Whether it works while the server stops.
         adapter: Whose interface it belongs to; None is the server's own. Handlers of an adapter get ``body``, a `RawBody`, and
             read the query themselves.
+        has_live_body: Whether its body, sent in chunks, is read while it comes.
     """
 
     name: str
@@ -144,6 +164,7 @@ class Route:
     is_repeatable: bool = False
     while_draining: bool = False
     adapter: Adapter | None = None
+    has_live_body: bool = False
     tag: str = ''
     summary: str = ''
     description: str = ''

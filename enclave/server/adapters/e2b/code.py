@@ -59,6 +59,7 @@ _FIELDS = {
     'e2b/data': 'data',
     'e2b/chart': 'chart',
 }
+_OBJECTS = ('e2b/data', 'e2b/chart')
 _WITHOUT_BREAKS = ('image/png', 'image/jpeg', 'application/pdf')
 _ALIASES = {
     'python': ('python', 'python3'),
@@ -278,6 +279,9 @@ def _as_result(data: Mapping[str, Any]) -> dict[str, Any]:
             value = value.replace('\n', '')
         if mime == 'text/plain' and isinstance(value, str):
             value = _unquoted(value)
+        if mime in _OBJECTS and isinstance(value, str):  # a notebook has text under all names that are not JSON's
+            with contextlib.suppress(ValueError):
+                value = json.loads(value)
         if mime in _FIELDS:
             found[_FIELDS[mime]] = value
         else:

@@ -31,7 +31,8 @@ from enclave.server.route import BYTES, Context, RawBody, Streamed, route
 
 PIECE_BYTES = 256 << 10
 MAX_PARTS = 1000
-MAX_FIELD_BYTES = 64 << 10
+MAX_FORM_BYTES = 4 * PIECE_BYTES
+"""How much of a form the parser may hold at once; files pass through it in pieces."""
 MAX_ATTRIBUTES = 32
 _ATTRIBUTE_PREFIX = 'x-metadata-'
 _ATTRIBUTE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,128}")
@@ -176,7 +177,7 @@ def _parts(source: IO[bytes] | gzip.GzipFile, boundary: str, limit: int) -> Iter
     if not boundary:
         raise InvalidArgumentError('multipart/form-data needs a boundary')
     decoder = MultipartDecoder(
-        boundary.encode('utf-8', 'replace'), max_form_memory_size=MAX_FIELD_BYTES, max_parts=MAX_PARTS
+        boundary.encode('utf-8', 'replace'), max_form_memory_size=MAX_FORM_BYTES, max_parts=MAX_PARTS
     )
     pieces = _pieces(source, limit)
     is_file = False

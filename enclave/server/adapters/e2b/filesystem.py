@@ -154,7 +154,8 @@ def _walk(sandbox: Sandbox, path: str, depth: int) -> list[PathInfo]:
         below: list[PathInfo] = []
         for each in level:
             try:
-                below += list_dir(each, max_entries=MAX_ENTRIES + 1)
+                entries = list_dir(each, max_entries=MAX_ENTRIES + 1)
+                below += [info.model_copy(update={'path': posixpath.join(each, info.path)}) for info in entries]
             except SandboxPathNotFoundError:
                 if each == path:
                     raise

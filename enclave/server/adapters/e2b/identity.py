@@ -25,14 +25,6 @@ _TOKEN = re.compile(r'ent_[A-Za-z0-9_-]{43}')
 
 
 @frozen
-class Identity:
-    """Whose request it is: a key, None where none is needed, and the one sandbox it is good for, None for all of the key's."""
-
-    key: ApiKey | None
-    sandbox_id: str | None = None
-
-
-@frozen
 class Tokens:
     """Makes and knows the tokens. Lives as long as the server; any thread may ask it."""
 
@@ -44,21 +36,21 @@ class Tokens:
         code = hmac.new(self._secret, f'{tenant}\0{sandbox_id}'.encode(), hashlib.sha256).digest()
         return f'ent_{base64.urlsafe_b64encode(code).decode("ascii").rstrip("=")}'
 
-    def identify(self, headers: Mapping[str, str], sandbox_id: str | None) -> Identity:
-        """Return whose request it is that names a sandbox.
+    def identify(self, headers: Mapping[str, str], sandbox_id: str | None) -> ApiKey | None:
+        """Return the key that a request acts for which names a sandbox; None where none is needed.
 
         Raises:
             AuthenticationError: It has neither a key nor the sandbox's token, or one that nobody has.
         """
         token = next((value for name in TOKEN_HEADERS if (value := headers.get(name, '').strip())), None)
         if token is not None and sandbox_id is not None:
-            return Identity(self._key_of(token, sandbox_id), sandbox_id)
+            return self._key_of(token, sandbox_id)
         if token is None and self._authenticator.needs_key and sent_key(headers) is None:
             raise AuthenticationError(
                 'this server needs the access token of the sandbox, which its creation answered with; create it, or connect '
                 'to it, with a key of this server as E2B_API_KEY'
             )
-        return Identity(self._authenticator.identify(headers), None)
+        return self._authenticator.identify(headers)
 
     def _key_of(self, token: str, sandbox_id: str) -> ApiKey | None:
         """Return the key whose sandbox a token is for."""

@@ -256,10 +256,11 @@ def _send(context: Context, live: LiveProcess, given: dict[str, Any]) -> None:
             raise SandboxStateError('the process takes no input: it has ended, has closed it, or was started without')
 
 
-@on_stream(SERVICE, 'StreamInput', lane='call', body=BYTES)
+@on_stream(SERVICE, 'StreamInput', body=BYTES, has_live_body=True)
 def e2b_stream_input(context: Context, body: RawBody) -> Streamed:
     """Send input to a process in pieces, in their order."""
     sandbox = asked_sandbox(context)
+    context.on_gone(context.cancellation.cancel)
     live: LiveProcess | None = None
     for message in connect.read_messages(body.stream):
         start, data = field(message, 'start', dict), field(message, 'data', dict)

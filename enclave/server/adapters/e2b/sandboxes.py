@@ -407,6 +407,34 @@ def e2b_build_template(context: Context, body: RawBody) -> NoReturn:
     )
 
 
+_NO_VOLUMES = 'this server has no volumes; its operator can mount directories in a template (docs/e2b.md)'
+_NO_SECRETS = 'this server has no secrets; give what a sandbox needs as its environment'
+
+
+@on_plane('GET', '/volumes', while_draining=True)
+def e2b_list_volumes(context: Context, body: RawBody) -> NoReturn:
+    """Refuse: what stays beyond a sandbox is the operator's to mount."""
+    raise UnsupportedError(_NO_VOLUMES)
+
+
+@on_plane('POST', '/volumes')
+def e2b_make_volume(context: Context, body: RawBody) -> NoReturn:
+    """Refuse: what stays beyond a sandbox is the operator's to mount."""
+    raise UnsupportedError(_NO_VOLUMES)
+
+
+@on_plane('GET', '/secrets', while_draining=True)
+def e2b_list_secrets(context: Context, body: RawBody) -> NoReturn:
+    """Refuse: nothing here keeps secrets for sandboxes."""
+    raise UnsupportedError(_NO_SECRETS)
+
+
+@on_plane('POST', '/secrets')
+def e2b_make_secret(context: Context, body: RawBody) -> NoReturn:
+    """Refuse: nothing here keeps secrets for sandboxes."""
+    raise UnsupportedError(_NO_SECRETS)
+
+
 # Numbers and logs -----------------------------------------------------------------------------------------------------
 
 

@@ -16,8 +16,7 @@ from enclave.server.adapters.e2b import faults
 from enclave.server.adapters.e2b.creation import make_debug_sandbox
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.adapters.e2b.state import DEBUG_ID, SandboxState, State
-from enclave.server.auth import ApiKey
-from enclave.server.route import Adapter, Context, route
+from enclave.server.route import Adapter, Context, Head, Identity, route
 from enclave.server.service import Service
 
 PREFIX = '/e2b'
@@ -49,9 +48,9 @@ class _Service(Adapter):
 class ControlPlane(_Service):
     """Sandboxes and what there is: asked with a key of this server."""
 
-    def identify(self, service: Service, headers: Mapping[str, str]) -> ApiKey | None:
+    def identify(self, service: Service, head: Head) -> Identity:
         """Return the key of a request; see `Adapter.identify`."""
-        return service.authenticator.identify(headers)
+        return Identity(service.authenticator.identify(head.headers))
 
     def failure(self, error: EnclaveError, status: int | None) -> tuple[bytes, int, str]:
         """Return an error as it travels; see `Adapter.failure`."""
@@ -68,36 +67,35 @@ class Daemon(_Service):
     def __init__(self, form: Callable[[EnclaveError, int | None], tuple[bytes, int, str]]) -> None:
         self._form = form
 
-    def identify(self, service: Service, headers: Mapping[str, str]) -> ApiKey | None:
-        """Return the key whose sandbox is asked; see `Adapter.identify`."""
+    def identify(self, service: Service, head: Head) -> Identity:
+        """Return the key whose sandbox is asked, and the sandbox; see `Adapter.identify`."""
         state = state_of(service)
-        sandbox_id = asked_id(headers)
-        if flask.request.path in SIGNED_PATHS and 'signature' in flask.request.args:
-            return self._signed(service, state, sandbox_id)
-        identity = state.tokens.identify(headers, sandbox_id)
-        if sandbox_id is None and state.settings.debug and not service.authenticator.needs_key:
+        sandbox_id = asked_id(head.headers)
+        if head.path in SIGNED_PATHS and 'signature' in head.query:
+            return _signer(service, state, sandbox_id, head)
+        key = state.tokens.identify(head.headers, sandbox_id)
+        if sandbox_id is None and state.settings.debug:
             sandbox_id = DEBUG_ID  # E2B_DEBUG's addresses of files name none
         if sandbox_id is None:
             raise InvalidArgumentError(f'the request does not say which sandbox it is for, in {SANDBOX_HEADER}')
-        flask.g.e2b_sandbox = sandbox_id
-        return identity.key
-
-    def _signed(self, service: Service, state: State, sandbox_id: str | None) -> ApiKey | None:
-        args = flask.request.args
-        path, user, expires = args.get('path', ''), args.get('username', ''), args.get('signature_expiration')
-        verb = 'read' if flask.request.method == 'GET' else 'write'
-        tail = '' if expires is None else f':{expires}'
-        tenant, found = state.tokens.find_signed(
-            args['signature'], lambda token: f'{path}:{verb}:{user}:{token}{tail}', expires, state.known()
-        )
-        if sandbox_id not in (None, found):
-            raise AuthenticationError(f'sandbox {sandbox_id} has not signed this address')
-        flask.g.e2b_sandbox = found
-        return next((key for key in service.authenticator.keys if key.name == tenant), None)
+        return Identity(key, sandbox_id)
 
     def failure(self, error: EnclaveError, status: int | None) -> tuple[bytes, int, str]:
         """Return an error as it travels; see `Adapter.failure`."""
         return self._form(error, status)
+
+
+def _signer(service: Service, state: State, sandbox_id: str | None, head: Head) -> Identity:
+    """Return the sandbox whose token has signed an address, and its key."""
+    path, user, expires = (head.query.get(name) for name in ('path', 'username', 'signature_expiration'))
+    verb = 'read' if head.method == 'GET' else 'write'
+    tail = '' if expires is None else f':{expires}'
+    tenant, found = state.tokens.find_signed(
+        head.query['signature'], lambda token: f'{path or ""}:{verb}:{user or ""}:{token}{tail}', expires, state.known()
+    )
+    if sandbox_id not in (None, found):
+        raise AuthenticationError(f'sandbox {sandbox_id} has not signed this address')
+    return Identity(next((key for key in service.authenticator.keys if key.name == tenant), None), found)
 
 
 ADAPTER = ControlPlane()
@@ -106,7 +104,6 @@ CALLS = Daemon(faults.of_call)
 STREAMS = Daemon(faults.of_stream)
 INTERPRETER = Daemon(faults.of_interpreter)
 SIGNED_PATHS = ('/files', f'{PREFIX}/files')
-RAW_PATHS = (*SIGNED_PATHS, f'{PREFIX}/process.Process/StreamInput')
 
 
 def asked_id(headers: Mapping[str, str]) -> str | None:
@@ -157,7 +154,7 @@ def asked_sandbox(context: Context) -> Sandbox:
     Raises:
         NoSandboxError: It does not run.
     """
-    sandbox_id = flask.g.e2b_sandbox
+    sandbox_id = context.named_sandbox or ''
     context.facts['sandbox_id'] = sandbox_id
     return state_of(context.service).sandbox(context.tenant, resolved(context, sandbox_id))
 
