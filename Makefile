@@ -8,11 +8,11 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint format typecheck engine images bench clean
+.PHONY: help demo test test-e2b unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.installed  ## code running in a sandbox, from nothing
 	@echo '==> An engine, and an image to make sandboxes from'
@@ -27,6 +27,17 @@ test: .venv/.installed-dev lint typecheck  ## all that CI runs: format, lint, ty
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@echo '==> The tests (most of them wait for an engine, so there are more workers than cores)'
 	@$(BIN)/pytest -n 4
+
+test-e2b: .venv/.installed-dev  ## the tests with E2B's SDK and programs on it, in environments of their own
+	@test -x .venv-e2b/sdk/bin/python || { $(BIN)/python -m venv .venv-e2b/sdk \
+		&& .venv-e2b/sdk/bin/python -m pip --disable-pip-version-check install -q e2b e2b-code-interpreter httpx; }
+	@test -x .venv-e2b/smolagents/bin/python || { $(BIN)/python -m venv .venv-e2b/smolagents \
+		&& .venv-e2b/smolagents/bin/python -m pip --disable-pip-version-check install -q 'smolagents[e2b]'; }
+	@test -x .venv-e2b/openai/bin/python || { $(BIN)/python -m venv .venv-e2b/openai \
+		&& .venv-e2b/openai/bin/python -m pip --disable-pip-version-check install -q openai-agents e2b-code-interpreter; }
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@$(BIN)/pytest -m e2b tests/e2b
 
 unit: .venv/.installed-dev  ## the tests that need no engine
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
@@ -55,7 +66,7 @@ bench: .venv/.installed-dev  ## run the benchmarks
 	@for each in $(sort $(wildcard benchmarks/*.py)); do echo "==> $$each"; $(BIN)/python $$each || exit 1; done
 
 clean:  ## remove the virtual environment, builds and caches
-	rm -rf .venv .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-e2b .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

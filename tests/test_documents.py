@@ -95,13 +95,17 @@ def test_bash_blocks_run(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('block', of('toml'), ids=str)
-def test_toml_blocks_are_policies(block: Block, tmp_path: Path) -> None:
+def test_toml_blocks_are_policies_and_settings(block: Block, tmp_path: Path) -> None:
+    from enclave.server.adapters.e2b import E2BSettings
     from enclave.server.policy import Policy
 
     path = tmp_path / 'policy.toml'
     path.write_text(block.text)
 
-    assert Policy.from_file(path) != Policy()
+    if block.document == 'docs/e2b.md':
+        assert E2BSettings.read(path) != E2BSettings()
+    else:
+        assert Policy.from_file(path) != Policy()
 
 
 @pytest.mark.parametrize('block', of('json'), ids=str)

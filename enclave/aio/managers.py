@@ -83,6 +83,8 @@ class SandboxManager(AsyncProxy):
     release_sandbox = to_async(base.SandboxManager.release_sandbox)
     lease = entered(Sandbox, base.SandboxManager.lease)
     execute_tool_in_pool = to_async(base.SandboxManager.execute_tool_in_pool)
+    run_code = to_async(base.SandboxManager.run_code)  # type: ignore[arg-type]
+    run_code_in_pool = to_async(base.SandboxManager.run_code_in_pool)  # type: ignore[arg-type]
     get_stats = to_async(base.SandboxManager.get_stats)
     health_check = to_async(base.SandboxManager.health_check)
 

@@ -173,6 +173,7 @@ class Sandbox(AsyncProxy):
     execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)
     execute_command = to_async(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
     run_script = to_async(base.Sandbox.run_script)
+    run_code = to_async(base.Sandbox.run_code)
 
     async def __aenter__(self: S) -> S:
         try:

@@ -26,6 +26,7 @@ from enclave.cancellation import Cancellation, on_cancel
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError
+from enclave.languages.values import CodeRequest, CodeResult, make_request
 from enclave.managers.config import SandboxManagerConfig
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
@@ -538,6 +539,50 @@ class SandboxManager(ABC):
         """
         with self.lease(timeout, pool=pool) as sandbox:
             return sandbox.execute_tool(tool_name, parameters, max_chars=max_chars)
+
+    # Programs ---------------------------------------------------------------------------------------------------------
+
+    def run_code(
+        self, sandbox_id: str, code: str | bytes | CodeRequest, language: str = 'python', **options: Any
+    ) -> CodeResult:
+        """Compile and run a program in a sandbox; see `Sandbox.run_code`, which has the options.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            NotRegisteredError, UnsupportedError: There is no such language, or the sandbox lacks its toolchain.
+            InvalidArgumentError: An argument is impossible; the message names it.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+            ManagerStoppedError: The manager is stopping or stopped.
+        """
+        return self._run_code(sandbox_id, make_request(code, language=language, **options))
+
+    def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
+        return self._existing(sandbox_id).run_code(request)
+
+    def run_code_in_pool(
+        self,
+        code: str | bytes | CodeRequest,
+        language: str = 'python',
+        *,
+        wait_timeout: float | None = None,
+        pool: str | None = None,
+        **options: Any,
+    ) -> CodeResult:
+        """Compile and run a program in whichever sandbox of a pool is free; see `Sandbox.run_code`, which has the options.
+
+        Args:
+            wait_timeout: Seconds to wait for a free sandbox; None for no limit.
+            pool: The pool's name; None is the first that was made.
+
+        Raises:
+            PoolError, PoolExhaustedError, CallCancelledError, ManagerStoppedError: As for `acquire_sandbox`.
+            NotRegisteredError, UnsupportedError, InvalidArgumentError, ...: As for `run_code`.
+        """
+        return self._run_code_in_pool(make_request(code, language=language, **options), wait_timeout, pool)
+
+    def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        with self.lease(timeout, pool=pool) as sandbox:
+            return sandbox.run_code(request)
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from enclave.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.protocol import (
     CancelResponse,
     CommandRequest,
@@ -303,6 +304,10 @@ class RemoteSandbox(AgentBackedSandbox):
         )
         argv = [*interpreter, '', *args]
         return self._command(argv, timeout, cwd, env, user, stdin, max_output_bytes, script)
+
+    def _run_code(self, request: CodeRequest) -> CodeResult:
+        result: CodeResult = self._transport.call('POST', f'{self.path}/code', CodeResult, body=request, timeout=0)
+        return result
 
     def _command(
         self,

@@ -24,13 +24,24 @@ from enclave.cancellation import if_unwanted
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
+    EngineUnavailableError,
     InvalidArgumentError,
     SandboxGoneError,
     SandboxStateError,
     ToolNotFoundError,
     UnsupportedError,
 )
+from enclave.languages.running import run_program
+from enclave.languages.values import (
+    DEFAULT_FETCH_BYTES,
+    DEFAULT_OUTPUT_LIMIT,
+    CodeRequest,
+    CodeResult,
+    Comparison,
+    make_request,
+)
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
+from enclave.sandboxes.programs import SandboxRunner
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
@@ -151,6 +162,9 @@ class Sandbox(ABC):
         except BaseException as error:
             self._pid = None
             self._arrive(SandboxStatus.ERROR, str(error))
+            if isinstance(error, EngineUnavailableError):
+                # The first thing that many a reader sees of this library: what to do, and not thirty lines of how we asked.
+                raise error.with_traceback(None) from None
             raise
         self.started_at = utc_now()
         self._arrive(SandboxStatus.RUNNING)
@@ -417,6 +431,76 @@ class Sandbox(ABC):
         raise UnsupportedError(
             f'a sandbox of the class {type(self).__name__} does not define run_script, which running code as a script needs'
         )
+
+    def run_code(
+        self,
+        code: str | bytes | CodeRequest,
+        language: str = 'python',
+        *,
+        stdin: str | bytes | None = None,
+        args: Sequence[str] = (),
+        files: Mapping[str, str | bytes] | None = None,
+        fetch_files: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        compile_timeout: float | None = None,
+        timeout: float | None = None,
+        memory_limit: str | int | None = None,
+        cpu_time_limit: float | None = None,
+        expected_output: str | None = None,
+        compare: Comparison = 'lines',
+        tolerance: float = 1e-6,
+        compile_memory_limit: str | int | None = None,
+        output_limit: int = DEFAULT_OUTPUT_LIMIT,
+        max_output_bytes: int | None = None,
+        max_fetch_bytes: int = DEFAULT_FETCH_BYTES,
+    ) -> CodeResult:
+        """Compile and run a program in a directory of its own, which is gone afterwards, with all that the program started.
+
+        Args:
+            code: Its source, or a whole `CodeRequest`, which then says everything.
+            language: A name or alias of the table of languages; see docs/languages.md.
+            stdin, args, files, fetch_files, env: What it is given, and which files to return; this and what follows is said in
+                full at `enclave.languages.values.CodeRequest`.
+            timeout: Seconds it may run, without the time in which no processor was free for it; None takes the language's own
+                limit or the sandbox's, 0 is no limit.
+            cpu_time_limit: Seconds of processor time it may use, whatever else the machine does.
+            expected_output: What it should print, compared as ``compare`` and ``tolerance`` say.
+
+        Returns:
+            How compiling and running ended, apart, with a judge's verdict. See `enclave.languages.values.CodeResult`.
+
+        Raises:
+            NotRegisteredError: There is no such language.
+            UnsupportedError: The sandbox lacks the language's toolchain, or takes no files.
+            InvalidArgumentError: An argument is impossible; the message names it.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+        """
+        request = make_request(
+            code,
+            language=language,
+            stdin=stdin,
+            args=args,
+            files=files,
+            fetch_files=fetch_files,
+            env=env,
+            compile_timeout=compile_timeout,
+            timeout=timeout,
+            memory_limit=memory_limit,
+            cpu_time_limit=cpu_time_limit,
+            expected_output=expected_output,
+            compare=compare,
+            tolerance=tolerance,
+            compile_memory_limit=compile_memory_limit,
+            output_limit=output_limit,
+            max_output_bytes=max_output_bytes,
+            max_fetch_bytes=max_fetch_bytes,
+        )
+        return self._run_code(request)
+
+    def _run_code(self, request: CodeRequest) -> CodeResult:
+        """Run a program; see `run_code`."""
+        self._check_usable()
+        return run_program(SandboxRunner(self), request)
 
     # With -------------------------------------------------------------------------------------------------------------
 

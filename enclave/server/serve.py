@@ -274,6 +274,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     """A connection that says when it is gone."""
 
     audit: Audit
+    request: Any
     task_class = _Task
     error_task_class = _ErrorTask
 
@@ -311,7 +312,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
             return True
         taken: bool = super().received(data)
         with self.requests_lock:
-            request = self.request
+            request: Any = self.request
             if request is not None and request.live is not None and request.headers_finished:
                 self.request, self._live = None, request
                 self.requests.append(request)

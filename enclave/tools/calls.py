@@ -25,7 +25,6 @@ from typing import Any, Literal, cast
 
 from attrs import Factory, evolve, frozen
 
-from enclave.enums import ExecutionStatus
 from enclave.errors import InvalidArgumentError, ToolArgumentsError, ToolNotFoundError
 from enclave.records import ToolResult
 from enclave.tools.budget import check_max_chars, shorten_text
@@ -280,27 +279,8 @@ def _excerpt(value: Any) -> str:
 
 def result_text(result: ToolResult, max_chars: int | None = None) -> str:
     """Return a result as text for a model: what was printed, standard error too, and how it ended if that was not well."""
-    output = result.output if isinstance(result.output, str) else json.dumps(result.output, ensure_ascii=False)
-    parts = [output.rstrip('\n')] if output.strip() else []
-    if result.success:
-        stderr = result.metadata.get('stderr')
-        if isinstance(stderr, str) and stderr.strip():
-            parts.append(f'[stderr]\n{stderr.rstrip()}')
-    else:
-        parts.append(_failure_text(result))
-    text = '\n'.join(parts) or _NOTHING
+    text = result.text or _NOTHING
     return text if max_chars is None else shorten_text(text, max_chars)
-
-
-def _failure_text(result: ToolResult) -> str:
-    error = (result.error or '').rstrip()
-    if (
-        result.status is not ExecutionStatus.ERROR
-        or result.exit_code is None
-        or f'exit code {result.exit_code}' in error
-    ):
-        return f'[{result.status}]\n{error}'
-    return f'[{result.status}, exit code {result.exit_code}]\n{error}'
 
 
 def result_pictures(result: ToolResult) -> list[tuple[str, str]]:

@@ -498,6 +498,24 @@ def test_every_verb_has_the_contracts_signature(name: str) -> None:
             assert getattr(type(manager), verb).__doc__, verb
 
 
+# Programs -------------------------------------------------------------------------------------------------------------
+
+
+def test_programs_run_in_a_sandbox_and_in_a_pool(manager: SandboxManager, kind: str) -> None:
+    if kind == 'fake':
+        pytest.skip('a fake runs no programs')
+    sandbox_id = manager.create_sandbox(kind, CONFIG)
+
+    code = 'import sys; print(sys.stdin.buffer.read())'
+    result = manager.run_code(sandbox_id, code, stdin=b'\xff', fetch_files=['x'])
+    assert (result.stdout, sorted(result.file_errors)) == ("b'\\xff'\n", ['x'])
+    with pytest.raises(ValueError, match='klingon'):
+        manager.run_code(sandbox_id, 'x', 'klingon')
+    manager.initialize_pool(1, kind, CONFIG)
+    judged = manager.run_code_in_pool('print(2)', expected_output='3', files={'a/b': b'\xff'}, fetch_files=['a/b'])
+    assert (str(judged.verdict), judged.files) == ('wrong_answer', {'a/b': b'\xff'})
+
+
 # Tool calls of models -------------------------------------------------------------------------------------------------
 
 

@@ -793,4 +793,4 @@ def main(only):
 
 
 if __name__ == '__main__':
-    main([each for each in sys.argv[1:] if each != 'async'])
+    main(sys.argv[2:])

@@ -81,4 +81,4 @@ class E2BSettings(Model):
             if not isinstance(found, Mapping):
                 raise ConfigurationError(f'{os.fspath(value)} must hold an object whose keys are those of E2BSettings')
             value = found
-        return cls(**{str(name): each for name, each in dict(value or {}).items()})  # type: ignore[arg-type]
+        return cls(**{str(name): each for name, each in dict(value or {}).items()})
