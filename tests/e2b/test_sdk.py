@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from enclave.server.serve import SandboxServer
+from tests.support.environments import environment as programs_of
 from tests.support.server import serving
 
 ROOT = Path(__file__).parents[2]
@@ -22,12 +23,16 @@ BACKENDS = [
 pytestmark = pytest.mark.e2b
 
 
+PACKAGES = {
+    'sdk': ('e2b>=2.63', 'e2b-code-interpreter>=2.11', 'httpx'),
+    'smolagents': ('smolagents[e2b]>=1.26', 'e2b-code-interpreter>=2.11'),
+    'openai': ('openai-agents>=0.24', 'e2b>=2.63', 'e2b-code-interpreter>=2.11'),
+}
+
+
 def interpreter(name: str) -> str:
-    """Return the interpreter of an environment that ``make test-e2b`` makes."""
-    found = Path(os.environ.get('ENCLAVE_E2B_ENVIRONMENTS', ROOT / '.venv-e2b')) / name / 'bin' / 'python'
-    if not found.exists():
-        pytest.skip(f'{found} is missing: make test-e2b makes it')
-    return str(found)
+    """Return the interpreter of an environment of its own, made if it is not there."""
+    return str(programs_of(f'e2b-{name}', *PACKAGES[name], with_enclave=False))
 
 
 @pytest.fixture(params=BACKENDS)

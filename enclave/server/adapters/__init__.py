@@ -20,13 +20,6 @@ def adapter_at(path: str) -> Adapter | None:
     return next((each for each in ADAPTERS if path == each.prefix or path.startswith(f'{each.prefix}/')), None)
 
 
-def takes_raw_body(path: str) -> bool:
-    """Return whether an adapter's address takes a body that is not JSON, which may be as large as a file."""
-    return any(
-        route.adapter is not None and route.path == path and isinstance(route.body, str) for route in ROUTES.values()
-    )
-
-
 def takes_live_body(path: str) -> bool:
     """Return whether an address reads its body while that comes."""
     return any(route.has_live_body and route.path == path for route in ROUTES.values())

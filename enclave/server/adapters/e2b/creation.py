@@ -164,9 +164,8 @@ def make_sandbox(
     own = tenant.manager.config.sandbox_type
     kind, options = options_for(settings, wanted, None if own is None else str(own))
     asked = service.checked(tenant, kind, options)
-    service.check_id(tenant, sandbox_id)
     seconds = service.policy.lifetime(wanted.seconds, tenant.manager.config.ttl)
-    with tenant.reserved(1):
+    with service.naming(tenant, sandbox_id), tenant.reserved(1):
         made = tenant.manager.create_sandbox(asked.kind, asked.config, sandbox_id, ttl=seconds)
     sandbox = tenant.manager.get_sandbox(made)
     if sandbox is not None:

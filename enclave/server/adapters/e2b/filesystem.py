@@ -18,8 +18,6 @@ from enclave.server.adapters.e2b.state import NAMES_SECONDS, SandboxState, monot
 from enclave.server.route import Context, RawBody
 
 SERVICE = 'filesystem.Filesystem'
-MAX_ENTRIES = 100_000
-"""The most entries of one list."""
 MAX_DEPTH = 64
 _NAME_FILE_BYTES = 1 << 20
 _KINDS = {'file': 'FILE_TYPE_FILE', 'directory': 'FILE_TYPE_DIRECTORY'}
@@ -142,10 +140,11 @@ def e2b_list_dir(context: Context, body: RawBody) -> dict[str, Any]:
     found = verb(sandbox, 'stat_path')(path)
     if found.kind != 'directory':
         raise InvalidArgumentError(f'path is not a directory: {path!r}')
-    return {'entries': [as_entry(context, sandbox, info) for info in _walk(sandbox, path, min(depth, MAX_DEPTH))]}
+    most = context.service.policy.max_entries
+    return {'entries': [as_entry(context, sandbox, info) for info in _walk(sandbox, path, min(depth, MAX_DEPTH), most)]}
 
 
-def _walk(sandbox: Sandbox, path: str, depth: int) -> list[PathInfo]:
+def _walk(sandbox: Sandbox, path: str, depth: int, most: int) -> list[PathInfo]:
     """Return the entries of a directory, level by level, none of those that symlinks lead to."""
     list_dir = verb(sandbox, 'list_dir')
     found: list[PathInfo] = []
@@ -154,15 +153,13 @@ def _walk(sandbox: Sandbox, path: str, depth: int) -> list[PathInfo]:
         below: list[PathInfo] = []
         for each in level:
             try:
-                entries = list_dir(each, max_entries=MAX_ENTRIES + 1)
+                entries = list_dir(each, max_entries=most + 1)
                 below += [info.model_copy(update={'path': posixpath.join(each, info.path)}) for info in entries]
             except SandboxPathNotFoundError:
                 if each == path:
                     raise
-            if len(found) + len(below) > MAX_ENTRIES:
-                raise InvalidArgumentError(
-                    f'there are more than {MAX_ENTRIES} entries below {path!r}; list less at once'
-                )
+            if len(found) + len(below) > most:
+                raise InvalidArgumentError(f'there are more than {most} entries below {path!r}; list less at once')
         found += below
         level = [info.path for info in below if info.kind == 'directory']
         if not level:

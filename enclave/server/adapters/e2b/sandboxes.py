@@ -444,6 +444,7 @@ def e2b_get_metrics(context: Context, sandbox_id: str, body: RawBody) -> flask.R
     info = _info(context, sandbox_id)
     sandbox = state_of(context.service).sandbox(context.tenant, info.id)
     known = state_of(context.service).of(context.tenant, info.id)
+    context.check_output(info.id, 1 << 20)
     result = sandbox.execute_command(['sh', '-c', _USAGE], 10.0, max_output_bytes=1 << 20)
     memory, cpu_seconds, disk_used, disk_total = _read_usage(result.stdout)
     now = monotonic()
