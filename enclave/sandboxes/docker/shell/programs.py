@@ -203,7 +203,7 @@ KILL = (
     _PRELUDE
     + _PROCESSES
     + r"""
-id=$1 root=$2 since=$3 place=$4
+id=$1 root=$2 since=$3 place=$4 asks=$5
 round=0 hopeless=' '
 while [ "$round" -lt 300 ]; do
   victims=' ' fresh=
@@ -227,6 +227,10 @@ while [ "$round" -lt 300 ]; do
     case $state in T | t) ;; *) fresh="$fresh $p" ;; esac
   done
   [ "$victims" != ' ' ] || break
+  if [ -n "$asks" ]; then
+    for p in $victims; do kill -TERM "$p" 2>/dev/null; done
+    exit 0
+  fi
   if [ "$round" -gt 1 ] && [ -n "$fresh" ]; then
     kill -STOP $fresh 2>/dev/null
   else
@@ -242,9 +246,40 @@ fi
 )
 """Kills what belongs to a call, until nothing is left: what carries its mark in the environment, what descends from
 that, and, since a daemon may have cleared its environment, orphans without any mark that are younger than the call.
-Arguments: the call's mark, its shell's pid and start time (clock ticks since boot), or nothing, and the name of its
-script's directory. Needs no process but its own, so it also works at the process limit; what forks faster than it is
-killed is stopped first."""
+Arguments: the call's mark, its shell's pid and start time (clock ticks since boot), or nothing, the name of its
+script's directory, and ``1`` to send SIGTERM once instead. Needs no process but its own, so it also works at the
+process limit; what forks faster than it is killed is stopped first."""
+
+CLEAN = (
+    _PRELUDE
+    + _PROCESSES
+    + r"""
+all=$1
+shift
+kept=" $* "
+round=0 ended=' ' count=0
+while [ "$round" -lt 300 ]; do
+  victims=
+  for p in /proc/[0-9]*; do
+    p=${p#/proc/}
+    [ "$p" != 1 ] && [ "$p" != "$$" ] && look "$p" && [ "$ppid" != "$$" ] || continue
+    case $call in lifeline* | "$ENCLAVE_CALL"*) continue ;; esac
+    [ -n "$call" ] || [ -n "$all" ] || continue
+    case $kept in *" ${call:-none} "*) continue ;; esac
+    victims="$victims $p"
+    case $ended in *" $p "*) ;; *) ended="$ended$p " count=$((count + 1)) ;; esac
+  done
+  [ -n "$victims" ] || break
+  if [ "$round" -gt 1 ]; then kill -STOP $victims 2>/dev/null; fi
+  kill -KILL $victims 2>/dev/null
+  round=$((round + 1))
+done
+printf '%s' "$count"
+[ "$round" -lt 300 ]
+"""
+)
+"""Kills what calls have left, and answers how many processes that were. Arguments: ``1`` where all that has no mark belongs to
+calls, too; the marks of calls that go on."""
 
 TERMINATE = (
     _PRELUDE
