@@ -9,7 +9,7 @@
 
 Every method of a sandbox or a manager is a coroutine function with the arguments, the result and the errors of the blocking
 class; factories, configurations and results are the same as there. Calls are made on threads of the library's own, named
-``enclave-aio-N``, with the caller's context variables, and never hold up the event loop. Cancelling an await stops the work
+``enclave-thread-N``, with the caller's context variables, and never hold up the event loop. Cancelling an await stops the work
 in the sandbox. Everything may be used from several event loops, at once or one after the other.
 
 This package is asyncio's one door into the library (floor 6).

@@ -45,6 +45,7 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.exchange import LINES, CancellableRequest
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import Config, Lifetime, SandboxManager, Source
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.keyfile import find_key
@@ -58,6 +59,7 @@ from enclave.managers.protocol import (
     AcquireRequest,
     CancelResponse,
     DoneResponse,
+    PoolCodeRequest,
     PoolRequest,
     PoolToolRequest,
     ReleaseRequest,
@@ -73,6 +75,7 @@ from enclave.managers.remote import RemoteSandbox, as_parameters
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import kind_of
+from enclave.tools.budget import check_max_chars
 
 logger = logging.getLogger(__name__)
 
@@ -294,9 +297,19 @@ class HttpSandboxManager(SandboxManager):
 
     # Tools and commands -----------------------------------------------------------------------------------------------
 
-    def execute_tool(self, sandbox_id: str, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self,
+        sandbox_id: str,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        max_chars: int | None = None,
+    ) -> ToolResult:
         """Run a tool in a sandbox; see `SandboxManager.execute_tool`."""
-        body = ToolRequest(sandbox_id=sandbox_id, tool_name=tool_name, parameters=as_parameters(parameters))
+        check_max_chars(max_chars)
+        body = ToolRequest(
+            sandbox_id=sandbox_id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
+        )
         result: ToolResult = self._open_transport().call(
             'POST', '/sandbox/tool/execute', ToolResult, body=body, timeout=0
         )
@@ -407,13 +420,27 @@ class HttpSandboxManager(SandboxManager):
         timeout: float | None = None,
         *,
         pool: str | None = None,
+        max_chars: int | None = None,
     ) -> ToolResult:
         """Run a tool in whichever sandbox of a pool is free, in one request; see `SandboxManager.execute_tool_in_pool`."""
+        check_max_chars(max_chars)
         body = PoolToolRequest(
-            tool_name=tool_name, parameters=as_parameters(parameters), timeout=check_timeout(timeout), pool=pool
+            tool_name=tool_name,
+            parameters=as_parameters(parameters),
+            timeout=check_timeout(timeout),
+            pool=pool,
+            max_chars=max_chars,
         )
         result: ToolResult = self._open_transport().call('POST', '/pool/execute', ToolResult, body=body, timeout=0)
         return result
+
+    def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        body = PoolCodeRequest(request=request, timeout=check_timeout(timeout), pool=pool)
+        result: CodeResult = self._open_transport().call('POST', '/pool/code', CodeResult, body=body, timeout=0)
+        return result
+
+    def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
+        return self._sandbox(sandbox_id).run_code(request)
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from enclave.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.protocol import (
     CancelResponse,
     CommandRequest,
@@ -57,6 +58,7 @@ from enclave.sandboxes.connection import Connection, PortForward
 from enclave.sandboxes.operations import Operations, RunRequest
 from enclave.sandboxes.process import Process
 from enclave.tools.base import Tool
+from enclave.tools.budget import check_max_chars
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -236,9 +238,14 @@ class RemoteSandbox(AgentBackedSandbox):
 
     # Tools and commands -----------------------------------------------------------------------------------------------
 
-    def execute_tool(self, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self, tool_name: str, parameters: Mapping[str, Any] | None = None, *, max_chars: int | None = None
+    ) -> ToolResult:
         """Run a tool; see `Sandbox.execute_tool`."""
-        body = ToolRequest(sandbox_id=self.id, tool_name=tool_name, parameters=as_parameters(parameters))
+        check_max_chars(max_chars)
+        body = ToolRequest(
+            sandbox_id=self.id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
+        )
         result: ToolResult = self._transport.call('POST', '/sandbox/tool/execute', ToolResult, body=body, timeout=0)
         return result
 
@@ -297,6 +304,10 @@ class RemoteSandbox(AgentBackedSandbox):
         )
         argv = [*interpreter, '', *args]
         return self._command(argv, timeout, cwd, env, user, stdin, max_output_bytes, script)
+
+    def _run_code(self, request: CodeRequest) -> CodeResult:
+        result: CodeResult = self._transport.call('POST', f'{self.path}/code', CodeResult, body=request, timeout=0)
+        return result
 
     def _command(
         self,

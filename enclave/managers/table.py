@@ -37,12 +37,12 @@ from enclave.errors import (
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import Pool, again
 from enclave.managers.reaper import Reaper
-from enclave.managers.workers import Workers, wait_for
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import choose_for, fit_for
 from enclave.sandboxes.housekeeping import find_housekeeper
 from enclave.sandboxes.registry import SandboxFactory
+from enclave.threads import Workers, thread_pool, wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -685,9 +685,8 @@ class SandboxTable:
                 thread.start()
             except RuntimeError:
                 # An interpreter that is exiting makes no threads: those that are there help, and so does this one.
-                for workers in (self._starts, self._ends):
-                    for _ in range(helpers):
-                        workers.offer(work)
+                for _ in range(helpers):
+                    thread_pool.submit(work)
                 work()
                 break
         for _ in records:

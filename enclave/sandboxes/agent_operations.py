@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, Literal, NoReturn, cast
 
+import attrs
+
 from enclave.agent.program import CHUNK, DATA, EVENT, INPUT_WINDOW, ProtocolError
 from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
 from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Lost, Reply
@@ -26,6 +28,7 @@ from enclave.errors import (
     SandboxPathNotFoundError,
     SandboxSilentError,
 )
+from enclave.languages.values import StepResult
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
@@ -52,6 +55,9 @@ class AgentOperations:
         channel: A started channel.
         cpu_count: On how many processors a call runs; 0 for all.
     """
+
+    measures = True
+    """It keeps limits, measures programs, and takes program texts with a name."""
 
     def __init__(self, channel: Channel, *, cpu_count: int = 0) -> None:
         if channel.hello is None:
@@ -159,11 +165,21 @@ class AgentOperations:
             message['user'] = request.user
         if request.path_first:
             message['path_first'] = dict(request.path_first)
+        if request.limits:
+            limits = request.limits
+            message['limits'] = {
+                'cpu': limits.cpu_seconds,
+                'memory': limits.memory_bytes,
+                'output': limits.output_bytes,
+                'patience': limits.patience,
+            }
         data = b''
         if script:
             message['script'] = {'bytes': len(script.source), 'suffix': script.suffix, 'at': script.at}
             if script.is_sourced:
                 message['script']['sourced'] = True
+            if script.name is not None:
+                message['script']['name'] = script.name
             data = script.source
         has_input = request.stdin is not None or open_stdin
         if has_input:
@@ -206,7 +222,7 @@ class AgentOperations:
                 if not cancelled and not timed_out:
                     raise ProtocolError('a command ended neither by exit nor by signal')
                 killed_by = 9
-            return make_result(
+            result = make_result(
                 request.command,
                 exit_code=exit_code,
                 killed_by=killed_by,
@@ -220,6 +236,7 @@ class AgentOperations:
                 oom_killed=facts.flag('oom'),
                 seconds=facts.number('seconds') if 'seconds' in facts else 0.0,
             )
+            return result if request.limits is None else _measured(result, facts)
 
     # Files ------------------------------------------------------------------------------------------------------------
 
@@ -411,7 +428,8 @@ class AgentOperations:
 
     def _watch(self, request: RunRequest) -> Watch:
         """Return what watches over a command that is about to run."""
-        limit = None if request.timeout is None else request.timeout + request.grace + LATE_SECONDS
+        patience = 0.0 if request.limits is None else request.limits.patience
+        limit = None if request.timeout is None else request.timeout * (1.0 + patience) + request.grace + LATE_SECONDS
         return Watch(self._check_answers, Deadline.after(limit))
 
     def _check_answers(self) -> None:
@@ -601,6 +619,19 @@ def _path_info(facts: Reply) -> PathInfo:
         uid=facts.integer('uid', high=1 << 32),
         gid=facts.integer('gid', high=1 << 32),
         target=facts.text('target') if 'target' in facts else None,
+    )
+
+
+def _measured(result: CommandResult, facts: Reply) -> StepResult:
+    """Return the result of a program that ran under limits."""
+    exceeded = facts.text('exceeded') if 'exceeded' in facts else None
+    if exceeded not in (None, 'time', 'cpu', 'memory', 'output'):
+        raise ProtocolError(f'there is no limit {exceeded!r}')
+    return StepResult(
+        **{each.name: getattr(result, each.name) for each in attrs.fields(CommandResult)},
+        cpu_time=facts.number('cpu') if 'cpu' in facts else None,
+        peak_memory_bytes=facts.integer('memory') if 'memory' in facts else None,
+        exceeded=cast(Any, exceeded),
     )
 
 

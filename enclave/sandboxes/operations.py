@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import Factory, define, field, frozen
 
+from enclave.languages.values import Limits
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 
@@ -31,6 +32,8 @@ ARGUMENT_BYTES = 128 * 1024 - 1
 class Script:
     """A program text to run: written to a private file ending in ``suffix``, whose path replaces ``argv[at]``.
 
+    With a ``name`` the file is called that, and the private directory that it is in is the working directory.
+
     Attributes:
         is_sourced: ``argv[at]`` becomes a shell's words that read the file, as the shell would read it after ``-c``.
     """
@@ -38,6 +41,7 @@ class Script:
     source: bytes
     suffix: str = ''
     at: int = 0
+    name: str | None = None
     is_sourced: bool = False
 
 
@@ -51,6 +55,7 @@ class RunRequest:
         max_output_bytes: Cap on each of stdout and stderr.
         stdin: What the program reads before its end of file; None is no input.
         path_first: ``{variable: directory}`` put first in a search path like ``PYTHONPATH``.
+        limits: What else it is ended for. It is measured then, and everything that it started ends with it.
         grace: Seconds between SIGTERM and SIGKILL at the time limit.
     """
 
@@ -63,6 +68,7 @@ class RunRequest:
     stdin: bytes | None = None
     script: Script | None = None
     path_first: Mapping[str, str] = Factory(dict)
+    limits: Limits | None = None
     grace: float = 0.0
 
 

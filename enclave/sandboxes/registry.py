@@ -10,6 +10,7 @@ from enclave.enums import SandboxType
 from enclave.errors import InvalidArgumentError, NotRegisteredError
 from enclave.registry import Registry
 from enclave.sandboxes.base import Sandbox
+from enclave.suggest import suggest
 
 if TYPE_CHECKING:  # what is made by name is imported by name, when it is asked for
     from enclave.sandboxes.agent_backed import AgentBackedSandbox
@@ -56,9 +57,10 @@ class SandboxFactory:
         name = str(sandbox_type) if isinstance(sandbox_type, str) else repr(sandbox_type)
         found = SANDBOXES.find(name)
         if found is None:
-            raise NotRegisteredError(
-                f'sandbox type {name!r} is not registered; known: {", ".join(cls.get_registered_types())}'
-            )
+            known = cls.get_registered_types()
+            near = suggest(name, known)
+            hint = f'did you mean {near!r}? ' if near else ''
+            raise NotRegisteredError(f'sandbox type {name!r} is not registered; {hint}known: {", ".join(known)}')
         return found
 
     @overload

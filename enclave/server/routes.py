@@ -230,7 +230,9 @@ def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     """Run a tool in a sandbox, to its end."""
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
     context.service.policy.check_tool(body.tool_name, body.parameters)
-    return context.tenant.manager.execute_tool(body.sandbox_id, body.tool_name, body.parameters)
+    return context.tenant.manager.execute_tool(
+        body.sandbox_id, body.tool_name, body.parameters, max_chars=body.max_chars
+    )
 
 
 @route('GET', '/sandbox/<sandbox_id>/tools', answers=dict[str, Any], while_draining=True, tag='tools')
@@ -712,7 +714,9 @@ def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     """Run a tool in whichever sandbox of a pool is free."""
     context.facts['tool_name'] = body.tool_name
     context.service.policy.check_tool(body.tool_name, body.parameters)
-    return context.tenant.manager.execute_tool_in_pool(body.tool_name, body.parameters, body.timeout, pool=body.pool)
+    return context.tenant.manager.execute_tool_in_pool(
+        body.tool_name, body.parameters, body.timeout, pool=body.pool, max_chars=body.max_chars
+    )
 
 
 @route(

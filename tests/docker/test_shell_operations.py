@@ -13,6 +13,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 
 from enclave import SandboxFactory, SandboxType
 from enclave.cancellation import Cancellation, on_cancel
-from enclave.enums import ExecutionStatus, SandboxStatus
+from enclave.enums import ExecutionStatus, SandboxStatus, Verdict
 from enclave.errors import (
     EnclaveError,
     EngineError,
@@ -29,9 +30,12 @@ from enclave.errors import (
     SandboxGoneError,
     UnsupportedError,
 )
+from enclave.languages import table
+from enclave.languages.table import Language, register_language
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine
 from tests.docker.bare_image import find_busybox, import_bare_image
+from tests.support.host import wait_until
 from tests.support.transfers import Gate, cancel_midway
 
 pytestmark = pytest.mark.docker
@@ -458,11 +462,60 @@ def test_a_sandbox_removed_in_mid_call_is_named(bare_image: str, engine: Engine)
         assert not sandbox.is_alive()
 
 
-def test_a_full_process_limit_is_told(bare_image: str) -> None:
+def test_what_ended_calls_left_running_is_ended_where_it_leaves_no_room(bare_image: str) -> None:
     with make_sandbox(bare_image, pids_limit=16) as sandbox:
         sandbox.execute_command('for i in $(seq 40); do sleep 100 & done 2>/dev/null')
+
+        results = [sandbox.execute_command('echo here | cat') for _ in range(2)]
+
+        assert [(result.exit_code, result.stdout) for result in results] == [(0, 'here\n')] * 2
+        assert sandbox.is_alive()
+        sandbox.execute_command('sleep 100 &')
+        sandbox._clean()
+        assert sandbox.execute_command('ps | grep "[s]leep 100"').stdout == ''
+
+
+def test_a_process_limit_that_running_calls_use_up_is_told(bare_image: str) -> None:
+    with make_sandbox(bare_image, pids_limit=16) as sandbox, ThreadPoolExecutor(1) as threads:
+        filling = threads.submit(
+            sandbox.execute_command,
+            'i=0; while [ $i -lt 40 ]; do sleep 30 & i=$((i+1)); echo > n$i; done 2>/dev/null; wait',
+            20,
+        )
+        wait_until(lambda: not sandbox.is_alive())
+
         with pytest.raises(SandboxError, match='process limit'):
             sandbox.execute_command('echo | cat')
+
+        assert filling.result(PATIENCE).timed_out
+        assert sandbox.execute_command('echo here | cat').stdout == 'here\n'
+
+
+def test_output_before_a_time_limit_and_a_grace_are_there_without_an_agent(bare_image: str) -> None:
+    with make_sandbox(bare_image) as sandbox:
+        result = sandbox.execute_command(
+            'trap "echo saved; exit 3" TERM; echo begun; while :; do sleep 0.05; done', 1.5
+        )
+
+        assert (result.stdout, result.timed_out, result.exit_code) == ('begun\nsaved\n', True, 137)
+
+
+@pytest.mark.parametrize('size', [60, 127, 128, 200, 1024, 2048])
+def test_a_command_of_any_size_runs_without_an_agent(sandbox: Any, size: int) -> None:
+    text = "word $HOME `date` 'quoted'\n" * (size * 1024 // 27)
+
+    result = sandbox.execute_command(f"cat <<'END' | wc -c\n{text}END\n[ $# = 0 ]", 60)
+
+    assert (int(result.stdout), result.exit_code) == (len(text), 0)
+
+
+def test_too_large_arguments_and_variables_are_told_without_an_agent(sandbox: Any) -> None:
+    word = sandbox.execute_command(['echo', 'x' * 200_000])
+    variable = sandbox.execute_command(['echo'], env={'BIG': 'x' * 200_000})
+
+    assert (word.exit_code, variable.exit_code) == (126, 126)
+    assert 'word 1 of the command is too large' in word.stderr
+    assert "env['BIG'] is too large" in variable.stderr
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -810,3 +863,41 @@ def test_a_time_stamp_keeps_its_fraction(sandbox: Any) -> None:
 
     assert (stamp.year, stamp.second) == (2001, 6)
     assert before - 1 <= now <= time.time() + 1
+
+
+def test_programs_run_without_an_agent(bare_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, '_languages', dict(table._languages))
+    monkeypatch.setattr(table, '_names', dict(table._names))
+    entry = Language(
+        name='ash',
+        title='ash',
+        file='main.ash',
+        compile=('sh', '-n', '{file}'),
+        run=('sh', '{file}'),
+        version=('sh', '-c', ''),
+    )
+    register_language(entry)
+    with make_sandbox(bare_image) as sandbox:
+        code = 'read x; echo "$x $1 $(cat a/b)"; printf "\\377" > out; pwd'
+        result = sandbox.run_code(
+            code,
+            'ash',
+            stdin='in\n',
+            args=['arg'],
+            files={'a/b': 'file'},
+            fetch_files=['out', 'none'],
+            expected_output='x',
+        )
+        printed, place = result.stdout.splitlines()
+
+        assert (printed, result.verdict) == ('in arg file', Verdict.WRONG_ANSWER)
+        assert result.compile.success
+        assert (result.files, sorted(result.file_errors)) == ({'out': b'\xff'}, ['none'])
+        assert not sandbox.path_exists(place)
+        assert sandbox.run_code('if', 'ash').verdict is Verdict.COMPILE_ERROR
+        assert sandbox.run_code('exit 3', 'ash').verdict is Verdict.RUNTIME_ERROR
+        assert sandbox.run_code('while :; do :; done', 'ash', timeout=0.5).verdict is Verdict.TIME_LIMIT
+        spinning = sandbox.run_code('while :; do :; done', 'ash', cpu_time_limit=0.5, timeout=60)
+        assert (spinning.verdict, spinning.run.command) == (Verdict.TIME_LIMIT, ['sh', 'main.ash'])
+        with pytest.raises(UnsupportedError, match='julia'):
+            sandbox.run_code('1', 'julia')

@@ -73,6 +73,8 @@ ARGUMENT_BYTES = 64 * 1024
 KNOWN_SIZE_BYTES = 1 << 20
 """A source of unknown length up to this size is read before it is sent, since its size is then known, which saves a
 step."""
+LONGEST_PATH = 4096
+"""The longest path that an error quotes as a whole."""
 SPARE_PROCESSES = 64
 """By how much the process limit is raised for the programs that end others."""
 WORDS_BYTES = 16 * 1024
@@ -907,7 +909,8 @@ class EngineOperations:
         words = _ERRNO_MESSAGES.get(number, f'error {number}')
         if error.find_number() is None and error.words.strip():
             words = error.words.strip().splitlines()[-1]
-        message = f'{before}{words}{f": {path!r}" if path else ""}'
+        shown = path if len(path) <= LONGEST_PATH else f'{path[:200]}...{path[-100:]}'
+        message = f'{before}{words}{f": {shown!r}" if path else ""}'
         if number == errno.ENOENT:
             raise SandboxPathNotFoundError(message, details={'errno': number}) from None
         if number == errno.EEXIST:
