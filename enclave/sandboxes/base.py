@@ -24,6 +24,7 @@ from enclave.cancellation import if_unwanted
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
+    EngineUnavailableError,
     InvalidArgumentError,
     SandboxGoneError,
     SandboxStateError,
@@ -77,6 +78,7 @@ class Sandbox(ABC):
         created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
         metadata: What the backend knows of itself, for `get_info`.
         error: Why the status is ``error``.
+        tenant: Whose it is; one that is kept is taken up again by the same tenant only. None is the host's own.
         used_at: When a call last began, on the monotonic clock; 0.0 before the first.
     """
 
@@ -103,6 +105,7 @@ class Sandbox(ABC):
         self.started_at: datetime | None = None
         self.metadata: dict[str, Any] = {}
         self.error: str | None = None
+        self.tenant: str | None = None
         self.used_at = 0.0
         self._changed = threading.Condition()  # guards _status and _moving
         self._status = SandboxStatus.INITIALIZING
@@ -161,6 +164,9 @@ class Sandbox(ABC):
         except BaseException as error:
             self._pid = None
             self._arrive(SandboxStatus.ERROR, str(error))
+            if isinstance(error, EngineUnavailableError):
+                # The first thing that many a reader sees of this library: what to do, and not thirty lines of how we asked.
+                raise error.with_traceback(None) from None
             raise
         self.started_at = utc_now()
         self._arrive(SandboxStatus.RUNNING)
