@@ -2560,9 +2560,9 @@ class Agent(object):
         """
         if not self.has_leftovers():
             return False
-        began = time.monotonic()
-        if began < self.next_look_at:
+        if time.monotonic() < self.next_look_at:
             return False
+        began = time.process_time()
         look = Look()
         families = self.families(look)
         groups = {look.processes[pid][2] for _, family in families for pid in family}
@@ -2573,8 +2573,7 @@ class Agent(object):
             except OSError:
                 pass  # it has gone, or is another user's
         # Looking is a tenth of the time at most, however much there is to be seen.
-        now = time.monotonic()
-        self.next_look_at = now + 10 * (now - began)
+        self.next_look_at = time.monotonic() + 10 * (time.process_time() - began)
         room = PIDS_LIMIT - sum(facts[3] for facts in look.processes.values())
         if PIDS_LIMIT and room < min(32, max(4, PIDS_LIMIT // 16)):
             return self.end_largest(run, families)

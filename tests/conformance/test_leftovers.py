@@ -22,15 +22,28 @@ FILL = (
     'os._exit(0)\n'
 )
 """Ends with 0 and leaves as many processes as the limit allows."""
-FILL_WITH_THREADS = (
+IN_A_DAEMON = (
     'import os, threading, time\n'
-    'if os.fork(): os._exit(0)\n'
+    'full, filled = os.pipe()\n'
+    'if os.fork():\n'
+    '  os.close(filled)\n'
+    '  os.read(full, 1)\n'
+    '  os._exit(0)\n'
     'os.setsid()\n'
-    'try:\n'
-    '  while True: threading.Thread(target=time.sleep, args=(1000,)).start()\n'
-    'except RuntimeError: pass\n'
 )
-FILL_FROM_DAEMONS = 'import os\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n' + FILL
+"""What follows is in a daemon; the call ends when that one closes the pipe ``filled``."""
+FILL_WITH_THREADS = (
+    IN_A_DAEMON + 'try:\n'
+    '  while True: threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n'
+    'except RuntimeError: os.close(filled)\n'
+    'time.sleep(1000)\n'
+)
+FILL_FROM_DAEMONS = (
+    IN_A_DAEMON + 'try:\n'
+    '  while True:\n'
+    '    if not os.fork(): os.close(filled); os.setsid(); time.sleep(1000); os._exit(0)\n'
+    'except OSError: os._exit(0)\n'
+)
 FILLERS = {'children': FILL, 'threads': FILL_WITH_THREADS, 'daemons': FILL_FROM_DAEMONS}
 
 

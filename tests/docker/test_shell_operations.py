@@ -13,7 +13,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from enclave.errors import (
     EnclaveError,
     EngineError,
     InvalidArgumentError,
-    SandboxError,
     SandboxGoneError,
     UnsupportedError,
 )
@@ -35,7 +33,6 @@ from enclave.languages.table import Language, register_language
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine
 from tests.docker.bare_image import find_busybox, import_bare_image
-from tests.support.host import wait_until
 from tests.support.transfers import Gate, cancel_midway
 
 pytestmark = pytest.mark.docker
@@ -473,22 +470,6 @@ def test_what_ended_calls_left_running_is_ended_where_it_leaves_no_room(bare_ima
         sandbox.execute_command('sleep 100 &')
         sandbox._clean()
         assert sandbox.execute_command('ps | grep "[s]leep 100"').stdout == ''
-
-
-def test_a_process_limit_that_running_calls_use_up_is_told(bare_image: str) -> None:
-    with make_sandbox(bare_image, pids_limit=16) as sandbox, ThreadPoolExecutor(1) as threads:
-        filling = threads.submit(
-            sandbox.execute_command,
-            'i=0; while [ $i -lt 40 ]; do sleep 30 & i=$((i+1)); echo > n$i; done 2>/dev/null; wait',
-            20,
-        )
-        wait_until(lambda: not sandbox.is_alive())
-
-        with pytest.raises(SandboxError, match='process limit'):
-            sandbox.execute_command('echo | cat')
-
-        assert filling.result(PATIENCE).timed_out
-        assert sandbox.execute_command('echo here | cat').stdout == 'here\n'
 
 
 def test_output_before_a_time_limit_and_a_grace_are_there_without_an_agent(bare_image: str) -> None:

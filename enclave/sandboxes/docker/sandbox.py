@@ -226,6 +226,7 @@ class DockerSandbox(AgentBackedSandbox):
             name=self.id,
             user=self.config.user,
             cpu_count=cpu_count if cpu_count < self._count_cpus(engine) else 0,
+            pids_limit=self.config.pids_limit,
         )
         if self.config.user and not self.config.read_only:
             self._give_working_dir(engine, *operations.get_ids())

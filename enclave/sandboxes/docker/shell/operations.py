@@ -75,6 +75,8 @@ KNOWN_SIZE_BYTES = 1 << 20
 step."""
 LONGEST_PATH = 4096
 """The longest path that an error quotes as a whole."""
+ROOM_PROCESSES = 8
+"""How many processes a command should at least find room for; four are those of the shell around it."""
 SPARE_PROCESSES = 64
 """By how much the process limit is raised for the programs that end others."""
 WORDS_BYTES = 16 * 1024
@@ -170,6 +172,7 @@ class EngineOperations:
         name: The sandbox's id, for messages and threads.
         user: The sandbox's own user; None is the image's.
         cpu_count: How many processors the sandbox's CPU limit stands for; 0 for all there are.
+        pids_limit: How many processes there may be; None for no limit.
     """
 
     def __init__(
@@ -181,6 +184,7 @@ class EngineOperations:
         name: str,
         user: str | None,
         cpu_count: int = 0,
+        pids_limit: int | None = None,
     ) -> None:
         self._engine = engine
         self._container = container
@@ -189,8 +193,10 @@ class EngineOperations:
         self._user = user
         self._calls = CallCount()
         self._cpu_count = cpu_count
+        self._pids_limit = pids_limit
         self._lock = threading.Lock()  # guards _has_run, _running, _own_ids and _environment
         self._has_run = False
+        self._has_ended_one = False  # so that something may be left of it
         self._running: set[str] = set()  # the marks of the commands that are going on
         self._own_ids: tuple[int, int] | None = None
         self._environment: dict[str, str] | None = None
@@ -259,25 +265,30 @@ class EngineOperations:
         self, request: RunRequest, text: str, shown: str | tuple[str, ...] | None = None
     ) -> CommandResult:
         """Run a command; where what others have left running leaves no room for it, end that first."""
+        shown = shown or request.command
         try:
-            return self._run(request, shown or request.command, text)
+            return self._run(request, shown, text, self._most_processes())
         except NoRoomError:
-            if not self._make_room():
-                raise
-        return self._run(request, shown or request.command, text)
+            self._make_room()
+        return self._run(request, shown, text, None)
+
+    def _most_processes(self) -> int | None:
+        """Return from how many processes on there may be too little room for a command; None where nothing was run before."""
+        with self._lock:
+            limit = self._pids_limit if self._has_ended_one else None
+        return None if limit is None else max(limit // 2, limit - ROOM_PROCESSES)
 
     def _make_room(self) -> bool:
         """End what ended calls have left, with the process limit raised for as long as that takes; False if nothing is left.
 
         Even the program that ends the others takes a process or two.
         """
+        limit = self._pids_limit
+        if limit is None:
+            return False
         with self._lock:
             kept = list(self._running)
         try:
-            with self._engine.translate(f'look at sandbox {self._name}'):
-                limit = self._engine.api.inspect_container(self._container)['HostConfig'].get('PidsLimit') or 0
-            if limit <= 0:
-                return False
             self._set_process_limit(limit + SPARE_PROCESSES)
             try:
                 ended = _number(self._ask(programs.CLEAN, self._clean_flag(), *kept, is_cleaning=True))
@@ -322,8 +333,8 @@ class EngineOperations:
                 f'sandbox {self._name}: its processes could not be ended: {error.words.strip()}'
             ) from None
 
-    def _run(self, request: RunRequest, shown: str | tuple[str, ...], text: str) -> CommandResult:
-        first, last = self._run_words(request, text)
+    def _run(self, request: RunRequest, shown: str | tuple[str, ...], text: str, most: int | None) -> CommandResult:
+        first, last = self._run_words(request, text, most)
 
         def place(call_id: str) -> str:
             return f'.enclave-{call_id}' if request.script else ''
@@ -361,11 +372,12 @@ class EngineOperations:
         finally:
             with self._lock:
                 self._running.discard(call.id)
+                self._has_ended_one = True
             for timer in timers:
                 timer.cancel()
         return self._result(request, shown, call, program)
 
-    def _run_words(self, request: RunRequest, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _run_words(self, request: RunRequest, text: str, most: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the arguments of `programs.RUN` before and after the name of the script's directory."""
         base = self._base_environment()
         # A shell passes on only what could be a variable of its own.
@@ -385,6 +397,7 @@ class EngineOperations:
                 before += ['sh', '-c', 'exec "$@"', 'sh']
         at = 0 if is_text else request.script.at if request.script else None
         first = (
+            '' if most is None else str(most),
             request.cwd or '',
             _flag(request.stdin is not None),
             environment.get('PATH', ''),
@@ -408,6 +421,8 @@ class EngineOperations:
                 'is unpaused. Otherwise delete it',
                 details={'sandbox_id': self._name},
             )
+        if kind == 'n' and not call.verdict:
+            raise NoRoomError('the sandbox could not start a process (its process limit is nearly reached)')
         if kind == 'e' and call.verdict == 'timed_out':
             killed_by = 9  # however it went about it in its grace
         elif kind == 'e':
