@@ -183,16 +183,17 @@ encl_end "e:$encl_code:$encl_signal:$encl_killed"
 """
 )
 """A command. Its input begins with a line of its own: a secret mark. The mark, words and ``;`` come on stdout when
-the program starts (``r:PID:START``, of this shell), and at the end of both outputs: ``e:CODE:BY_SIGNAL:BY_OOM``, or
-``m:ERRNO`` (no such program), ``n`` (too many processes run), ``c`` (no such working directory; why stands on stderr),
-``s`` (nowhere to write the script). A program that leaves others behind which hold its outputs has ended all the same, and what it wrote before
-is complete, since the pipes keep the order.
+the program starts (``r:PID:START``, of this shell), and at the end of both outputs: ``e:CODE:BY_SIGNAL:BY_OOM``,
+or ``m:ERRNO`` (no such program), ``n`` (too many processes run), ``c`` (no such working directory; why stands on
+stderr), ``s`` (nowhere to write the script). A program that leaves others behind which hold its outputs has ended
+all the same, and what it wrote before is complete, since the pipes keep the order.
 
 Arguments: from how many processes on it is not to be started, or nothing; working directory or nothing, ``1`` for
-input, search path for the program (its environment's), the program's name (nothing for a shell), ``1`` to set USER, where in the command the file's or shell's path goes, name of
-the script's directory, its suffix, its text; then the command. A shell says nothing of how its child ended but the
-code, in which exit code 139 and signal 11 are one; but it prints a line for a signal (bash not in its POSIX mode),
-and that is caught here. None does for SIGINT and SIGPIPE."""
+input, search path for the program (its environment's), the program's name (nothing for a shell), ``1`` to set
+USER, where in the command the file's or shell's path goes, name of the script's directory, its suffix, its text;
+then the command. A shell says nothing of how its child ended but the code, in which exit code 139 and signal 11
+are one; but it prints a line for a signal (bash not in its POSIX mode), and that is caught here. None does for
+SIGINT and SIGPIPE."""
 
 _PROCESSES = r"""
 look() {
