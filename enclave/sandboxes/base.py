@@ -30,6 +30,7 @@ from enclave.errors import (
     ToolNotFoundError,
     UnsupportedError,
 )
+from enclave.languages.runner import SandboxRunner
 from enclave.languages.running import run_program
 from enclave.languages.values import (
     DEFAULT_FETCH_BYTES,
@@ -40,7 +41,6 @@ from enclave.languages.values import (
     make_request,
 )
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
-from enclave.sandboxes.programs import SandboxRunner
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
