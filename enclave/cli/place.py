@@ -107,7 +107,7 @@ def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = Fals
 
     choice = choose_for(config, notebook=notebook)
     if not choice.sandbox_type.startswith('docker') and not quiet:
-        click.echo(f'ms-enclave: a {choice.sandbox_type} sandbox, since {choice.reason}', err=True)
+        click.echo(f'ms-enclave: a {choice.sandbox_type} sandbox, since {choice.brief or choice.reason}', err=True)
     return choice
 
 

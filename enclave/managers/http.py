@@ -804,23 +804,23 @@ class HttpTransport:
                     response = self._send_once(method, url, {**headers, **key_headers}, make_data(), read_timeout)
                 if not stream:
                     _ = response.content  # what breaks while it comes may be mended too
-            except requests.exceptions.ConnectTimeout as error:
-                raise self._unreachable(f'gave no connection within {self._connect_timeout:g} s') from error
-            except requests.exceptions.ReadTimeout as error:
+            except requests.exceptions.ConnectTimeout:
+                raise self._unreachable(f'gave no connection within {self._connect_timeout:g} s') from None
+            except requests.exceptions.ReadTimeout:
                 raise OperationTimeoutError(
                     f'the server at {self._base_url} did not answer {method} {path} within {read_timeout or 0:g} s'
-                ) from error
+                ) from None
             except requests.exceptions.SSLError as error:
-                raise self._unreachable(f'cannot be trusted: {error}') from error
+                raise self._unreachable(f'cannot be trusted: {error}') from None
             except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 is_hung_up = exchange is not None and exchange.is_hung_up
                 if not is_repeatable or is_hung_up or failures >= RETRIES:
-                    raise self._unreachable(_reason(error)) from error
+                    raise self._unreachable(_reason(error)) from None
                 self._closing.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
                 failures += 1
                 continue
             except requests.exceptions.RequestException as error:
-                raise self._unreachable(str(error)) from error
+                raise self._unreachable(str(error)) from None
             if response.status_code == 429 and is_repeatable and self._may_wait(response, patience):
                 continue
             if response.status_code == 401 and is_repeatable and self._look_for_key():

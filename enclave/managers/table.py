@@ -31,6 +31,7 @@ from enclave.errors import (
     CallCancelledError,
     ConflictError,
     EnclaveError,
+    EngineUnavailableError,
     ManagerStoppedError,
     SandboxNotFoundError,
 )
@@ -317,6 +318,8 @@ class SandboxTable:
             record.started.result()
         except CancelledError:
             raise self.refusal(record) from None
+        except EngineUnavailableError as error:  # as in `Sandbox.start`: how it came here is of no use to a reader
+            raise error.with_traceback(None) from None
         return record.sandbox
 
     def refusal(self, record: Record) -> EnclaveError:

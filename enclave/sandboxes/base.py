@@ -24,6 +24,7 @@ from enclave.cancellation import if_unwanted
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
+    EngineUnavailableError,
     InvalidArgumentError,
     SandboxGoneError,
     SandboxStateError,
@@ -161,6 +162,9 @@ class Sandbox(ABC):
         except BaseException as error:
             self._pid = None
             self._arrive(SandboxStatus.ERROR, str(error))
+            if isinstance(error, EngineUnavailableError):
+                # The first thing that many a reader sees of this library: what to do, and not thirty lines of how we asked.
+                raise error.with_traceback(None) from None
             raise
         self.started_at = utc_now()
         self._arrive(SandboxStatus.RUNNING)

@@ -128,10 +128,10 @@ class SandboxFactory:
 
         Args:
             sandbox_type: The kind. None leaves the choice to `enclave.sandboxes.choice`: what only one backend's
-                configuration has decides, else Docker if its engine answers (asked now, for a second at most), else
-                bubblewrap. It is a notebook sandbox where the configuration is one's, or has a word that only those know,
-                or names ``notebook_executor`` and no other tool. What was chosen and why is in the sandbox's
-                ``metadata['chosen_because']``.
+                configuration has decides, else the environment variable ``ENCLAVE_TYPE``, else Docker if its engine answers
+                (asked now, for a second at most), else bubblewrap. It is a notebook sandbox where the configuration is one's,
+                or has an option that only those have, or names ``notebook_executor`` and no other tool. What was chosen and
+                why is in the sandbox's ``metadata['chosen_because']``.
             config: A configuration of the kind, a dict of its options, or None for the defaults.
             sandbox_id: A name of your own; default is a new one. Where a sandbox of that id was kept
                 (``remove_on_exit=False``), starting this one takes it up again.

@@ -37,7 +37,7 @@ from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.images import ensure_image
+from enclave.sandboxes.docker.images import advice, ensure_image
 from enclave.sandboxes.docker.network import ensure_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
@@ -278,8 +278,8 @@ class DockerSandbox(AgentBackedSandbox):
         except ImageNotFoundError:
             if self.config.pull == 'never':
                 raise ImageNotFoundError(
-                    f"the image {self.config.image!r} is not on the engine, and pull is 'never'; "
-                    f'run: ms-enclave images pull {self.config.image}, or: ms-enclave images build {self.config.image}'
+                    f"The image {self.config.image!r} is not on the engine, and pull='never' forbids fetching it. "
+                    f'Pull it with `ms-enclave images pull {self.config.image}`. {advice(self.config.image)}'
                 ) from None
             ensure_image(engine, self.config.image, platform=self.config.platform)
             made = self._post_create(engine, body, what)
