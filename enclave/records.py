@@ -74,7 +74,7 @@ class Model:
         wanted, unwanted = _names(include, 'include'), _names(exclude, 'exclude') or frozenset()
 
         def is_kept(attribute: attrs.Attribute[Any], value: Any) -> bool:
-            return not (exclude_none and value is None) and not (exclude_defaults and _is_default(attribute, value))
+            return not (exclude_none and value is None) and not (exclude_defaults and is_default(attribute, value))
 
         dumped: Any = self
         if exclude_none or exclude_defaults or mode != 'json':
@@ -185,7 +185,8 @@ def _names(given: Iterable[str] | None, argument: str) -> frozenset[str] | None:
     return frozenset(given)
 
 
-def _is_default(attribute: attrs.Attribute[Any], value: Any) -> bool:
+def is_default(attribute: attrs.Attribute[Any], value: Any) -> bool:
+    """Tell whether a value of a field is its default."""
     default: Any = attribute.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         default = attrs.NOTHING if default.takes_self else default.factory()

@@ -411,7 +411,10 @@ class HttpSandboxManager(SandboxManager):
         """Give a leased sandbox back; see `SandboxManager.release_sandbox`."""
         if self._state == 'stopped':
             return
-        self._open_transport().call('POST', '/pool/release', DoneResponse, body=ReleaseRequest(sandbox_id=sandbox_id))
+        with contextlib.suppress(SandboxNotFoundError):  # it went away meanwhile, with its lease
+            self._open_transport().call(
+                'POST', '/pool/release', DoneResponse, body=ReleaseRequest(sandbox_id=sandbox_id)
+            )
 
     def execute_tool_in_pool(
         self,

@@ -288,6 +288,8 @@ class LocalSandboxManager(SandboxManager):
 
     def _find_pool(self, template: PoolSupply, name: str | None) -> str | None:
         """Return the name of the pool that is meant, if it exists or is being made."""
+        for dissolved in set(self._templates) - set(self._table.pools()) - self._making:
+            del self._templates[dissolved]
         for known, its in self._templates.items():
             same = its.kind == template.kind and its.config == template.config
             if name == known and not same:

@@ -421,8 +421,18 @@ def chunk_bytes(event: ProcessEvent) -> bytes:
 
 
 def error_response(error: EnclaveError) -> ErrorResponse:
-    """Return an exception as it travels."""
-    return ErrorResponse(code=error.code, message=error.message, details=error.details)
+    """Return an exception as it travels; its message steers no terminal."""
+    return ErrorResponse(code=error.code, message=printable(error.message), details=error.details)
+
+
+def printable(text: str) -> str:
+    """Return text with control characters as escapes, but for ends of lines and tabs."""
+    if text.isprintable():
+        return text
+    return ''.join(
+        c if c.isprintable() or c in '\n\t' else c.encode('unicode_escape', 'surrogatepass').decode('ascii')
+        for c in text
+    )
 
 
 def rebuild_error(answer: Mapping[str, Any] | ErrorResponse) -> EnclaveError:

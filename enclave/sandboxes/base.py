@@ -78,6 +78,7 @@ class Sandbox(ABC):
         created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
         metadata: What the backend knows of itself, for `get_info`.
         error: Why the status is ``error``.
+        tenant: Whose it is; one that is kept is taken up again by the same tenant only. None is the host's own.
         used_at: When a call last began, on the monotonic clock; 0.0 before the first.
     """
 
@@ -104,6 +105,7 @@ class Sandbox(ABC):
         self.started_at: datetime | None = None
         self.metadata: dict[str, Any] = {}
         self.error: str | None = None
+        self.tenant: str | None = None
         self.used_at = 0.0
         self._changed = threading.Condition()  # guards _status and _moving
         self._status = SandboxStatus.INITIALIZING

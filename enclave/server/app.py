@@ -225,6 +225,7 @@ class _Door:
                     return self._once(route, tenant, key, arguments)
                 cancellation = Cancellation()
                 context = self._context(route, tenant, cancellation)
+                stack.enter_context(context.held)
                 if route.lane == 'call':
                     context.on_gone(cancellation.cancel)
                 value = self._run(route, context, arguments)
@@ -265,7 +266,8 @@ class _Door:
             return self._repeated(entry, gone)
         outcome = None
         try:
-            response = _response(self._run(route, context, arguments))
+            with context.held:
+                response = _response(self._run(route, context, arguments))
             outcome = Outcome(response.status_code, response.get_data())
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:

@@ -53,6 +53,7 @@ from enclave.errors import (
     ToolNotFoundError,
 )
 from enclave.records import CommandResult, ToolResult, as_sandbox_type
+from enclave.rulings import Rulings
 from enclave.tools.budget import BudgetedWorkspace, check_max_chars, shorten_result
 from enclave.tools.schema import ToolParams, json_schema, signature_text
 from enclave.tools.workspace import Workspace
@@ -84,6 +85,8 @@ class Tool:
         Arguments: An attrs class: the arguments of a call. See `enclave.tools.schema.argument` for descriptions and bounds.
         Options: An attrs class: what ``tools_config[name]`` may hold; an instance of it is ``self.options``. A tool without
             one takes no options.
+        rulings: A ruling for each option that a client of a server may set; see `enclave.rulings`. What has none may not be set
+            there.
         needs: What it needs from a sandbox, of ``'commands'``, ``'files'`` and ``'notebook'``.
         enabled: A tool that is not enabled is not loaded.
         parameters: A schema written by hand, where there is no arguments class.
@@ -94,6 +97,7 @@ class Tool:
     description: str = ''
     Arguments: ClassVar[type[Any] | None] = None
     Options: ClassVar[type[Any] | None] = None
+    rulings: ClassVar[Rulings | None] = None
     needs: frozenset[str] = frozenset()
     enabled: bool = True
     parameters: ToolParams | None = None

@@ -9,6 +9,7 @@ from attrs import frozen
 from enclave.cells import DEFAULT_KERNEL, KERNEL_DELETED, SANDBOX_STOPPED, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus, SandboxType
 from enclave.records import ToolResult
+from enclave.rulings import at_most, inside
 from enclave.tools.base import Tool
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
@@ -91,6 +92,13 @@ class NotebookExecutor(Tool):
             default=None,
             description='A kernel of its own by this name, made at its first use, with variables apart from all others.',
         )
+
+    rulings = {
+        'timeout': at_most('max_timeout', none_is_less=True),
+        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
+        'max_chars': inside(),
+        'keep_escapes': inside(),
+    }
 
     @frozen(kw_only=True)
     class Options:

@@ -12,6 +12,7 @@ from enclave.config import check_env, checked
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, UnsupportedError
 from enclave.records import ToolResult
+from enclave.rulings import at_most, inside
 from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
@@ -58,6 +59,13 @@ class PythonExecutor(Tool):
             description="Environment variables, added to the sandbox's.",
             validator=attrs.validators.optional(checked(check_env)),
         )
+
+    rulings = {
+        'timeout': at_most('max_timeout', none_is_less=True),
+        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
+        'max_chars': inside(),
+        'interpreter': inside(),
+    }
 
     @frozen(kw_only=True)
     class Options:

@@ -84,8 +84,8 @@ def argument(
         words['maximum'] = maximum
 
     def check_bounds(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value is None and default is None:
-            return
+        if value is None:
+            return  # where the type does not allow it, it is refused for that
         if choices is not None and value not in choices:
             raise InvalidArgumentError(f'{attribute.name} must be one of {_listed(choices)}, not {value!r}')
         if (minimum is not None or maximum is not None) and not isinstance(value, (int, float)):

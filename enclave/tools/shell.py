@@ -10,6 +10,7 @@ from attrs import frozen
 from enclave.config import check_env, checked
 from enclave.enums import SandboxType
 from enclave.records import ToolResult
+from enclave.rulings import at_most, inside
 from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
@@ -44,6 +45,13 @@ class ShellExecutor(Tool):
             validator=attrs.validators.optional(checked(check_env)),
         )
         stdin: str | None = argument(default=None, description='Text for its standard input, which is empty otherwise.')
+
+    rulings = {
+        'timeout': at_most('max_timeout', none_is_less=True),
+        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
+        'max_chars': inside(),
+        'shell': inside(),
+    }
 
     @frozen(kw_only=True)
     class Options:

@@ -33,6 +33,7 @@ from enclave.errors import (
 )
 from enclave.managers.base import SandboxManager
 from enclave.managers.local import LocalSandboxManager
+from enclave.rulings import SHARED
 from enclave.sandboxes import choice
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
@@ -56,7 +57,9 @@ MANAGERS: dict[str, MakeManager] = {'http': remote, 'local': local}
 def kind(request: pytest.FixtureRequest) -> str:
     """The kind of sandbox."""
     if request.param == 'fake':
-        SandboxFactory.register_sandbox('fake', type('TestSandbox', (FakeSandbox,), {'backend': FakeBackend()}))
+        SandboxFactory.register_sandbox(
+            'fake', type('TestSandbox', (FakeSandbox,), {'backend': FakeBackend()}), rulings=SHARED
+        )
     return str(request.param)
 
 
