@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import contextvars
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
@@ -52,6 +52,78 @@ class Outcome(Generic[R]):
         return self.result  # type: ignore[return-value]
 
 
+class Outcomes(Generic[R]):
+    """Outcomes as they come: an iterator, and a context manager that ends what is left."""
+
+    def __iter__(self) -> Iterator[Outcome[R]]:
+        return self
+
+    def __next__(self) -> Outcome[R]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what is left, and wait for that. May be called twice."""
+
+    def __enter__(self) -> Outcomes[R]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Followed(Outcomes[R]):
+    """Outcomes that a generator gives; leaving it ends what is left.
+
+    Args:
+        source: The generator.
+        on_progress: Called on the caller's thread after each outcome with (how many there were, how many there will be or
+            None).
+        total: How many there will be, where that is known.
+    """
+
+    def __init__(
+        self,
+        source: Generator[Outcome[R], None, None],
+        *,
+        on_progress: Callable[[int, int | None], object] | None = None,
+        total: int | None = None,
+    ) -> None:
+        self._source = source
+        self._on_progress = on_progress
+        self._total = total
+        self._count = 0
+
+    def __next__(self) -> Outcome[R]:
+        found = next(self._source)
+        self._count += 1
+        if self._on_progress is not None:
+            self._on_progress(self._count, self._total)
+        return found
+
+    def close(self) -> None:
+        """End what is left."""
+        self._source.close()
+
+
+def follow_all(source: Outcomes[R]) -> Generator[Outcome[R], None, None]:
+    """Yield all outcomes; whoever leaves early ends what is left."""
+    with source:
+        yield from source
+
+
+def check_concurrency(concurrency: int | None) -> int | None:
+    """Return how many items are to be worked on at once, if that can be; None is for somebody else to choose.
+
+    Raises:
+        InvalidArgumentError: It cannot be.
+    """
+    if concurrency is None:
+        return None
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_AT_ONCE:
+        raise InvalidArgumentError(f'concurrency must be a whole number from 1 to {MOST_AT_ONCE}, not {concurrency!r}')
+    return concurrency
+
+
 @define(eq=False)
 class _Running:
     """What one worker is doing."""
@@ -59,7 +131,7 @@ class _Running:
     cancellation: Cancellation = field(factory=Cancellation)
 
 
-class Batch(Generic[T, R]):
+class Batch(Outcomes[R], Generic[T, R]):
     """Work on many items. An iterator of `Outcome`, and a context manager that ends what is left; lives for one pass.
 
     Args:
@@ -79,10 +151,7 @@ class Batch(Generic[T, R]):
         is_ordered: bool = False,
         window: int | None = None,
     ) -> None:
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_AT_ONCE:
-            raise InvalidArgumentError(
-                f'concurrency must be a whole number from 1 to {MOST_AT_ONCE}, not {concurrency!r}'
-            )
+        check_concurrency(concurrency)
         self._work = work
         self._items = iter(items)
         self._taking = threading.Lock()  # held while the next item is taken
@@ -102,9 +171,6 @@ class Batch(Generic[T, R]):
         self._early: dict[int, Outcome[R]] = {}  # where the order counts
 
     # For the caller ---------------------------------------------------------------------------------------------------
-
-    def __iter__(self) -> Iterator[Outcome[R]]:
-        return self
 
     def __next__(self) -> Outcome[R]:
         with on_cancel(self.stop):
@@ -159,12 +225,6 @@ class Batch(Generic[T, R]):
         self.stop()
         with self._changed:
             self._changed.wait_for(lambda: not self._workers)
-
-    def __enter__(self) -> Batch[T, R]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # On the workers' threads ------------------------------------------------------------------------------------------
 
