@@ -8,7 +8,11 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help demo dist test test-e2b test-mcp unit lint format typecheck engine images bench clean
+=======
+.PHONY: help demo dist docs test test-mcp unit lint format typecheck engine images bench clean
+>>>>>>> main
 .NOTPARALLEL:
 
 help:  ## this list
@@ -62,13 +66,16 @@ bench: .venv/.installed-dev  ## run the benchmarks
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
 	@for each in $(sort $(wildcard benchmarks/*.py)); do echo "==> $$each"; $(BIN)/python $$each || exit 1; done
 
+docs: .venv/.installed-dev  ## build the documentation's site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 dist: .venv/.installed-dev  ## build the wheel and the source distribution, and check them as the index would
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist . >/dev/null
 	@$(BIN)/twine check --strict dist/*
 
 clean:  ## remove the virtual environment, builds and caches
-	rm -rf .venv .envs .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .envs .tox build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
