@@ -52,6 +52,7 @@ _HOMES = {
         'ToolParams',
         'register_tool',
     ),
+    'ms_enclave.sandbox.tools.sandbox_tools': ('MultiCodeExecutor',),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = ('boxes', 'manager', 'model', 'server', 'tools', 'utils')
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from ms_enclave.sandbox.tools import ToolFactory as ToolFactory
     from ms_enclave.sandbox.tools import ToolParams as ToolParams
     from ms_enclave.sandbox.tools import register_tool as register_tool
+    from ms_enclave.sandbox.tools.sandbox_tools import MultiCodeExecutor as MultiCodeExecutor
 
 
 def __getattr__(name: str) -> Any:
