@@ -65,9 +65,10 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=LazyGroup, context_settings={'help_option_names': ['-h', '--help']})
-@click.version_option(__version__, prog_name='ms-enclave')
-def cli() -> None:
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={'help_option_names': ['-h', '--help']})
+@click.version_option(__version__, '-v', '--version', prog_name='ms-enclave', message='%(prog)s %(version)s')
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Run code you do not trust, in sandboxes.
 
     \b
@@ -79,6 +80,9 @@ def cli() -> None:
       ms-enclave server                   serve sandboxes over HTTP
       ms-enclave --help, ms-enclave run --help
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        context.exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -214,6 +214,7 @@ class SandboxFactory:
     """Makes sandboxes by kind, not started."""
 
     _sandboxes: ClassVar[dict[SandboxType | str, type[Any]]] = {}
+    _further: ClassVar[Callable[[SandboxType | str], Any] | None] = None
 
     @classmethod
     def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Any]) -> None:
@@ -235,11 +236,16 @@ class SandboxFactory:
         Raises:
             ValueError: The kind is not registered, or an option is wrong.
         """
-        found = cls._sandboxes.get(sandbox_type)
+        found = cls._sandboxes.get(sandbox_type) or cls._find_further(sandbox_type)
         if found is None:
             kinds = ', '.join(str(getattr(each, 'value', each)) for each in cls._sandboxes)
             raise ValueError(f'Sandbox type {sandbox_type!r} is not registered; known: {kinds}')
         return found(make_config(sandbox_type, config), sandbox_id)
+
+    @classmethod
+    def _find_further(cls, sandbox_type: SandboxType | str) -> Any:
+        """Return what makes sandboxes of a kind that is registered with `enclave` only, or None."""
+        return None if cls._further is None else cls._further(sandbox_type)
 
     @classmethod
     def get_available_types(cls) -> list[SandboxType | str]:

@@ -28,10 +28,12 @@ from enclave.records import CommandResult as CoreCommandResult
 from enclave.records import ToolResult as CoreToolResult
 from enclave.sandboxes.registry import SandboxFactory as CoreFactory
 from enclave.tools.registry import ToolFactory as CoreToolFactory
-from ms_enclave.sandbox.boxes.base import Sandbox, make_config
+from ms_enclave.sandbox.boxes.base import Sandbox, SandboxFactory, make_config
+from ms_enclave.sandbox.boxes.core_options import plain_options
 from ms_enclave.sandbox.model.base import ExecutionStatus, SandboxStatus, SandboxType
 from ms_enclave.sandbox.model.modeling import plain
 from ms_enclave.sandbox.model.responses import CommandResult, ToolResult
+from ms_enclave.sandbox.tools.base import Tool
 from ms_enclave.sandbox.tools.sandbox_tools.results import NO_TIME
 from ms_enclave.utils.logger import logger
 
@@ -342,6 +344,36 @@ class CoreBackedSandbox(Sandbox):
             return None
         return data
 
+
+class FurtherSandbox(CoreBackedSandbox):
+    """A sandbox of a kind that a program registered with `enclave`; to tools it is one of Docker's."""
+
+    _core_type: ClassVar[str] = ''
+
+    @property
+    def sandbox_type(self) -> Any:
+        """Its kind."""
+        return self._core_type
+
+    def _core_options(self) -> dict[str, Any]:
+        return plain_options(self.config)
+
+    def _find_misfit(self, tool: Tool) -> str:
+        required = tool.required_sandbox_types
+        if required and SandboxType.DOCKER in required and tool.enabled and tool.name not in self._tools:
+            return ''
+        return super()._find_misfit(tool)
+
+
+def _make_further(sandbox_type: Any) -> Any:
+    """Return the class of a kind that is registered with `enclave`, or None."""
+    name = str(getattr(sandbox_type, 'value', sandbox_type))
+    if name not in CoreFactory.get_registered_types():
+        return None
+    return type('FurtherSandbox', (FurtherSandbox,), {'_core_type': name})
+
+
+SandboxFactory._further = _make_further
 
 _HIDDEN = frozenset({'add_tool', 'get_tool', 'list_tools', 'get_available_tools', 'set_status', 'get_info'})
 """Methods of `enclave.aio` that are here in another form, whatever state the sandbox is in."""

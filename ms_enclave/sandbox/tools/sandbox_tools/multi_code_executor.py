@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from enclave.tools.multi_code import MultiCodeExecutor as CoreMultiCodeExecutor
 from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.model.responses import ToolResult
 from ms_enclave.sandbox.tools.base import register_tool
@@ -47,38 +48,9 @@ class MultiCodeExecutor(SandboxTool):
         required=['language', 'code'],
     )
 
-    LANG_MAIN_FILES: ClassVar[dict[str, str]] = {
-        'python': 'main.py',
-        'pytest': 'test_main.py',
-        'cpp': 'main.cpp',
-        'csharp': 'Program.cs',
-        'go': 'main.go',
-        'go_test': 'main_test.go',
-        'java': 'Main.java',
-        'junit': 'Main.java',
-        'nodejs': 'main.js',
-        'js': 'main.js',
-        'ts': 'main.ts',
-        'typescript': 'main.ts',
-        'jest': 'main.test.ts',
-        'rust': 'main.rs',
-        'swift': 'main.swift',
-        'php': 'main.php',
-        'bash': 'main.sh',
-        'lua': 'main.lua',
-        'perl': 'main.pl',
-        'ruby': 'main.rb',
-        'r': 'main.R',
-        'julia': 'main.jl',
-        'racket': 'main.rkt',
-        'd_ut': 'main.d',
-        'scala': 'Main.scala',
-        'kotlin_script': 'main.kts',
-        'verilog': 'main.sv',
-        'lean': 'Main.lean',
-    }
-    LANGS_REQUIRE_PY_ENV: ClassVar[set[str]] = {'python', 'pytest'}
-    JAVA_RUNTIME_CP: ClassVar[str] = '/root/sandbox/runtime/java/*:.'
+    LANG_MAIN_FILES: ClassVar[dict[str, str]] = CoreMultiCodeExecutor.LANG_MAIN_FILES
+    LANGS_REQUIRE_PY_ENV: ClassVar[set[str]] = CoreMultiCodeExecutor.LANGS_REQUIRE_PY_ENV
+    JAVA_RUNTIME_CP: ClassVar[str] = CoreMultiCodeExecutor.JAVA_RUNTIME_CP
 
     async def execute(
         self,
@@ -97,7 +69,7 @@ class MultiCodeExecutor(SandboxTool):
             return failure(self.name, f'{type(sandbox_context).__name__} cannot run {self.name}')
         result: ToolResult = await run(
             self.name,
-            language=language.strip().lower(),
+            language=language,
             code=code,
             files=dict(files or {}),
             compile_timeout=compile_timeout,
