@@ -33,9 +33,9 @@ def python_type_to_json_type(python_type: Any) -> JSONType:
     """
     if isinstance(python_type, str):
         by_name = {kind.__name__: word for kind, word in JSON_TYPES.items() if isinstance(kind, type)}
-        python_type = by_name.get(python_type, 'null' if python_type == 'None' else None)
-        if python_type is not None:
-            return cast(JSONType, python_type)
+        found = by_name.get(python_type, 'null' if python_type == 'None' else None)
+        if found is not None:
+            return cast(JSONType, found)
     elif python_type in JSON_TYPES:
         return cast(JSONType, JSON_TYPES[python_type])
     raise ValueError(f'JSON has no type for {python_type!r}')
