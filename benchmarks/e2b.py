@@ -2,9 +2,9 @@
 
     python benchmarks/e2b.py [bubblewrap|docker] [rounds]
 
-Both clients ask one server, in turns, for the same argv in sandboxes of the same kind, so that what the machine does besides falls
-on both. E2B's SDK runs in an environment of its own (.envs/, made with pip if it is missing), since it brings libraries of its own;
-so each round is a batch of calls there and a batch here. Read the difference and the ratio, not the milliseconds.
+Both clients ask one server, in turns, for the same argv in sandboxes of the same kind, so that what the machine does besides
+falls on both. E2B's SDK runs in an environment of its own (.envs/, made with pip if it is missing), since it brings libraries of
+its own; so each round is a batch of calls there and a batch here. Read the difference and the ratio, not the milliseconds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from tests.support.environments import environment
 
 BATCH = 40
 ARGV = ['/bin/bash', '-l', '-c', 'true']
-THERE = (
-    """
+THERE = """
 import json, sys, time
 batch = int(sys.argv[1])
 from e2b_code_interpreter import Sandbox
@@ -46,8 +45,6 @@ for line in sys.stdin:
     print(json.dumps(took), flush=True)
 sandbox.kill(), plain.kill()
 """
-    % BATCH
-)
 
 
 def main(kind: str, rounds: int) -> None:
