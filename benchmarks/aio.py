@@ -1,4 +1,4 @@
-"""What the asynchronous faces cost, beside the same calls made blocking. Prints a table of goals and figures.
+"""What the asynchronous proxies cost, beside the same calls made blocking. Prints a table of goals and figures.
 
 Run with: python benchmarks/aio.py [--sandboxes N]. Needs a Docker engine on this machine. While anything is measured but the
 cost of a call, a task ticks on the event loop, and its longest pause is told.
@@ -82,7 +82,7 @@ async def timed(action: Awaitable[Any]) -> float:
 
 async def measure_overhead(rounds: int) -> tuple[float, float, float]:
     """Return medians in seconds: a blocking call, an awaited one, and a hand-over that does nothing."""
-    from enclave.aio.lifting import run
+    from enclave.aio.proxies import run
 
     parameters = {'operation': 'exists', 'file_path': '/etc/passwd'}
     async with aio.SandboxFactory.create_sandbox('docker', OPTIONS) as sandbox:

@@ -39,7 +39,7 @@ _HOMES = {
     'enclave.sandboxes.docker.notebook_config': ('DockerNotebookConfig',),
     'enclave.sandboxes.docker.sandbox': ('DockerSandbox',),
     'enclave.sandboxes.notebook.document': ('NotebookDocument',),
-    'enclave.sandboxes.notebook.verbs': ('NotebookSandbox',),
+    'enclave.sandboxes.notebook.sandbox': ('NotebookSandbox',),
     'enclave.sandboxes.registry': ('SandboxFactory', 'register_sandbox'),
     'enclave.server.auth': ('ApiKey',),
     'enclave.server.policy': ('Policy',),
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig as DockerNotebookConfig
     from enclave.sandboxes.docker.sandbox import DockerSandbox as DockerSandbox
     from enclave.sandboxes.notebook.document import NotebookDocument as NotebookDocument
-    from enclave.sandboxes.notebook.verbs import NotebookSandbox as NotebookSandbox
+    from enclave.sandboxes.notebook.sandbox import NotebookSandbox as NotebookSandbox
     from enclave.sandboxes.registry import SandboxFactory as SandboxFactory
     from enclave.sandboxes.registry import register_sandbox as register_sandbox
     from enclave.server.auth import ApiKey as ApiKey

@@ -2,7 +2,7 @@
 
 Whoever starts work on another thread makes a `Cancellation` and sets it in the context of that work; the calls below
 register what stops them for as long as they wait. `cancel` then runs those actions: the process in the sandbox is killed, a
-queue is left. The asynchronous faces and the server use it; blocking programs rarely need to.
+queue is left. The asynchronous proxies and the server use it; blocking programs rarely need to.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def if_unwanted(undo: Callable[[], None]) -> None:
 
 
 def is_cancelled() -> bool:
-    """Tell whether the current context's work was cancelled."""
+    """Return whether the current context's work was cancelled."""
     current = _current.get()
     return current is not None and current.is_cancelled
 

@@ -99,7 +99,7 @@ def whole_number(minimum: int, maximum: int | None = None, *, none: bool = False
 
 
 def is_text(value: Any) -> bool:
-    """Tell whether a value is text that the operating system can be told: without NUL, and with a form as bytes.
+    """Return whether a value is text that the operating system can be told: without NUL, and with a form as bytes.
 
     That is UTF-8, where other bytes are as `os.fsdecode` stands for them; other lone surrogates have none.
     """
@@ -335,7 +335,7 @@ class SandboxConfig(Model):
     def _invalid(cls) -> type[InvalidArgumentError]:
         return ConfigurationError
 
-    def own_words(self) -> dict[str, Any]:
+    def non_default_options(self) -> dict[str, Any]:
         """Return the options that are to count for another kind too: those not at their defaults, and that there is no network,
         since another kind may have one by default."""
         default = type(self)()
@@ -345,7 +345,7 @@ class SandboxConfig(Model):
             if getattr(self, name) != getattr(default, name) or (name == 'network_enabled' and not self.network_enabled)
         }
 
-    def shown(self) -> dict[str, Any]:
+    def redacted(self) -> dict[str, Any]:
         """Return the options as JSON-compatible values, with secrets' values replaced by ``'***'``."""
         dumped = self.model_dump(mode='json')
         dumped['env_vars'] = dict.fromkeys(dumped['env_vars'], '***')

@@ -52,7 +52,7 @@ class Deadline:
         return None if self.at is None else max(0.0, self.at - self._clock())
 
     def has_expired(self) -> bool:
-        """Tell whether the moment has passed."""
+        """Return whether the moment has passed."""
         return self.at is not None and self._clock() >= self.at
 
     def earlier(self, timeout: float | None) -> Deadline:

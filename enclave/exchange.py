@@ -2,8 +2,8 @@
 
 A transfer may be blocked in the midst of a system call, because the other side takes nothing or sends nothing. What ends that
 is ending the connection under it, from the thread that cancels. But a connection goes back to its pool as soon as its answer
-was read, and may carry somebody else's request a moment later. So the connections here know which `Exchange` they serve, and
-tell it when they do so no longer.
+was read, and may carry somebody else's request a moment later. So the connections here know which
+`CancellableRequest` they serve, and notify it when they no longer do.
 
 Both doors to HTTP, the container engine's client and the manager's, stand on urllib3, and have these connections put in
 their pools.
@@ -28,11 +28,11 @@ from enclave.errors import CallCancelledError
 LISTEN_SECONDS = 5.0
 """How long the answer to a request that was cut short is waited for, where it is."""
 
-_current: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar('enclave_exchange', default=None)
+_current: contextvars.ContextVar[CancellableRequest | None] = contextvars.ContextVar('enclave_exchange', default=None)
 
 
 @define(eq=False)
-class Exchange:
+class CancellableRequest:
     """One request and its answer. Lives until the answer was read. Any thread may hang up.
 
     Args:
@@ -80,7 +80,7 @@ class Exchange:
             patience.cancel()
 
     def take(self, connected: Any) -> None:
-        """Learn which socket it goes over, None for none any more. For `Line`."""
+        """Learn which socket it goes over, None for none any more. For `TrackedConnection`."""
         with self._lock:
             self._socket = connected
             if self._is_hung_up:
@@ -124,11 +124,11 @@ class Exchange:
                 self._end()
 
 
-class Line:
+class TrackedConnection:
     """Mixed into a connection class: says to the exchange that it serves which socket it has."""
 
     sock: Any
-    _exchange: Exchange | None = None
+    _exchange: CancellableRequest | None = None
 
     def connect(self) -> None:
         """Connect."""
@@ -164,8 +164,8 @@ class Line:
             exchange.take(None)
 
 
-class Lines:
-    """Mixed into a pool class whose connections are `Line`."""
+class TrackedPool:
+    """Mixed into a pool class whose connections are `TrackedConnection`."""
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
@@ -173,19 +173,19 @@ class Lines:
         super()._put_conn(conn)  # type: ignore[misc]
 
 
-class _HttpLine(Line, HTTPConnection):
+class _HttpLine(TrackedConnection, HTTPConnection):
     pass
 
 
-class _HttpsLine(Line, HTTPSConnection):
+class _HttpsLine(TrackedConnection, HTTPSConnection):
     pass
 
 
-class _HttpLines(Lines, HTTPConnectionPool):
+class _HttpLines(TrackedPool, HTTPConnectionPool):
     ConnectionCls = _HttpLine
 
 
-class _HttpsLines(Lines, HTTPSConnectionPool):
+class _HttpsLines(TrackedPool, HTTPSConnectionPool):
     ConnectionCls = _HttpsLine
 
 

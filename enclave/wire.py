@@ -197,7 +197,7 @@ def _mapping_factory(cls: Any, made: cattrs.Converter) -> Hook:
 
 
 def _takes(kind: Any, value: Any) -> bool:
-    """Tell whether the shape of ``value`` is one that ``kind`` is made from, so that its own message is the useful one."""
+    """Return whether the shape of ``value`` is one that ``kind`` is made from, so that its own message is the useful one."""
     origin = _origin(kind)
     if isinstance(origin, type) and origin is not Any and not attrs.has(origin) and isinstance(value, origin):
         return not (isinstance(value, bool) and origin is not bool)

@@ -139,7 +139,7 @@ def sudo() -> list[str]:
 
 
 def has_systemd() -> bool:
-    """Tell whether systemd runs this machine."""
+    """Return whether systemd runs this machine."""
     return Path('/run/systemd/system').is_dir()
 
 
@@ -227,7 +227,7 @@ def wait_for_answer(child: subprocess.Popen[bytes] | None) -> None:
 
 
 def answers() -> bool:
-    """Tell whether the engine answers."""
+    """Return whether the engine answers."""
     try:
         with Engine(timeout=ANSWER_TIMEOUT) as engine:
             engine.ping()

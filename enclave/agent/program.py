@@ -8,8 +8,8 @@ What the agent promises the host:
 
 - It answers every call exactly once (``END``), whatever the guest does.
 - It owns the deadline of a call, and at the limit kills everything the call started: each call's processes live under a
-  *keeper*, a forked child of ours that is their child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that a daemon which
-  forked twice and called setsid is still found below it. A keeper whose call left nothing behind serves the next one.
+  *supervisor*, a forked child of ours that is their child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that a daemon which
+  forked twice and called setsid is still found below it. A supervisor whose call left nothing behind serves the next one.
 - A call ends when its main process ends. Later output of what it left in the background is read and dropped, so that a
   background server neither blocks nor dies on a full or broken pipe.
 - When the host's end of the stream closes, it exits; as process 1 it takes everything with it.
@@ -131,7 +131,7 @@ class FrameDecoder(object):
 
     def has_partial_frame(self):
         # type: () -> bool
-        """Tell whether the stream would end inside a frame if it ended now."""
+        """Return whether the stream would end inside a frame if it ended now."""
         return bool(self._held)
 
 
@@ -146,7 +146,7 @@ KILL_PATIENCE = 5.0  # seconds after which a process that waits in the kernel (s
 KILL_LIMIT = 60.0  # seconds after which everything is; nothing is known that would not die by then
 STATUS = struct.Struct('!ccI')
 STDIO = struct.Struct('3i')
-REQUEST_BYTES = 1 << 16  # a call that takes more than this to describe gets a keeper of its own
+REQUEST_BYTES = 1 << 16  # a call that takes more than this to describe gets a supervisor of its own
 FREE_KEEPERS = 4
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 PROCESS_ENV = dict(os.environb)
@@ -158,7 +158,7 @@ OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_c
 OOM_EVENTS = -1  # a descriptor of such a file that a loader was given, where the sandbox does not see one
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """What the host asked cannot be done; travels back as the ``error`` of END."""
 
     def __init__(self, message, number=0, field=''):
@@ -168,23 +168,23 @@ class Refused(Exception):
 
 
 def refused(error, path=b'', field=''):
-    # type: (OSError, bytes, str) -> Refused
+    # type: (OSError, bytes, str) -> Refusal
     where = to_text(path) if path else ''
-    return Refused(
+    return Refusal(
         '%s%s' % (os.strerror(error.errno or 0), ': %r' % where if where else ''), error.errno or errno.EIO, field
     )
 
 
 def cannot_start(number):
-    # type: (int) -> Refused
+    # type: (int) -> Refusal
     hint = ' (is its process limit reached?)' if number == errno.EAGAIN else ''
-    return Refused('the sandbox could not start a process: %s%s' % (os.strerror(number), hint), number, 'processes')
+    return Refusal('the sandbox could not start a process: %s%s' % (os.strerror(number), hint), number, 'processes')
 
 
 def to_bytes(text, field='path'):
     # type: (Any, str) -> bytes
     if not isinstance(text, str) or '\0' in text:
-        raise Refused('%s must be text without NUL' % field, errno.EINVAL, field)
+        raise Refusal('%s must be text without NUL' % field, errno.EINVAL, field)
     return text.encode('utf-8', 'surrogateescape')
 
 
@@ -197,7 +197,7 @@ def to_path(message, key='path'):
     # type: (Dict[str, Any], str) -> bytes
     path = to_bytes(message.get(key), key)
     if not path:
-        raise Refused('%s is empty' % key, errno.ENOENT, key)
+        raise Refusal('%s is empty' % key, errno.ENOENT, key)
     return path
 
 
@@ -321,7 +321,7 @@ def find_user(text):
     groups = [row for row in read_table('/etc/group') if len(row) >= 4 and row[2].isdigit()]
     found = [row for row in users if name in (row[0], row[2])]
     if not found and not name.isdigit():
-        raise Refused('there is no user %r in the sandbox' % to_text(name), errno.EINVAL, 'user')
+        raise Refusal('there is no user %r in the sandbox' % to_text(name), errno.EINVAL, 'user')
     login, _, uid, gid, _, home = found[0][:6] if found else [name, b'', name, b'0', b'', b'/']
     if not group:
         others = [int(row[2]) for row in groups if login in row[3].split(b',')]
@@ -330,7 +330,7 @@ def find_user(text):
         if group in (row[0], row[2]):
             group = row[2]
     if not group.isdigit():
-        raise Refused('there is no group %r in the sandbox' % to_text(group), errno.EINVAL, 'user')
+        raise Refusal('there is no group %r in the sandbox' % to_text(group), errno.EINVAL, 'user')
     return int(uid), int(group), [int(group)], home, login
 
 
@@ -375,7 +375,7 @@ class Sink(object):
         return data
 
 
-class Call(object):
+class RunningCall(object):
     """One call of the host. Subclasses act; this one holds what all share."""
 
     def __init__(self, agent, number, message, data):
@@ -412,7 +412,7 @@ class Call(object):
             self.agent.calls.pop(self.number, None)
 
     def fail(self, error):
-        # type: (Refused) -> None
+        # type: (Refusal) -> None
         self.end({'error': error.facts})
 
     def on_data(self, data):
@@ -446,8 +446,8 @@ class Call(object):
         """Ask epoll for what the call can use now."""
 
 
-class Run(Call):
-    """A command: ``argv`` or a builtin of ours, in a process of its own under a keeper.
+class Run(RunningCall):
+    """A command: ``argv`` or a builtin of ours, in a process of its own under a supervisor.
 
     OPEN: ``argv`` (list), ``cwd``, ``env`` (added to the sandbox's), ``path_first`` ({variable: directory} put first in a
     search path), ``user``, ``timeout`` (seconds or null), ``stdin`` ('null' or 'pipe'), ``merge`` (stderr into stdout),
@@ -461,14 +461,14 @@ class Run(Call):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        Call.__init__(self, agent, number, message, data)
+        RunningCall.__init__(self, agent, number, message, data)
         self.message = message
         self.argv = [to_bytes(word, 'command') for word in message.get('argv', ())]
         if not self.argv:
-            raise Refused('the command is empty', errno.EINVAL, 'command')
+            raise Refusal('the command is empty', errno.EINVAL, 'command')
         self.user = find_user(message['user']) if message.get('user') else None
         if self.user and os.getuid() != 0 and self.user[0] != os.getuid():
-            raise Refused(
+            raise Refusal(
                 'the sandbox runs as uid %d and cannot become another user' % os.getuid(), errno.EPERM, 'user'
             )
         self.cwd = to_bytes(message.get('cwd') or '', 'cwd')
@@ -483,7 +483,7 @@ class Run(Call):
         self.tty = -1
         self.incoming = deque()  # type: Deque[bytes]
         self.input_done = message.get('stdin') != 'pipe'
-        self.keeper = None  # type: Optional[Keeper]
+        self.supervisor = None  # type: Optional[Supervisor]
         self.main = 0
         self.early_signals = []  # type: List[Dict[str, Any]]
         self.outcome = None  # type: Optional[int]
@@ -502,7 +502,7 @@ class Run(Call):
             self.make_script(script)
         if data:
             self.on_data(data)
-        if not self.ended and not self.keeper and not self.script_left:
+        if not self.ended and not self.supervisor and not self.script_left:
             self.spawn()
 
     # Before the process ---------------------------------------------------------------------------------------------
@@ -557,10 +557,10 @@ class Run(Call):
                 self.spawn()
         if not data or self.ended:
             return None
-        if self.stdin < 0 and (self.keeper or self.input_done):
+        if self.stdin < 0 and (self.supervisor or self.input_done):
             return self.grant(len(data))
         self.incoming.append(data)
-        if self.keeper:
+        if self.supervisor:
             self.feed_stdin()
         return None
 
@@ -573,15 +573,15 @@ class Run(Call):
             self.started_at = time.monotonic()
             request = self.make_request()
             if request:
-                self.keeper = self.agent.take_keeper(self, request, stdio)
+                self.supervisor = self.agent.take_supervisor(self, request, stdio)
             else:
-                self.keeper = Keeper(self.agent, self, stdio)
+                self.supervisor = Supervisor(self.agent, self, stdio)
         except OSError as error:
             for fd in opened:
                 os.close(fd)
             self.stdin = self.tty = -1
             self.sources.clear()
-            self.keeper = None
+            self.supervisor = None
             self.remove_script()
             raise cannot_start(error.errno or 0)
         for fd in set(stdio):
@@ -598,7 +598,7 @@ class Run(Call):
 
     def make_request(self):
         # type: () -> bytes
-        """Return the call as a free keeper needs it, or nothing when it takes one of its own."""
+        """Return the call as a free supervisor needs it, or nothing when it takes one of its own."""
         special = ('tty', 'user', 'rlimits', 'builtin')
         if not hasattr(os, 'posix_spawn') or any(self.message.get(name) for name in special):
             return b''
@@ -636,7 +636,7 @@ class Run(Call):
 
     def on_status(self, what, stage, value):
         # type: (bytes, bytes, int) -> None
-        """Take what the keeper (or the child, failing before exec) says: started, exit status, or an error."""
+        """Take what the supervisor (or the child, failing before exec) says: started, exit status, or an error."""
         if what == b'S':
             self.main = value
             self.agent.mains[value] = self
@@ -660,15 +660,15 @@ class Run(Call):
             if not self.killer:
                 self.finish()
 
-    def on_keeper_gone(self):
+    def on_supervisor_gone(self):
         # type: () -> None
-        """The keeper is reaped. Usually everything of the call had ended; but a guest may have killed it."""
-        self.keeper = None
+        """The supervisor is reaped. Usually everything of the call had ended; but a guest may have killed it."""
+        self.supervisor = None
         if self.outcome is None and not self.killer:
             processes = read_processes()
             if not self.main:
                 # Killed before it could name the main process, which must be the one child we do not know.
-                known = set(self.agent.keepers) | set(self.agent.mains)
+                known = set(self.agent.supervisors) | set(self.agent.mains)
                 unknown = [pid for pid, (parent, _) in processes.items() if parent == MINE and pid not in known]
                 if unknown:
                     self.on_status(b'S', b' ', min(unknown))
@@ -686,7 +686,7 @@ class Run(Call):
         """Kill the whole family, then end the call with ``verdict``."""
         if not self.killer and not self.ended:
             self.verdict = verdict
-            if not self.keeper and not self.main:
+            if not self.supervisor and not self.main:
                 self.remove_script()
                 return self.end({verdict: True})
             self.killer = Killer(self)
@@ -695,11 +695,11 @@ class Run(Call):
 
     def on_killed(self):
         # type: () -> None
-        if self.keeper:
-            self.keeper.on_message(0)
-            if self.keeper.run is self:
-                self.keeper.serves_again = False
-                send_signal(self.keeper.pid, signal.SIGKILL)
+        if self.supervisor:
+            self.supervisor.on_message(0)
+            if self.supervisor.run is self:
+                self.supervisor.serves_again = False
+                send_signal(self.supervisor.pid, signal.SIGKILL)
         if self.outcome is None:
             self.outcome = int(signal.SIGKILL)
             self.seconds = time.monotonic() - self.started_at
@@ -716,7 +716,7 @@ class Run(Call):
             if self.main:
                 self.pass_signal(message)
             elif len(self.early_signals) < 64:
-                # The program may have written, and been answered, before its keeper has told us its number.
+                # The program may have written, and been answered, before its supervisor has told us its number.
                 self.early_signals.append(message)
 
     def pass_signal(self, message):
@@ -817,7 +817,7 @@ class Run(Call):
             self.input_done = True
             if self.script_left:
                 self.remove_script()
-                return self.fail(Refused('the program text ended early', errno.EPROTO))
+                return self.fail(Refusal('the program text ended early', errno.EPROTO))
             if self.tty >= 0:
                 self.incoming.append(b'\x04')
             self.feed_stdin()
@@ -875,7 +875,7 @@ class Run(Call):
         if self.script_dir:
             self.agent.flush()  # the answer first: nobody waits for the tidying up
             self.remove_script()
-        if self.keeper:
+        if self.supervisor:
             # Whoever still holds the other ends was left in the background on purpose: drain for it, until it closes.
             if self.sources:
                 self.agent.draining.add(self)
@@ -885,10 +885,10 @@ class Run(Call):
                 self.close_source(fd)
 
 
-class Keeper(object):
-    """Our side of a keeper process, and the process's own code. Free to serve any call, or made for one special call.
+class Supervisor(object):
+    """Our side of a supervisor process, and the process's own code. Free to serve any call, or made for one special call.
 
-    The two speak over a socket pair that keeps messages whole: to the keeper a request with the guest's three standard
+    The two speak over a socket pair that keeps messages whole: to the supervisor a request with the guest's three standard
     descriptors, from it STATUS records: S (started, pid), E (stage, errno), X (exit status of the main process), D (done:
     nothing of the call is left).
     """
@@ -923,12 +923,12 @@ class Keeper(object):
         theirs.close()
         ours.setblocking(False)
         self.socket = ours
-        agent.keepers[self.pid] = self
+        agent.supervisors[self.pid] = self
         agent.watch(ours.fileno(), select.EPOLLIN, self.on_message)
 
     def assign(self, run, request, stdio):
         # type: (Run, bytes, Tuple[int, int, int]) -> None
-        """Hand a free keeper its next call."""
+        """Hand a free supervisor its next call."""
         import _socket
 
         self.run = run
@@ -941,7 +941,7 @@ class Keeper(object):
         while True:
             try:
                 data = self.socket.recv(STATUS.size)
-            except OSError:  # nothing more now, or the keeper was killed: then it is reaped
+            except OSError:  # nothing more now, or the supervisor was killed: then it is reaped
                 return
             if len(data) < STATUS.size:
                 self.agent.unwatch(self.socket.fileno())
@@ -949,7 +949,7 @@ class Keeper(object):
             what, stage, value = STATUS.unpack(data)
             if what == b'D':
                 self.run = None
-                self.agent.on_keeper_done(self)
+                self.agent.on_supervisor_done(self)
             elif self.run and not self.run.ended:
                 self.run.on_status(what, stage, value)
 
@@ -959,7 +959,7 @@ class Keeper(object):
         self.on_message(0)
         self.close()
         if self.run:
-            self.run.on_keeper_gone()
+            self.run.on_supervisor_gone()
 
     def close(self):
         # type: () -> None
@@ -967,7 +967,7 @@ class Keeper(object):
             self.agent.unwatch(self.socket.fileno())
             self.socket.close()
 
-    # In the keeper process -------------------------------------------------------------------------------------------
+    # In the supervisor process -------------------------------------------------------------------------------------------
 
     def settle_in(self, socket, stdio):
         # type: (Any, Tuple[int, ...]) -> None
@@ -1160,14 +1160,14 @@ class Killer(object):
     def find(self, look):
         # type: (Look) -> Set[int]
         run, agent = self.run, self.run.agent
-        if run.keeper and run.keeper.run is not run:
+        if run.supervisor and run.supervisor.run is not run:
             return set()  # it has told that all are gone, and may have the next call's below it by now
-        if run.keeper:
-            found = look.below({run.keeper.pid})
+        if run.supervisor:
+            found = look.below({run.supervisor.pid})
         else:
-            # A guest killed the keeper, so its orphans came to us, and which call they belong to is lost. Take them all,
+            # A guest killed the supervisor, so its orphans came to us, and which call they belong to is lost. Take them all,
             # except what other calls certainly own.
-            others = {pid for pid, other in agent.mains.items() if other is not run} | set(agent.keepers)
+            others = {pid for pid, other in agent.mains.items() if other is not run} | set(agent.supervisors)
             orphans = set(look.children.get(MINE, ())) - others - {MINE}
             ended = {pid for pid in orphans if look.processes[pid][1] in (b'Z', b'X')}
             found = (orphans - ended) | look.below(orphans)
@@ -1198,8 +1198,8 @@ class Killer(object):
         self.quiet_looks = 0 if living else self.quiet_looks + 1
         if self.quiet_looks == 2:
             self.quiet_since = now
-        if self.is_quiet() and self.run.keeper:
-            send_signal(self.run.keeper.pid, signal.SIGCONT)  # a guest may have stopped it
+        if self.is_quiet() and self.run.supervisor:
+            send_signal(self.run.supervisor.pid, signal.SIGCONT)  # a guest may have stopped it
         return grows
 
     def is_quiet(self):
@@ -1211,16 +1211,16 @@ class Killer(object):
         """Is all dead and reaped? What is not reaped counts towards the process limit, and the next call would run into it."""
         if not self.is_quiet():
             return False
-        reaped = not self.run.keeper or self.run.keeper.run is not self.run
+        reaped = not self.run.supervisor or self.run.supervisor.run is not self.run
         return reaped or bool(self.hopeless) or time.monotonic() - self.quiet_since > KILL_PATIENCE
 
 
-class Read(Call):
+class Read(RunningCall):
     """A file: ``path``, ``offset``, ``length`` (null: to the end). END: ``size``, ``mode``; a small file's bytes come with it."""
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        Call.__init__(self, agent, number, message, data)
+        RunningCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         try:
             self.file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -1245,7 +1245,7 @@ class Read(Call):
         except OSError as error:
             os.close(self.file)
             raise refused(error, path)
-        except Refused:
+        except Refusal:
             os.close(self.file)
             raise
         self.path = path
@@ -1278,7 +1278,7 @@ class Read(Call):
         os.close(self.file)
 
 
-class Write(Call):
+class Write(RunningCall):
     """A file from the call's input: ``path``, ``append``, ``exclusive``, ``parents``, ``mode``; ``eof``: all came with OPEN.
 
     A whole file is written beside its place and renamed into it, so that nobody meets half of it and a failed transfer
@@ -1287,7 +1287,7 @@ class Write(Call):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        Call.__init__(self, agent, number, message, data)
+        RunningCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         self.target = os.path.realpath(path)
         self.temporary = b''
@@ -1400,7 +1400,7 @@ class Write(Call):
                     pass
 
 
-class Listing(Call):
+class Listing(RunningCall):
     """A directory: ``path``, ``recursive``, ``limit``. DATA frames hold entries, each a JSON object and a line end.
 
     END: ``count``, and ``more`` when the limit cut the listing short.
@@ -1408,7 +1408,7 @@ class Listing(Call):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        Call.__init__(self, agent, number, message, data)
+        RunningCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         limit = message.get('limit')
         try:
@@ -1472,7 +1472,7 @@ class Listing(Call):
         self.entries.close()
 
 
-class Connect(Call):
+class Connect(RunningCall):
     """A TCP connection to ``host``:``port``, or to the Unix socket ``path``, as seen from inside.
 
     EVENT ``connected`` first; then DATA both ways; EOF each way closes that half; END when both are closed.
@@ -1480,7 +1480,7 @@ class Connect(Call):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        Call.__init__(self, agent, number, message, data)
+        RunningCall.__init__(self, agent, number, message, data)
         import _socket
 
         if message.get('path'):
@@ -1501,10 +1501,10 @@ class Connect(Call):
             number = self.socket.connect_ex(address)
         except (OSError, ValueError, OverflowError) as error:
             self.socket.close()
-            raise Refused('cannot connect to %r: %s' % (address, error), getattr(error, 'errno', 0) or errno.EINVAL)
+            raise Refusal('cannot connect to %r: %s' % (address, error), getattr(error, 'errno', 0) or errno.EINVAL)
         if number not in (0, errno.EINPROGRESS):
             self.socket.close()
-            raise Refused('cannot connect to %r: %s' % (address, os.strerror(number)), number)
+            raise Refusal('cannot connect to %r: %s' % (address, os.strerror(number)), number)
         self.address = address
         if data:
             self.incoming.append(data)
@@ -1516,7 +1516,7 @@ class Connect(Call):
             number = self.socket.getsockopt(1, 4)  # SOL_SOCKET, SO_ERROR
             if number:
                 self.abort()
-                return self.fail(Refused('cannot connect to %r: %s' % (self.address, os.strerror(number)), number))
+                return self.fail(Refusal('cannot connect to %r: %s' % (self.address, os.strerror(number)), number))
             self.connected = True
             self.send(EVENT, pack_message({'connected': True}))
         if self.incoming:
@@ -1607,12 +1607,12 @@ class Connect(Call):
         self.socket.close()
 
 
-class Idle(Call):
+class Idle(RunningCall):
     """Waits until nothing of the guest's runs any more. END has nothing to say."""
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        Call.__init__(self, agent, number, message, data)
+        RunningCall.__init__(self, agent, number, message, data)
         self.check()
 
     def check(self):
@@ -1690,13 +1690,13 @@ def op_chmod(agent, message):
 
 def op_ping(agent, message):
     # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
-    busy = sum(1 for keeper in agent.keepers.values() if keeper.run)
+    busy = sum(1 for supervisor in agent.supervisors.values() if supervisor.run)
     return {'running': len(agent.mains), 'background': busy - len(agent.mains)}
 
 
 def op_terminate(agent, message):
     # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
-    """Send SIGTERM (or ``signal``) to everything the guest runs, keepers apart; say how many processes that were."""
+    """Send SIGTERM (or ``signal``) to everything the guest runs, supervisors apart; say how many processes that were."""
     targets = agent.guests()
     for pid in targets:
         send_signal(pid, int(message.get('signal', signal.SIGTERM)))
@@ -1742,8 +1742,8 @@ def run_builtin(what):
             unpack_tar(path)
         else:
             pack_tar(path, to_bytes(what.get('arcname', '.')))
-    except (OSError, Refused) as error:
-        facts = error.facts if isinstance(error, Refused) else refused(error, _file_of(error) or path).facts
+    except (OSError, Refusal) as error:
+        facts = error.facts if isinstance(error, Refusal) else refused(error, _file_of(error) or path).facts
         write_all(2, json.dumps(facts).encode('ascii'))
         return 1
     except Exception as error:
@@ -1791,9 +1791,9 @@ def unpack_tar(path):
                 member.name = name = os.path.normpath(member.name)
                 whole = os.path.join(root, name)
                 if name.startswith(('/', '../')) or name == '..' or not is_below(root, os.path.dirname(whole)):
-                    raise Refused('the archive has a member outside the target: %r' % member.name, errno.EINVAL)
+                    raise Refusal('the archive has a member outside the target: %r' % member.name, errno.EINVAL)
                 if member.ischr() or member.isblk() or member.isfifo():
-                    raise Refused('the archive has a device or pipe: %r' % member.name, errno.EINVAL)
+                    raise Refusal('the archive has a device or pipe: %r' % member.name, errno.EINVAL)
                 if not as_root:
                     member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), '', ''
                 else:
@@ -1810,7 +1810,7 @@ def unpack_tar(path):
                 if member.islnk():
                     source = os.path.realpath(os.path.join(root, member.linkname))
                     if not source.startswith(root.rstrip('/') + '/'):
-                        raise Refused('the archive has a link outside the target: %r' % member.name, errno.EINVAL)
+                        raise Refusal('the archive has a link outside the target: %r' % member.name, errno.EINVAL)
                 tar.extract(member, root, numeric_owner=True)
             for whole, mode in reversed(late):
                 if whole.rstrip('/.') != root.rstrip('/') and not os.path.islink(whole):
@@ -1819,7 +1819,7 @@ def unpack_tar(path):
 
 def is_below(root, path):
     # type: (str, str) -> bool
-    """Tell whether a directory, or as much of its path as there is, lies in ``root``. The kernel is asked, since
+    """Return whether a directory, or as much of its path as there is, lies in ``root``. The kernel is asked, since
     `os.path.realpath` can be led astray with paths that grow too long."""
     while True:
         try:
@@ -1887,9 +1887,9 @@ def check_regular(fd, facts, path):
     if stat.S_ISDIR(facts.st_mode):
         raise OSError(errno.EISDIR, '')
     if not stat.S_ISREG(facts.st_mode):
-        raise Refused('not a regular file: %r' % to_text(path), errno.EINVAL)
+        raise Refusal('not a regular file: %r' % to_text(path), errno.EINVAL)
     if os.readlink('/proc/self/fd/%d' % fd).startswith('/proc/%d/' % MINE):
-        raise Refused("the agent's own files may not be read: %r" % to_text(path), errno.EACCES)
+        raise Refusal("the agent's own files may not be read: %r" % to_text(path), errno.EACCES)
 
 
 def describe(name, facts, path):
@@ -1948,9 +1948,9 @@ class Agent(object):
         self.masks = {}  # type: Dict[int, int]
         self.ready_fd = -1
         self.highest_fd = 16
-        self.calls = {}  # type: Dict[int, Call]
-        self.keepers = {}  # type: Dict[int, Keeper]
-        self.free_keepers = []  # type: List[Keeper]
+        self.calls = {}  # type: Dict[int, RunningCall]
+        self.supervisors = {}  # type: Dict[int, Supervisor]
+        self.free_supervisors = []  # type: List[Supervisor]
         self.bounds = ()  # type: Tuple[Any, ...]
         self.mains = {}  # type: Dict[int, Run]
         self.draining = set()  # type: Set[Run]
@@ -1976,7 +1976,7 @@ class Agent(object):
 
     def note_fd(self, *fds):
         # type: (int) -> None
-        """Remember how high descriptors go, since a keeper closes them all by number."""
+        """Remember how high descriptors go, since a supervisor closes them all by number."""
         self.highest_fd = max(self.highest_fd, *fds)
 
     def pipe(self, opened=None):
@@ -2077,7 +2077,7 @@ class Agent(object):
         if kind == DATA:
             try:
                 call.on_data(payload)
-            except Refused as error:
+            except Refusal as error:
                 call.fail(error)
         elif kind == EOF:
             call.on_eof()
@@ -2107,8 +2107,8 @@ class Agent(object):
                 if not call.ended:
                     self.calls[number] = call
             else:
-                raise Refused('this agent knows no operation %r' % (op,), errno.ENOSYS, 'op')
-        except Refused as error:
+                raise Refusal('this agent knows no operation %r' % (op,), errno.ENOSYS, 'op')
+        except Refusal as error:
             answer = {'error': error.facts}
         except OSError as error:
             answer = {'error': refused(error).facts}
@@ -2137,44 +2137,44 @@ class Agent(object):
                 return
             if pid == 0:
                 return
-            if pid in self.keepers:
-                keeper = self.keepers.pop(pid)
-                if keeper in self.free_keepers:
-                    self.free_keepers.remove(keeper)
-                keeper.on_gone()
+            if pid in self.supervisors:
+                supervisor = self.supervisors.pop(pid)
+                if supervisor in self.free_supervisors:
+                    self.free_supervisors.remove(supervisor)
+                supervisor.on_gone()
             elif pid in self.mains:
                 self.mains[pid].on_exit(status)
 
-    def take_keeper(self, run, request, stdio):
-        # type: (Run, bytes, Tuple[int, int, int]) -> Keeper
-        """Give a call to a free keeper, or to a new one."""
-        while self.free_keepers:
-            keeper = self.free_keepers.pop()
-            if read_bounds(keeper.pid) != self.bounds:
-                keeper.close()  # a guest has changed them, and the next one would inherit that
+    def take_supervisor(self, run, request, stdio):
+        # type: (Run, bytes, Tuple[int, int, int]) -> Supervisor
+        """Give a call to a free supervisor, or to a new one."""
+        while self.free_supervisors:
+            supervisor = self.free_supervisors.pop()
+            if read_bounds(supervisor.pid) != self.bounds:
+                supervisor.close()  # a guest has changed them, and the next one would inherit that
                 continue
             try:
-                keeper.assign(run, request, stdio)
-                return keeper
+                supervisor.assign(run, request, stdio)
+                return supervisor
             except OSError:
-                keeper.run = None  # a guest has killed it, and it is not reaped yet
-        keeper = Keeper(self)
+                supervisor.run = None  # a guest has killed it, and it is not reaped yet
+        supervisor = Supervisor(self)
         try:
-            keeper.assign(run, request, stdio)
+            supervisor.assign(run, request, stdio)
         except OSError:
-            keeper.run = None
-            keeper.close()
+            supervisor.run = None
+            supervisor.close()
             raise
-        return keeper
+        return supervisor
 
-    def on_keeper_done(self, keeper):
-        # type: (Keeper) -> None
+    def on_supervisor_done(self, supervisor):
+        # type: (Supervisor) -> None
         if self.waiting_idle:
             self.waiting_idle.check()
-        if not keeper.serves_again or len(self.free_keepers) >= FREE_KEEPERS:
-            keeper.close()  # which it takes as the sign to leave
+        if not supervisor.serves_again or len(self.free_supervisors) >= FREE_KEEPERS:
+            supervisor.close()  # which it takes as the sign to leave
         else:
-            self.free_keepers.append(keeper)
+            self.free_supervisors.append(supervisor)
 
     def count_oom_kills(self):
         # type: () -> int
@@ -2200,7 +2200,7 @@ class Agent(object):
 
     def guests(self):
         # type: () -> Set[int]
-        return Look().below({MINE}) - set(self.keepers)
+        return Look().below({MINE}) - set(self.supervisors)
 
     def make_private_file(self, name, size, user):
         # type: (bytes, int, Any) -> Tuple[bytes, int]
@@ -2234,7 +2234,7 @@ class Agent(object):
             self.note_fd(file)
             self.scratch = place
             return folder, file
-        raise Refused('no place to write the program text to: %s' % os.strerror(problem.errno or 0), problem.errno or 0)
+        raise Refusal('no place to write the program text to: %s' % os.strerror(problem.errno or 0), problem.errno or 0)
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -2364,7 +2364,7 @@ class Agent(object):
         """The host is gone. As process 1 our end is everybody's; elsewhere, take the guests along."""
         if MINE != 1:
             for _ in range(100):
-                guests = self.guests() | set(self.keepers)
+                guests = self.guests() | set(self.supervisors)
                 if not guests:
                     break
                 for pid in guests:
@@ -2394,7 +2394,7 @@ def main():
         if hasattr(gc, 'freeze'):
             gc.freeze()
         if hasattr(os, 'posix_spawn'):
-            agent.free_keepers.append(Keeper(agent))
+            agent.free_supervisors.append(Supervisor(agent))
         while True:
             agent.turn()
     except ProtocolError as error:

@@ -3,7 +3,7 @@
 The heart calls them from a thread. `drive` has the coroutine run on an event loop and waits for its result: on the loop
 whose await led here, so that the user's code meets the loop that its own objects belong to; else on a loop of ours.
 
-A sandbox written as a subclass of a face gets a blocking class made for it (`blocking_class_of`), whose verbs drive the
+A sandbox written as a subclass of a proxy gets a blocking class made for it (`blocking_class_of`), whose verbs drive the
 user's. That class is what is registered, so that every manager of either colour can use it.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from attrs import frozen
 
-from enclave.aio.lifting import Face, Shown, caller_of_this_call, run
+from enclave.aio.proxies import AsyncProxy, Forwarded, caller_of_this_call, run
 from enclave.aio.sandboxes import Sandbox
 from enclave.cancellation import on_cancel
 from enclave.errors import CallCancelledError, InvalidArgumentError
@@ -79,7 +79,7 @@ class _Posted:
         self.begun = threading.Event()
 
     def claim(self) -> bool:
-        """Tell whether nobody had it before."""
+        """Return whether nobody had it before."""
         return self._claim.acquire(blocking=False)
 
     async def go(self) -> Any:
@@ -176,20 +176,20 @@ def _drive_here(function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def drive_tool(execute: CoroutineFunction, workspace: Any, *args: Any, **parameters: Any) -> Any:
-    """Call a tool's own coroutine function with a face of the workspace, and wait for its result."""
+    """Call a tool's own coroutine function with a proxy of the workspace, and wait for its result."""
     caller = caller_of_this_call.get()
-    family = (Sandbox if caller is None or caller.face is None else type(caller.face))._family
-    face = family.present(workspace)
-    if not isinstance(face, Face):  # no sandbox, but something with the verbs of one
-        face = Face._over(workspace)
-    return drive(functools.partial(execute, face, *args, **parameters))
+    proxy_registry = (Sandbox if caller is None or caller.proxy is None else type(caller.proxy))._proxy_registry
+    proxy = proxy_registry.present(workspace)
+    if not isinstance(proxy, AsyncProxy):  # no sandbox, but something with the verbs of one
+        proxy = AsyncProxy._over(workspace)
+    return drive(functools.partial(execute, proxy, *args, **parameters))
 
 
 # Sandboxes ------------------------------------------------------------------------------------------------------------
 
 
 def adopt(cls: type[Sandbox]) -> None:
-    """Prepare a user's face class: each verb that it defines itself goes through the blocking class made for it.
+    """Prepare a user's proxy class: each verb that it defines itself goes through the blocking class made for it.
 
     So the states, the checks and the tools are the heart's, whoever calls. From within one of its own verbs, another is
     called as it is written.
@@ -209,29 +209,29 @@ def _verb(name: str, function: CoroutineFunction) -> CoroutineFunction:
         if id(self._blocking) in _driving.get():
             return await function(self, *args, **kwargs)
         work = functools.partial(getattr(self._blocking, name), *args, **kwargs)
-        return self._present(await run(work, face=self))
+        return self._present(await run(work, proxy=self))
 
     return verb
 
 
 class Driven:
-    """What the blocking classes made for users' faces share. Mixed in before the blocking class it is over."""
+    """What the blocking classes made for users' proxies share. Mixed in before the blocking class it is over."""
 
-    face_class: ClassVar[type[Sandbox]]
+    proxy_class: ClassVar[type[Sandbox]]
     own: ClassVar[dict[str, CoroutineFunction]]
-    _face: Any
+    _proxy: Any
 
-    def __init__(self, config: Any = None, sandbox_id: str | None = None, *, face: Sandbox | None = None) -> None:
-        is_new = face is None
-        if face is None:
-            face = self.face_class.__new__(self.face_class)
-        face._blocking = self
-        self._face = face
+    def __init__(self, config: Any = None, sandbox_id: str | None = None, *, proxy: Sandbox | None = None) -> None:
+        is_new = proxy is None
+        if proxy is None:
+            proxy = self.proxy_class.__new__(self.proxy_class)
+        proxy._blocking = self
+        self._proxy = proxy
         self._home_loop: asyncio.AbstractEventLoop | None = None
         self._driven_calls = 0  # guarded by _changed
         super().__init__(config, sandbox_id)  # type: ignore[call-arg]
         if is_new:
-            face.__init__(self.config, self.id)  # type: ignore[misc, attr-defined]
+            proxy.__init__(self.config, self.id)  # type: ignore[misc, attr-defined]
 
     def _is_driving(self) -> bool:
         return id(self) in _driving.get()
@@ -246,7 +246,7 @@ class Driven:
             _driving.set(_driving.get() | {id(self)})
             if self._home_loop is None or not self._home_loop.is_running():
                 self._home_loop = asyncio.get_running_loop()
-            return await function(self._face, *args, **kwargs)
+            return await function(self._proxy, *args, **kwargs)
 
         return drive(go, home=self._home_loop)
 
@@ -270,7 +270,7 @@ class Driven:
 
 
 class _DrivenOnly(Driven):
-    """For faces that are a backend of their own: the user's `start` and `stop` are all there is of it."""
+    """For proxies that are a backend of their own: the user's `start` and `stop` are all there is of it."""
 
     def start(self) -> None:
         if not self._is_driving():  # else it is the user's `super().start()`
@@ -294,12 +294,12 @@ class _DrivenOnly(Driven):
 
     def execute_command(self, command: Any, timeout: float | None = None, **options: Any) -> Any:
         if 'execute_command' not in self.own or self._is_driving():
-            raise NotImplementedError(f'{self.face_class.__name__} must define execute_command')
+            raise NotImplementedError(f'{self.proxy_class.__name__} must define execute_command')
         return self._call('execute_command', command, timeout, **options)
 
 
 class _DrivenOver(Driven):
-    """For faces that change verbs of a backend there is."""
+    """For proxies that change verbs of a backend there is."""
 
     def start(self) -> None:
         if self._is_driving() or 'start' not in self.own:
@@ -318,7 +318,7 @@ class _DrivenOver(Driven):
 
 
 def blocking_class_of(cls: type[Sandbox]) -> type[Any]:
-    """Return the blocking class of a face: the one it is the face of, or the one made for a user's."""
+    """Return the blocking class of a proxy: the one it is the proxy of, or the one made for a user's."""
     if '_home' in cls.__dict__:
         return cls._blocking_class()
     made = cls.__dict__.get('_made')
@@ -331,7 +331,7 @@ def blocking_class_of(cls: type[Sandbox]) -> type[Any]:
 def _make_class(cls: type[Sandbox]) -> type[Any]:
     over = cls._blocking_class()
     own: dict[str, CoroutineFunction] = getattr(cls, '_own', {})
-    words: dict[str, Any] = {'face_class': cls, 'own': own, '__doc__': cls.__doc__, '__module__': cls.__module__}
+    words: dict[str, Any] = {'proxy_class': cls, 'own': own, '__doc__': cls.__doc__, '__module__': cls.__module__}
     is_backend = inspect.isabstract(over)
     handled = {'start', 'stop', 'cleanup', 'execute_command'} if is_backend else {'start', 'cleanup'}
     for name in own:
@@ -341,13 +341,13 @@ def _make_class(cls: type[Sandbox]) -> type[Any]:
         given = inspect.getattr_static(cls, name)
         if isinstance(given, property):
             words[name] = property(functools.partial(_face_attribute, name))
-        elif not isinstance(given, Shown):
+        elif not isinstance(given, Forwarded):
             words[name] = given
     return type(cls.__name__, (_DrivenOnly if is_backend else _DrivenOver, over), words)
 
 
 def _face_attribute(name: str, driven: Driven) -> Any:
-    return getattr(driven._face, name)
+    return getattr(driven._proxy, name)
 
 
 _USES = frozenset({'execute_command', 'run_script', 'execute_tool'})
@@ -369,11 +369,11 @@ def _layer_of(driven: Driven) -> type[Driven]:
     return _DrivenOnly if isinstance(driven, _DrivenOnly) else _DrivenOver
 
 
-def make_blocking(face: Sandbox, config: Any, sandbox_id: str | None) -> Any:
-    """Return the new blocking sandbox of a face that is being made."""
-    cls = blocking_class_of(type(face))
+def make_blocking(proxy: Sandbox, config: Any, sandbox_id: str | None) -> Any:
+    """Return the new blocking sandbox of a proxy that is being made."""
+    cls = blocking_class_of(type(proxy))
     if inspect.isabstract(cls):
         raise InvalidArgumentError(
-            f'a {type(face).__name__} is made by SandboxFactory.create_sandbox, or by a class of a certain kind'
+            f'a {type(proxy).__name__} is made by SandboxFactory.create_sandbox, or by a class of a certain kind'
         )
-    return cls(config, sandbox_id, face=face) if issubclass(cls, Driven) else cls(config, sandbox_id)
+    return cls(config, sandbox_id, proxy=proxy) if issubclass(cls, Driven) else cls(config, sandbox_id)

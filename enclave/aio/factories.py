@@ -1,4 +1,4 @@
-"""Makers of faces by kind (floor 6): plain functions, over the same registries as the blocking ones.
+"""Makers of proxies by kind (floor 6): plain functions, over the same registries as the blocking ones.
 
 They return objects that are not started and connected to nothing, and so may be called anywhere, also without an event loop.
 """
@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, overload
 
 from enclave.aio.driving import blocking_class_of
-from enclave.aio.lifting import Face, Family
 from enclave.aio.managers import SandboxManager
 from enclave.aio.notebooks import BubblewrapNotebookSandbox, DockerNotebookSandbox
+from enclave.aio.proxies import AsyncProxy, ProxyRegistry
 from enclave.aio.sandboxes import BubblewrapSandbox, DockerSandbox, Sandbox
 from enclave.aio.undecided import create_undecided
 from enclave.config import SandboxConfig
@@ -38,13 +38,13 @@ for _name in ('file_operation', 'python_executor', 'shell_executor'):
 
 
 class SandboxMaker(Generic[S, D, DN, B, BN]):
-    """What `SandboxFactory` does, for faces of whichever family."""
+    """What `SandboxFactory` does, for proxies of whichever proxy_registry."""
 
-    _family: ClassVar[Family]
+    _proxy_registry: ClassVar[ProxyRegistry]
 
     @classmethod
     def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Any]) -> None:
-        """Register a class for a kind, in the place of any that is there: a subclass of a face, or a blocking class.
+        """Register a class for a kind, in the place of any that is there: a subclass of a proxy, or a blocking class.
 
         Raises:
             InvalidArgumentError: It is no such class, or the kind no name.
@@ -61,7 +61,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
             NotRegisteredError: There is none.
         """
         blocking = sandboxes.SandboxFactory.get_sandbox_class(sandbox_type)
-        return cast('type[S]', getattr(blocking, 'face_class', None) or cls._family.find(blocking))
+        return cast('type[S]', getattr(blocking, 'proxy_class', None) or cls._proxy_registry.find(blocking))
 
     @overload
     @classmethod
@@ -117,8 +117,8 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
     ) -> Any:
         """See the blocking factory."""
         if sandbox_type is None and not is_settled(config):
-            return create_undecided(cls._family, config, sandbox_id)
-        return cls._family.present(sandboxes.SandboxFactory.create_sandbox(sandbox_type, config, sandbox_id))
+            return create_undecided(cls._proxy_registry, config, sandbox_id)
+        return cls._proxy_registry.present(sandboxes.SandboxFactory.create_sandbox(sandbox_type, config, sandbox_id))
 
     @classmethod
     def get_registered_types(cls) -> list[str]:
@@ -134,7 +134,7 @@ class SandboxFactory(
 ):
     """Makes sandboxes by kind. The registry is that of the blocking `SandboxFactory`; there are no instances."""
 
-    _family: ClassVar[Family] = Sandbox._family
+    _proxy_registry: ClassVar[ProxyRegistry] = Sandbox._proxy_registry
 
 
 def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:
@@ -150,38 +150,38 @@ def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:
 class _Awaited:
     """Stands in the registry of managers for a user's class that was written with coroutine functions."""
 
-    face_class: ClassVar[type[SandboxManager]]
+    proxy_class: ClassVar[type[SandboxManager]]
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:
         raise InvalidArgumentError(
-            f'{cls.face_class.__name__} is a manager to be awaited; make it with enclave.aio.SandboxManagerFactory, or register '
+            f'{cls.proxy_class.__name__} is a manager to be awaited; make it with enclave.aio.SandboxManagerFactory, or register '
             'a subclass of a blocking manager'
         )
 
 
-def _registered_for(face_class: type[Face], manager_type: SandboxManagerType | str) -> type[Any]:
-    """Return what stands for a face in the registry of blocking classes."""
-    blocking = face_class._blocking_class()
-    if '_home' in face_class.__dict__ or not issubclass(face_class, SandboxManager):
+def _registered_for(proxy_class: type[AsyncProxy], manager_type: SandboxManagerType | str) -> type[Any]:
+    """Return what stands for a proxy in the registry of blocking classes."""
+    blocking = proxy_class._blocking_class()
+    if '_home' in proxy_class.__dict__ or not issubclass(proxy_class, SandboxManager):
         return blocking
-    return type(face_class.__name__, (_Awaited, blocking), {'face_class': face_class, 'manager_type': manager_type})
+    return type(proxy_class.__name__, (_Awaited, blocking), {'proxy_class': proxy_class, 'manager_type': manager_type})
 
 
 class ManagerMaker(Generic[M]):
-    """What `SandboxManagerFactory` does, for faces of whichever family."""
+    """What `SandboxManagerFactory` does, for proxies of whichever proxy_registry."""
 
-    _family: ClassVar[Family]
+    _proxy_registry: ClassVar[ProxyRegistry]
 
     @classmethod
     def register_manager(cls, manager_type: SandboxManagerType | str, manager_class: type[Any]) -> None:
-        """Register a class for a kind, in the place of any that is there: a subclass of a face, or a blocking class.
+        """Register a class for a kind, in the place of any that is there: a subclass of a proxy, or a blocking class.
 
-        A subclass of a face is what the asynchronous factories make of the kind; the blocking one refuses to.
+        A subclass of a proxy is what the asynchronous factories make of the kind; the blocking one refuses to.
 
         Raises:
             InvalidArgumentError: It is no such class, or the kind no name.
         """
-        if isinstance(manager_class, type) and issubclass(manager_class, Face):
+        if isinstance(manager_class, type) and issubclass(manager_class, AsyncProxy):
             manager_class = _registered_for(manager_class, manager_type)
         managers.SandboxManagerFactory.register_manager(manager_type, manager_class)
 
@@ -193,7 +193,7 @@ class ManagerMaker(Generic[M]):
             NotRegisteredError: There is none.
         """
         blocking = managers.SandboxManagerFactory.get_manager_class(manager_type)
-        return cast('type[M]', getattr(blocking, 'face_class', None) or cls._family.find(blocking))
+        return cast('type[M]', getattr(blocking, 'proxy_class', None) or cls._proxy_registry.find(blocking))
 
     @classmethod
     def create_manager(
@@ -206,9 +206,9 @@ class ManagerMaker(Generic[M]):
         if manager_type is not None:
             found = managers.SandboxManagerFactory.get_manager_class(manager_type)
             if issubclass(found, _Awaited):
-                return cast(M, found.face_class(config=config, **options))
+                return cast(M, found.proxy_class(config=config, **options))
         blocking = managers.SandboxManagerFactory.create_manager(manager_type, config, **options)
-        return cast(M, cls._family.present(blocking))
+        return cast(M, cls._proxy_registry.present(blocking))
 
     @classmethod
     def get_registered_types(cls) -> list[str]:
@@ -222,7 +222,7 @@ ManagerMaker.create_manager.__func__.__doc__ = managers.SandboxManagerFactory.cr
 class SandboxManagerFactory(ManagerMaker[SandboxManager]):
     """Makes managers by kind. The registry is that of the blocking `SandboxManagerFactory`; there are no instances."""
 
-    _family: ClassVar[Family] = SandboxManager._family
+    _proxy_registry: ClassVar[ProxyRegistry] = SandboxManager._proxy_registry
 
 
 def register_manager(manager_type: SandboxManagerType | str) -> Callable[[K], K]:

@@ -1,4 +1,4 @@
-"""Managers for ``async with`` (floor 6): faces of the blocking ones, one line a method."""
+"""Managers for ``async with`` (floor 6): proxies of the blocking ones, one line a method."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
-from enclave.aio.lifting import Face, Shown, entered, lifted, lifted_to, run
+from enclave.aio.proxies import AsyncProxy, Forwarded, entered, run, to_async, to_async_as
 from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, kill, with_own_words
-from enclave.aio.threads import crew
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus
 from enclave.errors import EnclaveError
 from enclave.managers import base, http, local, remote  # all now: an import takes longer than a loop may be held up
 from enclave.managers.config import SandboxManagerConfig
+from enclave.threads import thread_pool
 
 M = TypeVar('M', bound='SandboxManager')
 
@@ -36,7 +36,7 @@ def _sandbox_or_none(found: Sandbox | None) -> Sandbox | None:
     return found
 
 
-class SandboxManager(Face):
+class SandboxManager(AsyncProxy):
     """Owner of many sandboxes. Use it with ``async with``, or await `start` and `stop`.
 
     See `enclave.managers.base.SandboxManager`, whose names, arguments, results and errors these are. Cancelling an await stops
@@ -46,51 +46,51 @@ class SandboxManager(Face):
 
     _home: ClassVar[tuple[str, str]] = ('enclave.managers.base', 'SandboxManager')
 
-    id: Shown[str] = Shown('Its own name, eight hexadecimal digits.')
-    config: Shown[SandboxManagerConfig] = Shown('The checked configuration.')
-    manager_type: Shown[SandboxManagerType | str] = Shown('Its kind.')
-    _pool_initialized: Shown[bool] = Shown('Whether there is a pool.')
+    id: Forwarded[str] = Forwarded('Its own name, eight hexadecimal digits.')
+    config: Forwarded[SandboxManagerConfig] = Forwarded('The checked configuration.')
+    manager_type: Forwarded[SandboxManagerType | str] = Forwarded('Its kind.')
+    _pool_initialized: Forwarded[bool] = Forwarded('Whether there is a pool.')
 
     def __init__(self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         """Check the configuration; errors are those of the blocking class."""
         self._blocking = self._blocking_class()(config, **options)
 
-    start = lifted(base.SandboxManager.start)
-    stop = lifted(base.SandboxManager.stop)
-    create_sandbox = lifted(base.SandboxManager.create_sandbox, undo=_delete)
-    get_sandbox = lifted_to(_sandbox_or_none, base.SandboxManager.get_sandbox)
-    get_sandbox_info = lifted(base.SandboxManager.get_sandbox_info)
-    list_sandboxes = lifted(base.SandboxManager.list_sandboxes)
-    stop_sandbox = lifted(base.SandboxManager.stop_sandbox)
-    delete_sandbox = lifted(base.SandboxManager.delete_sandbox)
-    cleanup_all_sandboxes = lifted(base.SandboxManager.cleanup_all_sandboxes)
-    renew = lifted(base.SandboxManager.renew)
+    start = to_async(base.SandboxManager.start)
+    stop = to_async(base.SandboxManager.stop)
+    create_sandbox = to_async(base.SandboxManager.create_sandbox, undo=_delete)
+    get_sandbox = to_async_as(_sandbox_or_none, base.SandboxManager.get_sandbox)
+    get_sandbox_info = to_async(base.SandboxManager.get_sandbox_info)
+    list_sandboxes = to_async(base.SandboxManager.list_sandboxes)
+    stop_sandbox = to_async(base.SandboxManager.stop_sandbox)
+    delete_sandbox = to_async(base.SandboxManager.delete_sandbox)
+    cleanup_all_sandboxes = to_async(base.SandboxManager.cleanup_all_sandboxes)
+    renew = to_async(base.SandboxManager.renew)
     open = entered(Sandbox, base.SandboxManager.open)
-    execute_tool = lifted(base.SandboxManager.execute_tool)
-    get_sandbox_tools = lifted(base.SandboxManager.get_sandbox_tools)
-    execute_command = lifted(base.SandboxManager.execute_command)  # type: ignore[arg-type]  # keywords may be called self
-    put_file = lifted(base.SandboxManager.put_file)
-    get_file = lifted(base.SandboxManager.get_file)
-    put_dir = lifted(base.SandboxManager.put_dir)
-    get_dir = lifted(base.SandboxManager.get_dir)
-    put_archive = lifted(base.SandboxManager.put_archive)
-    get_archive = lifted(base.SandboxManager.get_archive)
-    initialize_pool = lifted(base.SandboxManager.initialize_pool)
-    acquire_sandbox = lifted(base.SandboxManager.acquire_sandbox, undo=_release)
-    release_sandbox = lifted(base.SandboxManager.release_sandbox)
+    execute_tool = to_async(base.SandboxManager.execute_tool)
+    get_sandbox_tools = to_async(base.SandboxManager.get_sandbox_tools)
+    execute_command = to_async(base.SandboxManager.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    put_file = to_async(base.SandboxManager.put_file)
+    get_file = to_async(base.SandboxManager.get_file)
+    put_dir = to_async(base.SandboxManager.put_dir)
+    get_dir = to_async(base.SandboxManager.get_dir)
+    put_archive = to_async(base.SandboxManager.put_archive)
+    get_archive = to_async(base.SandboxManager.get_archive)
+    initialize_pool = to_async(base.SandboxManager.initialize_pool)
+    acquire_sandbox = to_async(base.SandboxManager.acquire_sandbox, undo=_release)
+    release_sandbox = to_async(base.SandboxManager.release_sandbox)
     lease = entered(Sandbox, base.SandboxManager.lease)
-    execute_tool_in_pool = lifted(base.SandboxManager.execute_tool_in_pool)
-    get_stats = lifted(base.SandboxManager.get_stats)
-    health_check = lifted(base.SandboxManager.health_check)
+    execute_tool_in_pool = to_async(base.SandboxManager.execute_tool_in_pool)
+    get_stats = to_async(base.SandboxManager.get_stats)
+    health_check = to_async(base.SandboxManager.health_check)
 
     async def submit(self, verb: str, /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Have a verb called on the manager's own threads, and return its future; see the blocking manager."""
-        future = await run(lambda: self._blocking.submit(verb, *args, **kwargs), face=self)
+        future = await run(lambda: self._blocking.submit(verb, *args, **kwargs), proxy=self)
         task = asyncio.ensure_future(self._result_of(future))
 
         def cancelled(task: asyncio.Future[Any]) -> None:
             if task.cancelled():  # perhaps before its first step
-                crew.submit(cancel)
+                thread_pool.submit(cancel)
 
         def cancel() -> None:
             future.cancel()
@@ -115,7 +115,7 @@ class SandboxManager(Face):
             with on_cancel(cancel):
                 return future.result()
 
-        return self._present(await run(wait, face=self))
+        return self._present(await run(wait, proxy=self))
 
     async def __aenter__(self: M) -> M:
         try:
@@ -142,7 +142,7 @@ class HttpSandboxManager(SandboxManager):
 
     _home: ClassVar[tuple[str, str]] = (http.__name__, 'HttpSandboxManager')
 
-    get_limits = lifted(http.HttpSandboxManager.get_limits)
+    get_limits = to_async(http.HttpSandboxManager.get_limits)
 
 
 @with_own_words
@@ -154,9 +154,9 @@ class RemoteSandbox(AgentBackedSandbox):
 
     _home: ClassVar[tuple[str, str]] = (remote.__name__, 'RemoteSandbox')
 
-    path: Shown[str] = Shown("Its address below the server's.")
+    path: Forwarded[str] = Forwarded("Its address below the server's.")
 
-    find_process = lifted_to(Process, remote.RemoteSandbox.find_process, undo=kill)
+    find_process = to_async_as(Process, remote.RemoteSandbox.find_process, undo=kill)
 
     @property  # type: ignore[misc]
     def status(self) -> SandboxStatus:

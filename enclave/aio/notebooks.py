@@ -1,42 +1,43 @@
-"""Notebook sandboxes for ``async with`` (floor 6): faces of the blocking ones, one line a method."""
+"""Notebook sandboxes for ``async with`` (floor 6): proxies of the blocking ones, one line a method."""
 
 from __future__ import annotations
 
 import os
 from typing import Any, ClassVar
 
-from enclave.aio.lifting import Face, Shown, lifted, run, streamed
 from enclave.aio.managers import RemoteSandbox
+from enclave.aio.proxies import AsyncProxy, Forwarded, run, streamed, to_async
 from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox, with_own_words
 
 # Now: an import takes longer than a loop may be held up.
 from enclave.managers import remote_notebook
 from enclave.sandboxes.bubblewrap import notebook as bubblewrap_notebook
 from enclave.sandboxes.docker import notebook as docker_notebook
-from enclave.sandboxes.notebook import document, verbs
+from enclave.sandboxes.notebook import document
+from enclave.sandboxes.notebook import sandbox as notebook_sandbox
 
 
 @with_own_words
 class NotebookSandbox(AgentBackedSandbox):
-    """A sandbox with Jupyter kernels. See `enclave.sandboxes.notebook.verbs.NotebookSandbox`.
+    """A sandbox with Jupyter kernels. See `enclave.sandboxes.notebook.sandbox.NotebookSandbox`.
 
     Callbacks (``on_output``) are called on the thread that makes the call, not on the event loop's.
     """
 
-    _home: ClassVar[tuple[str, str]] = (verbs.__name__, 'NotebookSandbox')
+    _home: ClassVar[tuple[str, str]] = (notebook_sandbox.__name__, 'NotebookSandbox')
 
-    execute_cell = lifted(verbs.NotebookSandbox.execute_cell)
-    stream_cell = streamed(verbs.NotebookSandbox.stream_cell)
-    create_kernel = lifted(verbs.NotebookSandbox.create_kernel)
-    delete_kernel = lifted(verbs.NotebookSandbox.delete_kernel)
-    list_kernels = lifted(verbs.NotebookSandbox.list_kernels)
-    list_kernel_specs = lifted(verbs.NotebookSandbox.list_kernel_specs)
-    interrupt_kernel = lifted(verbs.NotebookSandbox.interrupt_kernel)
-    restart_kernel = lifted(verbs.NotebookSandbox.restart_kernel)
-    complete_code = lifted(verbs.NotebookSandbox.complete_code)
-    inspect_code = lifted(verbs.NotebookSandbox.inspect_code)
-    check_complete = lifted(verbs.NotebookSandbox.check_complete)
-    list_variables = lifted(verbs.NotebookSandbox.list_variables)
+    execute_cell = to_async(notebook_sandbox.NotebookSandbox.execute_cell)
+    stream_cell = streamed(notebook_sandbox.NotebookSandbox.stream_cell)
+    create_kernel = to_async(notebook_sandbox.NotebookSandbox.create_kernel)
+    delete_kernel = to_async(notebook_sandbox.NotebookSandbox.delete_kernel)
+    list_kernels = to_async(notebook_sandbox.NotebookSandbox.list_kernels)
+    list_kernel_specs = to_async(notebook_sandbox.NotebookSandbox.list_kernel_specs)
+    interrupt_kernel = to_async(notebook_sandbox.NotebookSandbox.interrupt_kernel)
+    restart_kernel = to_async(notebook_sandbox.NotebookSandbox.restart_kernel)
+    complete_code = to_async(notebook_sandbox.NotebookSandbox.complete_code)
+    inspect_code = to_async(notebook_sandbox.NotebookSandbox.inspect_code)
+    check_complete = to_async(notebook_sandbox.NotebookSandbox.check_complete)
+    list_variables = to_async(notebook_sandbox.NotebookSandbox.list_variables)
 
 
 @with_own_words
@@ -45,8 +46,10 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
 
     _home: ClassVar[tuple[str, str]] = (docker_notebook.__name__, 'DockerNotebookSandbox')
 
-    gateway_url: Shown[str | None] = Shown('Where its kernel gateway is published; None where none was asked for.')
-    gateway_token: Shown[str | None] = Shown("What the gateway's clients must send.")
+    gateway_url: Forwarded[str | None] = Forwarded(
+        'Where its kernel gateway is published; None where none was asked for.'
+    )
+    gateway_token: Forwarded[str | None] = Forwarded("What the gateway's clients must send.")
 
 
 @with_own_words
@@ -63,18 +66,18 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
     _home: ClassVar[tuple[str, str]] = (remote_notebook.__name__, 'RemoteNotebookSandbox')
 
 
-class NotebookDocument(Face):
+class NotebookDocument(AsyncProxy):
     """A notebook, as in an ``.ipynb`` file. See `enclave.sandboxes.notebook.document.NotebookDocument`.
 
-    The sandbox that its cells run in is a face too.
+    The sandbox that its cells run in is a proxy too.
     """
 
     _home: ClassVar[tuple[str, str]] = (document.__name__, 'NotebookDocument')
 
-    node: Shown[Any] = Shown('The notebook as nbformat holds it.')
-    code_cells: Shown[list[tuple[int, str]]] = Shown('Index and source of the cells with code.')
-    kernel_name: Shown[str] = Shown("The kind of kernel that the notebook asks for, or ''.")
-    is_python: Shown[bool] = Shown("Whether it is Python's.")
+    node: Forwarded[Any] = Forwarded('The notebook as nbformat holds it.')
+    code_cells: Forwarded[list[tuple[int, str]]] = Forwarded('Index and source of the cells with code.')
+    kernel_name: Forwarded[str] = Forwarded("The kind of kernel that the notebook asks for, or ''.")
+    is_python: Forwarded[bool] = Forwarded("Whether it is Python's.")
 
     def __init__(self, node: Any = None) -> None:
         self._blocking = document.NotebookDocument() if node is None else document.NotebookDocument(node)
@@ -89,10 +92,10 @@ class NotebookDocument(Face):
         """Read the text of a file; see the blocking class."""
         return cls._over(await run(lambda: document.NotebookDocument.loads(text, name=name)))
 
-    dumps = lifted(document.NotebookDocument.dumps)
-    save = lifted(document.NotebookDocument.save)
-    add_markdown = lifted(document.NotebookDocument.add_markdown)
-    add = lifted(document.NotebookDocument.add)
-    run_cell = lifted(document.NotebookDocument.run_cell)
-    run = lifted(document.NotebookDocument.run)
-    is_tolerated = lifted(document.NotebookDocument.is_tolerated)
+    dumps = to_async(document.NotebookDocument.dumps)
+    save = to_async(document.NotebookDocument.save)
+    add_markdown = to_async(document.NotebookDocument.add_markdown)
+    add = to_async(document.NotebookDocument.add)
+    run_cell = to_async(document.NotebookDocument.run_cell)
+    run = to_async(document.NotebookDocument.run)
+    is_tolerated = to_async(document.NotebookDocument.is_tolerated)

@@ -59,12 +59,12 @@ OVERRUN: Final = 4 << 20
 """Bytes an agent may send past a window: what the guest's pipes held when it ended (1 MiB each at most), and one frame."""
 INLINE_BYTES: Final = CHUNK
 """Input up to this size travels in the OPEN frame."""
-MAX_SIGNS: Final = 1000
+MAX_EVENTS: Final = 1000
 """The most events and ends of a half that one call may send; an agent sends two."""
-SIGN_BYTES: Final = 4096
-STRANGE_BYTES: Final = 500
+EVENT_BYTES: Final = 4096
+UNEXPECTED_OUTPUT_BYTES: Final = 500
 """How much is kept of what came instead of an agent's greeting: an engine's words, mostly."""
-QUIET_SECONDS: Final = 5.0
+CANCEL_WAIT_SECONDS: Final = 5.0
 """How long a cancellation waits for its turn to write. It may come from the garbage collector, in any thread's midst."""
 
 
@@ -92,7 +92,7 @@ class Lost:
     is_ours: bool = False
 
 
-class Facts:
+class Reply:
     """A message from the far end, read field by field; a field of a wrong type or range is a breach."""
 
     def __init__(self, message: dict[str, Any]) -> None:
@@ -145,12 +145,12 @@ class Facts:
             raise ProtocolError(f'{name!r} sent more than there was')
         return value[0], value[1]
 
-    def facts(self, name: str) -> Facts:
+    def facts(self, name: str) -> Reply:
         """Return a nested message."""
         value = self._message.get(name)
         if type(value) is not dict:
             raise ProtocolError(f'{name!r} is not an object')
-        return Facts(value)
+        return Reply(value)
 
 
 @define(eq=False)
@@ -168,7 +168,7 @@ class Call:
     # All below is guarded by _changed.
     _frames: deque[tuple[int, bytes | bytearray]] = field(factory=deque, init=False, repr=False)
     _growing: dict[int, bytearray] = field(factory=dict, init=False, repr=False)
-    _signs: int = field(default=0, init=False, repr=False)
+    _events_seen: int = field(default=0, init=False, repr=False)
     _received: int = field(default=0, init=False)
     _credit: int = field(default=INPUT_WINDOW, init=False)
     _end: tuple[dict[str, Any], bytes] | None = field(default=None, init=False, repr=False)
@@ -194,8 +194,8 @@ class Call:
                     raise ProtocolError(f'call {self.number} was given more credit than its window')
             elif kind == END:
                 self._end = unpack_message(payload)
-            elif kind in (EVENT, EOF) and self._signs < MAX_SIGNS and len(payload) <= SIGN_BYTES:
-                self._signs += 1
+            elif kind in (EVENT, EOF) and self._events_seen < MAX_EVENTS and len(payload) <= EVENT_BYTES:
+                self._events_seen += 1
                 if kind == EVENT:
                     unpack_message(payload)
                 self._frames.append((kind, payload))
@@ -269,7 +269,7 @@ class Call:
         with self._changed:
             self._changed.notify_all()
 
-    def wait(self, deadline: Deadline) -> Facts:
+    def wait(self, deadline: Deadline) -> Reply:
         """Wait for the call to end and return what the agent says of it.
 
         Raises:
@@ -281,7 +281,7 @@ class Call:
             if self._end is None:
                 self._check_lost_locked()
                 raise OperationTimeoutError('the agent in the sandbox did not answer within the time limit')
-            return Facts(self._end[0])
+            return Reply(self._end[0])
 
     @property
     def has_ended(self) -> bool:
@@ -362,7 +362,7 @@ class Channel:
     _numbers: Iterator[int] = field(default=Factory(lambda: itertools.count(1)), init=False, repr=False)
     _greeted: threading.Event = field(factory=threading.Event, init=False, repr=False)
     _reader: threading.Thread | None = field(default=None, init=False, repr=False)
-    _strange: str = field(default='', init=False, repr=False)  # what came instead of a greeting
+    _unexpected: str = field(default='', init=False, repr=False)  # what came instead of a greeting
 
     def start(self, deadline: Deadline) -> Hello:
         """Send the agent over the stream and wait for its greeting.
@@ -425,7 +425,7 @@ class Channel:
             quiet: Try for a moment, and say nothing of failing.
         """
         frame = encode_frame(kind, number, payload)
-        if not self._writing.acquire(timeout=QUIET_SECONDS if quiet else -1):
+        if not self._writing.acquire(timeout=CANCEL_WAIT_SECONDS if quiet else -1):
             return
         try:
             self._stream.write(frame)
@@ -454,7 +454,7 @@ class Channel:
 
     def diagnostics(self) -> str:
         """Return the far end's last words outside the protocol."""
-        return f'{self._stream.diagnostics()}{self._strange}'
+        return f'{self._stream.diagnostics()}{self._unexpected}'
 
     def explain(self, lost: Lost) -> SandboxGoneError | SandboxBrokenError:
         """Return the exception that says why this channel is no more."""
@@ -492,7 +492,7 @@ class Channel:
         except ProtocolError as error:
             logger.warning('channel %s: %s', self.name, error)
             if self.hello is None:
-                self._strange = data[:STRANGE_BYTES].decode('utf-8', 'backslashreplace').strip()
+                self._unexpected = data[:UNEXPECTED_OUTPUT_BYTES].decode('utf-8', 'backslashreplace').strip()
             lost = Lost(str(error), is_breach=True)
         except (OSError, ValueError) as error:
             lost = Lost(f'its stream failed: {error}')
@@ -537,7 +537,7 @@ class Channel:
 
 def read_hello(message: dict[str, Any]) -> Hello:
     """Return a checked greeting; ProtocolError for anything else."""
-    facts = Facts(message)
+    facts = Reply(message)
     hello = Hello(
         protocol=facts.integer('protocol'),
         pid=facts.integer('pid'),

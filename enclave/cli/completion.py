@@ -6,7 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 # Both names of the program complete by the same function.
-_ALSO = {
+_ACTIVATION = {
     'bash': 'complete -o nosort -F {function} enclave',
     'zsh': 'compdef {function} enclave',
     'fish': 'complete --no-files --command enclave --arguments "({function})"',
@@ -32,4 +32,4 @@ def completion(shell: str) -> None:
     script = made(cli, {}, 'ms-enclave', '_MS_ENCLAVE_COMPLETE')
     # Not `source()`, which also tries out the bash of this machine.
     click.echo((script.source_template % script.source_vars()).rstrip())
-    click.echo(_ALSO[shell].format(function=script.func_name))
+    click.echo(_ACTIVATION[shell].format(function=script.func_name))

@@ -253,7 +253,7 @@ class _Feeder:
 
 
 def _may_read(source: int) -> bool:
-    """Tell whether reading would not have a background job stopped by its terminal (SIGTTIN)."""
+    """Return whether reading would not have a background job stopped by its terminal (SIGTTIN)."""
     if sys.platform == 'win32' or not os.isatty(source):
         return True
     try:

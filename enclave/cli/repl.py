@@ -18,7 +18,7 @@ from enclave.cli.place import Place
 from enclave.cli.run import put_files
 from enclave.errors import EnclaveError
 from enclave.sandboxes.notebook.outputs import readable
-from enclave.sandboxes.notebook.verbs import ASK_SECONDS
+from enclave.sandboxes.notebook.sandbox import ASK_SECONDS
 
 _TAB_SECONDS = 2.0
 _HELP = """\

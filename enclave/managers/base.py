@@ -494,7 +494,7 @@ class SandboxManager(ABC):
         with self.lease(timeout, pool=pool) as sandbox:
             return sandbox.execute_tool(tool_name, parameters)
 
-    # Facts ------------------------------------------------------------------------------------------------------------
+    # Reply ------------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def get_stats(self) -> dict[str, Any]:

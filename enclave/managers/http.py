@@ -44,7 +44,7 @@ from enclave.errors import (
     TooManyRequestsError,
     UnsupportedError,
 )
-from enclave.exchange import LINES, Exchange
+from enclave.exchange import LINES, CancellableRequest
 from enclave.managers.base import Config, Lifetime, SandboxManager, Source
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.keyfile import find_key
@@ -56,15 +56,15 @@ from enclave.managers.protocol import (
     PROTOCOL_VERSION,
     VERSION_HEADER,
     AcquireRequest,
-    CancelAnswer,
-    DoneAnswer,
+    CancelResponse,
+    DoneResponse,
     PoolRequest,
     PoolToolRequest,
     ReleaseRequest,
-    RenewAnswer,
     RenewRequest,
-    SandboxAnswer,
-    SandboxesAnswer,
+    RenewResponse,
+    SandboxesResponse,
+    SandboxResponse,
     StreamEvent,
     ToolRequest,
     rebuild_error,
@@ -219,8 +219,8 @@ class HttpSandboxManager(SandboxManager):
             'ttl': _lifetime(ttl, 'ttl'),
             'idle_timeout': _lifetime(idle_timeout, 'idle_timeout'),
         }
-        answer: SandboxAnswer = self._open_transport().call(
-            'POST', '/sandbox/create', SandboxAnswer, query=query, body=self._options(config), timeout=0
+        answer: SandboxResponse = self._open_transport().call(
+            'POST', '/sandbox/create', SandboxResponse, query=query, body=self._options(config), timeout=0
         )
         return answer.sandbox_id
 
@@ -242,7 +242,7 @@ class HttpSandboxManager(SandboxManager):
             return None if config is None else dict(config)
         if not isinstance(config, SandboxConfig):
             raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {config!r}')
-        return config.model_dump(mode='json', include=set(config.own_words()))
+        return config.model_dump(mode='json', include=set(config.non_default_options()))
 
     def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
         """Return the sandbox of an id, or None if there is none: a `RemoteSandbox`, which is a `RemoteNotebookSandbox` if it
@@ -271,24 +271,24 @@ class HttpSandboxManager(SandboxManager):
 
     def stop_sandbox(self, sandbox_id: str) -> bool:
         """Stop a sandbox, which stays in the list as ``stopped``; see `SandboxManager.stop_sandbox`."""
-        self._open_transport().call('POST', f'{_path(sandbox_id)}/stop', DoneAnswer, timeout=0)
+        self._open_transport().call('POST', f'{_path(sandbox_id)}/stop', DoneResponse, timeout=0)
         return True
 
     def delete_sandbox(self, sandbox_id: str) -> bool:
         """Take a sandbox away; see `SandboxManager.delete_sandbox`."""
-        self._open_transport().call('DELETE', _path(sandbox_id), DoneAnswer, timeout=0)
+        self._open_transport().call('DELETE', _path(sandbox_id), DoneResponse, timeout=0)
         return True
 
     def cleanup_all_sandboxes(self) -> list[str]:
         """Delete all sandboxes of this key and dissolve its pools; see `SandboxManager.cleanup_all_sandboxes`."""
-        answer: SandboxesAnswer = self._open_transport().call('DELETE', '/sandboxes', SandboxesAnswer, timeout=0)
+        answer: SandboxesResponse = self._open_transport().call('DELETE', '/sandboxes', SandboxesResponse, timeout=0)
         return answer.sandbox_ids
 
     def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
         """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
         seconds: Lifetime = ttl if ttl == 'default' else check_timeout(ttl, 'ttl')
-        answer: RenewAnswer = self._open_transport().call(
-            'POST', f'{_path(sandbox_id)}/renew', RenewAnswer, body=RenewRequest(ttl=seconds)
+        answer: RenewResponse = self._open_transport().call(
+            'POST', f'{_path(sandbox_id)}/renew', RenewResponse, body=RenewRequest(ttl=seconds)
         )
         return answer.expires_at
 
@@ -371,8 +371,8 @@ class HttpSandboxManager(SandboxManager):
             config=self._options(config),
             name=name,
         )
-        answer: SandboxesAnswer = self._open_transport().call(
-            'POST', '/pool/initialize', SandboxesAnswer, body=body, timeout=0
+        answer: SandboxesResponse = self._open_transport().call(
+            'POST', '/pool/initialize', SandboxesResponse, body=body, timeout=0
         )
         self._knows_pool = True
         return answer.sandbox_ids
@@ -389,8 +389,8 @@ class HttpSandboxManager(SandboxManager):
         A lease that is not given back ends when the server's policy says, after an hour by default.
         """
         body = AcquireRequest(timeout=check_timeout(timeout), pool=pool, ttl=check_timeout(ttl, 'ttl'))
-        answer: SandboxAnswer = self._open_transport().call(
-            'POST', '/pool/acquire', SandboxAnswer, body=body, timeout=timeout or 0
+        answer: SandboxResponse = self._open_transport().call(
+            'POST', '/pool/acquire', SandboxResponse, body=body, timeout=timeout or 0
         )
         return answer.sandbox_id
 
@@ -398,7 +398,7 @@ class HttpSandboxManager(SandboxManager):
         """Give a leased sandbox back; see `SandboxManager.release_sandbox`."""
         if self._state == 'stopped':
             return
-        self._open_transport().call('POST', '/pool/release', DoneAnswer, body=ReleaseRequest(sandbox_id=sandbox_id))
+        self._open_transport().call('POST', '/pool/release', DoneResponse, body=ReleaseRequest(sandbox_id=sandbox_id))
 
     def execute_tool_in_pool(
         self,
@@ -415,7 +415,7 @@ class HttpSandboxManager(SandboxManager):
         result: ToolResult = self._open_transport().call('POST', '/pool/execute', ToolResult, body=body, timeout=0)
         return result
 
-    # Facts ------------------------------------------------------------------------------------------------------------
+    # Reply ------------------------------------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, Any]:
         """Return the server's numbers about this key's sandboxes, and ``base_url``; see `SandboxManager.get_stats`."""
@@ -617,7 +617,7 @@ class HttpTransport:
         if isinstance(data, (bytes, bytearray)):
             size = len(data)
         failures: list[BaseException] = []
-        exchange = Exchange('the upload')
+        exchange = CancellableRequest('the upload')
 
         def make() -> Any:
             pieces = until_cancelled(_noting(source, failures), exchange.what)
@@ -665,7 +665,7 @@ class HttpTransport:
 
         Cancelling the caller's work closes the connection, by which the server knows that it is to stop too.
         """
-        exchange = Exchange('the download')
+        exchange = CancellableRequest('the download')
         with exchange.watched():
             response = self._send(
                 'GET',
@@ -742,7 +742,7 @@ class HttpTransport:
             return
 
         def cancel() -> None:
-            self.call('POST', f'/calls/{key}/cancel', CancelAnswer)
+            self.call('POST', f'/calls/{key}/cancel', CancelResponse)
 
         with on_cancel(lambda: self.later(cancel)):
             yield
@@ -758,7 +758,7 @@ class HttpTransport:
         *,
         is_repeatable: bool,
         stream: bool,
-        exchange: Exchange | None = None,
+        exchange: CancellableRequest | None = None,
     ) -> requests.Response:
         """Send a request, again where that is safe and may help, and return the answer, whatever it says.
 
@@ -851,7 +851,7 @@ class HttpTransport:
         return {'Authorization': f'Bearer {key}'} if key else {}
 
     def _look_for_key(self) -> bool:
-        """Look whether a server that was started anew has left another key; tell whether it has."""
+        """Look whether a server that was started anew has left another key; return whether it has."""
         if self._api_key is not None:
             return False
         found = find_key(self._base_url) or ''

@@ -76,7 +76,7 @@ def find_key(base_url: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address means this machine and cannot be reached from another."""
+    """Return whether a host name or address means this machine and cannot be reached from another."""
     if host.rstrip('.').lower() == 'localhost':
         return True
     try:

@@ -1,4 +1,4 @@
-"""The manager of sandboxes on this machine (floor 5): every verb said once, over the keeper that owns the sandboxes."""
+"""The manager of sandboxes on this machine (floor 5): every verb said once, over the table that owns the sandboxes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from enclave.errors import (
 )
 from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, Source
 from enclave.managers.config import SandboxManagerConfig
-from enclave.managers.keeper import Keeper, Record, Template, try_all
 from enclave.managers.pool import Pool
+from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
 from enclave.managers.workers import wait_for
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
@@ -43,9 +43,9 @@ class LocalSandboxManager(SandboxManager):
     def __init__(self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         """Check the configuration; see `SandboxManager`."""
         super().__init__(config, **options)
-        self._keeper = Keeper(self.id, self.config, calls=self._calls, control=self._control)
+        self._table = SandboxTable(self.id, self.config, calls=self._calls, control=self._control)
         self._pools_changed = threading.Condition()  # guards the three below
-        self._templates: dict[str, Template] = {}  # by the names of pools that are there or being made
+        self._templates: dict[str, PoolSupply] = {}  # by the names of pools that are there or being made
         self._making: set[str | None] = set()
         self._is_watched = False
 
@@ -57,11 +57,11 @@ class LocalSandboxManager(SandboxManager):
         Raises:
             ManagerStoppedError: It was stopped already.
         """
-        self._keeper.start()
+        self._table.start()
         with self._pools_changed:
             if not self._is_watched:
                 self._is_watched = True
-                self._watch(self._keeper.stop)
+                self._watch(self._table.stop)
 
     def stop(self) -> None:
         """End: refuse new work, wake all who wait, let running calls go on for ``stop_grace``, then take everything away.
@@ -70,8 +70,8 @@ class LocalSandboxManager(SandboxManager):
         ``stop_timeout``. A sandbox that could not be taken away is told in the log and stays in `list_sandboxes`; calling
         again tries again. Sandboxes with ``remove_on_exit=False`` are stopped and kept.
         """
-        self._keeper.stop()
-        if self._keeper.state == 'stopped':
+        self._table.stop()
+        if self._table.state == 'stopped':
             self._unwatch()
 
     # Sandboxes --------------------------------------------------------------------------------------------------------
@@ -86,15 +86,15 @@ class LocalSandboxManager(SandboxManager):
         idle_timeout: Lifetime = 'default',
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
-        self._keeper.check_open()
+        self._table.check_open()
         ttl = self._lifetime('ttl', ttl)
         idle_timeout = self._lifetime('idle_timeout', idle_timeout)
-        kind, facts = self._keeper.find_kind(sandbox_type, config)
-        sandbox = self._keeper.make(kind, config, sandbox_id)
+        kind, facts = self._table.find_kind(sandbox_type, config)
+        sandbox = self._table.make(kind, config, sandbox_id)
         sandbox.metadata.update(facts)
         self.start()
-        record = self._keeper.begin(sandbox, kind=kind, ttl=ttl, idle_timeout=idle_timeout)
-        return self._keeper.finish(record).id
+        record = self._table.begin(sandbox, kind=kind, ttl=ttl, idle_timeout=idle_timeout)
+        return self._table.finish(record).id
 
     def _lifetime(self, name: str, value: Lifetime) -> float | None:
         """Return a lifetime in seconds or None for never, within what the configuration allows."""
@@ -110,12 +110,12 @@ class LocalSandboxManager(SandboxManager):
 
     def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
         """Return the sandbox of an id, or None if there is none. What is called on it directly counts as use of it."""
-        record = self._keeper.find(sandbox_id)
+        record = self._table.find(sandbox_id)
         return None if record is None else record.sandbox
 
     def get_sandbox_info(self, sandbox_id: str) -> SandboxInfo:
         """Return what can be said of a sandbox; see `SandboxManager.get_sandbox_info`."""
-        return self._keeper.describe(self._keeper.get(sandbox_id))
+        return self._table.describe(self._table.get(sandbox_id))
 
     def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
         """Return what can be said of all sandboxes, oldest first; see `SandboxManager.list_sandboxes`."""
@@ -126,17 +126,17 @@ class LocalSandboxManager(SandboxManager):
             except ValueError:
                 known = ', '.join(repr(str(each)) for each in SandboxStatus)
                 raise InvalidArgumentError(f'status_filter must be one of {known}, not {status_filter!r}') from None
-        infos = [self._keeper.describe(record) for record in self._keeper.records()]
+        infos = [self._table.describe(record) for record in self._table.records()]
         return [info for info in infos if status is None or info.status is status]
 
     def stop_sandbox(self, sandbox_id: str) -> bool:
         """Stop a sandbox, which stays in the list as ``stopped``; see `SandboxManager.stop_sandbox`."""
-        self._keeper.halt(self._keeper.get(sandbox_id))
+        self._table.halt(self._table.get(sandbox_id))
         return True
 
     def delete_sandbox(self, sandbox_id: str) -> bool:
         """Take a sandbox away and forget it; see `SandboxManager.delete_sandbox`."""
-        ending = self._keeper.end(self._keeper.get(sandbox_id))
+        ending = self._table.end(self._table.get(sandbox_id))
         if not wait_for(ending):
             raise CallCancelledError(f'waiting for the removal of sandbox {sandbox_id} was cancelled; it goes on')
         ending.result()
@@ -144,41 +144,41 @@ class LocalSandboxManager(SandboxManager):
 
     def cleanup_all_sandboxes(self) -> list[str]:
         """Delete all sandboxes and dissolve the pools; see `SandboxManager.cleanup_all_sandboxes`."""
-        self._keeper.check_open()
-        self._keeper.remove_pools(PoolError('the pool was dissolved by cleanup_all_sandboxes'))
+        self._table.check_open()
+        self._table.remove_pools(PoolError('the pool was dissolved by cleanup_all_sandboxes'))
         with self._pools_changed:
             self._templates = {name: each for name, each in self._templates.items() if name in self._making}
-        records = self._keeper.records()
-        try_all([self._keeper.end(record) for record in records])
+        records = self._table.records()
+        try_all([self._table.end(record) for record in records])
         return [record.id for record in records]
 
     def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
         """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
-        record = self._keeper.get(sandbox_id)
-        return self._keeper.set_ttl(record, record.ttl if ttl == 'default' else self._lifetime('ttl', ttl))
+        record = self._table.get(sandbox_id)
+        return self._table.set_ttl(record, record.ttl if ttl == 'default' else self._lifetime('ttl', ttl))
 
     # Tools and commands -----------------------------------------------------------------------------------------------
 
     def execute_tool(self, sandbox_id: str, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
         """Run a tool in a sandbox; see `SandboxManager.execute_tool`."""
-        with self._keeper.use(sandbox_id) as sandbox:
+        with self._table.use(sandbox_id) as sandbox:
             return sandbox.execute_tool(tool_name, parameters)
 
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
         """Return a sandbox's tools as ``{name: OpenAI-style function schema}``; see `SandboxManager.get_sandbox_tools`."""
-        return self._keeper.get(sandbox_id).sandbox.get_available_tools()
+        return self._table.get(sandbox_id).sandbox.get_available_tools()
 
     def execute_command(
         self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
     ) -> CommandResult:
         """Run a command in a sandbox; see `SandboxManager.execute_command`."""
-        with self._keeper.use(sandbox_id) as sandbox:
+        with self._table.use(sandbox_id) as sandbox:
             return sandbox.execute_command(command, timeout, **options)
 
     # Files ------------------------------------------------------------------------------------------------------------
 
     def _files(self, sandbox_id: str, verb: str, *args: Any, **kwargs: Any) -> Any:
-        with self._keeper.use(sandbox_id) as sandbox:
+        with self._table.use(sandbox_id) as sandbox:
             method = getattr(sandbox, verb, None)
             if method is None:
                 raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, has no {verb}')
@@ -229,7 +229,7 @@ class LocalSandboxManager(SandboxManager):
         name: str | None = None,
     ) -> list[str]:
         """Make a pool of warm sandboxes and return their ids; see `SandboxManager.initialize_pool`."""
-        self._keeper.check_open()
+        self._table.check_open()
         size = self.config.pool_size if pool_size is None else pool_size
         if name is not None and (not isinstance(name, str) or not name):
             raise PoolError(f"a pool's name must be a string that is not empty, not {name!r}")
@@ -238,23 +238,23 @@ class LocalSandboxManager(SandboxManager):
                 f'pool_size must be a whole number, at least 1, not {size!r}; '
                 'give it to initialize_pool or in the configuration of the manager'
             )
-        template = Template(self._keeper, sandbox_type, config)
+        template = PoolSupply(self._table, sandbox_type, config)
         self.start()
         with self._making_pool(template, name) as (template, pool_name):
-            pool = self._keeper.pools().get(pool_name)
+            pool = self._table.pools().get(pool_name)
             is_new = pool is None
             if pool is None:
                 pool = self._new_pool(pool_name, template, size)
             records = self._start_all(pool, template, size - pool.min_size)
             if is_new:
-                self._keeper.add_pool(pool)
+                self._table.add_pool(pool)
             for record in records:
                 pool.join(record.sandbox)
             pool.resize(size, self.config.max_size_for(size))
             return pool.sandbox_ids
 
     @contextlib.contextmanager
-    def _making_pool(self, template: Template, name: str | None) -> Iterator[tuple[Template, str]]:
+    def _making_pool(self, template: PoolSupply, name: str | None) -> Iterator[tuple[PoolSupply, str]]:
         """Be the only one who makes or resizes a pool, for the block; gives its template and name."""
         with self._pools_changed, on_cancel(self._wake_makers):
             self._pools_changed.wait_for(lambda: is_cancelled() or self._find_pool(template, name) not in self._making)
@@ -271,7 +271,7 @@ class LocalSandboxManager(SandboxManager):
         finally:
             with self._pools_changed:
                 self._making.discard(chosen)
-                if chosen not in self._keeper.pools():
+                if chosen not in self._table.pools():
                     self._templates.pop(chosen, None)
                 self._pools_changed.notify_all()
 
@@ -279,7 +279,7 @@ class LocalSandboxManager(SandboxManager):
         with self._pools_changed:
             self._pools_changed.notify_all()
 
-    def _find_pool(self, template: Template, name: str | None) -> str | None:
+    def _find_pool(self, template: PoolSupply, name: str | None) -> str | None:
         """Return the name of the pool that is meant, if it exists or is being made."""
         for known, its in self._templates.items():
             same = its.kind == template.kind and its.config == template.config
@@ -291,7 +291,7 @@ class LocalSandboxManager(SandboxManager):
                 return known
         return None
 
-    def _new_pool(self, name: str, template: Template, size: int) -> Pool:
+    def _new_pool(self, name: str, template: PoolSupply, size: int) -> Pool:
         return Pool(
             name,
             template,
@@ -302,16 +302,16 @@ class LocalSandboxManager(SandboxManager):
             idle_timeout=self.config.pool_idle_timeout,
         )
 
-    def _start_all(self, pool: Pool, template: Template, count: int) -> list[Record]:
+    def _start_all(self, pool: Pool, template: PoolSupply, count: int) -> list[Record]:
         """Start so many sandboxes in parallel, and if one cannot be started take all away again and say why."""
         records: list[Record] = []
         try:
             for _ in range(count):
                 records.append(template.create(pool))
             for record in records:
-                self._keeper.finish(record)
+                self._table.finish(record)
         except BaseException as error:
-            endings = [self._keeper.end(record) for record in records]
+            endings = [self._table.end(record) for record in records]
             if isinstance(error, Exception) and not isinstance(error, CallCancelledError):
                 for ending in endings:
                     wait_for(ending)
@@ -320,7 +320,7 @@ class LocalSandboxManager(SandboxManager):
 
     @property
     def _pool_initialized(self) -> bool:
-        return bool(self._keeper.pools())
+        return bool(self._table.pools())
 
     def acquire_sandbox(
         self, timeout: float | None = None, *, pool: str | None = None, ttl: float | None = None
@@ -328,8 +328,8 @@ class LocalSandboxManager(SandboxManager):
         """Lease a sandbox of a pool and return its id; see `SandboxManager.acquire_sandbox`."""
         deadline = Deadline.after(timeout)
         seconds = check_timeout(ttl, 'ttl')
-        self._keeper.check_open()
-        pools = self._keeper.pools()
+        self._table.check_open()
+        pools = self._table.pools()
         if not pools:
             raise PoolError(NO_POOL)
         chosen = next(iter(pools.values())) if pool is None else pools.get(pool)
@@ -337,39 +337,39 @@ class LocalSandboxManager(SandboxManager):
             raise PoolError(f'there is no pool {pool!r}; there are: {", ".join(pools)}', details={'pool': str(pool)})
         sandbox = chosen.acquire(deadline)
         try:
-            record = self._keeper.take(sandbox.id)
+            record = self._table.take(sandbox.id)
         except BaseException:
             chosen.release(sandbox.id)
             raise
         record.lessee = threading.get_ident()
         if seconds is not None:
-            self._keeper.set_ttl(record, seconds)
+            self._table.set_ttl(record, seconds)
         return sandbox.id
 
     def release_sandbox(self, sandbox_id: str) -> None:
         """Give a leased sandbox back; see `SandboxManager.release_sandbox`."""
-        record = self._keeper.find(sandbox_id)
+        record = self._table.find(sandbox_id)
         if record is None or record.pool is None:
-            if self._keeper.state == 'running' and record is not None:
+            if self._table.state == 'running' and record is not None:
                 raise PoolError(f'sandbox {sandbox_id} is not of a pool', details={'sandbox_id': sandbox_id})
             return
-        self._keeper.end_lease(record)
+        self._table.end_lease(record)
         record.pool.release(sandbox_id)
 
-    # Facts ------------------------------------------------------------------------------------------------------------
+    # Reply ------------------------------------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, Any]:
         """Return numbers about the manager; see `SandboxManager.get_stats` for their shape."""
-        records = self._keeper.records()
-        pools = {name: pool.stats() for name, pool in self._keeper.pools().items()}
+        records = self._table.records()
+        pools = {name: pool.stats() for name, pool in self._table.pools().items()}
         return {
             'manager_type': str(self.manager_type),
             'manager_id': self.id,
-            'running': self._keeper.state == 'running',
+            'running': self._table.state == 'running',
             'total_sandboxes': len(records),
             'status_counts': dict(collections.Counter(str(record.sandbox.status) for record in records)),
             'sandbox_types': dict(collections.Counter(record.kind for record in records)),
-            'active_calls': self._keeper.active_calls,
+            'active_calls': self._table.active_calls,
             'cleanup_interval': self.config.cleanup_interval,
             'pool_size': sum(numbers['size'] for numbers in pools.values()),
             'pools': pools,
@@ -377,10 +377,10 @@ class LocalSandboxManager(SandboxManager):
 
     def health_check(self) -> HealthCheckResult:
         """Return whether the manager takes work and its backends answer; see `SandboxManager.health_check`."""
-        running = self._keeper.state in ('new', 'running')
-        backends = self._keeper.check_backends(HEALTH_SECONDS) if running else {}
+        running = self._table.state in ('new', 'running')
+        backends = self._table.check_backends(HEALTH_SECONDS) if running else {}
         return HealthCheckResult(
             healthy=running and all(answer == 'ok' for answer in backends.values()),
             version=enclave.__version__,
-            details={'running': running, 'sandboxes': len(self._keeper.records()), 'backends': backends},
+            details={'running': running, 'sandboxes': len(self._table.records()), 'backends': backends},
         )

@@ -236,7 +236,7 @@ class Pool:
         )
 
     def _is_fit(self, member: Member) -> bool:
-        """Tell whether a sandbox on its way out works. Takes no lock, and asks the sandbox itself unless it was just used."""
+        """Return whether a sandbox on its way out works. Takes no lock, and asks the sandbox itself unless it was just used."""
         sandbox = member.sandbox
         if sandbox.status not in USABLE:
             return False
@@ -407,7 +407,7 @@ class Pool:
                 ticket.error = error
                 ticket.ready.set()
 
-    # Facts ------------------------------------------------------------------------------------------------------------
+    # Reply ------------------------------------------------------------------------------------------------------------
 
     @property
     def min_size(self) -> int:

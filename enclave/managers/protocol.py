@@ -247,56 +247,56 @@ class ReleaseRequest(Model):
 
 
 @frozen(kw_only=True)
-class SandboxAnswer(Model):
+class SandboxResponse(Model):
     """Which sandbox it is about."""
 
     sandbox_id: str
 
 
 @frozen(kw_only=True)
-class SandboxesAnswer(Model):
+class SandboxesResponse(Model):
     """Which sandboxes it is about."""
 
     sandbox_ids: list[str]
 
 
 @frozen(kw_only=True)
-class DoneAnswer(Model):
+class DoneResponse(Model):
     """That something was done, in words."""
 
     message: str
 
 
 @frozen(kw_only=True)
-class SizeAnswer(Model):
+class SizeResponse(Model):
     """The size of a file, in bytes."""
 
     size: int
 
 
 @frozen(kw_only=True)
-class RenewAnswer(Model):
+class RenewResponse(Model):
     """When a sandbox will be removed; null for never."""
 
     expires_at: datetime | None = None
 
 
 @frozen(kw_only=True)
-class InputAnswer(Model):
+class InputResponse(Model):
     """Whether the program took the input; false if it had ended or closed it."""
 
     accepted: bool
 
 
 @frozen(kw_only=True)
-class CancelAnswer(Model):
+class CancelResponse(Model):
     """Whether there was such a call going on."""
 
     found: bool
 
 
 @frozen(kw_only=True)
-class AliveAnswer(Model):
+class AliveResponse(Model):
     """That the server answers."""
 
     status: Literal['ok'] = 'ok'
@@ -321,7 +321,7 @@ class ProcessInfo(Model):
 
 
 @frozen(kw_only=True)
-class ErrorAnswer(Model):
+class ErrorResponse(Model):
     """Why a request failed: ``code`` names the exception's class for programs, ``message`` is for a person."""
 
     code: str
@@ -330,7 +330,7 @@ class ErrorAnswer(Model):
 
 
 @frozen(kw_only=True)
-class CheckAnswer(Model):
+class CheckResponse(Model):
     """Whether code could be run: ``complete``, ``incomplete`` (``indent`` begins its next line), ``invalid`` or ``unknown``."""
 
     status: str
@@ -346,7 +346,7 @@ class StreamEvent(Model):
 
     event: str
     seq: int | None = None
-    error: ErrorAnswer | None = None
+    error: ErrorResponse | None = None
 
     @property
     def is_last(self) -> bool:
@@ -404,13 +404,13 @@ def chunk_bytes(event: ProcessEvent) -> bytes:
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def error_answer(error: EnclaveError) -> ErrorAnswer:
+def error_response(error: EnclaveError) -> ErrorResponse:
     """Return an exception as it travels."""
-    return ErrorAnswer(code=error.code, message=error.message, details=error.details)
+    return ErrorResponse(code=error.code, message=error.message, details=error.details)
 
 
-def rebuild_error(answer: Mapping[str, Any] | ErrorAnswer) -> EnclaveError:
+def rebuild_error(answer: Mapping[str, Any] | ErrorResponse) -> EnclaveError:
     """Return the exception that travelled. Only classes of `ERROR_TYPES` are ever made; an unknown code is a `ServerError`."""
-    found = answer if isinstance(answer, ErrorAnswer) else ErrorAnswer.model_validate(answer)
+    found = answer if isinstance(answer, ErrorResponse) else ErrorResponse.model_validate(answer)
     cls = ERROR_TYPES.get(found.code, ServerError)
     return cls(found.message, details=found.details)

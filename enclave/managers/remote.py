@@ -16,7 +16,7 @@ from attrs import define, field
 
 from enclave.agent.program import DATA, ERR, EVENT, pack_message
 from enclave.cancellation import is_cancelled, on_cancel
-from enclave.channel.channel import Call, Facts
+from enclave.channel.channel import Call, Reply
 from enclave.config import SandboxConfig
 from enclave.deadline import Deadline
 from enclave.enums import SandboxStatus, SandboxType
@@ -33,11 +33,11 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.managers.protocol import (
-    CancelAnswer,
+    CancelResponse,
     CommandRequest,
     DirectoryRequest,
-    DoneAnswer,
-    InputAnswer,
+    DoneResponse,
+    InputResponse,
     MoveRequest,
     ProcessEvent,
     ProcessInfo,
@@ -45,7 +45,7 @@ from enclave.managers.protocol import (
     ResizeRequest,
     ScriptPart,
     SignalRequest,
-    SizeAnswer,
+    SizeResponse,
     StreamEvent,
     ToolRequest,
     chunk_bytes,
@@ -197,14 +197,14 @@ class RemoteSandbox(AgentBackedSandbox):
         for forward in forwards:
             forward.close()
         try:
-            self._transport.call(method, path, DoneAnswer)
+            self._transport.call(method, path, DoneResponse)
         except SandboxNotFoundError:
             return
 
     def is_alive(self) -> bool:
         """Have the server ask the sandbox itself whether it works."""
         try:
-            answer: CancelAnswer = self._transport.call('GET', f'{self.path}/alive', CancelAnswer)
+            answer: CancelResponse = self._transport.call('GET', f'{self.path}/alive', CancelResponse)
         except (NotFoundError, SandboxGoneError):
             return False
         return answer.found
@@ -495,7 +495,7 @@ class _Files:
         raise UnsupportedError(_NO_PORTS)
 
     def ping(self, timeout: float) -> None:
-        self._transport.call('GET', f'{self._path}/alive', CancelAnswer, timeout=timeout)
+        self._transport.call('GET', f'{self._path}/alive', CancelResponse, timeout=timeout)
 
     def close(self, *, grace: float) -> None:
         pass
@@ -523,10 +523,10 @@ class _Files:
             'make_parents': None if make_parents else False,
             'mode': mode,
         }
-        answer: SizeAnswer = self._transport.upload(
+        answer: SizeResponse = self._transport.upload(
             'PUT',
             f'{self._path}/file',
-            SizeAnswer,
+            SizeResponse,
             data,
             query=query,
             size=size,
@@ -546,15 +546,15 @@ class _Files:
 
     def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
         query = {'path': path, 'recursive': recursive or None, 'missing_ok': missing_ok or None}
-        self._transport.call('DELETE', f'{self._path}/path', DoneAnswer, query=query)
+        self._transport.call('DELETE', f'{self._path}/path', DoneResponse, query=query)
 
     def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
         body = DirectoryRequest(path=path, parents=parents, exist_ok=exist_ok, mode=mode)
-        self._transport.call('POST', f'{self._path}/directory', DoneAnswer, body=body)
+        self._transport.call('POST', f'{self._path}/directory', DoneResponse, body=body)
 
     def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
         body = MoveRequest(source=source, target=target, overwrite=overwrite)
-        self._transport.call('POST', f'{self._path}/move', DoneAnswer, body=body)
+        self._transport.call('POST', f'{self._path}/move', DoneResponse, body=body)
 
     def read_archive(self, path: str, arcname: str) -> Iterator[bytes]:
         # The server names the top member after the path itself, unless told otherwise.
@@ -567,7 +567,7 @@ class _Files:
         self._transport.upload(
             'POST',
             f'{self._path}/archive',
-            DoneAnswer,
+            DoneResponse,
             data,
             query={'target_dir': path},
             media_type='application/x-tar',
@@ -626,7 +626,7 @@ class RemoteCall:
         with self._changed:
             self._changed.notify_all()
 
-    def wait(self, deadline: Deadline) -> Facts:
+    def wait(self, deadline: Deadline) -> Reply:
         """Wait for its end; see `Call.wait`."""
         self._follow()
         with self._changed:
@@ -635,7 +635,7 @@ class RemoteCall:
                 raise self._error
             if self._result is None:
                 raise OperationTimeoutError('the process did not end within the time limit')
-            return Facts({})
+            return Reply({})
 
     def result(self) -> CommandResult:
         """Return its result, once `wait` has returned."""
@@ -651,10 +651,10 @@ class RemoteCall:
 
     def write(self, data: bytes, deadline: Deadline) -> bool:
         """Send input; False if the program ended first."""
-        answer: InputAnswer = self._transport.upload(
+        answer: InputResponse = self._transport.upload(
             'POST',
             f'{self._path}/input',
-            InputAnswer,
+            InputResponse,
             data,
             query={},
             is_repeatable=False,
@@ -664,23 +664,25 @@ class RemoteCall:
 
     def close_input(self) -> None:
         """Say that no more input comes."""
-        self._transport.upload('POST', f'{self._path}/input', InputAnswer, b'', query={'eof': True}, is_repeatable=True)
+        self._transport.upload(
+            'POST', f'{self._path}/input', InputResponse, b'', query={'eof': True}, is_repeatable=True
+        )
 
     def control(self, **words: Any) -> None:
         """Send a signal, or a terminal's new size."""
         if 'resize' in words:
             rows, columns = words['resize']
             self._transport.call(
-                'POST', f'{self._path}/resize', DoneAnswer, body=ResizeRequest(rows=rows, columns=columns)
+                'POST', f'{self._path}/resize', DoneResponse, body=ResizeRequest(rows=rows, columns=columns)
             )
         else:
             body = SignalRequest(signal=words['signal'], group=words.get('target') == 'group')
-            self._transport.call('POST', f'{self._path}/signal', DoneAnswer, body=body)
+            self._transport.call('POST', f'{self._path}/signal', DoneResponse, body=body)
 
     def cancel(self) -> None:
         """Kill it and everything it started."""
         try:
-            self._transport.call('DELETE', self._path, DoneAnswer)
+            self._transport.call('DELETE', self._path, DoneResponse)
         except NotFoundError:
             return
 

@@ -15,17 +15,17 @@ from enclave.managers.protocol import (
     CellEvent,
     CellRequest,
     CellStreamRequest,
-    CheckAnswer,
     CheckRequest,
+    CheckResponse,
     CompleteRequest,
-    DoneAnswer,
+    DoneResponse,
     InspectRequest,
     KernelRequest,
     rebuild_error,
 )
 from enclave.managers.remote import RemoteSandbox, as_seconds, followed
-from enclave.sandboxes.notebook.life import PYTHON_SPEC
-from enclave.sandboxes.notebook.verbs import (
+from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC
+from enclave.sandboxes.notebook.sandbox import (
     ASK_SECONDS,
     NotebookSandbox,
     Steps,
@@ -114,7 +114,7 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
             return self._transport.events('POST', f'{self.path}/cells/stream', CellEvent, body=body)
 
         def interrupt() -> None:
-            self._transport.call('DELETE', path, DoneAnswer)
+            self._transport.call('DELETE', path, DoneResponse)
 
         if is_cancelled():
             raise CallCancelledError('the cell was cancelled before it ran')
@@ -164,7 +164,7 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
 
     def delete_kernel(self, name: str) -> None:
         """End a kernel and forget its name; see `NotebookSandbox.delete_kernel`."""
-        self._transport.call('DELETE', self._kernel_path(name), DoneAnswer, timeout=0)
+        self._transport.call('DELETE', self._kernel_path(name), DoneResponse, timeout=0)
 
     def list_kernels(self) -> list[KernelInfo]:
         """Return the kernels there are, in the order of their creation."""
@@ -178,11 +178,11 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
 
     def interrupt_kernel(self, name: str = DEFAULT_KERNEL) -> None:
         """Interrupt the cell that runs in a kernel; see `NotebookSandbox.interrupt_kernel`."""
-        self._transport.call('POST', f'{self._kernel_path(name)}/interrupt', DoneAnswer, timeout=0)
+        self._transport.call('POST', f'{self._kernel_path(name)}/interrupt', DoneResponse, timeout=0)
 
     def restart_kernel(self, name: str = DEFAULT_KERNEL) -> None:
         """Give a kernel a new process, without the old one's state; see `NotebookSandbox.restart_kernel`."""
-        self._transport.call('POST', f'{self._kernel_path(name)}/restart', DoneAnswer, timeout=0)
+        self._transport.call('POST', f'{self._kernel_path(name)}/restart', DoneResponse, timeout=0)
 
     # Questions --------------------------------------------------------------------------------------------------------
 
@@ -214,10 +214,10 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
     def check_complete(
         self, code: str, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS
     ) -> tuple[str, str]:
-        """Tell whether code could be run as it is: ``(status, indent)``; see `NotebookSandbox.check_complete`."""
+        """Return whether code could be run as it is: ``(status, indent)``; see `NotebookSandbox.check_complete`."""
         place(code, None)
         body = CheckRequest(code=code, timeout=_ask_seconds(timeout))
-        answer: CheckAnswer = self._put(kernel, 'check', CheckAnswer, body)
+        answer: CheckResponse = self._put(kernel, 'check', CheckResponse, body)
         return answer.status, answer.indent
 
     def list_variables(self, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS) -> list[Variable]:

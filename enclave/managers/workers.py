@@ -57,7 +57,7 @@ class Workers(ThreadPoolExecutor):
         self._prefix = f'enclave-{role}-{owner}'
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._counts = threading.RLock()  # guards the four below
-        self._crew: list[threading.Thread] = []
+        self._workers: list[threading.Thread] = []
         self._free = 0  # threads waiting for a job
         self._backlog = 0  # jobs no thread has taken yet
         self._closed = False
@@ -84,17 +84,19 @@ class Workers(ThreadPoolExecutor):
                 raise ManagerStoppedError('the manager is stopped and takes no new work')
             self._backlog += 1
             self._jobs.put(_Job(call, future))
-            if self._backlog > self._free and len(self._crew) < self._limit:
-                thread = threading.Thread(target=self._work, name=f'{self._prefix}-{len(self._crew) + 1}', daemon=True)
-                self._crew.append(thread)
+            if self._backlog > self._free and len(self._workers) < self._limit:
+                thread = threading.Thread(
+                    target=self._work, name=f'{self._prefix}-{len(self._workers) + 1}', daemon=True
+                )
+                self._workers.append(thread)
             else:
                 return
         try:
             thread.start()
         except RuntimeError:  # the system gives no more threads, or the interpreter is exiting
             with self._counts:
-                self._crew.remove(thread)
-                if self._crew:
+                self._workers.remove(thread)
+                if self._workers:
                     return  # the others will come to it
                 self._backlog -= 1
             future.cancel()
@@ -126,7 +128,7 @@ class Workers(ThreadPoolExecutor):
         """
         with self._counts:
             self._closed = True
-            crew = list(self._crew)
+            threads = list(self._workers)
         if cancel_futures:
             while True:
                 try:
@@ -135,23 +137,23 @@ class Workers(ThreadPoolExecutor):
                     break
                 if job is not None:
                     job.future.cancel()
-        for _ in crew:
+        for _ in threads:
             self._jobs.put(None)
         if wait:
             self.join(Deadline())
 
     def join(self, deadline: Deadline) -> bool:
-        """Wait for the threads after `shutdown`, but not for the calling one; tell whether all have ended."""
+        """Wait for the threads after `shutdown`, but not for the calling one; return whether all have ended."""
         with self._counts:
-            crew = list(self._crew)
-        for thread in crew:
+            threads = list(self._workers)
+        for thread in threads:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(deadline.remaining())
-        return not any(thread.is_alive() for thread in crew if thread is not threading.current_thread())
+        return not any(thread.is_alive() for thread in threads if thread is not threading.current_thread())
 
 
 def wait_for(future: Future[Any], deadline: Deadline | None = None) -> bool:
-    """Wait until a future is done, the deadline has passed or the caller's work is cancelled; tell whether it is done."""
+    """Wait until a future is done, the deadline has passed or the caller's work is cancelled; return whether it is done."""
     ready = threading.Event()
     future.add_done_callback(lambda _: ready.set())
     with on_cancel(ready.set):

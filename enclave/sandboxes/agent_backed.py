@@ -71,7 +71,7 @@ class AgentBackedSandbox(Sandbox):
         """Stop and, unless ``keep``, take away what `_launch` made, also when it is gone already."""
 
     def _has_history(self) -> bool:
-        """Tell whether what runs holds what an earlier run was to keep, so that a failed start must leave it."""
+        """Return whether what runs holds what an earlier run was to keep, so that a failed start must leave it."""
         return False
 
     def _start(self) -> None:
@@ -351,7 +351,7 @@ class AgentBackedSandbox(Sandbox):
         return self._do(lambda operations: operations.stat_path(path, follow_symlinks=follow_symlinks))
 
     def path_exists(self, path: str) -> bool:
-        """Tell whether there is anything at a path; a dangling symlink is something."""
+        """Return whether there is anything at a path; a dangling symlink is something."""
         try:
             self.stat_path(path, follow_symlinks=False)
         except FileNotFoundError:

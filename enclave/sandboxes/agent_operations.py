@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, cast
 
 from enclave.agent.program import CHUNK, DATA, EVENT, INPUT_WINDOW, ProtocolError
 from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
-from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Facts, Lost
+from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Lost, Reply
 from enclave.deadline import Deadline
 from enclave.errors import (
     CallCancelledError,
@@ -144,7 +144,7 @@ class AgentOperations:
         return message, first, (later,)
 
     def _result(
-        self, request: RunRequest, facts: Facts, stdout: bytes, stderr: bytes, *, live: bool = False
+        self, request: RunRequest, facts: Reply, stdout: bytes, stderr: bytes, *, live: bool = False
     ) -> CommandResult:
         """Return the result, from what the agent says (checked) and the output that came."""
         with self._checked():
@@ -228,7 +228,7 @@ class AgentOperations:
         entries = []
         with self._killed_on_exit(call), self._checked():
             for page in self._output(call, path):
-                entries += [_path_info(Facts(entry)) for entry in _entries(page)]
+                entries += [_path_info(Reply(entry)) for entry in _entries(page)]
         return sorted(entries, key=lambda entry: entry.path)
 
     def stat_path(self, path: str, *, follow_symlinks: bool) -> PathInfo:
@@ -236,7 +236,7 @@ class AgentOperations:
         with self._checked():
             return _path_info(self.stat_facts(path, follow_symlinks=follow_symlinks))
 
-    def stat_facts(self, path: str, *, follow_symlinks: bool) -> Facts:
+    def stat_facts(self, path: str, *, follow_symlinks: bool) -> Reply:
         """Return what the agent says of a path; beside the fields of `PathInfo`, ``on_root`` tells whether it lies on the
         same file system as ``/``."""
         return self._ask({'op': 'stat', 'path': path, 'follow': follow_symlinks}, path=path)
@@ -301,7 +301,7 @@ class AgentOperations:
             facts = call.wait(Deadline())
         self._builtin_end(facts, call.take_output()[1])
 
-    def _builtin_end(self, facts: Facts, problem: bytes) -> None:
+    def _builtin_end(self, facts: Reply, problem: bytes) -> None:
         with self._checked():
             if 'error' in facts:
                 self._raise(facts.facts('error'))
@@ -314,7 +314,7 @@ class AgentOperations:
             except ValueError:
                 told = None
             if isinstance(told, dict):
-                self._raise(Facts({'field': '', **told}))
+                self._raise(Reply({'field': '', **told}))
         raise SandboxError('the file operation was ended from inside the sandbox')
 
     # Network ----------------------------------------------------------------------------------------------------------
@@ -378,14 +378,14 @@ class AgentOperations:
 
     # Help -------------------------------------------------------------------------------------------------------------
 
-    def _ask(self, message: dict[str, Any], data: bytes = b'', *, path: str = '') -> Facts:
+    def _ask(self, message: dict[str, Any], data: bytes = b'', *, path: str = '') -> Reply:
         """Make a call that is quick by nature and return its answer."""
         call = self.channel.open(message, data)
         with self._killed_on_exit(call):
             facts = call.wait(Deadline.after(ANSWER_SECONDS))
         return self._answer(facts, path)
 
-    def _answer(self, facts: Facts, path: str) -> Facts:
+    def _answer(self, facts: Reply, path: str) -> Reply:
         with self._checked():
             if 'error' in facts:
                 self._raise(facts.facts('error'))
@@ -399,7 +399,7 @@ class AgentOperations:
             yield frame[1]
         self._answer(call.wait(Deadline.after(ANSWER_SECONDS)), path)
 
-    def _raise(self, error: Facts) -> NoReturn:
+    def _raise(self, error: Reply) -> NoReturn:
         """Raise the exception for what the agent refused."""
         message, number, field = error.text('message'), error.integer('errno', high=4096), error.text('field')
         if field in ('cwd', 'user', 'env', 'command', 'rlimits'):
@@ -454,7 +454,7 @@ def _entries(page: bytes) -> list[dict[str, Any]]:
 _KINDS = ('file', 'directory', 'symlink', 'other')
 
 
-def _path_info(facts: Facts) -> PathInfo:
+def _path_info(facts: Reply) -> PathInfo:
     kind = facts.text('kind')
     if kind not in _KINDS:
         raise ProtocolError(f'there is no kind {kind!r}')

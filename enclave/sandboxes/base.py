@@ -102,7 +102,7 @@ class Sandbox(ABC):
     def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
         if isinstance(config, SandboxConfig) and not isinstance(config, cls.config_class):
             # Another kind's configuration carries over as far as its words are known here.
-            config = config.own_words()
+            config = config.non_default_options()
         return cls.config_class.model_validate(config)
 
     # Life -------------------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class Sandbox(ABC):
         """Stop what runs; unless ``keep``, take everything away. Called at most once at a time."""
 
     def _has_remains(self, *, keep: bool) -> bool:
-        """Tell whether there is anything for `_stop` to do. Called with the lock held; must not block."""
+        """Return whether there is anything for `_stop` to do. Called with the lock held; must not block."""
         return self._status in USABLE or (self._status is SandboxStatus.ERROR and self.started_at is not None)
 
     def _find_problem(self) -> str | None:
@@ -272,7 +272,7 @@ class Sandbox(ABC):
             id=self.id,
             type=as_sandbox_type(self.sandbox_type),
             status=status,
-            config=self.config.shown(),
+            config=self.config.redacted(),
             created_at=self.created_at,
             started_at=self.started_at,
             available_tools=self.list_tools(),

@@ -113,7 +113,7 @@ def _remember() -> Choice | None:
 
 
 def is_settled(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
-    """Tell whether `choose_for` would answer without looking at this machine."""
+    """Return whether `choose_for` would answer without looking at this machine."""
     return _find_backend(config) is not None or _remember() is not None
 
 
@@ -148,7 +148,7 @@ def fit_for(kind: SandboxType | str, config: SandboxConfig | Mapping[str, Any] |
 
 
 def is_for_notebooks(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
-    """Tell whether a configuration says by itself that it is a notebook's."""
+    """Return whether a configuration says by itself that it is a notebook's."""
     from enclave.sandboxes.notebook.config import NotebookConfig
 
     return isinstance(config, NotebookConfig) or bool(_find_notebook_sign(config))

@@ -20,7 +20,7 @@ LABEL_STARTED = 'enclave.owner.started'
 
 
 @frozen(kw_only=True)
-class Owner:
+class OwnerProcess:
     """A process: ``host`` tells machines and their boots apart, ``started`` is in clock ticks since boot ('' if unknown)."""
 
     host: str
@@ -32,26 +32,26 @@ class Owner:
         return {LABEL_HOST: self.host, LABEL_PID: str(self.pid), LABEL_STARTED: self.started}
 
     @classmethod
-    def from_labels(cls, labels: Mapping[str, str]) -> Owner | None:
+    def from_labels(cls, labels: Mapping[str, str]) -> OwnerProcess | None:
         """Return the owner that labels tell of, or None."""
         host, pid = labels.get(LABEL_HOST), labels.get(LABEL_PID, '')
         return cls(host=host, pid=int(pid), started=labels.get(LABEL_STARTED, '')) if host and pid.isdigit() else None
 
     def is_provably_dead(self) -> bool:
-        """Tell whether the process is certainly gone: it was on this very host and boot, and is there no more."""
+        """Return whether the process is certainly gone: it was on this very host and boot, and is there no more."""
         if self.host != _host() or not self.started:
             return False
         return read_start_time(self.pid) != self.started
 
 
-def current_owner() -> Owner:
+def current_owner() -> OwnerProcess:
     """Return this process as an owner."""
     return _owner(os.getpid())  # a forked child is another
 
 
 @lru_cache(maxsize=1)
-def _owner(pid: int) -> Owner:
-    return Owner(host=_host(), pid=pid, started=read_start_time(pid))
+def _owner(pid: int) -> OwnerProcess:
+    return OwnerProcess(host=_host(), pid=pid, started=read_start_time(pid))
 
 
 @lru_cache(maxsize=1)

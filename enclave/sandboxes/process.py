@@ -11,7 +11,7 @@ from typing import Literal
 from attrs import Factory, define, field, frozen
 
 from enclave.agent.program import DATA, ERR, EVENT, ProtocolError, unpack_message
-from enclave.channel.channel import Call, Facts
+from enclave.channel.channel import Call, Reply
 from enclave.deadline import Deadline
 from enclave.errors import CallCancelledError, InvalidArgumentError, OperationTimeoutError
 from enclave.records import CommandResult
@@ -44,7 +44,7 @@ class Process:
     _call: Call = field(repr=False)
     _cap: int
     _live: bool
-    _finish: Callable[[Facts, bytes, bytes], CommandResult] = field(repr=False)
+    _finish: Callable[[Reply, bytes, bytes], CommandResult] = field(repr=False)
     pid: int | None = field(default=None, init=False)
     result: CommandResult | None = field(default=None, init=False, repr=False)
     _out: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
@@ -77,7 +77,7 @@ class Process:
             return None
         kind, payload = frame
         if kind == EVENT:
-            facts = Facts(unpack_message(payload)[0])
+            facts = Reply(unpack_message(payload)[0])
             with contextlib.suppress(ProtocolError):
                 self.pid = facts.integer('started')
             return None

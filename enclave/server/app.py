@@ -37,7 +37,7 @@ from enclave.managers.protocol import (
     REPLAYED_HEADER,
     REQUEST_ID_HEADER,
     VERSION_HEADER,
-    error_answer,
+    error_response,
 )
 from enclave.server import notebooks, routes
 from enclave.server.auth import ANONYMOUS
@@ -208,7 +208,7 @@ class _Door:
 
     def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
         """Do what a route is for."""
-        owner = self._service.owner(flask.g.get('key'))
+        tenant = self._service.tenant(flask.g.get('key'))
         try:
             arguments: dict[str, Any] = dict(path)
             query = decode_query(_query_arguments(), route.query)
@@ -219,11 +219,11 @@ class _Door:
                 arguments['body'] = body
             key = _idempotency_key() if route.is_repeatable else None
             with contextlib.ExitStack() as stack:
-                stack.enter_context(self._service.lanes.entered(route.lane, owner.name, owner.max_calls))
+                stack.enter_context(self._service.lanes.entered(route.lane, tenant.name, tenant.max_calls))
                 if key is not None:
-                    return self._once(route, owner, key, arguments)
+                    return self._once(route, tenant, key, arguments)
                 cancellation = Cancellation()
-                context = self._context(route, owner, cancellation)
+                context = self._context(route, tenant, cancellation)
                 if route.lane == 'call':
                     context.on_gone(cancellation.cancel)
                 value = self._run(route, context, arguments)
@@ -233,11 +233,11 @@ class _Door:
         except EnclaveError as error:
             return self._failure(error)
 
-    def _context(self, route: Route, owner: Any, cancellation: Cancellation) -> Context:
+    def _context(self, route: Route, tenant: Any, cancellation: Cancellation) -> Context:
         request = flask.request
         return Context(
             self._service,
-            owner,
+            tenant,
             cancellation,
             accept=request.headers.get('Accept', ''),
             last_event_id=request.headers.get('Last-Event-ID'),
@@ -249,10 +249,10 @@ class _Door:
         with context.cancellation.applied():
             return route.handler(context, **arguments)
 
-    def _once(self, route: Route, owner: Any, key: str, arguments: dict[str, Any]) -> flask.Response:
+    def _once(self, route: Route, tenant: Any, key: str, arguments: dict[str, Any]) -> flask.Response:
         repeats = self._service.repeats
-        entry, is_mine = repeats.begin(owner.name, key, _fingerprint(route))
-        context = self._context(route, owner, entry.cancellation)
+        entry, is_mine = repeats.begin(tenant.name, key, _fingerprint(route))
+        context = self._context(route, tenant, entry.cancellation)
         gone = threading.Event()
 
         def leave() -> None:
@@ -271,7 +271,7 @@ class _Door:
                 outcome = Outcome(status_of(error), _encoded(error), error.code)
             raise
         finally:
-            repeats.finish(owner.name, key, entry, outcome)
+            repeats.finish(tenant.name, key, entry, outcome)
         return response
 
     def _repeated(self, entry: Entry, gone: threading.Event) -> flask.Response:
@@ -335,7 +335,7 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _encoded(error: EnclaveError) -> bytes:
-    answer = error_answer(error)
+    answer = error_response(error)
     try:
         return wire.to_json(answer).encode('ascii')
     except InvalidArgumentError:

@@ -48,7 +48,7 @@ class Audit:
     """Writes the lines. Lives as long as the server; any thread may write.
 
     Args:
-        path: A file to append to, readable by its owner only; None for the log alone.
+        path: A file to append to, readable by its tenant only; None for the log alone.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:

@@ -97,7 +97,7 @@ def read_keys(path: str | os.PathLike[str]) -> list[ApiKey]:
 
 
 def is_readable_by_others(path: str | os.PathLike[str]) -> bool:
-    """Tell whether other users of the machine may read a file."""
+    """Return whether other users of the machine may read a file."""
     try:
         return os.name != 'nt' and bool(stat.S_IMODE(os.stat(path).st_mode) & 0o004)
     except OSError:

@@ -18,8 +18,8 @@ from enclave.cancellation import Cancellation
 from enclave.cells import CellResult
 from enclave.errors import ConflictError, InvalidArgumentError
 from enclave.managers.protocol import CellEvent, CellStreamRequest
-from enclave.sandboxes.notebook.verbs import Steps
-from enclave.server.live import Live, LiveTable
+from enclave.sandboxes.notebook.sandbox import Steps
+from enclave.server.live import EventLog, EventLogTable
 
 KEPT_BYTES = 8 << 20
 """How much of what was read of a cell is kept: as much as its largest output by default, so that a connection that breaks in the
@@ -28,7 +28,7 @@ PIECE_CHARACTERS = 256 << 10
 _ID = re.compile(r'[A-Za-z0-9_-]{8,64}')
 
 
-class LiveCell(Live):
+class LiveCell(EventLog):
     """One cell.
 
     Args:
@@ -76,8 +76,8 @@ def _pieces(output: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**output, 'text': text[start : start + PIECE_CHARACTERS]}
 
 
-class Cells(LiveTable[LiveCell]):
-    """The cells of one owner."""
+class Cells(EventLogTable[LiveCell]):
+    """The cells of one tenant."""
 
     def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__('cell', 'cells', limit, clock=clock)
@@ -92,7 +92,7 @@ class Cells(LiveTable[LiveCell]):
             timeout: The time limit that holds for it, in seconds, or None.
 
         Raises:
-            TooManyRequestsError: The owner has as many as it may.
+            TooManyRequestsError: The tenant has as many as it may.
             InvalidArgumentError: The id cannot be used.
             ConflictError: Another cell has the id.
         """

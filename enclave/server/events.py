@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from attrs import frozen
 
 from enclave.errors import InvalidArgumentError
-from enclave.server.live import Line, Live
+from enclave.server.live import EncodedEvent, EventLog
 from enclave.server.route import EVENTS, SERVER_SENT_EVENTS, Context, Streamed
 from enclave.tools.schema import argument
 
@@ -24,7 +24,7 @@ class EventsQuery:
     after: int = argument(default=0, minimum=0, description='The number of the last event that was seen.')
 
 
-def resume(context: Context, live: Live, query: EventsQuery) -> Streamed:
+def resume(context: Context, live: EventLog, query: EventsQuery) -> Streamed:
     """Return the events after the one that the query, or ``Last-Event-ID``, names as the last that was seen.
 
     Raises:
@@ -39,8 +39,8 @@ def resume(context: Context, live: Live, query: EventsQuery) -> Streamed:
     return follow(context, live, after)
 
 
-def follow(context: Context, live: Live, after: int = 0) -> Streamed:
-    """Return the events after a number, until the last or until the client goes away; see `Live.events` for the errors."""
+def follow(context: Context, live: EventLog, after: int = 0) -> Streamed:
+    """Return the events after a number, until the last or until the client goes away; see `EventLog.events` for the errors."""
     gone = threading.Event()
 
     def leave() -> None:
@@ -54,16 +54,16 @@ def follow(context: Context, live: Live, after: int = 0) -> Streamed:
     return Streamed(_each(lines, _as_ndjson), EVENTS)
 
 
-def _each(lines: Iterator[Line], as_bytes: Callable[[Line], bytes]) -> Iterator[bytes]:
+def _each(lines: Iterator[EncodedEvent], as_bytes: Callable[[EncodedEvent], bytes]) -> Iterator[bytes]:
     for line in lines:
         yield as_bytes(line)
 
 
-def _as_ndjson(line: Line) -> bytes:
+def _as_ndjson(line: EncodedEvent) -> bytes:
     return line.text + b'\n'
 
 
-def _as_server_sent(line: Line) -> bytes:
+def _as_server_sent(line: EncodedEvent) -> bytes:
     if line.seq is None:
         return b': alive\n\n'
     return f'id: {line.seq}\nevent: {line.event}\ndata: '.encode('ascii') + line.text + b'\n\n'

@@ -60,7 +60,7 @@ class Repeats:
         self._bytes = 0
         self._early: dict[tuple[str, str], float] = {}  # cancelled before it came, and when; oldest first
 
-    def begin(self, owner: str, key: str, fingerprint: bytes) -> tuple[Entry, bool]:
+    def begin(self, tenant: str, key: str, fingerprint: bytes) -> tuple[Entry, bool]:
         """Return the work under a key, and whether it is new and the caller's to do.
 
         Args:
@@ -71,11 +71,11 @@ class Repeats:
         """
         with self._lock:
             self._forget_old_locked()
-            entry = self._entries.get((owner, key))
+            entry = self._entries.get((tenant, key))
             if entry is None:
                 entry = Entry(fingerprint)
-                self._entries[owner, key] = entry
-                if self._early.pop((owner, key), None) is not None:
+                self._entries[tenant, key] = entry
+                if self._early.pop((tenant, key), None) is not None:
                     entry.cancellation.cancel()  # which calls nothing yet
                 return entry, True
             if entry.fingerprint != fingerprint:
@@ -84,15 +84,15 @@ class Repeats:
             entry.joined.set()
             return entry, False
 
-    def finish(self, owner: str, key: str, entry: Entry, outcome: Outcome | None) -> None:
+    def finish(self, tenant: str, key: str, entry: Entry, outcome: Outcome | None) -> None:
         """Say how the work ended; None means that it was not done, and a repeat may do it."""
         with self._lock:
             entry.outcome = outcome
             entry.ended_at = self._clock()
             if outcome is None:
-                self._entries.pop((owner, key), None)
+                self._entries.pop((tenant, key), None)
             else:
-                self._ended.append(((owner, key), entry))
+                self._ended.append(((tenant, key), entry))
                 self._bytes += len(outcome.body)
         entry.done.set()
 
@@ -109,13 +109,13 @@ class Repeats:
         if deserted:
             entry.cancellation.cancel()
 
-    def cancel(self, owner: str, key: str) -> bool:
-        """Cancel the work under a key, also if it has not come yet; tell whether any goes on."""
+    def cancel(self, tenant: str, key: str) -> bool:
+        """Cancel the work under a key, also if it has not come yet; return whether any goes on."""
         with self._lock:
             self._forget_old_locked()
-            entry = self._entries.get((owner, key))
+            entry = self._entries.get((tenant, key))
             if entry is None:
-                self._early[owner, key] = self._clock()
+                self._early[tenant, key] = self._clock()
         if entry is None or entry.done.is_set():
             return False
         entry.cancellation.cancel()

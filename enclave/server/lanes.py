@@ -28,7 +28,7 @@ class Lanes:
         self._limits: dict[Lane, int] = {'call': calls, 'stream': streams, 'end': ends}
         self._changed = threading.Condition()  # guards the three below
         self._counts: dict[Lane, int] = {'quick': 0, 'call': 0, 'stream': 0, 'end': 0}
-        self._owners: dict[str, int] = {}  # calls by owner
+        self._tenants: dict[str, int] = {}  # calls by tenant
         self._refused = 0
 
     @property
@@ -37,11 +37,11 @@ class Lanes:
         return sum(self._limits.values()) + SPARE_THREADS
 
     @contextlib.contextmanager
-    def entered(self, lane: Lane, owner: str, owner_limit: int | None = None) -> Iterator[None]:
+    def entered(self, lane: Lane, tenant: str, tenant_limit: int | None = None) -> Iterator[None]:
         """Hold a place for the block.
 
         Raises:
-            TooManyRequestsError: The lane is full, or the owner's part of it.
+            TooManyRequestsError: The lane is full, or the tenant's part of it.
         """
         with self._changed:
             limit = self._limits.get(lane)
@@ -49,11 +49,11 @@ class Lanes:
                 self._refused += 1
                 raise _full(f'the server is busy: {limit} requests of this kind go on, which is all it takes')
             if lane == 'call':
-                mine = self._owners.get(owner, 0)
-                if owner_limit is not None and mine >= owner_limit:
+                mine = self._tenants.get(tenant, 0)
+                if tenant_limit is not None and mine >= tenant_limit:
                     self._refused += 1
-                    raise _full(f'{owner!r} has {mine} calls going on, which is all this key may have')
-                self._owners[owner] = mine + 1
+                    raise _full(f'{tenant!r} has {mine} calls going on, which is all this key may have')
+                self._tenants[tenant] = mine + 1
             self._counts[lane] += 1
         try:
             yield
@@ -61,13 +61,13 @@ class Lanes:
             with self._changed:
                 self._counts[lane] -= 1
                 if lane == 'call':
-                    self._owners[owner] -= 1
-                    if not self._owners[owner]:
-                        del self._owners[owner]
+                    self._tenants[tenant] -= 1
+                    if not self._tenants[tenant]:
+                        del self._tenants[tenant]
                 self._changed.notify_all()
 
     def wait_empty(self, timeout: float | None) -> bool:
-        """Wait until no call and no stream goes on; tell whether it came to that."""
+        """Wait until no call and no stream goes on; return whether it came to that."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._counts['call'] and not self._counts['stream'], timeout)
 

@@ -28,25 +28,25 @@ from enclave.errors import (
     ServerError,
     TooManyRequestsError,
 )
-from enclave.managers.protocol import KEEP_ALIVE_SECONDS, StreamEvent, error_answer
+from enclave.managers.protocol import KEEP_ALIVE_SECONDS, StreamEvent, error_response
 
 logger = logging.getLogger(__name__)
 
-L = TypeVar('L', bound='Live')
+L = TypeVar('L', bound='EventLog')
 
 UNREAD_BYTES = 1 << 20
 KEPT_BYTES = 1 << 20
 KEPT_SECONDS = 300.0
 """How long one that has ended is remembered, unless others need the room."""
 ENDED_BYTES = 64 << 20
-"""How much the events of all that have ended may take, for each owner."""
+"""How much the events of all that have ended may take, for each tenant."""
 RESUME_SECONDS = 15.0
 """How long one that is to be attended goes on after its client went away, unless that comes back."""
 _LINE_BYTES = 200
 
 
 @frozen
-class Line:
+class EncodedEvent:
     """An event as it travels: ``text`` is its JSON. One without a number says only that there is nothing to tell."""
 
     event: str
@@ -60,10 +60,10 @@ class Line:
         return len(self.text) + _LINE_BYTES
 
 
-_ALIVE = Line('alive', None, b'{"event":"alive"}')
+_ALIVE = EncodedEvent('alive', None, b'{"event":"alive"}')
 
 
-class Live(ABC):
+class EventLog(ABC):
     """One thing that runs. Lives until it was forgotten; any thread may read its events, one after the other or several at once.
 
     Args:
@@ -88,11 +88,11 @@ class Live(ABC):
         self._attended = attended
         self._kept_bytes = KEPT_BYTES if kept_bytes is None else kept_bytes
         self._patience = patience
-        # The next two are the pump's own.
+        # The next two are the producer's own.
         self._waits_until: Deadline | None = None
         self._leaves_out = False  # after the first event that found no room, all but the last one
         self._changed = threading.Condition()  # guards all below
-        self._lines: deque[Line] = deque()
+        self._lines: deque[EncodedEvent] = deque()
         self._bytes = 0
         self._unread = 0
         self._last_seq = 0
@@ -117,7 +117,7 @@ class Live(ABC):
     def cancel(self) -> None:
         """Have it end soon. May be called twice, and after its end."""
 
-    # The pump's side --------------------------------------------------------------------------------------------------
+    # The producer's side --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to take what it tells."""
@@ -126,9 +126,9 @@ class Live(ABC):
             timer = self._desert_locked()
         if timer is not None:
             timer.start()
-        threading.Thread(target=self._pump, name=f'enclave-pump-{self.id}', daemon=True).start()
+        threading.Thread(target=self._produce, name=f'enclave-producer-{self.id}', daemon=True).start()
 
-    def _pump(self) -> None:
+    def _produce(self) -> None:
         try:
             with contextlib.closing(self._told()) as told:
                 for event in told:
@@ -141,14 +141,14 @@ class Live(ABC):
 
     def _end(self, error: EnclaveError) -> None:
         self._error = error  # before its event, which tells that it is there
-        self._append(StreamEvent(event='error', error=error_answer(error)))
+        self._append(StreamEvent(event='error', error=error_response(error)))
 
     def _append(self, event: StreamEvent) -> None:
         """Add an event once there is room for it; one that ends it needs none. Called by one thread at a time."""
         if self._leaves_out and not event.is_last:
             return
         number = self._last_seq + 1
-        line = Line(event.event, number, as_text(event, number), event.is_last)
+        line = EncodedEvent(event.event, number, as_text(event, number), event.is_last)
         with self._changed:
             if not line.is_last and not self._wait_for_room_locked(line.size):
                 self._leaves_out = True
@@ -178,7 +178,9 @@ class Live(ABC):
 
     # The readers' side ------------------------------------------------------------------------------------------------
 
-    def events(self, after: int, gone: threading.Event, *, interval: float = KEEP_ALIVE_SECONDS) -> Iterator[Line]:
+    def events(
+        self, after: int, gone: threading.Event, *, interval: float = KEEP_ALIVE_SECONDS
+    ) -> Iterator[EncodedEvent]:
         """Yield the events after a number, as they come, until the last; an ``alive`` one where nothing comes for a while.
 
         Args:
@@ -198,7 +200,7 @@ class Live(ABC):
                 )
         return self._read(after, gone, interval)
 
-    def _read(self, after: int, gone: threading.Event, interval: float) -> Iterator[Line]:
+    def _read(self, after: int, gone: threading.Event, interval: float) -> Iterator[EncodedEvent]:
         with self._changed:
             self._readers += 1
             timer, self._deserted = self._deserted, None
@@ -230,7 +232,7 @@ class Live(ABC):
     def _wait_for_news_locked(self, seen: int, gone: threading.Event, interval: float) -> bool:
         return self._changed.wait_for(lambda: self._last_seq > seen or gone.is_set(), timeout=interval)
 
-    def _newer_locked(self, seen: int) -> list[Line]:
+    def _newer_locked(self, seen: int) -> list[EncodedEvent]:
         """Return the lines after a number; only these are looked at, however many are kept."""
         newer = list(takewhile(lambda line: (line.seq or 0) > seen, reversed(self._lines)))
         newer.reverse()
@@ -285,7 +287,7 @@ class Live(ABC):
         except EnclaveError as error:
             logger.debug('%s %s was lost before it could be ended: %s', self.noun, self.id, error)
 
-    # Facts ------------------------------------------------------------------------------------------------------------
+    # Reply ------------------------------------------------------------------------------------------------------------
 
     @property
     def is_running(self) -> bool:
@@ -332,8 +334,8 @@ def as_text(event: StreamEvent, seq: int) -> bytes:
         raise InvalidArgumentError(f'an event cannot be written as JSON: {error}') from None
 
 
-class LiveTable(Generic[L]):
-    """Those of one owner and one kind. Lives as long as the server; any thread may use it.
+class EventLogTable(Generic[L]):
+    """Those of one tenant and one kind. Lives as long as the server; any thread may use it.
 
     Args:
         noun, plural: What they are called.
@@ -354,7 +356,7 @@ class LiveTable(Generic[L]):
         """Hold room for one that is being started in the block.
 
         Raises:
-            TooManyRequestsError: The owner has as many as it may.
+            TooManyRequestsError: The tenant has as many as it may.
         """
         self._forget_old()
         with self._lock:

@@ -17,14 +17,14 @@ from enclave.managers.protocol import (
     CellEvent,
     CellRequest,
     CellStreamRequest,
-    CheckAnswer,
     CheckRequest,
+    CheckResponse,
     CompleteRequest,
-    DoneAnswer,
+    DoneResponse,
     InspectRequest,
     KernelRequest,
 )
-from enclave.sandboxes.notebook.verbs import ASK_SECONDS
+from enclave.sandboxes.notebook.sandbox import ASK_SECONDS
 from enclave.server.events import EventsQuery, follow, resume
 from enclave.server.route import EVENTS, Context, Streamed, route
 
@@ -40,7 +40,7 @@ def _verb(context: Context, sandbox_id: str, name: str) -> Callable[..., Any]:
         SandboxNotFoundError, UnsupportedError: There is no such sandbox, or it is no notebook.
     """
     context.service.policy.check_tool(TOOL, {})
-    return context.service.verb(context.owner, sandbox_id, name)
+    return context.service.verb(context.tenant, sandbox_id, name)
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
@@ -78,9 +78,9 @@ def stream_cell(context: Context, sandbox_id: str, body: CellStreamRequest) -> S
     anybody who follows it, the cell is interrupted after 15 seconds. With ``Accept: text/event-stream`` the events come as such.
     """
     stream = _cell_verb(context, sandbox_id, 'stream_cell', body)
-    sandbox = context.owner.manager._existing(sandbox_id)
+    sandbox = context.tenant.manager._existing(sandbox_id)
     limit = check_timeout(sandbox.config.timeout if body.timeout is None else body.timeout)
-    cell = context.owner.cells.start(
+    cell = context.tenant.cells.start(
         sandbox_id, body, lambda: stream(body.code, body.timeout, **_cell_options(body)), limit
     )
     return follow(context, cell)
@@ -111,18 +111,18 @@ def follow_cell(context: Context, sandbox_id: str, cell_id: str, query: EventsQu
     With ``Accept: text/event-stream`` the events come as such, and ``Last-Event-ID`` says where to go on.
     """
     context.service.policy.check_tool(TOOL, {})
-    return resume(context, context.owner.cells.get(sandbox_id, cell_id), query)
+    return resume(context, context.tenant.cells.get(sandbox_id, cell_id), query)
 
 
-@route('DELETE', '/sandbox/<sandbox_id>/cells/<cell_id>', answers=DoneAnswer, tag='notebooks')
-def interrupt_cell(context: Context, sandbox_id: str, cell_id: str) -> DoneAnswer:
+@route('DELETE', '/sandbox/<sandbox_id>/cells/<cell_id>', answers=DoneResponse, tag='notebooks')
+def interrupt_cell(context: Context, sandbox_id: str, cell_id: str) -> DoneResponse:
     """Interrupt a cell that is followed, or take it out of the queue; its last event then tells how it ended.
 
     Outputs that a slow reader leaves no room for are left out of its events from then on, and are in its result all the same.
     """
     context.service.policy.check_tool(TOOL, {})
-    context.owner.cells.get(sandbox_id, cell_id).cancel()
-    return DoneAnswer(message=f'cell {cell_id} is interrupted')
+    context.tenant.cells.get(sandbox_id, cell_id).cancel()
+    return DoneResponse(message=f'cell {cell_id} is interrupted')
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -165,46 +165,46 @@ def create_kernel(context: Context, sandbox_id: str, body: KernelRequest) -> Ker
 @route(
     'DELETE',
     '/sandbox/<sandbox_id>/kernels/<kernel>',
-    answers=DoneAnswer,
+    answers=DoneResponse,
     lane='end',
     is_repeatable=True,
     tag='notebooks',
 )
-def delete_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneAnswer:
+def delete_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneResponse:
     """End a kernel and forget its name; a cell that runs in it ends with an error."""
     _verb(context, sandbox_id, 'delete_kernel')(kernel)
-    return DoneAnswer(message=f'kernel {kernel} is deleted')
+    return DoneResponse(message=f'kernel {kernel} is deleted')
 
 
 @route(
     'POST',
     '/sandbox/<sandbox_id>/kernels/<kernel>/interrupt',
-    answers=DoneAnswer,
+    answers=DoneResponse,
     lane='end',
     is_repeatable=True,
     tag='notebooks',
 )
-def interrupt_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneAnswer:
+def interrupt_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneResponse:
     """Interrupt the cell that runs in a kernel, as Ctrl-C does; where none runs, nothing happens."""
     _verb(context, sandbox_id, 'interrupt_kernel')(kernel)
-    return DoneAnswer(message=f'kernel {kernel} is interrupted')
+    return DoneResponse(message=f'kernel {kernel} is interrupted')
 
 
 @route(
     'POST',
     '/sandbox/<sandbox_id>/kernels/<kernel>/restart',
-    answers=DoneAnswer,
+    answers=DoneResponse,
     lane='end',
     is_repeatable=True,
     tag='notebooks',
 )
-def restart_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneAnswer:
+def restart_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneResponse:
     """Give a kernel a new process, without the old one's state, and answer when it takes cells.
 
     A cell that runs ends with an error that says so; cells that wait run in the new process.
     """
     _verb(context, sandbox_id, 'restart_kernel')(kernel)
-    return DoneAnswer(message=f'kernel {kernel} is restarted')
+    return DoneResponse(message=f'kernel {kernel} is restarted')
 
 
 # Questions ------------------------------------------------------------------------------------------------------------
@@ -244,15 +244,15 @@ def inspect_code(context: Context, sandbox_id: str, kernel: str, body: InspectRe
     'POST',
     '/sandbox/<sandbox_id>/kernels/<kernel>/check',
     body=CheckRequest,
-    answers=CheckAnswer,
+    answers=CheckResponse,
     lane='call',
     is_repeatable=True,
     tag='notebooks',
 )
-def check_complete(context: Context, sandbox_id: str, kernel: str, body: CheckRequest) -> CheckAnswer:
-    """Tell whether code could be run as it is."""
+def check_complete(context: Context, sandbox_id: str, kernel: str, body: CheckRequest) -> CheckResponse:
+    """Return whether code could be run as it is."""
     status, indent = _ask(context, sandbox_id, 'check_complete', kernel, body)
-    return CheckAnswer(status=status, indent=indent)
+    return CheckResponse(status=status, indent=indent)
 
 
 @route(

@@ -16,7 +16,7 @@ import attrs
 import enclave
 from enclave.enums import SandboxType
 from enclave.errors import EnclaveError
-from enclave.managers.protocol import API_KEY_HEADER, IDEMPOTENCY_HEADER, ErrorAnswer
+from enclave.managers.protocol import API_KEY_HEADER, IDEMPOTENCY_HEADER, ErrorResponse
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server import route as routing
 from enclave.server.route import EVENTS, JSON, JSON_OPTIONS, ROUTES, SERVER_SENT_EVENTS, Route
@@ -33,7 +33,7 @@ _PATH_TEXT = {
     'kernel': 'The name of the kernel.',
     'call_key': 'The idempotency key the call was made with.',
 }
-_FAULTS = {
+_STATUS_DESCRIPTIONS = {
     '400': 'The request is wrong: an argument, an option, the query or the JSON.',
     '401': 'There is no API key in the request, or the server does not know it.',
     '403': 'The policy of the server refuses it.',
@@ -72,7 +72,7 @@ def document() -> Schema:
     for route in ROUTES.values():
         path = _VARIABLE.sub(r'{\1}', route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
-    json_schema(ErrorAnswer, definitions=schemas, ref_prefix=_PREFIX)
+    json_schema(ErrorResponse, definitions=schemas, ref_prefix=_PREFIX)
     return {
         'openapi': '3.1.0',
         'jsonSchemaDialect': 'https://json-schema.org/draft/2020-12/schema',
@@ -93,7 +93,7 @@ def document() -> Schema:
                 'key': {'type': 'apiKey', 'in': 'header', 'name': API_KEY_HEADER},
             },
             'responses': {
-                'Fault': {'description': 'Why it failed.', 'content': _json({'$ref': _PREFIX + 'ErrorAnswer'})}
+                'Fault': {'description': 'Why it failed.', 'content': _json({'$ref': _PREFIX + 'ErrorResponse'})}
             },
         },
     }
@@ -113,8 +113,8 @@ def _operation(route: Route, schemas: dict[str, Schema]) -> Schema:
         made['security'] = []
     if route.body is not None:
         made['requestBody'] = _body(route, schemas)
-    content = _json({'$ref': _PREFIX + 'ErrorAnswer'})
-    for status, text in _FAULTS.items():
+    content = _json({'$ref': _PREFIX + 'ErrorResponse'})
+    for status, text in _STATUS_DESCRIPTIONS.items():
         made['responses'][status] = {'description': text, 'content': content}
     made['responses']['default'] = {'$ref': '#/components/responses/Fault'}
     return made

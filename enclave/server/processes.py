@@ -10,15 +10,15 @@ import uuid
 from collections.abc import Callable, Generator
 
 from enclave.errors import OperationTimeoutError
-from enclave.managers.protocol import ProcessEvent, ProcessInfo, chunk_event, error_answer
+from enclave.managers.protocol import ProcessEvent, ProcessInfo, chunk_event, error_response
 from enclave.sandboxes.process import Process
 from enclave.server import live
-from enclave.server.live import Live, LiveTable
+from enclave.server.live import EventLog, EventLogTable
 
 _START_SECONDS = 30.0
 
 
-class LiveProcess(Live):
+class LiveProcess(EventLog):
     """One process."""
 
     noun = 'process'
@@ -54,12 +54,12 @@ class LiveProcess(Live):
             running=running,
             last_seq=self.last_seq,
             result=None if running else self.process.result,
-            error=None if running or error is None else error_answer(error).model_dump(mode='json'),
+            error=None if running or error is None else error_response(error).model_dump(mode='json'),
         )
 
 
-class Processes(LiveTable[LiveProcess]):
-    """The processes of one owner."""
+class Processes(EventLogTable[LiveProcess]):
+    """The processes of one tenant."""
 
     def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__('process', 'processes', limit, clock=clock)
@@ -72,7 +72,7 @@ class Processes(LiveTable[LiveProcess]):
             attended: Kill it when nobody has read its events for `RESUME_SECONDS`.
 
         Raises:
-            TooManyRequestsError: The owner has as many as it may.
+            TooManyRequestsError: The tenant has as many as it may.
             InvalidArgumentError: Its working directory or user does not exist.
         """
         with self._room():

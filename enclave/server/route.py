@@ -16,7 +16,7 @@ from enclave.cancellation import Cancellation
 from enclave.deadline import check_timeout
 from enclave.errors import InvalidArgumentError
 from enclave.server.lanes import Lane
-from enclave.server.service import Owner, Service
+from enclave.server.service import Service, Tenant
 
 BYTES = 'application/octet-stream'
 TAR = 'application/x-tar'
@@ -34,7 +34,7 @@ class Context:
     """A request as its handler sees it. Lives as long as the request."""
 
     service: Service
-    owner: Owner
+    tenant: Tenant
     cancellation: Cancellation
     accept: str = ''
     last_event_id: str | None = None

@@ -17,12 +17,12 @@ from enclave.errors import (
 )
 from enclave.managers.protocol import (
     AcquireRequest,
-    AliveAnswer,
-    CancelAnswer,
+    AliveResponse,
+    CancelResponse,
     CommandRequest,
     DirectoryRequest,
-    DoneAnswer,
-    InputAnswer,
+    DoneResponse,
+    InputResponse,
     MoveRequest,
     PoolRequest,
     PoolToolRequest,
@@ -30,13 +30,13 @@ from enclave.managers.protocol import (
     ProcessInfo,
     ProcessRequest,
     ReleaseRequest,
-    RenewAnswer,
     RenewRequest,
+    RenewResponse,
     ResizeRequest,
-    SandboxAnswer,
-    SandboxesAnswer,
+    SandboxesResponse,
+    SandboxResponse,
     SignalRequest,
-    SizeAnswer,
+    SizeResponse,
     ToolRequest,
 )
 from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
@@ -62,13 +62,13 @@ SMALL_BYTES = 1 << 20
 PIECE_BYTES = 256 << 10
 
 
-# Facts ----------------------------------------------------------------------------------------------------------------
+# Reply ----------------------------------------------------------------------------------------------------------------
 
 
-@route('GET', '/healthz', answers=AliveAnswer, is_open=True, while_draining=True, tag='server')
-def get_alive(context: Context) -> AliveAnswer:
+@route('GET', '/healthz', answers=AliveResponse, is_open=True, while_draining=True, tag='server')
+def get_alive(context: Context) -> AliveResponse:
     """Say that the server answers; needs no key and asks nobody."""
-    return AliveAnswer()
+    return AliveResponse()
 
 
 @route('GET', '/health', answers=HealthCheckResult, while_draining=True, tag='server')
@@ -77,21 +77,21 @@ def get_health(context: Context) -> HealthCheckResult:
 
     ``details.backends`` says of each kind in use whether it answers. The answer may be a second old.
     """
-    return context.service.health(context.owner)
+    return context.service.health(context.tenant)
 
 
 @route('GET', '/stats', answers=dict[str, Any], while_draining=True, tag='server')
 def get_stats(context: Context) -> dict[str, Any]:
     """Return numbers about this key's sandboxes and pools."""
-    return context.owner.manager.get_stats()
+    return context.tenant.manager.get_stats()
 
 
 @route('GET', '/limits', answers=dict[str, Any], while_draining=True, tag='server')
 def get_limits(context: Context) -> dict[str, Any]:
     """Return what the policy allows this key, by the names of its rules."""
     shown = context.service.policy.model_dump(mode='json')
-    shown['max_sandboxes'] = context.owner.max_sandboxes
-    shown['max_calls_per_key'] = context.owner.max_calls
+    shown['max_sandboxes'] = context.tenant.max_sandboxes
+    shown['max_calls_per_key'] = context.tenant.max_calls
     return shown
 
 
@@ -133,35 +133,35 @@ class CreateQuery:
     '/sandbox/create',
     query=CreateQuery,
     body=JSON_OPTIONS,
-    answers=SandboxAnswer,
+    answers=SandboxResponse,
     lane='call',
     is_repeatable=True,
     tag='sandboxes',
 )
-def create_sandbox(context: Context, query: CreateQuery, body: Any) -> SandboxAnswer:
+def create_sandbox(context: Context, query: CreateQuery, body: Any) -> SandboxResponse:
     """Make and start a sandbox.
 
     The body holds the options of its kind; without one the server's own configuration is taken.
     """
-    service, owner = context.service, context.owner
-    asked = service.checked(owner, query.sandbox_type, body)
-    service.check_id(owner, query.sandbox_id)
-    limits = owner.manager.config
+    service, tenant = context.service, context.tenant
+    asked = service.checked(tenant, query.sandbox_type, body)
+    service.check_id(tenant, query.sandbox_id)
+    limits = tenant.manager.config
     ttl = service.policy.lifetime('default' if query.ttl is None else query.ttl, limits.ttl)
-    with owner.reserved(1):
-        made = owner.manager.create_sandbox(
+    with tenant.reserved(1):
+        made = tenant.manager.create_sandbox(
             asked.kind,
             asked.config,
             query.sandbox_id,
             ttl=ttl,
             idle_timeout='default' if query.idle_timeout is None else query.idle_timeout,
         )
-    asked.note(owner, (made,))
+    asked.note(tenant, (made,))
     context.facts['sandbox_id'] = made
     if context.cancellation.is_cancelled:  # too late for the manager to notice: nobody would ever learn the id
-        owner.manager.delete_sandbox(made)
+        tenant.manager.delete_sandbox(made)
         raise CallCancelledError(f'the creation of sandbox {made} was cancelled; nothing of it is left')
-    return SandboxAnswer(sandbox_id=made)
+    return SandboxResponse(sandbox_id=made)
 
 
 @frozen(kw_only=True)
@@ -174,50 +174,50 @@ class ListQuery:
 @route('GET', '/sandboxes', query=ListQuery, answers=list[SandboxInfo], while_draining=True, tag='sandboxes')
 def list_sandboxes(context: Context, query: ListQuery) -> list[SandboxInfo]:
     """Return what can be said of all sandboxes of this key, oldest first."""
-    return context.owner.manager.list_sandboxes(query.status)
+    return context.tenant.manager.list_sandboxes(query.status)
 
 
-@route('DELETE', '/sandboxes', answers=SandboxesAnswer, lane='end', tag='sandboxes')
-def cleanup_all_sandboxes(context: Context) -> SandboxesAnswer:
+@route('DELETE', '/sandboxes', answers=SandboxesResponse, lane='end', tag='sandboxes')
+def cleanup_all_sandboxes(context: Context) -> SandboxesResponse:
     """Delete all sandboxes of this key, and dissolve its pools."""
-    context.owner.forget_all()
-    return SandboxesAnswer(sandbox_ids=context.owner.manager.cleanup_all_sandboxes())
+    context.tenant.forget_all()
+    return SandboxesResponse(sandbox_ids=context.tenant.manager.cleanup_all_sandboxes())
 
 
 @route('GET', '/sandbox/<sandbox_id>', answers=SandboxInfo, while_draining=True, tag='sandboxes')
 def get_sandbox_info(context: Context, sandbox_id: str) -> SandboxInfo:
     """Return what can be said of a sandbox."""
-    return context.owner.manager.get_sandbox_info(sandbox_id)
+    return context.tenant.manager.get_sandbox_info(sandbox_id)
 
 
-@route('GET', '/sandbox/<sandbox_id>/alive', answers=CancelAnswer, lane='end', tag='sandboxes')
-def is_sandbox_alive(context: Context, sandbox_id: str) -> CancelAnswer:
+@route('GET', '/sandbox/<sandbox_id>/alive', answers=CancelResponse, lane='end', tag='sandboxes')
+def is_sandbox_alive(context: Context, sandbox_id: str) -> CancelResponse:
     """Ask the sandbox itself whether it works; ``found`` is whether it answered."""
-    return CancelAnswer(found=context.owner.manager._existing(sandbox_id).is_alive())
+    return CancelResponse(found=context.tenant.manager._existing(sandbox_id).is_alive())
 
 
-@route('POST', '/sandbox/<sandbox_id>/stop', answers=DoneAnswer, lane='end', is_repeatable=True, tag='sandboxes')
-def stop_sandbox(context: Context, sandbox_id: str) -> DoneAnswer:
+@route('POST', '/sandbox/<sandbox_id>/stop', answers=DoneResponse, lane='end', is_repeatable=True, tag='sandboxes')
+def stop_sandbox(context: Context, sandbox_id: str) -> DoneResponse:
     """Stop a sandbox, which stays in the list as stopped."""
-    context.owner.manager.stop_sandbox(sandbox_id)
-    return DoneAnswer(message=f'sandbox {sandbox_id} is stopped')
+    context.tenant.manager.stop_sandbox(sandbox_id)
+    return DoneResponse(message=f'sandbox {sandbox_id} is stopped')
 
 
-@route('DELETE', '/sandbox/<sandbox_id>', answers=DoneAnswer, lane='end', is_repeatable=True, tag='sandboxes')
-def delete_sandbox(context: Context, sandbox_id: str) -> DoneAnswer:
+@route('DELETE', '/sandbox/<sandbox_id>', answers=DoneResponse, lane='end', is_repeatable=True, tag='sandboxes')
+def delete_sandbox(context: Context, sandbox_id: str) -> DoneResponse:
     """Take a sandbox away, in whatever state it is."""
-    context.owner.manager.delete_sandbox(sandbox_id)
-    context.owner.forget(sandbox_id)
-    return DoneAnswer(message=f'sandbox {sandbox_id} is deleted')
+    context.tenant.manager.delete_sandbox(sandbox_id)
+    context.tenant.forget(sandbox_id)
+    return DoneResponse(message=f'sandbox {sandbox_id} is deleted')
 
 
-@route('POST', '/sandbox/<sandbox_id>/renew', body=RenewRequest, answers=RenewAnswer, tag='sandboxes')
-def renew(context: Context, sandbox_id: str, body: RenewRequest) -> RenewAnswer:
+@route('POST', '/sandbox/<sandbox_id>/renew', body=RenewRequest, answers=RenewResponse, tag='sandboxes')
+def renew(context: Context, sandbox_id: str, body: RenewRequest) -> RenewResponse:
     """Let a sandbox live some seconds from now."""
     asked = body.ttl
     if asked != 'default':
         asked = context.service.policy.lifetime(asked, None)
-    return RenewAnswer(expires_at=context.owner.manager.renew(sandbox_id, asked))
+    return RenewResponse(expires_at=context.tenant.manager.renew(sandbox_id, asked))
 
 
 # Tools and commands ---------------------------------------------------------------------------------------------------
@@ -230,13 +230,13 @@ def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     """Run a tool in a sandbox, to its end."""
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
     context.service.policy.check_tool(body.tool_name, body.parameters)
-    return context.owner.manager.execute_tool(body.sandbox_id, body.tool_name, body.parameters)
+    return context.tenant.manager.execute_tool(body.sandbox_id, body.tool_name, body.parameters)
 
 
 @route('GET', '/sandbox/<sandbox_id>/tools', answers=dict[str, Any], while_draining=True, tag='tools')
 def get_sandbox_tools(context: Context, sandbox_id: str) -> dict[str, Any]:
     """Return a sandbox's tools as ``{name: OpenAI-style function schema}``."""
-    return context.owner.manager.get_sandbox_tools(sandbox_id)
+    return context.tenant.manager.get_sandbox_tools(sandbox_id)
 
 
 @route(
@@ -257,11 +257,11 @@ def execute_command(context: Context, sandbox_id: str, body: CommandRequest) -> 
         if (value := getattr(body, name)) is not None
     }
     if body.script is None:
-        return context.owner.manager.execute_command(sandbox_id, body.command, body.timeout, **options)
+        return context.tenant.manager.execute_command(sandbox_id, body.command, body.timeout, **options)
     script = body.script
     if isinstance(body.command, str) or not 1 <= script.at < len(body.command):
         raise InvalidArgumentError('with a script, command must be a list with a place for it after the interpreter')
-    found: CommandResult = context.service.verb(context.owner, sandbox_id, 'run_script')(
+    found: CommandResult = context.service.verb(context.tenant, sandbox_id, 'run_script')(
         body.command[: script.at],
         script.source,
         body.timeout,
@@ -312,8 +312,8 @@ def _start_process(context: Context, sandbox_id: str, body: ProcessRequest, *, a
     context.check_call_timeout(body.timeout)
     if body.tty is not None and len(body.tty) != 2:
         raise InvalidArgumentError(f'tty must be [rows, columns], not {body.tty!r}')
-    start = context.service.verb(context.owner, sandbox_id, 'start_process')
-    return context.owner.processes.start(
+    start = context.service.verb(context.tenant, sandbox_id, 'start_process')
+    return context.tenant.processes.start(
         sandbox_id,
         lambda: start(
             body.command,
@@ -334,14 +334,14 @@ def _start_process(context: Context, sandbox_id: str, body: ProcessRequest, *, a
 @route('GET', '/sandbox/<sandbox_id>/processes', answers=list[ProcessInfo], tag='processes')
 def list_processes(context: Context, sandbox_id: str) -> list[ProcessInfo]:
     """Return the processes of a sandbox that were started here, oldest first."""
-    context.owner.manager._existing(sandbox_id)
-    return [live.info() for live in context.owner.processes.of(sandbox_id)]
+    context.tenant.manager._existing(sandbox_id)
+    return [live.info() for live in context.tenant.processes.of(sandbox_id)]
 
 
 @route('GET', '/sandbox/<sandbox_id>/processes/<process_id>', answers=ProcessInfo, tag='processes')
 def get_process(context: Context, sandbox_id: str, process_id: str) -> ProcessInfo:
     """Return what can be said of a process, its result when it has ended."""
-    return context.owner.processes.get(sandbox_id, process_id).info()
+    return context.tenant.processes.get(sandbox_id, process_id).info()
 
 
 @route(
@@ -358,7 +358,7 @@ def follow_process(context: Context, sandbox_id: str, process_id: str, query: Ev
 
     With ``Accept: text/event-stream`` the events come as such, and ``Last-Event-ID`` says where to go on.
     """
-    return resume(context, context.owner.processes.get(sandbox_id, process_id), query)
+    return resume(context, context.tenant.processes.get(sandbox_id, process_id), query)
 
 
 @frozen(kw_only=True)
@@ -373,19 +373,19 @@ class InputQuery:
     '/sandbox/<sandbox_id>/processes/<process_id>/input',
     query=InputQuery,
     body=BYTES,
-    answers=InputAnswer,
+    answers=InputResponse,
     lane='call',
     tag='processes',
 )
-def write_input(context: Context, sandbox_id: str, process_id: str, query: InputQuery, body: RawBody) -> InputAnswer:
+def write_input(context: Context, sandbox_id: str, process_id: str, query: InputQuery, body: RawBody) -> InputResponse:
     """Send input to a process that was started with ``open_stdin``; answers when the program has room for it."""
-    process = context.owner.processes.get(sandbox_id, process_id).process
+    process = context.tenant.processes.get(sandbox_id, process_id).process
     accepted = True
     while accepted and (piece := body.stream.read(PIECE_BYTES)):
         accepted = _write_piece(process.write, piece, context.cancellation)
     if query.eof:
         process.close_stdin()
-    return InputAnswer(accepted=accepted)
+    return InputResponse(accepted=accepted)
 
 
 def _write_piece(write: Callable[..., bool], piece: bytes, cancellation: Cancellation) -> bool:
@@ -396,43 +396,43 @@ def _write_piece(write: Callable[..., bool], piece: bytes, cancellation: Cancell
     'POST',
     '/sandbox/<sandbox_id>/processes/<process_id>/signal',
     body=SignalRequest,
-    answers=DoneAnswer,
+    answers=DoneResponse,
     is_repeatable=True,
     tag='processes',
 )
-def send_signal(context: Context, sandbox_id: str, process_id: str, body: SignalRequest) -> DoneAnswer:
+def send_signal(context: Context, sandbox_id: str, process_id: str, body: SignalRequest) -> DoneResponse:
     """Send a signal to a process."""
-    context.owner.processes.get(sandbox_id, process_id).process.send_signal(body.signal, group=body.group)
-    return DoneAnswer(message=f'signal {body.signal} was sent')
+    context.tenant.processes.get(sandbox_id, process_id).process.send_signal(body.signal, group=body.group)
+    return DoneResponse(message=f'signal {body.signal} was sent')
 
 
 @route(
     'POST',
     '/sandbox/<sandbox_id>/processes/<process_id>/resize',
     body=ResizeRequest,
-    answers=DoneAnswer,
+    answers=DoneResponse,
     tag='processes',
 )
-def resize_terminal(context: Context, sandbox_id: str, process_id: str, body: ResizeRequest) -> DoneAnswer:
+def resize_terminal(context: Context, sandbox_id: str, process_id: str, body: ResizeRequest) -> DoneResponse:
     """Tell the terminal of a process its new size."""
-    context.owner.processes.get(sandbox_id, process_id).process.resize(body.rows, body.columns)
-    return DoneAnswer(message='the terminal has its new size')
+    context.tenant.processes.get(sandbox_id, process_id).process.resize(body.rows, body.columns)
+    return DoneResponse(message='the terminal has its new size')
 
 
-@route('DELETE', '/sandbox/<sandbox_id>/processes/<process_id>', answers=DoneAnswer, tag='processes')
-def kill_process(context: Context, sandbox_id: str, process_id: str) -> DoneAnswer:
+@route('DELETE', '/sandbox/<sandbox_id>/processes/<process_id>', answers=DoneResponse, tag='processes')
+def kill_process(context: Context, sandbox_id: str, process_id: str) -> DoneResponse:
     """Kill a process and everything it started; its result stays to be read for a while."""
-    context.owner.processes.get(sandbox_id, process_id).process.kill()
-    return DoneAnswer(message=f'process {process_id} is killed')
+    context.tenant.processes.get(sandbox_id, process_id).process.kill()
+    return DoneResponse(message=f'process {process_id} is killed')
 
 
 # Calls ----------------------------------------------------------------------------------------------------------------
 
 
-@route('POST', '/calls/<call_key>/cancel', answers=CancelAnswer, while_draining=True, tag='calls')
-def cancel_call(context: Context, call_key: str) -> CancelAnswer:
+@route('POST', '/calls/<call_key>/cancel', answers=CancelResponse, while_draining=True, tag='calls')
+def cancel_call(context: Context, call_key: str) -> CancelResponse:
     """Cancel the call that was made with this idempotency key: what runs in the sandbox for it is killed."""
-    return CancelAnswer(found=context.service.repeats.cancel(context.owner.name, call_key))
+    return CancelResponse(found=context.service.repeats.cancel(context.tenant.name, call_key))
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -450,10 +450,10 @@ class ReadQuery:
 @route('GET', '/sandbox/<sandbox_id>/file', query=ReadQuery, answers=BYTES, lane='call', tag='files')
 def read_file(context: Context, sandbox_id: str, query: ReadQuery) -> Streamed:
     """Return a file's bytes, as they are."""
-    sandbox = context.owner.manager._existing(sandbox_id)
+    sandbox = context.tenant.manager._existing(sandbox_id)
     chunks = getattr(sandbox, 'read_chunks', None)
     if chunks is None:
-        data = context.service.verb(context.owner, sandbox_id, 'read_file')(
+        data = context.service.verb(context.tenant, sandbox_id, 'read_file')(
             query.path, offset=query.offset, max_bytes=query.max_bytes
         )
         return Streamed(iter((data,)), BYTES, len(data))
@@ -464,7 +464,7 @@ def read_file(context: Context, sandbox_id: str, query: ReadQuery) -> Streamed:
         if second is None:
             return Streamed(iter((first,)), BYTES, len(first))
         return Streamed(_after(first, second, pieces), BYTES)
-    whole = context.service.verb(context.owner, sandbox_id, 'stat_path')(query.path).size - query.offset
+    whole = context.service.verb(context.tenant, sandbox_id, 'stat_path')(query.path).size - query.offset
     size = whole if query.max_bytes is None else min(whole, query.max_bytes)
     # A file that says less than it gives (as those of /proc do) has no size that could be told.
     if size < len(first):
@@ -518,10 +518,12 @@ class WriteQuery:
     mode: int | None = argument(default=None, minimum=0, maximum=0o7777, description='Permission bits of a new file.')
 
 
-@route('PUT', '/sandbox/<sandbox_id>/file', query=WriteQuery, body=BYTES, answers=SizeAnswer, lane='call', tag='files')
-def write_file(context: Context, sandbox_id: str, query: WriteQuery, body: RawBody) -> SizeAnswer:
+@route(
+    'PUT', '/sandbox/<sandbox_id>/file', query=WriteQuery, body=BYTES, answers=SizeResponse, lane='call', tag='files'
+)
+def write_file(context: Context, sandbox_id: str, query: WriteQuery, body: RawBody) -> SizeResponse:
     """Write a file as a whole, or append to it; the body is its bytes."""
-    write = context.service.verb(context.owner, sandbox_id, 'write_file')
+    write = context.service.verb(context.tenant, sandbox_id, 'write_file')
     options = {
         'append': query.append,
         'exclusive': query.exclusive,
@@ -529,13 +531,13 @@ def write_file(context: Context, sandbox_id: str, query: WriteQuery, body: RawBo
         'mode': query.mode,
     }
     if body.size <= SMALL_BYTES or not _takes_pieces(context, sandbox_id):
-        return SizeAnswer(size=write(query.path, body.stream.read(body.size), **options))
-    return SizeAnswer(size=write(query.path, _pieces(body), size=body.size, **options))
+        return SizeResponse(size=write(query.path, body.stream.read(body.size), **options))
+    return SizeResponse(size=write(query.path, _pieces(body), size=body.size, **options))
 
 
 def _takes_pieces(context: Context, sandbox_id: str) -> bool:
-    """Tell whether a sandbox's file verbs stream. A kind of a user's own need only know whole files."""
-    return hasattr(context.owner.manager._existing(sandbox_id), 'read_chunks')
+    """Return whether a sandbox's file verbs stream. A kind of a user's own need only know whole files."""
+    return hasattr(context.tenant.manager._existing(sandbox_id), 'read_chunks')
 
 
 def _pieces(body: RawBody) -> Iterator[bytes]:
@@ -555,7 +557,7 @@ class DirectoryQuery:
 @route('GET', '/sandbox/<sandbox_id>/files', query=DirectoryQuery, answers=list[PathInfo], lane='call', tag='files')
 def list_dir(context: Context, sandbox_id: str, query: DirectoryQuery) -> list[PathInfo]:
     """Return a directory's entries, sorted by path."""
-    found: list[PathInfo] = context.service.verb(context.owner, sandbox_id, 'list_dir')(
+    found: list[PathInfo] = context.service.verb(context.tenant, sandbox_id, 'list_dir')(
         query.path, recursive=query.recursive, max_entries=query.max_entries
     )
     return found
@@ -572,7 +574,7 @@ class PathQuery:
 @route('GET', '/sandbox/<sandbox_id>/path', query=PathQuery, answers=PathInfo, lane='call', tag='files')
 def stat_path(context: Context, sandbox_id: str, query: PathQuery) -> PathInfo:
     """Return what is at a path."""
-    verb = context.service.verb(context.owner, sandbox_id, 'stat_path')
+    verb = context.service.verb(context.tenant, sandbox_id, 'stat_path')
     found: PathInfo = verb(query.path) if query.follow_symlinks else verb(query.path, follow_symlinks=False)
     return found
 
@@ -590,49 +592,49 @@ class RemoveQuery:
     'DELETE',
     '/sandbox/<sandbox_id>/path',
     query=RemoveQuery,
-    answers=DoneAnswer,
+    answers=DoneResponse,
     lane='call',
     is_repeatable=True,
     tag='files',
 )
-def remove_path(context: Context, sandbox_id: str, query: RemoveQuery) -> DoneAnswer:
+def remove_path(context: Context, sandbox_id: str, query: RemoveQuery) -> DoneResponse:
     """Remove a file, a symlink or a directory."""
-    context.service.verb(context.owner, sandbox_id, 'remove_path')(
+    context.service.verb(context.tenant, sandbox_id, 'remove_path')(
         query.path, recursive=query.recursive, missing_ok=query.missing_ok
     )
-    return DoneAnswer(message=f'{query.path} is removed')
+    return DoneResponse(message=f'{query.path} is removed')
 
 
 @route(
     'POST',
     '/sandbox/<sandbox_id>/directory',
     body=DirectoryRequest,
-    answers=DoneAnswer,
+    answers=DoneResponse,
     lane='call',
     is_repeatable=True,
     tag='files',
 )
-def make_dir(context: Context, sandbox_id: str, body: DirectoryRequest) -> DoneAnswer:
+def make_dir(context: Context, sandbox_id: str, body: DirectoryRequest) -> DoneResponse:
     """Make a directory."""
-    context.service.verb(context.owner, sandbox_id, 'make_dir')(
+    context.service.verb(context.tenant, sandbox_id, 'make_dir')(
         body.path, parents=body.parents, exist_ok=body.exist_ok, mode=body.mode
     )
-    return DoneAnswer(message=f'{body.path} is there')
+    return DoneResponse(message=f'{body.path} is there')
 
 
 @route(
     'POST',
     '/sandbox/<sandbox_id>/move',
     body=MoveRequest,
-    answers=DoneAnswer,
+    answers=DoneResponse,
     lane='call',
     is_repeatable=True,
     tag='files',
 )
-def move_path(context: Context, sandbox_id: str, body: MoveRequest) -> DoneAnswer:
+def move_path(context: Context, sandbox_id: str, body: MoveRequest) -> DoneResponse:
     """Rename a file or directory inside the sandbox."""
-    context.service.verb(context.owner, sandbox_id, 'move_path')(body.source, body.target, overwrite=body.overwrite)
-    return DoneAnswer(message=f'{body.source} is now {body.target}')
+    context.service.verb(context.tenant, sandbox_id, 'move_path')(body.source, body.target, overwrite=body.overwrite)
+    return DoneResponse(message=f'{body.source} is now {body.target}')
 
 
 @frozen(kw_only=True)
@@ -643,14 +645,14 @@ class UnpackQuery:
 
 
 @route(
-    'POST', '/sandbox/<sandbox_id>/archive', query=UnpackQuery, body=TAR, answers=DoneAnswer, lane='call', tag='files'
+    'POST', '/sandbox/<sandbox_id>/archive', query=UnpackQuery, body=TAR, answers=DoneResponse, lane='call', tag='files'
 )
-def put_archive(context: Context, sandbox_id: str, query: UnpackQuery, body: RawBody) -> DoneAnswer:
+def put_archive(context: Context, sandbox_id: str, query: UnpackQuery, body: RawBody) -> DoneResponse:
     """Unpack a tar archive, plain or compressed, below a directory; the body is the archive."""
     whole = body.size <= SMALL_BYTES or not _takes_pieces(context, sandbox_id)
     source = body.stream.read(body.size) if whole else body.stream
-    context.owner.manager.put_archive(sandbox_id, source, query.target_dir)
-    return DoneAnswer(message=f'the archive is unpacked in {query.target_dir}')
+    context.tenant.manager.put_archive(sandbox_id, source, query.target_dir)
+    return DoneResponse(message=f'the archive is unpacked in {query.target_dir}')
 
 
 @frozen(kw_only=True)
@@ -666,12 +668,12 @@ class PackQuery:
 @route('GET', '/sandbox/<sandbox_id>/archive', query=PackQuery, answers=TAR, lane='call', tag='files')
 def get_archive(context: Context, sandbox_id: str, query: PackQuery) -> Streamed:
     """Return a path as a plain tar archive."""
-    sandbox = context.owner.manager._existing(sandbox_id)
+    sandbox = context.tenant.manager._existing(sandbox_id)
     read = getattr(sandbox, 'read_archive', None)
     if read is None:
         if query.arcname is not None:
             raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, cannot rename in archives')
-        data = context.owner.manager.get_archive(sandbox_id, query.path)
+        data = context.tenant.manager.get_archive(sandbox_id, query.path)
         assert isinstance(data, bytes)
         return Streamed(iter((data,)), TAR, len(data))
     pieces = _joined(read(query.path, arcname=query.arcname))
@@ -686,23 +688,23 @@ def get_archive(context: Context, sandbox_id: str, query: PackQuery) -> Streamed
     'POST',
     '/pool/initialize',
     body=PoolRequest,
-    answers=SandboxesAnswer,
+    answers=SandboxesResponse,
     lane='call',
     is_repeatable=True,
     tag='pools',
 )
-def initialize_pool(context: Context, body: PoolRequest) -> SandboxesAnswer:
+def initialize_pool(context: Context, body: PoolRequest) -> SandboxesResponse:
     """Make a pool of warm sandboxes, or change its size, and return their ids. All start, or it is an error."""
-    service, owner = context.service, context.owner
-    manager = owner.manager
-    asked = service.checked(owner, body.sandbox_type, body.config)
+    service, tenant = context.service, context.tenant
+    manager = tenant.manager
+    asked = service.checked(tenant, body.sandbox_type, body.config)
     size = manager.config.pool_size if body.pool_size is None else body.pool_size
     there = sum(numbers['min_size'] for numbers in manager.get_stats()['pools'].values())
     most = manager.config.max_size_for(size) if size > 0 else 0
-    with owner.reserved(max(0, most - there)):
+    with tenant.reserved(max(0, most - there)):
         ids = manager.initialize_pool(body.pool_size, asked.kind, asked.config, name=body.name)
-    asked.note(owner, ids)
-    return SandboxesAnswer(sandbox_ids=ids)
+    asked.note(tenant, ids)
+    return SandboxesResponse(sandbox_ids=ids)
 
 
 @route('POST', '/pool/execute', body=PoolToolRequest, answers=ToolResult, lane='call', is_repeatable=True, tag='pools')
@@ -710,23 +712,23 @@ def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     """Run a tool in whichever sandbox of a pool is free."""
     context.facts['tool_name'] = body.tool_name
     context.service.policy.check_tool(body.tool_name, body.parameters)
-    return context.owner.manager.execute_tool_in_pool(body.tool_name, body.parameters, body.timeout, pool=body.pool)
+    return context.tenant.manager.execute_tool_in_pool(body.tool_name, body.parameters, body.timeout, pool=body.pool)
 
 
 @route(
-    'POST', '/pool/acquire', body=AcquireRequest, answers=SandboxAnswer, lane='call', is_repeatable=True, tag='pools'
+    'POST', '/pool/acquire', body=AcquireRequest, answers=SandboxResponse, lane='call', is_repeatable=True, tag='pools'
 )
-def acquire_sandbox(context: Context, body: AcquireRequest) -> SandboxAnswer:
+def acquire_sandbox(context: Context, body: AcquireRequest) -> SandboxResponse:
     """Lease a sandbox of a pool. A lease that is not given back ends by itself, at the latest when the policy says."""
     ttl = context.service.policy.lease(body.ttl)
-    found = context.owner.manager.acquire_sandbox(body.timeout, pool=body.pool, ttl=ttl)
+    found = context.tenant.manager.acquire_sandbox(body.timeout, pool=body.pool, ttl=ttl)
     context.facts['sandbox_id'] = found
-    return SandboxAnswer(sandbox_id=found)
+    return SandboxResponse(sandbox_id=found)
 
 
-@route('POST', '/pool/release', body=ReleaseRequest, answers=DoneAnswer, is_repeatable=True, tag='pools')
-def release_sandbox(context: Context, body: ReleaseRequest) -> DoneAnswer:
+@route('POST', '/pool/release', body=ReleaseRequest, answers=DoneResponse, is_repeatable=True, tag='pools')
+def release_sandbox(context: Context, body: ReleaseRequest) -> DoneResponse:
     """Give a leased sandbox back."""
     context.facts['sandbox_id'] = body.sandbox_id
-    context.owner.manager.release_sandbox(body.sandbox_id)
-    return DoneAnswer(message=f'sandbox {body.sandbox_id} is given back')
+    context.tenant.manager.release_sandbox(body.sandbox_id)
+    return DoneResponse(message=f'sandbox {body.sandbox_id} is given back')

@@ -47,7 +47,7 @@ from enclave.managers.protocol import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
     REQUEST_ID_HEADER,
-    error_answer,
+    error_response,
 )
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.app import WATCH_KEY, create_app
@@ -189,7 +189,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
             error = _refused(error, 0)
         reasons = {401: 'Unauthorized', 413: 'Request Entity Too Large', 431: 'Request Header Fields Too Large'}
         self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
-        body = wire.to_json(error_answer(error.fault)).encode('ascii')
+        body = wire.to_json(error_response(error.fault)).encode('ascii')
         request_id = f'refused-{time.monotonic_ns():x}'
         self.response_headers = [
             ('Content-Type', 'application/json'),

@@ -1,4 +1,4 @@
-"""What stands behind the routes (floor 6): an owner for each key, each with a manager of its own, and what all share.
+"""What stands behind the routes (floor 6): an tenant for each key, each with a manager of its own, and what all share.
 
 A key sees only its own sandboxes because it has its own manager: there is no table in which it could find another's.
 """
@@ -38,7 +38,7 @@ HEALTH_SECONDS = 1.0
 
 
 @define(eq=False)
-class Owner:
+class Tenant:
     """A key and what is its. Lives as long as the server."""
 
     name: str
@@ -55,7 +55,7 @@ class Owner:
         """Hold room for sandboxes to be made in the block.
 
         Raises:
-            PolicyError: The owner has as many as it may.
+            PolicyError: The tenant has as many as it may.
         """
         stats = self.manager.get_stats()
         there = stats['total_sandboxes'] - stats['status_counts'].get('initializing', 0)
@@ -92,10 +92,10 @@ class Asked:
     config: SandboxConfig | None
     why: str | None = None
 
-    def note(self, owner: Owner, ids: Iterable[str]) -> None:
+    def note(self, tenant: Tenant, ids: Iterable[str]) -> None:
         """Put into the metadata of what was made why it is of this kind."""
         for sandbox_id in ids if self.why else ():
-            sandbox = owner.manager.get_sandbox(sandbox_id)
+            sandbox = tenant.manager.get_sandbox(sandbox_id)
             if sandbox is not None:
                 sandbox.metadata['chosen_because'] = self.why
 
@@ -104,7 +104,7 @@ class Service:
     """All of a server but its socket. Lives from `SandboxServer`'s making to its `stop`; any thread may use it.
 
     Args:
-        make_manager: Makes a manager for an owner.
+        make_manager: Makes a manager for an tenant.
     """
 
     def __init__(
@@ -126,22 +126,22 @@ class Service:
         self.started_at = time.monotonic()
         self._make_manager = make_manager
         self._changed = threading.Condition()  # guards all below
-        self._owners: dict[str, Owner] = {}
+        self._tenants: dict[str, Tenant] = {}
         self._draining = False
         self._health: dict[str, tuple[float, HealthCheckResult]] = {}
         self._asking: set[str] = set()
 
-    # Owners -----------------------------------------------------------------------------------------------------------
+    # Tenants -----------------------------------------------------------------------------------------------------------
 
-    def owner(self, key: ApiKey | None) -> Owner:
-        """Return the owner a key stands for; None is the only one of a server without keys."""
+    def tenant(self, key: ApiKey | None) -> Tenant:
+        """Return the tenant a key stands for; None is the only one of a server without keys."""
         name = ANONYMOUS if key is None else key.name
         with self._changed:
-            found = self._owners.get(name)
+            found = self._tenants.get(name)
             if found is None:
                 quota = None if key is None else key.max_sandboxes
                 calls = None if key is None else key.max_concurrent_calls
-                found = self._owners[name] = Owner(
+                found = self._tenants[name] = Tenant(
                     name,
                     self._make_manager(),
                     Processes(self.policy.max_processes),
@@ -151,21 +151,21 @@ class Service:
                 )
             return found
 
-    def owners(self) -> list[Owner]:
-        """Return all owners that have come so far."""
+    def tenants(self) -> list[Tenant]:
+        """Return all tenants that have come so far."""
         with self._changed:
-            return list(self._owners.values())
+            return list(self._tenants.values())
 
     # Making -----------------------------------------------------------------------------------------------------------
 
-    def checked(self, owner: Owner, kind: str | None, options: Any) -> Asked:
+    def checked(self, tenant: Tenant, kind: str | None, options: Any) -> Asked:
         """Return the kind and the configuration a client asks for, within the policy.
 
         Raises:
             NotRegisteredError, ConfigurationError: The kind or an option is wrong.
             PolicyError: The policy refuses it.
         """
-        own = owner.manager.config
+        own = tenant.manager.config
         if options is None and own.sandbox_config is not None:
             return Asked(kind, None)  # whoever runs the server chose it
         why: str | None = None
@@ -177,26 +177,26 @@ class Service:
         config: SandboxConfig = SandboxFactory.get_sandbox_class(kind).config_class.model_validate(options)
         return Asked(kind, self.policy.check_sandbox(kind, config), why)
 
-    def check_id(self, owner: Owner, sandbox_id: str | None) -> None:
-        """Return if no other owner has this id; backends name what they make after it.
+    def check_id(self, tenant: Tenant, sandbox_id: str | None) -> None:
+        """Return if no other tenant has this id; backends name what they make after it.
 
         Raises:
             ConflictError: One has.
         """
         if sandbox_id is None:
             return
-        for each in self.owners():
-            if each is not owner and each.manager.get_sandbox(sandbox_id) is not None:
+        for each in self.tenants():
+            if each is not tenant and each.manager.get_sandbox(sandbox_id) is not None:
                 raise ConflictError(f'the sandbox id {sandbox_id!r} is taken; choose another')
 
-    def verb(self, owner: Owner, sandbox_id: str, name: str) -> Callable[..., Any]:
+    def verb(self, tenant: Tenant, sandbox_id: str, name: str) -> Callable[..., Any]:
         """Return a method of a sandbox.
 
         Raises:
-            SandboxNotFoundError: The owner has no such sandbox.
+            SandboxNotFoundError: The tenant has no such sandbox.
             UnsupportedError: This kind of sandbox has no such verb.
         """
-        sandbox = owner.manager._existing(sandbox_id)
+        sandbox = tenant.manager._existing(sandbox_id)
         method = getattr(sandbox, name, None)
         if method is None:
             raise UnsupportedError(
@@ -205,31 +205,31 @@ class Service:
         found: Callable[..., Any] = method
         return found
 
-    # Facts ------------------------------------------------------------------------------------------------------------
+    # Reply ------------------------------------------------------------------------------------------------------------
 
-    def health(self, owner: Owner) -> HealthCheckResult:
-        """Return how the owner's manager is; asked once for all who want to know within a second."""
+    def health(self, tenant: Tenant) -> HealthCheckResult:
+        """Return how the tenant's manager is; asked once for all who want to know within a second."""
         with self._changed:
-            self._changed.wait_for(lambda: owner.name not in self._asking, timeout=10.0)
-            known = self._health.get(owner.name)
+            self._changed.wait_for(lambda: tenant.name not in self._asking, timeout=10.0)
+            known = self._health.get(tenant.name)
             if known is not None and time.monotonic() - known[0] < HEALTH_SECONDS:
                 return known[1]
-            self._asking.add(owner.name)
+            self._asking.add(tenant.name)
         try:
-            found = owner.manager.health_check()
+            found = tenant.manager.health_check()
             if self._draining:
                 found = found.model_copy(update={'healthy': False, 'details': {**found.details, 'draining': True}})
         finally:
             with self._changed:
-                self._asking.discard(owner.name)
+                self._asking.discard(tenant.name)
                 self._changed.notify_all()
         with self._changed:
-            self._health[owner.name] = (time.monotonic(), found)
+            self._health[tenant.name] = (time.monotonic(), found)
         return found
 
     def metrics_text(self) -> str:
-        """Return the numbers of everything, of all owners together."""
-        stats = [owner.manager.get_stats() for owner in self.owners()]
+        """Return the numbers of everything, of all tenants together."""
+        stats = [tenant.manager.get_stats() for tenant in self.tenants()]
         return self.metrics.text(stats, self.lanes.counts(), self.lanes.refused, enclave.__version__)
 
     # End --------------------------------------------------------------------------------------------------------------
@@ -255,14 +255,14 @@ class Service:
             logger.info('the server stops although calls go on: %s', self.lanes.counts())
 
     def stop(self, timeout: float | None) -> None:
-        """Destroy everything, of all owners at once. May be called twice."""
+        """Destroy everything, of all tenants at once. May be called twice."""
         self._draining = True
         deadline = Deadline.after(timeout)
         threads = []
-        for owner in self.owners():
-            owner.forget_all()
+        for tenant in self.tenants():
+            tenant.forget_all()
             thread = threading.Thread(
-                target=_stop, args=(owner.manager,), name=f'enclave-stop-{owner.manager.id}', daemon=True
+                target=_stop, args=(tenant.manager,), name=f'enclave-stop-{tenant.manager.id}', daemon=True
             )
             thread.start()
             threads.append(thread)

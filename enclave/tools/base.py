@@ -71,7 +71,7 @@ def _overridable(method: Callable[..., Any]) -> Callable[..., Any]:
 class Tool:
     """Something that can be run in a sandbox. Subclass it, give it arguments and a `run`, and register it.
 
-    A class without ``Arguments`` may give its schema by hand as ``parameters``, and may override `execute` instead of
+    A class without ``Arguments`` may give its schema by worker as ``parameters``, and may override `execute` instead of
     defining `run`; what it returns or raises there is treated by the same rules.
 
     An instance lives as long as the sandbox it was loaded for.
@@ -177,15 +177,15 @@ class Tool:
     def execute(self, workspace: Workspace, /, **parameters: Any) -> ToolResult:
         """Check the arguments of a call, run it in a workspace, and tell what became of it.
 
-        With an asynchronous face of a sandbox in the place of the workspace, this gives what is to be awaited.
+        With an asynchronous proxy of a sandbox in the place of the workspace, this gives what is to be awaited.
 
         Raises:
             ToolArgumentsError: Arguments are missing, surplus or of a wrong type; the message names each and says what
                 the tool takes.
             EnclaveError: The call could not be made at all; see the rules of this module.
         """
-        lift = getattr(type(workspace), '_lift_tool', None)
-        if lift is not None:  # an asynchronous face of a sandbox: what it makes of this call is to be awaited
+        lift = getattr(type(workspace), '_tool_to_async', None)
+        if lift is not None:  # an asynchronous proxy of a sandbox: what it makes of this call is to be awaited
             awaited: ToolResult = lift(workspace, functools.partial(Tool.execute, self), parameters)
             return awaited
         self._check_enabled()
@@ -327,7 +327,7 @@ def _guarded(execute: F) -> F:
 
     @functools.wraps(execute)
     def guarded(self: Tool, workspace: Workspace, /, **parameters: Any) -> ToolResult:
-        lift = getattr(type(workspace), '_lift_tool', None)
+        lift = getattr(type(workspace), '_tool_to_async', None)
         if lift is not None:
             awaited: ToolResult = lift(workspace, functools.partial(guarded, self), parameters)
             return awaited
@@ -340,7 +340,7 @@ def _guarded(execute: F) -> F:
 def call_tool(tool: Tool, workspace: Workspace, parameters: Mapping[str, Any]) -> ToolResult:
     """Run a tool in a workspace: the one way a sandbox does it, whatever colour the tool's own `execute` has.
 
-    A coroutine function is given an asynchronous face of the workspace, and driven; see `enclave.aio.driving`.
+    A coroutine function is given an asynchronous proxy of the workspace, and driven; see `enclave.aio.driving`.
 
     Raises:
         ToolArgumentsError, EnclaveError: As for `Tool.execute`.

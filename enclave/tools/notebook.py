@@ -35,7 +35,7 @@ class NotebookWorkspace(Protocol):
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
     ) -> CellResult:
-        """Run code in a kernel; see `enclave.sandboxes.notebook.verbs.NotebookSandbox.execute_cell`."""
+        """Run code in a kernel; see `enclave.sandboxes.notebook.sandbox.NotebookSandbox.execute_cell`."""
 
     def create_kernel(self, name: str, *, exist_ok: bool = False) -> KernelInfo:
         """Start a further kernel."""

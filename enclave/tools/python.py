@@ -103,7 +103,7 @@ class PythonExecutor(Tool):
 
     @staticmethod
     def _runs(workspace: Workspace, interpreter: Sequence[str], arguments: Arguments) -> bool:
-        """Tell whether the interpreter can be started at all; code may end with 126 or 127 by itself."""
+        """Return whether the interpreter can be started at all; code may end with 126 or 127 by itself."""
         options = given(cwd=arguments.cwd, env=arguments.env)
         probe = workspace.execute_command([interpreter[0], '--version'], _PROBE_SECONDS, **options)
         return probe.exit_code not in (_NOT_EXECUTABLE, _NOT_FOUND)

@@ -30,7 +30,7 @@ TOOLS: Registry[type[Tool]] = Registry(
         'shell_executor': ('enclave.tools.shell', 'ShellExecutor'),
     }
 )
-_MEANT: dict[SandboxType | str, tuple[SandboxType | str, ...]] = {
+_EQUIVALENT_KINDS: dict[SandboxType | str, tuple[SandboxType | str, ...]] = {
     SandboxType.DOCKER: (SandboxType.DOCKER, SandboxType.BUBBLEWRAP),
     SandboxType.DOCKER_NOTEBOOK: NOTEBOOK_TYPES,
 }
@@ -178,7 +178,7 @@ def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str]
             SandboxType.DOCKER_NOTEBOOK: kind in NOTEBOOK_TYPES,
         }
         if not sorts.get(required, required == kind):
-            meant = _MEANT.get(required, (required,))
+            meant = _EQUIVALENT_KINDS.get(required, (required,))
             return f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'
     missing = sorted(set(tool.needs) - set(offers))
     return f'it needs {", ".join(missing)}, which this {kind} sandbox does not offer' if missing else ''

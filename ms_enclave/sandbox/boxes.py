@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from enclave import aio
 from enclave.aio.factories import SandboxMaker
-from enclave.aio.lifting import Family
+from enclave.aio.proxies import ProxyRegistry
 from enclave.enums import SandboxStatus
 from enclave.records import ToolResult
 
@@ -21,14 +21,14 @@ def tell_stderr(result: ToolResult) -> ToolResult:
     return result.model_copy(update={'error': stderr}) if result.success and not result.error and stderr else result
 
 
-FAMILY = Family(tell=tell_stderr, parent=aio.Sandbox._family)
-"""The faces of this package, and the words their results come in."""
+FAMILY = ProxyRegistry(tell=tell_stderr, parent=aio.Sandbox._proxy_registry)
+"""The proxies of this package, and the words their results come in."""
 
 
 class Sandbox(aio.Sandbox):
     """One sandbox; see `enclave.aio.Sandbox`. Subclass it, with coroutine functions, for a backend of your own."""
 
-    _family: ClassVar[Family] = FAMILY
+    _proxy_registry: ClassVar[ProxyRegistry] = FAMILY
     _home: ClassVar[tuple[str, str]] = aio.Sandbox._home
 
     def update_status(self, status: SandboxStatus) -> None:
@@ -86,7 +86,7 @@ class SandboxFactory(
 ):
     """Makes sandboxes by kind, not started and connected to nothing; see `enclave.aio.SandboxFactory`."""
 
-    _family: ClassVar[Family] = FAMILY
+    _proxy_registry: ClassVar[ProxyRegistry] = FAMILY
 
 
 register_sandbox = aio.register_sandbox

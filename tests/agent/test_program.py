@@ -24,7 +24,7 @@ import pytest
 
 from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command, bootstrap
 from enclave.agent.program import CHUNK, DATA, EOF, EVENT, INPUT_WINDOW, pack_message
-from enclave.channel.channel import Call, Channel, Facts
+from enclave.channel.channel import Call, Channel, Reply
 from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
 from enclave.errors import InvalidArgumentError, SandboxBrokenError, SandboxError, SandboxGoneError, SandboxPathError
@@ -207,11 +207,11 @@ def test_a_background_writer_neither_blocks_nor_dies(agent: AgentProcess, tmp_pa
     assert (tmp_path / 'done').read_text() == 'finished\n'
 
 
-def test_a_guest_that_kills_its_keeper_escapes_nothing(agent: AgentProcess, tmp_path: Path) -> None:
+def test_a_guest_that_kills_its_supervisor_escapes_nothing(agent: AgentProcess, tmp_path: Path) -> None:
     survived = run(agent, 'kill -9 $PPID; echo survived; exit 5')
     assert (survived.stdout, survived.exit_code) == ('survived\n', 5)
     for _ in range(50):
-        # The program ends while its keeper dies: its exit status must come by one way or the other.
+        # The program ends while its supervisor dies: its exit status must come by one way or the other.
         assert run(agent, 'kill -9 $PPID; exit 5').exit_code == 5
 
     caught = run(agent, 'kill -9 $PPID; (setsid sleep 1000 & echo $! > pid); sleep 1000', timeout=2)
@@ -219,16 +219,16 @@ def test_a_guest_that_kills_its_keeper_escapes_nothing(agent: AgentProcess, tmp_
     assert not is_alive(int((tmp_path / 'pid').read_text()))
 
 
-def test_a_guest_that_stops_its_keeper_is_still_timed_out(agent: AgentProcess) -> None:
+def test_a_guest_that_stops_its_supervisor_is_still_timed_out(agent: AgentProcess) -> None:
     assert run(agent, 'kill -STOP $PPID; echo x', timeout=0.5).timed_out
     assert run(agent, 'echo next').stdout == 'next\n'
 
 
-def test_a_keeper_serves_one_call_after_another(agent: AgentProcess) -> None:
-    keepers = {run(agent, 'echo $PPID').stdout for _ in range(10)}
+def test_a_supervisor_serves_one_call_after_another(agent: AgentProcess) -> None:
+    supervisors = {run(agent, 'echo $PPID').stdout for _ in range(10)}
 
     # One may still be on its way back when the next call comes, and then there is a second.
-    assert len(keepers) <= 2
+    assert len(supervisors) <= 2
 
 
 def test_what_was_killed_is_reaped_before_the_call_ends(agent: AgentProcess, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_what_was_killed_is_reaped_before_the_call_ends(agent: AgentProcess, tmp
         (tmp_path / 'pids').unlink()
 
 
-def test_a_keeper_whose_priority_a_guest_changed_serves_no_other_call(agent: AgentProcess) -> None:
+def test_a_supervisor_whose_priority_a_guest_changed_serves_no_other_call(agent: AgentProcess) -> None:
     nice = 'import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, 0) + 3)'
     before = run(agent, 'nice').stdout
     assert run(agent, [sys.executable, '-c', nice]).exit_code == 0
@@ -503,7 +503,7 @@ def test_unknown_operations_and_malformed_requests_are_answered(agent: AgentProc
         {'op': 'read'},
         {'op': 'run', 'argv': []},
     ):
-        answer: Facts = agent.channel.open(message).wait(patient())
+        answer: Reply = agent.channel.open(message).wait(patient())
         assert 'error' in answer or 'exit' in answer, message
     assert run(agent, 'echo fine').stdout == 'fine\n'
 
@@ -760,7 +760,7 @@ def test_pipes_of_ended_calls_are_let_go_of_also_under_a_flood(agent: AgentProce
 
     pause = threading.Event()
     for _ in range(100):
-        # The agent's own, and a socket for each keeper that waits for work.
+        # The agent's own, and a socket for each supervisor that waits for work.
         if len(os.listdir(descriptors)) <= 20:
             break
         pause.wait(0.05)

@@ -449,7 +449,7 @@ def test_any_verb_from_many_threads(manager: SandboxManager, kind: str) -> None:
     assert manager.list_sandboxes() == []
 
 
-# Facts and the end ----------------------------------------------------------------------------------------------------
+# Reply and the end ----------------------------------------------------------------------------------------------------
 
 
 def test_stats_and_health(manager: SandboxManager, kind: str) -> None:

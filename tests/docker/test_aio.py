@@ -1,4 +1,4 @@
-"""The faces over real sandboxes: what fakes cannot show."""
+"""The proxies over real sandboxes: what fakes cannot show."""
 
 from __future__ import annotations
 

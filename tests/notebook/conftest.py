@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from enclave.managers.http import HttpSandboxManager
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.server.serve import SandboxServer
 from tests.support.backends import NOTEBOOK_BACKENDS, Backend, bubblewrap_notebook_trouble, require_bubblewrap, starting
 from tests.support.server import serving

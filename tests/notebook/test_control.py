@@ -27,7 +27,7 @@ from enclave.errors import (
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.docker.sandbox import DockerSandbox
 from enclave.sandboxes.notebook.messages import Messenger, make_key
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.sandboxes.notebook.zmtp import ZmtpSocket
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.backends import NOTEBOOK_BACKENDS, Backend

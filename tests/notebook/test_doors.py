@@ -22,7 +22,7 @@ from enclave.enums import SandboxType
 from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes import choice
 from enclave.sandboxes.choice import Choice
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.backends import Backend
 from tests.support.server import remote

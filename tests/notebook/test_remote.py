@@ -1,4 +1,4 @@
-"""Notebooks of a server: broken connections, leases, the asynchronous faces and the command line."""
+"""Notebooks of a server: broken connections, leases, the asynchronous proxies and the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from enclave.managers.base import SandboxManager
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.local import LocalSandboxManager
 from enclave.managers.remote_notebook import RemoteNotebookSandbox
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.server.serve import SandboxServer
 from tests.notebook.conftest import CONFIG
 from tests.support.server import serving
@@ -201,29 +201,29 @@ def test_a_lease_gives_a_notebook_whose_kernels_stay_as_files_do(
     assert names == (['default', 'mine'] if policy == 'reuse' else ['default'])
 
 
-# Asynchronous faces ---------------------------------------------------------------------------------------------------
+# asynchronous proxies ---------------------------------------------------------------------------------------------------
 
 
 def test_the_verbs_are_awaited(server: SandboxServer, box: RemoteNotebookSandbox) -> None:
     async def main() -> None:
         async with aio.HttpSandboxManager(base_url=server.url) as manager:
-            face: Any = await manager.get_sandbox(box.id)
-            assert isinstance(face, aio.RemoteNotebookSandbox)
-            assert isinstance(face, aio.NotebookSandbox)
-            assert face.status == 'running'
-            assert (await face.execute_cell('a = 20\na + 1')).text == '21'
-            steps = [step async for step in face.stream_cell("print('one', flush=True)\nprint('two')")]
+            proxy: Any = await manager.get_sandbox(box.id)
+            assert isinstance(proxy, aio.RemoteNotebookSandbox)
+            assert isinstance(proxy, aio.NotebookSandbox)
+            assert proxy.status == 'running'
+            assert (await proxy.execute_cell('a = 20\na + 1')).text == '21'
+            steps = [step async for step in proxy.stream_cell("print('one', flush=True)\nprint('two')")]
             assert ''.join(step['text'] for step in steps[:-1]) == 'one\ntwo\n'
-            await face.create_kernel('aside')
-            assert [info.name for info in await face.list_kernels()] == ['default', 'aside']
-            await face.interrupt_kernel('aside')
-            await face.restart_kernel('aside')
-            await face.delete_kernel('aside')
-            assert 'python3' in [spec.name for spec in await face.list_kernel_specs()]
-            assert 'a' in [each.name for each in await face.list_variables(timeout=PATIENCE)]
-            assert (await face.complete_code('pri', timeout=PATIENCE)).matches
-            assert (await face.inspect_code('print', timeout=PATIENCE)).found
-            assert await face.check_complete('for x in y:', timeout=PATIENCE) == ('incomplete', '    ')
+            await proxy.create_kernel('aside')
+            assert [info.name for info in await proxy.list_kernels()] == ['default', 'aside']
+            await proxy.interrupt_kernel('aside')
+            await proxy.restart_kernel('aside')
+            await proxy.delete_kernel('aside')
+            assert 'python3' in [spec.name for spec in await proxy.list_kernel_specs()]
+            assert 'a' in [each.name for each in await proxy.list_variables(timeout=PATIENCE)]
+            assert (await proxy.complete_code('pri', timeout=PATIENCE)).matches
+            assert (await proxy.inspect_code('print', timeout=PATIENCE)).found
+            assert await proxy.check_complete('for x in y:', timeout=PATIENCE) == ('incomplete', '    ')
 
     asyncio.run(main())
 
@@ -233,28 +233,28 @@ def test_cancelling_an_await_or_leaving_the_loop_interrupts_the_cell(
 ) -> None:
     async def main() -> None:
         async with aio.HttpSandboxManager(base_url=server.url) as manager:
-            face: Any = await manager.get_sandbox(box.id)
-            await face.execute_cell('held = 1')
+            proxy: Any = await manager.get_sandbox(box.id)
+            await proxy.execute_cell('held = 1')
             started = asyncio.Event()
             loop = asyncio.get_running_loop()
 
             def on_output(_: Any) -> None:
                 loop.call_soon_threadsafe(started.set)
 
-            task = asyncio.ensure_future(face.execute_cell(ENDLESS, on_output=on_output))
+            task = asyncio.ensure_future(proxy.execute_cell(ENDLESS, on_output=on_output))
             await asyncio.wait_for(started.wait(), PATIENCE)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert (await face.execute_cell('held')).text == '1'
+            assert (await proxy.execute_cell('held')).text == '1'
 
-            async for output in face.stream_cell(ENDLESS):
+            async for output in proxy.stream_cell(ENDLESS):
                 assert output['text'] == 'on\n'
                 break
-            assert (await face.execute_cell('held')).text == '1'
+            assert (await proxy.execute_cell('held')).text == '1'
 
             async def follow() -> None:
-                async for _ in face.stream_cell(ENDLESS):
+                async for _ in proxy.stream_cell(ENDLESS):
                     started.set()
 
             started.clear()
@@ -263,7 +263,7 @@ def test_cancelling_an_await_or_leaving_the_loop_interrupts_the_cell(
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert (await face.execute_cell('held')).text == '1'
+            assert (await proxy.execute_cell('held')).text == '1'
 
     asyncio.run(main())
 

@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from enclave.enums import ExecutionStatus
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 
 
 def pixels(png: bytes) -> tuple[int, int, set[bytes]]:

@@ -12,7 +12,7 @@ from enclave.cancellation import Cancellation
 from enclave.cells import CellResult
 from enclave.enums import ExecutionStatus
 from enclave.errors import CallCancelledError, ConflictError, InvalidArgumentError, NotFoundError
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 
 pytestmark = pytest.mark.docker
 

@@ -25,7 +25,7 @@ from enclave.cells import CellResult, Completion, Inspection, KernelInfo, Kernel
 from enclave.enums import ExecutionStatus
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.base import Sandbox
-from enclave.sandboxes.notebook.verbs import Steps
+from enclave.sandboxes.notebook.sandbox import Steps
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.openapi import document
 from tests.support.server import serving
@@ -123,7 +123,7 @@ def described() -> Iterator[Any]:
     config = {'tools_config': ['shell_executor']}
     with serving(policy=policy, sandbox_config=config) as server:
         assert server.service is not None
-        manager = server.service.owner(None).manager
+        manager = server.service.tenant(None).manager
         manager.create_sandbox('inert', sandbox_id='fuzzed')
         yield schemathesis.openapi.from_url(f'{server.url}/openapi.json')
 

@@ -101,7 +101,7 @@ def test_one_that_may_come_back_gets_a_moment_and_the_answer(
     with connected(server.port) as connection:
         connection.sendall(request)
         assert server.service is not None
-        sandbox: Any = server.service.owner(None).manager.get_sandbox(sandbox_id)
+        sandbox: Any = server.service.tenant(None).manager.get_sandbox(sandbox_id)
         sandbox.let_go()
         answer = read_all(connection)
 
@@ -138,7 +138,7 @@ def test_a_creation_given_up_leaves_nothing(serve: Serve, connect: Connect, back
         connection.sendall(post('/sandbox/create?sandbox_type=fake', CONFIG))
         backend.wait_until(lambda: backend.starting == 1)
     assert server.service is not None
-    manager = server.service.owner(None).manager
+    manager = server.service.tenant(None).manager
     assert server.service.lanes.wait_empty(PATIENCE), 'it is given up although it has not ended'
     backend.may_start.set()
 
@@ -274,7 +274,7 @@ def test_a_stopping_server_refuses_new_work_and_ends_the_old(
 
     with pytest.raises(ManagerStoppedError, match='stopping'):
         manager.create_sandbox('fake', CONFIG)
-    sandbox: Any = server.service.owner(None).manager.get_sandbox(sandbox_id)
+    sandbox: Any = server.service.tenant(None).manager.get_sandbox(sandbox_id)
     sandbox.let_go()
 
     assert held.result(PATIENCE).status == 'success'

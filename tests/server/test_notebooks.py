@@ -22,7 +22,7 @@ from enclave.deadline import Deadline
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.remote import RemoteSandbox
 from enclave.managers.remote_notebook import RemoteNotebookSandbox
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.server import live
 from enclave.server.auth import ApiKey
 from enclave.server.cells import LiveCell
@@ -104,12 +104,14 @@ def lines(response: requests.Response) -> Iterator[dict[str, Any]]:
 def cell_of(server: SandboxServer, cell_id: str) -> LiveCell:
     """The server's own record of a cell."""
     assert server.service is not None
-    found = [each for owner in server.service.owners() for each in owner.cells._table.values() if each.id == cell_id]
+    found = [each for tenant in server.service.tenants() for each in tenant.cells._table.values() if each.id == cell_id]
     return found[0]
 
 
 def pumps() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith(('enclave-pump', 'enclave-des'))}
+    return {
+        thread.name for thread in threading.enumerate() if thread.name.startswith(('enclave-producer', 'enclave-des'))
+    }
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
@@ -399,7 +401,7 @@ def test_another_keys_cell_is_not_there(serve: Serve, connect: Connect) -> None:
     steps = boxes[0].stream_cell(ENDLESS)
     next(steps)
     assert server.service is not None
-    (cell,) = server.service.owner(keys[0]).cells.of(boxes[0].id)
+    (cell,) = server.service.tenant(keys[0]).cells.of(boxes[0].id)
 
     for owned in boxes:
         cells = f'{server.url}{owned.path}/cells/{cell.id}'
@@ -515,7 +517,7 @@ def test_ids_that_no_address_can_hold_are_refused(path: str, cell_id: str) -> No
     assert (answer.status_code, answer.json()['code']) == (400, 'invalid-argument')
 
 
-# Facts ----------------------------------------------------------------------------------------------------------------
+# Reply ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.docker

@@ -1,4 +1,4 @@
-"""What tests of the asynchronous faces share."""
+"""What tests of the asynchronous proxies share."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PATIENCE = 30.0
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process runs; one that is dead and waits to be reaped does not."""
+    """Return whether a process runs; one that is dead and waits to be reaped does not."""
     try:
         line = Path(f'/proc/{pid}/stat').read_bytes()
     except OSError:

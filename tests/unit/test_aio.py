@@ -1,4 +1,4 @@
-"""The faces over fake sandboxes: what a program sees of them."""
+"""The proxies over fake sandboxes: what a program sees of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def backend() -> FakeBackend:
 @pytest.fixture(autouse=True)
 def _registries_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool_registry.TOOLS, 'registered', dict(tool_registry.TOOLS.registered))
-    monkeypatch.setattr(aio.Sandbox._family, 'faces', dict(aio.Sandbox._family.faces))
+    monkeypatch.setattr(aio.Sandbox._proxy_registry, 'proxies', dict(aio.Sandbox._proxy_registry.proxies))
 
 
 def manager(**options: Any) -> aio.LocalSandboxManager:
@@ -120,7 +120,7 @@ def test_a_kind_that_nobody_names_is_chosen_off_the_loop_when_it_is_needed(
             assert sandbox.id == 'mine'
             assert (await sandbox.execute_command('echo hello')).stdout == 'hello\n'
             assert sandbox.metadata['chosen_because'] == 'it is a test'
-        assert type(sandbox) is aio.Sandbox  # the nearest face of a fake
+        assert type(sandbox) is aio.Sandbox  # the nearest proxy of a fake
         assert threading.current_thread() not in looked
 
     asyncio.run(main())
@@ -336,7 +336,7 @@ def test_a_managers_start_that_was_cancelled_may_be_made_again(backend: FakeBack
         owner = manager()
         task = asyncio.ensure_future(owner.start())
         await asyncio.sleep(0)
-        backend.wait_until(lambda: owner._blocking._keeper.state == 'running')
+        backend.wait_until(lambda: owner._blocking._table.state == 'running')
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -804,7 +804,7 @@ def test_managers_of_both_colours_own_own_sandboxes() -> None:
             assert (await owner.execute_tool(only, 'shell_executor', {'command': 'you'})).output == 'hello you'
             assert isinstance(await owner.get_sandbox(only), made)
             task = asyncio.ensure_future(owner.execute_command(only, 'forever'))
-            await until(lambda: (owner._blocking._keeper.active_calls) == 1)
+            await until(lambda: (owner._blocking._table.active_calls) == 1)
             await asyncio.sleep(0.01)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -867,7 +867,7 @@ def test_tools_use_an_own_sandbox_that_knows_no_more_than_was_documented(caplog:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize('way', ['face', 'blocking', 'manager'])
+@pytest.mark.parametrize('way', ['proxy', 'blocking', 'manager'])
 def test_an_own_start_that_fails_after_ours_leaves_nothing(backend: FakeBackend, way: str) -> None:
     class Prepared(aio.Sandbox):
         _home = (FakeSandbox.__module__, 'FakeSandbox')
@@ -891,7 +891,7 @@ def test_an_own_start_that_fails_after_ours_leaves_nothing(backend: FakeBackend,
             pass
 
     def use() -> None:
-        if way == 'face':
+        if way == 'proxy':
             asyncio.run(enter())
         elif way == 'blocking':
             with SandboxFactory.create_sandbox('blocking'):
@@ -962,10 +962,10 @@ def test_an_own_sandbox_may_outlive_its_loop() -> None:
 
 
 def test_an_own_sandbox_over_a_backend_adds_to_it(backend: FakeBackend) -> None:
-    class Face(aio.Sandbox):
+    class AsyncProxy(aio.Sandbox):
         _home = (FakeSandbox.__module__, 'FakeSandbox')
 
-    class Prepared(Face):
+    class Prepared(AsyncProxy):
         backend: Any = None
 
         async def start(self) -> None:
@@ -1075,8 +1075,8 @@ async def main():
 def refuse(self):
     raise RuntimeError("can't create new thread at interpreter shutdown")
 def stop():
-    from enclave.aio.threads import crew
-    crew._idle.clear()
+    from enclave.threads import thread_pool
+    thread_pool._idle.clear()
     threading.Thread.start = refuse
     asyncio.run(manager.stop())
 atexit.register(stop)
@@ -1100,8 +1100,8 @@ sandbox = Own()
 def refuse(self):
     raise RuntimeError("can't create new thread at interpreter shutdown")
 def stop():
-    from enclave.aio.threads import crew
-    crew._idle.clear()
+    from enclave.threads import thread_pool
+    thread_pool._idle.clear()
     threading.Thread.start = refuse
     asyncio.run(sandbox.stop())
 atexit.register(stop)

@@ -1,4 +1,4 @@
-"""The faces have what the blocking classes have: names, signatures, words, and a coroutine function for every method."""
+"""The proxies have what the blocking classes have: names, signatures, words, and a coroutine function for every method."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 import enclave
 from enclave import aio
-from enclave.aio.lifting import Face, Shown
+from enclave.aio.proxies import AsyncProxy, Forwarded
 from enclave.aio.sandboxes import Connection, PortForward, Process
 from ms_enclave.sandbox import boxes
 from ms_enclave.sandbox import manager as documented
 
-FACES: list[type[Face]] = [
+PROXIES: list[type[AsyncProxy]] = [
     aio.Sandbox,
     aio.AgentBackedSandbox,
     aio.DockerSandbox,
@@ -34,7 +34,7 @@ FACES: list[type[Face]] = [
     Connection,
     PortForward,
 ]
-DOCUMENTED: list[type[Face]] = [
+DOCUMENTED: list[type[AsyncProxy]] = [
     boxes.Sandbox,
     boxes.DockerSandbox,
     boxes.DockerNotebookSandbox,
@@ -46,12 +46,12 @@ ITERATORS = {'chunks', 'read_chunks', 'read_archive', 'stream_cell'}
 CONTEXTS = {'open', 'lease'}
 
 
-def blocking_of(face: type[Face]) -> type[Any]:
+def blocking_of(proxy: type[AsyncProxy]) -> type[Any]:
     try:
-        importlib.import_module(face._home[0])
+        importlib.import_module(proxy._home[0])
     except ModuleNotFoundError:
-        pytest.skip(f'{face._home[0]} is not there')
-    return face._blocking_class()
+        pytest.skip(f'{proxy._home[0]} is not there')
+    return proxy._blocking_class()
 
 
 def methods(cls: type[Any]) -> Iterator[tuple[str, Any]]:
@@ -61,34 +61,34 @@ def methods(cls: type[Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-@pytest.mark.parametrize('face', FACES, ids=lambda face: face.__name__)
-def test_a_face_has_every_public_name_of_its_class(face: type[Face]) -> None:
-    blocking = blocking_of(face)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
+def test_a_face_has_every_public_name_of_its_class(proxy: type[AsyncProxy]) -> None:
+    blocking = blocking_of(proxy)
 
     public = {name for name in dir(blocking) if not name.startswith('_')}
 
-    assert sorted(public - set(dir(face))) == []
+    assert sorted(public - set(dir(proxy))) == []
 
 
-@pytest.mark.parametrize('face', FACES, ids=lambda face: face.__name__)
-def test_methods_have_the_same_parameters(face: type[Face]) -> None:
-    for name, method in methods(blocking_of(face)):
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
+def test_methods_have_the_same_parameters(proxy: type[AsyncProxy]) -> None:
+    for name, method in methods(blocking_of(proxy)):
         theirs = list(inspect.signature(method).parameters.values())
-        ours = list(inspect.signature(getattr(face, name)).parameters.values())
+        ours = list(inspect.signature(getattr(proxy, name)).parameters.values())
         assert ours == theirs, name
 
 
-@pytest.mark.parametrize('face', [*FACES, *DOCUMENTED], ids=lambda face: f'{face.__module__}.{face.__name__}')
-def test_methods_have_the_words_of_the_blocking_class(face: type[Face]) -> None:
-    for name, method in methods(blocking_of(face)):
+@pytest.mark.parametrize('proxy', [*PROXIES, *DOCUMENTED], ids=lambda proxy: f'{proxy.__module__}.{proxy.__name__}')
+def test_methods_have_the_words_of_the_blocking_class(proxy: type[AsyncProxy]) -> None:
+    for name, method in methods(blocking_of(proxy)):
         assert inspect.getdoc(method), name
-        assert inspect.getdoc(getattr(face, name)) == inspect.getdoc(method), name
+        assert inspect.getdoc(getattr(proxy, name)) == inspect.getdoc(method), name
 
 
-@pytest.mark.parametrize('face', FACES, ids=lambda face: face.__name__)
-def test_methods_are_coroutine_functions(face: type[Face]) -> None:
-    for name, _method in methods(blocking_of(face)):
-        ours = getattr(face, name)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
+def test_methods_are_coroutine_functions(proxy: type[AsyncProxy]) -> None:
+    for name, _method in methods(blocking_of(proxy)):
+        ours = getattr(proxy, name)
         if name in ITERATORS:
             assert inspect.isasyncgenfunction(ours), name
         elif name in CONTEXTS:
@@ -97,21 +97,21 @@ def test_methods_are_coroutine_functions(face: type[Face]) -> None:
             assert inspect.iscoroutinefunction(ours), name
 
 
-@pytest.mark.parametrize('face', FACES, ids=lambda face: face.__name__)
-def test_a_class_that_is_a_context_manager_is_an_asynchronous_one(face: type[Face]) -> None:
-    blocking = blocking_of(face)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
+def test_a_class_that_is_a_context_manager_is_an_asynchronous_one(proxy: type[AsyncProxy]) -> None:
+    blocking = blocking_of(proxy)
 
-    assert hasattr(blocking, '__enter__') == hasattr(face, '__aenter__')
-    assert hasattr(blocking, '__exit__') == hasattr(face, '__aexit__')
+    assert hasattr(blocking, '__enter__') == hasattr(proxy, '__aenter__')
+    assert hasattr(blocking, '__exit__') == hasattr(proxy, '__aexit__')
 
 
-@pytest.mark.parametrize('face', FACES, ids=lambda face: face.__name__)
-def test_attributes_are_shown_and_not_called(face: type[Face]) -> None:
-    blocking = blocking_of(face)
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
+def test_attributes_are_shown_and_not_called(proxy: type[AsyncProxy]) -> None:
+    blocking = blocking_of(proxy)
 
     for name in dir(blocking):
         if not name.startswith('_') and isinstance(inspect.getattr_static(blocking, name), property):
-            assert isinstance(inspect.getattr_static(face, name), (Shown, property)), name
+            assert isinstance(inspect.getattr_static(proxy, name), (Forwarded, property)), name
 
 
 @pytest.mark.parametrize('name', ['SandboxFactory', 'SandboxManagerFactory'])
@@ -120,12 +120,12 @@ def test_factories_are_plain_functions_with_the_same_parameters(name: str) -> No
     from enclave.sandboxes.registry import SandboxFactory
 
     blocking = {'SandboxFactory': SandboxFactory, 'SandboxManagerFactory': SandboxManagerFactory}[name]
-    face = getattr(aio, name)
+    proxy = getattr(aio, name)
     public = [each for each in dir(blocking) if not each.startswith('_')]
 
-    assert [each for each in dir(face) if not each.startswith('_')] == public
+    assert [each for each in dir(proxy) if not each.startswith('_')] == public
     for each in public:
-        ours, theirs = getattr(face, each), getattr(blocking, each)
+        ours, theirs = getattr(proxy, each), getattr(blocking, each)
         assert not inspect.iscoroutinefunction(ours)
         assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters), each
         if each.startswith('register_'):

@@ -235,7 +235,7 @@ def test_the_values_of_variables_are_never_shown() -> None:
     config = SandboxConfig(env_vars={'TOKEN': 'hunter2'})
 
     assert 'hunter2' not in repr(config)
-    assert config.shown()['env_vars'] == {'TOKEN': '***'}
+    assert config.redacted()['env_vars'] == {'TOKEN': '***'}
     assert config.env_vars == {'TOKEN': 'hunter2'}
 
 

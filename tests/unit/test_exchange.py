@@ -12,7 +12,7 @@ from urllib3 import PoolManager
 
 from enclave.cancellation import Cancellation, until_cancelled
 from enclave.errors import CallCancelledError
-from enclave.exchange import LINES, Exchange
+from enclave.exchange import LINES, CancellableRequest
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.docker.engine import Engine
 from tests.support.sockets import answering
@@ -77,7 +77,7 @@ def test_a_client_that_stops_closes_what_rests_at_once() -> None:
 
 
 def test_a_connection_that_was_given_back_is_nobodys_to_end() -> None:
-    exchange = Exchange('the first request')
+    exchange = CancellableRequest('the first request')
     with answering(answer(b'one')) as url, PoolManager() as manager:
         manager.pool_classes_by_scheme = LINES
         with exchange.made():
@@ -94,7 +94,7 @@ def test_a_connection_that_was_given_back_is_nobodys_to_end() -> None:
 
 
 def test_requests_that_the_body_makes_are_not_the_exchanges() -> None:
-    exchange = Exchange('the upload')
+    exchange = CancellableRequest('the upload')
     with answering(answer(b'two')) as url, PoolManager() as manager:
         manager.pool_classes_by_scheme = LINES
 
@@ -108,7 +108,7 @@ def test_requests_that_the_body_makes_are_not_the_exchanges() -> None:
 
 
 def test_hanging_up_before_there_is_a_connection_ends_it_too() -> None:
-    exchange = Exchange('the request')
+    exchange = CancellableRequest('the request')
     exchange.hang_up()
     ours, theirs = socket.socketpair()
     with ours, theirs:

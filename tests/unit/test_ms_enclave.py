@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from enclave import aio
-from enclave.aio.lifting import Face
+from enclave.aio.proxies import AsyncProxy
 from enclave.sandboxes.registry import SandboxFactory as BlockingFactory
 from enclave.tools import registry as tool_registry
 from ms_enclave.sandbox.boxes import DockerNotebookSandbox, DockerSandbox, Sandbox, SandboxFactory, register_sandbox
@@ -126,7 +126,7 @@ def backend() -> FakeBackend:
 @pytest.fixture(autouse=True)
 def _registries_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool_registry.TOOLS, 'registered', dict(tool_registry.TOOLS.registered))
-    monkeypatch.setattr(aio.Sandbox._family, 'faces', dict(aio.Sandbox._family.faces))
+    monkeypatch.setattr(aio.Sandbox._proxy_registry, 'proxies', dict(aio.Sandbox._proxy_registry.proxies))
 
 
 def local_manager(**options: Any) -> Any:
@@ -214,9 +214,9 @@ def test_every_verb_of_a_sandbox_and_a_manager_is_a_coroutine_function() -> None
     from ms_enclave.sandbox.manager import LocalSandboxManager
 
     plain = {'lease', 'open', 'read_chunks', 'read_archive', 'update_status'}
-    for face in (DockerSandbox, LocalSandboxManager):
-        for name in dir(face):
-            method = inspect.getattr_static(face, name)
+    for proxy in (DockerSandbox, LocalSandboxManager):
+        for name in dir(proxy):
+            method = inspect.getattr_static(proxy, name)
             if not name.startswith('_') and inspect.isfunction(method) and name not in plain:
                 assert inspect.iscoroutinefunction(method), name
 
@@ -250,7 +250,7 @@ def test_a_success_tells_its_stderr_as_error(backend: FakeBackend) -> None:
 
 
 def test_every_kind_of_sandbox_tells_it_so(backend: FakeBackend) -> None:
-    class Nearer(aio.Sandbox):  # a face that this package knows nothing of
+    class Nearer(aio.Sandbox):  # a proxy that this package knows nothing of
         _home = (BlockingFactory.get_sandbox_class('fake').__module__, 'TestSandbox')
 
     async def main() -> ToolResult:
@@ -407,7 +407,7 @@ def test_an_own_sandbox_works_in_both_colours() -> None:
     asyncio.run(main())
     with BlockingFactory.create_sandbox('dummy') as blocking:
         assert blocking.execute_command('x').stdout == 'dummy'
-        assert not isinstance(blocking, Face)
+        assert not isinstance(blocking, AsyncProxy)
 
     assert steps == ['start', 'stop'] * 3
 

@@ -28,7 +28,7 @@ from attrs import Factory, define, field, frozen
 
 from enclave.deadline import Deadline
 from enclave.errors import SandboxStartError
-from enclave.sandboxes.owner import Owner, current_owner
+from enclave.sandboxes.owner import OwnerProcess, current_owner
 
 logger = logging.getLogger(__name__)
 
@@ -349,7 +349,7 @@ def _write(file: Path, value: str) -> None:
         raise OSError(error.errno, error.strerror, str(file)) from error
 
 
-def _group_name(sandbox_id: str, owner: Owner, number: int) -> str:
+def _group_name(sandbox_id: str, owner: OwnerProcess, number: int) -> str:
     return f'{sandbox_id}@{_short(owner.host)}.{owner.pid}.{owner.started}.{number}'
 
 
@@ -394,7 +394,7 @@ def sweep(cgroups: Cgroups) -> int:
             match = _NAME.fullmatch(place.name)
             if match is None or match['host'] != _short(here.host):
                 continue
-            if Owner(host=here.host, pid=int(match['pid']), started=match['started']).is_provably_dead():
+            if OwnerProcess(host=here.host, pid=int(match['pid']), started=match['started']).is_provably_dead():
                 logger.info('removing the control group %s of a process that is gone', place)
                 _remove(place)
                 count += 1

@@ -21,7 +21,7 @@ _SHARED_MEMORY = '/dev/shm'
 
 
 @frozen
-class Shown:
+class VisiblePath:
     """A host path that is shown in a sandbox at a path, and whether the sandbox may write there."""
 
     source: str
@@ -35,7 +35,7 @@ def plain(path: str) -> str:
 
 
 def is_below(path: str, other: str) -> bool:
-    """Tell whether a path is another, or in the directory that it names."""
+    """Return whether a path is another, or in the directory that it names."""
     return f'{path}/'.startswith(f'{other}/')
 
 
@@ -55,7 +55,7 @@ def check_place(path: str, name: str) -> None:
         )
 
 
-def check_target(path: str, name: str, links: Iterable[str], shown: Sequence[Shown]) -> None:
+def check_target(path: str, name: str, links: Iterable[str], shown: Sequence[VisiblePath]) -> None:
     """Check that bubblewrap can put something at a path, and finds no symlink on the way.
 
     Args:

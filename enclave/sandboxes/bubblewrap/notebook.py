@@ -10,7 +10,7 @@ from enclave.sandboxes.bubblewrap.interpreter import explain_missing, find_kerne
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.bubblewrap.rootfs import View
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 
 _RESERVED_BYTES = 128 * MIB
 """What a kernel reserves and does not use, above all the stacks of its ten threads: of 118 MiB of data that an idle one has, 35

@@ -60,7 +60,7 @@ def reachable_dir(*parts: str) -> Path:
 
 
 def is_reachable(path: str) -> bool:
-    """Tell whether a user without rights of his own can reach a path: every directory on the way lets others pass."""
+    """Return whether a user without rights of his own can reach a path: every directory on the way lets others pass."""
     place = os.path.realpath(path)
     need = 0o005
     try:

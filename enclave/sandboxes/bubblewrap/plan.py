@@ -22,7 +22,7 @@ from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap.cgroups import Group
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.launch import above_streams, memory_file, start_process
-from enclave.sandboxes.bubblewrap.layout import Shown, check_target, is_below, plain
+from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, plain
 from enclave.sandboxes.bubblewrap.places import is_reachable, reachable_dir
 from enclave.sandboxes.bubblewrap.program import (
     Program,
@@ -103,10 +103,10 @@ class Plan:
 
     def _check_targets(self) -> None:
         links = [path for _, path in self.view.links]
-        shown = [Shown(source, path, is_writable=False) for source, path in self.view.trees]
+        shown = [VisiblePath(source, path, is_writable=False) for source, path in self.view.trees]
         for source, path, mode in self._binds:
             check_target(path, f"volumes[{source!r}]['bind']", links, shown)
-            shown.append(Shown(source, path, is_writable=mode == 'rw'))
+            shown.append(VisiblePath(source, path, is_writable=mode == 'rw'))
         check_target(self._work, 'working_dir', links, shown)
 
     def _check_volume(self, source: str, mode: str) -> None:
@@ -325,7 +325,7 @@ class Plan:
 
 @lru_cache(maxsize=1)
 def has_children_files() -> bool:
-    """Tell whether this kernel lists a process's children (proc(5), ``/proc/pid/task/tid/children``)."""
+    """Return whether this kernel lists a process's children (proc(5), ``/proc/pid/task/tid/children``)."""
     return os.path.exists(f'/proc/{os.getpid()}/task/{os.getpid()}/children')
 
 

@@ -205,7 +205,7 @@ def default_host_uid() -> int:
 
 @lru_cache(maxsize=8)
 def has_user(number: int, proc: Path = Path('/proc/self')) -> bool:
-    """Tell whether this user namespace has a user and a group of this id.
+    """Return whether this user namespace has a user and a group of this id.
 
     Source: user_namespaces(7): a line of a table is the first id, the first one outside, and their count.
     """

@@ -13,13 +13,13 @@ from typing import Any
 from enclave.errors import EnclaveError, SandboxGoneError, SandboxNotFoundError, SandboxStartError, SandboxStateError
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.engine_operations import EngineOperations
 from enclave.sandboxes.docker.inventory import enforced_config, inspect_sandbox
 from enclave.sandboxes.docker.sandbox import DockerSandbox, NoAgentError
+from enclave.sandboxes.docker.shell.operations import EngineOperations
 from enclave.sandboxes.operations import Operations
 
 # What of an inspected container a configuration can hold again, and its agent's verbs go by.
-_WORDS = ('image', 'working_dir', 'user', 'read_only', 'privileged')
+_KEPT_OPTIONS = ('image', 'working_dir', 'user', 'read_only', 'privileged')
 
 
 def attach_sandbox(
@@ -44,7 +44,7 @@ def attach_sandbox(
             details={'sandbox_id': sandbox_id, 'status': state.get('Status')},
         )
     facts = enforced_config(found)
-    config = DockerSandboxConfig(tools_config=tools_config or {}, **{word: facts[word] for word in _WORDS})
+    config = DockerSandboxConfig(tools_config=tools_config or {}, **{word: facts[word] for word in _KEPT_OPTIONS})
     return AttachedDockerSandbox(config, sandbox_id, engine=engine, container=found['Id'])
 
 

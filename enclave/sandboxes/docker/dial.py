@@ -157,7 +157,7 @@ def _tls_from(environ: Mapping[str, str]) -> TLSConfig | bool:
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
-class Connection(Protocol):
+class EngineConnection(Protocol):
     """The part of a socket that a stream needs; a `socket.socket` is one."""
 
     def recv(self, size: int, /) -> bytes:
@@ -278,7 +278,7 @@ class Dialer:
         parsed = urllib.parse.urlsplit(self.endpoint.request_url)
         return parsed.netloc if parsed.scheme in ('http', 'https') else 'docker'
 
-    def dial(self, timeout: float | None = CONNECT_TIMEOUT) -> Connection:
+    def dial(self, timeout: float | None = CONNECT_TIMEOUT) -> EngineConnection:
         """Return a connected socket, whose time limit for every operation is ``timeout`` seconds.
 
         Raises:
@@ -414,7 +414,7 @@ class RawStream:
     long as the container's attachment or the exec; whoever opened it closes it.
     """
 
-    def __init__(self, connection: Connection, leftover: bytes = b'') -> None:
+    def __init__(self, connection: EngineConnection, leftover: bytes = b'') -> None:
         self._connection = connection
         self._leftover = leftover  # touched by the reader alone
         self._write_lock = threading.Lock()  # keeps each write whole
@@ -566,7 +566,12 @@ def take_over(response: Any) -> RawStream:
 
 
 def upgrade(
-    connection: Connection, path: str, *, host: str, body: bytes = b'', on_refusal: Callable[[int, str], EnclaveError]
+    connection: EngineConnection,
+    path: str,
+    *,
+    host: str,
+    body: bytes = b'',
+    on_refusal: Callable[[int, str], EnclaveError],
 ) -> RawStream:
     """POST ``path`` over a fresh connection and return the raw stream it turns into.
 
@@ -596,7 +601,7 @@ def upgrade(
     raise on_refusal(status, _refusal_words(connection, head, rest))
 
 
-def _refusal_words(connection: Connection, head: bytes, rest: bytes) -> str:
+def _refusal_words(connection: EngineConnection, head: bytes, rest: bytes) -> str:
     length = re.search(rb'(?i)\r\ncontent-length: *(\d+)', head)
     wanted = min(int(length[1]), _HEAD_BYTES) if length else len(rest)
     while len(rest) < wanted:

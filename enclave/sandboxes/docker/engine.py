@@ -34,7 +34,7 @@ from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 
 from enclave.cancellation import until_cancelled
 from enclave.errors import EnclaveError, EngineError, EngineUnavailableError, ImageNotFoundError
-from enclave.exchange import LINES, Exchange, Line, Lines
+from enclave.exchange import LINES, CancellableRequest, TrackedConnection, TrackedPool
 from enclave.records import Model
 from enclave.sandboxes.docker.dial import (
     Dialer,
@@ -285,7 +285,7 @@ class Engine:
             CallCancelledError: The work was cancelled.
             EngineError, EngineUnavailableError: As for `translate`.
         """
-        exchange = Exchange(f'reading {path!r} from the sandbox')
+        exchange = CancellableRequest(f'reading {path!r} from the sandbox')
         with self.translate(f'read {path!r} from the sandbox'), exchange.watched():
             api = self.api  # now: connecting is a request too
             # Not by docker-py's `get_archive`, which leaves the connection of who stops early to the garbage collector.
@@ -309,7 +309,7 @@ class Engine:
             CallCancelledError: The work was cancelled; what had been unpacked is there.
             EngineError, EngineUnavailableError: As for `translate`.
         """
-        exchange = Exchange(f'writing {path!r} into the sandbox', listens=True)
+        exchange = CancellableRequest(f'writing {path!r} into the sandbox', listens=True)
         with self.translate(f'write {path!r} into the sandbox'), exchange.watched():
             api = self.api
             with exchange.made():
@@ -478,7 +478,7 @@ _DIALLED = 'http://localhost'
 
 # docker-py's transport for a unix socket with our dialler in it. It brings ssh without paramiko, on pooled connections, and a
 # failed connect closes its socket, which docker-py's own (7.2) leaves to the garbage collector.
-class _DialConnection(Line, UnixHTTPConnection):
+class _DialConnection(TrackedConnection, UnixHTTPConnection):
     def __init__(self, dialer: Dialer, timeout: float) -> None:
         super().__init__('http://localhost', '', timeout)  # type: ignore[arg-type]
         self._dialer = dialer
@@ -497,7 +497,7 @@ class _Stack(queue.LifoQueue[Any]):
             super().put(item, block, timeout)
 
 
-class _DialPool(Lines, UnixHTTPConnectionPool):
+class _DialPool(TrackedPool, UnixHTTPConnectionPool):
     QueueCls = _Stack
 
     def __init__(self, url: str, dialer: Dialer, timeout: float) -> None:

@@ -18,7 +18,7 @@ from enclave.errors import EngineError, SandboxNotFoundError
 from enclave.records import Model, SandboxInfo
 from enclave.sandboxes.docker.engine import NOT_JSON, Engine
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT
-from enclave.sandboxes.owner import Owner, current_owner
+from enclave.sandboxes.owner import OwnerProcess, current_owner
 
 LABEL_TYPE = 'enclave.type'
 _STATUS = {
@@ -83,7 +83,7 @@ def list_sandboxes(engine: Engine) -> list[SandboxInfo]:
 
 
 def _ownership(labels: Mapping[str, str]) -> dict[str, Any]:
-    owner, kept = Owner.from_labels(labels), LABEL_KEPT in labels
+    owner, kept = OwnerProcess.from_labels(labels), LABEL_KEPT in labels
     if owner is None:
         return {'owner': None, 'kept': kept, 'is_orphan': False}
     is_dead = owner.is_provably_dead()

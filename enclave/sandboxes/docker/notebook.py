@@ -23,7 +23,7 @@ from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.images import ImageRecipe, Progress, find_image, find_recipe
 from enclave.sandboxes.docker.notebook_config import GATEWAY_PORT, DockerNotebookConfig
 from enclave.sandboxes.docker.sandbox import DockerSandbox
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.sandboxes.operations import RunRequest
 from enclave.sandboxes.process import Process
 

@@ -81,9 +81,9 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
         """Where the gateway is to be published: address and port of this machine; None is a free port."""
         return self.ports.get(GATEWAY_PORT) or (self.host or '127.0.0.1', self.port or None)
 
-    def shown(self) -> dict[str, Any]:
+    def redacted(self) -> dict[str, Any]:
         """Return the options as JSON-compatible values, with secrets' values replaced by ``'***'``."""
-        dumped = super().shown()
+        dumped = super().redacted()
         if dumped['token'] is not None:
             dumped['token'] = '***'
         return dumped

@@ -37,9 +37,9 @@ from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.engine_operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.images import ensure_image
 from enclave.sandboxes.docker.network import ensure_network
+from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
@@ -249,7 +249,7 @@ class DockerSandbox(AgentBackedSandbox):
             raise
 
     def _stays(self, engine: Engine) -> bool:
-        """Tell whether the container goes on. The engine shows one that has just ended as running for a moment."""
+        """Return whether the container goes on. The engine shows one that has just ended as running for a moment."""
         deadline = Deadline.after(SETTLE_SECONDS)
         while (found := self._inspect(engine, self._container)) is not None and found['State'].get('Running'):
             if deadline.has_expired():

@@ -13,7 +13,7 @@ import logging
 
 from enclave.errors import EngineError, EngineUnavailableError
 from enclave.sandboxes.docker.engine import get_engine
-from enclave.sandboxes.owner import Owner
+from enclave.sandboxes.owner import OwnerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class DockerHousekeeper:
         swept = []
         for container in found:
             labels = container.get('Labels') or {}
-            owner = Owner.from_labels(labels)
+            owner = OwnerProcess.from_labels(labels)
             if owner is None or LABEL_KEPT in labels or not owner.is_provably_dead():
                 continue
             sandbox_id = labels[LABEL]

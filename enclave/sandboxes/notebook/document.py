@@ -18,7 +18,7 @@ from attrs import define, field
 from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus
 from enclave.errors import InvalidArgumentError, NotFoundError, UnsupportedError
-from enclave.sandboxes.notebook.life import PYTHON_SPEC
+from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC
 
 MAX_FILE_BYTES = 256 << 20
 RAISES_TAG = 'raises-exception'
@@ -240,7 +240,7 @@ class NotebookDocument:
         return results
 
     def is_tolerated(self, index: int, result: CellResult, *, allow_errors: bool = False) -> bool:
-        """Tell whether a run goes on after a cell: it succeeded, or raised something where that may be.
+        """Return whether a run goes on after a cell: it succeeded, or raised something where that may be.
 
         Args:
             index: The cell's place among all cells, as ``on_cell`` gets it.
@@ -284,7 +284,7 @@ class NotebookDocument:
             self.node.metadata.pop('language_info', None)
 
     def _fits(self, info: KernelInfo) -> bool:
-        """Tell whether a kernel is what the notebook asks for: of that kind, or Python's, whose kind has many names."""
+        """Return whether a kernel is what the notebook asks for: of that kind, or Python's, whose kind has many names."""
         if self.kernel_name:
             return self.kernel_name == info.spec or (self.is_python and info.spec == PYTHON_SPEC.name)
         return bool((self.node.metadata.get('language_info') or {}).get('name', info.language) == info.language)

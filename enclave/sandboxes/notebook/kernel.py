@@ -1,6 +1,6 @@
 """A Jupyter kernel of a sandbox, by name (floor 4): one cell at a time, in order, and always a process that takes the next.
 
-A `NotebookKernel` is a name under which there is always a kernel; a `KernelLife` is one process that is it for a while. When
+A `NotebookKernel` is a name under which there is always a kernel; a `KernelProcess` is one process that is it for a while. When
 that ends, of itself or since it would not be interrupted, whoever waits is told so, and the next cell finds a new one.
 """
 
@@ -21,7 +21,7 @@ from enclave.cancellation import is_cancelled, on_cancel
 from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.enums import ExecutionStatus
 from enclave.errors import CallCancelledError, KernelDiedError, SandboxStateError
-from enclave.sandboxes.notebook.life import LEFT, PYTHON_SPEC, KernelEnd, KernelHost, KernelLife
+from enclave.sandboxes.notebook.kernel_process import LEFT, PYTHON_SPEC, KernelEnd, KernelHost, KernelProcess
 from enclave.sandboxes.notebook.outputs import OutputCollector
 
 
@@ -40,7 +40,7 @@ class KernelSettings:
     memory_limit: str | int | None = None
 
 
-class Turns:
+class FifoLock:
     """Who may use a kernel: one at a time, in the order of asking. Lives as long as the kernel's name."""
 
     def __init__(self) -> None:
@@ -115,9 +115,9 @@ class NotebookKernel:
         self._cwd = cwd
         self._env = dict(env)
         self._directory = f'/tmp/enclave-kernel-{secrets.token_hex(6)}'
-        self._turns = Turns()
+        self._turns = FifoLock()
         self._lock = threading.Lock()  # guards all below; who changes _life also has a turn, or closes
-        self._life: KernelLife | None = None
+        self._life: KernelProcess | None = None
         self._lives = 0
         self._cells_run = 0
         self._is_running = False
@@ -227,7 +227,7 @@ class NotebookKernel:
         with self._turns.take():
             return self._living().ask(kind, content, timeout, self._settings.interrupt_grace)
 
-    def _living(self) -> KernelLife:
+    def _living(self) -> KernelProcess:
         """Return the life that is, or start a new one. To be called by whoever has the turn."""
         with self._lock:
             life = self._life
@@ -246,14 +246,14 @@ class NotebookKernel:
                 self._note = f'The kernel {end.reason}; this cell ran in a new one, and what was defined before is lost'
         return self._begin()
 
-    def _begin(self) -> KernelLife:
+    def _begin(self) -> KernelProcess:
         if self._lives:  # whose connection file and sockets are of no use any more
             self._host.remove_path(self._directory, recursive=True, missing_ok=True)
         self._host.make_dir(self._directory, parents=True, exist_ok=True, mode=0o700)
         attempts = 1 if self.spec.name == PYTHON_SPEC.name else 3  # another's ports may be taken
         while True:
             attempts -= 1
-            life = KernelLife(self._host, self._label, self.spec, self._settings.memory_limit)
+            life = KernelProcess(self._host, self._label, self.spec, self._settings.memory_limit)
             with self._lock:
                 if self._is_closed:
                     raise SandboxStateError(f'the kernel {self.name!r} was closed')

@@ -467,7 +467,7 @@ def _is_json(mime: str) -> bool:
 
 
 def is_writable(value: Any, nesting: int = MAX_NESTING) -> bool:
-    """Tell whether what a kernel sent as JSON can be written as JSON wherever it goes from here."""
+    """Return whether what a kernel sent as JSON can be written as JSON wherever it goes from here."""
     if isinstance(value, (dict, list)):
         parts = value.values() if isinstance(value, dict) else value
         return nesting > 0 and all(is_writable(part, nesting - 1) for part in parts)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from enclave import aio
 from enclave.aio.factories import ManagerMaker
-from enclave.aio.lifting import Family
+from enclave.aio.proxies import ProxyRegistry
 from enclave.enums import SandboxType
 from ms_enclave.sandbox.boxes import FAMILY, Sandbox
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SandboxManager(aio.SandboxManager):
     """Owner of many sandboxes; see `enclave.aio.SandboxManager`."""
 
-    _family: ClassVar[Family] = FAMILY
+    _proxy_registry: ClassVar[ProxyRegistry] = FAMILY
     _home: ClassVar[tuple[str, str]] = aio.SandboxManager._home
 
     if TYPE_CHECKING:  # what they give are sandboxes of this package
@@ -59,7 +59,7 @@ class HttpSandboxManager(SandboxManager, aio.HttpSandboxManager):
 class SandboxManagerFactory(ManagerMaker[SandboxManager]):
     """Makes managers by kind, not started and connected to nothing; see `enclave.aio.SandboxManagerFactory`."""
 
-    _family: ClassVar[Family] = FAMILY
+    _proxy_registry: ClassVar[ProxyRegistry] = FAMILY
 
 
 register_manager = aio.register_manager

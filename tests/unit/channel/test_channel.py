@@ -24,7 +24,7 @@ from enclave.agent.program import (
     pack_message,
     unpack_message,
 )
-from enclave.channel.channel import OVERRUN, STREAM_WINDOW, Channel, Facts
+from enclave.channel.channel import OVERRUN, STREAM_WINDOW, Channel, Reply
 from enclave.deadline import Deadline
 from enclave.errors import (
     InvalidArgumentError,
@@ -339,7 +339,7 @@ def test_every_field_of_an_answer_is_checked(read: Any, value: Any) -> None:
     from enclave.agent.program import ProtocolError
 
     with pytest.raises(ProtocolError):
-        read(Facts({'x': value}))
+        read(Reply({'x': value}))
 
 
 def test_empty_output_is_a_breach(channel: Channel, stream: ScriptedStream) -> None:
@@ -405,7 +405,7 @@ def test_a_cancellation_from_within_a_write_does_not_wait_for_it(
     channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The garbage collector may run in the middle of a write, and close a forgotten generator of that very thread."""
-    monkeypatch.setattr('enclave.channel.channel.QUIET_SECONDS', 0.01)
+    monkeypatch.setattr('enclave.channel.channel.CANCEL_WAIT_SECONDS', 0.01)
     call = channel.open({'op': 'run'})
 
     with channel._writing:

@@ -19,7 +19,7 @@ from enclave.enums import ExecutionStatus, SandboxType
 from enclave.errors import OperationTimeoutError
 from enclave.sandboxes import choice
 from enclave.sandboxes.choice import Choice
-from enclave.sandboxes.notebook.verbs import ASK_SECONDS, check_cell
+from enclave.sandboxes.notebook.sandbox import ASK_SECONDS, check_cell
 from tests.support.place import FakePlace
 from tests.unit.cli.conftest import Invoke
 from tests.unit.notebook.support import FakeNotebook

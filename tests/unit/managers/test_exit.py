@@ -122,7 +122,7 @@ def handle(*_):
 signal.signal(signal.SIGTERM, handle)
 Telling.backend.may_end.clear()
 def interrupt():
-    Telling.backend.wait_until(lambda: manager._keeper.state == 'stopping')
+    Telling.backend.wait_until(lambda: manager._table.state == 'stopping')
     os.kill(os.getpid(), signal.SIGTERM)
     Telling.backend.may_end.set()
 threading.Thread(target=interrupt).start()

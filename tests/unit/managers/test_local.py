@@ -23,7 +23,7 @@ from enclave.errors import (
     SandboxNotFoundError,
     SandboxStartError,
 )
-from enclave.managers import keeper
+from enclave.managers import table
 from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.registry import SandboxFactory
@@ -140,7 +140,7 @@ def test_a_sandbox_can_be_deleted_while_it_starts(manager: LocalSandboxManager, 
 
     deleting = manager.submit('delete_sandbox', 'early')
     assert not deleting.done()
-    backend.wait_until(lambda: manager._keeper.get('early').is_doomed)
+    backend.wait_until(lambda: manager._table.get('early').is_doomed)
     backend.may_start.set()
 
     assert deleting.result(PATIENCE) is True
@@ -153,7 +153,7 @@ def test_two_who_delete_at_once_share_the_removal(manager: LocalSandboxManager, 
     sandbox_id = manager.create_sandbox('fake')
     backend.may_end.clear()
     first = manager.submit('delete_sandbox', sandbox_id)
-    backend.wait_until(lambda: manager._keeper.get(sandbox_id).ending is not None)
+    backend.wait_until(lambda: manager._table.get(sandbox_id).ending is not None)
     second = manager.submit('delete_sandbox', sandbox_id)
     backend.may_end.set()
 
@@ -169,7 +169,7 @@ def test_removals_are_parallel(manager: LocalSandboxManager, backend: FakeBacken
     ids = [manager.create_sandbox('fake') for _ in range(4)]
     backend.may_end.clear()
     futures = [manager.submit('delete_sandbox', sandbox_id) for sandbox_id in ids]
-    backend.wait_until(lambda: all(manager._keeper.get(each).sandbox._status == 'stopping' for each in ids))
+    backend.wait_until(lambda: all(manager._table.get(each).sandbox._status == 'stopping' for each in ids))
     backend.may_end.set()
 
     assert all(future.result(PATIENCE) for future in futures)
@@ -214,7 +214,7 @@ def test_an_engine_that_is_away_loses_no_bookkeeping(manager: LocalSandboxManage
 def test_what_could_not_be_removed_is_removed_later(
     manager: LocalSandboxManager, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, 'RETRY_SECONDS', 0.01)
+    monkeypatch.setattr(table, 'RETRY_SECONDS', 0.01)
     sandbox_id = manager.create_sandbox('fake')
     backend.is_away = True
     with pytest.raises(EngineUnavailableError):
@@ -333,11 +333,11 @@ def test_direct_use_of_a_sandbox_counts_as_use(manager: LocalSandboxManager, bac
 
 def test_short_direct_use_counts_too(manager: LocalSandboxManager) -> None:
     sandbox = fake(manager, manager.create_sandbox('fake', idle_timeout=1000))
-    record = manager._keeper.get(sandbox.id)
+    record = manager._table.get(sandbox.id)
     before = record.last_used
 
     sandbox.execute_command('true')
-    manager._keeper._reap(record, before + 1000)
+    manager._table._reap(record, before + 1000)
 
     assert manager.get_sandbox(sandbox.id) is sandbox
     assert before < record.last_used == sandbox.used_at
@@ -553,7 +553,7 @@ def test_cancelling_the_work_that_submitted_a_call_stops_it_too(
 
 
 def test_only_verbs_can_be_submitted(manager: LocalSandboxManager) -> None:
-    for verb in ('execute_tol', '_keeper', 'config', 'lease', 'submit', 7):
+    for verb in ('execute_tol', '_table', 'config', 'lease', 'submit', 7):
         with pytest.raises(InvalidArgumentError, match='no verb'):
             manager.submit(verb)  # type: ignore[arg-type]
 
@@ -645,7 +645,7 @@ def test_a_creation_going_on_is_taken_back_by_the_end(manage: Manage, backend: F
     backend.wait_until(lambda: backend.starting == 1)
     stopping = threading.Thread(target=manager.stop)
     stopping.start()
-    backend.wait_until(lambda: manager._keeper.state == 'stopping')
+    backend.wait_until(lambda: manager._table.state == 'stopping')
     backend.may_start.set()
     stopping.join(PATIENCE)
 
@@ -662,7 +662,7 @@ def test_running_calls_get_their_grace(manage: Manage, backend: FakeBackend) -> 
     sandbox = fake(manager, sandbox_id)
     stopping = threading.Thread(target=manager.stop)
     stopping.start()
-    backend.wait_until(lambda: manager._keeper.state == 'stopping')
+    backend.wait_until(lambda: manager._table.state == 'stopping')
 
     sandbox.let_go()
     stopping.join(PATIENCE)
@@ -701,7 +701,7 @@ def test_stop_ends_at_its_deadline_and_can_be_tried_again(manage: Manage, backen
     assert [info.id for info in manager.list_sandboxes()] == [sandbox_id]
 
     backend.may_end.set()
-    manager._keeper.config = manager.config.model_copy(update={'stop_timeout': PATIENCE})
+    manager._table.config = manager.config.model_copy(update={'stop_timeout': PATIENCE})
     manager.stop()
     assert manager.list_sandboxes() == []
 
@@ -763,7 +763,7 @@ def test_stop_in_a_signal_handler_while_the_same_thread_holds_the_lock(manage: M
     manager.create_sandbox('fake')
     before = signal.signal(signal.SIGUSR1, lambda *_: manager.stop())
     try:
-        with manager._keeper._lock:
+        with manager._table._lock:
             os.kill(os.getpid(), signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -801,14 +801,14 @@ def test_a_stopped_manager_does_not_warn(manage: Manage) -> None:
 
 def test_a_fork_takes_nothing_away_and_is_told_so(manager: LocalSandboxManager, backend: FakeBackend) -> None:
     manager.create_sandbox('fake')
-    manager._keeper.pid += 1  # as a fork's copy sees it
+    manager._table.pid += 1  # as a fork's copy sees it
     try:
         with pytest.raises(ManagerStoppedError, match='of which this is a fork'):
             manager.create_sandbox('fake')
         manager.stop()
         assert len(backend.alive) == 1
     finally:
-        manager._keeper.pid -= 1
+        manager._table.pid -= 1
 
 
 # Users' own sandboxes -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
-from enclave.sandboxes.notebook.life import PYTHON_SPEC, KernelEnd
+from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, KernelEnd
 
 
 class Dying:

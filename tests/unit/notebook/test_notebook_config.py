@@ -57,7 +57,7 @@ def test_a_token_is_never_shown() -> None:
     config = DockerNotebookConfig(token='hunter2')
 
     assert 'hunter2' not in repr(config)
-    assert config.shown()['token'] == '***'
+    assert config.redacted()['token'] == '***'
     with pytest.raises(ConfigurationError) as caught:
         DockerNotebookConfig(token='hunter2 x')
     assert 'hunter2' not in str(caught.value)

@@ -13,7 +13,7 @@ from enclave.cells import CellResult
 from enclave.enums import ExecutionStatus
 from enclave.errors import CallCancelledError, ConflictError, InvalidArgumentError, KernelDiedError, NotFoundError
 from enclave.managers.protocol import CellEvent, CellStreamRequest
-from enclave.sandboxes.notebook.verbs import Steps
+from enclave.sandboxes.notebook.sandbox import Steps
 from enclave.server import cells as cells_module
 from enclave.server import live
 from enclave.server.cells import Cells, LiveCell

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from enclave.errors import ERROR_TYPES, EnclaveError, ServerError, TooManyRequestsError
-from enclave.managers.protocol import ErrorAnswer, chunk_bytes, chunk_event, error_answer, rebuild_error
+from enclave.managers.protocol import ErrorResponse, chunk_bytes, chunk_event, error_response, rebuild_error
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 
 
@@ -11,7 +11,7 @@ from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, e
 def test_every_error_arrives_as_what_it_was(code: str) -> None:
     error = ERROR_TYPES[code]('it failed', details={'sandbox_id': 'a'})
 
-    arrived = rebuild_error(error_answer(error).model_dump(mode='json'))
+    arrived = rebuild_error(error_response(error).model_dump(mode='json'))
 
     assert type(arrived) is ERROR_TYPES[code]
     assert (arrived.message, arrived.details) == ('it failed', {'sandbox_id': 'a'})
@@ -52,15 +52,15 @@ def test_what_is_not_ours_is_a_500() -> None:
 
 
 def test_an_unknown_code_is_a_server_error() -> None:
-    arrived = rebuild_error(ErrorAnswer(code='from-the-future', message='new'))
+    arrived = rebuild_error(ErrorResponse(code='from-the-future', message='new'))
 
     assert type(arrived) is ServerError
     assert isinstance(arrived, EnclaveError)
 
 
 def test_faults_of_the_door_travel_as_what_they_are_kinds_of() -> None:
-    assert rebuild_error(error_answer(NoSuchRouteError('x'))).code == 'not-found'
-    assert rebuild_error(error_answer(UnsupportedMediaTypeError('x'))).code == 'invalid-argument'
+    assert rebuild_error(error_response(NoSuchRouteError('x'))).code == 'not-found'
+    assert rebuild_error(error_response(UnsupportedMediaTypeError('x'))).code == 'invalid-argument'
     assert status_of(UnsupportedMediaTypeError('x')) == 415
 
 

@@ -14,12 +14,12 @@ from enclave.errors import NotFoundError, SandboxGoneError, TooManyRequestsError
 from enclave.managers.protocol import ProcessEvent, StreamEvent
 from enclave.records import CommandResult
 from enclave.server import live
-from enclave.server.live import Live, LiveTable, as_text
+from enclave.server.live import EventLog, EventLogTable, as_text
 
 PATIENCE = 30.0
 
 
-class Talk(Live):
+class Talk(EventLog):
     """Tells what a test has it say; `end` is the end, and so is `cancel`."""
 
     noun = 'talk'
@@ -57,7 +57,7 @@ class Talk(Live):
         return self
 
 
-class Talks(LiveTable[Talk]):
+class Talks(EventLogTable[Talk]):
     def __init__(self, limit: int = 2, **options: Any) -> None:
         super().__init__('talk', 'talks', limit, **options)
 

@@ -91,7 +91,7 @@ def test_a_key_stands_for_one_request() -> None:
 
     with pytest.raises(ConflictError, match='another request'):
         repeats.begin('a', 'key', b'two')
-    assert repeats.begin('b', 'key', b'two')[1], 'another owner has its own keys'
+    assert repeats.begin('b', 'key', b'two')[1], 'another tenant has its own keys'
 
 
 def test_work_that_was_not_done_may_be_done_by_a_repeat() -> None:
@@ -109,7 +109,7 @@ def test_work_that_was_cancelled_before_it_came_is_cancelled_from_the_start() ->
     assert not repeats.cancel('a', 'key')
     assert not repeats.cancel('a', 'late')
 
-    assert not repeats.begin('b', 'key', b'x')[0].cancellation.is_cancelled, 'another owner has its own keys'
+    assert not repeats.begin('b', 'key', b'x')[0].cancellation.is_cancelled, 'another tenant has its own keys'
     assert repeats.begin('a', 'key', b'x')[0].cancellation.is_cancelled
     now[0] = idempotency.EARLY_SECONDS + 1
     assert not repeats.begin('a', 'late', b'x')[0].cancellation.is_cancelled

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave.sandboxes.docker.engine_exec import MarkScanner
+from enclave.sandboxes.docker.shell.exec import MarkScanner
 
 MARK = b'abcabd'
 

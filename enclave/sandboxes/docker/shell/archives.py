@@ -180,7 +180,7 @@ def _refused(message: str) -> SandboxPathError:
 
 
 def _leads_out(path: str, links: dict[str, str]) -> bool:
-    """Tell whether a directory of the archive lies outside when its own symlinks are followed."""
+    """Return whether a directory of the archive lies outside when its own symlinks are followed."""
     followed = 0
     todo, place = [part for part in path.split('/') if part], '.'
     while todo:

@@ -1,6 +1,6 @@
 """A program started by the engine in a running container, with its three streams (floor 4, docker).
 
-`Exec` is any program; `CommandExec` runs a guest's command under the shell program `engine_scripts.RUN` and tells
+`Exec` is any program; `CommandExec` runs a guest's command under the shell program `programs.RUN` and tells
 when it has ended.
 """
 

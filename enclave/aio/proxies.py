@@ -5,9 +5,9 @@ work: a process that the call waits for in a sandbox is killed, a queue is left,
 ends as soon as the work has, or after `GRACE_SECONDS` if the work cannot be stopped; what a call that nobody waits for any
 more still brings about (a sandbox that has just been made, say) is undone.
 
-`lifted` makes a coroutine function of a blocking method, with its signature and its words; `streamed` an asynchronous
-iterator of a method that yields; `entered` an asynchronous context manager of one that is a context manager. A `Face` is an
-object with such methods over a blocking one.
+`to_async` makes a coroutine function of a blocking method, with its signature and its words; `streamed` an asynchronous
+iterator of a method that yields; `entered` an asynchronous context manager of one that is a context manager. An
+`AsyncProxy` is an object with such methods over a blocking one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from attrs import define, field, frozen
 
-from enclave.aio.threads import crew
 from enclave.cancellation import Cancellation
 from enclave.records import ToolResult
+from enclave.threads import thread_pool
 
 P = ParamSpec('P')
 R = TypeVar('R')
 T = TypeVar('T')
 W = TypeVar('W')
-F = TypeVar('F', bound='Face')
+F = TypeVar('F', bound='AsyncProxy')
 
 GRACE_SECONDS = 1.0
 """How long a cancelled await waits for its work to end."""
@@ -45,10 +45,10 @@ _NOTHING: Any = object()
 
 @frozen(eq=False)
 class Caller:
-    """Who awaits a call: the event loop, and the face whose kind other faces are made in."""
+    """Who awaits a call: the event loop, and the proxy whose kind other proxies are made in."""
 
     loop: asyncio.AbstractEventLoop
-    face: Face | None
+    proxy: AsyncProxy | None
 
 
 caller_of_this_call: contextvars.ContextVar[Caller | None] = contextvars.ContextVar('enclave_aio_caller', default=None)
@@ -70,7 +70,7 @@ class _Work:
     is_over: bool = False
 
     def run(self) -> None:
-        """Make the call. Runs on a thread of the crew."""
+        """Make the call. Runs on a thread of the pool."""
         value, error = None, None
         try:
             value = self.context.run(self._under_cancellation)
@@ -93,7 +93,7 @@ class _Work:
             if error is None:
                 self.is_undoing = True
                 self._have_patience(UNDO_SECONDS)
-                crew.submit(lambda: self._take_back_and_tell(value))
+                thread_pool.submit(lambda: self._take_back_and_tell(value))
             else:
                 self._tell_ended()
         elif error is None:
@@ -126,7 +126,7 @@ class _Work:
         self.ended = self.loop.create_future()
         self._have_patience(UNDO_SECONDS if self.is_undoing else GRACE_SECONDS)
         if not self.is_undoing:
-            crew.submit(self.cancellation.cancel)
+            thread_pool.submit(self.cancellation.cancel)
         try:
             await self.ended
         finally:
@@ -145,7 +145,7 @@ class _Work:
 
     def leave(self) -> None:
         """Stop the work without waiting: the coroutine that awaited it was closed, perhaps after its loop."""
-        crew.submit(self.cancellation.cancel)
+        thread_pool.submit(self.cancellation.cancel)
         with contextlib.suppress(RuntimeError):
             self.outcome.cancel()
 
@@ -154,7 +154,7 @@ async def run(
     call: Callable[[], R],
     *,
     undo: Callable[[R], object] | None = None,
-    face: Face | None = None,
+    proxy: AsyncProxy | None = None,
     context: contextvars.Context | None = None,
     cancellation: Cancellation | None = None,
 ) -> R:
@@ -162,15 +162,15 @@ async def run(
 
     Args:
         undo: What to do, on a thread, with a result that nobody waits for any more.
-        face: Whose call it is; see `Caller`.
+        proxy: Whose call it is; see `Caller`.
         context: Make the call in this context, not in a copy of the present one.
         cancellation: What cancels the work; default is one of the call's own.
     """
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context() if context is None else context
-    context.run(caller_of_this_call.set, Caller(loop, face))
+    context.run(caller_of_this_call.set, Caller(loop, proxy))
     work = _Work(call, loop, loop.create_future(), undo, context, cancellation or Cancellation())
-    crew.submit(work.run)
+    thread_pool.submit(work.run)
     try:
         return cast(R, await work.outcome)
     except asyncio.CancelledError:
@@ -182,30 +182,30 @@ async def run(
         raise
 
 
-# Faces ----------------------------------------------------------------------------------------------------------------
+# Proxies ----------------------------------------------------------------------------------------------------------------
 
 
 @define(eq=False)
-class Family:
-    """Which faces results show themselves in, and in which words.
+class ProxyRegistry:
+    """Which proxies results show themselves in, and in which words.
 
-    ``faces`` holds them by the names (module, dot, name) of the classes they are faces of; what is not in it is looked up in
+    ``proxies`` holds them by the names (module, dot, name) of the classes they are proxies of; what is not in it is looked up in
     ``parent``. ``tell`` changes tools' results.
     """
 
     tell: Callable[[ToolResult], ToolResult] | None = None
-    parent: Family | None = None
-    faces: dict[str, type[Face]] = field(factory=dict)
+    parent: ProxyRegistry | None = None
+    proxies: dict[str, type[AsyncProxy]] = field(factory=dict)
 
-    def find(self, cls: type[Any]) -> type[Face] | None:
-        """Return the face of a class or of the nearest one it derives from; None if there is none."""
+    def find(self, cls: type[Any]) -> type[AsyncProxy] | None:
+        """Return the proxy of a class or of the nearest one it derives from; None if there is none."""
         for each in cls.__mro__:
-            family: Family | None = self
-            while family is not None:
-                kind = family.faces.get(f'{each.__module__}.{each.__qualname__}')
+            proxy_registry: ProxyRegistry | None = self
+            while proxy_registry is not None:
+                kind = proxy_registry.proxies.get(f'{each.__module__}.{each.__qualname__}')
                 if kind is not None:
                     return kind
-                family = family.parent
+                proxy_registry = proxy_registry.parent
         return None
 
     def present(self, value: Any) -> Any:
@@ -215,31 +215,33 @@ class Family:
         kind = self.find(type(value))
         if kind is None:
             return value
-        own = getattr(value, '_face', None)  # a user's sandbox that was written as a face
-        if isinstance(own, Face):
+        own = getattr(value, '_proxy', None)  # a user's sandbox that was written as a proxy
+        if isinstance(own, AsyncProxy):
             return own
-        face = kind._over(value)
-        if face._family is not self:
-            face.__dict__['_family'] = self  # a face of the parent's: what it gives is told in our words all the same
-        return face
+        proxy = kind._over(value)
+        if proxy._proxy_registry is not self:
+            proxy.__dict__['_proxy_registry'] = (
+                self  # a proxy of the parent's: what it gives is told in our words all the same
+            )
+        return proxy
 
 
-class Face:
-    """An asynchronous face of a blocking object, which it refers to and adds no state to. Two faces of one object are equal.
+class AsyncProxy:
+    """An asynchronous proxy of a blocking object, which it refers to and adds no state to. Two proxies of one object are equal.
 
-    A public method of the blocking object that the face does not name, because it is a user's own backend, is lifted when
+    A public method of the blocking object that the proxy does not name, because it is a user's own backend, is lifted when
     it is asked for.
     """
 
     _blocking: Any
-    _family: ClassVar[Family] = Family()
+    _proxy_registry: ClassVar[ProxyRegistry] = ProxyRegistry()
     _home: ClassVar[tuple[str, str]] = ('builtins', 'object')
-    """Module and name of the class it is the face of."""
+    """Module and name of the class it is the proxy of."""
 
     def __init_subclass__(cls, **words: Any) -> None:
         super().__init_subclass__(**words)
         if '_home' in cls.__dict__:
-            cls._family.faces['.'.join(cls._home)] = cls
+            cls._proxy_registry.proxies['.'.join(cls._home)] = cls
 
     @classmethod
     def _blocking_class(cls) -> type[Any]:
@@ -249,23 +251,23 @@ class Face:
 
     @classmethod
     def _over(cls: type[F], blocking: Any) -> F:
-        """Return a face of an object that is there already."""
-        face = cls.__new__(cls)
-        face._blocking = blocking
-        return face
+        """Return a proxy of an object that is there already."""
+        proxy = cls.__new__(cls)
+        proxy._blocking = blocking
+        return proxy
 
     def _present(self, value: Any) -> Any:
         """Return a blocking call's result as the asynchronous caller is to see it."""
-        return self._family.present(value)
+        return self._proxy_registry.present(value)
 
-    def _lift_tool(
+    def _tool_to_async(
         self, execute: Callable[..., ToolResult], parameters: Mapping[str, Any]
     ) -> Coroutine[Any, Any, ToolResult]:
-        """Return the awaited call of a tool's blocking ``execute`` that was handed this face to work in."""
+        """Return the awaited call of a tool's blocking ``execute`` that was handed this proxy to work in."""
 
         async def call() -> ToolResult:
             work = functools.partial(execute, self._blocking, **parameters)
-            return cast(ToolResult, self._present(await run(work, face=self)))
+            return cast(ToolResult, self._present(await run(work, proxy=self)))
 
         return call()
 
@@ -273,10 +275,10 @@ class Face:
         if name.startswith('_'):
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         value = getattr(self._blocking, name)
-        return functools.partial(lifted(value.__func__), self) if inspect.ismethod(value) else value
+        return functools.partial(to_async(value.__func__), self) if inspect.ismethod(value) else value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Face) and other._blocking is self._blocking
+        return isinstance(other, AsyncProxy) and other._blocking is self._blocking
 
     def __hash__(self) -> int:
         # By the id, where there is one, which stays when the kind of an undecided sandbox is chosen.
@@ -287,12 +289,12 @@ class Face:
 
 
 def _below(value: Any) -> Any:
-    """Return what the blocking classes are to be handed for an argument: they know no faces."""
-    return value._blocking if isinstance(value, Face) else value
+    """Return what the blocking classes are to be handed for an argument: they know no proxies."""
+    return value._blocking if isinstance(value, AsyncProxy) else value
 
 
-class Shown(Generic[T]):
-    """An attribute of a face that is its blocking object's: no call, no wait."""
+class Forwarded(Generic[T]):
+    """An attribute of a proxy that is its blocking object's: no call, no wait."""
 
     def __init__(self, words: str = '') -> None:
         self.__doc__ = words
@@ -302,22 +304,22 @@ class Shown(Generic[T]):
         self._name = name
 
     @overload
-    def __get__(self, face: None, owner: type) -> Shown[T]: ...
+    def __get__(self, proxy: None, owner: type) -> Forwarded[T]: ...
 
     @overload
-    def __get__(self, face: Face, owner: type) -> T: ...
+    def __get__(self, proxy: AsyncProxy, owner: type) -> T: ...
 
-    def __get__(self, face: Face | None, owner: type) -> Shown[T] | T:
-        return self if face is None else cast(T, getattr(face._blocking, self._name))
+    def __get__(self, proxy: AsyncProxy | None, owner: type) -> Forwarded[T] | T:
+        return self if proxy is None else cast(T, getattr(proxy._blocking, self._name))
 
-    def __set__(self, face: Face, value: T) -> None:
-        setattr(face._blocking, self._name, value)
+    def __set__(self, proxy: AsyncProxy, value: T) -> None:
+        setattr(proxy._blocking, self._name, value)
 
 
-def lifted(
+def to_async(
     method: Callable[Concatenate[Any, P], R], *, undo: Callable[[Any, R], object] | None = None
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """Return a blocking method as a coroutine function of a `Face`, with the same signature and words.
+    """Return a blocking method as a coroutine function of an `AsyncProxy`, with the same signature and words.
 
     Args:
         undo: What to do with the blocking object and a result that nobody waits for any more.
@@ -325,25 +327,25 @@ def lifted(
     name = method.__name__
 
     @functools.wraps(method)
-    async def call(self: Face, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def call(self: AsyncProxy, *args: P.args, **kwargs: P.kwargs) -> R:
         blocking = self._blocking
         given = [_below(each) for each in args]
         named = {word: _below(each) for word, each in kwargs.items()}
         work = functools.partial(getattr(blocking, name), *given, **named)
         taken_back = None if undo is None else functools.partial(undo, blocking)
-        return cast(R, self._present(await run(work, undo=taken_back, face=self)))
+        return cast(R, self._present(await run(work, undo=taken_back, proxy=self)))
 
     return cast('Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]', call)
 
 
-def lifted_to(
+def to_async_as(
     kind: type[W] | Callable[..., W],
     method: Callable[Concatenate[Any, P], Any],
     *,
     undo: Callable[[Any, Any], object] | None = None,
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, W]]:
-    """Return `lifted`, for a method whose result shows itself as another type, ``kind``: a face of it."""
-    return cast('Callable[Concatenate[Any, P], Coroutine[Any, Any, W]]', lifted(method, undo=undo))
+    """Return `to_async`, for a method whose result shows itself as another type, ``kind``: a proxy of it."""
+    return cast('Callable[Concatenate[Any, P], Coroutine[Any, Any, W]]', to_async(method, undo=undo))
 
 
 def streamed(
@@ -353,9 +355,9 @@ def streamed(
     name = method.__name__
 
     @functools.wraps(method)
-    async def steps(self: Face, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+    async def steps(self: AsyncProxy, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         # One context and one cancellation for all steps: a generator may hold on to what it found at its first one.
-        words: dict[str, Any] = {'face': self, 'context': contextvars.copy_context(), 'cancellation': Cancellation()}
+        words: dict[str, Any] = {'proxy': self, 'context': contextvars.copy_context(), 'cancellation': Cancellation()}
         source = await run(lambda: iter(getattr(self._blocking, name)(*args, **kwargs)), **words)
         try:
             while (item := await run(functools.partial(next, source, _NOTHING), **words)) is not _NOTHING:
@@ -363,7 +365,7 @@ def streamed(
         finally:
             close = getattr(source, 'close', None)
             if close is not None:
-                crew.submit(functools.partial(_closed, close))
+                thread_pool.submit(functools.partial(_closed, close))
 
     return cast('Callable[Concatenate[Any, P], AsyncIterator[T]]', steps)
 
@@ -376,21 +378,21 @@ def _closed(close: Callable[[], object]) -> None:
 class _Entered(AbstractAsyncContextManager[T]):
     """A blocking context manager, entered and left on threads. Lives for one ``async with``."""
 
-    def __init__(self, face: Face, make: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._face = face
+    def __init__(self, proxy: AsyncProxy, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._proxy = proxy
         self._make = make
         self._manager: AbstractContextManager[Any] | None = None
 
     async def __aenter__(self) -> T:
         manager = self._manager = self._make()
-        value = await run(manager.__enter__, undo=lambda _: manager.__exit__(None, None, None), face=self._face)
-        return cast(T, self._face._present(value))
+        value = await run(manager.__enter__, undo=lambda _: manager.__exit__(None, None, None), proxy=self._proxy)
+        return cast(T, self._proxy._present(value))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         assert self._manager is not None
-        return await run(functools.partial(self._manager.__exit__, kind, error, traceback), face=self._face)
+        return await run(functools.partial(self._manager.__exit__, kind, error, traceback), proxy=self._proxy)
 
 
 def entered(
@@ -400,7 +402,7 @@ def entered(
     name = method.__name__
 
     @functools.wraps(method)
-    def enter(self: Face, *args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[W]:
+    def enter(self: AsyncProxy, *args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[W]:
         return _Entered(self, functools.partial(getattr(self._blocking, name), *args, **kwargs))
 
     return cast('Callable[Concatenate[Any, P], AbstractAsyncContextManager[W]]', enter)

@@ -115,7 +115,7 @@ class Turn:
 
 
 def can_take_turns(stream: Any) -> bool:
-    """Tell whether a stream is of the kind that is known here, and free."""
+    """Return whether a stream is of the kind that is known here, and free."""
     is_known = hasattr(stream, '_flush_pending') and hasattr(getattr(stream, '_buffer_lock', None), '_is_owned')
     return is_known and stream._is_master_process() and stream.echo is None
 
@@ -305,7 +305,7 @@ def guard_flushes(shell: Any) -> None:
 
 
 def is_taken(stream: Any) -> bool:
-    """Tell whether all that programs wrote to a stream's file descriptor has come to the stream.
+    """Return whether all that programs wrote to a stream's file descriptor has come to the stream.
 
     ipykernel has a thread that reads it from a pipe and writes it to the stream. It has done so when the pipe is empty and the
     thread is back in its read(2), which /proc/<pid>/task/<tid>/syscall tells (proc(5): number, then arguments in hexadecimal).
@@ -349,7 +349,7 @@ def shortened(text: str) -> str:
 
 
 def has_group(error: Any) -> bool:
-    """Tell whether an exception is a group, or was raised while one was handled: IPython only prints these."""
+    """Return whether an exception is a group, or was raised while one was handled: IPython only prints these."""
     group = getattr(builtins, 'BaseExceptionGroup', ())
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -409,7 +409,7 @@ def tell_errors(shell: Any) -> None:
 
 
 def is_under(frame: Any, code: Any, names: Any) -> bool:
-    """Tell whether a frame is that of a cell's code, or is below it: ``code`` runs cells, in the global names ``names``."""
+    """Return whether a frame is that of a cell's code, or is below it: ``code`` runs cells, in the global names ``names``."""
     above = None
     while frame is not None and frame.f_code is not code:
         above, frame = frame, frame.f_back

@@ -1,6 +1,6 @@
 """Keeps the sandboxes of one local manager (floor 5): the table of them, their starts and ends, their lifetimes, and the end.
 
-Starting and ending always happen on threads of the keeper's own, and the caller waits: so a start whose caller gives up can
+Starting and ending always happen on threads of the table's own, and the caller waits: so a start whose caller gives up can
 be taken back, and a signal handler that comes while the main thread waits finds nothing half-done on that thread.
 
 One lock guards the table; no request to a backend is ever made under it. It is reentrant because `stop` may be called by a
@@ -61,7 +61,7 @@ State = Literal['new', 'running', 'stopping', 'stopped']
 
 @define(eq=False)
 class Record:
-    """A sandbox in the table. Its fields are guarded by the keeper's lock, but for those set once."""
+    """A sandbox in the table. Its fields are guarded by the table's lock, but for those set once."""
 
     sandbox: Sandbox
     kind: str
@@ -85,20 +85,20 @@ class Record:
         return self.sandbox.id
 
 
-class Template:
+class PoolSupply:
     """Makes and ends the sandboxes of one pool: its `Supply`."""
 
-    def __init__(self, keeper: Keeper, kind: SandboxType | str | None, config: Any) -> None:
-        self._keeper = keeper
+    def __init__(self, table: SandboxTable, kind: SandboxType | str | None, config: Any) -> None:
+        self._table = table
         self._config = config
-        self.kind, self._facts = keeper.find_kind(kind, config)
-        self.config = keeper.make(self.kind, config, None).config  # checked, and as the backend understands it
+        self.kind, self._facts = table.find_kind(kind, config)
+        self.config = table.make(self.kind, config, None).config  # checked, and as the backend understands it
 
     def create(self, pool: Pool) -> Record:
         """Begin to make a sandbox; the record's ``started`` tells when that has ended."""
-        sandbox = self._keeper.make(self.kind, self._config, None)
+        sandbox = self._table.make(self.kind, self._config, None)
         sandbox.metadata.update(self._facts)
-        return self._keeper.begin(sandbox, kind=self.kind, pool=pool)
+        return self._table.begin(sandbox, kind=self.kind, pool=pool)
 
     def begin(self, pool: Pool) -> None:
         """Begin to make a sandbox for the pool."""
@@ -112,7 +112,7 @@ class Template:
             try:
                 started.result()
             except BaseException as error:
-                pool.fail(self._keeper.refusal(record) if isinstance(error, CancelledError) else error)
+                pool.fail(self._table.refusal(record) if isinstance(error, CancelledError) else error)
             else:
                 pool.arrive(record.sandbox)
 
@@ -120,12 +120,12 @@ class Template:
 
     def discard(self, sandbox: Sandbox) -> None:
         """Have a sandbox destroyed; what goes wrong is the reaper's to mend."""
-        record = self._keeper.find(sandbox.id)
+        record = self._table.find(sandbox.id)
         if record is not None:
-            self._keeper.end(record)
+            self._table.end(record)
 
 
-class Keeper:
+class SandboxTable:
     """The sandboxes of one manager, from its making until `stop`. Any thread may use it.
 
     It does not know the manager, so that a manager nobody refers to any more can be found out.

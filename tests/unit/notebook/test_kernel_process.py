@@ -9,12 +9,12 @@ import pytest
 from enclave.cancellation import Cancellation, is_cancelled
 from enclave.deadline import Deadline
 from enclave.errors import CallCancelledError
-from enclave.sandboxes.notebook.life import PYTHON_SPEC, KernelLife
+from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, KernelProcess
 from enclave.sandboxes.notebook.messages import Message
 from enclave.sandboxes.notebook.outputs import OutputCollector
 
 
-class Life(KernelLife):
+class Life(KernelProcess):
     """Its kernel is idle at once, and its reply is late: waiting for it is cancelled where the work is."""
 
     def __init__(self, reply: dict[str, Any]) -> None:

@@ -6,23 +6,23 @@ import time
 
 import pytest
 
-from enclave.aio.threads import KEPT, Crew
+from enclave.threads import KEPT, ThreadPool
 from tests.support.aio import PATIENCE
 
 
 def test_jobs_that_wait_for_each_other_all_get_a_thread() -> None:
-    crew = Crew()
+    thread_pool = ThreadPool()
     barrier = threading.Barrier(51)
 
     for _ in range(50):
-        crew.submit(lambda: barrier.wait(PATIENCE) and None)
+        thread_pool.submit(lambda: barrier.wait(PATIENCE) and None)
 
     barrier.wait(PATIENCE)
-    assert crew.size == 50
+    assert thread_pool.size == 50
 
 
 def test_threads_are_daemons_named_for_what_they_do() -> None:
-    crew = Crew()
+    thread_pool = ThreadPool()
     found: list[threading.Thread] = []
     done = threading.Event()
 
@@ -30,7 +30,7 @@ def test_threads_are_daemons_named_for_what_they_do() -> None:
         found.append(threading.current_thread())
         done.set()
 
-    crew.submit(look)
+    thread_pool.submit(look)
 
     assert done.wait(PATIENCE)
     assert found[0].name.startswith('enclave-aio-')
@@ -38,7 +38,7 @@ def test_threads_are_daemons_named_for_what_they_do() -> None:
 
 
 def test_an_idle_thread_is_used_again() -> None:
-    crew = Crew()
+    thread_pool = ThreadPool()
     names = set()
 
     def look() -> None:
@@ -47,49 +47,49 @@ def test_an_idle_thread_is_used_again() -> None:
 
     for _ in range(20):
         done = threading.Event()
-        crew.submit(look)
+        thread_pool.submit(look)
         assert done.wait(PATIENCE)
         give_up_at = time.monotonic() + PATIENCE
-        while not crew._idle:
+        while not thread_pool._idle:
             assert time.monotonic() < give_up_at
 
     assert len(names) == 1
 
 
 def test_threads_without_work_leave_and_a_few_stay() -> None:
-    crew = Crew(idle_seconds=0.01)
+    thread_pool = ThreadPool(idle_seconds=0.01)
     barrier = threading.Barrier(11)
     for _ in range(10):
-        crew.submit(lambda: barrier.wait(PATIENCE) and None)
+        thread_pool.submit(lambda: barrier.wait(PATIENCE) and None)
     barrier.wait(PATIENCE)
 
     give_up_at = time.monotonic() + PATIENCE
     pause = threading.Event()
-    while crew.size > KEPT:
+    while thread_pool.size > KEPT:
         assert time.monotonic() < give_up_at
         pause.wait(0.01)
 
     done = threading.Event()
-    crew.submit(done.set)
+    thread_pool.submit(done.set)
     assert done.wait(PATIENCE)
-    assert crew.size == KEPT
+    assert thread_pool.size == KEPT
 
 
 def test_a_job_that_fails_does_not_end_its_thread(caplog: pytest.LogCaptureFixture) -> None:
-    crew = Crew()
+    thread_pool = ThreadPool()
     done = threading.Event()
 
     def fail() -> None:
         raise ValueError('on purpose')
 
-    crew.submit(fail)
-    crew.submit(done.set)
+    thread_pool.submit(fail)
+    thread_pool.submit(done.set)
 
     assert done.wait(PATIENCE)
 
 
 def test_whoever_submits_starts_no_thread_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = Crew()
+    thread_pool = ThreadPool()
     starters: list[str] = []
     start = threading.Thread.start
 
@@ -101,18 +101,18 @@ def test_whoever_submits_starts_no_thread_but_the_first(monkeypatch: pytest.Monk
     monkeypatch.setattr(threading.Thread, 'start', record)
     barrier = threading.Barrier(11)
     for _ in range(10):
-        crew.submit(lambda: barrier.wait(PATIENCE) and None)
+        thread_pool.submit(lambda: barrier.wait(PATIENCE) and None)
     barrier.wait(PATIENCE)
 
-    assert starters == [threading.current_thread().name] + ['enclave-aio-foreman'] * 10
+    assert starters == [threading.current_thread().name] + ['enclave-aio-spawner'] * 10
 
 
 def test_calls_wait_for_a_thread_where_the_system_gives_no_more(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    crew = Crew()
+    thread_pool = ThreadPool()
     first, begun, second = threading.Event(), threading.Event(), threading.Event()
-    crew.submit(lambda: begun.set() or (first.wait(PATIENCE) and None))
+    thread_pool.submit(lambda: begun.set() or (first.wait(PATIENCE) and None))
     assert begun.wait(PATIENCE)
 
     def refuse(thread: threading.Thread) -> None:
@@ -121,7 +121,7 @@ def test_calls_wait_for_a_thread_where_the_system_gives_no_more(
 
     refusals = threading.Semaphore(0)
     monkeypatch.setattr(threading.Thread, 'start', refuse)
-    crew.submit(second.set)
+    thread_pool.submit(second.set)
     for _ in range(2):  # it is asked again
         assert refusals.acquire(timeout=PATIENCE)
     assert not second.is_set()
@@ -129,22 +129,22 @@ def test_calls_wait_for_a_thread_where_the_system_gives_no_more(
     first.set()
 
     assert second.wait(PATIENCE)
-    assert crew.size == 1
+    assert thread_pool.size == 1
 
 
 def test_a_crew_without_any_thread_does_the_work_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = Crew()
+    thread_pool = ThreadPool()
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name != 'enclave-aio-foreman':
+        if thread.name != 'enclave-aio-spawner':
             raise RuntimeError("can't start new thread")
         start(thread)
 
     monkeypatch.setattr(threading.Thread, 'start', refuse)
     done = threading.Semaphore(0)
     for _ in range(3):
-        crew.submit(done.release)
+        thread_pool.submit(done.release)
 
     for _ in range(3):
         assert done.acquire(timeout=PATIENCE)
@@ -152,16 +152,16 @@ def test_a_crew_without_any_thread_does_the_work_all_the_same(monkeypatch: pytes
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_a_fork_has_threads_of_its_own() -> None:
-    from enclave.aio.threads import crew
+    from enclave.threads import thread_pool
 
     first = threading.Event()
-    crew.submit(first.set)
+    thread_pool.submit(first.set)
     assert first.wait(PATIENCE)
 
     child = os.fork()
     if not child:
         done = threading.Event()
-        crew.submit(done.set)
+        thread_pool.submit(done.set)
         os._exit(0 if done.wait(PATIENCE) else 1)
 
     assert os.waitpid(child, 0)[1] == 0

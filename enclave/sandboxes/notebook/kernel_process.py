@@ -36,7 +36,7 @@ from enclave.errors import (
 )
 from enclave.records import CommandResult, utc_now
 from enclave.sandboxes.connection import Connection
-from enclave.sandboxes.notebook import preparation
+from enclave.sandboxes.notebook import startup
 from enclave.sandboxes.notebook.messages import SIGNATURE_SCHEME, Message, MessageError, Messenger, make_key
 from enclave.sandboxes.notebook.outputs import OutputCollector
 from enclave.sandboxes.notebook.zmtp import Parts, ZmtpError, ZmtpSocket
@@ -59,7 +59,7 @@ _INBOX_MESSAGES = 1000
 _INBOX_BYTES = 16 << 20
 _PORTS = ('shell', 'iopub', 'stdin', 'control', 'hb')
 
-_PREPARE = f'{inspect.getsource(preparation)}\nimport IPython\nprepare(IPython.get_ipython())\n'
+_PREPARE = f'{inspect.getsource(startup)}\nimport IPython\nprepare(IPython.get_ipython())\n'
 PYTHON_SPEC = KernelSpec(
     name='python3',
     display_name='Python 3 (ipykernel)',
@@ -122,7 +122,7 @@ class KernelEnd:
     error: EnclaveError | None = None
 
 
-class KernelLife:
+class KernelProcess:
     """One kernel process and the connections to it. Lives from `start` until the process has ended."""
 
     def __init__(self, host: KernelHost, label: str, spec: KernelSpec, memory_limit: str | int | None) -> None:
@@ -617,7 +617,7 @@ class KernelLife:
 
 
 def _says_exit(reply: Mapping[str, Any]) -> bool:
-    """Tell whether a kernel exits after this reply, as ``exit()`` and ``quit()`` in a cell have it do."""
+    """Return whether a kernel exits after this reply, as ``exit()`` and ``quit()`` in a cell have it do."""
     payload = reply.get('payload')
     return isinstance(payload, list) and any(
         isinstance(each, dict) and each.get('source') == 'ask_exit' and each.get('keepkernel') is not True

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from enclave.aio import lifting
-from enclave.aio.lifting import Face, Family, Shown, entered, lifted, run, streamed
+from enclave.aio import proxies
+from enclave.aio.proxies import AsyncProxy, Forwarded, ProxyRegistry, entered, run, streamed, to_async
 from enclave.cancellation import is_cancelled, on_cancel
 from tests.support.aio import PATIENCE, until
 
@@ -32,7 +32,7 @@ class Held:
         return 'made'
 
 
-def test_a_call_runs_on_a_thread_of_the_crew_and_not_of_the_loop() -> None:
+def test_a_call_runs_on_a_thread_of_the_pool_and_not_of_the_loop() -> None:
     names = asyncio.run(run(lambda: threading.current_thread().name))
 
     assert names.startswith('enclave-aio-')
@@ -106,7 +106,7 @@ def test_a_result_lost_in_the_moment_of_cancelling_is_undone() -> None:
 def test_work_that_had_ended_unheard_when_it_was_cancelled_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    monkeypatch.setattr(lifting, 'GRACE_SECONDS', PATIENCE)
+    monkeypatch.setattr(proxies, 'GRACE_SECONDS', PATIENCE)
     posted, undone = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -135,7 +135,7 @@ def test_work_that_had_ended_unheard_when_it_was_cancelled_is_not_waited_for(
 
 
 def test_work_that_cannot_be_stopped_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifting, 'GRACE_SECONDS', 0.01)
+    monkeypatch.setattr(proxies, 'GRACE_SECONDS', 0.01)
     begun, let_go, undone = threading.Event(), threading.Event(), []
 
     def stubborn() -> str:
@@ -158,7 +158,7 @@ def test_work_that_cannot_be_stopped_is_left_after_a_while(monkeypatch: pytest.M
 
 
 def test_what_is_made_after_its_loop_was_closed_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifting, 'GRACE_SECONDS', 0.01)
+    monkeypatch.setattr(proxies, 'GRACE_SECONDS', 0.01)
     begun, let_go, undone = threading.Event(), threading.Event(), threading.Event()
 
     def stubborn() -> str:
@@ -228,7 +228,7 @@ def test_several_loops_at_once_get_their_own_results() -> None:
     assert results == {number: [number * 1000 + each for each in range(50)] for number in range(6)}
 
 
-# Faces
+# Proxies
 
 
 class Well:
@@ -246,7 +246,7 @@ class Well:
         return f'{litres} {clean}'
 
     def same(self, other: object) -> bool:
-        """Tell whether another is this one."""
+        """Return whether another is this one."""
         return other is self
 
     def drops(self, count: int) -> Iterator[int]:
@@ -280,16 +280,16 @@ class Well:
         return 'extra'
 
 
-class AioWell(Face):
-    _family: ClassVar[Family] = Family()
+class AioWell(AsyncProxy):
+    _proxy_registry: ClassVar[ProxyRegistry] = ProxyRegistry()
     _home: ClassVar[tuple[str, str]] = (__name__, 'Well')
 
-    depth: Shown[int] = Shown('How deep.')
-    draw = lifted(Well.draw)
-    same = lifted(Well.same)
+    depth: Forwarded[int] = Forwarded('How deep.')
+    draw = to_async(Well.draw)
+    same = to_async(Well.same)
     drops = streamed(Well.drops)
     forever = streamed(Well.forever)
-    bucket = entered(Face, Well.bucket)
+    bucket = entered(AsyncProxy, Well.bucket)
 
 
 @pytest.fixture
@@ -298,56 +298,56 @@ def well() -> Well:
 
 
 @pytest.fixture
-def face(well: Well) -> AioWell:
+def proxy(well: Well) -> AioWell:
     return AioWell._over(well)
 
 
-def test_a_lifted_method_takes_and_gives_what_the_blocking_one_does(face: AioWell) -> None:
-    assert asyncio.run(face.draw(2, clean=False)) == '2 False'
+def test_a_lifted_method_takes_and_gives_what_the_blocking_one_does(proxy: AioWell) -> None:
+    assert asyncio.run(proxy.draw(2, clean=False)) == '2 False'
 
 
-def test_attributes_are_those_of_the_blocking_object(face: AioWell, well: Well) -> None:
-    face.depth = 4
+def test_attributes_are_those_of_the_blocking_object(proxy: AioWell, well: Well) -> None:
+    proxy.depth = 4
 
-    assert well.depth == face.depth == 4
-
-
-def test_a_method_that_the_face_does_not_name_is_lifted_when_asked_for(face: AioWell) -> None:
-    assert asyncio.run(face.extra()) == 'extra'
+    assert well.depth == proxy.depth == 4
 
 
-def test_what_is_not_there_is_an_attribute_error(face: AioWell) -> None:
+def test_a_method_that_the_face_does_not_name_is_lifted_when_asked_for(proxy: AioWell) -> None:
+    assert asyncio.run(proxy.extra()) == 'extra'
+
+
+def test_what_is_not_there_is_an_attribute_error(proxy: AioWell) -> None:
     with pytest.raises(AttributeError):
-        face.nothing  # noqa: B018
+        proxy.nothing  # noqa: B018
 
 
-def test_two_faces_of_one_object_are_equal(face: AioWell, well: Well) -> None:
-    assert AioWell._over(well) == face
-    assert hash(AioWell._over(well)) == hash(face)
-    assert AioWell._over(Well()) != face
+def test_two_faces_of_one_object_are_equal(proxy: AioWell, well: Well) -> None:
+    assert AioWell._over(well) == proxy
+    assert hash(AioWell._over(well)) == hash(proxy)
+    assert AioWell._over(Well()) != proxy
 
 
-def test_an_iterator_gives_everything_in_order(face: AioWell) -> None:
+def test_an_iterator_gives_everything_in_order(proxy: AioWell) -> None:
     async def main() -> list[int]:
-        return [each async for each in face.drops(100)]
+        return [each async for each in proxy.drops(100)]
 
     assert asyncio.run(main()) == list(range(100))
 
 
-def test_leaving_an_iterator_early_ends_the_blocking_one(face: AioWell, well: Well) -> None:
+def test_leaving_an_iterator_early_ends_the_blocking_one(proxy: AioWell, well: Well) -> None:
     async def main() -> None:
-        async for _each in face.drops(100):
+        async for _each in proxy.drops(100):
             break
         await until(well.closed.is_set)
 
     asyncio.run(main())
 
 
-def test_cancelling_within_an_iterator_cancels_its_step(face: AioWell, well: Well) -> None:
+def test_cancelling_within_an_iterator_cancels_its_step(proxy: AioWell, well: Well) -> None:
     first = threading.Event()
 
     async def use() -> None:
-        async for _each in face.forever():
+        async for _each in proxy.forever():
             first.set()
 
     async def main() -> None:
@@ -362,10 +362,10 @@ def test_cancelling_within_an_iterator_cancels_its_step(face: AioWell, well: Wel
     asyncio.run(main())
 
 
-def test_a_context_manager_is_entered_and_left_with_the_error_there_was(face: AioWell, well: Well) -> None:
+def test_a_context_manager_is_entered_and_left_with_the_error_there_was(proxy: AioWell, well: Well) -> None:
     async def main() -> None:
-        async with face.bucket() as bucket:
-            assert bucket == face
+        async with proxy.bucket() as bucket:
+            assert bucket == proxy
             raise KeyError('spilt')
 
     with pytest.raises(KeyError, match='spilt'):
@@ -375,15 +375,15 @@ def test_a_context_manager_is_entered_and_left_with_the_error_there_was(face: Ai
     assert well.left == [KeyError]
 
 
-def test_faces_are_taken_by_position_and_by_name(face: AioWell, well: Well) -> None:
+def test_faces_are_taken_by_position_and_by_name(proxy: AioWell, well: Well) -> None:
     async def main() -> None:
-        assert await face.same(face)
-        assert await face.same(other=face)
+        assert await proxy.same(proxy)
+        assert await proxy.same(other=proxy)
 
     asyncio.run(main())
 
 
-def test_work_whose_coroutine_is_closed_after_its_loop_is_cancelled_all_the_same(face: AioWell) -> None:
+def test_work_whose_coroutine_is_closed_after_its_loop_is_cancelled_all_the_same(proxy: AioWell) -> None:
     cancelled = threading.Event()
     begun = threading.Event()
 

@@ -1,7 +1,7 @@
 """The verbs of a sandbox whose image has no Python for an agent, through the engine's own exec and archive calls
 (floor 4, docker).
 
-Each verb is one program or two of `engine_scripts`, run by the engine in the container: slower than an agent by the
+Each verb is one program or two of `programs`, run by the engine in the container: slower than an agent by the
 engine's some 60 ms each, but with the same results and the same errors. Files go through these programs too rather
 than through the archive calls: those run as root whatever the sandbox's user is, and see no file system that was
 mounted inside, like the working directory of a read-only sandbox. They only serve whole archives, for an image that
@@ -44,15 +44,15 @@ from enclave.errors import (
 )
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
-from enclave.sandboxes.docker import engine_archives, engine_scripts
 from enclave.sandboxes.docker.engine import Engine
-from enclave.sandboxes.docker.engine_exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
+from enclave.sandboxes.docker.shell import archives, programs
+from enclave.sandboxes.docker.shell.exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
 from enclave.sandboxes.docker.streams import ContainerStream
 from enclave.sandboxes.operations import CallCount, RunRequest
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
 
-LIFELINE_COMMAND = ['sh', '-c', engine_scripts.LIFELINE]
+LIFELINE_COMMAND = ['sh', '-c', programs.LIFELINE]
 """What process 1 runs in an image without a usable Python: it waits for the end of its input, and reaps orphans."""
 
 ANSWER_SECONDS = 60.0
@@ -69,7 +69,7 @@ WORDS_BYTES = 16 * 1024
 ANSWER_BYTES = 16 << 20
 """No answer, and no field of one, is longer; one that is comes from a tool that a guest has replaced."""
 
-_WORDS = {
+_ERRNO_MESSAGES = {
     errno.ENOENT: 'No such file or directory',
     errno.EACCES: 'Permission denied',
     errno.ENOTDIR: 'Not a directory',
@@ -90,7 +90,7 @@ _WORDS = {
     errno.E2BIG: 'Argument list too long',
     errno.EIO: 'Input/output error',
 }
-_OTHER_WORDS = {
+_OTHER_MESSAGES = {
     # musl's, and those of dash and busybox for an output file whose directory is missing
     'Directory nonexistent': errno.ENOENT,
     'nonexistent directory': errno.ENOENT,
@@ -101,7 +101,7 @@ _OTHER_WORDS = {
     'I/O error': errno.EIO,
     'Quota exceeded': errno.EDQUOT,
 }
-_NUMBERS = {**{words: number for number, words in _WORDS.items()}, **_OTHER_WORDS}
+_NUMBERS = {**{words: number for number, words in _ERRNO_MESSAGES.items()}, **_OTHER_MESSAGES}
 _ERRNO_LINE = re.compile(r'^errno=(\d{1,4})$', re.MULTILINE)
 _OUTSIDE_LINE = re.compile(r'^outside=(\d{1,9})$', re.MULTILINE)
 _END_LINE = re.compile(rb'\nend=(\d{1,3})\n\Z')
@@ -206,7 +206,7 @@ class EngineOperations:
         name = f'.enclave-{secrets.token_hex(8)}'
         try:
             answer = self._ask(
-                engine_scripts.KEEP_SCRIPT, name, script.suffix, chunks=[source], user=request.user, timeout=None
+                programs.KEEP_SCRIPT, name, script.suffix, chunks=[source], user=request.user, timeout=None
             )
         except _ScriptError as error:
             self._raise(error, '', 'no place to write the program text to: ')
@@ -227,7 +227,7 @@ class EngineOperations:
             return self._run(plain, request.command, '')
         finally:
             with contextlib.suppress(EnclaveError, _ScriptError):
-                self._ask(engine_scripts.DISCARD, posixpath.dirname(path), user=request.user, is_cleaning=True)
+                self._ask(programs.DISCARD, posixpath.dirname(path), user=request.user, is_cleaning=True)
 
     def _run(self, request: RunRequest, shown: str | tuple[str, ...], text: str) -> CommandResult:
         first, last = self._run_words(request, text)
@@ -236,11 +236,11 @@ class EngineOperations:
             return f'.enclave-{call_id}' if request.script else ''
 
         def start(call_id: str) -> Exec:
-            return self._exec(engine_scripts.RUN, (*first, place(call_id), *last), call_id=call_id, user=request.user)
+            return self._exec(programs.RUN, (*first, place(call_id), *last), call_id=call_id, user=request.user)
 
         def kill(call: CommandExec) -> None:
             words = (call.id, call.pid, call.since, place(call.id))
-            self._ask(engine_scripts.KILL, *words, user=request.user, is_cleaning=True)
+            self._ask(programs.KILL, *words, user=request.user, is_cleaning=True)
 
         call = CommandExec(request.max_output_bytes, start, kill, name=self._name)
         timers = [self._make_timer(ANSWER_SECONDS, call.give_up)]
@@ -261,7 +261,7 @@ class EngineOperations:
         return self._result(request, shown, call, program)
 
     def _run_words(self, request: RunRequest, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the arguments of `engine_scripts.RUN` before and after the name of the script's directory."""
+        """Return the arguments of `programs.RUN` before and after the name of the script's directory."""
         base = self._base_environment()
         # A shell passes on only what could be a variable of its own.
         environment = {name: value for name, value in base.items() if not name.isidentifier()}
@@ -305,15 +305,15 @@ class EngineOperations:
             killed_by = 9
         elif kind == 'c':
             reason = _ScriptError(1, call.err.data().decode('utf-8', 'replace')).number
-            words = _WORDS.get(reason, f'error {reason}')
+            words = _ERRNO_MESSAGES.get(reason, f'error {reason}')
             raise InvalidArgumentError(f'cwd {request.cwd!r}: {words}', details={'field': 'cwd'})
         elif kind == 's':
-            message = f'no place to write the program text to: {_WORDS[errno.EROFS]}'
+            message = f'no place to write the program text to: {_ERRNO_MESSAGES[errno.EROFS]}'
             raise SandboxPathError(message, details={'errno': errno.EROFS})
         elif kind == 'm' or self._was_too_long(call):
             exit_code = 127 if number == errno.ENOENT else 126  # also what is too long to be one
             name = request.command if isinstance(request.command, str) else request.command[0]
-            words = _WORDS.get(number, f'error {number}') if kind == 'm' else 'Too long'
+            words = _ERRNO_MESSAGES.get(number, f'error {number}') if kind == 'm' else 'Too long'
             words = f'enclave: cannot run {name!r}: {words}\n'
             refusal = words.encode('utf-8', 'backslashreplace')
         else:
@@ -335,7 +335,7 @@ class EngineOperations:
 
     @staticmethod
     def _was_too_long(call: CommandExec) -> bool:
-        """Tell whether the engine, whose words the outputs then have, found the arguments too long for a program."""
+        """Return whether the engine, whose words the outputs then have, found the arguments too long for a program."""
         return call.started_at is None and b'argument list too long' in call.out.data() + call.err.data()
 
     def _early_end(self, call: CommandExec, program: Exec | None) -> int:
@@ -401,7 +401,7 @@ class EngineOperations:
         return known
 
     def _ids_of(self, user: str | None) -> tuple[int, int]:
-        words = self._ask(engine_scripts.IDENTITY, user=user).split()
+        words = self._ask(programs.IDENTITY, user=user).split()
         if len(words) != 2:
             raise SandboxError("the sandbox's program 'id' answers nonsense")
         return _number(words[0]), _number(words[1])
@@ -431,7 +431,7 @@ class EngineOperations:
         length = '' if max_bytes is None else str(max_bytes)
         with self._calls.counted():
             try:
-                yield from self._stream(engine_scripts.READ, path, str(offset + 1), length)
+                yield from self._stream(programs.READ, path, str(offset + 1), length)
             except _ScriptError as error:
                 if 'irregular\n' in error.words:
                     message = f'not a regular file: {path!r}'
@@ -458,19 +458,19 @@ class EngineOperations:
         with self._calls.counted(), self._path_errors(path):
             try:
                 words = (path, length, *flags, bits, name)
-                answer = self._ask(engine_scripts.WRITE, *words, chunks=source, timeout=None)
+                answer = self._ask(programs.WRITE, *words, chunks=source, timeout=None)
                 if b'\0' in answer:
                     place, beside = _text(answer).split('\0')[:2]
                     if is_cancelled():
                         raise _SourceError(
                             CallCancelledError(f'writing {path!r} into the sandbox was cancelled'), answer
                         )
-                    answer = self._ask(engine_scripts.COMMIT, place, beside, bits)
+                    answer = self._ask(programs.COMMIT, place, beside, bits)
             except _SourceError as broken:
                 if b'\0' in broken.answer:
                     with contextlib.suppress(EnclaveError, _ScriptError):
                         beside = _text(broken.answer).split('\0')[1]
-                        self._ask(engine_scripts.DISCARD, beside, is_cleaning=True)
+                        self._ask(programs.DISCARD, beside, is_cleaning=True)
                 raise broken.error from None
             except _ScriptError as error:
                 if 'short\n' in error.words:
@@ -482,7 +482,7 @@ class EngineOperations:
     def list_dir(self, path: str, *, recursive: bool, max_entries: int | None) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
         with self._calls.counted(), self._path_errors(path):
-            pieces = self._stream(engine_scripts.LIST, path, _flag(recursive), engine_scripts.STAT_FORMAT)
+            pieces = self._stream(programs.LIST, path, _flag(recursive), programs.STAT_FORMAT)
             with contextlib.closing(pieces):
                 entries = list(itertools.islice(_listed(_fields(pieces)), max_entries))
         return sorted(entries, key=lambda entry: entry.path)
@@ -490,7 +490,7 @@ class EngineOperations:
     def stat_path(self, path: str, *, follow_symlinks: bool) -> PathInfo:
         """Return what is at a path; the record's own path is absolute."""
         with self._calls.counted(), self._path_errors(path):
-            answer = self._ask(engine_scripts.STAT, path, _flag(follow_symlinks), engine_scripts.STAT_FORMAT)
+            answer = self._ask(programs.STAT, path, _flag(follow_symlinks), programs.STAT_FORMAT)
         facts, _, rest = answer.partition(b'\0')
         found, plain = _text(rest.removesuffix(b'\n')), posixpath.normpath(path)
         return _path_info(found or plain, facts, '') if follow_symlinks else _path_info(plain, facts, found)
@@ -499,7 +499,7 @@ class EngineOperations:
         """Remove what is at a path."""
         try:
             with self._calls.counted(), self._path_errors(path):
-                self._ask(engine_scripts.REMOVE, path, _flag(recursive), timeout=None)
+                self._ask(programs.REMOVE, path, _flag(recursive), timeout=None)
         except SandboxPathNotFoundError:
             if not missing_ok:
                 raise
@@ -508,7 +508,7 @@ class EngineOperations:
         """Make a directory."""
         parent = posixpath.dirname(posixpath.normpath(path)) if parents else ''
         with self._calls.counted(), self._path_errors(path):
-            self._ask(engine_scripts.MAKE_DIR, path, parent, _flag(exist_ok), f'{mode:o}')
+            self._ask(programs.MAKE_DIR, path, parent, _flag(exist_ok), f'{mode:o}')
 
     def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
         """Rename, or move between file systems."""
@@ -516,7 +516,7 @@ class EngineOperations:
         words = (plain, target, posixpath.basename(plain), _flag(overwrite))
         with self._calls.counted():
             try:
-                self._ask(engine_scripts.MOVE, *words, timeout=None)
+                self._ask(programs.MOVE, *words, timeout=None)
             except _ScriptError as error:
                 self._raise(error, source if 'source\n' in error.words else target)
 
@@ -527,29 +527,29 @@ class EngineOperations:
         path = posixpath.normpath(path)
         folder, base = posixpath.split(path)
         with self._calls.counted():
-            pieces = self._stream(engine_scripts.PACK, path, folder, base)
+            pieces = self._stream(programs.PACK, path, folder, base)
             try:
                 with contextlib.closing(pieces):
                     first = next(pieces, b'')
                     rest = itertools.chain((first[1:],), pieces)
-                    yield from engine_archives.rename_top(rest, base if first[:1] == b'f' else '.', arcname)
+                    yield from archives.rename_top(rest, base if first[:1] == b'f' else '.', arcname)
                     return
             except _ScriptError as error:
                 if error.number != errno.ENOSYS:
                     self._raise(error, path)
             with contextlib.closing(self._engine.read_archive(self._container, path)) as stream:
-                yield from engine_archives.rename_top(stream, base or '.', arcname)
+                yield from archives.rename_top(stream, base or '.', arcname)
 
     def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
         """Unpack a tar archive below a directory, made if missing, merging with what is there."""
         ids = self.get_ids()
         with self._calls.counted(), self._path_errors(path), tempfile.TemporaryFile() as spool:
             source = until_cancelled(chunks, f'unpacking in {path!r}')
-            folders = engine_archives.check(source, spool, None if ids[0] == 0 else ids)
+            folders = archives.check(source, spool, None if ids[0] == 0 else ids)
             has_tar, root = self._find_place(path, folders)
             spool.seek(0)
             if has_tar:
-                self._ask(engine_scripts.UNPACK, root, chunks=_blocks(spool), timeout=None)
+                self._ask(programs.UNPACK, root, chunks=_blocks(spool), timeout=None)
             else:
                 self._engine.write_archive(self._container, root, _blocks(spool))
 
@@ -559,7 +559,7 @@ class EngineOperations:
         answer = b''
         for batch in _batches(folders):
             try:
-                answer = self._ask(engine_scripts.PLACE, path, *batch)
+                answer = self._ask(programs.PLACE, path, *batch)
             except _ScriptError as error:
                 outside = _OUTSIDE_LINE.search(error.words)
                 if outside is None or int(outside[1]) >= len(batch):
@@ -580,7 +580,7 @@ class EngineOperations:
     def ping(self, timeout: float) -> None:
         """Return if the sandbox runs a program."""
         try:
-            self._ask(engine_scripts.IDENTITY, timeout=timeout)
+            self._ask(programs.IDENTITY, timeout=timeout)
         except EngineUnavailableError as error:
             raise SandboxGoneError(f'sandbox {self._name} is lost: {error.message}') from error
         except _ScriptError as error:
@@ -591,7 +591,7 @@ class EngineOperations:
         self._is_closing = True
         try:
             if grace > 0 and self._has_run and not self._has_ended.is_set():
-                self._ask(engine_scripts.TERMINATE, 'closing', timeout=grace, is_cleaning=True, call_id='closing')
+                self._ask(programs.TERMINATE, 'closing', timeout=grace, is_cleaning=True, call_id='closing')
         except (EnclaveError, _ScriptError):
             pass  # it goes on, or has gone; what follows does not ask
         finally:
@@ -767,7 +767,7 @@ class EngineOperations:
 
         def kill() -> None:
             with contextlib.suppress(EnclaveError, _ScriptError):
-                self._ask(engine_scripts.KILL, call_id, '', '', '', is_cleaning=True)
+                self._ask(programs.KILL, call_id, '', '', '', is_cleaning=True)
 
         threading.Thread(target=kill, name=f'enclave-kill-{self._name}', daemon=True).start()
 
@@ -787,7 +787,7 @@ class EngineOperations:
     def _raise(self, error: _ScriptError, path: str, before: str = '') -> NoReturn:
         """Raise the exception that an agent's answer would raise."""
         number = error.number
-        words = _WORDS.get(number, f'error {number}')
+        words = _ERRNO_MESSAGES.get(number, f'error {number}')
         if error.find_number() is None and error.words.strip():
             words = error.words.strip().splitlines()[-1]
         message = f'{before}{words}{f": {path!r}" if path else ""}'
@@ -806,7 +806,7 @@ def _flag(value: bool) -> str:
 
 
 def _is_argument(data: bytes) -> bool:
-    """Tell whether a text can travel as an argument."""
+    """Return whether a text can travel as an argument."""
     if len(data) > ARGUMENT_BYTES or b'\0' in data:
         return False
     try:
@@ -817,7 +817,7 @@ def _is_argument(data: bytes) -> bool:
 
 
 def _encoded(arguments: Sequence[str]) -> list[str]:
-    """Return arguments for `engine_scripts`: plain ones, or in escapes if any is not UTF-8."""
+    """Return arguments for `programs`: plain ones, or in escapes if any is not UTF-8."""
     try:
         for argument in arguments:
             argument.encode('utf-8')
@@ -855,7 +855,7 @@ def _held_back(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    while data := file.read(engine_archives.BLOCK_BYTES):
+    while data := file.read(archives.BLOCK_BYTES):
         yield data
 
 
@@ -924,7 +924,7 @@ def _fields(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _listed(fields: Iterator[bytes]) -> Iterator[PathInfo]:
-    """Yield the entries of a listing; see `engine_scripts.LIST`."""
+    """Yield the entries of a listing; see `programs.LIST`."""
     for first in fields:
         names = [first, *iter(lambda: next(fields, b''), b'')]
         text = next(fields, b'')

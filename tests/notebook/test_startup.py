@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enclave.sandboxes.notebook.verbs import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 
 
 def test_a_lone_surrogate_costs_no_output_around_it(sandbox: NotebookSandbox) -> None:

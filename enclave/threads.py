@@ -1,10 +1,10 @@
-"""The threads behind the asynchronous faces (floor 6).
+"""The threads behind the asynchronous proxies (floor 6).
 
-One crew for the whole process, whatever number of event loops there are. A loop's own default executor is no place for
+One pool for the whole process, whatever number of event loops there are. A loop's own default executor is no place for
 calls that wait for code in a sandbox: it has six threads on two cores, and its users' other work would queue behind ours.
 
-The crew has no upper bound, on purpose. A call may wait for another one (a lease waits for a release), so a bounded crew all
-of whose threads wait would wait for ever. A thread that has had nothing to do for a while leaves; the last few stay.
+The pool has no upper bound, on purpose. A call may wait for another one (a lease waits for a release), so a bounded pool all of
+whose threads wait would wait for ever. A thread that has had nothing to do for a while leaves; the last few stay.
 
 The threads are daemons and no `concurrent.futures` executor owns them, because that one refuses work as soon as the main
 thread has ended, and `atexit` hooks that stop sandboxes come after that. From Python 3.12 on no thread can be made then
@@ -38,16 +38,16 @@ Job = Callable[[], None]
 
 
 @define(eq=False)
-class _Hand:
+class _Worker:
     """One thread that has nothing to do. Its box holds the job it is given."""
 
     box: queue.SimpleQueue[Job] = field(factory=lambda: queue.SimpleQueue())
 
 
-class Crew:
+class ThreadPool:
     """Threads that are made when there is more work than idle ones. Lives as long as the process. Any thread may submit.
 
-    A thread of its own, the foreman, makes the others: `threading.Thread.start` waits until the new thread has run, which under
+    A thread of its own, the spawner, makes the others: `threading.Thread.start` waits until the new thread has run, which under
     load takes several milliseconds, and an event loop that hands over work should not be held up by that.
 
     Args:
@@ -57,18 +57,18 @@ class Crew:
     def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
         self._idle_seconds = idle_seconds
         self._numbers = itertools.count(1)
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # to the foreman
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # to the spawner
         # Reentrant, since a coroutine that the garbage collector closes, anywhere in here, hands over work too.
         self._lock = threading.RLock()  # guards all below
-        self._idle: list[_Hand] = []  # the last one back is the first one out, so that those not needed grow old
+        self._idle: list[_Worker] = []  # the last one back is the first one out, so that those not needed grow old
         self._backlog: collections.deque[Job] = collections.deque()  # jobs for threads that are being made
         self._coming = 0  # threads that are being made
         self._size = 0
-        self._has_foreman = False
+        self._has_spawner = False
 
     @property
     def size(self) -> int:
-        """How many threads there are, without the foreman."""
+        """How many threads there are, without the spawner."""
         with self._lock:
             return self._size
 
@@ -83,15 +83,15 @@ class Crew:
                 self._idle.pop().box.put(job)
                 return
             self._backlog.append(job)
-            has_foreman, self._has_foreman = self._has_foreman, True
-        if has_foreman:
+            has_spawner, self._has_spawner = self._has_spawner, True
+        if has_spawner:
             self._calls.put(None)
             return
         try:
-            threading.Thread(target=self._lead, name='enclave-aio-foreman', daemon=True).start()
+            threading.Thread(target=self._lead, name='enclave-aio-spawner', daemon=True).start()
         except RuntimeError:
             with self._lock:
-                self._has_foreman = False
+                self._has_spawner = False
                 if job not in self._backlog:
                     return  # a thread that was there has come to it
                 self._backlog.remove(job)
@@ -99,7 +99,7 @@ class Crew:
                 raise
             job()  # the interpreter is exiting and makes no threads any more
 
-    # The foreman's side -----------------------------------------------------------------------------------------------
+    # The spawner's side -----------------------------------------------------------------------------------------------
 
     def _lead(self) -> None:
         """Make threads for the backlog, for as long as the process lives."""
@@ -131,7 +131,7 @@ class Crew:
             raise
 
     def _help(self) -> bool:
-        """Do what must be done where the system gives no more threads; tell whether the backlog is empty."""
+        """Do what must be done where the system gives no more threads; return whether the backlog is empty."""
         with self._lock:
             must = bool(self._backlog) and (self._size == 0 or not threading.main_thread().is_alive())
             job = self._backlog.popleft() if must else None
@@ -147,7 +147,7 @@ class Crew:
     # A thread's side --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        hand = _Hand()
+        worker = _Worker()
         with self._lock:
             self._coming -= 1
         job: Job | None = None
@@ -156,22 +156,22 @@ class Crew:
                 if self._backlog:
                     job = self._backlog.popleft()
                 else:
-                    self._idle.append(hand)
-            job = job or self._wait(hand)
+                    self._idle.append(worker)
+            job = job or self._wait(worker)
             if job is None:
                 return
             _call(job)
             job = None  # what it refers to must not live until the next one comes
 
-    def _wait(self, hand: _Hand) -> Job | None:
+    def _wait(self, worker: _Worker) -> Job | None:
         """Return the next job of an idle thread, or None if it shall leave."""
         while True:
             try:
-                return hand.box.get(timeout=self._idle_seconds)
+                return worker.box.get(timeout=self._idle_seconds)
             except queue.Empty:
                 with self._lock:
-                    if hand in self._idle and self._size > KEPT:
-                        self._idle.remove(hand)
+                    if worker in self._idle and self._size > KEPT:
+                        self._idle.remove(worker)
                         self._size -= 1
                         return None
                 # It stays, or was given a job in this moment.
@@ -185,10 +185,10 @@ def _call(job: Job) -> None:
     try:
         job()
     except BaseException:
-        logger.warning('a job of the asynchronous faces failed', exc_info=True)
+        logger.warning('a job of the asynchronous proxies failed', exc_info=True)
 
 
-crew = Crew()
+thread_pool = ThreadPool()
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=crew.forget)
+    os.register_at_fork(after_in_child=thread_pool.forget)

@@ -14,8 +14,8 @@ import pytest
 from enclave.cells import KernelSpec
 from enclave.errors import InvalidArgumentError
 from enclave.sandboxes.docker.notebook import DockerNotebookSandbox
-from enclave.sandboxes.notebook.life import KernelLife
-from enclave.sandboxes.notebook.verbs import _ASK_VARIABLES, _FIND_SPECS, _text, check_cell, place
+from enclave.sandboxes.notebook.kernel_process import KernelProcess
+from enclave.sandboxes.notebook.sandbox import _ASK_VARIABLES, _FIND_SPECS, _text, check_cell, place
 from enclave.sandboxes.operations import RunRequest
 
 
@@ -161,7 +161,7 @@ def test_the_connection_file_is_named_within_words() -> None:
 
     asked: list[RunRequest] = []
     spec = KernelSpec(name='k', argv=['k', '-f={connection_file}', '{connection_file}'])
-    life = KernelLife(Host(), 'label', spec, None)  # type: ignore[arg-type]
+    life = KernelProcess(Host(), 'label', spec, None)  # type: ignore[arg-type]
 
     with pytest.raises(NotImplementedError):
         life.start('/tmp/k', 1, '/', {})

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from enclave.sandboxes.notebook import preparation
+from enclave.sandboxes.notebook import startup
 
 
 class Session:
@@ -70,8 +70,8 @@ def raised(error: BaseException) -> Any:
 
 def test_long_text_is_sent_in_pieces_of_the_same_cell() -> None:
     session = Session()
-    cutting = preparation.CuttingSession(session)
-    text = 'x' * (2 * preparation.PIECE_CHARACTERS) + 'end'
+    cutting = startup.CuttingSession(session)
+    text = 'x' * (2 * startup.PIECE_CHARACTERS) + 'end'
 
     cutting.pid = 5
     for each in (text, 'short'):
@@ -86,7 +86,7 @@ def test_long_text_is_sent_in_pieces_of_the_same_cell() -> None:
 
 def test_a_large_error_is_sent_with_head_and_tail() -> None:
     shell = Shell()
-    preparation.tell_errors(shell)
+    startup.tell_errors(shell)
 
     shell._showtraceback(ValueError, ValueError('a' * 20_000_000 + 'z'), ['first', 'b' * 20_000_000, 'last'])
 
@@ -102,7 +102,7 @@ def test_a_large_error_is_sent_with_head_and_tail() -> None:
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='this Python has no groups')
 def test_a_group_is_sent_as_an_error_and_others_are_left_to_the_shell() -> None:
     shell = Shell()
-    preparation.tell_errors(shell)
+    startup.tell_errors(shell)
     group = vars(__import__('builtins'))['ExceptionGroup']('both', [ValueError('a'), TypeError('b')])
     later = KeyError('k')
     later.__context__ = group
@@ -118,7 +118,7 @@ def test_a_group_is_sent_as_an_error_and_others_are_left_to_the_shell() -> None:
 
 def test_a_wrong_magic_is_sent_as_an_error_and_an_old_traceback_is_forgotten() -> None:
     shell = Shell()
-    preparation.tell_errors(shell)
+    startup.tell_errors(shell)
 
     shell.show_usage_error(LookupError('no such magic'))
     for action in shell.called:
@@ -132,13 +132,13 @@ def test_an_error_whose_context_is_a_circle_is_no_group() -> None:
     first, second = ValueError(), ValueError()
     first.__context__, second.__context__ = second, first
 
-    assert not preparation.has_group(first)
+    assert not startup.has_group(first)
 
 
 def test_a_shell_that_has_none_of_it_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, 'stdout', io.StringIO())
 
-    preparation.prepare(object())
+    startup.prepare(object())
 
 
 class HoldingStream(io.StringIO):
@@ -174,7 +174,7 @@ def test_a_stream_hands_over_what_the_other_one_holds(monkeypatch: pytest.Monkey
     sent: list[str] = []
     monkeypatch.setattr(sys, 'stdout', out := HoldingStream(sent))
     monkeypatch.setattr(sys, 'stderr', err := HoldingStream(sent))
-    preparation.order_streams(Shell())
+    startup.order_streams(Shell())
 
     for stream, text in ((out, '1'), (out, '2'), (err, '3'), (out, '4'), (err, '5')):
         stream.write(text)
@@ -196,17 +196,17 @@ def test_the_order_is_kept_for_as_many_turns_of_a_cell_as_are_kept_apart(monkeyp
     monkeypatch.setattr(sys, 'stdout', out := HoldingStream(sent))
     monkeypatch.setattr(sys, 'stderr', err := HoldingStream(sent))
     shell = Shell()
-    preparation.order_streams(shell)
+    startup.order_streams(shell)
     (before_cell,) = shell.called
 
-    for _ in range(2 * preparation.ORDERED_TURNS):
+    for _ in range(2 * startup.ORDERED_TURNS):
         out.write('1')
         err.write('2')
     turns = len(sent)
     before_cell()
     out.write('3')
 
-    assert turns == 2 * preparation.ORDERED_TURNS
+    assert turns == 2 * startup.ORDERED_TURNS
     assert len(sent) == turns + 1
 
 
@@ -239,7 +239,7 @@ def test_a_thread_and_a_pools_work_belong_to_the_cell_that_asked_for_them(monkey
     for name in ('__init__', 'run'):
         item = concurrent.futures.thread._WorkItem
         monkeypatch.setattr(item, name, getattr(item, name))
-    preparation.own_threads(shell)
+    startup.own_threads(shell)
     told, go = [], threading.Event()
 
     def tell() -> None:
@@ -291,7 +291,7 @@ def watched() -> Iterator[WatchedStream]:
 def test_what_programs_wrote_is_awaited(watched: WatchedStream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, 'stdout', watched)
     shell = Shell()
-    preparation.await_programs(shell)
+    startup.await_programs(shell)
     (after_cell,) = shell.called
 
     os.write(watched.end, b'from a shell')
@@ -305,9 +305,9 @@ def test_a_program_that_writes_on_and_on_is_not_awaited(
 ) -> None:
     monkeypatch.setattr(sys, 'stdout', watched)
     shell = Shell()
-    preparation.await_programs(shell)
+    startup.await_programs(shell)
     (after_cell,) = shell.called
-    monkeypatch.setattr(preparation, 'is_taken', lambda stream: False)
-    monkeypatch.setattr(preparation, 'PROGRAMS_SECONDS', 0.01)
+    monkeypatch.setattr(startup, 'is_taken', lambda stream: False)
+    monkeypatch.setattr(startup, 'PROGRAMS_SECONDS', 0.01)
 
     after_cell()

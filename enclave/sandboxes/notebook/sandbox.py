@@ -43,7 +43,7 @@ from enclave.errors import (
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
-from enclave.sandboxes.notebook.life import PYTHON_SPEC, python_spec
+from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, python_spec
 from enclave.sandboxes.notebook.outputs import is_writable, strip_escape_codes
 
 logger = logging.getLogger(__name__)
@@ -433,7 +433,7 @@ class NotebookSandbox(AgentBackedSandbox):
     def check_complete(
         self, code: str, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS
     ) -> tuple[str, str]:
-        """Tell whether code could be run as it is: ``(status, indent)``.
+        """Return whether code could be run as it is: ``(status, indent)``.
 
         The status is ``'complete'``, ``'incomplete'`` (``indent`` is then what its next line begins with), ``'invalid'`` or
         ``'unknown'``.
@@ -548,7 +548,7 @@ class NotebookSandbox(AgentBackedSandbox):
 
 
 def is_kernel_name(name: object) -> bool:
-    """Tell whether a kernel can have this name."""
+    """Return whether a kernel can have this name."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from enclave.errors import SandboxPathError
-from enclave.sandboxes.docker.engine_archives import check, rename_top
+from enclave.sandboxes.docker.shell.archives import check, rename_top
 
 
 def make(*members: tarfile.TarInfo, data: bytes = b'') -> bytes:
