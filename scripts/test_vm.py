@@ -136,7 +136,7 @@ def build_machine(work: Path) -> None:
         f'--customize-hook=copy-in {wheels} /opt',
         f'--customize-hook=copy-in {image} /opt',
         '--customize-hook=chroot "$1" python3 -m venv /opt/venv',
-        '--customize-hook=chroot "$1" /opt/venv/bin/pip install --quiet --no-index --no-compile --no-deps /opt/wheels/*.whl',
+        '--customize-hook=chroot "$1" sh -c "/opt/venv/bin/pip install -q --no-index --no-compile --no-deps /opt/wheels/*.whl"',
         '--customize-hook=rm -r "$1"/opt/wheels',
         '--customize-hook=echo /srv/enclave > "$1"/opt/venv/lib/python3.11/site-packages/enclave-checkout.pth',
         '--customize-hook=chroot "$1" /opt/venv/bin/python -m compileall -q -j 0 /opt/venv/lib /usr/lib/python3.11 || true',
@@ -150,7 +150,10 @@ def build_machine(work: Path) -> None:
         'apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service',
         '--customize-hook=echo vm > "$1"/etc/hostname && echo "127.0.0.1 localhost vm" > "$1"/etc/hosts',
         f'--customize-hook=cp "$1"/boot/vmlinuz-* {work}/vmlinuz && cp "$1"/boot/initrd.img-* {work}/initrd.img',
-        f'--customize-hook=mke2fs -q -t ext4 -d "$1" {work}/disk.img {DISK_SIZE}',
+        # Without what is mounted in it meanwhile, such as /proc.
+        f'--customize-hook=mkdir {work}/tree && mount --bind "$1" {work}/tree',
+        f'--customize-hook=mke2fs -q -t ext4 -d {work}/tree {work}/disk.img {DISK_SIZE}',
+        f'--customize-hook=umount {work}/tree && rmdir {work}/tree',
     ]
     packages = ','.join(' '.join(PACKAGES).split())
     call([*bootstrap, f'--include={packages}', '--format=null', *hooks, SUITE, '/dev/null'], 'building the machine')

@@ -65,18 +65,14 @@ def run_delegated(arguments: tuple[str, ...]) -> int:
     run(['systemctl', 'restart', f'user@{UID}.service'])
     command = ['systemd-run', '--quiet', f'--machine={USER}@.host', '--user', '--pipe', '--wait', '--collect']
     words = [f'--setenv={each}' for each in environment('delegated')]
-    return run(
-        [*command, f'--working-directory={CHECKOUT}', *words, *pytest(arguments, '/var/tmp/tests-delegated')]
-    )
+    return run([*command, f'--working-directory={CHECKOUT}', *words, *pytest(arguments, '/var/tmp/tests-delegated')])
 
 
 def run_undelegated(arguments: tuple[str, ...]) -> int:
     """Run tests as an ordinary user, in a service of the system's, whose group is root's."""
     command = ['systemd-run', '--quiet', '--pipe', '--wait', '--collect', f'--uid={USER}', f'--gid={USER}']
     words = [f'--setenv={each}' for each in (*environment('undelegated'), f'HOME=/home/{USER}')]
-    return run(
-        [*command, f'--working-directory={CHECKOUT}', *words, *pytest(arguments, '/var/tmp/tests-undelegated')]
-    )
+    return run([*command, f'--working-directory={CHECKOUT}', *words, *pytest(arguments, '/var/tmp/tests-undelegated')])
 
 
 def run_docker(arguments: tuple[str, ...]) -> int:

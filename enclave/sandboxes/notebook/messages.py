@@ -38,6 +38,7 @@ class Message:
         parent_id: The request it belongs to.
         left_out: The bytes of what was too large to keep, 0 where nothing was. Such a message has no content, save the
             ``name`` of its stream where the topic it was sent under has it.
+        buffers: The binary parts after the content, of a comm's message alone.
     """
 
     type: str
@@ -45,6 +46,7 @@ class Message:
     content: dict[str, Any] = Factory(dict)
     metadata: dict[str, Any] = Factory(dict)
     left_out: int = 0
+    buffers: list[bytes] = Factory(list)
 
 
 class Messenger:
@@ -85,11 +87,13 @@ class Messenger:
             )
             if not all(isinstance(each, dict) for each in (header, parent, content, metadata)):
                 raise MessageError('a part of it is no object')
+            kind = str(header.get('msg_type', ''))
             return Message(
-                type=str(header.get('msg_type', '')),
+                type=kind,
                 parent_id=str(parent.get('msg_id', '')),
                 content=content,
                 metadata=metadata,
+                buffers=[bytes(each) for each in found['buffers']] if kind.startswith('comm_') else [],
             )
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise MessageError(str(error)[:200]) from error
