@@ -54,9 +54,9 @@ class CellResult(Model):
         note: What should be known besides, above all that the kernel had died since the cell before.
         outputs_left_out: How many outputs were too many to keep.
         display_ids: ``{id: indexes in outputs}`` of displays that a later cell may update.
-        display_updates: ``[{'display_id', 'data', 'metadata'}]``: updates of displays, which earlier cells may have too.
-        timing: When it was received what the kernel sent of the cell, as ISO 8601 in UTC, by the names that Jupyter's tools give
-            in a cell's metadata: ``iopub.status.busy``, ``iopub.execute_input``, ``iopub.status.idle``, ``shell.execute_reply``.
+        display_updates: ``[{'display_id', 'data', 'metadata'}]``: updates of displays of earlier cells.
+        timing: When the kernel says it began and ended the cell, as ISO 8601 in UTC, by the names that Jupyter's tools give in a
+            cell's metadata: ``iopub.status.busy``, ``iopub.execute_input``, ``iopub.status.idle``, ``shell.execute_reply``.
         widgets: What it changed of Jupyter widgets: ``{model id: {'state': {...}, 'buffers': [...]}}`` with those parts of the
             state that it set, as a notebook stores them; None for a widget that it closed.
     """

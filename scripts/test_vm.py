@@ -220,7 +220,7 @@ def run(machine: Path, accel: str, memory: str, order: dict[str, object]) -> dic
             for line in process.stdout:
                 text = line.decode('utf-8', 'replace').rstrip()
                 print(text, flush=True)
-                start, found, result = text.partition(MARK)
+                _, found, result = text.partition(MARK)
                 if found and result.startswith('{'):
                     codes = json.loads(result)
         finally:

@@ -114,4 +114,4 @@ def test_no_group_is_left_after_the_stop(start: Start) -> None:
     sandbox.execute_command('sleep 1000 & echo left', timeout=SECONDS)
     sandbox.stop()
     assert not cgroups_of(sandbox.id)
-    assert not [place for place in Path('/sys/fs/cgroup').rglob(f'*{sandbox.id}*')]
+    assert not list(Path('/sys/fs/cgroup').rglob(f'*{sandbox.id}*'))

@@ -129,7 +129,7 @@ def parse_value(text: str) -> Any:
             return value
     for kind in (int, float):
         try:
-            # int('1_0') and int('１') are numbers to Python, and hardly meant as that.
+            # int('1_0') is a number to Python, and hardly meant as one.
             return kind(text) if re.fullmatch(r'[+-]?[0-9.a-zA-Z+-]+', text) else text
         except ValueError:
             continue

@@ -4,8 +4,8 @@ Jupyter's own tools run files that their schema refuses: a cell without `outputs
 `repair` takes any JSON object that has cells and returns a notebook of format 4.5 that is valid, and a list of what had to be
 changed for that. To bring an older format up changes nothing that is reported.
 
-Source: the schemas of nbformat, ``nbformat/v4/nbformat.v4.5.schema.json`` and ``nbformat/v3/nbformat.v3.schema.json``, and what its
-``convert`` does between versions.
+Source: the schemas of nbformat, ``nbformat/v4/nbformat.v4.5.schema.json`` and ``nbformat/v3/nbformat.v3.schema.json``, and what
+its ``convert`` does between versions.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def repair(found: object) -> tuple[dict[str, Any], list[str]]:
         report.add(f'the unknown key {name!r} of the notebook was moved into its metadata')
         metadata.setdefault(name, _plain(found[name], report))
     metadata = _notebook_metadata(metadata, report)
-    made, ids = [], set()
+    made: list[dict[str, Any]] = []
+    ids: set[str] = set()
     for report.cell, cell in enumerate(cells, 1):
         if not isinstance(cell, dict):
             report.add(f'it was {_kind(cell)} and no cell, and was left out')
@@ -180,7 +181,7 @@ def _notebook_metadata(metadata: dict[str, Any], report: _Report) -> dict[str, A
             metadata.setdefault('language_info', {'name': language})
         report.add('its kernelspec named no kernel and was left out')
         return metadata
-    kept = {key: value for key, value in kernel.items() if key not in ('name', 'display_name', 'language')}
+    kept = {key: value for key, value in (kernel or {}).items() if key not in ('name', 'display_name', 'language')}
     metadata['kernelspec'] = {**kept, 'name': name, 'display_name': title or name}
     if language is not None:
         metadata['kernelspec']['language'] = language
@@ -227,7 +228,7 @@ def _tags(found: object, report: _Report) -> list[str]:
 
 def _cell(cell: dict[str, Any], report: _Report, ids: set[str], *, has_ids: bool, is_old: bool) -> dict[str, Any]:
     kind, source = _kind_and_source(cell, report, is_old=is_old)
-    made = {
+    made: dict[str, Any] = {
         'id': _take_id(cell, report, ids, has_ids=has_ids),
         'cell_type': kind,
         'metadata': _cell_metadata(cell, report, is_old=is_old),
@@ -305,7 +306,7 @@ def _take_id(cell: dict[str, Any], report: _Report, ids: set[str], *, has_ids: b
 
 def _count(count: object, report: _Report) -> int | None:
     if count is None or (type(count) is int and count >= 0):
-        return count  # type: ignore[return-value]
+        return count
     report.add('execution_count was no whole number')
     return None
 
@@ -355,7 +356,7 @@ def _output(output: dict[str, Any], report: _Report, *, is_old: bool) -> dict[st
         return _stream(output, report, is_old=is_old)
     if kind == 'error':
         return _error(output, report)
-    made = {'output_type': kind}
+    made: dict[str, Any] = {'output_type': kind}
     if kind == 'execute_result':
         count = output.get('execution_count', output.get('prompt_number'))
         if not is_old and 'execution_count' not in output:

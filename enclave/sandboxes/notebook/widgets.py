@@ -1,8 +1,8 @@
 """Jupyter widgets (layer 4): what a kernel says of their state, and that state as a notebook stores it.
 
 A widget's picture in a notebook is its model's id; without the model's state nobody can draw it again.
-Source: https://ipywidgets.readthedocs.io/en/latest/embedding.html and the messages ``comm_open``, ``comm_msg`` and ``comm_close`` of
-https://jupyter-client.readthedocs.io/en/stable/messaging.html#custom-messages
+Source: https://ipywidgets.readthedocs.io/en/latest/embedding.html and the messages ``comm_open``, ``comm_msg`` and
+``comm_close`` of https://jupyter-client.readthedocs.io/en/stable/messaging.html#custom-messages
 """
 
 from __future__ import annotations

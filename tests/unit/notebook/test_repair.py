@@ -330,7 +330,7 @@ def test_only_what_has_no_cells_is_refused(found: Any, words: str) -> None:
 
 @pytest.mark.parametrize('text', ['{"cells": [', '{"cells": [}', '{"cells": []} x', '{' * 100_000, '{"a":' * 100_000])
 def test_what_is_no_json_is_refused_with_a_word_on_it(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match='is no notebook: its? (is no JSON|JSON is nested too deep)'):
+    with pytest.raises(InvalidArgumentError, match=r'is no notebook: its? (is no JSON|JSON is nested too deep)'):
         NotebookDocument.loads(text)
 
 
