@@ -8,11 +8,11 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint format typecheck engine images bench clean
+.PHONY: help demo dist test test-mcp unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.installed  ## code running in a sandbox, from nothing
 	@echo '==> An engine, and an image to make sandboxes from'
@@ -30,6 +30,9 @@ test: .venv/.installed-dev lint typecheck  ## all that CI runs: format, lint, ty
 
 unit: .venv/.installed-dev  ## the tests that need no engine
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
+
+test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
+	@$(BIN)/pytest -m mcp tests/mcp
 
 lint: .venv/.installed-dev  ## check format and style
 	@echo '==> Format and style'
@@ -54,8 +57,13 @@ bench: .venv/.installed-dev  ## run the benchmarks
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
 	@for each in $(sort $(wildcard benchmarks/*.py)); do echo "==> $$each"; $(BIN)/python $$each || exit 1; done
 
+dist: .venv/.installed-dev  ## build the wheel and the source distribution, and check them as the index would
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
+
 clean:  ## remove the virtual environment, builds and caches
-	rm -rf .venv .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .envs .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -6,13 +6,16 @@ Outputs are as a notebook stores them (nbformat 4): dicts with an ``output_type`
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Factory, field, frozen
 
 from enclave.enums import ExecutionStatus
 from enclave.records import Model
+from enclave.rendering import Picture, bundle, find_pictures, one_line, outputs_html, save_pictures
 
 DEFAULT_KERNEL = 'default'
 """The kernel that cells run in unless they name another."""
@@ -88,6 +91,30 @@ class CellResult(Model):
     def success(self) -> bool:
         """Whether it ended by itself and raised nothing."""
         return self.status is ExecutionStatus.SUCCESS
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures that it showed, in order."""
+        return find_pictures(self.outputs)
+
+    def save_pictures(self, folder: str | os.PathLike[str], prefix: str = 'picture') -> list[Path]:
+        """Write the pictures into a folder of this machine as ``picture-1.png`` and so on, and return their paths."""
+        return save_pictures(self.pictures, folder, prefix)
+
+    def __repr__(self) -> str:
+        return one_line(
+            type(self).__name__,
+            status=str(self.status),
+            text=self.text,
+            stderr=self.stderr,
+            error=None if self.error is None else f'{self.error.name}: {self.error.value}',
+            pictures=len(self.pictures) or None,
+            state_lost=self.state_lost,
+            execution_time=round(self.execution_time, 3),
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return bundle(repr(self), outputs_html(self.outputs), self.pictures)
 
 
 @frozen(kw_only=True)

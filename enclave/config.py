@@ -7,7 +7,6 @@ message names the field.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import posixpath
@@ -22,6 +21,7 @@ from attrs import field, frozen
 from enclave.deadline import check_timeout
 from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.records import Model
+from enclave.suggest import did_you_mean
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -271,8 +271,7 @@ def refuses_unknown_keys(cls: C) -> C:
     def init(self: Any, *args: Any, **words: Any) -> None:
         for word in words:
             if word not in known:
-                near = difflib.get_close_matches(word, known, n=1)
-                hint = f'did you mean {near[0]!r}?' if near else f'known: {", ".join(sorted(known))}'
+                hint = did_you_mean(word, sorted(known))
                 raise ConfigurationError(f'{cls.__name__} has no option {word!r}; {hint}')
         made(self, *args, **words)
 

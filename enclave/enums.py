@@ -55,6 +55,18 @@ class ExecutionStatus(_Word):
     CANCELLED = 'cancelled'
 
 
+class Verdict(_Word):
+    """What a judge says of a program: ``accepted`` and ``wrong_answer`` where it is known what it should print."""
+
+    ACCEPTED = 'accepted'
+    WRONG_ANSWER = 'wrong_answer'
+    RUNTIME_ERROR = 'runtime_error'
+    TIME_LIMIT = 'time_limit'
+    MEMORY_LIMIT = 'memory_limit'
+    OUTPUT_LIMIT = 'output_limit'
+    COMPILE_ERROR = 'compile_error'
+
+
 class SandboxManagerType(_Word):
     """The kinds of manager."""
 

@@ -6,8 +6,11 @@ Times are aware UTC datetimes, durations are seconds, sizes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import attrs
@@ -15,6 +18,7 @@ from attrs import Factory, field, frozen
 
 from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError
+from enclave.rendering import Picture, bundle, find_pictures, one_line, outputs_html, readable, save_pictures, text_html
 
 M = TypeVar('M', bound='Model')
 
@@ -70,7 +74,7 @@ class Model:
         wanted, unwanted = _names(include, 'include'), _names(exclude, 'exclude') or frozenset()
 
         def is_kept(attribute: attrs.Attribute[Any], value: Any) -> bool:
-            return not (exclude_none and value is None) and not (exclude_defaults and _is_default(attribute, value))
+            return not (exclude_none and value is None) and not (exclude_defaults and is_default(attribute, value))
 
         dumped: Any = self
         if exclude_none or exclude_defaults or mode != 'json':
@@ -107,6 +111,34 @@ class Model:
             exclude_none=exclude_none,
         )
         return wire.to_json(dumped, indent=indent)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-compatible values; `model_validate` makes an equal record of them."""
+        return self.model_dump(mode='json')
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return the fields as JSON text; `model_validate_json` makes an equal record of it."""
+        return self.model_dump_json(indent=indent)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Yield names and values, so that ``dict(record)`` and web frameworks can take it for a mapping."""
+        for attribute in attrs.fields(type(self)):  # type: ignore[arg-type]
+            yield attribute.name, getattr(self, attribute.name)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Return how pydantic, and so FastAPI, reads and writes it: as JSON objects. Called by pydantic only, if it is there."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            cls.model_validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda record: record.to_dict()),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
+        names = [attribute.name for attribute in attrs.fields(cls)]  # type: ignore[arg-type]
+        return {'title': cls.__name__, 'type': 'object', 'properties': {name: {} for name in names}}
 
     @classmethod
     def model_validate(cls: type[M], value: Any) -> M:
@@ -153,7 +185,8 @@ def _names(given: Iterable[str] | None, argument: str) -> frozenset[str] | None:
     return frozenset(given)
 
 
-def _is_default(attribute: attrs.Attribute[Any], value: Any) -> bool:
+def is_default(attribute: attrs.Attribute[Any], value: Any) -> bool:
+    """Tell whether a value of a field is its default."""
     default: Any = attribute.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         default = attrs.NOTHING if default.takes_self else default.factory()
@@ -173,7 +206,8 @@ class CommandResult(Model):
     ``stderr`` hold at most the caller's cap; past it they keep head and tail around a visible marker, ``*_truncated`` is
     true and ``*_bytes`` is still the true count. Bytes that are not UTF-8 show as backslash escapes (``\\xff``).
     ``status`` is ``success`` only for exit code 0; ``timeout`` or ``cancelled`` when we ended it.
-    ``command`` is as the caller gave it.
+    ``command`` is as the caller gave it. ``*_file`` is the path in the sandbox of a file with the whole of a stream, where it
+    was shortened to a budget of characters (``max_chars``).
     """
 
     command: str | list[str]
@@ -189,6 +223,8 @@ class CommandResult(Model):
     timed_out: bool = False
     oom_killed: bool = False
     execution_time: float = 0.0
+    stdout_file: str | None = None
+    stderr_file: str | None = None
 
     @property
     def success(self) -> bool:
@@ -199,6 +235,37 @@ class CommandResult(Model):
     def truncated(self) -> bool:
         """Whether anything of its output was left out."""
         return self.stdout_truncated or self.stderr_truncated
+
+    @property
+    def text(self) -> str:
+        """What a reader wants to see: what it printed, its standard error too, and how it ended if that was not well."""
+        return readable(self.stdout, self.stderr, self._ending())
+
+    def _ending(self) -> str:
+        if self.success:
+            return ''
+        if self.timed_out or self.status is ExecutionStatus.TIMEOUT:
+            return f'[timed out after {self.execution_time:.1f} s]'
+        if self.status is ExecutionStatus.CANCELLED:
+            return '[cancelled]'
+        if self.oom_killed:
+            return f'[out of memory, exit code {self.exit_code}]'
+        return f'[exit code {self.exit_code}{f", {self.signal}" if self.signal else ""}]'
+
+    def __repr__(self) -> str:
+        return one_line(
+            type(self).__name__,
+            status=str(self.status),
+            exit_code=self.exit_code or None,
+            signal=self.signal,
+            stdout=self.stdout,
+            stderr=self.stderr,
+            oom_killed=self.oom_killed,
+            execution_time=round(self.execution_time, 3),
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return bundle(repr(self), text_html(self.stdout, self.stderr, self._ending()))
 
 
 @frozen(kw_only=True)
@@ -223,6 +290,51 @@ class ToolResult(Model):
     def success(self) -> bool:
         """Whether ``status`` is success."""
         return self.status is ExecutionStatus.SUCCESS
+
+    @property
+    def text(self) -> str:
+        """What a reader, or a model, wants to see: the output, standard error of a success too, and what went wrong."""
+        return readable(self._output_text(), *self._other_texts())
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures that a notebook cell showed, in order; empty for other tools."""
+        return find_pictures(self.metadata.get('outputs'))
+
+    def save_pictures(self, folder: str | os.PathLike[str], prefix: str = 'picture') -> list[Path]:
+        """Write the pictures into a folder of this machine as ``picture-1.png`` and so on, and return their paths."""
+        return save_pictures(self.pictures, folder, prefix)
+
+    def _output_text(self) -> str:
+        return self.output if isinstance(self.output, str) else json.dumps(self.output, ensure_ascii=False, default=str)
+
+    def _other_texts(self) -> tuple[str, str]:
+        """Return the standard error that is not in ``error``, and how the call ended."""
+        if self.success:
+            stderr = self.metadata.get('stderr')
+            return (stderr if isinstance(stderr, str) else ''), ''
+        error = (self.error or '').rstrip()
+        code = (
+            '' if self.exit_code is None or f'exit code {self.exit_code}' in error else f', exit code {self.exit_code}'
+        )
+        return '', f'[{self.status}{code}]\n{error}'.rstrip()
+
+    def __repr__(self) -> str:
+        return one_line(
+            type(self).__name__,
+            repr(self.tool_name),
+            status=str(self.status),
+            exit_code=self.exit_code or None,
+            output=self._output_text(),
+            error=self.error,
+            stderr=self._other_texts()[0],
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        outputs = self.metadata.get('outputs')
+        if isinstance(outputs, list) and self.success:
+            return bundle(repr(self), outputs_html(outputs), self.pictures)
+        return bundle(repr(self), text_html(self._output_text(), *self._other_texts()), self.pictures)
 
 
 @frozen(kw_only=True)
@@ -264,6 +376,11 @@ class SandboxInfo(Model):
     error: str | None = None
     metadata: dict[str, Any] = Factory(dict)
     offers: list[str] = Factory(list)
+
+    def __repr__(self) -> str:
+        return one_line(
+            type(self).__name__, repr(self.id), type=str(self.type), status=str(self.status), error=self.error
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {attribute.name: getattr(self, attribute.name) for attribute in attrs.fields(type(self))}

@@ -1,14 +1,18 @@
-"""The threads behind the asynchronous proxies (floor 6).
+"""The threads of the library (layer 0): one pool for the process, and bounded executors that stand on it.
 
-One pool for the whole process, whatever number of event loops there are. A loop's own default executor is no place for
-calls that wait for code in a sandbox: it has six threads on two cores, and its users' other work would queue behind ours.
+`thread_pool` makes blocking calls for awaiting programs, whatever number of event loops there are. A loop's own default
+executor is no place for calls that wait for code in a sandbox: it has six threads on two cores, and its users' other work
+would queue behind them. `Workers` is a `ThreadPoolExecutor` with a bound, whose threads come from the pool; each manager has
+a few.
 
-The pool has no upper bound, on purpose. A call may wait for another one (a lease waits for a release), so a bounded pool all of
-whose threads wait would wait for ever. A thread that has had nothing to do for a while leaves; the last few stay.
+The pool has no upper bound, on purpose. A call may wait for another one (a lease waits for a release), so a bounded pool all
+of whose threads wait would wait for ever. A thread that has had nothing to do for a while leaves; the last few stay.
 
-The threads are daemons and no `concurrent.futures` executor owns them, because that one refuses work as soon as the main
-thread has ended, and `atexit` hooks that stop sandboxes come after that. From Python 3.12 on no thread can be made then
-either; so a call goes to a thread that is still there, or is made on the spot.
+The threads are daemons and no executor of the standard library owns them, because that one's threads are joined by the
+interpreter before any `atexit` hook runs, so that a call without a time limit would keep a program from ever reaching the
+hook that ends the call; and it refuses work as soon as the main thread has ended, while `atexit` hooks that stop sandboxes
+come after that. From Python 3.12 on no thread can be made then either; so a call goes to a thread that is still there, or is
+made on the spot.
 """
 
 from __future__ import annotations
@@ -21,8 +25,17 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 from attrs import define, field
+
+from enclave.cancellation import on_cancel
+from enclave.deadline import Deadline
+from enclave.errors import ManagerStoppedError
+
+P = ParamSpec('P')
+R = TypeVar('R')
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +101,7 @@ class ThreadPool:
             self._calls.put(None)
             return
         try:
-            threading.Thread(target=self._lead, name='enclave-aio-spawner', daemon=True).start()
+            threading.Thread(target=self._lead, name='enclave-spawner', daemon=True).start()
         except RuntimeError:
             with self._lock:
                 self._has_spawner = False
@@ -118,7 +131,7 @@ class ThreadPool:
 
     def _grow(self) -> None:
         """Make a thread for the backlog."""
-        name = f'enclave-aio-{next(self._numbers)}'
+        name = f'enclave-thread-{next(self._numbers)}'
         with self._lock:
             self._size += 1
             self._coming += 1
@@ -185,10 +198,145 @@ def _call(job: Job) -> None:
     try:
         job()
     except BaseException:
-        logger.warning('a job of the asynchronous proxies failed', exc_info=True)
+        logger.warning('a job failed', exc_info=True)
 
 
 thread_pool = ThreadPool()
 
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=thread_pool.forget)
+
+
+# Executors ------------------------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class _FutureJob:
+    call: Callable[[], Any]
+    future: Future[Any]
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.call()
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+class Workers(ThreadPoolExecutor):
+    """An executor that uses up to ``max_workers`` threads of the process's pool at once.
+
+    Lives as long as its manager. Any thread may submit and shut down, also in a signal handler.
+
+    Args:
+        max_workers: Most threads at once.
+        role, owner: Parts of the threads' names while they work, ``enclave-<role>-<owner>-<number>``.
+    """
+
+    def __init__(self, max_workers: int, role: str, owner: str, *, pool: ThreadPool | None = None) -> None:
+        super().__init__(max_workers, thread_name_prefix=f'enclave-{role}-{owner}')
+        self._pool = thread_pool if pool is None else pool
+        self._prefix = f'enclave-{role}-{owner}'
+        self._numbers = set(range(1, max_workers + 1))  # of workers that are not at work
+        # Reentrant: a signal handler may come while its thread submits.
+        self._changed = threading.Condition(threading.RLock())  # guards the one above and all below
+        self._jobs: collections.deque[_FutureJob] = collections.deque()
+        self._at_work: dict[int, threading.Thread | None] = {}  # by number; None until the pool has given a thread
+        self._closed = False
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Have ``fn(*args, **kwargs)`` called on one of the threads.
+
+        Raises:
+            ManagerStoppedError: It was shut down; it is a `RuntimeError`, as of other executors.
+        """
+        future: Future[R] = Future()
+        self.submit_to(future, lambda: fn(*args, **kwargs))
+        return future
+
+    def submit_to(self, future: Future[R], call: Callable[[], R]) -> None:
+        """Have ``call()`` made on one of the threads, and its outcome put in ``future``, which may be cancelled until then.
+
+        Raises:
+            ManagerStoppedError: It was shut down.
+        """
+        job = _FutureJob(call, future)
+        with self._changed:
+            if self._closed:
+                raise ManagerStoppedError('the manager is stopped and takes no new work')
+            self._jobs.append(job)
+            if not self._numbers:
+                return  # a worker takes it when it comes to it
+            number = min(self._numbers)
+            self._numbers.remove(number)
+            self._at_work[number] = None
+        try:
+            self._pool.submit(lambda: self._work_off(number))
+        except RuntimeError:  # the system gives no threads at all
+            with self._changed:
+                self._rest_locked(number)
+                if self._at_work or job not in self._jobs:
+                    return  # the others will come to it, or have
+                self._jobs.remove(job)
+            future.cancel()
+            raise
+
+    def _work_off(self, number: int) -> None:
+        """Take jobs until there are none. Runs on a thread of the pool."""
+        thread = threading.current_thread()
+        name, thread.name = thread.name, f'{self._prefix}-{number}'
+        try:
+            while True:
+                with self._changed:
+                    self._at_work[number] = thread
+                    if not self._jobs:
+                        self._rest_locked(number)
+                        return
+                    job = self._jobs.popleft()
+                job.run()
+                del job  # what it refers to must not live until the next one comes
+        finally:
+            thread.name = name
+
+    def _rest_locked(self, number: int) -> None:
+        del self._at_work[number]
+        self._numbers.add(number)
+        self._changed.notify_all()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no new work; what is queued is still done. May be called twice.
+
+        Args:
+            wait: Wait for the work, but not for the calling thread's own.
+            cancel_futures: Drop what no thread has taken yet; who waits for it gets `CancelledError`.
+        """
+        dropped: list[_FutureJob] = []
+        with self._changed:
+            self._closed = True
+            if cancel_futures:
+                dropped = list(self._jobs)
+                self._jobs.clear()
+        for job in dropped:
+            job.future.cancel()
+        if wait:
+            self.join(Deadline())
+
+    def join(self, deadline: Deadline) -> bool:
+        """Wait until nothing is being done, but for what the calling thread does; return whether that is so."""
+        me = threading.current_thread()
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not any(thread is not me for thread in self._at_work.values()), deadline.remaining()
+            )
+
+
+def wait_for(future: Future[Any], deadline: Deadline | None = None) -> bool:
+    """Wait until a future is done, the deadline has passed or the caller's work is cancelled; return whether it is done."""
+    ready = threading.Event()
+    future.add_done_callback(lambda _: ready.set())
+    with on_cancel(ready.set):
+        ready.wait(None if deadline is None else deadline.remaining())
+    return future.done()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import collections.abc
-import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +26,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 from enclave.errors import InvalidArgumentError
+from enclave.suggest import did_you_mean
 
 T = TypeVar('T')
 Hook = Callable[[Any, Any], Any]
@@ -305,18 +305,19 @@ def _problems(failure: BaseException, path: str) -> list[str]:
         else:
             inner = f'{path}.{note.name}' if path else note.name
         problems += _problems(each, inner)
+    absent = [note.name for each, note in noted if isinstance(each, KeyError) and hasattr(note, 'name')]
     for each in plain:
-        problems += _problems(each, path)
+        if isinstance(each, cattrs.ForbiddenExtraKeysError):
+            problems.append(_unknown_keys(each, path, absent))
+        else:
+            problems += _problems(each, path)
     return problems
 
 
 def _problem(failure: BaseException, path: str) -> str:
     if isinstance(failure, KeyError) and path:
         return f'{path} is required and missing'
-    if isinstance(failure, cattrs.ForbiddenExtraKeysError):
-        known = [field.name for field in attrs.fields(failure.cl) if field.init]
-        text = '; '.join(_unknown(name, known) for name in sorted(failure.extra_fields, key=str))
-    elif failure.args and isinstance(failure.args[0], str):
+    if failure.args and isinstance(failure.args[0], str):
         text = failure.args[0]  # attrs' own validators add further arguments, which are not for people
     else:
         text = str(failure)
@@ -325,10 +326,13 @@ def _problem(failure: BaseException, path: str) -> str:
     return f'{path} {text}' if text.startswith('must ') else f'{path}: {text}'
 
 
-def _unknown(name: Any, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f'did you mean {near[0]!r}?' if near else f'known: {", ".join(known) or "none"}'
-    return f'unknown key {name!r} ({hint})'
+def _unknown_keys(failure: cattrs.ForbiddenExtraKeysError, path: str, missing: list[str]) -> str:
+    """Return what is wrong with keys that a class does not have; ``missing`` are those that it has and that were not given."""
+    known = [field.name for field in attrs.fields(failure.cl) if field.init]
+    extra = sorted(map(str, failure.extra_fields))
+    hints = (did_you_mean(name, known, missing=missing, is_only=len(extra) == 1) for name in extra)
+    text = '; '.join(f'unknown key {name!r} ({hint})' for name, hint in zip(extra, hints, strict=True))
+    return f'{path}: {text}' if path else text
 
 
 def encode(value: Any) -> Any:

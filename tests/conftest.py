@@ -28,6 +28,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SLOW_SUITES = frozenset({'mcp'})
+"""Markers of suites that run only where ``-m`` names them; each has a target in the Makefile."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the slow suites, but for those that were asked for."""
+    unwanted = {suite for suite in SLOW_SUITES if suite not in str(config.option.markexpr)}
+    left_out = [item for item in items if any(item.get_closest_marker(suite) for suite in unwanted)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
+
+
 @functools.cache
 def engine_trouble() -> str | None:
     """Return why the engine cannot be used, or None."""

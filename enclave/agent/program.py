@@ -145,6 +145,11 @@ KILL_SLICE = 0.02  # seconds spent on killing before the loop turns again
 KILL_PATIENCE = 5.0  # seconds after which a process that waits in the kernel (state D), or is not reaped, is given up
 KILL_LIMIT = 60.0  # seconds after which everything is; nothing is known that would not die by then
 STATUS = struct.Struct('!ccI')
+FAMILY_SECONDS = 0.02  # how long what a limited program left may take to end by itself
+MEMORY_SECONDS = 0.02  # how often the memory of a program with a limit of it is looked at
+TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
+PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
+PROCESSORS = max(1, os.cpu_count() or 1)
 STDIO = struct.Struct('3i')
 REQUEST_BYTES = 1 << 16  # a call that takes more than this to describe gets a supervisor of its own
 FREE_KEEPERS = 4
@@ -272,6 +277,75 @@ def read_bounds(pid):
     except OSError:
         pass
     return tuple(found)
+
+
+def read_line(path):
+    # type: (str) -> bytes
+    """Return the beginning of a file of proc(5); nothing where the process has ended."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b''
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b''
+    finally:
+        os.close(fd)
+
+
+def read_usage(pid):
+    # type: (int) -> Tuple[int, int, int]
+    """Return (clock ticks of processor time, bytes of memory, ticks of the children it has waited for) of a process."""
+    line = read_line('/proc/%d/stat' % pid)
+    words = line[line.rfind(b')') + 2 :].split()
+    if len(words) < 22:
+        return 0, 0, 0
+    return int(words[11]) + int(words[12]), int(words[21]) * PAGE, int(words[13]) + int(words[14])
+
+
+def read_proportional(pid):
+    # type: (int) -> int
+    """Return the memory of a process with its part of what it shares, in bytes; 0 where that is not known."""
+    for line in read_line('/proc/%d/smaps_rollup' % pid).split(b'\n'):
+        if line.startswith(b'Pss:'):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def read_delay(pid):
+    # type: (int) -> float
+    """Return how many seconds a process's most delayed thread was ready to run without a processor (schedstat)."""
+    most = 0
+    try:
+        threads = os.listdir('/proc/%d/task' % pid)
+    except OSError:
+        return 0.0
+    for thread in threads[:64]:
+        words = read_line('/proc/%d/task/%s/schedstat' % (pid, thread)).split()
+        if len(words) >= 2:
+            most = max(most, int(words[1]))
+    return most / 1e9
+
+
+def measure_family(supervisor, main, memory_limit):
+    # type: (int, int, Optional[int]) -> Tuple[float, int, float]
+    """Return (processor seconds with those of the supervisor's ended children, bytes of memory, seconds of waiting for a
+    processor) of what a call has running."""
+    look = Look()
+    family = look.below({supervisor}) if supervisor != MINE else look.below({main}) | {main}
+    ticks = read_usage(supervisor)[2] if supervisor != MINE else 0
+    sizes = {}  # type: Dict[int, int]
+    delay = 0.0
+    for pid in family:
+        own, sizes[pid], waited = read_usage(pid)
+        ticks += own + waited
+        delay = max(delay, read_delay(pid))
+    memory = sum(sizes.values())
+    if memory_limit and memory > memory_limit and len(sizes) > 1:
+        # What they share was counted once for each.
+        memory = sum(min(size, read_proportional(pid) or size) for pid, size in sizes.items())
+    return ticks / float(TICKS), memory, delay
 
 
 class Look(object):
@@ -453,10 +527,15 @@ class Run(RunningCall):
     search path), ``user``, ``timeout`` (seconds or null), ``stdin`` ('null' or 'pipe'), ``merge`` (stderr into stdout),
     ``tty`` ([rows, columns] or absent), ``head`` and ``tail`` (bytes kept of each stream; null head: all of it, live),
     ``rlimits`` ({name: [soft, hard]}), ``events`` (send EVENT ``started`` with the pid), ``script`` ({'bytes', 'suffix',
-    'at'}: the first bytes of input are a file whose path replaces argv[at]), ``builtin`` ({'name', ...}) instead of argv.
+    'at'}: the first bytes of input are a file whose path replaces argv[at]; with 'name' the file is called that, and its
+    directory is the working directory), ``builtin`` ({'name', ...}) instead of argv, ``limits`` ({'cpu': seconds, 'memory':
+    bytes, 'output': bytes, 'patience': times}, each or null): measure the program, end it when it goes over one, and end
+    everything it started when it ends; ``timeout`` then does not count the time in which it was ready to run and no
+    processor was free, up to ``patience`` times itself.
 
     END: ``exit`` or ``signal`` (numbers), ``timed_out``, ``cancelled``, ``oom``, ``seconds``, ``out`` and ``err``
-    ([true bytes, sent bytes]), ``missing`` (errno, when the program could not be executed).
+    ([true bytes, sent bytes]), ``missing`` (errno, when the program could not be executed); with ``limits`` also ``cpu``
+    (seconds) and ``memory`` (bytes) if they are known, and ``exceeded`` ('time', 'cpu', 'memory' or 'output').
     """
 
     def __init__(self, agent, number, message, data):
@@ -493,6 +572,10 @@ class Run(RunningCall):
         self.started_at = 0.0
         self.seconds = 0.0
         self.oom_kills = 0
+        self.limits = message.get('limits')  # type: Optional[Dict[str, Any]]
+        self.base_ticks = 0
+        self.usage = {}  # type: Dict[bytes, int]
+        self.exceeded = ''
         self.script_dir = b''
         self.script_file = -1
         self.script_left = 0
@@ -523,10 +606,15 @@ class Run(RunningCall):
         # type: (Dict[str, Any]) -> None
         """Open a private file for the program text; ``main`` + suffix in a directory of its own, so that nothing beside it
         can be imported by accident."""
-        name = b'main' + to_bytes(script.get('suffix', ''), 'suffix')
-        self.script_dir, self.script_file = self.agent.make_private_file(name, self.script_left, self.user)
-        path = os.path.join(self.script_dir, name)
-        self.argv[int(script['at'])] = path
+        own_name = to_bytes(script.get('name') or '', 'name')
+        name = own_name or b'main' + to_bytes(script.get('suffix', ''), 'suffix')
+        self.script_dir, self.script_file = self.agent.make_private_file(
+            name, self.script_left, self.user, is_roomy=bool(own_name)
+        )
+        if own_name:
+            self.cwd = self.script_dir
+        else:
+            self.argv[int(script['at'])] = os.path.join(self.script_dir, name)
         if not self.script_left:
             os.close(self.script_file)
             self.script_file = -1
@@ -593,7 +681,11 @@ class Run(RunningCall):
             self.feed_stdin()
         self.want()
         timeout = self.message.get('timeout')
-        if timeout:
+        if self.limits is not None:
+            if self.supervisor:
+                self.base_ticks = read_usage(self.supervisor.pid)[2]
+            self.watch_limits(0.0, 0.0, 0.0)
+        elif timeout:
             self.agent.set_deadline(self.number, float(timeout))
 
     def make_request(self):
@@ -649,16 +741,30 @@ class Run(RunningCall):
             self.exec_error = (stage, value)
         elif what == b'X':
             self.on_exit(value)
+        elif what == b'U':
+            self.usage[stage] = value
 
     def on_exit(self, status):
         # type: (int) -> None
-        """The main process has ended; with that the call has, unless its family is being killed."""
+        """The main process has ended; with that the call has, unless its family is being killed or is to end with it."""
         if self.outcome is None:
             self.outcome = status
             self.seconds = time.monotonic() - self.started_at
             self.agent.mains.pop(self.main, None)
-            if not self.killer:
+            if self.killer:
+                return
+            if self.limits is None:
                 self.finish()
+            elif not self.supervisor:
+                self.kill('')
+            else:  # usually nothing else is left, and the supervisor says so in the next moment
+                self.agent.set_deadline(self.number, FAMILY_SECONDS)
+
+    def on_family_gone(self):
+        # type: () -> None
+        """The supervisor has said that nothing of the call is left."""
+        if self.limits is not None and self.outcome is not None and not self.killer:
+            self.finish()
 
     def on_supervisor_gone(self):
         # type: () -> None
@@ -675,11 +781,60 @@ class Run(RunningCall):
             if self.main and processes.get(self.main, (0, b''))[0] == MINE:
                 return  # ours now: the loop reaps it and calls on_exit
             self.on_exit(signal.SIGKILL)
+        elif self.limits is not None and self.outcome is not None and not self.killer:
+            self.kill('')  # it was killed before it could say that nothing is left
 
     def on_deadline(self):
         # type: () -> None
-        if not self.ended and self.outcome is None:
-            self.kill('timed_out')
+        if self.ended or self.killer:
+            return
+        if self.outcome is None:
+            if self.limits is None:
+                self.kill('timed_out')
+            else:
+                self.check_limits()
+        elif self.limits is not None and time.monotonic() - self.started_at - self.seconds >= FAMILY_SECONDS * 0.9:
+            self.kill('')
+
+    # Limits ---------------------------------------------------------------------------------------------------------
+
+    def check_limits(self):
+        # type: () -> None
+        """See whether the family has gone over a limit, and when to look again."""
+        assert self.limits is not None
+        memory = self.limits.get('memory')
+        cpu, rss, delay = measure_family(self.supervisor.pid if self.supervisor else MINE, self.main, memory)
+        cpu = max(0.0, cpu - self.base_ticks / float(TICKS))
+        if memory and rss > memory:
+            return self.exceed('memory', '')
+        if self.limits.get('cpu') and cpu >= self.limits['cpu']:
+            return self.exceed('cpu', 'timed_out')
+        return self.watch_limits(time.monotonic() - self.started_at, cpu, delay)
+
+    def watch_limits(self, elapsed, cpu, delay):
+        # type: (float, float, float) -> None
+        """Set the time of the next look: the first moment at which the family can be over a limit."""
+        limits = self.limits or {}
+        nexts = []  # type: List[float]
+        timeout = self.message.get('timeout')
+        if timeout:
+            left = timeout + min(delay, timeout * (limits.get('patience') or 0.0)) - elapsed
+            if left <= 0:
+                return self.exceed('time', 'timed_out')
+            nexts.append(left)
+        if limits.get('cpu'):
+            nexts.append(max(0.005, (limits['cpu'] - cpu) / PROCESSORS))
+        if limits.get('memory'):
+            nexts.append(MEMORY_SECONDS)
+        if nexts:
+            self.agent.set_deadline(self.number, min(nexts))
+        return None
+
+    def exceed(self, limit, verdict):
+        # type: (str, str) -> None
+        """End the family for a limit that it has gone over."""
+        self.exceeded = limit
+        self.kill(verdict)
 
     def kill(self, verdict):
         # type: (str) -> None
@@ -765,6 +920,10 @@ class Run(RunningCall):
                 self.send_data(kind, now)
                 if self.credit <= 0:
                     self.want()
+            if self.limits is not None and self.outcome is None and not self.killer:
+                most = self.limits.get('output')
+                if most and self.sinks[kind].total > most:
+                    self.exceed('output', '')
         return len(data)
 
     def close_source(self, fd):
@@ -848,6 +1007,12 @@ class Run(RunningCall):
         }  # type: Dict[str, Any]
         if self.verdict:
             message[self.verdict] = True
+        if self.exceeded:
+            message['exceeded'] = self.exceeded
+        if b'c' in self.usage:
+            message['cpu'] = self.usage[b'c'] / 100000.0
+        if b'm' in self.usage:
+            message['memory'] = self.usage[b'm'] * 1024
         status = self.outcome or 0
         if os.WIFSIGNALED(status):
             message['signal'] = os.WTERMSIG(status)
@@ -889,8 +1054,8 @@ class Supervisor(object):
     """Our side of a supervisor process, and the process's own code. Free to serve any call, or made for one special call.
 
     The two speak over a socket pair that keeps messages whole: to the supervisor a request with the guest's three standard
-    descriptors, from it STATUS records: S (started, pid), E (stage, errno), X (exit status of the main process), D (done:
-    nothing of the call is left).
+    descriptors, from it STATUS records: S (started, pid), E (stage, errno), X (exit status of the main process), U
+    (usage of the main process: c, 10 microseconds of processor time; m, KiB of memory), D (done: nothing of the call is left).
     """
 
     def __init__(self, agent, run=None, stdio=()):
@@ -948,8 +1113,10 @@ class Supervisor(object):
                 return
             what, stage, value = STATUS.unpack(data)
             if what == b'D':
-                self.run = None
+                run, self.run = self.run, None
                 self.agent.on_supervisor_done(self)
+                if run and not run.ended:
+                    run.on_family_gone()
             elif self.run and not self.run.ended:
                 self.run.on_status(what, stage, value)
 
@@ -1021,7 +1188,12 @@ class Supervisor(object):
             if ended.si_pid == pid:
                 outcome = ended.si_status << 8 if ended.si_code == os.CLD_EXITED else ended.si_status
                 socket.send(STATUS.pack(b'X', b' ', outcome))
-            os.waitpid(ended.si_pid, 0)
+            usage = os.wait4(ended.si_pid, 0)[2]
+            if ended.si_pid == pid:
+                # In units of 10 microseconds and of KiB, as far as they fit.
+                used = int((usage.ru_utime + usage.ru_stime) * 100000)
+                socket.send(STATUS.pack(b'U', b'c', min(used, 0xFFFFFFFF)))
+                socket.send(STATUS.pack(b'U', b'm', min(int(usage.ru_maxrss), 0xFFFFFFFF)))
         socket.send(STATUS.pack(b'D', b' ', 0))
         if not self.serves_again:
             os._exit(0)
@@ -2202,8 +2374,8 @@ class Agent(object):
         # type: () -> Set[int]
         return Look().below({MINE}) - set(self.supervisors)
 
-    def make_private_file(self, name, size, user):
-        # type: (bytes, int, Any) -> Tuple[bytes, int]
+    def make_private_file(self, name, size, user, is_roomy=False):
+        # type: (bytes, int, Any, bool) -> Tuple[bytes, int]
         """Make a directory that only the call's user can read and in it an open file with room for ``size`` bytes, in the
         first place that has it; return both."""
         # Memory first: on an overlay file system the same four calls took 1 ms longer (measured).
@@ -2212,7 +2384,10 @@ class Agent(object):
             places.append(os.getcwdb())
         except OSError:
             pass  # a guest has removed it
-        places.sort(key=lambda place: place != self.scratch)
+        if is_roomy:  # the program will write there itself
+            places.append(places.pop(0))
+        else:
+            places.sort(key=lambda place: place != self.scratch)
         problem = OSError(errno.ENOENT, '')
         for place in places:
             self.scripts += 1
@@ -2232,7 +2407,8 @@ class Agent(object):
                 remove_tree(folder)
                 continue
             self.note_fd(file)
-            self.scratch = place
+            if not is_roomy:
+                self.scratch = place
             return folder, file
         raise Refusal('no place to write the program text to: %s' % os.strerror(problem.errno or 0), problem.errno or 0)
 

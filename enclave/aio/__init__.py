@@ -9,7 +9,7 @@
 
 Every method of a sandbox or a manager is a coroutine function with the arguments, the result and the errors of the blocking
 class; factories, configurations and results are the same as there. Calls are made on threads of the library's own, named
-``enclave-aio-N``, with the caller's context variables, and never hold up the event loop. Cancelling an await stops the work
+``enclave-thread-N``, with the caller's context variables, and never hold up the event loop. Cancelling an await stops the work
 in the sandbox. Everything may be used from several event loops, at once or one after the other.
 
 This package is asyncio's one door into the library (floor 6).
@@ -40,6 +40,7 @@ from enclave.aio.sandboxes import (
     Process,
     Sandbox,
 )
+from enclave.aio.shortcuts import open_sandbox, run_code, run_command
 from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
@@ -96,7 +97,10 @@ __all__ = [
     'ToolFactory',
     'ToolParams',
     'ToolResult',
+    'open_sandbox',
     'register_manager',
     'register_sandbox',
     'register_tool',
+    'run_code',
+    'run_command',
 ]

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, overload
 
-from enclave.aio.driving import blocking_class_of
 from enclave.aio.managers import SandboxManager
 from enclave.aio.notebooks import BubblewrapNotebookSandbox, DockerNotebookSandbox
 from enclave.aio.proxies import AsyncProxy, ProxyRegistry
 from enclave.aio.sandboxes import BubblewrapSandbox, DockerSandbox, Sandbox
 from enclave.aio.undecided import create_undecided
+from enclave.aio.user_coroutines import blocking_class_of
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxType
 from enclave.errors import InvalidArgumentError

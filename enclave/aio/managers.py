@@ -68,6 +68,9 @@ class SandboxManager(AsyncProxy):
     open = entered(Sandbox, base.SandboxManager.open)
     execute_tool = to_async(base.SandboxManager.execute_tool)
     get_sandbox_tools = to_async(base.SandboxManager.get_sandbox_tools)
+    tool_schemas = to_async(base.SandboxManager.tool_schemas)
+    execute_tool_call = to_async(base.SandboxManager.execute_tool_call)
+    execute_tool_calls = to_async(base.SandboxManager.execute_tool_calls)
     execute_command = to_async(base.SandboxManager.execute_command)  # type: ignore[arg-type]  # keywords may be called self
     put_file = to_async(base.SandboxManager.put_file)
     get_file = to_async(base.SandboxManager.get_file)
@@ -80,6 +83,8 @@ class SandboxManager(AsyncProxy):
     release_sandbox = to_async(base.SandboxManager.release_sandbox)
     lease = entered(Sandbox, base.SandboxManager.lease)
     execute_tool_in_pool = to_async(base.SandboxManager.execute_tool_in_pool)
+    run_code = to_async(base.SandboxManager.run_code)  # type: ignore[arg-type]
+    run_code_in_pool = to_async(base.SandboxManager.run_code_in_pool)  # type: ignore[arg-type]
     get_stats = to_async(base.SandboxManager.get_stats)
     health_check = to_async(base.SandboxManager.health_check)
 

@@ -23,9 +23,10 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from enclave.cancellation import Cancellation
+from enclave.portal import Caller, caller_of_this_call
 from enclave.records import ToolResult
 from enclave.threads import thread_pool
 
@@ -41,17 +42,6 @@ UNDO_SECONDS = 10.0
 """How long it waits for what the work has brought about all the same to be taken back."""
 
 _NOTHING: Any = object()
-
-
-@frozen(eq=False)
-class Caller:
-    """Who awaits a call: the event loop, and the proxy whose kind other proxies are made in."""
-
-    loop: asyncio.AbstractEventLoop
-    proxy: AsyncProxy | None
-
-
-caller_of_this_call: contextvars.ContextVar[Caller | None] = contextvars.ContextVar('enclave_aio_caller', default=None)
 
 
 @define(eq=False)
@@ -168,7 +158,7 @@ async def run(
     """
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context() if context is None else context
-    context.run(caller_of_this_call.set, Caller(loop, proxy))
+    context.run(caller_of_this_call.set, Caller(loop, None if proxy is None else proxy._present_workspace))
     work = _Work(call, loop, loop.create_future(), undo, context, cancellation or Cancellation())
     thread_pool.submit(work.run)
     try:
@@ -260,6 +250,10 @@ class AsyncProxy:
         """Return a blocking call's result as the asynchronous caller is to see it."""
         return self._proxy_registry.present(value)
 
+    def _present_workspace(self, workspace: Any) -> Any:
+        """Return the proxy of a workspace that a user's coroutine is to be handed."""
+        return as_workspace(self._proxy_registry, workspace)
+
     def _tool_to_async(
         self, execute: Callable[..., ToolResult], parameters: Mapping[str, Any]
     ) -> Coroutine[Any, Any, ToolResult]:
@@ -286,6 +280,12 @@ class AsyncProxy:
 
     def __repr__(self) -> str:
         return f'<aio {repr(self._blocking).lstrip("<")}'
+
+
+def as_workspace(registry: ProxyRegistry, workspace: Any) -> AsyncProxy:
+    """Return the proxy of a workspace by a registry; of something with a sandbox's verbs that is none, a plain one."""
+    proxy = registry.present(workspace)
+    return proxy if isinstance(proxy, AsyncProxy) else AsyncProxy._over(workspace)
 
 
 def _below(value: Any) -> Any:

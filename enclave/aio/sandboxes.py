@@ -1,7 +1,7 @@
 """Sandboxes for ``async with`` (floor 6): proxies of the blocking ones, one line a method.
 
 A sandbox of your own may be written with coroutine functions: subclass a proxy, define ``async def start``, ``stop``,
-``execute_command`` and alike, and register it; see `enclave.aio.driving` for how both colours then use it.
+``execute_command`` and alike, and register it; see `enclave.aio.user_coroutines` for how sync and async code then use it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 from enclave.agent import bootstrap
-from enclave.aio.proxies import AsyncProxy, Forwarded, run, streamed, to_async, to_async_as
+from enclave.aio.proxies import AsyncProxy, Forwarded, as_workspace, run, streamed, to_async, to_async_as
+from enclave.aio.user_coroutines import adopt, make_blocking
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus
 from enclave.records import CommandResult
@@ -139,15 +140,11 @@ class Sandbox(AsyncProxy):
     def __init_subclass__(cls, **words: Any) -> None:
         super().__init_subclass__(**words)
         if '_home' not in cls.__dict__:
-            from enclave.aio.driving import adopt
-
             adopt(cls)
 
     def __init__(self, config: SandboxConfig | Mapping[str, Any] | None = None, sandbox_id: str | None = None) -> None:
         """Check the configuration and load the tools it names; errors are those of the blocking class."""
         if '_blocking' not in self.__dict__:
-            from enclave.aio.driving import make_blocking
-
             self._blocking = make_blocking(self, config, sandbox_id)
 
     @property
@@ -171,8 +168,12 @@ class Sandbox(AsyncProxy):
     add_tool = to_async(base.Sandbox.add_tool)
     list_tools = to_async(base.Sandbox.list_tools)
     get_available_tools = to_async(base.Sandbox.get_available_tools)
+    tool_schemas = to_async(base.Sandbox.tool_schemas)
+    execute_tool_call = to_async(base.Sandbox.execute_tool_call)
+    execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)
     execute_command = to_async(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
     run_script = to_async(base.Sandbox.run_script)
+    run_code = to_async(base.Sandbox.run_code)
 
     async def __aenter__(self: S) -> S:
         try:
@@ -185,6 +186,11 @@ class Sandbox(AsyncProxy):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def present_workspace(workspace: Any) -> AsyncProxy:
+    """Return the proxy of a workspace that a tool's coroutine function is to be handed in a blocking program."""
+    return as_workspace(Sandbox._proxy_registry, workspace)
 
 
 @with_own_words

@@ -73,7 +73,7 @@ def _decided_first(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
 
 # The verbs that a sandbox has before it is started. The others say of an undecided one, too, that it is not.
-for _name in ('start', 'add_tool', 'get_tool', 'list_tools', 'get_available_tools'):
+for _name in ('start', 'add_tool', 'get_tool', 'list_tools', 'get_available_tools', 'tool_schemas'):
     setattr(_Undecided, _name, _decided_first(_name))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from enclave.cli.output import Reporter, echo_json, format_size, print_table, progress
+from enclave.cli.output import Reporter, echo_json, format_size, print_table, progress, visible
 from enclave.cli.unpack import unpack
 from enclave.errors import EngineUnavailableError, ImageNotFoundError, InvalidArgumentError, SandboxStartError
 
@@ -47,7 +47,7 @@ def list_(as_json: bool) -> None:
     except EngineUnavailableError as error:
         if not unpacked:
             raise
-        click.echo(f'Only unpacked images are listed. {error}', err=True)
+        click.echo(f'Only unpacked images are listed. {visible(error)}', err=True)
         found, recipes = [], []
     present = {name for image in found for name in image.names}
     missing = [each.image for each in recipes if not {each.image, f'{each.image}:latest'} & present]
@@ -155,7 +155,7 @@ def ensure(names: tuple[str, ...], ca_bundle: str, as_json: bool) -> None:
                     with progress(f'Pulling {name}', quiet=as_json) as report:
                         found = pull_image(engine, name, progress=_adapter(report))
                 except ImageNotFoundError as error:
-                    click.echo(f'no registry gives it: {error.details.get("reason", error)}', err=True)
+                    click.echo(f'no registry gives it: {visible(error.details.get("reason", error))}', err=True)
             if found is None:
                 with progress(f'Building {name}', quiet=as_json) as report:
                     bundle = None if ca_bundle == 'none' else ca_bundle

@@ -28,6 +28,7 @@ COMMANDS = {
     'exec': ('enclave.cli.exec:exec_', 'Run a command in a sandbox that is there.'),
     'images': ('enclave.cli.images:images', 'List, pull, build and unpack the images that sandboxes are made from.'),
     'info': ('enclave.cli.info:info', 'Show what is known of sandboxes.'),
+    'mcp': ('enclave.cli.mcp:mcp', 'Serve sandboxes to assistants, by the Model Context Protocol.'),
     'notebook': ('enclave.cli.notebook:notebook', 'Run notebook files in a fresh sandbox.'),
     'pool': ('enclave.cli.pool:pool', 'Run many programs over a pool of warm sandboxes.'),
     'ps': ('enclave.cli.ps:ps', 'List sandboxes.'),

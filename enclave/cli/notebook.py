@@ -19,7 +19,7 @@ from enclave.cli.place import Place, choose_kind, tell_kind
 from enclave.cli.relay import endings_as_cancel, endings_as_exit
 from enclave.cli.run import put_files
 from enclave.enums import SandboxType
-from enclave.sandboxes.notebook.outputs import strip_escape_codes
+from enclave.rendering import strip_escape_codes
 
 F = TypeVar('F', bound=Callable[..., Any])
 

@@ -63,7 +63,8 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
         '--type',
         'sandbox_type',
         metavar='KIND',
-        help='The kind of sandbox.  [default: docker if an engine answers, else bubblewrap]',
+        envvar='ENCLAVE_TYPE',
+        help='The kind of sandbox.  [env: ENCLAVE_TYPE; default: docker if an engine answers, else bubblewrap]',
     ),
     'image': click.option('--image', metavar='NAME', help='The image it is made from.  [default: python:3.11-slim]'),
     'memory': click.option(

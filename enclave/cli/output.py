@@ -27,7 +27,8 @@ def echo_json(value: Any) -> None:
 
 def echo_error(message: str) -> None:
     """Print what went wrong, on standard error."""
-    click.echo(f'{click.style("Error:", fg="red", bold=True)} {message}', err=True)
+    lines = '\n'.join(visible(line) for line in str(message).split('\n'))
+    click.echo(f'{click.style("Error:", fg="red", bold=True)} {lines}', err=True)
 
 
 def visible(text: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from enclave.cli.output import progress
+from enclave.cli.output import progress, visible
 from enclave.errors import ImageNotFoundError, InvalidArgumentError, SandboxNotFoundError
 from enclave.records import SandboxInfo
 
@@ -107,7 +107,9 @@ def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = Fals
 
     choice = choose_for(config, notebook=notebook)
     if not choice.sandbox_type.startswith('docker') and not quiet:
-        click.echo(f'ms-enclave: a {choice.sandbox_type} sandbox, since {choice.reason}', err=True)
+        click.echo(
+            f'ms-enclave: a {choice.sandbox_type} sandbox, since {visible(choice.brief or choice.reason)}', err=True
+        )
     return choice
 
 

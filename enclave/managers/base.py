@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import contextvars
-import difflib
+import functools
 import logging
 import os
 import threading
@@ -26,10 +26,13 @@ from enclave.cancellation import Cancellation, on_cancel
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError
+from enclave.languages.values import CodeRequest, CodeResult, make_request
 from enclave.managers.config import SandboxManagerConfig
-from enclave.managers.workers import Workers
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
+from enclave.suggest import did_you_mean
+from enclave.threads import Workers
+from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +288,14 @@ class SandboxManager(ABC):
     # Tools and commands -----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def execute_tool(self, sandbox_id: str, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self,
+        sandbox_id: str,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        max_chars: int | None = None,
+    ) -> ToolResult:
         """Run a tool in a sandbox; see `Sandbox.execute_tool`.
 
         Raises:
@@ -302,6 +312,40 @@ class SandboxManager(ABC):
         Raises:
             SandboxNotFoundError: No sandbox has the id.
         """
+
+    def tool_schemas(self, sandbox_id: str, form: SchemaForm = 'openai') -> list[dict[str, Any]]:
+        """Return the schemas of a sandbox's tools as a list, in the form that a provider wants; see `Sandbox.tool_schemas`.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            InvalidArgumentError: There is no such form.
+        """
+        return tool_schemas(self.get_sandbox_tools(sandbox_id), form)
+
+    def execute_tool_call(
+        self, sandbox_id: str, call: Any, *, max_chars: int | None = DEFAULT_MAX_CHARS
+    ) -> dict[str, Any]:
+        """Run a tool call as a model made it, and return the message to send back; see `Sandbox.execute_tool_call`.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            InvalidArgumentError: It is no tool call in a form that is known.
+        """
+        run = functools.partial(self.execute_tool, sandbox_id, max_chars=max_chars)
+        return ToolCall.parse(call).execute(run, lambda: self.get_sandbox_tools(sandbox_id), max_chars=max_chars)
+
+    def execute_tool_calls(
+        self, sandbox_id: str, answer: Any, *, max_chars: int | None = DEFAULT_MAX_CHARS
+    ) -> list[dict[str, Any]]:
+        """Run all tool calls in a model's answer, and return the messages to append; see `Sandbox.execute_tool_calls`.
+
+        Raises:
+            SandboxNotFoundError, InvalidArgumentError: As for `execute_tool_call`.
+        """
+        calls = parse_calls(answer)
+        run = functools.partial(self.execute_tool, sandbox_id, max_chars=max_chars)
+        answers = [call.execute(run, lambda: self.get_sandbox_tools(sandbox_id), max_chars=max_chars) for call in calls]
+        return as_messages(calls, answers)
 
     @abstractmethod
     def execute_command(
@@ -480,19 +524,65 @@ class SandboxManager(ABC):
         timeout: float | None = None,
         *,
         pool: str | None = None,
+        max_chars: int | None = None,
     ) -> ToolResult:
         """Run a tool in whichever sandbox of a pool is free.
 
         Args:
             timeout: Seconds to wait for a free sandbox; None for no limit. How long the tool may run is its own affair.
             pool: The pool's name; None is the first that was made.
+            max_chars: As for `Sandbox.execute_tool`.
 
         Raises:
             PoolError, PoolExhaustedError, CallCancelledError, ManagerStoppedError: As for `acquire_sandbox`.
             ToolNotFoundError, ToolArgumentsError, SandboxGoneError, ...: As for `execute_tool`.
         """
         with self.lease(timeout, pool=pool) as sandbox:
-            return sandbox.execute_tool(tool_name, parameters)
+            return sandbox.execute_tool(tool_name, parameters, max_chars=max_chars)
+
+    # Programs ---------------------------------------------------------------------------------------------------------
+
+    def run_code(
+        self, sandbox_id: str, code: str | bytes | CodeRequest, language: str = 'python', **options: Any
+    ) -> CodeResult:
+        """Compile and run a program in a sandbox; see `Sandbox.run_code`, which has the options.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            NotRegisteredError, UnsupportedError: There is no such language, or the sandbox lacks its toolchain.
+            InvalidArgumentError: An argument is impossible; the message names it.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+            ManagerStoppedError: The manager is stopping or stopped.
+        """
+        return self._run_code(sandbox_id, make_request(code, language=language, **options))
+
+    def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
+        return self._existing(sandbox_id).run_code(request)
+
+    def run_code_in_pool(
+        self,
+        code: str | bytes | CodeRequest,
+        language: str = 'python',
+        *,
+        wait_timeout: float | None = None,
+        pool: str | None = None,
+        **options: Any,
+    ) -> CodeResult:
+        """Compile and run a program in whichever sandbox of a pool is free; see `Sandbox.run_code`, which has the options.
+
+        Args:
+            wait_timeout: Seconds to wait for a free sandbox; None for no limit.
+            pool: The pool's name; None is the first that was made.
+
+        Raises:
+            PoolError, PoolExhaustedError, CallCancelledError, ManagerStoppedError: As for `acquire_sandbox`.
+            NotRegisteredError, UnsupportedError, InvalidArgumentError, ...: As for `run_code`.
+        """
+        return self._run_code_in_pool(make_request(code, language=language, **options), wait_timeout, pool)
+
+    def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        with self.lease(timeout, pool=pool) as sandbox:
+            return sandbox.run_code(request)
 
     # Reply ------------------------------------------------------------------------------------------------------------
 
@@ -529,8 +619,7 @@ class SandboxManager(ABC):
             ManagerStoppedError: The manager is stopped.
         """
         if verb not in self._verbs():
-            near = difflib.get_close_matches(str(verb), self._verbs(), n=1)
-            hint = f'did you mean {near[0]!r}?' if near else f'there are: {", ".join(sorted(self._verbs()))}'
+            hint = did_you_mean(str(verb), sorted(self._verbs()))
             raise InvalidArgumentError(f'a manager has no verb {verb!r} to submit; {hint}')
         if verb != 'stop':
             self.start()

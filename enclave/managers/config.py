@@ -64,6 +64,10 @@ class SandboxManagerConfig(Model):
         idle_timeout: How long a sandbox may be without any call going on, unless `create_sandbox` says otherwise.
         max_ttl: The longest ``ttl`` anybody may ask for. A pool's sandboxes are exempt.
         max_idle_timeout: The longest ``idle_timeout`` anybody may ask for. A pool's sandboxes are exempt.
+        max_sandboxes: How many sandboxes there may be at once, those of pools included; None is no limit.
+        tenant: Whose sandboxes these are, where several managers on a machine are different people's: what one keeps
+            (``remove_on_exit=False``) is taken up again only by a manager of the same name.
+        pool_unused_timeout: How long a pool may be without a lease until it is dissolved and its sandboxes go; None is for ever.
         pool_policy: ``'reuse'``: a sandbox goes back to the pool with all that is in it. ``'fresh'``: it is destroyed after one
             lease and another takes its place.
         pool_when_empty: What a lease does when no sandbox is idle: ``'wait'`` for one; ``'grow'``: the pool is enlarged up to
@@ -88,6 +92,9 @@ class SandboxManagerConfig(Model):
     idle_timeout: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))
     max_ttl: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))
     max_idle_timeout: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))
+    max_sandboxes: int | None = field(default=None, validator=whole_number(0, none=True))
+    tenant: str | None = field(default=None, validator=is_a(str, none=True))
+    pool_unused_timeout: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))
     pool_policy: Literal['reuse', 'fresh'] = field(default='reuse', validator=_one_of('reuse', 'fresh'))
     pool_when_empty: Literal['wait', 'grow', 'fail'] = field(default='wait', validator=_one_of('wait', 'grow', 'fail'))
     pool_max_size: int | None = field(default=None, validator=whole_number(1, none=True))

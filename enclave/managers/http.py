@@ -45,6 +45,7 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.exchange import LINES, CancellableRequest
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import Config, Lifetime, SandboxManager, Source
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.keyfile import find_key
@@ -58,6 +59,7 @@ from enclave.managers.protocol import (
     AcquireRequest,
     CancelResponse,
     DoneResponse,
+    PoolCodeRequest,
     PoolRequest,
     PoolToolRequest,
     ReleaseRequest,
@@ -73,6 +75,7 @@ from enclave.managers.remote import RemoteSandbox, as_parameters
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import kind_of
+from enclave.tools.budget import check_max_chars
 
 logger = logging.getLogger(__name__)
 
@@ -294,9 +297,19 @@ class HttpSandboxManager(SandboxManager):
 
     # Tools and commands -----------------------------------------------------------------------------------------------
 
-    def execute_tool(self, sandbox_id: str, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self,
+        sandbox_id: str,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        max_chars: int | None = None,
+    ) -> ToolResult:
         """Run a tool in a sandbox; see `SandboxManager.execute_tool`."""
-        body = ToolRequest(sandbox_id=sandbox_id, tool_name=tool_name, parameters=as_parameters(parameters))
+        check_max_chars(max_chars)
+        body = ToolRequest(
+            sandbox_id=sandbox_id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
+        )
         result: ToolResult = self._open_transport().call(
             'POST', '/sandbox/tool/execute', ToolResult, body=body, timeout=0
         )
@@ -398,7 +411,10 @@ class HttpSandboxManager(SandboxManager):
         """Give a leased sandbox back; see `SandboxManager.release_sandbox`."""
         if self._state == 'stopped':
             return
-        self._open_transport().call('POST', '/pool/release', DoneResponse, body=ReleaseRequest(sandbox_id=sandbox_id))
+        with contextlib.suppress(SandboxNotFoundError):  # it went away meanwhile, with its lease
+            self._open_transport().call(
+                'POST', '/pool/release', DoneResponse, body=ReleaseRequest(sandbox_id=sandbox_id)
+            )
 
     def execute_tool_in_pool(
         self,
@@ -407,13 +423,27 @@ class HttpSandboxManager(SandboxManager):
         timeout: float | None = None,
         *,
         pool: str | None = None,
+        max_chars: int | None = None,
     ) -> ToolResult:
         """Run a tool in whichever sandbox of a pool is free, in one request; see `SandboxManager.execute_tool_in_pool`."""
+        check_max_chars(max_chars)
         body = PoolToolRequest(
-            tool_name=tool_name, parameters=as_parameters(parameters), timeout=check_timeout(timeout), pool=pool
+            tool_name=tool_name,
+            parameters=as_parameters(parameters),
+            timeout=check_timeout(timeout),
+            pool=pool,
+            max_chars=max_chars,
         )
         result: ToolResult = self._open_transport().call('POST', '/pool/execute', ToolResult, body=body, timeout=0)
         return result
+
+    def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        body = PoolCodeRequest(request=request, timeout=check_timeout(timeout), pool=pool)
+        result: CodeResult = self._open_transport().call('POST', '/pool/code', CodeResult, body=body, timeout=0)
+        return result
+
+    def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
+        return self._sandbox(sandbox_id).run_code(request)
 
     # Reply ------------------------------------------------------------------------------------------------------------
 
@@ -777,23 +807,23 @@ class HttpTransport:
                     response = self._send_once(method, url, {**headers, **key_headers}, make_data(), read_timeout)
                 if not stream:
                     _ = response.content  # what breaks while it comes may be mended too
-            except requests.exceptions.ConnectTimeout as error:
-                raise self._unreachable(f'gave no connection within {self._connect_timeout:g} s') from error
-            except requests.exceptions.ReadTimeout as error:
+            except requests.exceptions.ConnectTimeout:
+                raise self._unreachable(f'gave no connection within {self._connect_timeout:g} s') from None
+            except requests.exceptions.ReadTimeout:
                 raise OperationTimeoutError(
                     f'the server at {self._base_url} did not answer {method} {path} within {read_timeout or 0:g} s'
-                ) from error
+                ) from None
             except requests.exceptions.SSLError as error:
-                raise self._unreachable(f'cannot be trusted: {error}') from error
+                raise self._unreachable(f'cannot be trusted: {error}') from None
             except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 is_hung_up = exchange is not None and exchange.is_hung_up
                 if not is_repeatable or is_hung_up or failures >= RETRIES:
-                    raise self._unreachable(_reason(error)) from error
+                    raise self._unreachable(_reason(error)) from None
                 self._closing.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
                 failures += 1
                 continue
             except requests.exceptions.RequestException as error:
-                raise self._unreachable(str(error)) from error
+                raise self._unreachable(str(error)) from None
             if response.status_code == 429 and is_repeatable and self._may_wait(response, patience):
                 continue
             if response.status_code == 401 and is_repeatable and self._look_for_key():

@@ -25,9 +25,9 @@ from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, Sou
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
-from enclave.managers.workers import wait_for
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
+from enclave.threads import wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -159,10 +159,17 @@ class LocalSandboxManager(SandboxManager):
 
     # Tools and commands -----------------------------------------------------------------------------------------------
 
-    def execute_tool(self, sandbox_id: str, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self,
+        sandbox_id: str,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        max_chars: int | None = None,
+    ) -> ToolResult:
         """Run a tool in a sandbox; see `SandboxManager.execute_tool`."""
         with self._table.use(sandbox_id) as sandbox:
-            return sandbox.execute_tool(tool_name, parameters)
+            return sandbox.execute_tool(tool_name, parameters, max_chars=max_chars)
 
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
         """Return a sandbox's tools as ``{name: OpenAI-style function schema}``; see `SandboxManager.get_sandbox_tools`."""
@@ -281,6 +288,8 @@ class LocalSandboxManager(SandboxManager):
 
     def _find_pool(self, template: PoolSupply, name: str | None) -> str | None:
         """Return the name of the pool that is meant, if it exists or is being made."""
+        for dissolved in set(self._templates) - set(self._table.pools()) - self._making:
+            del self._templates[dissolved]
         for known, its in self._templates.items():
             same = its.kind == template.kind and its.config == template.config
             if name == known and not same:

@@ -107,6 +107,7 @@ class Pool:
         self._max_size = max_size
         self._members: dict[str, Member] = {}
         self._idle: list[Member] = []  # the last one back is the first one out, so that those above the size grow old
+        self._used_at = clock()  # when a sandbox was last asked for or given back
         self._queue: list[Ticket] = []  # by number
         self._last_number = 0
         self._starting = 0
@@ -164,6 +165,7 @@ class Pool:
             else:
                 refusal = None
                 self._last_number += 1
+                self._used_at = self._clock()
                 ticket = Ticket(self._last_number, self._clock())
                 self._queue.append(ticket)
                 wanted = self._serve_locked()
@@ -196,6 +198,7 @@ class Pool:
                 return  # it was taken out of the pool meanwhile
             if member.state != 'leased':
                 raise PoolError(f'sandbox {sandbox_id} is not leased', details={'sandbox_id': sandbox_id})
+            self._used_at = self._clock()
         sandbox = member.sandbox
         goes_back = self._policy == 'reuse' and sandbox.status in USABLE
         if goes_back:
@@ -408,6 +411,12 @@ class Pool:
                 ticket.ready.set()
 
     # Reply ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def unused_since(self) -> float | None:
+        """The moment on the monotonic clock since which nobody has had or wanted a sandbox of it; None while somebody does."""
+        with self._lock:
+            return None if self._queue or len(self._idle) < len(self._members) else self._used_at
 
     @property
     def min_size(self) -> int:

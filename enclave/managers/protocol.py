@@ -15,6 +15,7 @@ from attrs import Factory, field, frozen
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.errors import ERROR_TYPES, EnclaveError, ServerError
+from enclave.languages.values import CodeRequest
 from enclave.records import CommandResult, Model
 from enclave.tools.schema import argument
 
@@ -49,6 +50,9 @@ class ToolRequest(Model):
     sandbox_id: str = argument(description='The sandbox.')
     tool_name: str = argument(description='The name of a tool the sandbox has.')
     parameters: dict[str, Any] = Factory(dict)
+    max_chars: int | None = argument(
+        default=None, minimum=1, description='Characters of output and of error; the whole is kept in a file inside.'
+    )
 
 
 @frozen(kw_only=True)
@@ -236,6 +240,18 @@ class PoolToolRequest(Model):
     parameters: dict[str, Any] = Factory(dict)
     timeout: float | None = argument(default=None, minimum=0)
     pool: str | None = None
+    max_chars: int | None = argument(
+        default=None, minimum=1, description='Characters of output and of error; the whole is kept in a file inside.'
+    )
+
+
+@frozen(kw_only=True)
+class PoolCodeRequest(Model):
+    """Run a program in whichever sandbox of a pool is free; ``timeout`` is how long to wait for one."""
+
+    request: CodeRequest
+    timeout: float | None = argument(default=None, minimum=0)
+    pool: str | None = None
 
 
 @frozen(kw_only=True)
@@ -417,8 +433,18 @@ def chunk_bytes(event: ProcessEvent) -> bytes:
 
 
 def error_response(error: EnclaveError) -> ErrorResponse:
-    """Return an exception as it travels."""
-    return ErrorResponse(code=error.code, message=error.message, details=error.details)
+    """Return an exception as it travels; its message steers no terminal."""
+    return ErrorResponse(code=error.code, message=printable(error.message), details=error.details)
+
+
+def printable(text: str) -> str:
+    """Return text with control characters as escapes, but for ends of lines and tabs."""
+    if text.isprintable():
+        return text
+    return ''.join(
+        c if c.isprintable() or c in '\n\t' else c.encode('unicode_escape', 'surrogatepass').decode('ascii')
+        for c in text
+    )
 
 
 def rebuild_error(answer: Mapping[str, Any] | ErrorResponse) -> EnclaveError:

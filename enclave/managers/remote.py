@@ -24,6 +24,7 @@ from enclave.errors import (
     CallCancelledError,
     EnclaveError,
     InvalidArgumentError,
+    ManagerStoppedError,
     NotFoundError,
     OperationTimeoutError,
     SandboxGoneError,
@@ -32,6 +33,7 @@ from enclave.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.protocol import (
     CancelResponse,
     CommandRequest,
@@ -57,6 +59,7 @@ from enclave.sandboxes.connection import Connection, PortForward
 from enclave.sandboxes.operations import Operations, RunRequest
 from enclave.sandboxes.process import Process
 from enclave.tools.base import Tool
+from enclave.tools.budget import check_max_chars
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -129,11 +132,13 @@ class RemoteSandbox(AgentBackedSandbox):
         self.metadata = {}
         self._changed = threading.Condition()
         self._moving = False
+        self._pid = None
         self._status = SandboxStatus.INITIALIZING
         self._tools = {}
         self._forwards: set[PortForward] = set()
         self._forwards_lock = threading.Lock()
         self._operations: Operations | None = _Files(self)
+        self._manager: Any = None  # that lives as long as this sandbox is used, where it was opened without one
         self._seen: SandboxInfo | None = None  # what the server said last, for those who cannot wait for it to be asked
         if info is not None:
             self._take(info)
@@ -166,6 +171,10 @@ class RemoteSandbox(AgentBackedSandbox):
             return self.get_info().status
         except SandboxNotFoundError:
             return SandboxStatus.STOPPED
+        except ManagerStoppedError:
+            if self._manager is None:
+                raise
+            return SandboxStatus.STOPPED
 
     def set_status(self, status: SandboxStatus) -> None:
         """Do nothing: the server's pools mark their sandboxes."""
@@ -183,9 +192,24 @@ class RemoteSandbox(AgentBackedSandbox):
                 details={'sandbox_id': self.id, 'status': str(status)},
             )
 
+    def _own_manager(self, manager: Any) -> None:
+        """Take a manager over that was made for this sandbox alone: `stop` takes the sandbox away and stops the manager."""
+        self._manager = manager
+
     def stop(self) -> None:
-        """Stop it on the server, where it stays in the list; does nothing if it is gone."""
-        self._end_on_server('POST', f'{self.path}/stop')
+        """Stop it on the server, where it stays in the list; does nothing if it is gone.
+
+        One that `enclave.open_sandbox` has opened is taken away, and its connections to the server are closed.
+        """
+        if self._manager is None:
+            self._end_on_server('POST', f'{self.path}/stop')
+            return
+        try:
+            self.cleanup()
+        except ManagerStoppedError:
+            return  # stopped before
+        finally:
+            self._manager.stop()
 
     def cleanup(self) -> None:
         """Take it away; does nothing if it is gone."""
@@ -236,9 +260,14 @@ class RemoteSandbox(AgentBackedSandbox):
 
     # Tools and commands -----------------------------------------------------------------------------------------------
 
-    def execute_tool(self, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self, tool_name: str, parameters: Mapping[str, Any] | None = None, *, max_chars: int | None = None
+    ) -> ToolResult:
         """Run a tool; see `Sandbox.execute_tool`."""
-        body = ToolRequest(sandbox_id=self.id, tool_name=tool_name, parameters=as_parameters(parameters))
+        check_max_chars(max_chars)
+        body = ToolRequest(
+            sandbox_id=self.id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
+        )
         result: ToolResult = self._transport.call('POST', '/sandbox/tool/execute', ToolResult, body=body, timeout=0)
         return result
 
@@ -297,6 +326,10 @@ class RemoteSandbox(AgentBackedSandbox):
         )
         argv = [*interpreter, '', *args]
         return self._command(argv, timeout, cwd, env, user, stdin, max_output_bytes, script)
+
+    def _run_code(self, request: CodeRequest) -> CodeResult:
+        result: CodeResult = self._transport.call('POST', f'{self.path}/code', CodeResult, body=request, timeout=0)
+        return result
 
     def _command(
         self,

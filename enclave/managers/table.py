@@ -31,18 +31,21 @@ from enclave.errors import (
     CallCancelledError,
     ConflictError,
     EnclaveError,
+    EngineUnavailableError,
     ManagerStoppedError,
+    PolicyError,
+    PoolError,
     SandboxNotFoundError,
 )
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import Pool, again
 from enclave.managers.reaper import Reaper
-from enclave.managers.workers import Workers, wait_for
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import choose_for, fit_for
 from enclave.sandboxes.housekeeping import find_housekeeper
 from enclave.sandboxes.registry import SandboxFactory
+from enclave.threads import Workers, thread_pool, wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +250,9 @@ class SandboxTable:
         """Return a new sandbox that is in no table yet; without a configuration, with the manager's own."""
         if config is None:
             config = self.config.sandbox_config
-        return SandboxFactory.create_sandbox(kind, config, sandbox_id)
+        sandbox = SandboxFactory.create_sandbox(kind, config, sandbox_id)
+        sandbox.tenant = self.config.tenant
+        return sandbox
 
     def begin(
         self,
@@ -262,6 +267,7 @@ class SandboxTable:
 
         Raises:
             ConflictError: The id is taken.
+            PolicyError: There are as many as there may be.
             ManagerStoppedError: The manager takes no work.
         """
         self.start()
@@ -273,6 +279,13 @@ class SandboxTable:
                 raise ConflictError(
                     f'the sandbox id {sandbox.id!r} is taken; choose another or delete that sandbox first',
                     details={'sandbox_id': sandbox.id},
+                )
+            most = self.config.max_sandboxes
+            if most is not None and len(self._records) >= most:
+                raise PolicyError(
+                    f'{self.config.tenant or "the manager"} may have {most} sandboxes at once and has {len(self._records)}, '
+                    'those of pools and those that are stopped included; delete some (rule max_sandboxes)',
+                    details={'rule': 'max_sandboxes', 'max_sandboxes': most},
                 )
             self._records[sandbox.id] = record
         try:
@@ -317,6 +330,8 @@ class SandboxTable:
             record.started.result()
         except CancelledError:
             raise self.refusal(record) from None
+        except EngineUnavailableError as error:  # as in `Sandbox.start`: how it came here is of no use to a reader
+            raise error.with_traceback(None) from None
         return record.sandbox
 
     def refusal(self, record: Record) -> EnclaveError:
@@ -508,11 +523,29 @@ class SandboxTable:
         if clean:
             with contextlib.suppress(ManagerStoppedError):
                 self._cleaning = self._ends.submit(self._clean)
-        moments = [moment for pool in pools if (moment := pool.tend(now)) is not None]
+        moments = [moment for pool in pools if (moment := self._tend_pool(pool, now)) is not None]
         with self._lock:
             moments += [self._due(record) for record in self._records.values()]
             # Where the last cleaning still goes on although the next is due, look again soon.
             return min([self._clean_at if self._clean_at > now else now + BUSY_SECONDS, *moments])
+
+    def _tend_pool(self, pool: Pool, now: float) -> float | None:
+        """Do what is due for a pool and return when to come again; one that nobody has used for too long is dissolved."""
+        timeout, unused_since = self.config.pool_unused_timeout, pool.unused_since
+        if timeout is None or unused_since is None:
+            return pool.tend(now)
+        if now < unused_since + timeout:
+            due = pool.tend(now)
+            return unused_since + timeout if due is None else min(due, unused_since + timeout)
+        logger.info('pool %s is dissolved: nobody has used it for %g s', pool.name, timeout)
+        with self._lock:
+            if self._pools.get(pool.name) is pool:
+                del self._pools[pool.name]
+            records = [record for record in self._records.values() if record.pool is pool]
+        pool.close(PoolError(f'the pool {pool.name!r} was dissolved, since nobody had used it for {timeout:g} s'))
+        for record in records:
+            self.end(record)
+        return None
 
     def _reap(self, record: Record, now: float) -> None:
         expired = record.retry_at <= now or (record.expires is not None and record.expires <= now)
@@ -685,9 +718,8 @@ class SandboxTable:
                 thread.start()
             except RuntimeError:
                 # An interpreter that is exiting makes no threads: those that are there help, and so does this one.
-                for workers in (self._starts, self._ends):
-                    for _ in range(helpers):
-                        workers.offer(work)
+                for _ in range(helpers):
+                    thread_pool.submit(work)
                 work()
                 break
         for _ in records:

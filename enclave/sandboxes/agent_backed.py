@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import stat
 import tarfile
@@ -18,6 +19,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar, TypeVar, cast
+
+import attrs
 
 from enclave.cancellation import is_cancelled
 from enclave.config import check_env
@@ -31,6 +34,7 @@ from enclave.errors import (
     SandboxPathError,
     SandboxStateError,
 )
+from enclave.languages.values import Limits
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.base import USABLE, Sandbox
 from enclave.sandboxes.connection import Connection, PortForward
@@ -217,6 +221,27 @@ class AgentBackedSandbox(Sandbox):
             path_first={import_path_env: self._absolute(cwd or '.')} if import_path_env else {},
         )
         return self._do(lambda operations: operations.run(request))
+
+    def _run_limited(
+        self, command: Sequence[str], *, limits: Limits | None, source: tuple[str, bytes] | None, **options: Any
+    ) -> CommandResult:
+        """Run a command under limits; see `enclave.languages.running.Runner.run_step`."""
+        words = {'timeout': None, 'cwd': None, 'env': None, 'user': None, 'stdin': None, 'max_output_bytes': None}
+        request = self._request(command, **{**words, **options})
+        if source is not None:
+            request = attrs.evolve(request, script=Script(source=source[1], name=source[0]))
+        request = attrs.evolve(request, limits=limits)
+        if limits is not None and limits.cpu_seconds is not None and not self._measures:
+            # Nobody measures it: the kernel at least ends each of its processes that uses so much.
+            line = ('sh', '-c', 'ulimit -S -t "$0" 2>/dev/null; exec "$@"', str(math.ceil(limits.cpu_seconds)))
+            limited = attrs.evolve(request, command=(*line, *command))
+            return attrs.evolve(self._do(lambda operations: operations.run(limited)), command=list(command))
+        return self._do(lambda operations: operations.run(request))
+
+    @property
+    def _measures(self) -> bool:
+        """Whether what runs now keeps limits and takes program texts with a name."""
+        return bool(getattr(self._operations, 'measures', False))
 
     def start_process(
         self,

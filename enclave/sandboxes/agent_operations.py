@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, Literal, NoReturn, cast
 
+import attrs
+
 from enclave.agent.program import CHUNK, DATA, EVENT, INPUT_WINDOW, ProtocolError
 from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
 from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Lost, Reply
@@ -24,6 +26,7 @@ from enclave.errors import (
     SandboxPathExistsError,
     SandboxPathNotFoundError,
 )
+from enclave.languages.values import StepResult
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
 from enclave.sandboxes.operations import RunRequest
@@ -42,6 +45,9 @@ class AgentOperations:
     Args:
         channel: A started channel.
     """
+
+    measures = True
+    """It keeps limits, measures programs, and takes program texts with a name."""
 
     def __init__(self, channel: Channel) -> None:
         if channel.hello is None:
@@ -63,7 +69,10 @@ class AgentOperations:
         message, first, rest = self._run_message(request, kept)
         # The agent never sends more than head and tail, so no credit need ever be given while it runs.
         call = self.channel.open(message, first, window=2 * cap + OVERRUN, limit=2 * cap)
-        deadline = Deadline.after(None if request.timeout is None else request.timeout + LATE_SECONDS)
+        patience = 0.0 if request.limits is None else request.limits.patience
+        deadline = Deadline.after(
+            None if request.timeout is None else request.timeout * (1.0 + patience) + LATE_SECONDS
+        )
         with self._killed_on_exit(call):
             if rest is not None and call.write_all(rest, deadline) and not call.has_ended:
                 call.close_input()
@@ -129,10 +138,20 @@ class AgentOperations:
             message['user'] = request.user
         if request.path_first:
             message['path_first'] = dict(request.path_first)
+        if request.limits:
+            limits = request.limits
+            message['limits'] = {
+                'cpu': limits.cpu_seconds,
+                'memory': limits.memory_bytes,
+                'output': limits.output_bytes,
+                'patience': limits.patience,
+            }
         data = b''
         if request.script:
             script = request.script
             message['script'] = {'bytes': len(script.source), 'suffix': script.suffix, 'at': script.at}
+            if script.name is not None:
+                message['script']['name'] = script.name
             data = script.source
         has_input = request.stdin is not None or open_stdin
         if has_input:
@@ -167,7 +186,7 @@ class AgentOperations:
                 if not cancelled and not timed_out:
                     raise ProtocolError('a command ended neither by exit nor by signal')
                 killed_by = 9
-            return make_result(
+            result = make_result(
                 request.command,
                 exit_code=exit_code,
                 killed_by=killed_by,
@@ -181,6 +200,7 @@ class AgentOperations:
                 oom_killed=facts.flag('oom'),
                 seconds=facts.number('seconds') if 'seconds' in facts else 0.0,
             )
+            return result if request.limits is None else _measured(result, facts)
 
     # Files ------------------------------------------------------------------------------------------------------------
 
@@ -468,6 +488,19 @@ def _path_info(facts: Reply) -> PathInfo:
         uid=facts.integer('uid', high=1 << 32),
         gid=facts.integer('gid', high=1 << 32),
         target=facts.text('target') if 'target' in facts else None,
+    )
+
+
+def _measured(result: CommandResult, facts: Reply) -> StepResult:
+    """Return the result of a program that ran under limits."""
+    exceeded = facts.text('exceeded') if 'exceeded' in facts else None
+    if exceeded not in (None, 'time', 'cpu', 'memory', 'output'):
+        raise ProtocolError(f'there is no limit {exceeded!r}')
+    return StepResult(
+        **{each.name: getattr(result, each.name) for each in attrs.fields(CommandResult)},
+        cpu_time=facts.number('cpu') if 'cpu' in facts else None,
+        peak_memory_bytes=facts.integer('memory') if 'memory' in facts else None,
+        exceeded=cast(Any, exceeded),
     )
 
 

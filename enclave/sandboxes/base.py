@@ -7,6 +7,7 @@ do beyond that is `enclave.sandboxes.agent_backed`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -23,14 +24,27 @@ from enclave.cancellation import if_unwanted
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
+    EngineUnavailableError,
     InvalidArgumentError,
     SandboxGoneError,
     SandboxStateError,
     ToolNotFoundError,
     UnsupportedError,
 )
+from enclave.languages.running import run_program
+from enclave.languages.values import (
+    DEFAULT_FETCH_BYTES,
+    DEFAULT_OUTPUT_LIMIT,
+    CodeRequest,
+    CodeResult,
+    Comparison,
+    make_request,
+)
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
+from enclave.sandboxes.programs import SandboxRunner
+from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
+from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
 
 logger = logging.getLogger(__name__)
@@ -64,6 +78,7 @@ class Sandbox(ABC):
         created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
         metadata: What the backend knows of itself, for `get_info`.
         error: Why the status is ``error``.
+        tenant: Whose it is; one that is kept is taken up again by the same tenant only. None is the host's own.
         used_at: When a call last began, on the monotonic clock; 0.0 before the first.
     """
 
@@ -90,6 +105,7 @@ class Sandbox(ABC):
         self.started_at: datetime | None = None
         self.metadata: dict[str, Any] = {}
         self.error: str | None = None
+        self.tenant: str | None = None
         self.used_at = 0.0
         self._changed = threading.Condition()  # guards _status and _moving
         self._status = SandboxStatus.INITIALIZING
@@ -148,6 +164,9 @@ class Sandbox(ABC):
         except BaseException as error:
             self._pid = None
             self._arrive(SandboxStatus.ERROR, str(error))
+            if isinstance(error, EngineUnavailableError):
+                # The first thing that many a reader sees of this library: what to do, and not thirty lines of how we asked.
+                raise error.with_traceback(None) from None
             raise
         self.started_at = utc_now()
         self._arrive(SandboxStatus.RUNNING)
@@ -284,11 +303,16 @@ class Sandbox(ABC):
 
     # Tools ------------------------------------------------------------------------------------------------------------
 
-    def execute_tool(self, tool_name: str, parameters: Mapping[str, Any] | None = None) -> ToolResult:
+    def execute_tool(
+        self, tool_name: str, parameters: Mapping[str, Any] | None = None, *, max_chars: int | None = None
+    ) -> ToolResult:
         """Run a tool.
 
         Args:
             parameters: The tool's arguments; see its schema.
+            max_chars: How many characters ``output``, and ``error``, may have: of what is longer, head and tail are given, and
+                the whole is kept in a file of the sandbox, which the text and ``metadata['output_file']`` name. None takes the
+                option ``max_chars`` of the tool in ``tools_config``; without that there is no such limit.
 
         Raises:
             ToolNotFoundError: The sandbox has no such tool; the message names those it has.
@@ -300,7 +324,7 @@ class Sandbox(ABC):
             raise tool.arguments_error(f'the parameters must be a dict of arguments, not {parameters!r}')
         self._check_usable()
         arguments = {str(name): value for name, value in (parameters or {}).items()}
-        return call_tool(tool, self, arguments)  # type: ignore[arg-type]
+        return call_tool(tool, self, arguments, max_chars=max_chars)  # type: ignore[arg-type]
 
     def get_tool(self, tool_name: str) -> Tool:
         """Return a tool.
@@ -311,8 +335,10 @@ class Sandbox(ABC):
         tool = self._tools.get(tool_name)
         if tool is None:
             have = ', '.join(self._tools) or 'none'
+            near = suggest(str(tool_name), list(self._tools))
+            hint = f'did you mean {near!r}? It' if near else 'it'
             raise ToolNotFoundError(
-                f'sandbox {self.id} has no tool {tool_name!r}; it has: {have}. Name it in tools_config to enable it',
+                f'sandbox {self.id} has no tool {tool_name!r}; {hint} has: {have}. Name it in tools_config to enable it',
                 details={'sandbox_id': self.id, 'tool_name': str(tool_name)},
             )
         return tool
@@ -337,6 +363,46 @@ class Sandbox(ABC):
     def get_available_tools(self) -> dict[str, Any]:
         """Return its tools as ``{name: OpenAI-style function schema}``."""
         return {name: tool.schema for name, tool in self._tools.items()}
+
+    def tool_schemas(self, form: SchemaForm = 'openai') -> list[dict[str, Any]]:
+        """Return the schemas of its tools as a list, in the form that a provider wants.
+
+        Args:
+            form: ``'openai'`` (chat completions), ``'openai-responses'``, ``'anthropic'`` or ``'mcp'``.
+        """
+        return tool_schemas(self.get_available_tools(), form)
+
+    def execute_tool_call(self, call: Any, *, max_chars: int | None = DEFAULT_MAX_CHARS) -> dict[str, Any]:
+        """Run a tool call as a model made it, and return the message (for Anthropic, the block) to send back.
+
+        Wrong arguments, an unknown tool and a program that fails become answers that the model can act on.
+
+        Args:
+            call: A call of OpenAI's chat completions or responses, an Anthropic ``tool_use`` block or an MCP ``tools/call``: the
+                SDK's object, a dict, or JSON text. See `enclave.tools.calls`.
+            max_chars: How much text the answer may have; see `execute_tool`. None for no limit.
+
+        Raises:
+            InvalidArgumentError: It is no such call.
+            SandboxStateError, SandboxGoneError: The sandbox does not run.
+        """
+        run = functools.partial(self.execute_tool, max_chars=max_chars)
+        return ToolCall.parse(call).execute(run, self.get_available_tools, max_chars=max_chars)
+
+    def execute_tool_calls(self, answer: Any, *, max_chars: int | None = DEFAULT_MAX_CHARS) -> list[dict[str, Any]]:
+        """Run all tool calls in a model's answer, one after the other, and return the messages to append to the conversation.
+
+        Args:
+            answer: A message or a whole response of OpenAI or Anthropic, or a list of calls; without calls nothing is run.
+            max_chars: How much text the answer of each call may have.
+
+        Raises:
+            InvalidArgumentError, SandboxStateError, SandboxGoneError: As for `execute_tool_call`.
+        """
+        calls = parse_calls(answer)
+        run = functools.partial(self.execute_tool, max_chars=max_chars)
+        answers = [call.execute(run, self.get_available_tools, max_chars=max_chars) for call in calls]
+        return as_messages(calls, answers)
 
     @abstractmethod
     def execute_command(
@@ -367,6 +433,76 @@ class Sandbox(ABC):
         raise UnsupportedError(
             f'a sandbox of the class {type(self).__name__} does not define run_script, which running code as a script needs'
         )
+
+    def run_code(
+        self,
+        code: str | bytes | CodeRequest,
+        language: str = 'python',
+        *,
+        stdin: str | bytes | None = None,
+        args: Sequence[str] = (),
+        files: Mapping[str, str | bytes] | None = None,
+        fetch_files: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        compile_timeout: float | None = None,
+        timeout: float | None = None,
+        memory_limit: str | int | None = None,
+        cpu_time_limit: float | None = None,
+        expected_output: str | None = None,
+        compare: Comparison = 'lines',
+        tolerance: float = 1e-6,
+        compile_memory_limit: str | int | None = None,
+        output_limit: int = DEFAULT_OUTPUT_LIMIT,
+        max_output_bytes: int | None = None,
+        max_fetch_bytes: int = DEFAULT_FETCH_BYTES,
+    ) -> CodeResult:
+        """Compile and run a program in a directory of its own, which is gone afterwards, with all that the program started.
+
+        Args:
+            code: Its source, or a whole `CodeRequest`, which then says everything.
+            language: A name or alias of the table of languages; see docs/languages.md.
+            stdin, args, files, fetch_files, env: What it is given, and which files to return; this and what follows is said in
+                full at `enclave.languages.values.CodeRequest`.
+            timeout: Seconds it may run, without the time in which no processor was free for it; None takes the language's own
+                limit or the sandbox's, 0 is no limit.
+            cpu_time_limit: Seconds of processor time it may use, whatever else the machine does.
+            expected_output: What it should print, compared as ``compare`` and ``tolerance`` say.
+
+        Returns:
+            How compiling and running ended, apart, with a judge's verdict. See `enclave.languages.values.CodeResult`.
+
+        Raises:
+            NotRegisteredError: There is no such language.
+            UnsupportedError: The sandbox lacks the language's toolchain, or takes no files.
+            InvalidArgumentError: An argument is impossible; the message names it.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+        """
+        request = make_request(
+            code,
+            language=language,
+            stdin=stdin,
+            args=args,
+            files=files,
+            fetch_files=fetch_files,
+            env=env,
+            compile_timeout=compile_timeout,
+            timeout=timeout,
+            memory_limit=memory_limit,
+            cpu_time_limit=cpu_time_limit,
+            expected_output=expected_output,
+            compare=compare,
+            tolerance=tolerance,
+            compile_memory_limit=compile_memory_limit,
+            output_limit=output_limit,
+            max_output_bytes=max_output_bytes,
+            max_fetch_bytes=max_fetch_bytes,
+        )
+        return self._run_code(request)
+
+    def _run_code(self, request: CodeRequest) -> CodeResult:
+        """Run a program; see `run_code`."""
+        self._check_usable()
+        return run_program(SandboxRunner(self), request)
 
     # With -------------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Which kind of sandbox, where the caller does not say (floor 4).
 
-Docker if its engine answers, else bubblewrap if it works here, else Docker, whose error then says what to install. A
-configuration that has a word of one backend only decides by itself. Whoever wants a notebook gets that backend's notebook
+The one that the environment variable ``ENCLAVE_TYPE`` names; else Docker if its engine answers, else bubblewrap if it works
+here, else Docker, whose error then says what to install. A configuration that has an option of one backend only decides by
+itself. Whoever wants a notebook gets that backend's notebook
 sandbox. What was chosen and why is logged once, and stands in the sandbox's metadata.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +22,7 @@ from attrs import frozen
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
 from enclave.errors import EnclaveError
+from enclave.records import as_sandbox_type
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +38,22 @@ _NOTEBOOK_OF = {
 }
 """Each backend's general kind, and its kind with Jupyter kernels."""
 _NOTEBOOK_TOOL = 'notebook_executor'
+TYPE_VARIABLE = 'ENCLAVE_TYPE'
+"""The environment variable that names the kind of sandbox where nobody else does."""
 
 
 @frozen
 class Choice:
-    """A kind of sandbox, and a clause that says why, for a person."""
+    """A kind of sandbox, and a clause that says why, for a person; ``brief`` is the clause where that has details."""
 
-    sandbox_type: SandboxType
+    sandbox_type: SandboxType | str
     reason: str
+    brief: str = ''
 
     def for_notebooks(self, why: str = '') -> Choice:
         """Return the notebook sandboxes of the same backend; ``why`` says what asks for a notebook, where that is not plain."""
-        return Choice(_NOTEBOOK_OF[self.sandbox_type], f'{why}, and {self.reason}' if why else self.reason)
+        reason = f'{why}, and {self.reason}' if why else self.reason
+        return Choice(as_sandbox_type(notebook_type(self.sandbox_type)), reason, self.brief)
 
 
 def notebook_type(name: str) -> str:
@@ -82,7 +89,8 @@ def choose(ping: Callable[[], None] = ping_engine, try_other: Callable[[], None]
     except EnclaveError as error:
         reason = f'no Docker engine answers ({absent}), but bubblewrap does not work either ({_first_sentence(error)})'
         return Choice(SandboxType.DOCKER, reason)
-    return Choice(SandboxType.BUBBLEWRAP, f'no Docker engine answers ({absent}), and bubblewrap works')
+    reason = f'no Docker engine answers ({absent}), and bubblewrap works'
+    return Choice(SandboxType.BUBBLEWRAP, reason, 'no Docker engine answers')
 
 
 def _first_sentence(error: EnclaveError) -> str:
@@ -112,9 +120,15 @@ def _remember() -> Choice | None:
         return _chosen[1] if _chosen is not None and time.monotonic() - _chosen[0] < REMEMBER_SECONDS else None
 
 
+def _from_environment() -> Choice | None:
+    """Return the kind that the environment names, if it names one. Whether there is such a kind shows when it is made."""
+    name = os.environ.get(TYPE_VARIABLE, '').strip()
+    return Choice(as_sandbox_type(name), f'{TYPE_VARIABLE} names it') if name else None
+
+
 def is_settled(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
     """Return whether `choose_for` would answer without looking at this machine."""
-    return _find_backend(config) is not None or _remember() is not None
+    return _find_backend(config) is not None or _from_environment() is not None or _remember() is not None
 
 
 def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bool = False) -> Choice:
@@ -125,14 +139,14 @@ def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bo
     """
     from enclave.sandboxes.notebook.config import NotebookConfig
 
-    choice = _find_backend(config) or choose_backend()
+    choice = _find_backend(config) or _from_environment() or choose_backend()
     if notebook or isinstance(config, NotebookConfig):
         return choice.for_notebooks()
     sign = _find_notebook_sign(config)
     return choice.for_notebooks(sign) if sign else choice
 
 
-def kind_of(config: SandboxConfig | Mapping[str, Any] | None) -> SandboxType | None:
+def kind_of(config: SandboxConfig | Mapping[str, Any] | None) -> SandboxType | str | None:
     """Return the kind whose configuration this is by its class; None for one that fits several."""
     from enclave.sandboxes.notebook.config import NotebookConfig
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import Factory, define, field, frozen
 
+from enclave.languages.values import Limits
 from enclave.records import CommandResult, PathInfo
 
 if TYPE_CHECKING:
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Script:
-    """A program text to run: written to a private file ending in ``suffix``, whose path replaces ``argv[at]``."""
+    """A program text to run: written to a private file ending in ``suffix``, whose path replaces ``argv[at]``.
+
+    With a ``name`` the file is called that, and the private directory that it is in is the working directory.
+    """
 
     source: bytes
     suffix: str = ''
     at: int = 0
+    name: str | None = None
 
 
 @frozen(kw_only=True)
@@ -39,6 +44,7 @@ class RunRequest:
         max_output_bytes: Cap on each of stdout and stderr.
         stdin: What the program reads before its end of file; None is no input.
         path_first: ``{variable: directory}`` put first in a search path like ``PYTHONPATH``.
+        limits: What else it is ended for. It is measured then, and everything that it started ends with it.
     """
 
     command: str | tuple[str, ...]
@@ -50,6 +56,7 @@ class RunRequest:
     stdin: bytes | None = None
     script: Script | None = None
     path_first: Mapping[str, str] = Factory(dict)
+    limits: Limits | None = None
 
 
 class Operations(Protocol):

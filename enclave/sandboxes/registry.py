@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+import attrs
+
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
-from enclave.errors import InvalidArgumentError, NotRegisteredError
-from enclave.registry import Registry
 from enclave.sandboxes.base import Sandbox
+from enclave.sandboxes.kinds import KINDS, describe_class, get_kind, register_kind
 
 if TYPE_CHECKING:  # what is made by name is imported by name, when it is asked for
     from enclave.sandboxes.agent_backed import AgentBackedSandbox
@@ -20,31 +21,25 @@ if TYPE_CHECKING:  # what is made by name is imported by name, when it is asked 
 
 K = TypeVar('K', bound=type[Sandbox])
 
-SANDBOXES: Registry[type[Sandbox]] = Registry(
-    {
-        'bubblewrap': ('enclave.sandboxes.bubblewrap.sandbox', 'BubblewrapSandbox'),
-        'bubblewrap_notebook': ('enclave.sandboxes.bubblewrap.notebook', 'BubblewrapNotebookSandbox'),
-        'docker': ('enclave.sandboxes.docker.sandbox', 'DockerSandbox'),
-        'docker_notebook': ('enclave.sandboxes.docker.notebook', 'DockerNotebookSandbox'),
-    }
-)
+SANDBOXES = KINDS
+"""The table of kinds, under the name it had when it held classes."""
 
 
 class SandboxFactory:
     """Makes sandboxes by kind. The registry is the process's; there are no instances."""
 
     @classmethod
-    def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Sandbox]) -> None:
+    def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Sandbox], **described: Any) -> None:
         """Register a class for a kind, in the place of any that is there.
+
+        Args:
+            described: What else its descriptor says, by the attributes of `enclave.sandboxes.kinds.SandboxKind`: without
+                ``rulings`` no server lets its clients have such a sandbox.
 
         Raises:
             InvalidArgumentError: It is no subclass of `Sandbox`, or the kind no name.
         """
-        if not isinstance(sandbox_type, str) or not sandbox_type:
-            raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {sandbox_type!r}')
-        if not isinstance(sandbox_class, type) or not issubclass(sandbox_class, Sandbox):
-            raise InvalidArgumentError(f'{sandbox_class!r} must be a subclass of Sandbox')
-        SANDBOXES.register(str(sandbox_type), sandbox_class)
+        register_kind(attrs.evolve(describe_class(sandbox_type, sandbox_class), **described))
 
     @classmethod
     def get_sandbox_class(cls, sandbox_type: SandboxType | str) -> type[Sandbox]:
@@ -53,13 +48,7 @@ class SandboxFactory:
         Raises:
             NotRegisteredError: There is none.
         """
-        name = str(sandbox_type) if isinstance(sandbox_type, str) else repr(sandbox_type)
-        found = SANDBOXES.find(name)
-        if found is None:
-            raise NotRegisteredError(
-                f'sandbox type {name!r} is not registered; known: {", ".join(cls.get_registered_types())}'
-            )
-        return found
+        return get_kind(str(sandbox_type) if isinstance(sandbox_type, str) else repr(sandbox_type)).sandbox_class
 
     @overload
     @classmethod
@@ -126,10 +115,10 @@ class SandboxFactory:
 
         Args:
             sandbox_type: The kind. None leaves the choice to `enclave.sandboxes.choice`: what only one backend's
-                configuration has decides, else Docker if its engine answers (asked now, for a second at most), else
-                bubblewrap. It is a notebook sandbox where the configuration is one's, or has a word that only those know,
-                or names ``notebook_executor`` and no other tool. What was chosen and why is in the sandbox's
-                ``metadata['chosen_because']``.
+                configuration has decides, else the environment variable ``ENCLAVE_TYPE``, else Docker if its engine answers
+                (asked now, for a second at most), else bubblewrap. It is a notebook sandbox where the configuration is one's,
+                or has an option that only those have, or names ``notebook_executor`` and no other tool. What was chosen and
+                why is in the sandbox's ``metadata['chosen_because']``.
             config: A configuration of the kind, a dict of its options, or None for the defaults.
             sandbox_id: A name of your own; default is a new one. Where a sandbox of that id was kept
                 (``remove_on_exit=False``), starting this one takes it up again.
@@ -150,14 +139,14 @@ class SandboxFactory:
     @classmethod
     def get_registered_types(cls) -> list[str]:
         """Return the names of all kinds, sorted."""
-        return SANDBOXES.names()
+        return [kind.name for kind in KINDS.all()]
 
 
-def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:
-    """Return a class decorator that registers a sandbox class for a kind."""
+def register_sandbox(sandbox_type: SandboxType | str, **described: Any) -> Callable[[K], K]:
+    """Return a class decorator that registers a sandbox class for a kind; see `SandboxFactory.register_sandbox`."""
 
     def register(sandbox_class: K) -> K:
-        SandboxFactory.register_sandbox(sandbox_type, sandbox_class)
+        SandboxFactory.register_sandbox(sandbox_type, sandbox_class, **described)
         return sandbox_class
 
     return register

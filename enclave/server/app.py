@@ -39,7 +39,7 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, routes
+from enclave.server import notebooks, programs, routes
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 from enclave.server.idempotency import Entry, Outcome
@@ -65,6 +65,7 @@ def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
     assert notebooks is not None  # this too
+    assert programs is not None  # and this
     app = flask.Flask('enclave', static_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max(service.policy.max_upload_bytes, service.policy.max_json_bytes)
     app.config['MAX_FORM_MEMORY_SIZE'] = 0
@@ -224,6 +225,7 @@ class _Door:
                     return self._once(route, tenant, key, arguments)
                 cancellation = Cancellation()
                 context = self._context(route, tenant, cancellation)
+                stack.enter_context(context.held)
                 if route.lane == 'call':
                     context.on_gone(cancellation.cancel)
                 value = self._run(route, context, arguments)
@@ -264,7 +266,8 @@ class _Door:
             return self._repeated(entry, gone)
         outcome = None
         try:
-            response = _response(self._run(route, context, arguments))
+            with context.held:
+                response = _response(self._run(route, context, arguments))
             outcome = Outcome(response.status_code, response.get_data())
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import stat
@@ -29,7 +30,11 @@ from enclave.managers.keyfile import is_loopback
 from enclave.managers.protocol import API_KEY_ENVIRONMENT, API_KEY_HEADER
 from enclave.records import Model
 
+logger = logging.getLogger(__name__)
+
 ANONYMOUS = 'anonymous'
+KEY_LENGTH = 16
+"""How long a secret should be at least."""
 _NAME_LIMIT = 64
 
 
@@ -40,7 +45,7 @@ class ApiKey(Model):
 
     Attributes:
         name: Who it is, for audit lines; each name sees only its own sandboxes.
-        key: The secret itself, at least 16 characters. Only its digest is kept in use.
+        key: The secret itself, at least `KEY_LENGTH` characters. Only its digest is kept in use.
         key_sha256: Its SHA-256 in hexadecimal, instead of ``key``, so that the file holds no secret.
         max_sandboxes: How many sandboxes it may have at once.
         max_concurrent_calls: How many calls it may have going on at once.
@@ -59,8 +64,10 @@ class ApiKey(Model):
             )
         if (self.key is None) == (self.key_sha256 is None):
             raise ConfigurationError(f'the key {self.name!r} needs either key or key_sha256')
-        if self.key is not None and (len(self.key) < 16 or not self.key.isascii() or not self.key.isprintable()):
-            raise ConfigurationError(f'the key {self.name!r} must be at least 16 printable ASCII characters')
+        if self.key is not None and (
+            len(self.key) < KEY_LENGTH or not self.key.isascii() or not self.key.isprintable()
+        ):
+            raise ConfigurationError(f'the key {self.name!r} must be at least {KEY_LENGTH} printable ASCII characters')
         if self.key_sha256 is not None and (
             len(self.key_sha256) != 64 or set(self.key_sha256.lower()) - set('0123456789abcdef')
         ):
@@ -76,6 +83,24 @@ class ApiKey(Model):
     @classmethod
     def _invalid(cls) -> type[ConfigurationError]:
         return ConfigurationError
+
+
+def one_key(secret: str) -> ApiKey:
+    """Return the key of a server that has one, named ``default``. A short one is taken, and warned of.
+
+    Raises:
+        ConfigurationError: It cannot be sent in a header.
+    """
+    if not secret or not secret.isascii() or not secret.isprintable() or ' ' in secret:
+        raise ConfigurationError('api_key must be printable ASCII characters without blanks')
+    if len(secret) >= KEY_LENGTH:
+        return ApiKey(name='default', key=secret)
+    logger.warning(
+        'the API key of the server has %d characters, so that it may be guessed; use %d or more',
+        len(secret),
+        KEY_LENGTH,
+    )
+    return ApiKey(name='default', key_sha256=hashlib.sha256(secret.encode()).hexdigest())
 
 
 def make_key() -> str:
@@ -212,7 +237,7 @@ class HostGuard:
                     details={'host': host},
                 )
         origin = headers.get('Origin')
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             raise PolicyError(
                 f'the request comes from a page of {origin!r}; pages of other sites may not use this server',
                 details={'origin': origin},
@@ -220,6 +245,14 @@ class HostGuard:
         site = headers.get('Sec-Fetch-Site', 'none')
         if method not in ('GET', 'HEAD') and site not in ('none', 'same-origin'):
             raise PolicyError('the request was made by a page of another site', details={'site': site})
+
+
+def _netloc(origin: str) -> str | None:
+    """Return the host and port of an Origin header; None where it makes no sense, as ``null`` does."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def host_name(host: str) -> str:

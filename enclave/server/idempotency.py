@@ -49,16 +49,44 @@ class Entry:
     ended_at: float = 0.0
 
 
-class Repeats:
-    """The work of the last minutes, by key. Lives as long as the server; any thread may use it."""
+@define(eq=False)
+class _Records:
+    """What is remembered of one tenant; guarded by the table's lock."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    entries: dict[str, Entry] = field(factory=dict)
+    ended: deque[tuple[str, Entry]] = field(factory=deque)  # in the order in which they ended
+    bytes: int = 0
+    early: dict[str, float] = field(factory=dict)  # cancelled before it came, and when; oldest first
+
+
+class Repeats:
+    """The work of the last minutes, by tenant and key. Lives as long as the server; any thread may use it.
+
+    Args:
+        count, size: How many answers are kept, and how many bytes of them. Each tenant has its part, and fills nobody else's.
+        keys: How many tenants there are.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: int | None = None,
+        size: int | None = None,
+        keys: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # guards the four below, and the entries
-        self._entries: dict[tuple[str, str], Entry] = {}
-        self._ended: deque[tuple[tuple[str, str], Entry]] = deque()  # in the order in which they ended
-        self._bytes = 0
-        self._early: dict[tuple[str, str], float] = {}  # cancelled before it came, and when; oldest first
+        self._count = max(1, (KEEP_COUNT if count is None else count) // max(1, keys))
+        self._size = (KEEP_BYTES if size is None else size) // max(1, keys)
+        self._lock = threading.Lock()  # guards all below, and the entries
+        self._tenants: dict[str, _Records] = {}
+
+    def _records_locked(self, tenant: str) -> _Records:
+        found = self._tenants.get(tenant)
+        if found is None:
+            found = self._tenants[tenant] = _Records()
+        self._forget_old(found)
+        return found
 
     def begin(self, tenant: str, key: str, fingerprint: bytes) -> tuple[Entry, bool]:
         """Return the work under a key, and whether it is new and the caller's to do.
@@ -70,12 +98,12 @@ class Repeats:
             ConflictError: The key was used for another request.
         """
         with self._lock:
-            self._forget_old_locked()
-            entry = self._entries.get((tenant, key))
+            records = self._records_locked(tenant)
+            entry = records.entries.get(key)
             if entry is None:
                 entry = Entry(fingerprint)
-                self._entries[tenant, key] = entry
-                if self._early.pop((tenant, key), None) is not None:
+                records.entries[key] = entry
+                if records.early.pop(key, None) is not None:
                     entry.cancellation.cancel()  # which calls nothing yet
                 return entry, True
             if entry.fingerprint != fingerprint:
@@ -89,11 +117,12 @@ class Repeats:
         with self._lock:
             entry.outcome = outcome
             entry.ended_at = self._clock()
+            records = self._records_locked(tenant)
             if outcome is None:
-                self._entries.pop((tenant, key), None)
+                records.entries.pop(key, None)
             else:
-                self._ended.append(((tenant, key), entry))
-                self._bytes += len(outcome.body)
+                records.ended.append((key, entry))
+                records.bytes += len(outcome.body)
         entry.done.set()
 
     def leave(self, entry: Entry) -> None:
@@ -112,28 +141,28 @@ class Repeats:
     def cancel(self, tenant: str, key: str) -> bool:
         """Cancel the work under a key, also if it has not come yet; return whether any goes on."""
         with self._lock:
-            self._forget_old_locked()
-            entry = self._entries.get((tenant, key))
+            records = self._records_locked(tenant)
+            entry = records.entries.get(key)
             if entry is None:
-                self._early[tenant, key] = self._clock()
+                records.early[key] = self._clock()
         if entry is None or entry.done.is_set():
             return False
         entry.cancellation.cancel()
         return True
 
-    def _forget_old_locked(self) -> None:
+    def _forget_old(self, records: _Records) -> None:
         now = self._clock()
-        while self._early:
-            oldest = next(iter(self._early))
-            if now - self._early[oldest] < EARLY_SECONDS and len(self._early) <= EARLY_COUNT:
+        while records.early:
+            oldest = next(iter(records.early))
+            if now - records.early[oldest] < EARLY_SECONDS and len(records.early) <= EARLY_COUNT:
                 break
-            del self._early[oldest]
-        while self._ended:
-            name, entry = self._ended[0]
-            full = len(self._entries) > KEEP_COUNT or self._bytes > KEEP_BYTES
+            del records.early[oldest]
+        while records.ended:
+            key, entry = records.ended[0]
+            full = len(records.entries) > self._count or records.bytes > self._size
             if not full and now - entry.ended_at < KEEP_SECONDS:
                 return
-            self._ended.popleft()
-            if self._entries.get(name) is entry:
-                del self._entries[name]
-            self._bytes -= len(entry.outcome.body) if entry.outcome is not None else 0
+            records.ended.popleft()
+            if records.entries.get(key) is entry:
+                del records.entries[key]
+            records.bytes -= len(entry.outcome.body) if entry.outcome is not None else 0

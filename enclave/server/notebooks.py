@@ -58,6 +58,7 @@ def _verb(context: Context, sandbox_id: str, name: str) -> Callable[..., Any]:
 )
 def execute_cell(context: Context, sandbox_id: str, body: CellRequest) -> CellResult:
     """Run a cell, to its end. A client that cancels or goes away interrupts it; the kernel keeps its state."""
+    context.check_output(sandbox_id, body.max_output_bytes)
     execute = _cell_verb(context, sandbox_id, 'execute_cell', body)
     found: CellResult = execute(body.code, body.timeout, **_cell_options(body))
     return found
@@ -93,6 +94,7 @@ def stream_cell(context: Context, sandbox_id: str, body: CellStreamRequest) -> S
 def _cell_verb(context: Context, sandbox_id: str, name: str, body: CellRequest) -> Callable[..., Any]:
     context.facts['kernel'] = body.kernel
     context.check_call_timeout(body.timeout)
+    context.service.policy.check_output_bytes(body.max_output_bytes)
     return _verb(context, sandbox_id, name)
 
 

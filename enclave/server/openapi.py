@@ -19,13 +19,12 @@ from enclave.errors import EnclaveError
 from enclave.managers.protocol import API_KEY_HEADER, IDEMPOTENCY_HEADER, ErrorResponse
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server import route as routing
-from enclave.server.route import EVENTS, JSON, JSON_OPTIONS, ROUTES, SERVER_SENT_EVENTS, Route
+from enclave.server.route import EVENTS, JSON, JSON_OPTIONS, ROUTES, SERVER_SENT_EVENTS, VARIABLE, Route
 from enclave.tools.schema import json_schema
 
 Schema = dict[str, Any]
 
 _PREFIX = '#/components/schemas/'
-_VARIABLE = re.compile(r'<([a-z_]+)>')
 _PATH_TEXT = {
     'sandbox_id': 'The id of the sandbox.',
     'process_id': 'The id of the process.',
@@ -70,7 +69,7 @@ def document() -> Schema:
     schemas: dict[str, Schema] = {}
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES.values():
-        path = _VARIABLE.sub(r'{\1}', route.path)
+        path = VARIABLE.sub(r'{\1}', route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
     json_schema(ErrorResponse, definitions=schemas, ref_prefix=_PREFIX)
     return {
@@ -122,9 +121,10 @@ def _operation(route: Route, schemas: dict[str, Schema]) -> Schema:
 
 def _parameters(route: Route) -> list[Schema]:
     found: list[Schema] = []
-    for name in _VARIABLE.findall(route.path):
+    for name in VARIABLE.findall(route.path):
         pattern: Schema = {'type': 'string', 'pattern': '^[A-Za-z0-9._-]{1,128}$'}
-        found.append({'name': name, 'in': 'path', 'required': True, 'description': _PATH_TEXT[name], 'schema': pattern})
+        text = _PATH_TEXT.get(name) or f'The {name.replace("_", " ")}.'
+        found.append({'name': name, 'in': 'path', 'required': True, 'description': text, 'schema': pattern})
     if route.query is not None:
         whole = json_schema(route.query)
         kinds = routing.field_kinds(route.query)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
+import attrs
 from attrs import field, frozen
 
 from enclave.config import (
@@ -28,10 +29,12 @@ from enclave.config import (
 from enclave.deadline import check_timeout
 from enclave.errors import ConfigurationError, InvalidArgumentError, PolicyError
 from enclave.managers.keyfile import is_loopback
-from enclave.records import Model
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-from enclave.sandboxes.bubblewrap.rootfs import find_interpreter_trees
+from enclave.records import Model, is_default
+from enclave.rulings import Rulings, check_host_paths
+from enclave.sandboxes.kinds import SandboxKind, get_kind
+from enclave.server import references
 from enclave.server.auth import read_settings
+from enclave.tools.registry import ToolFactory
 
 C = TypeVar('C', bound=SandboxConfig)
 
@@ -68,9 +71,38 @@ def _check_publish(value: Any, name: str) -> None:
         raise ConfigurationError(f"{name} must be 'no', 'loopback' or 'any', not {value!r}")
 
 
+def _check_port_ranges(value: Any, name: str) -> None:
+    if value is None:
+        return
+    check_names(value, name)
+    for each in value:
+        first, last = _bounds(each)
+        if not 1 <= first <= last <= 65535:
+            raise ConfigurationError(f"{name} must be ports of the host like '8080' or '20000-29999', not {each!r}")
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition('-')
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        return (0, 0)
+    return int(first), int(last if dash else first)
+
+
+def _check_ulimits(value: Any, name: str) -> None:
+    check_names(value, name)
+    for each in value:
+        _, colon, most = each.partition(':')
+        if colon and not most.isdecimal():
+            raise ConfigurationError(f"{name} must be names like 'core', or 'nofile:65536', not {each!r}")
+
+
 def _check_cpus(value: Any, name: str) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0.01):
         raise ConfigurationError(f'{name} must be a number of CPUs or None, not {value!r}')
+
+
+ULIMITS = ('core:0', 'cpu', 'data', 'fsize', 'nofile:65536', 'nproc:4096', 'rss', 'stack')
+"""Resource limits that take nothing from the host: they only make less of what a sandbox may have anyway."""
 
 
 @refuses_unknown_keys
@@ -80,7 +112,10 @@ class Policy(Model):
 
     Attributes:
         sandbox_types: Patterns of the kinds of sandbox.
-        images: Patterns of image names.
+        images: Patterns of image names, by their parts: ``python:*`` is every tag of one image,
+            ``registry.example.com/team/*:1.*`` others. ``*`` stands for characters of one part, ``**`` for several parts of a
+            path, ``*`` alone for all images.
+        allow_pull: Whether an image that the engine lacks is fetched; the default image of a kind always is.
         tools: Patterns of tool names. Without ``notebook_executor`` among them a client gets at no kernel.
         mounts: Host directories that ``volumes`` may name, with all below them: ``'/data:ro'``, ``'/scratch:rw'``. Those that
             are ``ro``, and not within one that is ``rw``, also serve for ``rootfs`` and ``python``, with all that such an
@@ -89,21 +124,39 @@ class Policy(Model):
         networks: Names that ``network`` may have. A sandbox that shares the host's own network needs ``'host'`` here.
         allow_network: Whether sandboxes may have a network at all.
         publish: Which host addresses ports may be published on: ``'no'``, ``'loopback'`` or ``'any'``.
+        host_ports: Ports of the host that may be named, like ``'8080'`` or ``'20000-29999'``; where none is named a free one is
+            taken. None is none at all, but with ``publish='any'`` all.
+        max_ports: How many ports a sandbox may publish.
         privileged: Whether ``privileged`` containers, and sandboxes without a system call filter, may be had.
         capabilities: Names that ``cap_add`` may have.
         security_options: Patterns that ``security_opt`` may have.
         runtimes: Names that ``runtime`` may have.
+        ulimits: Names that ``ulimits`` may have, with the greatest value: ``'nofile:65536'``; ``'cpu'`` takes any.
+        undeclared: Patterns of kinds of sandbox, and of tools, whose options may be set although they do not declare what these
+            reach on the host. Ours declare all.
         allow_keep: Whether ``remove_on_exit=False`` may be asked, which leaves containers and files of any size on the host.
         max_memory: The most ``memory_limit`` may be; no limit at all may then not be asked.
         max_cpus: The most ``cpu_limit`` may be.
         max_pids: The most ``pids_limit`` may be; no limit at all may then not be asked.
+        max_disk: The most that ``storage_opt`` may give as a size.
+        max_open_files: The most ``open_files_limit`` may be.
+        max_output_bytes: The most that ``max_output_bytes`` may be, of a call, a process, a cell, a tool or a sandbox.
+        max_output_memory: How much output all calls together may hold at once, twice their ``max_output_bytes`` each.
+        max_display_bytes: The most that ``max_display_bytes`` of a notebook may be.
+        max_file_bytes: The largest file that a tool may be set to read or write at once.
+        max_entries: How many entries of a directory are listed at once.
+        max_grace: The longest that a sandbox may be set to wait for something to end by itself, in seconds.
+        max_config_bytes: How large the options of a sandbox may be, as JSON; the server keeps them.
         max_timeout: The longest time limit a call may have, in seconds; none at all may then not be asked.
         max_lifetime: The longest ``ttl`` a sandbox may have, in seconds; those that ask for none get this.
         max_lease: The longest a lease of a pool's sandbox may last, in seconds.
         max_sandboxes: How many sandboxes one key may have at once, those of its pools included.
-        max_concurrent_calls: How many calls may go on at once, of all keys together.
+        max_concurrent_calls: How many calls may go on at once, of all keys together. Where there are several keys, a part is
+            kept for each that has none going on, so that no key can take all; so it is with streams and ``max_output_memory``.
         max_calls_per_key: How many of them may be one key's.
-        max_streams: How many streams of events may be open at once.
+        max_streams: How many streams of events may be open at once, of all keys together.
+        max_repeats: How many answers are kept for repeats under an idempotency key; each key has its part.
+        max_repeat_bytes: How much memory they may take.
         max_processes: How many processes one key may have going on, and how many cells that are followed as they run.
         max_json_bytes: The largest JSON body.
         max_upload_bytes: The largest file or archive that may be sent.
@@ -115,19 +168,33 @@ class Policy(Model):
 
     sandbox_types: tuple[str, ...] = _names(('*',))
     images: tuple[str, ...] = _names(('*',))
+    allow_pull: bool = field(default=False, validator=is_a(bool))
     tools: tuple[str, ...] = _names(('*',))
     mounts: tuple[str, ...] = field(default=(), converter=as_tuple, validator=checked(_check_mounts))
     networks: tuple[str, ...] = _names()
     allow_network: bool = field(default=True, validator=is_a(bool))
     publish: Literal['no', 'loopback', 'any'] = field(default='loopback', validator=checked(_check_publish))
+    host_ports: tuple[str, ...] | None = field(default=None, converter=as_tuple, validator=checked(_check_port_ranges))
+    max_ports: int | None = field(default=16, validator=whole_number(0, none=True))
     privileged: bool = field(default=False, validator=is_a(bool))
     capabilities: tuple[str, ...] = _names()
     security_options: tuple[str, ...] = _names()
     runtimes: tuple[str, ...] = _names()
+    ulimits: tuple[str, ...] = field(default=ULIMITS, converter=as_tuple, validator=checked(_check_ulimits))
+    undeclared: tuple[str, ...] = _names()
     allow_keep: bool = field(default=False, validator=is_a(bool))
     max_memory: str | int | None = field(default='8g', validator=checked(_check_size))
     max_cpus: float | None = field(default=8.0, validator=checked(_check_cpus))
     max_pids: int | None = field(default=4096, validator=whole_number(16, none=True))
+    max_disk: str | int | None = field(default='64g', validator=checked(_check_size))
+    max_open_files: int | None = field(default=65536, validator=whole_number(64, none=True))
+    max_output_bytes: int | None = field(default=16 * MIB, validator=whole_number(1, none=True))
+    max_output_memory: int = field(default=512 * MIB, validator=whole_number(MIB))
+    max_display_bytes: int | None = field(default=8 * MIB, validator=whole_number(1024, none=True))
+    max_file_bytes: int | None = field(default=16 * MIB, validator=whole_number(1, none=True))
+    max_entries: int = field(default=100_000, validator=whole_number(1))
+    max_grace: float | None = _seconds('max_grace', 60.0)
+    max_config_bytes: int = field(default=MIB, validator=whole_number(1024))
     max_timeout: float | None = _seconds('max_timeout')
     max_lifetime: float | None = _seconds('max_lifetime')
     max_lease: float | None = _seconds('max_lease', 3600.0)
@@ -135,6 +202,8 @@ class Policy(Model):
     max_concurrent_calls: int = field(default=64, validator=whole_number(1, 4096))
     max_calls_per_key: int | None = field(default=None, validator=whole_number(1, none=True))
     max_streams: int = field(default=64, validator=whole_number(1, 4096))
+    max_repeats: int = field(default=10_000, validator=whole_number(1))
+    max_repeat_bytes: int = field(default=64 * MIB, validator=whole_number(1024))
     max_processes: int = field(default=256, validator=whole_number(1))
     max_json_bytes: int = field(default=16 * MIB, validator=whole_number(1024))
     max_upload_bytes: int = field(default=1024 * MIB, validator=whole_number(1024))
@@ -161,112 +230,51 @@ class Policy(Model):
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
-    def check_sandbox(self, kind: str, config: C) -> C:
+    def check_sandbox(self, kind: str, config: C, *, own_image: str | None = None) -> C:
         """Return the configuration if such a sandbox may be made; its host paths are those that were checked, without links.
 
+        Every option has a ruling, which its kind declares (`enclave.sandboxes.kinds`), or its default value.
+
+        Args:
+            own_image: An image that may be fetched although clients may have none fetched: the server's own configuration names
+                it.
+
         Raises:
+            NotRegisteredError: There is no such kind.
             PolicyError: It may not; the message names the option and the rule.
         """
         if not _matches(kind, self.sandbox_types):
             raise _refusal('sandbox_types', f'sandboxes of the type {kind!r} may not be made here', self.sandbox_types)
-        for name in config.tools_config:
-            self.check_tool(name, {})
-        self._check_limits(config)
-        self._check_reach(config)
-        volumes = {self._check_mount(source, target['mode']): target for source, target in config.volumes.items()}
-        if len(volumes) < len(config.volumes):
-            raise ConfigurationError('volumes names a host directory twice, by different ways to it')
-        return config.model_copy(update={'volumes': volumes, **self._check_programs(config)})
-
-    def _check_limits(self, config: SandboxConfig) -> None:
-        if self.max_memory is not None:
-            most = parse_size(self.max_memory, 'max_memory')
-            if config.memory_bytes is None or config.memory_bytes > most:
+        rulings = self._rulings(get_kind(kind))
+        changes = {}
+        for attribute in attrs.fields(type(config)):
+            option, value = attribute.name, getattr(config, attribute.name)
+            ruling = rulings.get(option)
+            if ruling is not None:
+                checked = ruling.check(_Gate(self, own_image), option, value, config)
+                if checked is not value:
+                    changes[option] = checked
+            elif not is_default(attribute, value) and not _matches(kind, self.undeclared):
                 raise _refusal(
-                    'max_memory', f'memory_limit may be at most {self.max_memory}, not {config.memory_limit}'
+                    'undeclared',
+                    f'{option} may not be set; the kind {kind!r} does not declare what it reaches',
+                    self.undeclared,
                 )
-        if self.max_cpus is not None and config.cpu_limit > self.max_cpus:
-            raise _refusal('max_cpus', f'cpu_limit may be at most {self.max_cpus:g}, not {config.cpu_limit:g}')
-        if self.max_pids is not None and (config.pids_limit is None or config.pids_limit > self.max_pids):
-            raise _refusal('max_pids', f'pids_limit may be at most {self.max_pids}, not {config.pids_limit}')
-        for name in ('shm_size', 'disk_limit'):
-            size = getattr(config, name, None)
-            if self.max_memory is not None and size is not None:
-                most = parse_size(self.max_memory, 'max_memory')
-                if parse_size(size, name) > most:
-                    raise _refusal('max_memory', f'{name} may be at most {self.max_memory}, not {size}')
-        self.check_call_timeout(config.timeout, 'timeout')
-        if not config.remove_on_exit and not self.allow_keep:
-            raise _refusal('allow_keep', 'remove_on_exit=False may not be asked; every sandbox is removed')
+        return config.model_copy(update=changes) if changes else config
 
-    def _check_reach(self, config: SandboxConfig) -> None:
-        """Check what leads out of the sandbox."""
-        network: str | None = getattr(config, 'network', None)
-        if config.network_enabled and not self.allow_network:
-            raise _refusal('allow_network', 'network_enabled may not be asked; sandboxes have no network here')
-        if network is not None and network not in self.networks:
-            raise _refusal('networks', f'the network {network!r} may not be joined', self.networks)
-        if isinstance(config, BubblewrapSandboxConfig) and config.network_enabled and 'host' not in self.networks:
+    def check_options(self, kind: str, options: Mapping[str, Any]) -> None:
+        """Return if options may be read as a configuration at all; before that, some stand for paths of the host."""
+        check_host_paths(get_kind(kind).get_rulings(), options)
+
+    def _rulings(self, kind: SandboxKind) -> Rulings:
+        found = kind.get_rulings()
+        if found is None and not _matches(kind.name, self.undeclared):
             raise _refusal(
-                'networks', "a bubblewrap sandbox with network_enabled shares the host's own network", self.networks
+                'undeclared',
+                f'the kind {kind.name!r} does not declare what its options reach on the host',
+                self.undeclared,
             )
-        if getattr(config, 'privileged', False) and not self.privileged:
-            raise _refusal('privileged', 'privileged sandboxes may not be made')
-        if getattr(config, 'seccomp', True) is False and not self.privileged:
-            raise _refusal('privileged', 'sandboxes without a system call filter may not be made')
-        if getattr(config, 'host_uid', None) is not None and not self.privileged:
-            raise _refusal('privileged', 'host_uid may not be chosen')
-        self._check_listed('cap_add', getattr(config, 'cap_add', ()), 'capabilities', self.capabilities)
-        self._check_listed(
-            'security_opt', getattr(config, 'security_opt', ()), 'security_options', self.security_options
-        )
-        runtime: str | None = getattr(config, 'runtime', None)
-        if runtime is not None:
-            self._check_listed('runtime', (runtime,), 'runtimes', self.runtimes)
-        image: str | None = getattr(config, 'image', None)
-        if image is not None and not _matches(image, self.images):
-            raise _refusal('images', f'the image {image!r} may not be used', self.images)
-        for port, binding in getattr(config, 'ports', {}).items():
-            if self.publish == 'no' or (self.publish == 'loopback' and not is_loopback(str(binding[0]))):
-                raise _refusal('publish', f'the port {port} may not be published on {binding[0]}', (self.publish,))
-
-    def _check_programs(self, config: SandboxConfig) -> dict[str, str]:
-        """Check what a bubblewrap sandbox sees of programs; return the options to change."""
-        if not isinstance(config, BubblewrapSandboxConfig):
-            return {}
-        rootfs, python = config.rootfs, config.python
-        if python is not None:
-            self._check_mount(python, 'ro', 'python', is_steady=True)
-            for source, _ in find_interpreter_trees(python):
-                self._check_mount(source, 'ro', 'python', is_steady=True)
-        if rootfs is not None and rootfs.startswith('/'):
-            return {'rootfs': self._check_mount(rootfs, 'ro', 'rootfs', is_steady=True)}
-        if rootfs is not None and not _matches(rootfs, self.images):
-            raise _refusal('images', f'the image {rootfs!r} may not be used', self.images)
-        return {}
-
-    def _check_listed(self, option: str, asked: tuple[str, ...], rule: str, allowed: tuple[str, ...]) -> None:
-        for each in asked:
-            if not _matches(each, allowed):
-                raise _refusal(rule, f'{option} may not name {each!r}', allowed)
-
-    def _check_mount(self, source: str, mode: str, what: str = 'volumes', *, is_steady: bool = False) -> str:
-        """Check a host path as the system resolves it, and return that: a link in an allowed directory leads nowhere else.
-
-        Args:
-            is_steady: No sandbox may be able to change what is there, as it could where directories are ``rw``.
-        """
-        real = os.path.realpath(source)
-        around = {
-            allowed
-            for path, _, allowed in (each.partition(':') for each in self.mounts)
-            if f'{real}/'.startswith(os.path.realpath(path).rstrip('/') + '/')
-        }
-        if is_steady and 'rw' in around:
-            raise _refusal('mounts', f'{what}: {source!r} is where sandboxes may write', self.mounts)
-        if around and (mode == 'ro' or 'rw' in around):
-            return real
-        raise _refusal('mounts', f'{what}: the host path {source!r} may not be mounted ({mode})', self.mounts)
+        return found or {}
 
     def check_tool(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Return if a tool may be used with these arguments."""
@@ -276,6 +284,36 @@ class Policy(Model):
             timeout = parameters['timeout']
             if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0:
                 self.check_call_timeout(timeout or None, 'timeout')
+
+    def check_tool_options(self, name: str, options: Mapping[str, Any]) -> None:
+        """Return if a tool may be loaded with these options: the tool declares a ruling for each."""
+        self.check_tool(name, {})
+        rulings = ToolFactory.get_tool_class(name).rulings or {}
+        for option, value in options.items():
+            ruling = rulings.get(option)
+            if ruling is not None:
+                ruling.check(_Gate(self), option, value, options)
+            elif option not in _TOOL_WORDS and not _matches(name, self.undeclared):
+                raise _refusal(
+                    'undeclared',
+                    f'{option} of the tool {name!r} may not be set; the tool does not declare what it reaches',
+                    self.undeclared,
+                )
+
+    def check_output_bytes(self, asked: int | None) -> None:
+        """Return if a call may have so much output; None is the sandbox's own limit, which was looked at when it was made."""
+        if asked is not None:
+            _Gate(self).number('max_output_bytes', 'max_output_bytes', asked)
+
+    def entries(self, asked: int | None) -> int | None:
+        """Return how many entries of a directory may be listed.
+
+        Raises:
+            PolicyError: More were asked for.
+        """
+        if asked is not None:
+            _Gate(self).number('max_entries', 'max_entries', asked)
+        return asked
 
     def check_call_timeout(self, seconds: float | None, name: str) -> None:
         """Return if a call may take so long; None is no limit."""
@@ -303,6 +341,90 @@ class Policy(Model):
         if self.max_lease is None or (seconds is not None and seconds <= self.max_lease):
             return seconds
         return self.max_lease
+
+
+@frozen
+class _Gate:
+    """What the rulings of options ask; see `enclave.rulings.Gate`."""
+
+    policy: Policy
+    own_image: str | None = None
+
+    def flag(self, rule: str, what: str) -> None:
+        if not getattr(self.policy, rule):
+            raise _refusal(rule, what)
+
+    def may_fetch(self, image: str) -> bool:
+        return self.policy.allow_pull or image == self.own_image
+
+    def number(self, rule: str, option: str, value: float | None) -> None:
+        most: float | None = getattr(self.policy, rule)
+        # Of limits of time, 0 is none at all.
+        if most is not None and (value is None or value > most or (value == 0 and 'timeout' in rule)):
+            asked = 'no limit' if not value else f'{value:g}'
+            raise _refusal(rule, f'{option} may be at most {most:g}, not {asked}')
+
+    def size(self, rule: str, option: str, value: str | int | None) -> None:
+        most: str | int | None = getattr(self.policy, rule)
+        if most is not None and (value is None or parse_size(value, option) > parse_size(most, rule)):
+            raise _refusal(rule, f'{option} may be at most {most}, not {value}')
+
+    def listed(self, rule: str, option: str, name: str) -> None:
+        allowed: tuple[str, ...] = getattr(self.policy, rule)
+        if not _matches(name, allowed):
+            raise _refusal(rule, f'{option} may not name {name!r}', allowed)
+
+    def host_path(self, option: str, path: str, mode: str, *, is_steady: bool = False) -> str:
+        """Return a host path as the system resolves it: a link in an allowed directory leads nowhere else."""
+        try:
+            real = os.path.realpath(path)
+        except OSError:  # a link that this process may not read leads where nobody knows
+            real = ''
+        around: set[str] = {
+            allowed
+            for each, _, allowed in (mount.partition(':') for mount in self.policy.mounts)
+            if real and f'{real}/'.startswith(os.path.realpath(each).rstrip('/') + '/')
+        }
+        if is_steady and 'rw' in around:
+            raise _refusal('mounts', f'{option}: {path!r} is where sandboxes may write', self.policy.mounts)
+        if around and (mode == 'ro' or 'rw' in around):
+            return real
+        raise _refusal('mounts', f'{option}: the host path {path!r} may not be mounted ({mode})', self.policy.mounts)
+
+    def image(self, option: str, name: str) -> None:
+        allowed = self.policy.images
+        if not any(references.matches(name, pattern) for pattern in allowed):
+            raise _refusal('images', f'the image {name!r} may not be used', allowed)
+
+    def port(self, option: str, address: str, number: int | None) -> None:
+        policy = self.policy
+        if policy.publish == 'no' or (policy.publish == 'loopback' and not is_loopback(address)):
+            raise _refusal('publish', f'{option}: nothing may be published on {address}', (policy.publish,))
+        if not number:
+            return
+        ranges = policy.host_ports
+        if ranges is None:
+            ranges = ('1-65535',) if policy.publish == 'any' else ()
+        if not any(first <= number <= last for first, last in map(_bounds, ranges)):
+            raise _refusal(
+                'host_ports',
+                f'{option}: the port {number} of the host may not be named; without one, a free one is taken',
+                ranges,
+            )
+
+    def limit(self, option: str, name: str, value: int) -> None:
+        for each in self.policy.ulimits:
+            pattern, colon, most = each.partition(':')
+            if fnmatch.fnmatchcase(name, pattern) and (not colon or 0 <= value <= int(most)):
+                return
+        raise _refusal('ulimits', f'{option}: {name} may not be {value}', self.policy.ulimits)
+
+    def tool(self, name: str, options: Mapping[str, Any]) -> None:
+        self.policy.check_tool_options(name, options)
+
+
+_TOOL_WORDS = frozenset({'enabled', 'description', 'parameters'})
+"""What every tool can be made with besides its options."""
 
 
 def _matches(text: str, patterns: tuple[str, ...]) -> bool:

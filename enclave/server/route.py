@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from attrs import Factory, define, frozen
 
 from enclave import wire
 from enclave.cancellation import Cancellation
+from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.deadline import check_timeout
 from enclave.errors import InvalidArgumentError
 from enclave.server.lanes import Lane
@@ -25,6 +27,8 @@ SERVER_SENT_EVENTS = 'text/event-stream'
 HTML = 'text/html; charset=utf-8'
 JSON = 'application/json'
 
+VARIABLE = re.compile(r'<([a-z_]+)>')
+"""A variable in the path of a route."""
 _INTEGER = re.compile(r'-?(0|[1-9][0-9]{0,18})')
 _NUMBER = re.compile(r'-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][-+]?[0-9]{1,3})?')
 
@@ -40,6 +44,7 @@ class Context:
     last_event_id: str | None = None
     on_gone: Callable[[Callable[[], None]], None] = lambda action: None  # what to do when the client goes away
     facts: dict[str, Any] = Factory(dict)  # for the audit line
+    held: contextlib.ExitStack = Factory(contextlib.ExitStack)  # what the request holds until its answer is there
 
     def check_call_timeout(self, timeout: float | None) -> None:
         """Return if a call may have the time limit that was asked for; None asks for nothing.
@@ -49,6 +54,25 @@ class Context:
         """
         if timeout is not None:
             self.service.policy.check_call_timeout(check_timeout(timeout), 'timeout')
+
+    def check_output(self, sandbox_id: str | None, asked: int | None, *, tool: str | None = None) -> None:
+        """Hold room for the output of a call until its answer is there.
+
+        Args:
+            sandbox_id: Where it runs; None is any sandbox of a pool.
+            asked: The most that each of its two streams may be; None takes what the tool or the sandbox is set to.
+
+        Raises:
+            PolicyError: It may not have so much.
+            TooManyRequestsError: Other calls hold what there is.
+        """
+        self.service.policy.check_output_bytes(asked)
+        size = DEFAULT_OUTPUT_BYTES if asked is None else asked
+        sandbox = None if asked is not None or sandbox_id is None else self.tenant.manager.get_sandbox(sandbox_id)
+        if sandbox is not None:
+            options = sandbox.config.tools_config.get(tool or '', {})
+            size = options.get('max_output_bytes') or sandbox.config.max_output_bytes
+        self.held.enter_context(self.service.lanes.holding(self.tenant.name, 2 * size))
 
 
 @frozen

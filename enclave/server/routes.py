@@ -55,6 +55,7 @@ from enclave.server.route import (
     Text,
     route,
 )
+from enclave.server.views import shown_health, shown_info
 from enclave.tools.schema import argument
 
 SMALL_BYTES = 1 << 20
@@ -77,7 +78,7 @@ def get_health(context: Context) -> HealthCheckResult:
 
     ``details.backends`` says of each kind in use whether it answers. The answer may be a second old.
     """
-    return context.service.health(context.tenant)
+    return shown_health(context.service.health(context.tenant))
 
 
 @route('GET', '/stats', answers=dict[str, Any], while_draining=True, tag='server')
@@ -145,10 +146,9 @@ def create_sandbox(context: Context, query: CreateQuery, body: Any) -> SandboxRe
     """
     service, tenant = context.service, context.tenant
     asked = service.checked(tenant, query.sandbox_type, body)
-    service.check_id(tenant, query.sandbox_id)
     limits = tenant.manager.config
     ttl = service.policy.lifetime('default' if query.ttl is None else query.ttl, limits.ttl)
-    with tenant.reserved(1):
+    with tenant.reserved(1), service.naming(tenant, query.sandbox_id):
         made = tenant.manager.create_sandbox(
             asked.kind,
             asked.config,
@@ -174,7 +174,7 @@ class ListQuery:
 @route('GET', '/sandboxes', query=ListQuery, answers=list[SandboxInfo], while_draining=True, tag='sandboxes')
 def list_sandboxes(context: Context, query: ListQuery) -> list[SandboxInfo]:
     """Return what can be said of all sandboxes of this key, oldest first."""
-    return context.tenant.manager.list_sandboxes(query.status)
+    return [shown_info(context.tenant, info) for info in context.tenant.manager.list_sandboxes(query.status)]
 
 
 @route('DELETE', '/sandboxes', answers=SandboxesResponse, lane='end', tag='sandboxes')
@@ -187,7 +187,7 @@ def cleanup_all_sandboxes(context: Context) -> SandboxesResponse:
 @route('GET', '/sandbox/<sandbox_id>', answers=SandboxInfo, while_draining=True, tag='sandboxes')
 def get_sandbox_info(context: Context, sandbox_id: str) -> SandboxInfo:
     """Return what can be said of a sandbox."""
-    return context.tenant.manager.get_sandbox_info(sandbox_id)
+    return shown_info(context.tenant, context.tenant.manager.get_sandbox_info(sandbox_id))
 
 
 @route('GET', '/sandbox/<sandbox_id>/alive', answers=CancelResponse, lane='end', tag='sandboxes')
@@ -230,7 +230,10 @@ def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     """Run a tool in a sandbox, to its end."""
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
     context.service.policy.check_tool(body.tool_name, body.parameters)
-    return context.tenant.manager.execute_tool(body.sandbox_id, body.tool_name, body.parameters)
+    context.check_output(body.sandbox_id, None, tool=body.tool_name)
+    return context.tenant.manager.execute_tool(
+        body.sandbox_id, body.tool_name, body.parameters, max_chars=body.max_chars
+    )
 
 
 @route('GET', '/sandbox/<sandbox_id>/tools', answers=dict[str, Any], while_draining=True, tag='tools')
@@ -251,6 +254,7 @@ def get_sandbox_tools(context: Context, sandbox_id: str) -> dict[str, Any]:
 def execute_command(context: Context, sandbox_id: str, body: CommandRequest) -> CommandResult:
     """Run a command in a sandbox, to its end."""
     context.check_call_timeout(body.timeout)
+    context.check_output(sandbox_id, body.max_output_bytes)
     options = {
         name: value
         for name in ('cwd', 'env', 'user', 'stdin', 'max_output_bytes')
@@ -310,6 +314,7 @@ def start_process(context: Context, sandbox_id: str, body: ProcessRequest) -> Pr
 
 def _start_process(context: Context, sandbox_id: str, body: ProcessRequest, *, attended: bool) -> LiveProcess:
     context.check_call_timeout(body.timeout)
+    context.service.policy.check_output_bytes(body.max_output_bytes)
     if body.tty is not None and len(body.tty) != 2:
         raise InvalidArgumentError(f'tty must be [rows, columns], not {body.tty!r}')
     start = context.service.verb(context.tenant, sandbox_id, 'start_process')
@@ -557,9 +562,16 @@ class DirectoryQuery:
 @route('GET', '/sandbox/<sandbox_id>/files', query=DirectoryQuery, answers=list[PathInfo], lane='call', tag='files')
 def list_dir(context: Context, sandbox_id: str, query: DirectoryQuery) -> list[PathInfo]:
     """Return a directory's entries, sorted by path."""
+    policy = context.service.policy
+    asked = policy.entries(query.max_entries)
     found: list[PathInfo] = context.service.verb(context.tenant, sandbox_id, 'list_dir')(
-        query.path, recursive=query.recursive, max_entries=query.max_entries
+        query.path, recursive=query.recursive, max_entries=policy.max_entries + 1 if asked is None else asked
     )
+    if asked is None and len(found) > policy.max_entries:
+        raise SandboxPathError(
+            f'{query.path!r} has more than {policy.max_entries} entries; list parts of it, or say max_entries for the first ones',
+            details={'rule': 'max_entries'},
+        )
     return found
 
 
@@ -699,9 +711,9 @@ def initialize_pool(context: Context, body: PoolRequest) -> SandboxesResponse:
     manager = tenant.manager
     asked = service.checked(tenant, body.sandbox_type, body.config)
     size = manager.config.pool_size if body.pool_size is None else body.pool_size
-    there = sum(numbers['min_size'] for numbers in manager.get_stats()['pools'].values())
+    there = manager.get_stats()['pools'].get(body.name or '', {})
     most = manager.config.max_size_for(size) if size > 0 else 0
-    with tenant.reserved(max(0, most - there)):
+    with tenant.reserved(max(0, most - there.get('max_size', 0))):
         ids = manager.initialize_pool(body.pool_size, asked.kind, asked.config, name=body.name)
     asked.note(tenant, ids)
     return SandboxesResponse(sandbox_ids=ids)
@@ -712,7 +724,10 @@ def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     """Run a tool in whichever sandbox of a pool is free."""
     context.facts['tool_name'] = body.tool_name
     context.service.policy.check_tool(body.tool_name, body.parameters)
-    return context.tenant.manager.execute_tool_in_pool(body.tool_name, body.parameters, body.timeout, pool=body.pool)
+    context.check_output(None, None)
+    return context.tenant.manager.execute_tool_in_pool(
+        body.tool_name, body.parameters, body.timeout, pool=body.pool, max_chars=body.max_chars
+    )
 
 
 @route(
@@ -730,5 +745,6 @@ def acquire_sandbox(context: Context, body: AcquireRequest) -> SandboxResponse:
 def release_sandbox(context: Context, body: ReleaseRequest) -> DoneResponse:
     """Give a leased sandbox back."""
     context.facts['sandbox_id'] = body.sandbox_id
+    context.tenant.manager._existing(body.sandbox_id)
     context.tenant.manager.release_sandbox(body.sandbox_id)
     return DoneResponse(message=f'sandbox {body.sandbox_id} is given back')

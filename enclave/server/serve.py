@@ -11,6 +11,7 @@ import contextlib
 import copy
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import FixedStreamReceiver
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
@@ -52,9 +53,19 @@ from enclave.managers.protocol import (
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.app import WATCH_KEY, create_app
 from enclave.server.audit import Audit
-from enclave.server.auth import ANONYMOUS, ApiKey, Authenticator, HostGuard, is_readable_by_others, make_key, read_keys
+from enclave.server.auth import (
+    ANONYMOUS,
+    ApiKey,
+    Authenticator,
+    HostGuard,
+    is_readable_by_others,
+    make_key,
+    one_key,
+    read_keys,
+)
 from enclave.server.faults import extra_headers
 from enclave.server.policy import Policy
+from enclave.server.route import ROUTES, VARIABLE
 from enclave.server.service import Service
 
 logger = logging.getLogger(__name__)
@@ -65,7 +76,6 @@ DEFAULT_IDLE_SECONDS = 3600.0
 UNKNOWN_CLIENT_BYTES = 64 << 10
 DRAINED_BYTES = 64 << 20
 """How much of a refused body is still taken, so that the client gets to read why."""
-_RAW_ROUTES = ('/file', '/archive', '/input')
 _MAINTENANCE_SECONDS = 1
 _JOIN_SECONDS = 5.0
 
@@ -104,20 +114,25 @@ class _Gate:
     def __init__(self, policy: Policy, authenticator: Authenticator) -> None:
         self._policy = policy
         self._authenticator = authenticator
+        raw: dict[str, list[str]] = {}
+        for route in ROUTES.values():
+            if isinstance(route.body, str):
+                raw.setdefault(route.method, []).append(VARIABLE.sub('[^/]+', route.path))
+        self._raw = {method: re.compile('|'.join(paths)) for method, paths in raw.items()}
 
-    def limit(self, path: str) -> int:
-        """Return how large the body of a request for a path may be."""
-        raw = path.startswith('/sandbox/') and path.endswith(_RAW_ROUTES)
+    def limit(self, method: str, path: str) -> int:
+        """Return how large the body of a request may be: a route with a raw body says so where it is declared."""
+        paths = self._raw.get(method)
+        raw = paths is not None and paths.fullmatch(path) is not None
         return self._policy.max_upload_bytes if raw else self._policy.max_json_bytes
 
-    def check(self, path: str, headers: Mapping[str, str], size: int, chunked: bool) -> EnclaveError | None:
+    def check(self, limit: int, headers: Mapping[str, str], size: int, chunked: bool) -> EnclaveError | None:
         """Return why the body shall not be taken, or None."""
         if (chunked or size > UNKNOWN_CLIENT_BYTES) and self._authenticator.needs_key:
             try:
                 self._authenticator.identify(_Headers(headers))
             except AuthenticationError as error:
                 return error
-        limit = self.limit(path)
         return _too_large(limit) if size > limit else None
 
 
@@ -148,9 +163,10 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
         self._drained = 0
 
     def parse_header(self, header_plus: bytes) -> None:
+        _check_framing(header_plus)
         super().parse_header(header_plus)
-        error = self.gate.check(self.path, self.headers, self.content_length, self.chunked)
-        limit = self.gate.limit(self.path)
+        limit = self.gate.limit(self.command, self.path)
+        error = self.gate.check(limit, self.headers, self.content_length, self.chunked)
         self.adj = copy.copy(self.adj)
         self.adj.max_request_body_size = limit + 1  # waitress refuses what is as large as this
         if error is None:
@@ -172,11 +188,37 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
         return taken
 
 
+_TRANSFER_ENCODING = re.compile(rb'^transfer[-_]encoding[ \t]*:', re.IGNORECASE | re.MULTILINE)
+_CONTENT_LENGTH = re.compile(rb'^content[-_]length[ \t]*:', re.IGNORECASE | re.MULTILINE)
+
+
+def _check_framing(head: bytes) -> None:
+    """Check that there is one way to read how long a body is; a proxy before us may have taken the other (RFC 9112, 6.1 and 6.3).
+
+    Raises:
+        ParsingError: There are two.
+    """
+    if not _TRANSFER_ENCODING.search(head):
+        return
+    if _CONTENT_LENGTH.search(head):
+        raise ParsingError('Content-Length and Transfer-Encoding are given both')
+    if b' HTTP/1.0' in head.partition(b'\n')[0]:
+        raise ParsingError('Transfer-Encoding is none of version 1.0')
+
+
 def _refused(error: ParseError, limit: int) -> _Refused:
     if error.code == 413:
         return _Refused(413, _too_large(limit))
     kind = ServerError if error.code == 500 else InvalidArgumentError
     return _Refused(error.code, kind(f'{error.reason}: {error.body}'))
+
+
+_REASONS = {
+    400: 'Bad Request',
+    401: 'Unauthorized',
+    413: 'Request Entity Too Large',
+    431: 'Request Header Fields Too Large',
+}
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
@@ -187,7 +229,12 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
         if not isinstance(error, _Refused):
             # What failed in the application without being told there.
             error = _refused(error, 0)
-        reasons = {401: 'Unauthorized', 413: 'Request Entity Too Large', 431: 'Request Header Fields Too Large'}
+        reasons = {
+            400: 'Bad Request',
+            401: 'Unauthorized',
+            413: 'Request Entity Too Large',
+            431: 'Request Header Fields Too Large',
+        }
         self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
         body = wire.to_json(error_response(error.fault)).encode('ascii')
         request_id = f'refused-{time.monotonic_ns():x}'
@@ -372,7 +419,7 @@ class SandboxServer:
             self.policy = Policy.from_file(policy)
         else:
             self.policy = policy if isinstance(policy, Policy) else Policy(**(policy or {}))
-        self._keys = _all_keys(api_key, keys)
+        self._keys = _all_keys(api_key, self._config.api_key, keys)
         if manager is not None and len(self._keys) > 1:
             raise ConfigurationError('a manager of your own serves one key; give its configuration to serve several')
         if insecure and self._keys:
@@ -489,12 +536,20 @@ class SandboxServer:
         # A name like localhost may have several addresses; the first is listened on.
         return adjustments, sorted(adjustments.listen, key=lambda each: each[0] != socket.AF_INET)[0]
 
-    def _make_manager(self) -> SandboxManager:
+    def _make_manager(self, tenant: str, max_sandboxes: int | None) -> SandboxManager:
         if self._manager is not None:
             return self._manager
         from enclave.managers.local import LocalSandboxManager
 
-        return LocalSandboxManager(self._config)
+        own = self._config
+        changes: dict[str, Any] = {'api_key': None}
+        if max_sandboxes is not None:
+            changes['max_sandboxes'] = min(max_sandboxes, own.max_sandboxes or max_sandboxes)
+        if own.pool_unused_timeout is None:
+            changes['pool_unused_timeout'] = own.idle_timeout
+        if tenant != ANONYMOUS:
+            changes['tenant'] = tenant
+        return LocalSandboxManager(own.model_copy(update=changes))
 
     def _serve(self) -> None:
         """Waitress's loop, until told to end. Its own has no way out but an exception."""
@@ -609,7 +664,9 @@ def _start_worker(target: Callable[[int], None], number: int) -> None:
     threading.Thread(target=target, name=f'enclave-request-{number}', args=(number,), daemon=True).start()
 
 
-def _all_keys(api_key: str | None, keys: list[ApiKey] | str | os.PathLike[str] | None) -> list[ApiKey]:
+def _all_keys(
+    api_key: str | None, configured: str | None, keys: list[ApiKey] | str | os.PathLike[str] | None
+) -> list[ApiKey]:
     found: list[ApiKey] = []
     if isinstance(keys, (str, os.PathLike)):
         if is_readable_by_others(keys):
@@ -617,9 +674,15 @@ def _all_keys(api_key: str | None, keys: list[ApiKey] | str | os.PathLike[str] |
         found += read_keys(keys)
     elif keys is not None:
         found += keys
-    given = api_key if api_key is not None else (os.environ.get(API_KEY_ENVIRONMENT) or None if not found else None)
+    if None not in (api_key, configured) and api_key != configured:
+        raise ConfigurationError(
+            'api_key and the api_key of the configuration are two different keys; drop one of them'
+        )
+    given = api_key if configured is None else configured
+    if given is None and not found:
+        given = os.environ.get(API_KEY_ENVIRONMENT) or None
     if given is not None:
-        found.append(ApiKey(name='default', key=given))
+        found.append(one_key(given))
     return found
 
 

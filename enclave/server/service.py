@@ -9,19 +9,29 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import attrs
 from attrs import define, field, frozen
 
 import enclave
+from enclave import wire
 from enclave.config import SandboxConfig
 from enclave.deadline import Deadline
-from enclave.errors import ConflictError, EnclaveError, ManagerStoppedError, PolicyError, UnsupportedError
+from enclave.errors import (
+    ConfigurationError,
+    ConflictError,
+    EnclaveError,
+    ManagerStoppedError,
+    PolicyError,
+    UnsupportedError,
+)
 from enclave.managers.base import SandboxManager
 from enclave.records import HealthCheckResult
+from enclave.rulings import host_paths_in
 from enclave.sandboxes.choice import choose_for, fit_for
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.kinds import get_kind
 from enclave.server.audit import Audit
 from enclave.server.auth import ANONYMOUS, ApiKey, Authenticator, HostGuard
 from enclave.server.cells import Cells
@@ -33,6 +43,8 @@ from enclave.server.processes import Processes
 
 logger = logging.getLogger(__name__)
 
+_PATHS = 1000
+"""How many paths of the host are remembered as a client called them."""
 HEALTH_SECONDS = 1.0
 """How long an answer about health is good for others who ask."""
 
@@ -47,23 +59,26 @@ class Tenant:
     cells: Cells
     max_sandboxes: int | None
     max_calls: int | None
+    host_paths: dict[str, str] = field(factory=dict)  # as the policy resolved them: as they were asked for
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     _creating: int = field(default=0, init=False)  # sandboxes being made for it; guarded by _lock
 
     @contextlib.contextmanager
     def reserved(self, count: int) -> Iterator[None]:
-        """Hold room for sandboxes to be made in the block.
+        """Hold room for sandboxes to be made in the block, where the manager itself does not count them.
 
         Raises:
             PolicyError: The tenant has as many as it may.
         """
-        stats = self.manager.get_stats()
-        there = stats['total_sandboxes'] - stats['status_counts'].get('initializing', 0)
+        if self.max_sandboxes is None or self.manager.config.max_sandboxes is not None:
+            yield
+            return
         with self._lock:
-            if self.max_sandboxes is not None and there + self._creating + count > self.max_sandboxes:
+            there = self._count_promised() + self._creating
+            if there + count > self.max_sandboxes:
                 raise PolicyError(
                     f"the server's policy refuses this: {self.name!r} may have {self.max_sandboxes} sandboxes at once and "
-                    f'has {there + self._creating}; delete some (rule max_sandboxes)',
+                    f'has {there}; delete some (rule max_sandboxes)',
                     details={'rule': 'max_sandboxes', 'max_sandboxes': self.max_sandboxes},
                 )
             self._creating += count
@@ -72,6 +87,15 @@ class Tenant:
         finally:
             with self._lock:
                 self._creating -= count
+
+    def _count_promised(self) -> int:
+        """Return how many sandboxes there are, and may become by what pools do by themselves."""
+        stats = self.manager.get_stats()
+        pools = stats['pools'].values()
+        others: int = stats['total_sandboxes'] - stats['status_counts'].get('initializing', 0)
+        others -= sum(numbers['size'] for numbers in pools)
+        promised: int = sum(max(numbers['size'], numbers['max_size']) for numbers in pools)
+        return max(0, others) + promised
 
     def forget(self, sandbox_id: str) -> None:
         """End and forget what runs in a sandbox that is gone."""
@@ -86,10 +110,10 @@ class Tenant:
 
 @frozen
 class Asked:
-    """What a client wants made. None is the server's own; ``why`` says why it is this kind, where that was chosen here."""
+    """What a client wants made, within the policy. ``why`` says why it is this kind, where that was chosen here."""
 
-    kind: str | None
-    config: SandboxConfig | None
+    kind: str
+    config: SandboxConfig
     why: str | None = None
 
     def note(self, tenant: Tenant, ids: Iterable[str]) -> None:
@@ -104,12 +128,12 @@ class Service:
     """All of a server but its socket. Lives from `SandboxServer`'s making to its `stop`; any thread may use it.
 
     Args:
-        make_manager: Makes a manager for an tenant.
+        make_manager: Makes a manager for a tenant, given its name and how many sandboxes it may have.
     """
 
     def __init__(
         self,
-        make_manager: Callable[[], SandboxManager],
+        make_manager: Callable[[str, int | None], SandboxManager],
         *,
         policy: Policy,
         authenticator: Authenticator,
@@ -121,12 +145,16 @@ class Service:
         self.guard = guard
         self.audit = audit
         self.metrics = Metrics()
-        self.lanes = Lanes(calls=policy.max_concurrent_calls, streams=policy.max_streams)
-        self.repeats = Repeats()
+        keys = max(1, len(authenticator.keys))
+        self.lanes = Lanes(
+            calls=policy.max_concurrent_calls, streams=policy.max_streams, memory=policy.max_output_memory, keys=keys
+        )
+        self.repeats = Repeats(count=policy.max_repeats, size=policy.max_repeat_bytes, keys=keys)
         self.started_at = time.monotonic()
         self._make_manager = make_manager
         self._changed = threading.Condition()  # guards all below
         self._tenants: dict[str, Tenant] = {}
+        self._claims: dict[str, tuple[str, int]] = {}  # ids of sandboxes being made: whose, and by how many requests
         self._draining = False
         self._health: dict[str, tuple[float, HealthCheckResult]] = {}
         self._asking: set[str] = set()
@@ -139,14 +167,16 @@ class Service:
         with self._changed:
             found = self._tenants.get(name)
             if found is None:
-                quota = None if key is None else key.max_sandboxes
+                quota = self.policy.max_sandboxes
+                if key is not None and key.max_sandboxes is not None:
+                    quota = key.max_sandboxes
                 calls = None if key is None else key.max_concurrent_calls
                 found = self._tenants[name] = Tenant(
                     name,
-                    self._make_manager(),
+                    self._make_manager(name, quota),
                     Processes(self.policy.max_processes),
                     Cells(self.policy.max_processes),
-                    self.policy.max_sandboxes if quota is None else quota,
+                    quota,
                     self.policy.max_calls_per_key if calls is None else calls,
                 )
             return found
@@ -159,35 +189,97 @@ class Service:
     # Making -----------------------------------------------------------------------------------------------------------
 
     def checked(self, tenant: Tenant, kind: str | None, options: Any) -> Asked:
-        """Return the kind and the configuration a client asks for, within the policy.
+        """Return the kind and the configuration a client asks for, within the policy, which also holds for the server's own.
+
+        Args:
+            options: What the client sent; None asks for the server's own configuration.
 
         Raises:
             NotRegisteredError, ConfigurationError: The kind or an option is wrong.
             PolicyError: The policy refuses it.
         """
         own = tenant.manager.config
-        if options is None and own.sandbox_config is not None:
-            return Asked(kind, None)  # whoever runs the server chose it
+        is_own = options is None
+        if is_own:
+            options = own.sandbox_config
+        elif len(wire.to_json(options)) > self.policy.max_config_bytes:
+            raise PolicyError(
+                f"the server's policy refuses this: the options of a sandbox may have {self.policy.max_config_bytes} bytes "
+                'as JSON (rule max_config_bytes)',
+                details={'rule': 'max_config_bytes'},
+            )
         why: str | None = None
         if kind is None and own.sandbox_type is not None:
             kind = fit_for(own.sandbox_type, options)
         elif kind is None:
             choice = choose_for(options)
             kind, why = str(choice.sandbox_type), choice.reason
-        config: SandboxConfig = SandboxFactory.get_sandbox_class(kind).config_class.model_validate(options)
-        return Asked(kind, self.policy.check_sandbox(kind, config), why)
+        if not is_own:
+            self.policy.check_options(kind, options)
+        config = self._validated(kind, options, is_own=is_own)
+        checked = self.policy.check_sandbox(kind, config, own_image=_image_of(own.sandbox_config))
+        if not is_own:
+            self._note_paths(tenant, kind, config, checked)
+        return Asked(kind, checked, why)
 
-    def check_id(self, tenant: Tenant, sandbox_id: str | None) -> None:
-        """Return if no other tenant has this id; backends name what they make after it.
+    @staticmethod
+    def _validated(kind: str, options: Any, *, is_own: bool) -> SandboxConfig:
+        config_class = get_kind(kind).config_class
+        try:
+            if isinstance(options, SandboxConfig) and not isinstance(options, config_class):
+                options = options.non_default_options()
+            found: SandboxConfig = config_class.model_validate(options)
+        except ConfigurationError as error:
+            if not is_own:
+                raise
+            logger.warning('the configuration of the server does not fit the kind %s: %s', kind, error)
+            raise ConfigurationError(
+                f"the server's own configuration does not fit the kind {kind!r}; send options with the request"
+            ) from None
+        return found
+
+    @staticmethod
+    def _note_paths(tenant: Tenant, kind: str, config: SandboxConfig, checked: SandboxConfig) -> None:
+        """Remember how a client called the paths of the host that it may use, which is all it gets to see of them."""
+        rulings = get_kind(kind).get_rulings()
+        pairs = zip(
+            host_paths_in(rulings, attrs.asdict(config, recurse=False)),
+            host_paths_in(rulings, attrs.asdict(checked, recurse=False)),
+            strict=True,
+        )
+        for (_, asked), (_, real) in pairs:
+            tenant.host_paths[real] = asked
+        while len(tenant.host_paths) > _PATHS:
+            tenant.host_paths.pop(next(iter(tenant.host_paths)), None)
+
+    @contextlib.contextmanager
+    def naming(self, tenant: Tenant, sandbox_id: str | None) -> Iterator[None]:
+        """Hold an id for a tenant while a sandbox is made under it in the block; backends name what they make after it.
 
         Raises:
-            ConflictError: One has.
+            ConflictError: Another tenant has it, or is just making one.
         """
         if sandbox_id is None:
+            yield
             return
-        for each in self.tenants():
-            if each is not tenant and each.manager.get_sandbox(sandbox_id) is not None:
-                raise ConflictError(f'the sandbox id {sandbox_id!r} is taken; choose another')
+        others = [each for each in self.tenants() if each is not tenant]
+        with self._changed:
+            holder, count = self._claims.get(sandbox_id, (tenant.name, 0))
+            if holder != tenant.name:
+                raise _taken(sandbox_id)
+            self._claims[sandbox_id] = (holder, count + 1)
+        try:
+            # After the claim: who had it before has the sandbox in its table by now, or nothing.
+            if any(each.manager.get_sandbox(sandbox_id) is not None for each in others):
+                raise _taken(sandbox_id)
+            yield
+        finally:
+            with self._changed:
+                holder, count = self._claims[sandbox_id]
+                if count > 1:
+                    self._claims[sandbox_id] = (holder, count - 1)
+                else:
+                    del self._claims[sandbox_id]
 
     def verb(self, tenant: Tenant, sandbox_id: str, name: str) -> Callable[..., Any]:
         """Return a method of a sandbox.
@@ -269,6 +361,15 @@ class Service:
         for thread in threads:
             thread.join(deadline.remaining())
         self.audit.close()
+
+
+def _taken(sandbox_id: str) -> ConflictError:
+    return ConflictError(f'the sandbox id {sandbox_id!r} is taken; choose another')
+
+
+def _image_of(config: Any) -> str | None:
+    """Return the image that the server's own configuration names."""
+    return config.get('image') if isinstance(config, Mapping) else getattr(config, 'image', None)
 
 
 def _stop(manager: SandboxManager) -> None:

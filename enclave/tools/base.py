@@ -36,6 +36,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -52,6 +53,8 @@ from enclave.errors import (
     ToolNotFoundError,
 )
 from enclave.records import CommandResult, ToolResult, as_sandbox_type
+from enclave.rulings import Rulings
+from enclave.tools.budget import BudgetedWorkspace, check_max_chars, shorten_result
 from enclave.tools.schema import ToolParams, json_schema, signature_text
 from enclave.tools.workspace import Workspace
 
@@ -82,19 +85,24 @@ class Tool:
         Arguments: An attrs class: the arguments of a call. See `enclave.tools.schema.argument` for descriptions and bounds.
         Options: An attrs class: what ``tools_config[name]`` may hold; an instance of it is ``self.options``. A tool without
             one takes no options.
+        rulings: A ruling for each option that a client of a server may set; see `enclave.rulings`. What has none may not be set
+            there.
         needs: What it needs from a sandbox, of ``'commands'``, ``'files'`` and ``'notebook'``.
         enabled: A tool that is not enabled is not loaded.
         parameters: A schema written by hand, where there is no arguments class.
+        metadata: What the metadata of every result holds, whatever became of the call, with default values.
     """
 
     name: str = ''
     description: str = ''
     Arguments: ClassVar[type[Any] | None] = None
     Options: ClassVar[type[Any] | None] = None
+    rulings: ClassVar[Rulings | None] = None
     needs: frozenset[str] = frozenset()
     enabled: bool = True
     parameters: ToolParams | None = None
     options: Any = None
+    metadata: Mapping[str, Any] = MappingProxyType({})
 
     # The same four under the names that older tools give them as class attributes.
     _name: str | None = None
@@ -191,7 +199,7 @@ class Tool:
         self._check_enabled()
         arguments = self.check_arguments(parameters)
         if inspect.iscoroutinefunction(self.run):
-            return self._told(lambda: _driven(self.run, workspace, arguments), workspace)
+            return self._told(lambda: _drive(self.run, workspace, arguments), workspace)
         return self._told(lambda: self.run(workspace, arguments), workspace)
 
     @_overridable
@@ -290,6 +298,8 @@ class Tool:
             result = self.failure(f'{kind}: {error}' if str(error) else kind, exception=kind)
         if result.execution_time is None:
             result = attrs.evolve(result, execution_time=time.perf_counter() - started)
+        if self.metadata.keys() - result.metadata.keys():
+            result = attrs.evolve(result, metadata={**self.metadata, **result.metadata})
         return result
 
     def _as_result(self, value: Any, workspace: Workspace) -> ToolResult:
@@ -337,28 +347,55 @@ def _guarded(execute: F) -> F:
     return guarded  # type: ignore[return-value]
 
 
-def call_tool(tool: Tool, workspace: Workspace, parameters: Mapping[str, Any]) -> ToolResult:
-    """Run a tool in a workspace: the one way a sandbox does it, whatever colour the tool's own `execute` has.
+def call_tool(
+    tool: Tool, workspace: Workspace, parameters: Mapping[str, Any], *, max_chars: int | None = None
+) -> ToolResult:
+    """Run a tool in a workspace: the one way a sandbox does it, whether the tool's own `execute` is sync or async.
 
-    A coroutine function is given an asynchronous proxy of the workspace, and driven; see `enclave.aio.driving`.
+    A coroutine function is given an asynchronous proxy of the workspace, and driven; see `enclave.portal`.
+
+    Args:
+        max_chars: A budget for ``output`` and ``error`` each; None takes the tool's own option ``max_chars``, if it has one.
 
     Raises:
         ToolArgumentsError, EnclaveError: As for `Tool.execute`.
     """
-    if not inspect.iscoroutinefunction(tool.execute):
-        result: ToolResult = tool.execute(workspace, **parameters)
-        return result
-    tool._check_own(inspect.signature(tool.execute), (workspace,), parameters)
-    return tool._told(lambda: _driven(tool.execute, workspace, **parameters), workspace)
+    check_max_chars(max_chars)
+    budget: int | None = getattr(tool.options, 'max_chars', None) if max_chars is None else max_chars
+    is_async = inspect.iscoroutinefunction(tool.execute)
+    place: Any = workspace
+    if budget is not None and not is_async and not inspect.iscoroutinefunction(tool.run):
+        place = BudgetedWorkspace(workspace, budget)
+    if is_async:
+        tool._check_own(inspect.signature(tool.execute), (place,), parameters)
+        result = tool._told(lambda: _drive(tool.execute, place, **parameters), place)
+    else:
+        result = tool.execute(place, **parameters)
+    return result if budget is None else shorten_result(workspace, result, budget)
 
 
-def _driven(function: Callable[..., Any], workspace: Workspace, *args: Any, **parameters: Any) -> Any:
-    from enclave.aio.driving import drive_tool  # asyncio's one door is far above, and only those who need it come by
+def _drive(function: Callable[..., Any], workspace: Workspace, *args: Any, **parameters: Any) -> Any:
+    from enclave.portal import drive_tool  # asyncio is slow to import, and most tools do not need it
 
     return drive_tool(function, workspace, *args, **parameters)
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
+
+COMMAND_METADATA: dict[str, Any] = {
+    'stderr': '',
+    'signal': None,
+    'timed_out': False,
+    'oom_killed': False,
+    'stdout_bytes': 0,
+    'stderr_bytes': 0,
+    'stdout_truncated': False,
+    'stderr_truncated': False,
+    'output_file': None,
+    'stderr_file': None,
+}
+"""What the metadata of every result of a tool that runs a command holds, with the values of one that ran nothing. ``*_file`` is
+the path in the sandbox of a file with the whole of what was shortened to a budget of characters."""
 
 
 def command_result(
@@ -368,8 +405,7 @@ def command_result(
 
     ``output`` is its stdout. ``error`` is None on success; otherwise its stderr, after a line that says what ended it when
     that was not the program itself; where there is no stderr, a sentence ending in ``exit code N``. ``metadata`` holds
-    ``stderr``, ``signal``, ``timed_out``, ``oom_killed``, ``stdout_bytes``, ``stderr_bytes``, ``stdout_truncated`` and
-    ``stderr_truncated``.
+    the keys of `COMMAND_METADATA`.
 
     Args:
         timeout: The call's time limit in seconds, for the message; None where only the sandbox knows it.
@@ -391,6 +427,8 @@ def command_result(
             'stderr_bytes': result.stderr_bytes,
             'stdout_truncated': result.stdout_truncated,
             'stderr_truncated': result.stderr_truncated,
+            'output_file': result.stdout_file,
+            'stderr_file': result.stderr_file,
         },
     )
 

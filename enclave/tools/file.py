@@ -20,6 +20,7 @@ from enclave.config import MIB
 from enclave.enums import SandboxType
 from enclave.errors import InvalidArgumentError, SandboxPathError, SandboxPathNotFoundError
 from enclave.records import PathInfo, ToolResult
+from enclave.rulings import at_most
 from enclave.tools.base import Tool
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
@@ -121,6 +122,8 @@ class FileOperation(Tool):
         )
         target_path: str | None = argument(default=None, description='Where to move to.', validator=_check_path)
         overwrite: bool = argument(default=False, description='Let a move replace what is at the target.')
+
+    rulings = {'max_file_bytes': at_most('max_file_bytes'), 'max_entries': at_most('max_entries')}
 
     @frozen(kw_only=True)
     class Options:

@@ -9,6 +9,7 @@ from attrs import frozen
 from enclave.cells import DEFAULT_KERNEL, KERNEL_DELETED, SANDBOX_STOPPED, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus, SandboxType
 from enclave.records import ToolResult
+from enclave.rulings import at_most, inside
 from enclave.tools.base import Tool
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
@@ -41,6 +42,30 @@ class NotebookWorkspace(Protocol):
         """Start a further kernel."""
 
 
+CELL_METADATA: dict[str, Any] = {
+    'outputs': [],
+    'stdout': '',
+    'stderr': '',
+    'stdout_bytes': 0,
+    'stderr_bytes': 0,
+    'stdout_truncated': False,
+    'stderr_truncated': False,
+    'error': None,
+    'execution_count': None,
+    'kernel': DEFAULT_KERNEL,
+    'timed_out': False,
+    'oom_killed': False,
+    'state_lost': None,
+    'note': None,
+    'outputs_left_out': 0,
+    'display_ids': {},
+    'display_updates': [],
+    'output_file': None,
+}
+"""What the metadata of every result holds, with the values of one that ran nothing. ``output_file`` is the path in the sandbox
+of a file with the whole text, where it was shortened to a budget of characters."""
+
+
 class NotebookExecutor(Tool):
     """Run code in the sandbox's Jupyter kernel, which keeps variables, imports and functions between calls."""
 
@@ -50,6 +75,7 @@ class NotebookExecutor(Tool):
         'Variables, imports and functions stay from call to call; plots and tables come back as rich outputs.'
     )
     needs = frozenset({'notebook'})
+    metadata = CELL_METADATA
     _sandbox_type = SandboxType.DOCKER_NOTEBOOK
 
     @frozen(kw_only=True)
@@ -67,6 +93,13 @@ class NotebookExecutor(Tool):
             description='A kernel of its own by this name, made at its first use, with variables apart from all others.',
         )
 
+    rulings = {
+        'timeout': at_most('max_timeout', none_is_less=True),
+        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
+        'max_chars': inside(),
+        'keep_escapes': inside(),
+    }
+
     @frozen(kw_only=True)
     class Options:
         """What ``tools_config['notebook_executor']`` may hold.
@@ -74,11 +107,14 @@ class NotebookExecutor(Tool):
         Attributes:
             timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
             max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
+            max_chars: Characters of ``output``, and of ``error``, that a result has at most: head and tail, with the whole
+                kept in a file of the sandbox that ``metadata`` names. Default is no such budget.
             keep_escapes: Leave a terminal's escape codes in tracebacks, and colours in texts.
         """
 
         timeout: float | None = argument(default=None, minimum=0)
         max_output_bytes: int | None = argument(default=None, minimum=1)
+        max_chars: int | None = argument(default=None, minimum=1)
         keep_escapes: bool = argument(default=False)
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
@@ -107,8 +143,8 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
     ``output`` is the text a person reads: stdout and the values shown. ``error`` is None on success; otherwise the traceback,
     after a line that says what ended the cell when that was not its own code. ``metadata`` holds ``outputs`` (as a notebook
     stores them), ``stdout``, ``stderr``, their ``*_bytes`` and ``*_truncated``, ``error`` (name, value and traceback, or
-    None), ``execution_count``, ``kernel``, ``timed_out``, ``oom_killed``, ``state_lost`` and ``note``; besides, where there is
-    something to say, ``outputs_left_out``, ``display_ids`` and ``display_updates``, as in `CellResult`.
+    None), ``execution_count``, ``kernel``, ``timed_out``, ``oom_killed``, ``state_lost``, ``note``, ``outputs_left_out``,
+    ``display_ids`` and ``display_updates``, as in `CellResult`, and ``output_file`` (see `CELL_METADATA`).
 
     Args:
         timeout: The call's time limit in seconds, for the message; None where only the sandbox knows it.
@@ -128,13 +164,11 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
         'oom_killed': result.oom_killed,
         'state_lost': result.state_lost,
         'note': result.note,
+        'outputs_left_out': result.outputs_left_out,
+        'display_ids': result.display_ids,
+        'display_updates': result.display_updates,
+        'output_file': None,
     }
-    if result.outputs_left_out:
-        metadata['outputs_left_out'] = result.outputs_left_out
-    if result.display_ids:
-        metadata['display_ids'] = result.display_ids
-    if result.display_updates:
-        metadata['display_updates'] = result.display_updates
     return ToolResult(
         tool_name=tool_name,
         status=result.status,

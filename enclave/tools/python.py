@@ -12,7 +12,8 @@ from enclave.config import check_env, checked
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, UnsupportedError
 from enclave.records import ToolResult
-from enclave.tools.base import Tool, command_result, given, memory_limit_of
+from enclave.rulings import at_most, inside
+from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
@@ -39,6 +40,7 @@ class PythonExecutor(Tool):
         'files in the working directory stay.'
     )
     needs = frozenset({'commands'})
+    metadata = COMMAND_METADATA
     _sandbox_type = SandboxType.DOCKER
 
     @frozen(kw_only=True)
@@ -58,6 +60,13 @@ class PythonExecutor(Tool):
             validator=attrs.validators.optional(checked(check_env)),
         )
 
+    rulings = {
+        'timeout': at_most('max_timeout', none_is_less=True),
+        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
+        'max_chars': inside(),
+        'interpreter': inside(),
+    }
+
     @frozen(kw_only=True)
     class Options:
         """What ``tools_config['python_executor']`` may hold.
@@ -65,11 +74,14 @@ class PythonExecutor(Tool):
         Attributes:
             timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
             max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
+            max_chars: Characters of ``output``, and of ``error``, that a result has at most: head and tail, with the whole
+                kept in a file of the sandbox that ``metadata`` names. Default is no such budget.
             interpreter: The program that runs the code, or a list of it and its flags (``['python3', '-X', 'dev']``).
         """
 
         timeout: float | None = argument(default=None, minimum=0)
         max_output_bytes: int | None = argument(default=None, minimum=1)
+        max_chars: int | None = argument(default=None, minimum=1)
         interpreter: str | tuple[str, ...] = argument(default='python3', validator=checked(_check_interpreter))
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:

@@ -5,7 +5,6 @@ Our own tools are imported when they are first asked for, so a program that neve
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -16,6 +15,7 @@ from enclave.enums import NOTEBOOK_TYPES, SandboxType
 from enclave.errors import ConfigurationError, ConflictError, EnclaveError, InvalidArgumentError, ToolNotFoundError
 from enclave.records import as_sandbox_type
 from enclave.registry import Home, Registry
+from enclave.suggest import suggest
 from enclave.tools.base import Tool
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,8 @@ class ToolFactory:
         found = TOOLS.find(name)
         if found is None:
             known = cls.get_available_tools()
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f'did you mean {near[0]!r}? ' if near else ''
+            near = suggest(str(name), known)
+            hint = f'did you mean {near!r}? ' if near else ''
             raise ToolNotFoundError(
                 f'no tool is registered as {name!r}; {hint}known: {", ".join(known)}', details={'tool_name': str(name)}
             )

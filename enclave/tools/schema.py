@@ -11,7 +11,6 @@ function calling and OpenAPI 3.1 share.
 from __future__ import annotations
 
 import collections.abc
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from attrs import NOTHING, Factory, field, frozen
 
 from enclave.errors import InvalidArgumentError
 from enclave.records import Model
+from enclave.suggest import did_you_mean
 
 Schema = dict[str, Any]
 
@@ -84,10 +84,12 @@ def argument(
         words['maximum'] = maximum
 
     def check_bounds(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value is None and default is None:
-            return
+        if value is None:
+            return  # where the type does not allow it, it is refused for that
         if choices is not None and value not in choices:
             raise InvalidArgumentError(f'{attribute.name} must be one of {_listed(choices)}, not {value!r}')
+        if (minimum is not None or maximum is not None) and not isinstance(value, (int, float)):
+            raise InvalidArgumentError(f'{attribute.name} must be a number, not {value!r}')
         # Written so that nan fails too.
         if minimum is not None and not value >= minimum:
             raise InvalidArgumentError(f'{attribute.name} must be at least {minimum}, not {value!r}')
@@ -260,22 +262,18 @@ class ToolParams(Model):
         """Return what is wrong with the arguments of a call, a phrase for each; nothing else than names, ``type`` and ``enum``
         is looked at.
         """
-        found = [f'{name} is required and missing' for name in self.required if name not in parameters]
+        missing = [name for name in self.required if name not in parameters]
+        extra = [name for name in parameters if name not in self.properties]
+        found = [f'{name} is required and missing' for name in missing]
         for name, value in parameters.items():
             if name not in self.properties:
-                found.append(_surplus(name, list(self.properties)))
+                hint = did_you_mean(name, list(self.properties), missing=missing, is_only=len(extra) == 1)
+                found.append(f'unknown key {name!r} ({hint})')
                 continue
             schema = self.properties[name]
             if isinstance(schema, Mapping) and (wrong := _mismatch(schema, value)):
                 found.append(f'{name} must be {wrong}, not {value!r}')
         return found
-
-
-def _surplus(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f'unknown key {name!r} (' + (
-        f'did you mean {near[0]!r}?)' if near else f'known: {", ".join(known) or "none"})'
-    )
 
 
 def _mismatch(schema: Mapping[str, Any], value: Any) -> str:

@@ -10,7 +10,8 @@ from attrs import frozen
 from enclave.config import check_env, checked
 from enclave.enums import SandboxType
 from enclave.records import ToolResult
-from enclave.tools.base import Tool, command_result, given, memory_limit_of
+from enclave.rulings import at_most, inside
+from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
@@ -24,6 +25,7 @@ class ShellExecutor(Tool):
         'variables; a list of strings is a program and its arguments, taken literally.'
     )
     needs = frozenset({'commands'})
+    metadata = COMMAND_METADATA
     _sandbox_type = SandboxType.DOCKER
 
     @frozen(kw_only=True)
@@ -44,6 +46,13 @@ class ShellExecutor(Tool):
         )
         stdin: str | None = argument(default=None, description='Text for its standard input, which is empty otherwise.')
 
+    rulings = {
+        'timeout': at_most('max_timeout', none_is_less=True),
+        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
+        'max_chars': inside(),
+        'shell': inside(),
+    }
+
     @frozen(kw_only=True)
     class Options:
         """What ``tools_config['shell_executor']`` may hold.
@@ -51,12 +60,15 @@ class ShellExecutor(Tool):
         Attributes:
             timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
             max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
+            max_chars: Characters of ``output``, and of ``error``, that a result has at most: head and tail, with the whole
+                kept in a file of the sandbox that ``metadata`` names. Default is no such budget.
             shell: Program that reads a command string, called as ``shell -c -- command``, like ``'bash'``. Default is the
                 sandbox's own ``sh``.
         """
 
         timeout: float | None = argument(default=None, minimum=0)
         max_output_bytes: int | None = argument(default=None, minimum=1)
+        max_chars: int | None = argument(default=None, minimum=1)
         shell: str | None = argument(default=None)
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 import tarfile
@@ -32,6 +33,7 @@ from enclave.errors import (
 )
 from enclave.managers.base import SandboxManager
 from enclave.managers.local import LocalSandboxManager
+from enclave.rulings import SHARED
 from enclave.sandboxes import choice
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
@@ -55,7 +57,9 @@ MANAGERS: dict[str, MakeManager] = {'http': remote, 'local': local}
 def kind(request: pytest.FixtureRequest) -> str:
     """The kind of sandbox."""
     if request.param == 'fake':
-        SandboxFactory.register_sandbox('fake', type('TestSandbox', (FakeSandbox,), {'backend': FakeBackend()}))
+        SandboxFactory.register_sandbox(
+            'fake', type('TestSandbox', (FakeSandbox,), {'backend': FakeBackend()}), rulings=SHARED
+        )
     return str(request.param)
 
 
@@ -495,3 +499,96 @@ def test_every_verb_has_the_contracts_signature(name: str) -> None:
             contract = inspect.signature(getattr(SandboxManager, verb))
             assert inspect.signature(getattr(type(manager), verb)) == contract, verb
             assert getattr(type(manager), verb).__doc__, verb
+
+
+# Programs -------------------------------------------------------------------------------------------------------------
+
+
+def test_programs_run_in_a_sandbox_and_in_a_pool(manager: SandboxManager, kind: str) -> None:
+    if kind == 'fake':
+        pytest.skip('a fake runs no programs')
+    sandbox_id = manager.create_sandbox(kind, CONFIG)
+
+    code = 'import sys; print(sys.stdin.buffer.read())'
+    result = manager.run_code(sandbox_id, code, stdin=b'\xff', fetch_files=['x'])
+    assert (result.stdout, sorted(result.file_errors)) == ("b'\\xff'\n", ['x'])
+    with pytest.raises(ValueError, match='klingon'):
+        manager.run_code(sandbox_id, 'x', 'klingon')
+    manager.initialize_pool(1, kind, CONFIG)
+    judged = manager.run_code_in_pool('print(2)', expected_output='3', files={'a/b': b'\xff'}, fetch_files=['a/b'])
+    assert (str(judged.verdict), judged.files) == ('wrong_answer', {'a/b': b'\xff'})
+
+
+# Tool calls of models -------------------------------------------------------------------------------------------------
+
+
+def test_a_models_tool_calls_are_answered_by_the_sandbox_and_by_its_manager(manager: SandboxManager, kind: str) -> None:
+    sandbox_id = manager.create_sandbox(kind, CONFIG)
+    sandbox = manager.get_sandbox(sandbox_id)
+    assert sandbox is not None
+    good = {
+        'id': '1',
+        'type': 'function',
+        'function': {'name': 'shell_executor', 'arguments': '{"command": "echo hi"}'},
+    }
+    wrong = {'type': 'tool_use', 'id': '2', 'name': 'shell_executor', 'input': {'cmd': 'ls'}}
+    failing = {'type': 'tool_use', 'id': '3', 'name': 'shell_executor', 'input': {'command': 'echo no >&2; exit 3'}}
+    unknown = {'name': 'browser', 'arguments': {}}
+
+    for tool_call, tool_calls, schemas in (
+        (sandbox.execute_tool_call, sandbox.execute_tool_calls, sandbox.tool_schemas),
+        (
+            functools.partial(manager.execute_tool_call, sandbox_id),
+            functools.partial(manager.execute_tool_calls, sandbox_id),
+            functools.partial(manager.tool_schemas, sandbox_id),
+        ),
+    ):
+        assert [each['name'] for each in schemas('anthropic')] == TOOLS
+        assert tool_call(good) == {'role': 'tool', 'tool_call_id': '1', 'content': 'hi'}
+        assert "did you mean 'command'?" in tool_call(wrong)['content']
+        assert tool_call(failing) == {
+            'type': 'tool_result',
+            'tool_use_id': '3',
+            'content': '[error, exit code 3]\nno',
+            'is_error': True,
+        }
+        assert 'The tools are: ' + ', '.join(TOOLS) in tool_call(unknown)['content'][0]['text']
+        (message,) = tool_calls({'role': 'assistant', 'content': [failing, wrong]})
+        assert [block['tool_use_id'] for block in message['content']] == ['3', '2']
+
+
+def test_an_output_over_the_budget_is_kept_whole_in_a_file_that_the_result_names(
+    manager: SandboxManager, kind: str
+) -> None:
+    sandbox_id = manager.create_sandbox(kind, CONFIG)
+    command = 'i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo also >&2'
+
+    result = manager.execute_tool(sandbox_id, 'shell_executor', {'command': command}, max_chars=500)
+
+    file = result.metadata['output_file']
+    assert len(result.output) <= 500
+    assert result.output.startswith('line 0\n')
+    assert result.output.endswith('line 2999\n')
+    assert f'all of it is in {file}' in result.output
+    assert result.metadata['stdout_truncated'] is True
+    assert (result.metadata['stderr'], result.metadata['stderr_file']) == ('also\n', None)
+    whole = manager.execute_tool(sandbox_id, 'file_operation', {'operation': 'read', 'file_path': file})
+    assert whole.output == ''.join(f'line {number}\n' for number in range(3000))
+
+
+def test_a_tool_may_have_a_budget_of_its_own(manager: SandboxManager, kind: str) -> None:
+    config = {**CONFIG, 'tools_config': {'shell_executor': {'max_chars': 100}}}
+    sandbox_id = manager.create_sandbox(kind, config)
+
+    result = manager.execute_tool(sandbox_id, 'shell_executor', {'command': 'printf %0500d 7 >&2; exit 1'})
+
+    assert len(result.error or '') <= 200
+    assert result.metadata['stderr_file'] in (result.error or '')
+
+
+@pytest.mark.parametrize('max_chars', [0, -1, 2.5, 'many'])
+def test_a_budget_that_is_none_is_refused(manager: SandboxManager, kind: str, max_chars: Any) -> None:
+    sandbox_id = manager.create_sandbox(kind, CONFIG)
+
+    with pytest.raises(InvalidArgumentError, match='max_chars'):
+        manager.execute_tool(sandbox_id, 'shell_executor', {'command': 'true'}, max_chars=max_chars)

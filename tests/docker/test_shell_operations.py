@@ -20,7 +20,7 @@ import pytest
 
 from enclave import SandboxFactory, SandboxType
 from enclave.cancellation import Cancellation, on_cancel
-from enclave.enums import ExecutionStatus, SandboxStatus
+from enclave.enums import ExecutionStatus, SandboxStatus, Verdict
 from enclave.errors import (
     EnclaveError,
     EngineError,
@@ -29,6 +29,8 @@ from enclave.errors import (
     SandboxGoneError,
     UnsupportedError,
 )
+from enclave.languages import table
+from enclave.languages.table import Language, register_language
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine
 from tests.docker.bare_image import find_busybox, import_bare_image
@@ -810,3 +812,41 @@ def test_a_time_stamp_keeps_its_fraction(sandbox: Any) -> None:
 
     assert (stamp.year, stamp.second) == (2001, 6)
     assert before - 1 <= now <= time.time() + 1
+
+
+def test_programs_run_without_an_agent(bare_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, '_languages', dict(table._languages))
+    monkeypatch.setattr(table, '_names', dict(table._names))
+    entry = Language(
+        name='ash',
+        title='ash',
+        file='main.ash',
+        compile=('sh', '-n', '{file}'),
+        run=('sh', '{file}'),
+        version=('sh', '-c', ''),
+    )
+    register_language(entry)
+    with make_sandbox(bare_image) as sandbox:
+        code = 'read x; echo "$x $1 $(cat a/b)"; printf "\\377" > out; pwd'
+        result = sandbox.run_code(
+            code,
+            'ash',
+            stdin='in\n',
+            args=['arg'],
+            files={'a/b': 'file'},
+            fetch_files=['out', 'none'],
+            expected_output='x',
+        )
+        printed, place = result.stdout.splitlines()
+
+        assert (printed, result.verdict) == ('in arg file', Verdict.WRONG_ANSWER)
+        assert result.compile.success
+        assert (result.files, sorted(result.file_errors)) == ({'out': b'\xff'}, ['none'])
+        assert not sandbox.path_exists(place)
+        assert sandbox.run_code('if', 'ash').verdict is Verdict.COMPILE_ERROR
+        assert sandbox.run_code('exit 3', 'ash').verdict is Verdict.RUNTIME_ERROR
+        assert sandbox.run_code('while :; do :; done', 'ash', timeout=0.5).verdict is Verdict.TIME_LIMIT
+        spinning = sandbox.run_code('while :; do :; done', 'ash', cpu_time_limit=0.5, timeout=60)
+        assert (spinning.verdict, spinning.run.command) == (Verdict.TIME_LIMIT, ['sh', 'main.ash'])
+        with pytest.raises(UnsupportedError, match='julia'):
+            sandbox.run_code('1', 'julia')

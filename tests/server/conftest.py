@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from enclave.managers.http import HttpSandboxManager
+from enclave.rulings import SHARED
 from enclave.sandboxes.housekeeping import register_housekeeper
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.kinds import SandboxKind, register_kind
 from enclave.server.serve import SandboxServer, create_server
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
@@ -30,7 +31,9 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 def backend() -> FakeBackend:
     """The record of this test's fake sandboxes, which are registered as ``'fake'``."""
     made = FakeBackend()
-    SandboxFactory.register_sandbox('fake', type('TestSandbox', (FakeSandbox,), {'backend': made}))
+    register_kind(
+        SandboxKind(name='fake', sandbox=type('TestSandbox', (FakeSandbox,), {'backend': made}), rulings=SHARED)
+    )
     register_housekeeper('fake', lambda: made)
     return made
 

@@ -31,6 +31,7 @@ from enclave.managers import keyfile
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.registry import SandboxManagerFactory
 from enclave.managers.remote import RemoteSandbox
+from enclave.rulings import SHARED
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.routes import PIECE_BYTES
 from tests.server.conftest import CONFIG, Connect, Serve
@@ -150,7 +151,7 @@ def test_a_client_that_leaves_a_download_is_no_fault_of_the_server(
                 assert left.wait(PATIENCE)
             raise CallCancelledError('the download was cancelled')
 
-    SandboxFactory.register_sandbox('slow', type('SlowSandbox', (Slow,), {'backend': backend}))
+    SandboxFactory.register_sandbox('slow', type('SlowSandbox', (Slow,), {'backend': backend}), rulings=SHARED)
     server = serve()
     with connect(server) as manager:
         url = f'{server.url}/sandbox/{manager.create_sandbox("slow")}/file'

@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 from enclave.cells import CellResult, Completion, Inspection, KernelInfo, KernelSpec, Variable
 from enclave.enums import ExecutionStatus
 from enclave.records import CommandResult, PathInfo
+from enclave.rulings import SHARED
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.notebook.sandbox import Steps
 from enclave.sandboxes.registry import SandboxFactory
@@ -118,7 +119,7 @@ class InertSandbox(Sandbox):
 
 @pytest.fixture(scope='module')
 def described() -> Iterator[Any]:
-    SandboxFactory.register_sandbox('inert', InertSandbox)
+    SandboxFactory.register_sandbox('inert', InertSandbox, rulings=SHARED)
     policy = {'sandbox_types': ('inert',), 'max_sandboxes': 8, 'tools': ('shell_executor', 'notebook_executor')}
     config = {'tools_config': ['shell_executor']}
     with serving(policy=policy, sandbox_config=config) as server:

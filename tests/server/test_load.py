@@ -325,7 +325,8 @@ class Told(FakeSandbox):
     def _stop(self, *, keep):
         super()._stop(keep=keep)
         print('gone', self.id, flush=True)
-SandboxFactory.register_sandbox('fake', Told)
+from enclave.rulings import SHARED
+SandboxFactory.register_sandbox('fake', Told, rulings=SHARED)
 from enclave import create_server
 create_server(sandbox_config={'tools_config': ['shell_executor']}).run(host=sys.argv[1], port=0)
 print('ended', flush=True)

@@ -991,7 +991,7 @@ def test_an_own_sandbox_over_a_backend_adds_to_it(backend: FakeBackend) -> None:
 
 
 def test_a_blocking_call_is_cancelled_when_its_loop_is_closed_under_it() -> None:
-    from enclave.aio.driving import drive
+    from enclave.portal import drive
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

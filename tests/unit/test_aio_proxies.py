@@ -35,7 +35,7 @@ class Held:
 def test_a_call_runs_on_a_thread_of_the_pool_and_not_of_the_loop() -> None:
     names = asyncio.run(run(lambda: threading.current_thread().name))
 
-    assert names.startswith('enclave-aio-')
+    assert names.startswith('enclave-thread-')
 
 
 def test_context_variables_travel() -> None:

@@ -33,7 +33,7 @@ def test_threads_are_daemons_named_for_what_they_do() -> None:
     thread_pool.submit(look)
 
     assert done.wait(PATIENCE)
-    assert found[0].name.startswith('enclave-aio-')
+    assert found[0].name.startswith('enclave-thread-')
     assert found[0].daemon
 
 
@@ -88,13 +88,13 @@ def test_a_job_that_fails_does_not_end_its_thread(caplog: pytest.LogCaptureFixtu
     assert done.wait(PATIENCE)
 
 
-def test_whoever_submits_starts_no_thread_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_that_submits_starts_no_thread_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     thread_pool = ThreadPool()
     starters: list[str] = []
     start = threading.Thread.start
 
     def record(thread: threading.Thread) -> None:
-        if thread.name.startswith('enclave-aio'):
+        if thread.name.startswith(('enclave-spawner', 'enclave-thread')):
             starters.append(threading.current_thread().name)
         start(thread)
 
@@ -104,7 +104,7 @@ def test_whoever_submits_starts_no_thread_but_the_first(monkeypatch: pytest.Monk
         thread_pool.submit(lambda: barrier.wait(PATIENCE) and None)
     barrier.wait(PATIENCE)
 
-    assert starters == [threading.current_thread().name] + ['enclave-aio-spawner'] * 10
+    assert starters == [threading.current_thread().name] + ['enclave-spawner'] * 10
 
 
 def test_calls_wait_for_a_thread_where_the_system_gives_no_more(
@@ -132,12 +132,12 @@ def test_calls_wait_for_a_thread_where_the_system_gives_no_more(
     assert thread_pool.size == 1
 
 
-def test_a_crew_without_any_thread_does_the_work_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_without_any_thread_does_the_work_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     thread_pool = ThreadPool()
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name != 'enclave-aio-spawner':
+        if thread.name != 'enclave-spawner':
             raise RuntimeError("can't start new thread")
         start(thread)
 

@@ -7,6 +7,7 @@ rlimits, which the kernel applies to each process by itself; `Sandbox.get_info` 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import subprocess
 from pathlib import Path
@@ -216,7 +217,11 @@ class BubblewrapSandbox(AgentBackedSandbox):
 
     def _kept_dir(self) -> Path | None:
         """Return where the working directory is on disk, if it is to be kept."""
-        return None if self.config.remove_on_exit else cache_dir('kept') / self.id
+        if self.config.remove_on_exit:
+            return None
+        # No id has the character between the two, so that no tenant's directory is another's.
+        whose = '' if self.tenant is None else f'@{hashlib.sha256(self.tenant.encode()).hexdigest()[:32]}'
+        return cache_dir('kept') / f'{self.id}{whose}'
 
     def _destroy(self, *, keep: bool) -> None:
         stream, self._pipes = self._pipes, None

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import queue
+import sys
 import threading
 import urllib.parse
 from collections.abc import Generator, Iterable, Iterator
@@ -333,25 +334,29 @@ class Engine:
             yield
         except EnclaveError:
             raise
+        # From here on the message says it all; below it would stand a hundred lines of the connection's own traceback.
         except docker.errors.APIError as error:
-            raise _translated(error, what) from error
+            logger.debug('could not %s', what, exc_info=True)
+            raise _translated(error, what) from None
         except requests.exceptions.InvalidJSONError as error:
             raise EngineError(
                 f'Could not {what}: the engine at {self.address} did not answer in JSON ({error})',
                 details={'reason': NOT_JSON},
-            ) from error
+            ) from None
         except (
             requests.exceptions.RequestException,
             urllib3.exceptions.HTTPError,
             http.client.HTTPException,
             ConnectionError,
         ) as error:
-            raise self._unavailable(error) from error
+            logger.debug('could not %s', what, exc_info=True)
+            raise self._unavailable(error) from None
         except docker.errors.DockerException as error:
+            logger.debug('could not %s', what, exc_info=True)
             if isinstance(error.__cause__, docker.errors.APIError):
-                raise _translated(error.__cause__, what) from error
+                raise _translated(error.__cause__, what) from None
             if error.__cause__ is not None:
-                raise self._unavailable(error) from error
+                raise self._unavailable(error) from None
             raise EngineError(f'Could not {what}: {error}', details={'reason': str(error)}) from error
 
     def _unavailable(self, error: BaseException) -> EngineUnavailableError:
@@ -361,8 +366,7 @@ class Engine:
             reason = f'{reason}; ssh says: {words}'
         source = '' if self.endpoint.source == 'the default' else f', given by {self.endpoint.source}'
         return EngineUnavailableError(
-            f'No container engine answers at {self.address}{source}: {reason}. '
-            'Run `ms-enclave doctor` to see what is missing and how to mend it.',
+            f'No container engine answers at {self.address}{source}: {reason}. {_WAYS_OUT}',
             details={'address': self.address, 'reason': reason, 'errno': getattr(cause, 'errno', None)},
         )
 
@@ -416,6 +420,13 @@ if hasattr(os, 'register_at_fork'):
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------
+
+_WAYS_OUT = 'Install or start Docker: `ms-enclave doctor` says how.' + (
+    " Or do without it: pip install 'ms-enclave[bubblewrap]', and sandboxes of the type 'bubblewrap' need no engine."
+    if sys.platform == 'linux'
+    else ''
+)
+"""What somebody can do who has no engine, the cheapest last."""
 
 
 def _translated(error: docker.errors.APIError, what: str) -> EnclaveError:

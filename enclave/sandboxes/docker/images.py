@@ -192,7 +192,7 @@ def ensure_image(
     if pull == 'never':
         other = f' for {platform}' if platform else ''
         raise ImageNotFoundError(
-            f"The image {name!r} is not on the engine{other}, and pull='never' forbids fetching it. {_advice(name)}",
+            f"The image {name!r} is not on the engine{other}, and pull='never' forbids fetching it. {advice(name)}",
             details={'image': name},
         )
     return pull_image(engine, name, platform=platform, progress=progress)
@@ -220,13 +220,13 @@ def pull_image(
             raise
         reason = error.details.get('reason', str(error))
         raise ImageNotFoundError(
-            f'The image {name!r} is not on the engine and could not be pulled: {reason}. {_advice(name)}',
+            f'The image {name!r} is not on the engine and could not be pulled: {reason}. {advice(name)}',
             details={**error.details, 'image': name},
         ) from error
     except ImageNotFoundError as error:
         reason = error.details.get('reason', str(error))
         raise ImageNotFoundError(
-            f'The image {name!r} could not be pulled: {reason}. {_advice(name)}',
+            f'The image {name!r} could not be pulled: {reason}. {advice(name)}',
             details={**error.details, 'image': name},
         ) from error
     found = find_image(engine, name)
@@ -312,7 +312,8 @@ def _fits(image: ImageInfo, platform: str | None) -> bool:
     return wanted_os in ('', image.os) and architecture_of(wanted) == architecture_of(image.architecture)
 
 
-def _advice(name: str) -> str:
+def advice(name: str) -> str:
+    """Return what somebody can do about an image that is missing: build it only where there is a recipe."""
     recipe = find_recipe(name)
     if recipe is not None:
         return f'Build it here with `ms-enclave images build {recipe.image}`.'

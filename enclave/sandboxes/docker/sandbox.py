@@ -25,6 +25,7 @@ from enclave.channel.channel import Channel
 from enclave.deadline import Deadline
 from enclave.enums import SandboxType
 from enclave.errors import (
+    ConflictError,
     EnclaveError,
     EngineError,
     EngineUnavailableError,
@@ -37,11 +38,11 @@ from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.images import ensure_image
+from enclave.sandboxes.docker.images import advice, ensure_image
 from enclave.sandboxes.docker.network import ensure_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT
+from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_TENANT
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import current_owner
@@ -113,6 +114,9 @@ class DockerSandbox(AgentBackedSandbox):
             return None
         if found['Config'].get('Labels', {}).get(LABEL) != self.id:
             raise SandboxStartError(f'a container called {self.container_name!r} exists that is no sandbox of ours')
+        if found['Config'].get('Labels', {}).get(LABEL_TENANT) != self.tenant:
+            self._container = ''  # another tenant's, which is not touched
+            raise ConflictError(f'the sandbox id {self.id!r} is taken; choose another', details={'sandbox_id': self.id})
         if found['State'].get('Running') and self.config.command is None:
             self._container = ''  # whoever runs it has it now
             raise SandboxStartError(
@@ -278,8 +282,8 @@ class DockerSandbox(AgentBackedSandbox):
         except ImageNotFoundError:
             if self.config.pull == 'never':
                 raise ImageNotFoundError(
-                    f"the image {self.config.image!r} is not on the engine, and pull is 'never'; "
-                    f'run: ms-enclave images pull {self.config.image}, or: ms-enclave images build {self.config.image}'
+                    f"The image {self.config.image!r} is not on the engine, and pull='never' forbids fetching it. "
+                    f'Pull it with `ms-enclave images pull {self.config.image}`. {advice(self.config.image)}'
                 ) from None
             ensure_image(engine, self.config.image, platform=self.config.platform)
             made = self._post_create(engine, body, what)
@@ -325,6 +329,8 @@ class DockerSandbox(AgentBackedSandbox):
         }
         if not config.remove_on_exit:
             body['Labels'][LABEL_KEPT] = '1'
+        if self.tenant is not None:
+            body['Labels'][LABEL_TENANT] = self.tenant
         if config.user:
             body['User'] = config.user
         if config.ports:

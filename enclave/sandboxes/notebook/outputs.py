@@ -17,6 +17,7 @@ from typing import Any
 from attrs import Factory, define, field
 
 from enclave.cells import CellError
+from enclave.rendering import strip_escape_codes
 from enclave.sandboxes.notebook.messages import Message
 from enclave.sandboxes.notebook.terminal import Screen
 from enclave.sandboxes.notebook.widgets import WidgetChanges
@@ -32,14 +33,8 @@ _NO_REPLY = {
     'evalue': 'The kernel did not say how the cell ended: its reply did not come, or was too large to be kept',
 }
 _UNWRITABLE = '[left out: it has a number that JSON has not, or is nested too deep]'
-_ESCAPE_CODES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-~]|)')
 _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
 _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
-
-
-def strip_escape_codes(text: str) -> str:
-    """Return text without a terminal's colours and other escape codes (ECMA-48)."""
-    return _ESCAPE_CODES.sub('', text) if '\x1b' in text else text
 
 
 class _Stream:

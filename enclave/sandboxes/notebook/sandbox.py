@@ -40,11 +40,12 @@ from enclave.errors import (
     SandboxStateError,
     UnsupportedError,
 )
+from enclave.rendering import strip_escape_codes
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, python_spec
-from enclave.sandboxes.notebook.outputs import is_writable, strip_escape_codes
+from enclave.sandboxes.notebook.outputs import is_writable
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytest
 
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
-from enclave.errors import EngineUnavailableError, UnsupportedError
+from enclave.errors import EngineUnavailableError, NotRegisteredError, UnsupportedError
 from enclave.sandboxes import choice
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
@@ -159,3 +159,24 @@ def test_the_machine_is_not_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(choice, 'choose', once)
     assert choose_backend() == choose_backend()
     assert len(asked) == 1
+
+
+def test_the_environment_names_the_kind_where_nobody_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, 'choose_backend', lambda: pytest.fail('there is nothing to choose'))
+    monkeypatch.setenv('ENCLAVE_TYPE', 'bubblewrap')
+
+    assert choice.is_settled(None)
+    chosen = choice.choose_for({'memory_limit': '64m'})
+    assert (chosen.sandbox_type, chosen.reason) == (SandboxType.BUBBLEWRAP, 'ENCLAVE_TYPE names it')
+    assert choice.choose_for(None, notebook=True).sandbox_type is SandboxType.BUBBLEWRAP_NOTEBOOK
+    assert choice.choose_for({'image': 'python:3.11-slim'}).sandbox_type is SandboxType.DOCKER
+    monkeypatch.setenv('ENCLAVE_TYPE', 'docker_notebook')
+    assert choice.choose_for(None).sandbox_type is SandboxType.DOCKER_NOTEBOOK
+    assert choice.choose_for(None, notebook=True).sandbox_type is SandboxType.DOCKER_NOTEBOOK
+
+
+def test_a_kind_that_the_environment_misspells_is_refused_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('ENCLAVE_TYPE', 'buble_wrap')
+
+    with pytest.raises(NotRegisteredError, match="did you mean 'bubblewrap'"):
+        SandboxFactory.create_sandbox()

@@ -16,7 +16,7 @@ from enclave.errors import ConfigurationError, ConflictError, InvalidArgumentErr
 from enclave.server import idempotency, openapi
 from enclave.server.audit import Audit
 from enclave.server.idempotency import Outcome, Repeats
-from enclave.server.lanes import SPARE_THREADS, Lanes
+from enclave.server.lanes import SPARE_THREADS, Lanes, Shares
 from enclave.server.metrics import Metrics
 from enclave.server.route import ROUTES, decode_query
 from enclave.server.routes import CreateQuery, DirectoryQuery, ReadQuery
@@ -284,3 +284,38 @@ def test_the_page_stands_alone() -> None:
 
     assert '/sandbox/tool/execute' in page
     assert not re.search(r'<script|https?://|src=|@import|url\(', page)
+
+
+def test_several_keys_share_what_there_is() -> None:
+    shares = Shares(8, 2)
+    for _ in range(6):
+        assert shares.has_room('alice')
+        shares.take('alice')
+
+    assert not shares.has_room('alice')
+    assert shares.has_room('bob')
+    shares.take('bob', 2)
+    assert not shares.has_room('bob')
+    shares.give('alice', 3)
+    assert shares.has_room('bob')
+
+
+def test_many_keys_leave_half_to_whoever_comes() -> None:
+    shares = Shares(8, 100)
+    while shares.has_room('alice'):
+        shares.take('alice')
+
+    assert shares.held('alice') == 4
+    for number in range(4):
+        assert shares.has_room(f'key-{number}')
+        shares.take(f'key-{number}')
+    assert not shares.has_room('late')
+
+
+def test_one_key_takes_all_there_is() -> None:
+    shares = Shares(3, 1)
+    for _ in range(3):
+        assert shares.has_room('alice')
+        shares.take('alice')
+
+    assert not shares.has_room('alice')

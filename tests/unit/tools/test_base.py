@@ -498,4 +498,6 @@ def test_metadata_carries_the_facts_of_a_command() -> None:
         'stderr_bytes': 1,
         'stdout_truncated': True,
         'stderr_truncated': False,
+        'output_file': None,
+        'stderr_file': None,
     }

@@ -1,206 +1,46 @@
-"""Users' coroutine functions below the blocking heart (floor 6): tools and sandboxes that were written to be awaited.
-
-The heart calls them from a thread. `drive` has the coroutine run on an event loop and waits for its result: on the loop
-whose await led here, so that the user's code meets the loop that its own objects belong to; else on a loop of ours.
+"""Sandboxes that users wrote with coroutine functions (layer 6).
 
 A sandbox written as a subclass of a proxy gets a blocking class made for it (`blocking_class_of`), whose verbs drive the
-user's. That class is what is registered, so that every manager of either colour can use it.
+user's on an event loop (`enclave.portal`). That class is what is registered, so that every manager, sync or async, can use it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import functools
 import inspect
-import threading
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from attrs import frozen
+from enclave.aio.proxies import Forwarded, run
+from enclave.errors import InvalidArgumentError
+from enclave.portal import CoroutineFunction, drive
 
-from enclave.aio.proxies import AsyncProxy, Forwarded, caller_of_this_call, run
-from enclave.aio.sandboxes import Sandbox
-from enclave.cancellation import on_cancel
-from enclave.errors import CallCancelledError, InvalidArgumentError
-
-CoroutineFunction = Callable[..., Coroutine[Any, Any, Any]]
-
-START_SECONDS = 5.0
-"""How long a loop may take to begin with a coroutine; then it is held up by whoever waits for us, and another takes it."""
-LOOK_SECONDS = 1.0
-"""How often one looks whether the loop is still there."""
+if TYPE_CHECKING:
+    from enclave.aio.sandboxes import Sandbox
 
 _driving: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar('enclave_aio_driving', default=frozenset())
-
-
-# Loops ----------------------------------------------------------------------------------------------------------------
-
-
-class _OwnLoop:
-    """The event loop of blocking programs: one daemon thread, made at the first need, for as long as the process lives."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the one below
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def get(self) -> asyncio.AbstractEventLoop:
-        """Return the loop, running.
-
-        Raises:
-            RuntimeError: The interpreter is exiting and makes no thread for it any more.
-        """
-        with self._lock:
-            if self._loop is None or not self._loop.is_running():
-                loop, running = asyncio.new_event_loop(), threading.Event()
-                loop.call_soon(running.set)
-                thread = threading.Thread(target=loop.run_forever, name='enclave-aio-loop', daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    loop.close()
-                    raise
-                running.wait()
-                self._loop = loop
-            return self._loop
-
-
-_own_loop = _OwnLoop()
-
-
-class _Posted:
-    """A coroutine on its way to a loop; whoever claims it first, the loop or the one who posted it, has it."""
-
-    def __init__(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        self._function = function
-        self._claim = threading.Lock()
-        self.begun = threading.Event()
-
-    def claim(self) -> bool:
-        """Return whether nobody had it before."""
-        return self._claim.acquire(blocking=False)
-
-    async def go(self) -> Any:
-        """Make the call, on the loop."""
-        if not self.claim():
-            return None
-        self.begun.set()
-        return await _ended(self._function)
-
-
-def drive(function: Callable[[], Coroutine[Any, Any, Any]], *, home: asyncio.AbstractEventLoop | None = None) -> Any:
-    """Call a coroutine function and wait for its result. Cancelling the work that waits cancels the coroutine.
-
-    Args:
-        home: The loop to prefer, if it runs.
-
-    Raises:
-        CallCancelledError: It was cancelled.
-    """
-    caller = caller_of_this_call.get()
-    here = asyncio._get_running_loop()
-    for loop in (home, None if caller is None else caller.loop):
-        if loop is None or loop is here or not loop.is_running():
-            continue
-        posted = _Posted(function)
-        waiting = posted.go()
-        try:
-            future = asyncio.run_coroutine_threadsafe(waiting, loop)
-        except RuntimeError:  # it was closed in this moment
-            waiting.close()
-            continue
-        if posted.begun.wait(START_SECONDS) or not posted.claim():
-            return _wait(future, loop)
-        future.cancel()
-    try:
-        loop = _own_loop.get()
-    except RuntimeError:
-        return _drive_here(function)
-    return _wait(asyncio.run_coroutine_threadsafe(_ended(function), loop), loop)
-
-
-@frozen
-class _Exit:
-    """An exception that would end the event loop it passes through; it is raised where the coroutine is waited for."""
-
-    error: BaseException
-
-
-async def _ended(function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    try:
-        return await function()
-    except (SystemExit, KeyboardInterrupt) as error:
-        return _Exit(error)
-
-
-def _wait(future: concurrent.futures.Future[Any], loop: asyncio.AbstractEventLoop) -> Any:
-    def cancel() -> None:
-        future.cancel()
-
-    with on_cancel(cancel):
-        while True:
-            try:
-                result = future.result(LOOK_SECONDS)
-                if isinstance(result, _Exit):
-                    raise result.error
-                return result
-            except concurrent.futures.CancelledError:
-                raise CallCancelledError('the call was cancelled') from None
-            except TimeoutError:
-                if future.done():
-                    return future.result()  # the coroutine's own TimeoutError
-            except concurrent.futures.TimeoutError:  # another class before Python 3.11
-                if future.done():
-                    return future.result()
-            if loop.is_closed():
-                raise CallCancelledError('the event loop that the call ran on was closed')
-
-
-def _drive_here(function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Drive it on this very thread, even below a running loop: an interpreter that is exiting has no thread for it."""
-    here = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(function())
-        finally:
-            loop.close()
-    finally:
-        asyncio._set_running_loop(here)
-
-
-# Tools ----------------------------------------------------------------------------------------------------------------
-
-
-def drive_tool(execute: CoroutineFunction, workspace: Any, *args: Any, **parameters: Any) -> Any:
-    """Call a tool's own coroutine function with a proxy of the workspace, and wait for its result."""
-    caller = caller_of_this_call.get()
-    proxy_registry = (Sandbox if caller is None or caller.proxy is None else type(caller.proxy))._proxy_registry
-    proxy = proxy_registry.present(workspace)
-    if not isinstance(proxy, AsyncProxy):  # no sandbox, but something with the verbs of one
-        proxy = AsyncProxy._over(workspace)
-    return drive(functools.partial(execute, proxy, *args, **parameters))
-
-
-# Sandboxes ------------------------------------------------------------------------------------------------------------
 
 
 def adopt(cls: type[Sandbox]) -> None:
     """Prepare a user's proxy class: each verb that it defines itself goes through the blocking class made for it.
 
-    So the states, the checks and the tools are the heart's, whoever calls. From within one of its own verbs, another is
+    So states, checks and tools are the library's, sync and async. From within one of its own verbs, another is
     called as it is written.
     """
     own = dict(getattr(cls, '_own', {}))
     for name, function in list(cls.__dict__.items()):
-        if name.startswith('_') or not inspect.iscoroutinefunction(function) or not hasattr(Sandbox, name):
+        if name.startswith('_') or not inspect.iscoroutinefunction(function) or not _is_inherited(cls, name):
             continue
         own[name] = function
         setattr(cls, name, _verb(name, function))
     cls._own = own  # type: ignore[attr-defined]
+
+
+def _is_inherited(cls: type[Any], name: str) -> bool:
+    return any(hasattr(base, name) for base in cls.__bases__)
 
 
 def _verb(name: str, function: CoroutineFunction) -> CoroutineFunction:

@@ -1,0 +1,794 @@
+"""The languages there are: one declarative entry each.
+
+To add one of your own::
+
+    from enclave.languages.table import Language, register_language
+
+    register_language(Language(name='awk', title='AWK', file='main.awk', run=('awk', '-f', '{file}')))
+
+In commands ``{file}`` is the main file's name, ``{name}`` what ``name_patterns`` found in the source, and ``{dir}`` the
+program's own directory, in which every command starts.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from enclave.config import as_dict, as_tuple
+from enclave.errors import ConflictError, InvalidArgumentError, NotRegisteredError
+from enclave.languages.values import check_relative
+from enclave.records import Model
+from enclave.suggest import suggest
+
+Command = tuple[str, ...]
+
+
+def _commands(value: Any) -> Any:
+    """Return one command or several as several."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        listed = tuple(value)
+        if listed and all(isinstance(each, str) for each in listed):
+            return (listed,)
+        return tuple(as_tuple(each) for each in listed)
+    return value
+
+
+@frozen(kw_only=True)
+class Language(Model):
+    """What a language needs.
+
+    Attributes:
+        name: What it is called by.
+        title: What it is called in a table.
+        file: The main file's name.
+        run: The command that runs the program; its arguments follow.
+        compile: The commands that compile it, one after another; none for a language that is not compiled.
+        aliases: Other names.
+        version: The command that shows the toolchain's version; it also says whether there is one.
+        env: Environment variables for compiling and running.
+        files: Further files that are written, unless the request brings them: ``{path: text}``.
+        name_patterns: Regular expressions whose first group is ``{name}``, the first that is found counts.
+        default_name: ``{name}`` if none is found; None makes that a compile error.
+        flags: ``((pattern, flags), ...)``: flags that are added to the last compile command if the source has the pattern.
+        compile_timeout: Seconds that compiling may take unless the request says otherwise.
+        timeout: Seconds that running may take unless the request says otherwise; None is the sandbox's own limit.
+        packages: Debian packages of the toolchain.
+        npm: Packages of the toolchain on npm, with versions where they matter.
+        note: What there is to know.
+        image: ``'multi'`` for the languages of that image, ``'multi-full'`` for those that only the larger one has, ``''``
+            for those that no image of ours has.
+    """
+
+    name: str
+    title: str
+    file: str = field()
+    run: Command = field(converter=as_tuple)
+    compile: tuple[Command, ...] = field(default=(), converter=_commands)
+    aliases: tuple[str, ...] = field(default=(), converter=as_tuple)
+    version: Command = field(default=(), converter=as_tuple)
+    env: dict[str, str] = field(factory=dict, converter=as_dict)
+    files: dict[str, str] = field(factory=dict, converter=as_dict)
+    name_patterns: tuple[str, ...] = field(default=(), converter=as_tuple)
+    default_name: str | None = 'Main'
+    flags: tuple[tuple[str, Command], ...] = field(default=(), converter=as_tuple)
+    compile_timeout: float = 60.0
+    timeout: float | None = None
+    packages: tuple[str, ...] = field(default=(), converter=as_tuple)
+    npm: tuple[str, ...] = field(default=(), converter=as_tuple)
+    note: str = ''
+    image: str = 'multi-full'
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise InvalidArgumentError(f'name must be text that is not empty, not {self.name!r}')
+        check_relative(self.file, 'file')
+        for command in (self.run, *self.compile):
+            if not command or not all(isinstance(word, str) for word in command):
+                raise InvalidArgumentError(f'a command of {self.name!r} must be a list of strings, not {command!r}')
+        for pattern in (*self.name_patterns, *(pattern for pattern, _ in self.flags)):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InvalidArgumentError(f'a pattern of {self.name!r} is wrong: {error}') from None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether there is anything to compile."""
+        return bool(self.compile)
+
+    @property
+    def program(self) -> str:
+        """The program that a sandbox must have first of all, like ``'g++'``."""
+        first = self.compile[0] if self.compile else self.run
+        return (self.version or first)[0]
+
+    def find_name(self, source: str) -> str | None:
+        """Return ``{name}`` for a source."""
+        for pattern in self.name_patterns:
+            match = re.search(pattern, source, re.MULTILINE | re.DOTALL)
+            if match:
+                return match[1]
+        return self.default_name
+
+    def plan(self, source: str, folder: str) -> Plan | None:
+        """Return the files and commands for a source; None if it lacks the name that the language needs."""
+        name = self.find_name(source)
+        if name is None:
+            return None
+        file = self.file.replace('{name}', name)
+
+        def filled(command: Command) -> Command:
+            return tuple(
+                word.replace('{file}', file).replace('{name}', name).replace('{dir}', folder) for word in command
+            )
+
+        compile_commands = [filled(command) for command in self.compile]
+        for pattern, flags in self.flags:
+            if compile_commands and re.search(pattern, source, re.MULTILINE):
+                compile_commands[-1] = (*compile_commands[-1], *flags)
+        return Plan(
+            file=file,
+            compile=tuple(compile_commands),
+            run=filled(self.run),
+            env={key: value.replace('{dir}', folder) for key, value in self.env.items()},
+            files={path: text.encode() for path, text in self.files.items()},
+        )
+
+
+@frozen(kw_only=True)
+class Plan:
+    """A language's entry, filled in for one program."""
+
+    file: str
+    compile: tuple[Command, ...]
+    run: Command
+    env: dict[str, str]
+    files: dict[str, bytes]
+
+
+_CLASS_WITH_MAIN = r'\bclass\s+([A-Za-z_$][\w$]*)(?:(?!\bclass\s).)*?\bstatic\s+(?:public\s+|final\s+)*void\s+main\b'
+_GO_ENV = {
+    'GOCACHE': '{dir}/.cache/go-build',
+    'GOPATH': '{dir}/.cache/go',
+    'GOFLAGS': '-mod=mod',
+    'GO111MODULE': 'on',
+    'GOTOOLCHAIN': 'local',
+    'GOPROXY': 'off',
+    'GOTELEMETRY': 'off',
+}
+_GO_MOD = {'go.mod': 'module main\n\ngo 1.18\n'}
+_JAVAC = ('javac', '-J-XX:TieredStopAtLevel=1', '-J-XX:+UseSerialGC', '-J-Xshare:auto', '-encoding', 'UTF-8')
+_JAVA = ('java', '-XX:+UseSerialGC', '-Xshare:auto', '-Xss64m', '-ea')
+_JUNIT = (
+    '.:/usr/share/java/junit-platform-console.jar:/usr/share/java/junit-jupiter-api.jar:'
+    '/usr/share/java/junit-jupiter-engine.jar:/usr/share/java/junit-jupiter-params.jar:'
+    '/usr/share/java/junit-platform-commons.jar:/usr/share/java/junit-platform-engine.jar:'
+    '/usr/share/java/junit-platform-launcher.jar:/usr/share/java/junit-platform-reporting.jar:'
+    '/usr/share/java/junit-vintage-engine.jar:/usr/share/java/junit4.jar:/usr/share/java/hamcrest-all.jar:'
+    '/usr/share/java/hamcrest-core.jar:/usr/share/java/opentest4j.jar:/usr/share/java/apiguardian-api.jar:'
+    '/usr/share/java/picocli.jar:/usr/share/java/univocity-parsers.jar'
+)
+_OPENSSL = (r'^\s*#\s*include\s*<openssl/', ('-lssl', '-lcrypto'))
+
+ENTRIES: tuple[Language, ...] = (
+    # In the image `multi` ---------------------------------------------------------------------------------------------
+    Language(
+        name='python',
+        title='Python',
+        aliases=('python3', 'py'),
+        file='main.py',
+        run=('python3', '{file}'),
+        version=('python3', '--version'),
+        packages=('python3',),
+        image='multi',
+    ),
+    Language(
+        name='pytest',
+        title='Python tests (pytest)',
+        file='test_main.py',
+        run=('python3', '-m', 'pytest', '-p', 'no:cacheprovider', '{file}'),
+        version=('python3', '-m', 'pytest', '--version'),
+        env={'PYTHONDONTWRITEBYTECODE': '1'},
+        packages=('python3', 'python3-pytest'),
+        image='multi',
+    ),
+    Language(
+        name='nodejs',
+        title='JavaScript (Node.js)',
+        aliases=('javascript', 'js', 'node'),
+        file='main.js',
+        run=('node', '{file}'),
+        version=('node', '--version'),
+        packages=('nodejs',),
+        image='multi',
+    ),
+    Language(
+        name='typescript',
+        title='TypeScript (tsx)',
+        aliases=('ts',),
+        file='main.ts',
+        run=('tsx', '{file}'),
+        env={'TSX_DISABLE_CACHE': '1'},
+        version=('tsx', '--version'),
+        packages=('nodejs',),
+        npm=('tsx', 'typescript'),
+        note='Types are left out, not checked.',
+        image='multi',
+    ),
+    Language(
+        name='bash',
+        title='Bash',
+        aliases=('sh', 'shell'),
+        file='main.sh',
+        run=('bash', '{file}'),
+        version=('bash', '--version'),
+        packages=('bash',),
+        image='multi',
+    ),
+    Language(
+        name='c',
+        title='C',
+        file='main.c',
+        compile=('gcc', '-O2', '-std=gnu17', '-o', 'main', '{file}', '-lm', '-pthread'),
+        run=('./main',),
+        flags=(_OPENSSL,),
+        version=('gcc', '--version'),
+        packages=('gcc', 'libc6-dev'),
+        image='multi',
+    ),
+    Language(
+        name='cpp',
+        title='C++',
+        aliases=('c++', 'cxx'),
+        file='main.cpp',
+        compile=('g++', '-O2', '-std=c++17', '-o', 'main', '{file}', '-pthread'),
+        run=('./main',),
+        flags=(_OPENSSL,),
+        version=('g++', '--version'),
+        packages=('g++', 'libc6-dev', 'libssl-dev'),
+        image='multi',
+    ),
+    Language(
+        name='go',
+        title='Go',
+        aliases=('golang',),
+        file='main.go',
+        compile=('go', 'build', '-o', 'main', '.'),
+        run=('./main',),
+        env=_GO_ENV,
+        files=_GO_MOD,
+        version=('go', 'version'),
+        packages=('golang-go',),
+        image='multi',
+    ),
+    Language(
+        name='go_test',
+        title='Go tests',
+        file='main_test.go',
+        compile=('go', 'test', '-c', '-o', 'main.test'),
+        run=('./main.test', '-test.v'),
+        env=_GO_ENV,
+        files=_GO_MOD,
+        version=('go', 'version'),
+        packages=('golang-go',),
+        image='multi',
+    ),
+    Language(
+        name='rust',
+        title='Rust',
+        aliases=('rs',),
+        file='main.rs',
+        compile=('rustc', '--edition', '2021', '-O', '-o', 'main', '{file}'),
+        run=('./main',),
+        version=('rustc', '--version'),
+        packages=('rustc', 'gcc', 'libc6-dev'),
+        image='multi',
+    ),
+    Language(
+        name='java',
+        title='Java',
+        file='{name}.java',
+        name_patterns=(
+            r'^\s*public\s+(?:(?:final|abstract|strictfp)\s+)*class\s+([A-Za-z_$][\w$]*)',
+            _CLASS_WITH_MAIN,
+        ),
+        compile=(*_JAVAC, '-cp', '.', '-d', '.', '{file}'),
+        run=(*_JAVA, '-cp', '.', '{name}'),
+        version=('javac', '-version'),
+        packages=('openjdk-17-jdk-headless',),
+        image='multi',
+    ),
+    Language(
+        name='junit',
+        title='Java tests (JUnit 5 and 4)',
+        file='{name}.java',
+        name_patterns=(r'^\s*public\s+(?:(?:final|abstract|strictfp)\s+)*class\s+([A-Za-z_$][\w$]*)',),
+        compile=('sh', '-c', f'exec {" ".join(_JAVAC)} -cp {_JUNIT} -d classes *.java'),
+        run=(
+            *_JAVA,
+            '-cp',
+            f'classes:{_JUNIT}',
+            'org.junit.platform.console.ConsoleLauncher',
+            '--disable-banner',
+            '--scan-class-path',
+            'classes',
+        ),
+        version=('javac', '-version'),
+        packages=('openjdk-17-jdk-headless', 'junit5', 'junit4'),
+        image='multi-full',
+    ),
+    Language(
+        name='ruby',
+        title='Ruby',
+        aliases=('rb',),
+        file='main.rb',
+        run=('ruby', '{file}'),
+        version=('ruby', '--version'),
+        packages=('ruby',),
+        image='multi',
+    ),
+    Language(
+        name='php',
+        title='PHP',
+        file='main.php',
+        run=('php', '-f', '{file}', '--'),
+        version=('php', '--version'),
+        packages=('php-cli',),
+        image='multi',
+    ),
+    Language(
+        name='perl',
+        title='Perl',
+        aliases=('pl',),
+        file='main.pl',
+        run=('perl', '{file}'),
+        version=('perl', '--version'),
+        packages=('perl',),
+        image='multi',
+    ),
+    Language(
+        name='lua',
+        title='Lua',
+        file='main.lua',
+        run=('lua5.4', '{file}'),
+        version=('lua5.4', '-v'),
+        packages=('lua5.4',),
+        image='multi',
+    ),
+    Language(
+        name='R',
+        title='R',
+        aliases=('rscript',),
+        file='main.R',
+        run=('Rscript', '{file}'),
+        version=('Rscript', '--version'),
+        packages=('r-base-core',),
+        image='multi',
+    ),
+    Language(
+        name='sql',
+        title='SQL (SQLite)',
+        aliases=('sqlite', 'sqlite3'),
+        file='main.sql',
+        run=('sqlite3', '-batch', '-bail', ':memory:', '.read {file}'),
+        version=('sqlite3', '--version'),
+        packages=('sqlite3',),
+        note='A database in memory; programs read no stdin.',
+        image='multi',
+    ),
+    # In `multi-full` --------------------------------------------------------------------------------------------------
+    Language(
+        name='csharp',
+        title='C# (Mono)',
+        aliases=('c#', 'cs'),
+        file='Program.cs',
+        compile=('mcs', '-out:main.exe', '{file}'),
+        run=('mono', 'main.exe'),
+        version=('mono', '--version'),
+        packages=('mono-mcs', 'mono-runtime'),
+    ),
+    Language(
+        name='scala',
+        title='Scala',
+        file='Main.scala',
+        name_patterns=(r'^\s*(?:case\s+)?object\s+([A-Za-z_$][\w$]*)',),
+        default_name=None,
+        compile=('scalac', '-d', '.', '{file}'),
+        run=('scala', '-cp', '.', '{name}'),
+        compile_timeout=120.0,
+        version=('scala', '-version'),
+        packages=('scala',),
+    ),
+    Language(
+        name='kotlin',
+        title='Kotlin',
+        aliases=('kt',),
+        file='main.kt',
+        compile=('kotlinc', '{file}', '-include-runtime', '-d', 'main.jar'),
+        run=(*_JAVA, '-jar', 'main.jar'),
+        compile_timeout=120.0,
+        version=('kotlinc', '-version'),
+        packages=('kotlin',),
+    ),
+    Language(
+        name='kotlin_script',
+        title='Kotlin script',
+        aliases=('kts',),
+        file='main.kts',
+        run=('kotlinc', '-script', '{file}'),
+        timeout=120.0,
+        version=('kotlinc', '-version'),
+        packages=('kotlin',),
+    ),
+    Language(
+        name='haskell',
+        title='Haskell',
+        aliases=('hs',),
+        file='main.hs',
+        compile=('ghc', '-O', '-v0', '-o', 'main', '{file}'),
+        run=('./main',),
+        version=('ghc', '--version'),
+        packages=('ghc',),
+    ),
+    Language(
+        name='D',
+        title='D',
+        aliases=('dlang',),
+        file='main.d',
+        compile=('ldmd2', '-of=main', '{file}'),
+        run=('./main',),
+        version=('ldc2', '--version'),
+        packages=('ldc',),
+    ),
+    Language(
+        name='D_ut',
+        title='D unit tests',
+        file='main.d',
+        compile=('ldmd2', '-unittest', '-main', '-of=main', '{file}'),
+        run=('./main',),
+        version=('ldc2', '--version'),
+        packages=('ldc',),
+    ),
+    Language(
+        name='racket',
+        title='Racket',
+        aliases=('rkt',),
+        file='main.rkt',
+        run=('racket', '{file}'),
+        version=('racket', '--version'),
+        packages=('racket',),
+    ),
+    Language(
+        name='verilog',
+        title='Verilog (Icarus)',
+        aliases=('sv', 'systemverilog'),
+        file='main.sv',
+        compile=('iverilog', '-g2012', '-s', 'tb', '-o', 'main.vvp', '{file}'),
+        run=('vvp', '-n', 'main.vvp'),
+        version=('iverilog', '-V'),
+        packages=('iverilog',),
+        note='The top module is `tb`.',
+    ),
+    Language(
+        name='jest',
+        title='JavaScript and TypeScript tests (Jest)',
+        file='main.test.ts',
+        compile=(
+            'esbuild',
+            '{file}',
+            '--bundle',
+            '--platform=node',
+            '--format=cjs',
+            '--external:@jest/globals',
+            '--log-level=warning',
+            '--outfile=out/main.test.js',
+        ),
+        run=('jest', '--rootDir', 'out', '--transform', '{}', '--cacheDirectory', '{dir}/.cache'),
+        version=('jest', '--version'),
+        packages=('nodejs',),
+        npm=('jest', 'esbuild'),
+    ),
+    Language(
+        name='fortran',
+        title='Fortran',
+        aliases=('f90',),
+        file='main.f90',
+        compile=('gfortran', '-O2', '-o', 'main', '{file}'),
+        run=('./main',),
+        version=('gfortran', '--version'),
+        packages=('gfortran',),
+    ),
+    Language(
+        name='pascal',
+        title='Pascal (Free Pascal)',
+        aliases=('pas',),
+        file='main.pas',
+        compile=('fpc', '-O2', '-v0e', '-omain', '{file}'),
+        run=('./main',),
+        version=('fpc', '-iV'),
+        packages=('fp-compiler', 'fp-units-rtl', 'fp-units-base'),
+    ),
+    Language(
+        name='ocaml',
+        title='OCaml',
+        aliases=('ml',),
+        file='main.ml',
+        compile=('ocamlfind', 'ocamlopt', '-package', 'str,unix', '-linkpkg', '-o', 'main', '{file}'),
+        run=('./main',),
+        version=('ocamlfind', 'ocamlopt', '-version'),
+        packages=('ocaml-nox', 'ocaml-findlib'),
+    ),
+    Language(
+        name='tcl',
+        title='Tcl',
+        file='main.tcl',
+        run=('tclsh', '{file}'),
+        version=('sh', '-c', "echo 'puts [info patchlevel]' | tclsh"),
+        packages=('tcl',),
+    ),
+    Language(
+        name='scheme',
+        title='Scheme (Guile)',
+        aliases=('guile',),
+        file='main.scm',
+        run=('guile', '--no-auto-compile', '-s', '{file}'),
+        version=('guile', '--version'),
+        packages=('guile-3.0',),
+    ),
+    Language(
+        name='lisp',
+        title='Common Lisp (SBCL)',
+        aliases=('commonlisp', 'sbcl'),
+        file='main.lisp',
+        run=('sbcl', '--script', '{file}'),
+        version=('sbcl', '--version'),
+        packages=('sbcl',),
+    ),
+    Language(
+        name='erlang',
+        title='Erlang (escript)',
+        aliases=('erl',),
+        file='main.erl',
+        run=('escript', '{file}'),
+        version=('escript', '-s', 'init', 'stop'),
+        packages=('erlang-base',),
+        note='With a `main/1`.',
+    ),
+    Language(
+        name='elixir',
+        title='Elixir',
+        aliases=('exs',),
+        file='main.exs',
+        run=('elixir', '{file}'),
+        version=('elixir', '--short-version'),
+        packages=('elixir',),
+    ),
+    Language(
+        name='prolog',
+        title='Prolog (SWI)',
+        aliases=('swipl',),
+        file='main.pro',
+        run=('swipl', '-q', '-g', 'main', '-t', 'halt', '{file}', '--'),
+        version=('swipl', '--version'),
+        packages=('swi-prolog-nox',),
+        note='With a `main/0`.',
+    ),
+    Language(
+        name='nim',
+        title='Nim',
+        file='main.nim',
+        compile=('nim', 'c', '--hints:off', '-d:release', '--nimcache:{dir}/.cache', '-o:main', '{file}'),
+        run=('./main',),
+        version=('nim', '--version'),
+        packages=('nim',),
+    ),
+    Language(
+        name='cobol',
+        title='COBOL (GnuCOBOL)',
+        file='main.cob',
+        compile=('cobc', '-x', '-free', '-o', 'main', '{file}'),
+        run=('./main',),
+        version=('cobc', '--version'),
+        packages=('gnucobol',),
+        note='In free format.',
+    ),
+    Language(
+        name='ada',
+        title='Ada (GNAT)',
+        aliases=('adb',),
+        file='main.adb',
+        compile=('gnatmake', '-q', '-O2', '{file}', '-o', 'main'),
+        run=('./main',),
+        version=('gnatmake', '--version'),
+        packages=('gnat',),
+        note='The main procedure is `Main`.',
+    ),
+    Language(
+        name='octave',
+        title='Octave',
+        aliases=('matlab',),
+        file='main.m',
+        run=('octave-cli', '--no-gui', '--no-init-file', '{file}'),
+        version=('octave-cli', '--version'),
+        packages=('octave',),
+    ),
+    Language(
+        name='awk',
+        title='AWK',
+        file='main.awk',
+        run=('awk', '-f', '{file}'),
+        version=('sh', '-c', 'readlink -f "$(command -v awk)"'),
+        packages=('mawk',),
+        image='multi',
+    ),
+    Language(
+        name='clojure',
+        title='Clojure',
+        aliases=('clj',),
+        file='main.clj',
+        run=('clojure', '{file}'),
+        timeout=60.0,
+        version=('clojure', '-e', '(clojure-version)'),
+        packages=('clojure',),
+    ),
+    Language(
+        name='groovy',
+        title='Groovy',
+        file='main.groovy',
+        run=('groovy', '{file}'),
+        timeout=60.0,
+        version=('groovy', '--version'),
+        packages=('groovy',),
+    ),
+    Language(
+        name='gtest',
+        title='C++ tests (GoogleTest)',
+        file='main.cpp',
+        compile=('g++', '-O0', '-std=c++17', '-o', 'main', '{file}', '-lgtest', '-lgtest_main', '-pthread'),
+        run=('./main',),
+        version=('g++', '--version'),
+        packages=('g++', 'libgtest-dev'),
+    ),
+    # Not in Debian 12: for images that bring them ---------------------------------------------------------------------
+    Language(
+        name='julia',
+        title='Julia',
+        aliases=('jl',),
+        file='main.jl',
+        run=('julia', '--startup-file=no', '{file}'),
+        timeout=60.0,
+        version=('julia', '--version'),
+        image='',
+    ),
+    Language(
+        name='swift',
+        title='Swift',
+        file='main.swift',
+        compile=('swiftc', '-o', 'main', '{file}'),
+        run=('./main',),
+        compile_timeout=120.0,
+        version=('swiftc', '--version'),
+        image='',
+    ),
+    Language(
+        name='lean',
+        title='Lean 4',
+        file='Main.lean',
+        run=('lean', '--run', '{file}'),
+        timeout=120.0,
+        version=('lean', '--version'),
+        image='',
+    ),
+    Language(
+        name='cuda',
+        title='CUDA C++',
+        file='main.cu',
+        compile=('nvcc', '-o', 'main', '{file}'),
+        run=('./main',),
+        compile_timeout=120.0,
+        version=('nvcc', '--version'),
+        note='Needs a GPU.',
+        image='',
+    ),
+    Language(
+        name='python_gpu',
+        title='Python, with a GPU',
+        file='main.py',
+        run=('python3', '{file}'),
+        version=('nvidia-smi', '--version'),
+        note='Needs a GPU.',
+        image='',
+    ),
+    Language(
+        name='python2',
+        title='Python 2',
+        file='main.py',
+        run=('python2', '{file}'),
+        version=('python2', '--version'),
+        image='',
+    ),
+)
+
+
+# By name --------------------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()  # guards the two below
+_languages: dict[str, Language] = {}
+_names: dict[str, str] = {}  # folded name or alias -> name
+
+
+def _add(language: Language) -> None:
+    _languages[language.name] = language
+    for each in (language.name, *language.aliases):
+        _names[each.casefold()] = language.name
+
+
+for _entry in ENTRIES:
+    _add(_entry)
+
+
+def register_language(language: Language, *, replace: bool = False) -> Language:
+    """Add a language of your own to the table of this process, and return it.
+
+    Args:
+        replace: Take the place of one of the same name or alias.
+
+    Raises:
+        ConflictError: A name or alias is taken, and ``replace`` is false.
+    """
+    if not isinstance(language, Language):
+        raise InvalidArgumentError(f'register_language takes a Language, not {language!r}')
+    with _lock:
+        for each in (language.name, *language.aliases):
+            taken = _names.get(each.casefold())
+            if taken is not None and not replace and _languages[taken] != language:
+                raise ConflictError(f'{each!r} is a name of the language {taken!r}; choose another, or replace=True')
+        old = _languages.pop(_names.get(language.name.casefold(), ''), None)
+        if old is not None:
+            for each in (old.name, *old.aliases):
+                _names.pop(each.casefold(), None)
+        _add(language)
+    return language
+
+
+def find_language(name: str) -> Language | None:
+    """Return the language of a name or alias, in whatever letter case, or None."""
+    with _lock:
+        found = _names.get(str(name).strip().casefold())
+        return None if found is None else _languages[found]
+
+
+def get_language(name: str) -> Language:
+    """Return the language of a name or alias, in whatever letter case.
+
+    Raises:
+        NotRegisteredError: There is none; it is a `ValueError` too.
+    """
+    found = find_language(name)
+    if found is None:
+        with _lock:
+            known = {each: each for each in _languages} | dict(_names)
+        meant = suggest(str(name).casefold(), list(known))
+        hint = f'did you mean {known[meant]!r}? ' if meant is not None else ''
+        raise NotRegisteredError(
+            f'there is no language {str(name)[:60]!r}; {hint}There are: '
+            f'{", ".join(sorted(set(known.values()), key=str.casefold))}',
+            details={'language': str(name)[:60]},
+        )
+    return found
+
+
+def list_languages() -> list[Language]:
+    """Return all languages, ours in the order of the table, then those that were registered."""
+    with _lock:
+        return list(_languages.values())
+
+
+def evolve_language(name: str, **changes: Any) -> Language:
+    """Return an entry with other values; it is not registered by that."""
+    return evolve(get_language(name), **changes)

@@ -1,0 +1,35 @@
+"""Docker's kinds of sandbox (layer 4, docker); imports nothing heavy."""
+
+from __future__ import annotations
+
+from enclave.sandboxes.kinds import SandboxKind
+
+_FACTS = (
+    'agent_python',
+    'agent_uid',
+    'container_id',
+    'container_name',
+    'driven_by',
+    'gateway',
+    'image',
+    'network',
+)
+
+KINDS = (
+    SandboxKind(
+        name='docker',
+        sandbox='enclave.sandboxes.docker.sandbox:DockerSandbox',
+        config='enclave.sandboxes.docker.config:DockerSandboxConfig',
+        notebook='docker_notebook',
+        rulings='enclave.sandboxes.docker.rulings:RULINGS',
+        public_facts=_FACTS,
+    ),
+    SandboxKind(
+        name='docker_notebook',
+        sandbox='enclave.sandboxes.docker.notebook:DockerNotebookSandbox',
+        config='enclave.sandboxes.docker.notebook_config:DockerNotebookConfig',
+        is_notebook=True,
+        rulings='enclave.sandboxes.docker.rulings:NOTEBOOK_RULINGS',
+        public_facts=_FACTS,
+    ),
+)

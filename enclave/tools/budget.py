@@ -1,0 +1,141 @@
+"""How much of an output a model gets to read (layer: tools): its head and its tail, and the name of a file with all of it.
+
+A budget is in characters. What is cut is kept whole in a file of the sandbox, which the text names, so that a model may look
+there with its own tools.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from enclave.errors import EnclaveError, InvalidArgumentError
+from enclave.records import CommandResult, ToolResult
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_DIR = '/tmp/enclave-output'
+"""Where whole outputs are kept in a sandbox."""
+KEPT_OUTPUT_BYTES = 16 << 20
+"""How much of each of stdout and stderr is caught for the file, where a call does not say its own cap."""
+
+
+class KeepsFiles(Protocol):
+    """What is needed of a sandbox to keep an output in it."""
+
+    def write_file(self, path: str, data: bytes, /) -> int:
+        """Write a file."""
+
+
+def check_max_chars(value: int | None, name: str = 'max_chars') -> None:
+    """Check a budget.
+
+    Raises:
+        InvalidArgumentError: It is no whole number, or less than 1.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InvalidArgumentError(f'{name} must be a whole number of characters, 1 or more, or None, not {value!r}')
+
+
+def shorten_text(text: str, max_chars: int, *, file: str | None = None) -> str:
+    """Return text within a budget: whole, or its head and tail around a line that says how much is left out.
+
+    The line counts too, as long as it leaves half of the budget to the text.
+
+    Args:
+        file: Where the whole text is, to be named in that line.
+    """
+    if len(text) <= max_chars:
+        return text
+    where = f'; all of it is in {file}' if file else ''
+    room = len(f'\n[... {len(text)} characters left out{where} ...]\n')
+    kept = max(max_chars - room, max_chars // 2)
+    tail = kept // 2
+    head = kept - tail
+    marker = f'\n[... {len(text) - kept} characters left out{where} ...]\n'
+    return f'{text[:head]}{marker}{text[len(text) - tail :]}'
+
+
+def keep_output(sandbox: KeepsFiles, text: str, stream: str) -> str | None:
+    """Write a whole output into a new file of a sandbox and return its path; None where the sandbox does not take it.
+
+    A full or read-only file system is no reason to lose the result of the call.
+
+    Args:
+        stream: ``'stdout'`` or ``'stderr'``, for the name.
+    """
+    path = f'{OUTPUT_DIR}/{uuid.uuid4().hex[:8]}-{stream}.txt'
+    try:
+        sandbox.write_file(path, text.encode('utf-8', 'surrogateescape'))
+    except (EnclaveError, OSError) as error:
+        logger.info('an output of %d characters could not be kept in %s: %s', len(text), path, error)
+        return None
+    return path
+
+
+def shorten_command(sandbox: KeepsFiles, result: CommandResult, max_chars: int) -> CommandResult:
+    """Return a command's result with each stream within a budget; ``stdout_file`` and ``stderr_file`` name the whole ones."""
+    changes: dict[str, Any] = {}
+    for stream in ('stdout', 'stderr'):
+        text = getattr(result, stream)
+        if len(text) > max_chars:
+            file = keep_output(sandbox, text, stream)
+            changes[stream] = shorten_text(text, max_chars, file=file)
+            changes[f'{stream}_truncated'] = True
+            changes[f'{stream}_file'] = file
+    return attrs.evolve(result, **changes) if changes else result
+
+
+def shorten_result(sandbox: KeepsFiles, result: ToolResult, max_chars: int) -> ToolResult:
+    """Return a tool's result with ``output`` and ``error`` within a budget each.
+
+    ``metadata['output_file']`` then names a file with the whole output.
+    """
+    changes: dict[str, Any] = {}
+    if isinstance(result.output, str) and len(result.output) > max_chars:
+        file = keep_output(sandbox, result.output, 'output')
+        changes['output'] = shorten_text(result.output, max_chars, file=file)
+        changes['metadata'] = {**result.metadata, 'output_file': file}
+    if result.error is not None and len(result.error) > max_chars:
+        changes['error'] = shorten_text(result.error, max_chars, file=result.metadata.get('stderr_file'))
+    return attrs.evolve(result, **changes) if changes else result
+
+
+class BudgetedWorkspace:
+    """A workspace whose commands give results within a budget: more is caught of their output, kept in a file, and shortened.
+
+    Lives as long as one call of a tool. Every other verb is the workspace's own.
+    """
+
+    def __init__(self, workspace: Any, max_chars: int) -> None:
+        self._workspace = workspace
+        self._max_chars = max_chars
+
+    def execute_command(self, command: Any, timeout: float | None = None, **options: Any) -> CommandResult:
+        """See `Workspace.execute_command`."""
+        result = self._workspace.execute_command(command, timeout, **self._roomy(options))
+        return shorten_command(self._workspace, result, self._max_chars)
+
+    def run_script(
+        self, interpreter: Sequence[str], source: str | bytes, timeout: float | None = None, **options: Any
+    ) -> CommandResult:
+        """See `Workspace.run_script`."""
+        result = self._workspace.run_script(interpreter, source, timeout, **self._roomy(options))
+        return shorten_command(self._workspace, result, self._max_chars)
+
+    def execute_cell(self, code: str, timeout: float | None = None, **options: Any) -> Any:
+        """See `NotebookSandbox.execute_cell`; the result's text is shortened by `shorten_result`."""
+        return self._workspace.execute_cell(code, timeout, **self._roomy(options))
+
+    def _roomy(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get('max_output_bytes') is not None:
+            return options
+        own = getattr(getattr(self._workspace, 'config', None), 'max_output_bytes', 0)
+        return {**options, 'max_output_bytes': max(own, KEPT_OUTPUT_BYTES)}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._workspace, name)

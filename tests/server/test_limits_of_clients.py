@@ -1,0 +1,410 @@
+"""What a client may not do to the host, to the server and to other keys."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import Any
+
+import pytest
+import requests
+
+from enclave.errors import AuthenticationError, ConfigurationError, ConflictError, InvalidArgumentError
+from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.protocol import ProcessRequest
+from enclave.server.auth import ApiKey
+from enclave.server.route import ROUTES, Route
+from enclave.server.serve import create_server
+from tests.server.conftest import CONFIG, Connect, Serve
+from tests.support.sandbox import PATIENCE, FakeBackend
+
+KEYS = [ApiKey(name=name, key=f'{name}-' + 'k' * 20) for name in ('alice', 'bob')]
+
+
+def post(url: str, path: str, body: Any = None, **options: Any) -> requests.Response:
+    return requests.post(f'{url}{path}', json=body, timeout=PATIENCE, **options)
+
+
+def as_key(key: ApiKey) -> dict[str, Any]:
+    return {'headers': {'X-API-Key': key.key}}
+
+
+# One policy, whatever way ---------------------------------------------------------------------------------------------
+
+
+def test_a_request_without_a_body_passes_the_policy_too(serve: Serve) -> None:
+    server = serve(sandbox_config={'network_enabled': True}, policy={'sandbox_types': ['docker']})
+
+    for path, body in (
+        ('/sandbox/create?sandbox_type=bubblewrap', None),
+        ('/sandbox/create?sandbox_type=fake', None),
+        ('/pool/initialize', {'pool_size': 1, 'sandbox_type': 'bubblewrap'}),
+        ('/pool/initialize', {'pool_size': 1, 'sandbox_type': 'fake', 'config': {}}),
+    ):
+        answer = post(server.url, path, body)
+        assert (answer.status_code, answer.json()['details']) == (403, {'rule': 'sandbox_types'}), path
+
+
+def test_the_network_of_the_host_is_not_to_be_had_by_the_configuration_of_the_server(serve: Serve) -> None:
+    server = serve(sandbox_config={'network_enabled': True})
+
+    for path, body in (
+        ('/sandbox/create?sandbox_type=bubblewrap', None),
+        ('/pool/initialize', {'pool_size': 1, 'sandbox_type': 'bubblewrap'}),
+    ):
+        answer = post(server.url, path, body)
+        assert (answer.status_code, answer.json()['details']) == (403, {'rule': 'networks'})
+
+
+def test_the_own_configuration_of_a_server_is_not_shown_where_it_does_not_fit(serve: Serve) -> None:
+    server = serve(sandbox_config={'image': 'secret/name', 'ports': [80]})
+
+    answer = post(server.url, '/sandbox/create?sandbox_type=fake')
+
+    assert answer.status_code == 400
+    assert 'secret' not in answer.text
+    assert 'does not fit' in answer.text
+
+
+def test_options_of_a_size_that_the_server_would_keep_are_refused(serve: Serve) -> None:
+    server = serve()
+
+    answer = post(server.url, '/sandbox/create?sandbox_type=fake', {'env_vars': {'A': 'x' * (1 << 20)}})
+
+    assert (answer.status_code, answer.json()['details']) == (403, {'rule': 'max_config_bytes'})
+
+
+@pytest.mark.parametrize('path', ['./x', '~/x', '~postgres/x', '../x', '.'])
+def test_a_refusal_says_nothing_of_what_a_path_stands_for(serve: Serve, path: str) -> None:
+    server = serve()
+
+    for kind, options in (('fake', {'volumes': {path: '/x'}}), ('bubblewrap', {'rootfs': path})):
+        answer = post(server.url, f'/sandbox/create?sandbox_type={kind}', options)
+        assert answer.status_code == 400
+        assert f'{path!r} must be an absolute path' in answer.json()['message']
+
+
+def test_a_volume_of_another_root_is_refused_as_any(serve: Serve) -> None:
+    answer = post(serve().url, '/sandbox/create?sandbox_type=fake', {'volumes': {'/proc/1/root': '/x'}})
+
+    assert (answer.status_code, answer.json()['details']) == (403, {'rule': 'mounts'})
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_output_is_bounded_whichever_way_it_is_asked_for(serve: Serve, connect: Connect) -> None:
+    server = serve()
+    sandbox_id = connect(server).create_sandbox('fake', CONFIG)
+    much = {'command': 'true', 'max_output_bytes': 1 << 30}
+
+    for path, body in (
+        (f'/sandbox/{sandbox_id}/command', much),
+        (f'/sandbox/{sandbox_id}/processes', much),
+        (f'/sandbox/{sandbox_id}/stream', much),
+        (f'/sandbox/{sandbox_id}/cells', {'code': '1', 'max_output_bytes': 1 << 30}),
+        ('/sandbox/create?sandbox_type=fake', {'max_output_bytes': 1 << 30}),
+    ):
+        answer = post(server.url, path, body)
+        assert (answer.status_code, answer.json()['details']) == (403, {'rule': 'max_output_bytes'}), path
+
+
+def test_a_directory_is_listed_within_bounds(serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'max_entries': 3})
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    manager.execute_command(sandbox_id, 'touch a b c d')
+    path = f'{server.url}/sandbox/{sandbox_id}/files'
+
+    assert requests.get(path, params={'max_entries': 4}, timeout=PATIENCE).status_code == 403
+    assert len(requests.get(path, params={'max_entries': 3}, timeout=PATIENCE).json()) == 3
+    assert 'more than 3 entries' in requests.get(path, timeout=PATIENCE).json()['message']
+
+
+def test_calls_hold_no_more_output_than_the_server_keeps(backend: FakeBackend, serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'max_output_memory': 4 << 20})
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', {**CONFIG, 'max_output_bytes': 1 << 20})
+    held = [manager.submit('execute_command', sandbox_id, 'hold') for _ in range(4)]
+    backend.wait_until(lambda: backend.holding == 4)
+
+    answer = post(server.url, f'/sandbox/{sandbox_id}/command', {'command': 'true'})
+
+    assert (answer.status_code, 'as much output' in answer.text) == (429, True)
+    for each in held:
+        each.cancel()
+
+
+def test_a_null_where_the_schema_has_one_is_taken() -> None:
+    assert ProcessRequest.model_validate({'command': 'true', 'timeout': None}).timeout is None
+    with pytest.raises(InvalidArgumentError, match='at least 0'):
+        ProcessRequest.model_validate({'command': 'true', 'timeout': -1})
+
+
+# What keys share ------------------------------------------------------------------------------------------------------
+
+
+def test_pools_of_several_names_are_within_the_quota(serve: Serve) -> None:
+    server = serve(policy={'max_sandboxes': 3})
+
+    assert post(server.url, '/pool/initialize', {'pool_size': 2, 'sandbox_type': 'fake', 'name': 'a'}).ok
+    refused = post(server.url, '/pool/initialize', {'pool_size': 2, 'sandbox_type': 'fake', 'name': 'b', 'config': {}})
+    assert (refused.status_code, refused.json()['details']['rule']) == (403, 'max_sandboxes')
+    assert len(requests.get(f'{server.url}/sandboxes', timeout=PATIENCE).json()) == 2
+    assert post(server.url, '/sandbox/create?sandbox_type=fake').ok
+    assert post(server.url, '/sandbox/create?sandbox_type=fake').status_code == 403
+
+
+def test_a_pool_that_grows_is_within_the_quota(serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'max_sandboxes': 2}, pool_when_empty='grow', pool_size=1)
+    manager = connect(server)
+    manager.initialize_pool(1, 'fake', CONFIG)
+    manager.acquire_sandbox()
+    manager.acquire_sandbox()
+
+    answer = post(server.url, '/pool/acquire', {'timeout': 0.1})
+
+    assert answer.status_code == 429
+    assert len(manager.list_sandboxes()) == 2
+
+
+def test_an_id_is_one_keys_from_the_moment_that_it_is_asked_for(
+    backend: FakeBackend, serve: Serve, connect: Connect
+) -> None:
+    server = serve(keys=KEYS)
+    alice, bob = (connect(server, api_key=key.key) for key in KEYS)
+    backend.may_start.clear()
+    making = alice.submit('create_sandbox', 'fake', None, 'mine')
+    backend.wait_until(lambda: backend.starting)
+
+    with pytest.raises(ConflictError, match='is taken'):
+        bob.create_sandbox('fake', None, 'mine')
+    backend.may_start.set()
+
+    assert making.result(PATIENCE) == 'mine'
+    with pytest.raises(ConflictError, match='is taken'):
+        bob.create_sandbox('fake', None, 'mine')
+    alice.delete_sandbox('mine')
+    assert bob.create_sandbox('fake', None, 'mine') == 'mine'
+
+
+def test_one_key_cannot_take_all_calls(backend: FakeBackend, serve: Serve, connect: Connect) -> None:
+    server = serve(keys=KEYS, policy={'max_concurrent_calls': 4})
+    alice, bob = (connect(server, api_key=key.key) for key in KEYS)
+    ids = [manager.create_sandbox('fake', CONFIG) for manager in (alice, bob)]
+    held = [alice.submit('execute_command', ids[0], 'hold') for _ in range(3)]
+    backend.wait_until(lambda: backend.holding == 3)
+
+    refused = post(server.url, f'/sandbox/{ids[0]}/command', {'command': 'true'}, **as_key(KEYS[0]))
+    assert (refused.status_code, 'kept for other keys' in refused.text) == (429, True)
+    assert post(server.url, f'/sandbox/{ids[1]}/command', {'command': 'true'}, **as_key(KEYS[1])).ok
+    for each in held:
+        each.cancel()
+
+
+def test_one_keys_answers_push_no_others_out(serve: Serve, connect: Connect) -> None:
+    server = serve(keys=KEYS, policy={'max_repeats': 4})
+    ids = [connect(server, api_key=key.key).create_sandbox('fake', CONFIG) for key in KEYS]
+
+    def run(number: int, idempotency_key: str) -> bool:
+        answer = post(
+            server.url,
+            f'/sandbox/{ids[number]}/command',
+            {'command': 'true'},
+            headers={'X-API-Key': KEYS[number].key, 'Idempotency-Key': idempotency_key},
+        )
+        assert answer.ok
+        return 'Idempotent-Replayed' in answer.headers
+
+    assert not run(0, 'first')
+    for number in range(20):
+        run(1, f'key-{number}')
+
+    assert run(0, 'first')
+
+
+def test_a_pool_that_nobody_uses_goes(backend: FakeBackend, serve: Serve, connect: Connect) -> None:
+    server = serve(idle_timeout=0.2)
+    manager = connect(server)
+    manager.initialize_pool(2, 'fake', CONFIG)
+    leased = manager.acquire_sandbox()
+    assert leased in backend.alive
+
+    manager.release_sandbox(leased)
+
+    backend.wait_until(lambda: not backend.alive)
+    assert manager.initialize_pool(1, 'fake', CONFIG)
+
+
+def test_only_what_was_lent_is_given_back(serve: Serve, connect: Connect) -> None:
+    server = serve(keys=KEYS)
+    alice, bob = (connect(server, api_key=key.key) for key in KEYS)
+    alice.initialize_pool(1, 'fake', CONFIG)
+    leased = alice.acquire_sandbox()
+    own = bob.create_sandbox('fake', CONFIG)
+
+    for sandbox_id, status in ((leased, 404), ('never-was', 404), (own, 409)):
+        answer = post(server.url, '/pool/release', {'sandbox_id': sandbox_id}, **as_key(KEYS[1]))
+        assert answer.status_code == status
+    bob.release_sandbox('never-was')  # as after a lease that ended by itself
+    alice.release_sandbox(leased)
+    assert post(server.url, '/pool/release', {'sandbox_id': leased}, **as_key(KEYS[0])).status_code == 409
+
+
+# Keys -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('key', ['a-key-of-the-configuration', 'short'])
+@pytest.mark.parametrize('way', ['config', 'dict', 'argument', 'environment'])
+def test_whichever_way_a_key_is_given_it_is_the_key(
+    serve: Serve,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    key: str,
+    way: str,
+) -> None:
+    if way == 'environment':
+        monkeypatch.setenv('ENCLAVE_API_KEY', key)
+    options: dict[str, Any] = {
+        'config': {'config': SandboxManagerConfig(api_key=key)},
+        'dict': {'config': {'api_key': key}},
+        'argument': {'api_key': key},
+        'environment': {},
+    }[way]
+    with caplog.at_level(logging.WARNING):
+        server = serve(**options)
+    monkeypatch.delenv('ENCLAVE_API_KEY', raising=False)
+
+    with pytest.raises(AuthenticationError):
+        connect(server).get_stats()
+    connect(server, api_key=key).get_stats()
+    assert ('may be guessed' in caplog.text) is (key == 'short')
+
+
+def test_two_keys_at_once_are_a_mistake() -> None:
+    with pytest.raises(ConfigurationError, match='two different keys'):
+        create_server({'api_key': 'x' * 20}, api_key='y' * 20)
+
+
+# What is told ---------------------------------------------------------------------------------------------------------
+
+
+def test_clients_see_the_facts_that_a_kind_lists(serve: Serve, connect: Connect) -> None:
+    server = serve()
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    assert server.service is not None
+    [tenant] = server.service.tenants()
+    sandbox = tenant.manager.get_sandbox(sandbox_id)
+    assert sandbox is not None
+    sandbox.metadata.update(pid=4711, python='/home/me/venv/bin/python')
+
+    answers = [
+        requests.get(f'{server.url}{path}', timeout=PATIENCE) for path in (f'/sandbox/{sandbox_id}', '/sandboxes')
+    ]
+
+    for answer in answers:
+        assert '4711' not in answer.text
+        assert 'venv' not in answer.text
+    assert set(answers[0].json()['metadata']) == {'ttl', 'idle_timeout', 'expires_at', 'pool'}
+
+
+def test_a_host_path_is_shown_as_it_was_asked_for(serve: Serve, connect: Connect, tmp_path: Any) -> None:
+    (tmp_path / 'secret-place').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'secret-place')
+    server = serve(policy={'mounts': [f'{tmp_path}:ro']})
+    asked = {str(tmp_path / 'link'): {'bind': '/d', 'mode': 'ro'}}
+
+    sandbox_id = connect(server).create_sandbox('fake', {'volumes': asked})
+
+    info = requests.get(f'{server.url}/sandbox/{sandbox_id}', timeout=PATIENCE)
+    assert info.json()['config']['volumes'] == asked
+    assert 'secret-place' not in info.text
+
+
+def test_health_says_nothing_of_how_a_backend_is_reached(backend: FakeBackend, serve: Serve, connect: Connect) -> None:
+    server = serve()
+    connect(server).create_sandbox('fake', CONFIG)
+    backend.is_away = True
+
+    details = requests.get(f'{server.url}/health', timeout=PATIENCE).json()['details']
+
+    assert details['backends'] == {'fake': 'unavailable'}
+    backend.is_away = False
+
+
+def test_no_error_steers_a_terminal(serve: Serve, connect: Connect) -> None:
+    server = serve()
+    sandbox_id = connect(server).create_sandbox('fake', CONFIG)
+
+    for name in ('\x1b]0;title\x07', '\x9b31m', '\r', '\u202e'):
+        body = {'sandbox_id': sandbox_id, 'tool_name': name}
+        message = post(server.url, '/sandbox/tool/execute', body).json()['message']
+        assert all(each.isprintable() or each in '\n\t' for each in message)
+
+
+# Odd requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('origin', ['http://[', 'http://[::1', 'null', '\xff', 'http://a:b:c', '///'])
+@pytest.mark.parametrize('path', ['/healthz', '/nothing'])
+def test_an_origin_that_makes_no_sense_is_another_site(serve: Serve, origin: str, path: str) -> None:
+    answer = requests.get(f'{serve().url}{path}', headers={'Origin': origin.encode('latin-1')}, timeout=PATIENCE)
+
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    'head',
+    [
+        'POST /sandbox/create HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked',
+        'POST /sandbox/create HTTP/1.1\r\nTransfer-Encoding: chunked\r\ncontent-length: 0',
+        'GET /healthz HTTP/1.1\r\ntransfer-encoding: chunked\r\nContent_Length: 4',
+        'POST /sandbox/create HTTP/1.0\r\nTransfer-Encoding: chunked',
+    ],
+)
+def test_a_body_has_one_length(serve: Serve, head: str) -> None:
+    server = serve()
+    with socket.create_connection((server.host, server.port), PATIENCE) as connection:
+        smuggled = 'GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n'
+        connection.sendall(f'{head}\r\nHost: localhost\r\n\r\n0\r\n\r\n{smuggled}'.encode())
+        answer = b''
+        while piece := connection.recv(65536):
+            answer += piece
+
+    assert answer.split(b' ', 2)[1] == b'400'
+    assert answer.count(b'HTTP/1.') == 1
+    assert b'"status"' not in answer
+
+
+def test_a_route_that_is_added_is_described_and_takes_its_body(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    from enclave.server import openapi
+
+    def put_model(context: Any, model_name: str, body: Any) -> dict[str, int]:
+        """Take a model."""
+        return {'size': len(body.stream.read())}
+
+    monkeypatch.setitem(
+        ROUTES,
+        'put_model',
+        Route(
+            name='put_model',
+            method='PUT',
+            path='/models/<model_name>',
+            handler=put_model,
+            body='application/x-model',
+            answers=dict[str, int],
+            tag='files',
+        ),
+    )
+    openapi.document.cache_clear()
+    server = serve(policy={'max_json_bytes': 1024})
+    try:
+        described = requests.get(f'{server.url}/openapi.json', timeout=PATIENCE).json()
+    finally:
+        openapi.document.cache_clear()
+
+    assert described['paths']['/models/{model_name}']['put']['parameters'][0]['description'] == 'The model name.'
+    answer = requests.put(f'{server.url}/models/a', data=bytes(5000), timeout=PATIENCE)
+    assert answer.json() == {'size': 5000}

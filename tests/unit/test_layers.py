@@ -1,0 +1,50 @@
+"""Imports go down the layers of docs/design.md or stay on one, and never in a circle, wherever in a file they stand."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.imports import ROOT, cycles, imports, modules
+
+KNOWN = {**modules('enclave'), **modules('ms_enclave')}
+GRAPH = {name: imports(path, KNOWN) for name, path in KNOWN.items()}
+
+
+def documented_layers() -> dict[str, int]:
+    """Return the rooms and modules that the table in docs/design.md names, with the numbers of their layers."""
+    found: dict[str, int] = {}
+    for line in (ROOT / 'docs/design.md').read_text('utf-8').splitlines():
+        row = re.match(r'\| (\d) [a-z]+ \| ([^|]+) \|', line)
+        if row:
+            for name in re.findall(r'`([\w./]+)`', row[2]):
+                found[name.removesuffix('/').removesuffix('.py').replace('/', '.')] = int(row[1])
+    return found
+
+
+LAYERS = documented_layers()
+
+
+def layer_of(module: str) -> int | None:
+    """Return the layer of a module: of the room or file that the table names and that it is or is in."""
+    inside = module.removeprefix('enclave.')
+    while inside:
+        if inside in LAYERS:
+            return LAYERS[inside]
+        inside = inside.rpartition('.')[0]
+    return None
+
+
+@pytest.mark.parametrize('module', sorted(set(KNOWN) - {'enclave'}))
+def test_every_module_has_a_layer_and_imports_none_above_it(module: str) -> None:
+    here = layer_of(module)
+    assert here is not None, f'docs/design.md names no layer for {module}'
+
+    above = {other: layer_of(other) for other in GRAPH[module] if other != 'enclave' and (layer_of(other) or 0) > here}
+
+    assert above == {}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert cycles(GRAPH) == []
