@@ -389,7 +389,9 @@ def tell_errors(shell: Any) -> None:
     def send_short(kind: Any, error: Any, lines: Any) -> None:
         try:
             text = shortened(str(error))
-        except BaseException:  # as Python's own traceback says it; what sends it would raise it, and this frame would show
+        except (
+            BaseException
+        ):  # as Python's own traceback says it; what sends it would raise it, and this frame would show
             text = NO_TEXT
         try:
             whole = '\n'.join(lines)
