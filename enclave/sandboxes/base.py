@@ -275,6 +275,14 @@ class Sandbox(ABC):
         be asked about. Called without a lock, by any thread."""
         return None
 
+    def _clean(self) -> None:
+        """Make ready for another user: end what calls have left running.
+
+        Raises:
+            EnclaveError: That could not be done, so the sandbox is not to be lent again.
+        """
+        return None
+
     def is_alive(self) -> bool:
         """Ask the sandbox itself whether it works; slower than `status`, which only knows what was noticed."""
         return self.status in USABLE
