@@ -44,8 +44,8 @@ class Shell:
         self.events = self
 
     def register(self, name: str, action: Callable[[], None]) -> None:
-        """Keep what is to be called before each cell."""
-        if name == 'pre_execute':
+        """Keep what is to be called without an argument."""
+        if name != 'post_run_cell':
             self.called.append(action)
 
     def _get_exc_info(self, exc_tuple: Any = None) -> Any:
