@@ -8,11 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo dist test test-e2b test-mcp unit lint format typecheck engine images bench clean
-=======
-.PHONY: help demo dist docs test test-mcp unit lint format typecheck engine images bench clean
->>>>>>> main
+.PHONY: help demo dist docs test test-e2b test-mcp unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
