@@ -17,7 +17,7 @@ QUESTION = 'What is the 30th prime?'
 SOLUTION = 'print([n for n in range(2, 200) if all(n % d for d in range(2, n))][29])'
 RECORDED = [
     {'tool_calls': [{'id': 'a', 'function': {'name': 'python_executor', 'arguments': '{"script": "?"}'}}]},
-    {'tool_calls': [{'id': 'b', 'function': {'name': 'python_executor', 'arguments': '{"code": "%s"}' % SOLUTION}}]},
+    {'tool_calls': [{'id': 'b', 'function': {'name': 'python_executor', 'arguments': f'{{"code": "{SOLUTION}"}}'}}]},
     {'content': 'The 30th prime is 113.'},
 ]
 
