@@ -50,7 +50,7 @@ class SandboxKind:
         works: A clause that says so, like ``'a Docker engine answers'``.
         fails: A clause that says the opposite.
         housekeeper: Makes what looks after what dead owners left.
-        doctor: Looks at what it needs; given a `enclave.checks.Examination`, it returns checks.
+        doctor: Makes what looks at what it needs of a machine, an `enclave.checks.Examiner`.
         rulings: A ruling for each option of its configuration that a client of a server may set.
         public_facts: Names in the sandbox's ``metadata`` that clients of a server may see.
     """
@@ -151,6 +151,13 @@ class KindTable:
             self._look_around()
         with self._lock:
             return [self.registered[name] for name in sorted(self.registered)]
+
+    def ranked(self) -> list[SandboxKind]:
+        """Return the kinds that are tried where nobody names one, in their order."""
+        return sorted(
+            (kind for kind in self.all(installed=False) if kind.rank is not None),
+            key=lambda kind: (kind.rank or 0, kind.name),
+        )
 
     def _fill(self) -> None:
         """Register the built-in kinds, once."""
