@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-mcp unit lint format typecheck engine images bench clean
+.PHONY: help demo dist test test-mcp unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -56,6 +56,11 @@ images: .venv/.installed  ## have the images: pulled where a registry answers, e
 bench: .venv/.installed-dev  ## run the benchmarks
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
 	@for each in $(sort $(wildcard benchmarks/*.py)); do echo "==> $$each"; $(BIN)/python $$each || exit 1; done
+
+dist: .venv/.installed-dev  ## build the wheel and the source distribution, and check them as the index would
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
 
 clean:  ## remove the virtual environment, builds and caches
 	rm -rf .venv .envs .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

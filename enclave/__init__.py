@@ -44,6 +44,7 @@ _HOMES = {
     'enclave.server.auth': ('ApiKey',),
     'enclave.server.policy': ('Policy',),
     'enclave.server.serve': ('SandboxServer', 'create_server'),
+    'enclave.shortcuts': ('open_sandbox', 'run_code', 'run_command'),
     'enclave.tools.base': ('Tool',),
     'enclave.tools.registry': ('ToolFactory', 'register_tool'),
     'enclave.tools.workspace': ('Workspace',),
@@ -93,6 +94,9 @@ if TYPE_CHECKING:
     from enclave.server.policy import Policy as Policy
     from enclave.server.serve import SandboxServer as SandboxServer
     from enclave.server.serve import create_server as create_server
+    from enclave.shortcuts import open_sandbox as open_sandbox
+    from enclave.shortcuts import run_code as run_code
+    from enclave.shortcuts import run_command as run_command
     from enclave.tools.base import Tool as Tool
     from enclave.tools.registry import ToolFactory as ToolFactory
     from enclave.tools.registry import register_tool as register_tool

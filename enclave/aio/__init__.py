@@ -40,6 +40,7 @@ from enclave.aio.sandboxes import (
     Process,
     Sandbox,
 )
+from enclave.aio.shortcuts import open_sandbox, run_code, run_command
 from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
@@ -96,7 +97,10 @@ __all__ = [
     'ToolFactory',
     'ToolParams',
     'ToolResult',
+    'open_sandbox',
     'register_manager',
     'register_sandbox',
     'register_tool',
+    'run_code',
+    'run_command',
 ]

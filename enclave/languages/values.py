@@ -19,6 +19,7 @@ from enclave.deadline import check_timeout
 from enclave.enums import ExecutionStatus, Verdict
 from enclave.errors import InvalidArgumentError
 from enclave.records import CommandResult, Model
+from enclave.rendering import one_line
 
 Comparison = Literal['exact', 'lines', 'tokens', 'floats']
 COMPARISONS: tuple[Comparison, ...] = ('exact', 'lines', 'tokens', 'floats')
@@ -268,7 +269,7 @@ _REQUEST_FIELDS = {
 """The options of a request, and their defaults."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class StepResult(CommandResult):
     """What became of one step, compiling or running: a command's result, with what was measured.
 
@@ -338,3 +339,27 @@ class CodeResult(Model):
     def execution_time(self) -> float:
         """Seconds that its steps took, together."""
         return sum(step.execution_time for step in (self.compile, self.run) if step is not None)
+
+    @property
+    def text(self) -> str:
+        """What a reader wants to see: what the program printed, its standard error too, and how it ended if not well."""
+        what = '[compile]\n' if self.run is None and self.last.text else ''
+        verdict = f'\n[{self.verdict}]' if self.verdict is not None else ''
+        return f'{what}{self.last.text}{verdict}'.lstrip('\n')
+
+    def __repr__(self) -> str:
+        return one_line(
+            type(self).__name__,
+            language=self.language if self.language != 'python' else None,
+            status=str(self.status),
+            step='compile' if self.run is None else None,
+            verdict=None if self.verdict is None else str(self.verdict),
+            exit_code=self.exit_code or None,
+            stdout=self.stdout,
+            stderr=self.stderr,
+            files=sorted(self.files),
+            execution_time=round(self.execution_time, 3),
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {**self.last._repr_mimebundle_(), 'text/plain': repr(self)}

@@ -24,6 +24,7 @@ from enclave.errors import (
     CallCancelledError,
     EnclaveError,
     InvalidArgumentError,
+    ManagerStoppedError,
     NotFoundError,
     OperationTimeoutError,
     SandboxGoneError,
@@ -131,11 +132,13 @@ class RemoteSandbox(AgentBackedSandbox):
         self.metadata = {}
         self._changed = threading.Condition()
         self._moving = False
+        self._pid = None
         self._status = SandboxStatus.INITIALIZING
         self._tools = {}
         self._forwards: set[PortForward] = set()
         self._forwards_lock = threading.Lock()
         self._operations: Operations | None = _Files(self)
+        self._manager: Any = None  # that lives as long as this sandbox is used, where it was opened without one
         self._seen: SandboxInfo | None = None  # what the server said last, for those who cannot wait for it to be asked
         if info is not None:
             self._take(info)
@@ -168,6 +171,10 @@ class RemoteSandbox(AgentBackedSandbox):
             return self.get_info().status
         except SandboxNotFoundError:
             return SandboxStatus.STOPPED
+        except ManagerStoppedError:
+            if self._manager is None:
+                raise
+            return SandboxStatus.STOPPED
 
     def set_status(self, status: SandboxStatus) -> None:
         """Do nothing: the server's pools mark their sandboxes."""
@@ -185,9 +192,24 @@ class RemoteSandbox(AgentBackedSandbox):
                 details={'sandbox_id': self.id, 'status': str(status)},
             )
 
+    def _own_manager(self, manager: Any) -> None:
+        """Take a manager over that was made for this sandbox alone: `stop` takes the sandbox away and stops the manager."""
+        self._manager = manager
+
     def stop(self) -> None:
-        """Stop it on the server, where it stays in the list; does nothing if it is gone."""
-        self._end_on_server('POST', f'{self.path}/stop')
+        """Stop it on the server, where it stays in the list; does nothing if it is gone.
+
+        One that `enclave.open_sandbox` has opened is taken away, and its connections to the server are closed.
+        """
+        if self._manager is None:
+            self._end_on_server('POST', f'{self.path}/stop')
+            return
+        try:
+            self.cleanup()
+        except ManagerStoppedError:
+            return  # stopped before
+        finally:
+            self._manager.stop()
 
     def cleanup(self) -> None:
         """Take it away; does nothing if it is gone."""
