@@ -40,6 +40,7 @@ _HOMES = {
     'enclave.sandboxes.docker.sandbox': ('DockerSandbox',),
     'enclave.sandboxes.notebook.document': ('NotebookDocument',),
     'enclave.sandboxes.notebook.sandbox': ('NotebookSandbox',),
+    'enclave.sandboxes.kinds': ('SandboxKind', 'register_kind'),
     'enclave.sandboxes.registry': ('SandboxFactory', 'register_sandbox'),
     'enclave.server.auth': ('ApiKey',),
     'enclave.server.policy': ('Policy',),
@@ -88,6 +89,8 @@ if TYPE_CHECKING:
     from enclave.sandboxes.docker.sandbox import DockerSandbox as DockerSandbox
     from enclave.sandboxes.notebook.document import NotebookDocument as NotebookDocument
     from enclave.sandboxes.notebook.sandbox import NotebookSandbox as NotebookSandbox
+    from enclave.sandboxes.kinds import SandboxKind as SandboxKind
+    from enclave.sandboxes.kinds import register_kind as register_kind
     from enclave.sandboxes.registry import SandboxFactory as SandboxFactory
     from enclave.sandboxes.registry import register_sandbox as register_sandbox
     from enclave.server.auth import ApiKey as ApiKey

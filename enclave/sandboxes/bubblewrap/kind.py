@@ -25,6 +25,7 @@ KINDS = (
         sandbox='enclave.sandboxes.bubblewrap.notebook:BubblewrapNotebookSandbox',
         config='enclave.sandboxes.bubblewrap.notebook_config:BubblewrapNotebookConfig',
         is_notebook=True,
+        find_missing='enclave.sandboxes.bubblewrap.interpreter:find_missing',
         rulings='enclave.sandboxes.bubblewrap.rulings:NOTEBOOK_RULINGS',
         public_facts=_FACTS,
     ),
