@@ -21,6 +21,7 @@ _HOMES = {
     'enclave.config': ('SandboxConfig',),
     'enclave.enums': ('ExecutionStatus', 'SandboxManagerType', 'SandboxStatus', 'SandboxType'),
     'enclave.errors': ('EnclaveError',),
+    'enclave.ipython': ('load_ipython_extension', 'unload_ipython_extension'),
     'enclave.managers.base': ('SandboxManager',),
     'enclave.managers.config': ('SandboxManagerConfig',),
     'enclave.managers.http': ('HttpSandboxManager',),
@@ -52,7 +53,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ['__version__', *sorted(_HOME_OF)]
+__all__ = ['__version__', *sorted(name for name in _HOME_OF if not name.endswith('_ipython_extension'))]
 
 if TYPE_CHECKING:
     from enclave.cells import CellError as CellError
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
     from enclave.enums import SandboxStatus as SandboxStatus
     from enclave.enums import SandboxType as SandboxType
     from enclave.errors import EnclaveError as EnclaveError
+    from enclave.ipython import load_ipython_extension as load_ipython_extension
+    from enclave.ipython import unload_ipython_extension as unload_ipython_extension
     from enclave.managers.base import SandboxManager as SandboxManager
     from enclave.managers.config import SandboxManagerConfig as SandboxManagerConfig
     from enclave.managers.http import HttpSandboxManager as HttpSandboxManager
@@ -87,10 +90,10 @@ if TYPE_CHECKING:
     from enclave.sandboxes.docker.notebook import DockerNotebookSandbox as DockerNotebookSandbox
     from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig as DockerNotebookConfig
     from enclave.sandboxes.docker.sandbox import DockerSandbox as DockerSandbox
-    from enclave.sandboxes.notebook.document import NotebookDocument as NotebookDocument
-    from enclave.sandboxes.notebook.sandbox import NotebookSandbox as NotebookSandbox
     from enclave.sandboxes.kinds import SandboxKind as SandboxKind
     from enclave.sandboxes.kinds import register_kind as register_kind
+    from enclave.sandboxes.notebook.document import NotebookDocument as NotebookDocument
+    from enclave.sandboxes.notebook.sandbox import NotebookSandbox as NotebookSandbox
     from enclave.sandboxes.registry import SandboxFactory as SandboxFactory
     from enclave.sandboxes.registry import register_sandbox as register_sandbox
     from enclave.server.auth import ApiKey as ApiKey

@@ -32,6 +32,8 @@ _SIZE = re.compile(r'(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?', re.IGNORECASE)
 _UNITS = {'': 1, 'k': KIB, 'm': MIB, 'g': 1024 * MIB, 't': 1024 * 1024 * MIB}
 _SIZE_LIMIT = 2**63
 _CPU_LIMIT = 1_000_000
+MAX_GRACE = 60.0
+"""The most that `SandboxConfig.timeout_grace` may be, in seconds."""
 
 C = TypeVar('C', bound=type)
 V = Callable[[Any, 'attrs.Attribute[Any]', Any], None]
@@ -192,6 +194,11 @@ def _as_timeout(value: Any) -> Any:
         raise ConfigurationError(error.message) from None
 
 
+def _check_grace(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_GRACE:
+        raise ConfigurationError(f'{name} must be a number of seconds from 0 to {MAX_GRACE:g}, not {value!r}')
+
+
 def _check_working_dir(value: Any, name: str) -> None:
     if not is_text(value) or not value.startswith('/'):
         raise ConfigurationError(f'{name} must be an absolute path in the sandbox, not {value!r}')
@@ -287,6 +294,8 @@ class SandboxConfig(Model):
     Attributes:
         tools_config: ``{tool name: options}`` or a list of names. A tool exists only if it is named here.
         timeout: Seconds each call may take unless it says otherwise; None and 0 mean no limit.
+        timeout_grace: Seconds that a call's programs get at its time limit to end by themselves, between SIGTERM and SIGKILL;
+            0 kills them at once.
         working_dir: Absolute path in the sandbox where calls start and relative paths begin; made if missing.
         env_vars: Environment of every call. Never shown in logs, reprs or `SandboxInfo`.
         memory_limit: Memory of everything in the sandbox together, like ``'512m'``; swap is off. None for no limit.
@@ -300,6 +309,7 @@ class SandboxConfig(Model):
 
     tools_config: dict[str, dict[str, Any]] = field(factory=dict, converter=_as_tools, validator=checked(_check_tools))
     timeout: float | None = field(default=30.0, converter=_as_timeout)
+    timeout_grace: float = field(default=0.5, validator=checked(_check_grace))
     working_dir: str = field(default='/sandbox', validator=checked(_check_working_dir))
     env_vars: dict[str, str] = field(factory=dict, converter=_as_env, validator=checked(_check_env_vars), repr=False)
     memory_limit: str | int | None = field(default='1g', validator=checked(check_memory))

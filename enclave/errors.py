@@ -150,6 +150,12 @@ class SandboxBrokenError(SandboxError, ConnectionError):
     code = 'sandbox-broken'
 
 
+class SandboxSilentError(SandboxError, TimeoutError):
+    """A sandbox did not answer in time, since it is paused or frozen, say; it can be used again when it answers again."""
+
+    code = 'sandbox-silent'
+
+
 class KernelDiedError(SandboxError):
     """A notebook's kernel ended, or could not be started, while something was asked of it; its state is lost."""
 

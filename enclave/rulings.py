@@ -219,6 +219,7 @@ def _check_tools(gate: Gate, option: str, value: Any, config: Any) -> Any:
 SHARED: Rulings = {
     'tools_config': Ruling(_check_tools),
     'timeout': at_most('max_timeout'),
+    'timeout_grace': at_most('max_grace'),
     'working_dir': inner_path(),
     'env_vars': inside(),
     'memory_limit': size_at_most('max_memory'),

@@ -35,6 +35,7 @@ import marshal,_frozen_importlib_external as e
 m=r(0,4)
 c=r(0,int(r(0,8)))
 s=r(0,int(r(0,8)))
+g=dict((k,int(v)) for k,v in (w.split('=') for w in r(0,int(r(0,8))).decode().split()))
 if m!=e.MAGIC_NUMBER:
  i,o=os.pipe()
  p=os.fork()
@@ -49,7 +50,7 @@ if m!=e.MAGIC_NUMBER:
  os.waitpid(p,0)
 c=marshal.loads(c)
 del s
-exec(c,{'__name__':'__enclave_agent__'})
+exec(c,{'__name__':'__enclave_agent__','SETTINGS':g})
 """
 
 
@@ -59,11 +60,7 @@ def agent_command(python: str = 'python3') -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def bootstrap() -> bytes:
-    """Return the bytes an agent's standard input must begin with.
-
-    Four bytes of bytecode magic number, then twice eight digits of length and so many bytes: the marshalled code, the source.
-    """
+def _program() -> bytes:
     spec = importlib.util.find_spec('enclave.agent.program')
     assert spec is not None
     assert spec.origin is not None
@@ -71,6 +68,19 @@ def bootstrap() -> bytes:
     compiled = marshal.dumps(_renamed(code))
     source = Path(spec.origin).read_bytes()
     return importlib.util.MAGIC_NUMBER + b'%08d' % len(compiled) + compiled + b'%08d' % len(source) + source
+
+
+def bootstrap(**settings: int) -> bytes:
+    """Return the bytes an agent's standard input must begin with.
+
+    Four bytes of bytecode magic number, then three times eight digits of length and so many bytes: the marshalled code, the
+    source, and the settings as ``NAME=number`` with blanks between.
+
+    Args:
+        settings: Values for the names in the agent's module that are set from outside, like ``PIDS_LIMIT=512``.
+    """
+    text = ' '.join(f'{name}={value}' for name, value in settings.items()).encode('ascii')
+    return _program() + b'%08d' % len(text) + text
 
 
 def _renamed(code: CodeType) -> CodeType:

@@ -48,7 +48,8 @@ if MYPY:
 PROTOCOL = 1
 HEADER = struct.Struct('!IBI')
 U32 = struct.Struct('!I')
-MAX_PAYLOAD = 1 << 20
+MAX_PAYLOAD = 16 << 20  # a command's arguments and environment take most, as JSON
+MAX_REPLY = 1 << 20  # of what the agent sends, which the host does not trust
 CHUNK = 1 << 16
 INPUT_WINDOW = 1 << 18
 
@@ -101,11 +102,15 @@ def unpack_message(payload):
 
 
 class FrameDecoder(object):
-    """Cuts a stream of bytes, in pieces of any size, into frames. Never holds more than one frame and one piece."""
+    """Cuts a stream of bytes, in pieces of any size, into frames. Never holds more than one frame and one piece.
 
-    def __init__(self):
-        # type: () -> None
+    ``limit`` is the largest payload.
+    """
+
+    def __init__(self, limit=MAX_PAYLOAD):
+        # type: (int) -> None
         self._held = bytearray()
+        self._limit = limit
 
     def feed(self, data):
         # type: (bytes) -> List[Tuple[int, int, bytes]]
@@ -116,8 +121,8 @@ class FrameDecoder(object):
         start = 0
         while len(held) - start >= HEADER.size:
             size, kind, call = HEADER.unpack_from(held, start)
-            if size > MAX_PAYLOAD:
-                raise ProtocolError('a frame says it has %d bytes; the limit is %d' % (size, MAX_PAYLOAD))
+            if size > self._limit:
+                raise ProtocolError('a frame says it has %d bytes; the limit is %d' % (size, self._limit))
             if kind not in KINDS:
                 raise ProtocolError('a frame is of unknown kind %d' % kind)
             end = start + HEADER.size + size
@@ -160,7 +165,20 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.
 RESTORED = IGNORED + (signal.SIGXFSZ,)
 NOBODYS_UID = 0x7FFFFFF0
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
-OOM_EVENTS = -1  # a descriptor of such a file that a loader was given, where the sandbox does not see one
+# What a loader may set from outside before `main` runs:
+OOM_EVENTS = -1  # a descriptor of such a file, where the sandbox does not see one
+CPU_COUNT = 0  # how many processors the CPU limit stands for; 0 where there is no limit
+PIDS_LIMIT = 0  # how many processes and threads there may be; 0 where there is no limit
+
+SHOWN = 4096  # the longest path or name that an error quotes as a whole
+LEFT_BEHIND_NICE = 19  # the priority of what a call left running: lowest, so that it does not starve the next call
+CPU_VARIABLES = (
+    b'PYTHON_CPU_COUNT',
+    b'OMP_NUM_THREADS',
+    b'OPENBLAS_NUM_THREADS',
+    b'MKL_NUM_THREADS',
+    b'NUMEXPR_MAX_THREADS',
+)  # where programs look for how many threads to start; defaults that a configuration and a call may change
 
 
 class Refusal(Exception):
@@ -174,16 +192,10 @@ class Refusal(Exception):
 
 def refused(error, path=b'', field=''):
     # type: (OSError, bytes, str) -> Refusal
-    where = to_text(path) if path else ''
+    where = shown(path) if path else ''
     return Refusal(
         '%s%s' % (os.strerror(error.errno or 0), ': %r' % where if where else ''), error.errno or errno.EIO, field
     )
-
-
-def cannot_start(number):
-    # type: (int) -> Refusal
-    hint = ' (is its process limit reached?)' if number == errno.EAGAIN else ''
-    return Refusal('the sandbox could not start a process: %s%s' % (os.strerror(number), hint), number, 'processes')
 
 
 def to_bytes(text, field='path'):
@@ -196,6 +208,13 @@ def to_bytes(text, field='path'):
 def to_text(data):
     # type: (bytes) -> str
     return data.decode('utf-8', 'surrogateescape')
+
+
+def shown(data):
+    # type: (bytes) -> str
+    """Return bytes as text for a message, which may be of any length."""
+    text = to_text(data)
+    return text if len(text) <= SHOWN else '%s...%s' % (text[:200], text[-100:])
 
 
 def to_path(message, key='path'):
@@ -234,8 +253,8 @@ def open_oom_events():
 
 
 def read_processes(freeze=None):
-    # type: (Optional[Callable[[], None]]) -> Dict[int, Tuple[int, bytes]]
-    """Return ``{pid: (parent's pid, state letter)}`` of everything in the sandbox (proc(5), /proc/pid/stat).
+    # type: (Optional[Callable[[], None]]) -> Dict[int, Tuple[int, bytes, int, int]]
+    """Return ``{pid: (parent's pid, state letter, process group, threads)}`` of all in the sandbox (proc(5), /proc/pid/stat).
 
     Where reading takes long, since guests by the hundred leave us no processor, ``freeze()`` is called and it begins anew.
     """
@@ -256,15 +275,15 @@ def read_processes(freeze=None):
                 continue
             finally:
                 os.close(fd)
-            words = line[line.rfind(b')') + 2 :].split(None, 2)
-            if len(words) == 3:
-                found[int(name)] = (int(words[1]), words[0])
+            words = line[line.rfind(b')') + 2 :].split(None, 18)
+            if len(words) == 19:
+                found[int(name)] = (int(words[1]), words[0], int(words[2]), int(words[17]))
     return found
 
 
 def read_bounds(pid):
     # type: (int) -> Tuple[Any, ...]
-    """Return what a process hands on to those it starts: rlimits (proc(5), /proc/pid/limits), nice value and processors."""
+    """Return what a process hands on to those it starts: rlimits (proc(5), /proc/pid/limits) and nice value."""
     found = []  # type: List[Any]
     try:
         fd = os.open('/proc/%d/limits' % pid, os.O_RDONLY)
@@ -273,7 +292,6 @@ def read_bounds(pid):
         finally:
             os.close(fd)
         found.append(os.getpriority(os.PRIO_PROCESS, pid))
-        found.append(os.sched_getaffinity(pid))
     except OSError:
         pass
     return tuple(found)
@@ -355,8 +373,8 @@ class Look(object):
         # type: (Optional[Callable[[], None]]) -> None
         self.processes = read_processes(freeze)
         self.children = {}  # type: Dict[int, List[int]]
-        for pid, (parent, _) in self.processes.items():
-            self.children.setdefault(parent, []).append(pid)
+        for pid, facts in self.processes.items():
+            self.children.setdefault(facts[0], []).append(pid)
 
     def below(self, roots):
         # type: (Set[int]) -> Set[int]
@@ -379,7 +397,7 @@ def read_table(path):
     except OSError:
         return []
     try:
-        data = os.read(fd, MAX_PAYLOAD) if stat.S_ISREG(os.fstat(fd).st_mode) else b''
+        data = os.read(fd, MAX_REPLY) if stat.S_ISREG(os.fstat(fd).st_mode) else b''
     except OSError:
         data = b''
     finally:
@@ -395,7 +413,7 @@ def find_user(text):
     groups = [row for row in read_table('/etc/group') if len(row) >= 4 and row[2].isdigit()]
     found = [row for row in users if name in (row[0], row[2])]
     if not found and not name.isdigit():
-        raise Refusal('there is no user %r in the sandbox' % to_text(name), errno.EINVAL, 'user')
+        raise Refusal('there is no user %r in the sandbox' % shown(name), errno.EINVAL, 'user')
     login, _, uid, gid, _, home = found[0][:6] if found else [name, b'', name, b'0', b'', b'/']
     if not group:
         others = [int(row[2]) for row in groups if login in row[3].split(b',')]
@@ -404,7 +422,7 @@ def find_user(text):
         if group in (row[0], row[2]):
             group = row[2]
     if not group.isdigit():
-        raise Refusal('there is no group %r in the sandbox' % to_text(group), errno.EINVAL, 'user')
+        raise Refusal('there is no group %r in the sandbox' % shown(group), errno.EINVAL, 'user')
     return int(uid), int(group), [int(group)], home, login
 
 
@@ -527,15 +545,17 @@ class Run(RunningCall):
     search path), ``user``, ``timeout`` (seconds or null), ``stdin`` ('null' or 'pipe'), ``merge`` (stderr into stdout),
     ``tty`` ([rows, columns] or absent), ``head`` and ``tail`` (bytes kept of each stream; null head: all of it, live),
     ``rlimits`` ({name: [soft, hard]}), ``events`` (send EVENT ``started`` with the pid), ``script`` ({'bytes', 'suffix',
-    'at'}: the first bytes of input are a file whose path replaces argv[at]; with 'name' the file is called that, and its
-    directory is the working directory), ``builtin`` ({'name', ...}) instead of argv, ``limits`` ({'cpu': seconds, 'memory':
-    bytes, 'output': bytes, 'patience': times}, each or null): measure the program, end it when it goes over one, and end
-    everything it started when it ends; ``timeout`` then does not count the time in which it was ready to run and no
-    processor was free, up to ``patience`` times itself.
+    'at', 'sourced'}: the first bytes of input are a file whose path replaces argv[at], or if ``sourced`` a shell's words that
+    read it; with 'name' the file is called that, and its directory is the working directory), ``builtin`` ({'name', ...})
+    instead of argv, ``grace`` (seconds between SIGTERM and SIGKILL at the limit), ``cpus`` (numbers of the processors to run
+    on), ``limits`` ({'cpu': seconds, 'memory': bytes, 'output': bytes, 'patience': times}, each or null): measure the program,
+    end it when it goes over one, and end everything it started when it ends; ``timeout`` then does not count the time in which
+    it was ready to run and no processor was free, up to ``patience`` times itself.
 
     END: ``exit`` or ``signal`` (numbers), ``timed_out``, ``cancelled``, ``oom``, ``seconds``, ``out`` and ``err``
-    ([true bytes, sent bytes]), ``missing`` (errno, when the program could not be executed); with ``limits`` also ``cpu``
-    (seconds) and ``memory`` (bytes) if they are known, and ``exceeded`` ('time', 'cpu', 'memory' or 'output').
+    ([true bytes, sent bytes]), ``missing`` (errno, when the program could not be executed), ``cleared`` (how many processes of
+    earlier calls were ended to make room for this one); with ``limits`` also ``cpu`` (seconds) and ``memory`` (bytes) if they
+    are known, and ``exceeded`` ('time', 'cpu', 'memory' or 'output').
     """
 
     def __init__(self, agent, number, message, data):
@@ -568,6 +588,11 @@ class Run(RunningCall):
         self.outcome = None  # type: Optional[int]
         self.exec_error = None  # type: Optional[Tuple[bytes, int]]
         self.verdict = ''
+        self.is_ending = False  # it was asked to end at its limit, and has its grace now
+        self.grace_ends_at = 0.0
+        self.cleared = 0
+        self.fed = []  # type: List[bytes]
+        self.cpus = [int(number) for number in message.get('cpus') or ()]
         self.killer = None  # type: Optional[Killer]
         self.started_at = 0.0
         self.seconds = 0.0
@@ -614,7 +639,11 @@ class Run(RunningCall):
         if own_name:
             self.cwd = self.script_dir
         else:
-            self.argv[int(script['at'])] = os.path.join(self.script_dir, name)
+            path = os.path.join(self.script_dir, name)
+            if script.get('sourced'):
+                # So the text runs as it would after -c: $0 is the shell's and there are no arguments.
+                path = b". '" + path.replace(b"'", b"'\\''") + b"'"
+            self.argv[int(script['at'])] = path
         if not self.script_left:
             os.close(self.script_file)
             self.script_file = -1
@@ -654,6 +683,20 @@ class Run(RunningCall):
 
     def spawn(self):
         # type: () -> None
+        if not self.agent.clear_room(self):
+            self.start()
+
+    def start_again(self):
+        # type: () -> None
+        """Start, after processes of earlier calls were ended that left no room for this one."""
+        if not self.ended:
+            try:
+                self.start()
+            except Refusal as error:
+                self.fail(error)
+
+    def start(self):
+        # type: () -> None
         opened = []  # type: List[int]
         try:
             stdio = self.open_stdio(opened)
@@ -670,8 +713,10 @@ class Run(RunningCall):
             self.stdin = self.tty = -1
             self.sources.clear()
             self.supervisor = None
+            if error.errno == errno.EAGAIN and self.agent.end_largest(self):
+                return
             self.remove_script()
-            raise cannot_start(error.errno or 0)
+            raise self.agent.cannot_start(error.errno or 0)
         for fd in set(stdio):
             os.close(fd)
         for fd in self.sources:
@@ -746,12 +791,15 @@ class Run(RunningCall):
 
     def on_exit(self, status):
         # type: (int) -> None
-        """The main process has ended; with that the call has, unless its family is being killed or is to end with it."""
-        if self.outcome is None:
+        """The main process has ended; with that the call has, unless its family is being ended or is to end with it."""
+        no_room = self.exec_error == (b'f', errno.EAGAIN) and not self.main
+        if no_room and self.outcome is None and not self.killer and self.agent.end_largest(self):
+            self.take_back()
+        elif self.outcome is None:
             self.outcome = status
             self.seconds = time.monotonic() - self.started_at
             self.agent.mains.pop(self.main, None)
-            if self.killer:
+            if self.killer or self.is_ending:
                 return
             if self.limits is None:
                 self.finish()
@@ -763,8 +811,20 @@ class Run(RunningCall):
     def on_family_gone(self):
         # type: () -> None
         """The supervisor has said that nothing of the call is left."""
-        if self.limits is not None and self.outcome is not None and not self.killer:
+        if (self.is_ending or self.limits is not None) and self.outcome is not None and not self.killer:
             self.finish()
+
+    def take_back(self):
+        # type: () -> None
+        """Be as before `start`: nothing could be started."""
+        for fd in list(self.sources):
+            self.close_source(fd)
+        if self.stdin >= 0:
+            self.agent.forget(self.stdin)
+            self.stdin = -1
+        self.incoming.extendleft(reversed(self.fed))
+        self.supervisor = self.exec_error = None
+        del self.fed[:]
 
     def on_supervisor_gone(self):
         # type: () -> None
@@ -775,10 +835,10 @@ class Run(RunningCall):
             if not self.main:
                 # Killed before it could name the main process, which must be the one child we do not know.
                 known = set(self.agent.supervisors) | set(self.agent.mains)
-                unknown = [pid for pid, (parent, _) in processes.items() if parent == MINE and pid not in known]
+                unknown = [pid for pid, facts in processes.items() if facts[0] == MINE and pid not in known]
                 if unknown:
                     self.on_status(b'S', b' ', min(unknown))
-            if self.main and processes.get(self.main, (0, b''))[0] == MINE:
+            if self.main and processes.get(self.main, (0,))[0] == MINE:
                 return  # ours now: the loop reaps it and calls on_exit
             self.on_exit(signal.SIGKILL)
         elif self.limits is not None and self.outcome is not None and not self.killer:
@@ -788,13 +848,30 @@ class Run(RunningCall):
         # type: () -> None
         if self.ended or self.killer:
             return
-        if self.outcome is None:
-            if self.limits is None:
+        if self.is_ending:
+            if time.monotonic() >= self.grace_ends_at:
                 self.kill('timed_out')
+        elif self.outcome is None:
+            if self.limits is None:
+                self.ask_to_end()
             else:
                 self.check_limits()
         elif self.limits is not None and time.monotonic() - self.started_at - self.seconds >= FAMILY_SECONDS * 0.9:
             self.kill('')
+
+    def ask_to_end(self):
+        # type: () -> None
+        """Send SIGTERM at the time limit, and let the grace begin."""
+        grace = float(self.message.get('grace') or 0)
+        if not grace or not self.main:
+            return self.kill('timed_out')
+        self.verdict = 'timed_out'
+        self.is_ending = True
+        self.grace_ends_at = time.monotonic() + grace
+        # Parents first (their numbers are lower), or a shell would report that its child was ended.
+        for pid in sorted(Killer(self.agent, self, self.on_killed).find(Look())):
+            send_signal(pid, signal.SIGTERM)
+        return self.agent.set_deadline(self.number, grace)
 
     # Limits ---------------------------------------------------------------------------------------------------------
 
@@ -834,17 +911,20 @@ class Run(RunningCall):
         # type: (str, str) -> None
         """End the family for a limit that it has gone over."""
         self.exceeded = limit
-        self.kill(verdict)
+        if limit == 'time':
+            self.ask_to_end()
+        else:
+            self.kill(verdict)
 
     def kill(self, verdict):
         # type: (str) -> None
         """Kill the whole family, then end the call with ``verdict``."""
         if not self.killer and not self.ended:
-            self.verdict = verdict
+            self.verdict = self.verdict or verdict
             if not self.supervisor and not self.main:
                 self.remove_script()
                 return self.end({verdict: True})
-            self.killer = Killer(self)
+            self.killer = Killer(self.agent, self, self.on_killed)
             self.agent.killers.append(self.killer)
         return None
 
@@ -858,7 +938,8 @@ class Run(RunningCall):
         if self.outcome is None:
             self.outcome = int(signal.SIGKILL)
             self.seconds = time.monotonic() - self.started_at
-        self.agent.mains.pop(self.main, None)
+        if self.agent.mains.get(self.main) is self:
+            del self.agent.mains[self.main]
         self.finish()
 
     def on_control(self, message):
@@ -955,6 +1036,10 @@ class Run(RunningCall):
                 self.incoming.appendleft(data)
                 return self.close_stdin()
             self.grant(size)
+            if not self.main:
+                self.fed.append(data[:size])  # in case that it cannot be started
+            elif self.fed:
+                del self.fed[:]
             if size < len(data):
                 self.incoming.appendleft(data[size:])
         if self.input_done and not self.incoming:
@@ -1007,6 +1092,8 @@ class Run(RunningCall):
         }  # type: Dict[str, Any]
         if self.verdict:
             message[self.verdict] = True
+        if self.cleared:
+            message['cleared'] = self.cleared
         if self.exceeded:
             message['exceeded'] = self.exceeded
         if b'c' in self.usage:
@@ -1020,15 +1107,19 @@ class Run(RunningCall):
             message['exit'] = os.WEXITSTATUS(status)
         if status == signal.SIGKILL or message.get('exit') == 128 + signal.SIGKILL:
             message['oom'] = self.agent.count_oom_kills() > self.oom_kills
+        if self.verdict == 'timed_out':
+            # One end for all that run out of time, however they went about it in their grace.
+            message.pop('exit', None)
+            message['signal'] = int(signal.SIGKILL)
         if self.exec_error and not self.verdict:
             stage, number = self.exec_error
             if stage == b'x':
                 message['missing'] = number
             elif stage == b'f':
-                message = {'error': cannot_start(number).facts}
+                message = {'error': self.agent.cannot_start(number).facts}
             else:
                 field = {b'c': 'cwd', b'u': 'user', b'l': 'rlimits'}.get(stage, '')
-                value = to_text(self.cwd) if field == 'cwd' else self.message.get(field)
+                value = shown(self.cwd) if field == 'cwd' else self.message.get(field)
                 message = {
                     'error': {
                         'message': '%s %r: %s' % (field, value, os.strerror(number)),
@@ -1080,6 +1171,7 @@ class Supervisor(object):
             try:
                 self.settle_in(theirs, stdio)
                 if run:
+                    agent.place_on_cpus(0, run)
                     self.keep(theirs, lambda: self.fork_main(theirs, run, stdio), stdio)
                 else:
                     self.serve(theirs)
@@ -1098,6 +1190,7 @@ class Supervisor(object):
 
         self.run = run
         send_signal(self.pid, signal.SIGCONT)  # a guest may have stopped it
+        self.agent.place_on_cpus(self.pid, run)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio))
         self.socket.sendmsg([request], [rights])
 
@@ -1122,11 +1215,13 @@ class Supervisor(object):
 
     def on_gone(self):
         # type: () -> None
-        """The process is reaped; take its last words first."""
+        """The process is reaped; take what it reported first."""
         self.on_message(0)
         self.close()
         if self.run:
-            self.run.on_supervisor_gone()
+            self.agent.has_orphans = True
+            if self.run.supervisor is self:
+                self.run.on_supervisor_gone()
 
     def close(self):
         # type: () -> None
@@ -1318,11 +1413,15 @@ def execute(argv, env, attempt):
 
 
 class Killer(object):
-    """What is to be killed for one call: its family, to the last process. `Agent.kill` does it."""
+    """What is to be killed: the family of a call (of one that has ended, too), to the last process, or without a call what no
+    call is known for. `Agent.kill` does it, and calls ``on_done``."""
 
-    def __init__(self, run):
-        # type: (Run) -> None
+    def __init__(self, agent, run, on_done):
+        # type: (Agent, Optional[Run], Callable[[], None]) -> None
+        self.agent = agent
         self.run = run
+        self.supervisor = run.supervisor if run else None
+        self.on_done = on_done
         self.killed = set()  # type: Set[int]
         self.hopeless = set()  # type: Set[int]
         self.quiet_looks = 0
@@ -1331,11 +1430,13 @@ class Killer(object):
 
     def find(self, look):
         # type: (Look) -> Set[int]
-        run, agent = self.run, self.run.agent
-        if run.supervisor and run.supervisor.run is not run:
+        run, agent = self.run, self.agent
+        if run:
+            self.supervisor = run.supervisor
+        if self.supervisor and self.supervisor.run is not run:
             return set()  # it has told that all are gone, and may have the next call's below it by now
-        if run.supervisor:
-            found = look.below({run.supervisor.pid})
+        if self.supervisor:
+            found = look.below({self.supervisor.pid})
         else:
             # A guest killed the supervisor, so its orphans came to us, and which call they belong to is lost. Take them all,
             # except what other calls certainly own.
@@ -1370,8 +1471,8 @@ class Killer(object):
         self.quiet_looks = 0 if living else self.quiet_looks + 1
         if self.quiet_looks == 2:
             self.quiet_since = now
-        if self.is_quiet() and self.run.supervisor:
-            send_signal(self.run.supervisor.pid, signal.SIGCONT)  # a guest may have stopped it
+        if self.is_quiet() and self.supervisor:
+            send_signal(self.supervisor.pid, signal.SIGCONT)  # a guest may have stopped it
         return grows
 
     def is_quiet(self):
@@ -1383,8 +1484,35 @@ class Killer(object):
         """Is all dead and reaped? What is not reaped counts towards the process limit, and the next call would run into it."""
         if not self.is_quiet():
             return False
-        reaped = not self.run.supervisor or self.run.supervisor.run is not self.run
-        return reaped or bool(self.hopeless) or time.monotonic() - self.quiet_since > KILL_PATIENCE
+        return self.is_reaped() or bool(self.hopeless) or time.monotonic() - self.quiet_since > KILL_PATIENCE
+
+    def is_reaped(self):
+        # type: () -> bool
+        return not self.supervisor or self.supervisor.run is not self.run
+
+
+class EverythingKiller(Killer):
+    """All that any call has started and left, but the families of the calls in ``kept`` (numbers)."""
+
+    def __init__(self, agent, kept, on_done):
+        # type: (Agent, Set[int], Callable[[], None]) -> None
+        Killer.__init__(self, agent, None, on_done)
+        self.kept = kept
+        self.count = set()  # type: Set[int]
+
+    def find(self, look):
+        # type: (Look) -> Set[int]
+        agent = self.agent
+        kept = [run for run in agent.runs() if run.number in self.kept and not run.ended]
+        roots = {run.supervisor.pid for run in kept if run.supervisor}
+        mains = {run.main for run in kept if run.main in look.processes}
+        found = look.below({MINE}) - set(agent.supervisors) - look.below(roots) - look.below(mains) - mains
+        self.count |= found
+        return found - self.hopeless
+
+    def is_reaped(self):
+        # type: () -> bool
+        return not any(run.number not in self.kept for run in self.agent.runs())
 
 
 class Read(RunningCall):
@@ -1495,6 +1623,8 @@ class Write(RunningCall):
             before = None
         if before and not stat.S_ISREG(before.st_mode):
             raise OSError(errno.EISDIR if stat.S_ISDIR(before.st_mode) else errno.EINVAL, '')
+        if before:
+            self.check_writable()
         if message.get('append'):
             # A guest may have put a pipe there since we looked, and nothing here may wait for a guest.
             return os.open(self.target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, mode)
@@ -1516,6 +1646,15 @@ class Write(RunningCall):
                 pass
         os.fchmod(fd, mode)
         return fd
+
+    def check_writable(self):
+        # type: () -> None
+        """Raise OSError where the file itself may not be written, although another could be put in its place."""
+        try:
+            os.close(os.open(self.target, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:  # a program that runs goes on with the old one
+                raise
 
     def on_data(self, data):
         # type: (bytes) -> None
@@ -1673,7 +1812,8 @@ class Connect(RunningCall):
             number = self.socket.connect_ex(address)
         except (OSError, ValueError, OverflowError) as error:
             self.socket.close()
-            raise Refusal('cannot connect to %r: %s' % (address, error), getattr(error, 'errno', 0) or errno.EINVAL)
+            what = shown(address) if isinstance(address, bytes) else address
+            raise Refusal('cannot connect to %r: %s' % (what, error), getattr(error, 'errno', 0) or errno.EINVAL)
         if number not in (0, errno.EINPROGRESS):
             self.socket.close()
             raise Refusal('cannot connect to %r: %s' % (address, os.strerror(number)), number)
@@ -1800,12 +1940,44 @@ class Idle(RunningCall):
         self.agent.waiting_idle = None
 
 
+class Clean(RunningCall):
+    """Ends all that calls have started, but for the calls in ``keep`` (their numbers).
+
+    END: ``ended`` (how many processes), ``left`` (how many could not be ended), ``starts`` (whether one can be started now).
+    """
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        RunningCall.__init__(self, agent, number, message, data)
+        kept = {int(each) for each in message.get('keep') or ()}
+        for call in list(agent.calls.values()):
+            if isinstance(call, Run) and call.number not in kept:
+                call.kill('cancelled')
+        if not agent.has_leftovers() and not agent.calls_but(kept):
+            self.end({'ended': 0, 'left': 0, 'starts': not kept or agent.can_start()})
+            return
+        self.killer = EverythingKiller(agent, kept, self.on_killed)
+        agent.killers.append(self.killer)
+
+    def on_killed(self):
+        # type: () -> None
+        self.agent.has_orphans = False
+        left = len(self.killer.hopeless)
+        self.end({'ended': len(self.killer.count), 'left': left, 'starts': self.agent.can_start()})
+
+    def abort(self):
+        # type: () -> None
+        if self.killer in self.agent.killers:
+            self.agent.killers.remove(self.killer)
+
+
 def op_stat(agent, message):
     # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
     path = to_path(message)
     facts = os.stat(path) if message.get('follow', True) else os.lstat(path)
     found = describe(os.path.realpath(path) if message.get('follow', True) else os.path.abspath(path), facts, path)
     found['on_root'] = facts.st_dev == agent.root_device
+    found['writable'] = os.access(path, os.W_OK)
     return found
 
 
@@ -1863,7 +2035,10 @@ def op_chmod(agent, message):
 def op_ping(agent, message):
     # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
     busy = sum(1 for supervisor in agent.supervisors.values() if supervisor.run)
-    return {'running': len(agent.mains), 'background': busy - len(agent.mains)}
+    answer = {'running': len(agent.mains), 'background': busy - len(agent.mains)}  # type: Dict[str, Any]
+    if message.get('start'):
+        answer['starts'] = agent.can_start()
+    return answer
 
 
 def op_terminate(agent, message):
@@ -1884,7 +2059,15 @@ SIMPLE = {
     'ping': op_ping,
     'terminate': op_terminate,
 }
-CALLS = {'run': Run, 'read': Read, 'write': Write, 'list': Listing, 'connect': Connect, 'idle': Idle}
+CALLS = {
+    'run': Run,
+    'read': Read,
+    'write': Write,
+    'list': Listing,
+    'connect': Connect,
+    'idle': Idle,
+    'clean': Clean,
+}
 
 
 def run_builtin(what):
@@ -2059,9 +2242,9 @@ def check_regular(fd, facts, path):
     if stat.S_ISDIR(facts.st_mode):
         raise OSError(errno.EISDIR, '')
     if not stat.S_ISREG(facts.st_mode):
-        raise Refusal('not a regular file: %r' % to_text(path), errno.EINVAL)
+        raise Refusal('not a regular file: %r' % shown(path), errno.EINVAL)
     if os.readlink('/proc/self/fd/%d' % fd).startswith('/proc/%d/' % MINE):
-        raise Refusal("the agent's own files may not be read: %r" % to_text(path), errno.EACCES)
+        raise Refusal("the agent's own files may not be read: %r" % shown(path), errno.EACCES)
 
 
 def describe(name, facts, path):
@@ -2128,6 +2311,9 @@ class Agent(object):
         self.draining = set()  # type: Set[Run]
         self.killers = []  # type: List[Killer]
         self.has_frozen = False
+        self.has_orphans = False  # a guest killed a supervisor, so there may be processes that no call is known for
+        self.next_look_at = 0.0
+        self.own_cpus = set()  # type: Set[int]
         self.pumps = []  # type: List[Any]
         self.deadlines = []  # type: List[Tuple[float, int]]
         self.scripts = 0
@@ -2193,6 +2379,9 @@ class Agent(object):
 
     def send(self, kind, call, payload):
         # type: (int, int, bytes) -> None
+        if kind == END and len(payload) > MAX_REPLY:
+            facts = {'message': 'the answer has %d bytes' % len(payload), 'errno': errno.E2BIG, 'field': ''}
+            payload = pack_message({'error': facts})
         frame = encode_frame(kind, call, payload)
         self.outgoing.append(frame)
         self.outgoing_size += len(frame)
@@ -2348,6 +2537,102 @@ class Agent(object):
         else:
             self.free_supervisors.append(supervisor)
 
+    # What ended calls have left ----------------------------------------------------------------------------------------
+
+    def runs(self):
+        # type: () -> List[Run]
+        """Return the commands that processes may be left of, ended ones too."""
+        found = [supervisor.run for supervisor in self.supervisors.values() if supervisor.run]
+        return found + [run for run in self.mains.values() if run not in found]
+
+    def calls_but(self, kept):
+        # type: (Set[int]) -> bool
+        return any(run.number not in kept for run in self.runs())
+
+    def has_leftovers(self):
+        # type: () -> bool
+        return self.has_orphans or any(run.ended for run in self.runs())
+
+    def clear_room(self, run):
+        # type: (Run) -> bool
+        """See that what ended calls have left does not hinder a call that is to begin: it gets the lowest priority, and where it
+        leaves hardly any room for processes its largest family is ended. True when the call will be started after that.
+        """
+        if not self.has_leftovers():
+            return False
+        if time.monotonic() < self.next_look_at:
+            return False
+        began = time.process_time()
+        look = Look()
+        families = self.families(look)
+        groups = {look.processes[pid][2] for _, family in families for pid in family}
+        for group in groups - {0, 1, os.getpgrp()}:
+            try:
+                if os.getpriority(os.PRIO_PGRP, group) < LEFT_BEHIND_NICE:
+                    os.setpriority(os.PRIO_PGRP, group, LEFT_BEHIND_NICE)
+            except OSError:
+                pass  # it has gone, or is another user's
+        # Looking is a tenth of the time at most, however much there is to be seen.
+        self.next_look_at = time.monotonic() + 10 * (time.process_time() - began)
+        room = PIDS_LIMIT - sum(facts[3] for facts in look.processes.values())
+        if PIDS_LIMIT and room < min(32, max(4, PIDS_LIMIT // 16)):
+            return self.end_largest(run, families)
+        return False
+
+    def families(self, look):
+        # type: (Look) -> List[Tuple[Optional[Run], Set[int]]]
+        """Return what ended calls have left, the largest family first."""
+        families = [(run, look.below({run.supervisor.pid})) for run in self.runs() if run.ended and run.supervisor]  # type: List[Tuple[Optional[Run], Set[int]]]
+        if self.has_orphans:
+            orphans = Killer(self, None, lambda: None).find(look)
+            self.has_orphans = bool(orphans)
+            families.append((None, orphans))
+        return sorted((each for each in families if each[1]), key=lambda each: -len(each[1]))
+
+    def end_largest(self, run, families=None):
+        # type: (Run, Optional[List[Tuple[Optional[Run], Set[int]]]]) -> bool
+        """End the largest family that an ended call has left, then start a call; False if there is none."""
+        families = families or self.families(Look())
+        if not families:
+            return False
+        left, family = families[0]
+        run.cleared += len(family)
+        self.next_look_at = 0.0
+        self.killers.append(Killer(self, left, run.start_again))
+        return True
+
+    def can_start(self):
+        # type: () -> bool
+        """Tell whether a process can be started, by starting one."""
+        try:
+            pid = os.fork()
+        except OSError:
+            return False
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return True
+
+    def cannot_start(self, number):
+        # type: (int) -> Refusal
+        hint = ''
+        if number == errno.EAGAIN:
+            running = sum(facts[3] for facts in read_processes().values())
+            hint = ' (its process limit is reached: %d processes and threads run in it)' % running
+        return Refusal('the sandbox could not start a process: %s%s' % (os.strerror(number), hint), number, 'processes')
+
+    # Processors ---------------------------------------------------------------------------------------------------------
+
+    def place_on_cpus(self, pid, run):
+        # type: (int, Run) -> None
+        """Have a call's processes run on the processors that were chosen for it, so that they see as many as they may use."""
+        cpus = set(run.cpus) & self.own_cpus or self.own_cpus
+        try:
+            if cpus:
+                os.sched_setaffinity(pid, cpus)
+        except OSError:
+            pass  # which processors there are has changed
+
     def count_oom_kills(self):
         # type: () -> int
         try:
@@ -2423,6 +2708,11 @@ class Agent(object):
             self.set_own_oom_score()
         except OSError:
             self.oom_file = -1
+        if hasattr(os, 'sched_getaffinity'):
+            self.own_cpus = os.sched_getaffinity(0)
+        if 0 < CPU_COUNT < len(self.own_cpus):
+            for name in CPU_VARIABLES:
+                PROCESS_ENV.setdefault(name, b'%d' % CPU_COUNT)
         guarded = self.prctl(PR_SET_DUMPABLE, 0) == 0
         reaps = MINE == 1 or self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
         if os.getuid() == 0:
@@ -2453,6 +2743,7 @@ class Agent(object):
             'shell': shells[0] if shells else '',
             'cwd': to_text(os.getcwdb()),
             'cwd_writable': os.access('.', os.W_OK | os.X_OK),
+            'cpus': sorted(self.own_cpus),
         }
         self.send(HELLO, 0, pack_message(hello))
         self.flush()
@@ -2508,7 +2799,7 @@ class Agent(object):
             self.reap()
             for killer in [killer for killer in self.killers if killer.is_done()]:
                 self.killers.remove(killer)
-                killer.run.on_killed()
+                killer.on_done()
             if self.has_frozen:
                 self.thaw()
             elif growing and MINE == 1:
@@ -2586,4 +2877,5 @@ def main():
 
 
 if __name__ == '__enclave_agent__':
+    globals().update(globals().pop('SETTINGS', {}))
     main()

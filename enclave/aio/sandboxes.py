@@ -174,6 +174,7 @@ class Sandbox(AsyncProxy):
     execute_command = to_async(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
     run_script = to_async(base.Sandbox.run_script)
     run_code = to_async(base.Sandbox.run_code)
+    run_many = streamed(base.Sandbox.run_many)
 
     async def __aenter__(self: S) -> S:
         try:

@@ -13,7 +13,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from attrs import Factory, define, field, frozen
@@ -31,6 +31,7 @@ from enclave.agent.program import (
     HELLO,
     INPUT_WINDOW,
     MAX_PAYLOAD,
+    MAX_REPLY,
     OPEN,
     PROTOCOL,
     U32,
@@ -55,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 STREAM_WINDOW: Final = 1 << 18
 """Bytes of live output that may be under way to one slow reader."""
+UNUSED_SECONDS: Final = 5.0
+"""How long input that is sent may stay unused before somebody asks why."""
 OVERRUN: Final = 4 << 20
 """Bytes an agent may send past a window: what the guest's pipes held when it ended (1 MiB each at most), and one frame."""
 INLINE_BYTES: Final = CHUNK
@@ -81,6 +84,7 @@ class Hello:
     shell: str
     cwd: str
     cwd_writable: bool
+    cpus: tuple[int, ...] = ()
 
 
 @frozen
@@ -144,6 +148,13 @@ class Reply:
         if value[1] > value[0]:
             raise ProtocolError(f'{name!r} sent more than there was')
         return value[0], value[1]
+
+    def integers(self, name: str, *, high: int = 1 << 16) -> tuple[int, ...]:
+        """Return a list of whole numbers within bounds."""
+        value = self._message.get(name)
+        if type(value) is not list or len(value) > high or any(type(n) is not int or not 0 <= n < high for n in value):
+            raise ProtocolError(f'{name!r} is not a list of numbers')
+        return tuple(value)
 
     def facts(self, name: str) -> Reply:
         """Return a nested message."""
@@ -251,19 +262,27 @@ class Call:
             self._channel.send(CREDIT, self.number, U32.pack(len(payload)))
         return kind, bytes(payload)
 
-    def wait_ready(self, deadline: Deadline) -> None:
-        """Return when `next_frame` would not wait, or the deadline has passed; nothing is taken.
+    def wait_ready(self, deadline: Deadline, *, for_end: bool = False) -> bool:
+        """Return whether `next_frame` would not wait, as soon as that is so or the deadline has passed; nothing is taken.
+
+        Args:
+            for_end: Wait for the call's end alone, and whether or not the work is cancelled: it is what ends then.
 
         Raises:
             CallCancelledError: The caller's work was cancelled. The call itself goes on.
         """
+
+        def is_ready() -> bool:
+            return bool(self._frames and not for_end) or self._end is not None or self._lost is not None
+
+        if for_end:
+            with self._changed:
+                return self._changed.wait_for(is_ready, deadline.remaining())
         with on_cancel(self._wake), self._changed:
-            self._changed.wait_for(
-                lambda: self._frames or self._end is not None or self._lost is not None or is_cancelled(),
-                deadline.remaining(),
-            )
-            if not self._frames and self._end is None and self._lost is None and is_cancelled():
+            self._changed.wait_for(lambda: is_ready() or is_cancelled(), deadline.remaining())
+            if not is_ready() and is_cancelled():
                 raise CallCancelledError('the waiting was cancelled; what was waited for goes on')
+            return is_ready()
 
     def _wake(self) -> None:
         with self._changed:
@@ -309,28 +328,36 @@ class Call:
         if self._lost is not None and self._end is None:
             raise self._channel.explain(self._lost)
 
-    def write(self, data: bytes, deadline: Deadline) -> bool:
-        """Send input, as fast as the far end uses it up; False when the call ended before all was sent."""
+    def write(self, data: bytes, deadline: Deadline, check: Callable[[], None] | None = None) -> bool:
+        """Send input, as fast as the peer uses it up; False when the call ended before all was sent.
+
+        Args:
+            check: Called when nothing was used up for `UNUSED_SECONDS`, to raise if nothing will be.
+        """
         view = memoryview(data)
         while view:
             with self._changed:
+                until = deadline if check is None else deadline.earlier(UNUSED_SECONDS)
                 self._changed.wait_for(
-                    lambda: self._credit > 0 or self._end is not None or self._lost is not None, deadline.remaining()
+                    lambda: self._credit > 0 or self._end is not None or self._lost is not None, until.remaining()
                 )
                 self._check_lost_locked()
                 if self._end is not None:
                     return False
-                if self._credit <= 0:
-                    raise OperationTimeoutError('the program did not read its input within the time limit')
                 size = min(self._credit, CHUNK, len(view))
-                self._credit -= size
-            self._channel.send(DATA, self.number, bytes(view[:size]))
-            view = view[size:]
+                if size <= 0 and deadline.has_expired():
+                    raise OperationTimeoutError('the program did not read its input within the time limit')
+                self._credit -= max(size, 0)
+            if size > 0:
+                self._channel.send(DATA, self.number, bytes(view[:size]))
+                view = view[size:]
+            elif check is not None:
+                check()
         return True
 
-    def write_all(self, chunks: Iterable[bytes], deadline: Deadline) -> bool:
+    def write_all(self, chunks: Iterable[bytes], check: Callable[[], None] | None = None) -> bool:
         """Send several pieces of input; see `write`."""
-        return all(self.write(chunk, deadline) for chunk in chunks)
+        return all(self.write(chunk, Deadline(), check) for chunk in chunks)
 
     def close_input(self) -> None:
         """Say that no more input comes."""
@@ -483,7 +510,7 @@ class Channel:
     # The reader thread ------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        decoder, data = FrameDecoder(), b''
+        decoder, data = FrameDecoder(MAX_REPLY), b''
         try:
             while data := self._stream.read():
                 for kind, number, payload in decoder.feed(data):
@@ -548,6 +575,7 @@ def read_hello(message: dict[str, Any]) -> Hello:
         shell=facts.text('shell'),
         cwd=facts.text('cwd'),
         cwd_writable=facts.flag('cwd_writable'),
+        cpus=facts.integers('cpus') if 'cpus' in facts else (),
     )
     if hello.protocol != PROTOCOL:
         raise ProtocolError(f'the agent speaks protocol {hello.protocol}, not {PROTOCOL}')

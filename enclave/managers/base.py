@@ -17,7 +17,7 @@ import uuid
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future
 from datetime import datetime
 from typing import IO, Any, ClassVar, Literal, TypeVar
@@ -25,9 +25,10 @@ from typing import IO, Any, ClassVar, Literal, TypeVar
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
-from enclave.errors import InvalidArgumentError
-from enclave.languages.values import CodeRequest, CodeResult, make_request
+from enclave.errors import InvalidArgumentError, PoolError
+from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
 from enclave.managers.config import SandboxManagerConfig
+from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.suggest import did_you_mean
@@ -37,6 +38,7 @@ from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_mess
 logger = logging.getLogger(__name__)
 
 R = TypeVar('R')
+Item = TypeVar('Item')
 M = TypeVar('M', bound='SandboxManager')
 Config = SandboxConfig | Mapping[str, Any] | None
 Lifetime = float | None | Literal['default']
@@ -62,7 +64,7 @@ _CONTROL = frozenset(
         'list_sandboxes',
     }
 )
-_NOT_SUBMITTED = frozenset({'submit', 'lease', 'open'})
+_NOT_SUBMITTED = frozenset({'submit', 'lease', 'open', 'run_many', 'map'})
 
 
 class CallFuture(Future[R]):
@@ -583,6 +585,94 @@ class SandboxManager(ABC):
     def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
         with self.lease(timeout, pool=pool) as sandbox:
             return sandbox.run_code(request)
+
+    def run_many(
+        self,
+        programs: Iterable[Program],
+        *,
+        pool: str | None = None,
+        concurrency: int | None = None,
+        in_order: bool = False,
+        wait_timeout: float | None = None,
+    ) -> Outcomes[CodeResult]:
+        """Run many programs in a pool, each in a sandbox of its own for that time, and give what became of each as it comes.
+
+        What is given is an iterator, and a context manager that ends what is left; an error of one program is a value and
+        stops nothing. Programs are taken from their iterable a few at a time, and outcomes that nobody takes hold up the rest.
+
+        Args:
+            programs: Requests, dicts of their fields, or sources in Python.
+            pool: The pool's name; None is the first that was made.
+            concurrency: How many run at once; default is as many as the pool may have sandboxes.
+            in_order: Give outcomes in the order of the programs.
+            wait_timeout: Seconds that a program may wait for a free sandbox; None for no limit.
+
+        Raises:
+            PoolError: There is no pool, or none of that name.
+            InvalidArgumentError: ``concurrency`` is impossible.
+            ManagerStoppedError: The manager is stopping or stopped.
+        """
+        return self._run_many(programs, as_request, pool, concurrency, in_order, wait_timeout)
+
+    def map(
+        self,
+        program: Program | Callable[[Item], Program],
+        items: Iterable[Item],
+        *,
+        language: str = 'python',
+        pool: str | None = None,
+        concurrency: int | None = None,
+        wait_timeout: float | None = None,
+        on_progress: Callable[[int, int | None], object] | None = None,
+    ) -> Outcomes[CodeResult]:
+        """Run a program for each of many items, in a pool, and give what became of each in the order of the items.
+
+        Args:
+            program: A source, a request, or a function that makes one of an item. Without a function an item is the program's
+                stdin (text or bytes), a dict of fields of its request, or a whole `CodeRequest`.
+            language: Of a source.
+            on_progress: Called on the caller's thread with (how many outcomes were taken, how many there will be, or None where
+                ``items`` has no length).
+
+        Raises:
+            PoolError, InvalidArgumentError, ManagerStoppedError: As for `run_many`, which also has the other arguments.
+        """
+        source = self._run_many(items, request_maker(program, language), pool, concurrency, True, wait_timeout)
+        total = len(items) if isinstance(items, Sized) else None
+        return Followed(follow_all(source), on_progress=on_progress, total=total)
+
+    def _run_many(
+        self,
+        items: Iterable[Any],
+        make: Callable[[Any], CodeRequest],
+        pool: str | None,
+        concurrency: int | None,
+        in_order: bool,
+        wait_timeout: float | None,
+    ) -> Outcomes[CodeResult]:
+        if concurrency is None:
+            concurrency = min(MOST_AT_ONCE, self._pool_size(pool))
+        return Batch(
+            lambda item: self._run_code_in_pool(make(item), wait_timeout, pool),
+            items,
+            concurrency=concurrency,
+            is_ordered=in_order,
+        )
+
+    def _pool_size(self, pool: str | None) -> int:
+        """Return how many sandboxes a pool may have.
+
+        Raises:
+            PoolError: There is no pool, or none of that name.
+        """
+        self.start()
+        pools = self.get_stats()['pools']
+        if not pools:
+            raise PoolError(NO_POOL)
+        if pool is not None and pool not in pools:
+            raise PoolError(f'there is no pool {pool!r}; there are: {", ".join(pools)}', details={'pool': str(pool)})
+        chosen = next(iter(pools.values())) if pool is None else pools[pool]
+        return max(1, int(chosen['max_size']))
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

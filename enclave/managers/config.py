@@ -70,6 +70,9 @@ class SandboxManagerConfig(Model):
         pool_unused_timeout: How long a pool may be without a lease until it is dissolved and its sandboxes go; None is for ever.
         pool_policy: ``'reuse'``: a sandbox goes back to the pool with all that is in it. ``'fresh'``: it is destroyed after one
             lease and another takes its place.
+        pool_clean: What is cleaned of a sandbox that goes back to a pool with ``'reuse'``. ``'processes'``: all that calls left
+            running is ended (a notebook's kernels stay); files stay. ``'nothing'``: it goes on. A sandbox that cannot be cleaned,
+            or in which no process can be started, is destroyed and another takes its place.
         pool_when_empty: What a lease does when no sandbox is idle: ``'wait'`` for one; ``'grow'``: the pool is enlarged up to
             ``pool_max_size``, then wait; ``'fail'`` at once.
         pool_max_size: How far a pool with ``'grow'`` may grow; None is four times its size.
@@ -96,6 +99,7 @@ class SandboxManagerConfig(Model):
     tenant: str | None = field(default=None, validator=is_a(str, none=True))
     pool_unused_timeout: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))
     pool_policy: Literal['reuse', 'fresh'] = field(default='reuse', validator=_one_of('reuse', 'fresh'))
+    pool_clean: Literal['processes', 'nothing'] = field(default='processes', validator=_one_of('processes', 'nothing'))
     pool_when_empty: Literal['wait', 'grow', 'fail'] = field(default='wait', validator=_one_of('wait', 'grow', 'fail'))
     pool_max_size: int | None = field(default=None, validator=whole_number(1, none=True))
     pool_idle_timeout: float | None = field(default=60.0, converter=_as_seconds, validator=checked(_check_seconds))

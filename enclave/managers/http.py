@@ -47,6 +47,7 @@ from enclave.errors import (
 from enclave.exchange import LINES, CancellableRequest
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import Config, Lifetime, SandboxManager, Source
+from enclave.managers.code_batches import run_batch
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.keyfile import find_key
 from enclave.managers.protocol import (
@@ -72,6 +73,7 @@ from enclave.managers.protocol import (
     rebuild_error,
 )
 from enclave.managers.remote import RemoteSandbox, as_parameters
+from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import kind_of
@@ -441,6 +443,30 @@ class HttpSandboxManager(SandboxManager):
         body = PoolCodeRequest(request=request, timeout=check_timeout(timeout), pool=pool)
         result: CodeResult = self._open_transport().call('POST', '/pool/code', CodeResult, body=body, timeout=0)
         return result
+
+    def _run_many(
+        self,
+        items: Iterable[Any],
+        make: Callable[[Any], CodeRequest],
+        pool: str | None,
+        concurrency: int | None,
+        in_order: bool,
+        wait_timeout: float | None,
+    ) -> Outcomes[CodeResult]:
+        if concurrency is None:
+            self._pool_size(pool)  # raises what is wrong now
+        return Followed(
+            run_batch(
+                self._open_transport(),
+                '/pool/code/batch',
+                items,
+                make,
+                in_order=in_order,
+                concurrency=check_concurrency(concurrency),
+                timeout=check_timeout(wait_timeout),
+                pool=pool,
+            )
+        )
 
     def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
         return self._sandbox(sandbox_id).run_code(request)

@@ -23,7 +23,7 @@ from enclave.errors import (
 )
 from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, Source
 from enclave.managers.config import SandboxManagerConfig
-from enclave.managers.pool import Pool
+from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
@@ -301,12 +301,16 @@ class LocalSandboxManager(SandboxManager):
         return None
 
     def _new_pool(self, name: str, template: PoolSupply, size: int) -> Pool:
+        keeps = self.config.pool_clean == 'nothing'
         return Pool(
             name,
             template,
             min_size=0,  # until it has them
             max_size=self.config.max_size_for(size),
             policy=self.config.pool_policy,
+            clean=None if keeps else lambda sandbox: sandbox._clean(),
+            # What runs on in a sandbox may take all the room for processes at any moment.
+            trusted_seconds=0.0 if keeps else TRUSTED_SECONDS,
             when_empty=self.config.pool_when_empty,
             idle_timeout=self.config.pool_idle_timeout,
         )

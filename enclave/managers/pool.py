@@ -80,6 +80,8 @@ class Pool:
         supply: Makes and ends its sandboxes.
         min_size, max_size: It holds at least and at most so many, idle, leased and being made.
         policy, when_empty, idle_timeout: As in `SandboxManagerConfig`, there with ``pool_`` before them.
+        clean: Makes a sandbox that goes back ready for another user; one where it raises is replaced.
+        trusted_seconds: How long after its last use a sandbox is lent without being asked whether it works.
         clock: The monotonic clock.
     """
 
@@ -91,6 +93,8 @@ class Pool:
         min_size: int,
         max_size: int,
         policy: str = 'reuse',
+        clean: Callable[[Sandbox], None] | None = None,
+        trusted_seconds: float = TRUSTED_SECONDS,
         when_empty: str = 'wait',
         idle_timeout: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -98,6 +102,8 @@ class Pool:
         self.name = name
         self._supply = supply
         self._policy = policy
+        self._clean = clean
+        self._trusted_seconds = trusted_seconds
         self._when_empty = when_empty
         self._idle_timeout = idle_timeout
         self._clock = clock
@@ -200,7 +206,7 @@ class Pool:
                 raise PoolError(f'sandbox {sandbox_id} is not leased', details={'sandbox_id': sandbox_id})
             self._used_at = self._clock()
         sandbox = member.sandbox
-        goes_back = self._policy == 'reuse' and sandbox.status in USABLE
+        goes_back = self._policy == 'reuse' and sandbox.status in USABLE and self._cleaned(sandbox)
         if goes_back:
             sandbox.set_status(SandboxStatus.IDLE)
         with self._lock:
@@ -217,6 +223,16 @@ class Pool:
         if not goes_back:
             self._supply.discard(sandbox)
         self._begin(wanted)
+
+    def _cleaned(self, sandbox: Sandbox) -> bool:
+        """Clean what a lease has left in a sandbox; False where that cannot be done, so that nobody may have it any more."""
+        try:
+            if self._clean is not None:
+                self._clean(sandbox)
+        except Exception as error:
+            logger.warning('pool %s: sandbox %s cannot be lent again and is replaced: %s', self.name, sandbox.id, error)
+            return False
+        return True
 
     def _look(self, ticket: Ticket, deadline: Deadline) -> Member | None:
         """Return what the ticket was given; None to wait on."""
@@ -243,7 +259,7 @@ class Pool:
         sandbox = member.sandbox
         if sandbox.status not in USABLE:
             return False
-        return self._clock() - member.since < TRUSTED_SECONDS or sandbox.is_alive()
+        return self._clock() - member.since < self._trusted_seconds or sandbox.is_alive()
 
     def _bring_back(self, ticket: Ticket, member: Member) -> None:
         """Put a ticket that was given a dead sandbox at its old place, and have the sandbox replaced."""

@@ -15,7 +15,7 @@ from attrs import Factory, field, frozen
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.errors import ERROR_TYPES, EnclaveError, ServerError
-from enclave.languages.values import CodeRequest
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.records import CommandResult, Model
 from enclave.tools.schema import argument
 
@@ -244,6 +244,19 @@ class PoolCodeRequest(Model):
 
 
 @frozen(kw_only=True)
+class CodeBatchRequest(Model):
+    """Run many programs, each in whichever sandbox of a pool is free, or all in one sandbox.
+
+    ``concurrency`` is how many run at once; ``timeout`` is how long each may wait for a sandbox of the pool.
+    """
+
+    requests: list[CodeRequest]
+    concurrency: int | None = argument(default=None, minimum=1, maximum=1024)
+    timeout: float | None = argument(default=None, minimum=0)
+    pool: str | None = None
+
+
+@frozen(kw_only=True)
 class AcquireRequest(Model):
     """Lease a sandbox of a pool; ``ttl`` is how long the lease may last."""
 
@@ -368,6 +381,19 @@ class StreamEvent(Model):
     def is_last(self) -> bool:
         """Whether nothing comes after it."""
         return self.event in ('end', 'error')
+
+
+@frozen(kw_only=True)
+class CodeEvent(StreamEvent):
+    """One line of a batch of programs.
+
+    ``event`` is ``result`` (with ``index``, the program's place from 0, and ``result``), ``failed`` (with ``index`` and
+    ``error``: that program could not be run), ``alive`` (nothing to tell) and at the end ``end``, or ``error`` if the batch as a
+    whole ended early.
+    """
+
+    index: int | None = None
+    result: CodeResult | None = None
 
 
 @frozen(kw_only=True)

@@ -29,16 +29,17 @@ from enclave.enums import SandboxStatus
 from enclave.errors import (
     CallCancelledError,
     InvalidArgumentError,
-    SandboxBrokenError,
+    SandboxError,
     SandboxGoneError,
     SandboxPathError,
     SandboxStateError,
 )
 from enclave.languages.values import Limits
+from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.base import USABLE, Sandbox
 from enclave.sandboxes.connection import Connection, PortForward
-from enclave.sandboxes.operations import Operations, RunRequest, Script
+from enclave.sandboxes.operations import Operations, ProcessEnder, RunRequest, Script
 from enclave.sandboxes.process import Process
 from enclave.sandboxes.unpacking import unpack_tree
 
@@ -49,6 +50,9 @@ Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | I
 
 STOP_GRACE_SECONDS = 1.0
 """How long programs that still run get to end by themselves when their sandbox is stopped."""
+PYTHON_UNBUFFERED = 'PYTHONUNBUFFERED'
+CLEAN_SECONDS = 10.0
+"""How long the ending of what calls left running may take; it is killed, so mostly that is a matter of milliseconds."""
 MAX_TIMEOUT = 1e9
 PIECE_BYTES = 1 << 20
 
@@ -99,14 +103,28 @@ class AgentBackedSandbox(Sandbox):
         return self._operations is not None
 
     def is_alive(self) -> bool:
-        """Ask the sandbox itself whether it works; False also when it does not answer within ten seconds."""
+        """Ask the sandbox itself whether it works: whether it answers within ten seconds and can start a process."""
         if self.status not in USABLE:
             return False
         try:
             self._do(lambda operations: operations.ping(10.0))
-        except (SandboxGoneError, SandboxBrokenError, SandboxStateError, TimeoutError):
+        except (SandboxError, TimeoutError):
             return False
         return True
+
+    def _clean(self) -> None:
+        ended = self._do(self._end_processes)
+        if ended:
+            logger.info('sandbox %s: %d processes that were left running were ended', self.id, ended)
+
+    def _end_processes(self, operations: Operations) -> int:
+        if not isinstance(operations, ProcessEnder):
+            return 0
+        return operations.end_processes(CLEAN_SECONDS, keep=self._own_processes())
+
+    def _own_processes(self) -> list[Process]:
+        """Return the processes that are the sandbox's own and not a caller's: a notebook's kernels."""
+        return []
 
     @property
     def active_calls(self) -> int:
@@ -202,13 +220,18 @@ class AgentBackedSandbox(Sandbox):
         """Run ``[*interpreter, FILE, *args]``, where FILE is a private temporary file holding ``source``.
 
         Args:
-            suffix: The file's ending, like ``'.py'``.
+            suffix: The file's ending. With ``'.py'`` the program's output is not buffered, unless ``env`` or the configuration
+                has ``PYTHONUNBUFFERED``.
             import_path_env: A search path variable (``'PYTHONPATH'``) to put the call's working directory first in.
         """
+        if suffix == '.py' and PYTHON_UNBUFFERED not in self.config.env_vars:
+            # Python holds back what it prints to a pipe, and that would be lost when it is ended at its time limit, runs out of
+            # memory or crashes.
+            env = {PYTHON_UNBUFFERED: '1', **(env or {})}
         argv = (*interpreter, '', *args)
         request = self._request(argv, timeout, cwd, env, user, stdin, max_output_bytes)
         if '/' in suffix or '\0' in suffix:
-            raise InvalidArgumentError(f'suffix must be a file ending, not {suffix!r}')
+            raise InvalidArgumentError(f'suffix must be a file ending, not {quoted(suffix)}')
         request = RunRequest(
             command=request.command,
             timeout=request.timeout,
@@ -219,6 +242,7 @@ class AgentBackedSandbox(Sandbox):
             stdin=request.stdin,
             script=Script(source=_as_bytes(source, 'source'), suffix=suffix, at=len(interpreter)),
             path_first={import_path_env: self._absolute(cwd or '.')} if import_path_env else {},
+            grace=request.grace,
         )
         return self._do(lambda operations: operations.run(request))
 
@@ -230,6 +254,8 @@ class AgentBackedSandbox(Sandbox):
         request = self._request(command, **{**words, **options})
         if source is not None:
             request = attrs.evolve(request, script=Script(source=source[1], name=source[0]))
+            if source[0].endswith('.py') and PYTHON_UNBUFFERED not in self.config.env_vars:
+                request = attrs.evolve(request, env={PYTHON_UNBUFFERED: '1', **request.env})
         request = attrs.evolve(request, limits=limits)
         if limits is not None and limits.cpu_seconds is not None and not self._measures:
             # Nobody measures it: the kernel at least ends each of its processes that uses so much.
@@ -267,8 +293,8 @@ class AgentBackedSandbox(Sandbox):
             tty: (rows, columns) of a terminal to run it on; stderr then comes with stdout.
         """
         request = self._request(command, timeout, cwd, env, user, stdin, max_output_bytes)
-        if tty is not None and (len(tty) != 2 or not all(isinstance(n, int) and 0 < n < 65536 for n in tty)):
-            raise InvalidArgumentError(f'tty must be (rows, columns), not {tty!r}')
+        if tty is not None:
+            _check_size(tty)
         with_input = open_stdin or tty is not None
         return self._do(lambda operations: operations.start_process(request, live=live, tty=tty, open_stdin=with_input))
 
@@ -294,10 +320,12 @@ class AgentBackedSandbox(Sandbox):
         if env is not None:
             check_env(env, 'env')
         if user is not None and (not isinstance(user, (str, int)) or isinstance(user, bool) or not str(user)):
-            raise InvalidArgumentError(f"user must be a name or uid with optional ':group', not {user!r}")
+            raise InvalidArgumentError(f"user must be a name or uid with optional ':group', not {quoted(user)}")
         cap = self.config.max_output_bytes if max_output_bytes is None else max_output_bytes
         if isinstance(cap, bool) or not isinstance(cap, int) or not 1 <= cap <= 1 << 30:
-            raise InvalidArgumentError(f'max_output_bytes must be a whole number from 1 to {1 << 30}, not {cap!r}')
+            raise InvalidArgumentError(
+                f'max_output_bytes must be a whole number from 1 to {1 << 30}, not {quoted(cap)}'
+            )
         return RunRequest(
             command=command,
             timeout=seconds,
@@ -306,6 +334,7 @@ class AgentBackedSandbox(Sandbox):
             env=dict(env or {}),
             user=None if user is None else _check_text(str(user), 'user'),
             stdin=None if stdin is None else _as_bytes(stdin, 'stdin'),
+            grace=self.config.timeout_grace,
         )
 
     # Files ------------------------------------------------------------------------------------------------------------
@@ -344,13 +373,15 @@ class AgentBackedSandbox(Sandbox):
         """
         path = self._absolute(path)
         if mode is not None and (isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= 0o7777):
-            raise InvalidArgumentError(f'mode must be permission bits from 0 to 0o7777, not {mode!r}')
+            raise InvalidArgumentError(f'mode must be permission bits from 0 to 0o7777, not {quoted(mode)}')
         chunks: Iterable[bytes]
         if isinstance(data, (str, bytes, bytearray, memoryview)):
             whole = _as_bytes(data, 'data')
             chunks, size = (whole,), len(whole)
-        else:
+        elif isinstance(data, Iterable):
             chunks = data
+        else:
+            raise InvalidArgumentError(f'data must be bytes, text or an iterable of bytes, not {quoted(data)}')
         return self._do(
             lambda operations: operations.write_file(
                 path,
@@ -524,7 +555,7 @@ class AgentBackedSandbox(Sandbox):
             SandboxPathError: There is no such directory, or something in it is refused; the message names it.
         """
         if self.stat_path(source).kind != 'directory':
-            raise SandboxPathError(f'not a directory in the sandbox: {source!r}')
+            raise SandboxPathError(f'not a directory in the sandbox: {quoted(source)}')
         with contextlib.closing(cast('Generator[bytes, None, None]', self.read_archive(source, arcname='.'))) as chunks:
             unpack_tree(chunks, target)
             for _rest in chunks:  # what may follow the end of the archive, and then how making it ended
@@ -607,21 +638,27 @@ def _encode(text: str, name: str) -> bytes:
 
 def _check_argv(command: Any) -> tuple[str, ...]:
     if not isinstance(command, Sequence) or isinstance(command, (bytes, bytearray)) or not command:
-        raise InvalidArgumentError(f'command must be a string or a non-empty list of strings, not {command!r}')
+        raise InvalidArgumentError(f'command must be a string or a non-empty list of strings, not {quoted(command)}')
     for word in command:
         if not isinstance(word, str):
-            raise InvalidArgumentError(f'command must be a list of strings; {word!r} is none')
+            raise InvalidArgumentError(f'command must be a list of strings; {quoted(word)} is none')
         _check_text(word, 'command')
     if not command[0]:
         raise InvalidArgumentError('the first word of command is empty')
     return tuple(command)
 
 
+def _check_size(tty: Any) -> None:
+    is_pair = isinstance(tty, (tuple, list)) and len(tty) == 2
+    if not is_pair or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 65536 for n in tty):
+        raise InvalidArgumentError(f'tty must be (rows, columns), like (24, 80), not {quoted(tty)}')
+
+
 def _check_path(path: Any, name: str) -> str:
     if isinstance(path, PurePosixPath):
         path = str(path)
     if not isinstance(path, str):
-        raise InvalidArgumentError(f'{name} must be a path in the sandbox, not {path!r}')
+        raise InvalidArgumentError(f'{name} must be a path in the sandbox, not {quoted(path)}')
     if not path:
         raise InvalidArgumentError(f'{name} is empty')
     return _check_text(path, name)
@@ -629,12 +666,12 @@ def _check_path(path: Any, name: str) -> str:
 
 def _check_count(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidArgumentError(f'{name} must be a whole number, 0 or more, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a whole number, 0 or more, not {quoted(value)}')
 
 
 def _check_port(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        raise InvalidArgumentError(f'{name} must be a port from 1 to 65535, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a port from 1 to 65535, not {quoted(value)}')
 
 
 def _as_bytes(data: Any, name: str) -> bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, Literal, NoReturn, cast
 
@@ -25,18 +26,26 @@ from enclave.errors import (
     SandboxPathError,
     SandboxPathExistsError,
     SandboxPathNotFoundError,
+    SandboxSilentError,
 )
 from enclave.languages.values import StepResult
+from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
-from enclave.sandboxes.operations import RunRequest
+from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, RunRequest, Script, explain_sizes
 from enclave.sandboxes.output import head_bytes, make_result, tail_bytes
 from enclave.sandboxes.process import Process
+from enclave.sandboxes.processors import Claim
 
-ANSWER_SECONDS = 60.0
-"""How long an agent may take for something that is quick by nature, before the sandbox counts as not answering."""
-LATE_SECONDS = 30.0
-"""How long after a call's own limit the agent, which keeps that limit, may take to say so."""
+logger = logging.getLogger(__name__)
+
+QUIET_SECONDS = 5.0
+"""How long an agent may be silent about something that is quick by nature, before it is asked whether it answers at all."""
+LATE_SECONDS = 2.0
+"""How long after a call's own limit the agent, which keeps that limit, may take to say so, before it is asked."""
+PING_SECONDS = 5.0
+"""How long an agent that is asked may take to answer. One that works has much else to do at most for moments; one whose
+container is paused, or whose control group is frozen, does not answer."""
 
 
 class AgentOperations:
@@ -44,16 +53,19 @@ class AgentOperations:
 
     Args:
         channel: A started channel.
+        cpu_count: On how many processors a call runs; 0 for all.
     """
 
     measures = True
     """It keeps limits, measures programs, and takes program texts with a name."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, cpu_count: int = 0) -> None:
         if channel.hello is None:
             raise ValueError('the channel is not started')
         self.channel = channel
         self._shell = channel.hello.shell
+        self._cpus = channel.hello.cpus
+        self._cpu_count = cpu_count
 
     @property
     def active_calls(self) -> int:
@@ -66,19 +78,17 @@ class AgentOperations:
         """Run a command to its end, or to the end of its time."""
         cap = request.max_output_bytes
         kept = {'head': head_bytes(cap), 'tail': tail_bytes(cap)}
-        message, first, rest = self._run_message(request, kept)
-        # The agent never sends more than head and tail, so no credit need ever be given while it runs.
-        call = self.channel.open(message, first, window=2 * cap + OVERRUN, limit=2 * cap)
-        patience = 0.0 if request.limits is None else request.limits.patience
-        deadline = Deadline.after(
-            None if request.timeout is None else request.timeout * (1.0 + patience) + LATE_SECONDS
-        )
-        with self._killed_on_exit(call):
-            if rest is not None and call.write_all(rest, deadline) and not call.has_ended:
-                call.close_input()
-            facts = call.wait(deadline)
+        with Claim(self._cpus, self._cpu_count) as claim:
+            message, first, rest = self._run_message(request, {**kept, 'cpus': claim.cpus})
+            # The agent never sends more than head and tail, so no credit need ever be given while it runs.
+            call = self.channel.open(message, first, window=2 * cap + OVERRUN, limit=2 * cap)
+            watch = self._watch(request)
+            with self._killed_on_exit(call):
+                if rest is not None and call.write_all(rest, watch.check) and not call.has_ended:
+                    call.close_input()
+                reply = watch.wait(call)
         stdout, stderr = call.take_output()
-        return self._result(request, facts, stdout, stderr)
+        return self._result(request, reply, stdout, stderr)
 
     def start_process(
         self, request: RunRequest, *, live: bool = True, tty: tuple[int, int] | None = None, open_stdin: bool = False
@@ -92,13 +102,24 @@ class AgentOperations:
         """
         cap = request.max_output_bytes
         kept: dict[str, Any] = {'head': None, 'tail': 0} if live else {'head': head_bytes(cap), 'tail': tail_bytes(cap)}
-        message, first, rest = self._run_message(request, {**kept, 'events': True}, open_stdin=open_stdin)
-        if tty:
-            message['tty'] = list(tty)
-        if live:
-            call = self.channel.open(message, first, live=True)
-        else:
-            call = self.channel.open(message, first, window=2 * cap + OVERRUN, limit=2 * cap, live=True)
+        claim = Claim(self._cpus, self._cpu_count)
+        kept.update(events=True, cpus=claim.cpus)
+        try:
+            message, first, rest = self._run_message(request, kept, open_stdin=open_stdin)
+            if tty:
+                message['tty'] = list(tty)
+            if live:
+                call = self.channel.open(message, first, live=True)
+            else:
+                call = self.channel.open(message, first, window=2 * cap + OVERRUN, limit=2 * cap, live=True)
+        except BaseException:
+            claim.release()
+            raise
+
+        def finish(reply: Reply, out: bytes, err: bytes) -> CommandResult:
+            claim.release()
+            return self._result(request, reply, out, err, live=live)
+
         if rest is not None:
             feeding = threading.Thread(
                 target=self._feed, args=(call, rest, open_stdin), name=f'enclave-stdin-{self.channel.name}', daemon=True
@@ -108,28 +129,34 @@ class AgentOperations:
             else:
                 # The program may not read on before somebody takes its output, and nobody can before we return.
                 feeding.start()
-        return Process(
-            request.command, call, cap, live, lambda facts, out, err: self._result(request, facts, out, err, live=live)
-        )
+        process = Process(request.command, call, cap, live, finish, self._watch(request).wait_ready)
+        claim.release_with(process)
+        return process
 
     @staticmethod
     def _feed(call: Call, rest: Iterable[bytes], stays_open: bool) -> None:
         """Send a program its input; a call that ends before it is all sent tells so itself."""
         with contextlib.suppress(EnclaveError):
-            if call.write_all(rest, Deadline()) and not stays_open and not call.has_ended:
+            if call.write_all(rest) and not stays_open and not call.has_ended:
                 call.close_input()
 
     def _run_message(
         self, request: RunRequest, kept: dict[str, Any], *, open_stdin: bool = False
     ) -> tuple[dict[str, Any], bytes, Iterable[bytes] | None]:
         """Return the request for the agent, the input that goes with it, and the input that follows."""
+        script = request.script
         if isinstance(request.command, str):
             if not self._shell:
                 raise SandboxError('the sandbox has no shell; give the command as a list')
             argv = [self._shell, '-c', '--', request.command]
+            text = request.command.encode('utf-8', 'surrogateescape')
+            if len(text) >= LARGE_COMMAND_BYTES and script is None:
+                argv[3], script = '', Script(source=text, at=3, is_sourced=True)
         else:
             argv = list(request.command)
         message: dict[str, Any] = {'op': 'run', 'argv': argv, 'timeout': request.timeout, **kept}
+        if request.timeout is not None and request.grace:
+            message['grace'] = request.grace
         if request.cwd:
             message['cwd'] = request.cwd
         if request.env:
@@ -147,9 +174,10 @@ class AgentOperations:
                 'patience': limits.patience,
             }
         data = b''
-        if request.script:
-            script = request.script
+        if script:
             message['script'] = {'bytes': len(script.source), 'suffix': script.suffix, 'at': script.at}
+            if script.is_sourced:
+                message['script']['sourced'] = True
             if script.name is not None:
                 message['script']['name'] = script.name
             data = script.source
@@ -177,9 +205,17 @@ class AgentOperations:
             killed_by = facts.integer('signal', low=1, high=127) if 'signal' in facts else None
             if 'missing' in facts:
                 name = request.command if isinstance(request.command, str) else request.command[0]
-                words = _errno_words(facts.integer('missing', high=4096))
-                stderr = f'enclave: cannot run {name!r}: {words}\n'.encode()
+                number = facts.integer('missing', high=4096)
+                words = explain_sizes(request) if number == errno.E2BIG else _errno_words(number)
+                stderr = f'enclave: cannot run {quoted(name)}: {words}\n'.encode('utf-8', 'backslashreplace')
                 err_total = len(stderr)
+            if 'cleared' in facts:
+                logger.warning(
+                    'sandbox %s: %d processes that an earlier call had left running were ended, since they left no room for '
+                    'another (pids_limit)',
+                    self.channel.name,
+                    facts.integer('cleared'),
+                )
             cancelled = facts.flag('cancelled')
             timed_out = facts.flag('timed_out')
             if exit_code is None and killed_by is None:
@@ -236,10 +272,10 @@ class AgentOperations:
             first, pieces = b'', _chain(first, source)
         call = self.channel.open(message, first)
         with self._killed_on_exit(call):
-            if call.write_all(pieces, Deadline()):
+            if call.write_all(pieces, self._check_answers):
                 call.close_input()
-            facts = call.wait(Deadline.after(ANSWER_SECONDS))
-        return self._answer(facts, path).integer('size')
+            reply = self._await_end(call)
+        return self._answer(reply, path).integer('size')
 
     def list_dir(self, path: str, *, recursive: bool, max_entries: int | None) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
@@ -295,12 +331,12 @@ class AgentOperations:
         call = self.channel.open(message, live=True)
         problem = b''
         with self._killed_on_exit(call):
-            while (frame := call.next_frame(Deadline())) is not None:
-                if frame[0] == DATA:
-                    yield frame[1]
+            for kind, piece in self._frames(call):
+                if kind == DATA:
+                    yield piece
                 else:
-                    problem = (problem + frame[1])[:CHUNK]
-            self._builtin_end(call.wait(Deadline.after(ANSWER_SECONDS)), problem)
+                    problem = (problem + piece)[:CHUNK]
+            self._builtin_end(self._await_end(call), problem)
 
     def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
         """Unpack a tar archive below a directory."""
@@ -316,9 +352,9 @@ class AgentOperations:
             message['stdin'] = 'pipe'
         call = self.channel.open(message, window=OVERRUN, limit=2 * 8192)
         with self._killed_on_exit(call):
-            if chunks is not None and call.write_all(chunks, Deadline()):
+            if chunks is not None and call.write_all(chunks, self._check_answers):
                 call.close_input()
-            facts = call.wait(Deadline())
+            facts = self._await_end(call)
         self._builtin_end(facts, call.take_output()[1])
 
     def _builtin_end(self, facts: Reply, problem: bytes) -> None:
@@ -364,9 +400,69 @@ class AgentOperations:
     # Life -------------------------------------------------------------------------------------------------------------
 
     def ping(self, timeout: float) -> None:
-        """Return if the agent answers."""
+        """Return if the agent answers and can start a process."""
+        reply = self.channel.open({'op': 'ping', 'start': True}).wait(Deadline.after(timeout))
+        with self._checked():
+            if not reply.flag('starts'):
+                raise SandboxError(f'sandbox {self.channel.name} cannot start a process: its process limit is reached')
+
+    def end_processes(self, timeout: float, *, keep: Collection[Process] = ()) -> int:
+        """End what calls have started, but for some processes; see `Operations.end_processes`."""
+        call = self.channel.open({'op': 'clean', 'keep': [process._call.number for process in keep]})
+        try:
+            reply = call.wait(Deadline.after(timeout))
+        except OperationTimeoutError:
+            call.cancel()
+            raise self._silent(f'did not end its processes within {timeout:g} s') from None
+        with self._checked():
+            if 'error' in reply:
+                self._raise(reply.facts('error'))
+            ended, left, starts = reply.integer('ended'), reply.integer('left'), reply.flag('starts')
+        if left:
+            raise SandboxError(f'sandbox {self.channel.name}: {left} processes in it could not be ended')
+        if not starts:
+            raise SandboxError(f'sandbox {self.channel.name} cannot start a process: its process limit is reached')
+        return ended
+
+    # Silence ----------------------------------------------------------------------------------------------------------
+
+    def _watch(self, request: RunRequest) -> Watch:
+        """Return what watches over a command that is about to run."""
+        patience = 0.0 if request.limits is None else request.limits.patience
+        limit = None if request.timeout is None else request.timeout * (1.0 + patience) + request.grace + LATE_SECONDS
+        return Watch(self._check_answers, Deadline.after(limit))
+
+    def _check_answers(self) -> None:
+        """Ask the agent whether it answers.
+
+        Raises:
+            SandboxSilentError: It does not.
+        """
         call = self.channel.open({'op': 'ping'})
-        call.wait(Deadline.after(timeout))
+        try:
+            call.wait(Deadline.after(PING_SECONDS))
+        except OperationTimeoutError:
+            raise self._silent(f'has not answered for {PING_SECONDS:g} s') from None
+
+    def _silent(self, what: str) -> SandboxSilentError:
+        return SandboxSilentError(
+            f'sandbox {self.channel.name} {what}; it may be paused or frozen. What the call began goes on if it is thawed, '
+            'until its own time limit; then the sandbox can be used again. Otherwise delete it',
+            details={'sandbox_id': self.channel.name},
+        )
+
+    def _await_end(self, call: Call) -> Reply:
+        """Wait for the end of a call that has no limit of its own, for as long as the agent answers."""
+        return Watch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait(call)
+
+    def _frames(self, call: Call) -> Iterator[tuple[int, bytes]]:
+        """Yield a call's output for as long as the agent answers."""
+        while True:
+            Watch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait_ready(call, Deadline())
+            frame = call.next_frame(Deadline())
+            if frame is None:
+                return
+            yield frame
 
     def close(self, *, grace: float) -> None:
         """Send SIGTERM to what still runs, wait for it at most ``grace`` seconds, and close the channel."""
@@ -402,7 +498,7 @@ class AgentOperations:
         """Make a call that is quick by nature and return its answer."""
         call = self.channel.open(message, data)
         with self._killed_on_exit(call):
-            facts = call.wait(Deadline.after(ANSWER_SECONDS))
+            facts = self._await_end(call)
         return self._answer(facts, path)
 
     def _answer(self, facts: Reply, path: str) -> Reply:
@@ -415,9 +511,9 @@ class AgentOperations:
 
     def _output(self, call: Call, path: str) -> Iterator[bytes]:
         """Yield a file call's output, then raise what its end says."""
-        while (frame := call.next_frame(Deadline.after(ANSWER_SECONDS))) is not None:
-            yield frame[1]
-        self._answer(call.wait(Deadline.after(ANSWER_SECONDS)), path)
+        for _, piece in self._frames(call):
+            yield piece
+        self._answer(self._await_end(call), path)
 
     def _raise(self, error: Reply) -> NoReturn:
         """Raise the exception for what the agent refused."""
@@ -454,6 +550,41 @@ class AgentOperations:
             lost = Lost(str(error), is_breach=True)
             self.channel.fail(lost)
             raise self.channel.explain(lost) from error
+
+
+class Watch:
+    """Waits for a call's agent, which keeps the call's limit; when it is late it is asked whether it answers at all.
+
+    Args:
+        check: Asks, and raises when there is no answer.
+        due: When it is late.
+    """
+
+    def __init__(self, check: Callable[[], None], due: Deadline) -> None:
+        self.check = check
+        self._due = due
+
+    def wait(self, call: Call) -> Reply:
+        """Wait for the call's end and return what the agent reports."""
+        self.wait_ready(call, Deadline(), for_end=True)
+        return call.wait(Deadline())
+
+    def wait_ready(self, call: Call, deadline: Deadline, *, for_end: bool = False) -> None:
+        """Return when the call has something to take, or has ended, or the caller's own deadline has passed.
+
+        Raises:
+            SandboxSilentError: The agent is late and does not answer.
+            CallCancelledError: The caller's work was cancelled.
+        """
+        while not call.wait_ready(_earlier(deadline, self._due), for_end=for_end):
+            if deadline.has_expired():
+                return
+            self.check()
+            self._due = Deadline.after(QUIET_SECONDS)
+
+
+def _earlier(one: Deadline, other: Deadline) -> Deadline:
+    return one if other.at is None or (one.at is not None and one.at <= other.at) else other
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -506,5 +637,5 @@ def _measured(result: CommandResult, facts: Reply) -> StepResult:
 
 def _errno_words(number: int) -> str:
     """Return what an error number of Linux means, also where this side is not Linux."""
-    known = {errno.ENOENT: 'No such file or directory', errno.EACCES: 'Permission denied', errno.E2BIG: 'Too long'}
+    known = {errno.ENOENT: 'No such file or directory', errno.EACCES: 'Permission denied'}
     return known.get(number) or f'{errno.errorcode.get(number, "error")} ({number})'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import re
 import threading
@@ -16,7 +17,7 @@ import time
 import uuid
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
@@ -31,6 +32,7 @@ from enclave.errors import (
     ToolNotFoundError,
     UnsupportedError,
 )
+from enclave.languages.runner import SandboxRunner
 from enclave.languages.running import run_program
 from enclave.languages.values import (
     DEFAULT_FETCH_BYTES,
@@ -38,10 +40,12 @@ from enclave.languages.values import (
     CodeRequest,
     CodeResult,
     Comparison,
+    Program,
+    as_request,
     make_request,
 )
+from enclave.parallel import Batch, Outcomes
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
-from enclave.sandboxes.programs import SandboxRunner
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
@@ -277,6 +281,14 @@ class Sandbox(ABC):
         be asked about. Called without a lock, by any thread."""
         return None
 
+    def _clean(self) -> None:
+        """Make ready for another user: end what calls have left running.
+
+        Raises:
+            EnclaveError: That could not be done, so the sandbox is not to be lent again.
+        """
+        return None
+
     def is_alive(self) -> bool:
         """Ask the sandbox itself whether it works; slower than `status`, which only knows what was noticed."""
         return self.status in USABLE
@@ -500,6 +512,33 @@ class Sandbox(ABC):
             max_fetch_bytes=max_fetch_bytes,
         )
         return self._run_code(request)
+
+    def run_many(
+        self, programs: Iterable[Program], *, concurrency: int | None = None, in_order: bool = False
+    ) -> Outcomes[CodeResult]:
+        """Run many programs in this sandbox, some at once, and give what became of each as it comes.
+
+        What is given is an iterator, and a context manager that ends what is left; an error of one program is a value and
+        stops nothing. Programs are taken from their iterable a few at a time, and outcomes that nobody takes hold up the rest.
+
+        Args:
+            programs: Requests, dicts of their fields, or sources in Python.
+            concurrency: How many run at once; default is by the sandbox's ``cpu_limit``.
+            in_order: Give outcomes in the order of the programs.
+
+        Raises:
+            InvalidArgumentError: ``concurrency`` is impossible.
+            SandboxStateError, SandboxGoneError: The sandbox does not run.
+        """
+        self._check_usable()
+        chosen = max(2, min(32, math.ceil(self.config.cpu_limit))) if concurrency is None else concurrency
+        return self._run_many(programs, as_request, chosen, in_order)
+
+    def _run_many(
+        self, items: Iterable[Any], make: Callable[[Any], CodeRequest], concurrency: int | None, in_order: bool
+    ) -> Outcomes[CodeResult]:
+        assert concurrency is not None
+        return Batch(lambda item: self._run_code(make(item)), items, concurrency=concurrency, is_ordered=in_order)
 
     def _run_code(self, request: CodeRequest) -> CodeResult:
         """Run a program; see `run_code`."""

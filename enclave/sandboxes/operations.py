@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import Factory, define, field, frozen
 
 from enclave.languages.values import Limits
+from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 
 if TYPE_CHECKING:
@@ -21,17 +22,27 @@ if TYPE_CHECKING:
     from enclave.sandboxes.process import Process
 
 
+LARGE_COMMAND_BYTES = 64 * 1024
+"""A shell's command from this size on goes to it as a file: Linux takes 128 KiB in one argument (execve(2))."""
+ARGUMENT_BYTES = 128 * 1024 - 1
+"""The most that one argument, or one variable with its name, may take."""
+
+
 @frozen(kw_only=True)
 class Script:
     """A program text to run: written to a private file ending in ``suffix``, whose path replaces ``argv[at]``.
 
     With a ``name`` the file is called that, and the private directory that it is in is the working directory.
+
+    Attributes:
+        is_sourced: ``argv[at]`` becomes a shell's words that read the file, as the shell would read it after ``-c``.
     """
 
     source: bytes
     suffix: str = ''
     at: int = 0
     name: str | None = None
+    is_sourced: bool = False
 
 
 @frozen(kw_only=True)
@@ -45,6 +56,7 @@ class RunRequest:
         stdin: What the program reads before its end of file; None is no input.
         path_first: ``{variable: directory}`` put first in a search path like ``PYTHONPATH``.
         limits: What else it is ended for. It is measured then, and everything that it started ends with it.
+        grace: Seconds between SIGTERM and SIGKILL at the time limit.
     """
 
     command: str | tuple[str, ...]
@@ -57,6 +69,23 @@ class RunRequest:
     script: Script | None = None
     path_first: Mapping[str, str] = Factory(dict)
     limits: Limits | None = None
+    grace: float = 0.0
+
+
+def explain_sizes(request: RunRequest) -> str:
+    """Return which argument or variable is too large for any program, or that all are together (E2BIG of execve(2))."""
+    remedy = 'give large data as stdin, as a script, or in a file'
+    words = request.command if isinstance(request.command, tuple) else ()
+    named = {f'word {number} of the command': word for number, word in enumerate(words)}
+    named.update((f'env[{quoted(name, 60)}]', f'{name}={value}') for name, value in request.env.items())
+    for name, text in named.items():
+        size = len(text.encode('utf-8', 'surrogateescape'))
+        if size > ARGUMENT_BYTES:
+            return f'{name} is too large, with {size} bytes; Linux takes at most {ARGUMENT_BYTES} in one. Instead, {remedy}'
+    return (
+        'its arguments and environment are too large together (Linux takes a quarter of the limit on the stack, mostly 2 MiB); '
+        f'instead, {remedy}'
+    )
 
 
 class Operations(Protocol):
@@ -115,10 +144,22 @@ class Operations(Protocol):
         """Connect to a TCP port as seen from inside."""
 
     def ping(self, timeout: float) -> None:
-        """Return if the sandbox answers."""
+        """Return if the sandbox answers and can start a process."""
 
     def close(self, *, grace: float) -> None:
         """Ask what still runs to end, wait at most ``grace`` seconds, and let go of the sandbox."""
+
+
+@runtime_checkable
+class ProcessEnder(Protocol):
+    """Operations that can clean up after calls."""
+
+    def end_processes(self, timeout: float, *, keep: Collection[Process] = ()) -> int:
+        """End all processes that calls have started, but for ``keep`` and what those started; return how many there were.
+
+        Raises:
+            SandboxError: Some could not be ended, or no process can be started afterwards.
+        """
 
 
 @define(eq=False)

@@ -45,6 +45,7 @@ class Process:
     _cap: int
     _live: bool
     _finish: Callable[[Reply, bytes, bytes], CommandResult] = field(repr=False)
+    _watch: Callable[[Call, Deadline], object] = field(default=Call.wait_ready, repr=False)
     pid: int | None = field(default=None, init=False)
     result: CommandResult | None = field(default=None, init=False, repr=False)
     _out: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
@@ -70,7 +71,7 @@ class Process:
 
     def _next(self, deadline: Deadline) -> OutputChunk | None:
         """Take one frame; None for one that is no output. Sets ``result`` at the end."""
-        self._call.wait_ready(deadline)
+        self._watch(self._call, deadline)
         frame = self._call.next_frame(deadline)
         if frame is None:
             self.result = self._finish(self._call.wait(deadline), self._out.data(), self._err.data())

@@ -116,7 +116,9 @@ class PythonExecutor(Tool):
     @staticmethod
     def _runs(workspace: Workspace, interpreter: Sequence[str], arguments: Arguments) -> bool:
         """Return whether the interpreter can be started at all; code may end with 126 or 127 by itself."""
-        options = given(cwd=arguments.cwd, env=arguments.env)
+        # Not all of its variables: they may be too large for any program, and that is not the interpreter's fault.
+        path = {name: value for name, value in (arguments.env or {}).items() if name == 'PATH'}
+        options = given(cwd=arguments.cwd, env=path or None)
         probe = workspace.execute_command([interpreter[0], '--version'], _PROBE_SECONDS, **options)
         return probe.exit_code not in (_NOT_EXECUTABLE, _NOT_FOUND)
 

@@ -25,6 +25,7 @@ K = TypeVar('K', bound=type[Tool])
 TOOLS: Registry[type[Tool]] = Registry(
     {
         'file_operation': ('enclave.tools.file', 'FileOperation'),
+        'multi_code_executor': ('enclave.tools.multi_code', 'MultiCodeExecutor'),
         'notebook_executor': ('enclave.tools.notebook', 'NotebookExecutor'),
         'python_executor': ('enclave.tools.python', 'PythonExecutor'),
         'shell_executor': ('enclave.tools.shell', 'ShellExecutor'),

@@ -15,6 +15,9 @@ from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, me
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
+_LARGE_CHARACTERS = 16 * 1024
+"""A command from this size on goes to a shell of the options' as a file. No character takes more than four bytes."""
+
 
 class ShellExecutor(Tool):
     """Run a command in the sandbox: a string through its shell, a list of strings as a program with its arguments."""
@@ -77,8 +80,6 @@ class ShellExecutor(Tool):
         if not program.strip():
             return self.failure('No command provided')
         command: str | tuple[str, ...] = arguments.command
-        if self.options.shell and isinstance(command, str):
-            command = (self.options.shell, '-c', '--', command)
         timeout = self.options.timeout if arguments.timeout is None else arguments.timeout
         options = given(
             cwd=arguments.cwd,
@@ -86,5 +87,11 @@ class ShellExecutor(Tool):
             stdin=arguments.stdin,
             max_output_bytes=self.options.max_output_bytes,
         )
-        result = workspace.execute_command(command, timeout, **options)
+        if not self.options.shell or not isinstance(command, str):
+            result = workspace.execute_command(command, timeout, **options)
+        elif len(command) < _LARGE_CHARACTERS:
+            result = workspace.execute_command((self.options.shell, '-c', '--', command), timeout, **options)
+        else:
+            # Linux takes 128 KiB in one argument.
+            result = workspace.run_script((self.options.shell,), command, timeout, **options)
         return command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))

@@ -25,7 +25,6 @@ from enclave.errors import (
     EnclaveError,
     EngineError,
     InvalidArgumentError,
-    SandboxError,
     SandboxGoneError,
     UnsupportedError,
 )
@@ -460,11 +459,44 @@ def test_a_sandbox_removed_in_mid_call_is_named(bare_image: str, engine: Engine)
         assert not sandbox.is_alive()
 
 
-def test_a_full_process_limit_is_told(bare_image: str) -> None:
+def test_what_ended_calls_left_running_is_ended_where_it_leaves_no_room(bare_image: str) -> None:
     with make_sandbox(bare_image, pids_limit=16) as sandbox:
         sandbox.execute_command('for i in $(seq 40); do sleep 100 & done 2>/dev/null')
-        with pytest.raises(SandboxError, match='process limit'):
-            sandbox.execute_command('echo | cat')
+
+        results = [sandbox.execute_command('echo here | cat') for _ in range(2)]
+
+        assert [(result.exit_code, result.stdout) for result in results] == [(0, 'here\n')] * 2
+        assert sandbox.is_alive()
+        sandbox.execute_command('sleep 100 &')
+        sandbox._clean()
+        assert sandbox.execute_command('ps | grep "[s]leep 100"').stdout == ''
+
+
+def test_output_before_a_time_limit_and_a_grace_are_there_without_an_agent(bare_image: str) -> None:
+    with make_sandbox(bare_image) as sandbox:
+        result = sandbox.execute_command(
+            'trap "echo saved; exit 3" TERM; echo begun; while :; do sleep 0.05; done', 1.5
+        )
+
+        assert (result.stdout, result.timed_out, result.exit_code) == ('begun\nsaved\n', True, 137)
+
+
+@pytest.mark.parametrize('size', [60, 127, 128, 200, 1024, 2048])
+def test_a_command_of_any_size_runs_without_an_agent(sandbox: Any, size: int) -> None:
+    text = "word $HOME `date` 'quoted'\n" * (size * 1024 // 27)
+
+    result = sandbox.execute_command(f"cat <<'END' | wc -c\n{text}END\n[ $# = 0 ]", 60)
+
+    assert (int(result.stdout), result.exit_code) == (len(text), 0)
+
+
+def test_too_large_arguments_and_variables_are_told_without_an_agent(sandbox: Any) -> None:
+    word = sandbox.execute_command(['echo', 'x' * 200_000])
+    variable = sandbox.execute_command(['echo'], env={'BIG': 'x' * 200_000})
+
+    assert (word.exit_code, variable.exit_code) == (126, 126)
+    assert 'word 1 of the command is too large' in word.stderr
+    assert "env['BIG'] is too large" in variable.stderr
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

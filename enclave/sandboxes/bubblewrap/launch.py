@@ -200,15 +200,16 @@ def agent_code(key: str, start: Callable[[list[str]], Started], kill: Callable[[
     return found
 
 
-def make_bootstrap(code: bytes, rlimits: Mapping[str, int], oom_events: int = -1) -> bytes:
+def make_bootstrap(code: bytes, rlimits: Mapping[str, int], oom_events: int = -1, **settings: int) -> bytes:
     """Return what the loader takes.
 
     Args:
         rlimits: ``{'NOFILE': 4096}``, names without their ``RLIMIT_``.
         oom_events: The descriptor, in the sandbox, of the file that counts its OOM kills; -1 for none.
+        settings: Further names of the agent's module that are set from outside.
     """
-    settings = {**{f'RLIMIT_{name}': value for name, value in rlimits.items()}, 'OOM_EVENTS': oom_events}
-    text = ' '.join(f'{name}={value}' for name, value in settings.items()).encode('ascii')
+    given = {**{f'RLIMIT_{name}': value for name, value in rlimits.items()}, 'OOM_EVENTS': oom_events, **settings}
+    text = ' '.join(f'{name}={value}' for name, value in given.items()).encode('ascii')
     return b'%08d%b%08d%b' % (len(text), text, len(code), code)
 
 

@@ -35,6 +35,7 @@ from enclave.sandboxes.bubblewrap.program import (
 )
 from enclave.sandboxes.bubblewrap.rootfs import HOME, UID, View
 from enclave.sandboxes.bubblewrap.seccomp import get_filter
+from enclave.sandboxes.processors import count_for
 
 _INFO_LIMIT_BYTES = 65536
 
@@ -253,6 +254,13 @@ class Plan:
         for source, path in view.trees:
             words += self._bind(source, path, 'ro')
         words += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
+        cpu_count = count_for(config.cpu_limit)
+        if cpu_count < (os.cpu_count() or 0):
+            # Where the C library looks for how many processors there are (get_nprocs(3)), and os.cpu_count with it.
+            opened.append(
+                memory_file(f'0-{cpu_count - 1}\n'.encode() if cpu_count > 1 else b'0\n', 'enclave-processors')
+            )
+            words += ['--file', str(opened[-1]), '/sys/devices/system/cpu/online']
         words += _tmpfs('/tmp', config.disk_bytes, '1777')
         if not self._has_var:
             words += ['--dir', '/var', '--symlink', '/tmp', '/var/tmp']

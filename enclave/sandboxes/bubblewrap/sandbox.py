@@ -36,6 +36,7 @@ from enclave.sandboxes.bubblewrap.program import (
 )
 from enclave.sandboxes.bubblewrap.rootfs import View, get_view
 from enclave.sandboxes.operations import Operations
+from enclave.sandboxes.processors import count_for
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,10 @@ class BubblewrapSandbox(AgentBackedSandbox):
         process = self._process = plan.start(agent_command(plan.view.python), is_agent=True)
         stream = self._pipes = PipeStream(process, name=self.id)
         held = self._hold(plan)
-        program = make_bootstrap(code, self._rlimits(held), plan.oom_events)
+        cpu_count = count_for(self.config.cpu_limit)
+        program = make_bootstrap(
+            code, self._rlimits(held), plan.oom_events, CPU_COUNT=cpu_count, PIDS_LIMIT=self.config.pids_limit or 0
+        )
         channel = self._channel = Channel(self.id, stream, program=program)
         try:
             hello = channel.start(Deadline.after(START_SECONDS))
@@ -100,7 +104,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
             seccomp=self.config.seccomp,
             limits=self._tell_limits(held, plan),
         )
-        return AgentOperations(channel)
+        return AgentOperations(channel, cpu_count=cpu_count)
 
     def _agent_code(self, plan: Plan) -> bytes:
         """Return the agent for the sandbox's interpreter, which compiles it, where that was not done before, under the limits."""

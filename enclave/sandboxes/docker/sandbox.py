@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command
+from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command, bootstrap
 from enclave.channel.channel import Channel
 from enclave.deadline import Deadline
 from enclave.enums import SandboxType
@@ -46,6 +46,7 @@ from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_TENANT
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import current_owner
+from enclave.sandboxes.processors import Claim, count_for
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class DockerSandbox(AgentBackedSandbox):
         self._container = ''
         self._is_taken_up = False  # the container was kept by an earlier run
         self._channel: Channel | None = None
+        self._claim: Claim | None = None  # the processors of a container without an agent as its process 1
         self._mending = threading.Lock()  # held while an agent is made anew, so that several callers make one
 
     @property
@@ -147,7 +149,7 @@ class DockerSandbox(AgentBackedSandbox):
     def _attach_agent(self, engine: Engine) -> Operations:
         """Start the container with its agent attached as process 1."""
         stream = ContainerStream(engine.attach_stream(self._container))
-        channel = Channel(self.id, stream)
+        channel = Channel(self.id, stream, program=self._agent_program())
         try:
             self._start_container(engine)
             return self._greet(engine, channel)
@@ -168,7 +170,24 @@ class DockerSandbox(AgentBackedSandbox):
             self._give_working_dir(engine, hello.uid, hello.gid)
         self.metadata.update(agent_python=hello.python, agent_uid=hello.uid, driven_by='agent')
         direct = not self.config.read_only and not self.config.privileged
-        return DockerAgentOperations(channel, engine, self._container, use_archives=direct)
+        return DockerAgentOperations(
+            channel, engine, self._container, use_archives=direct, cpu_count=count_for(self.config.cpu_limit)
+        )
+
+    @staticmethod
+    def _count_cpus(engine: Engine) -> int:
+        """Return how many processors the engine's host has; 0 where it does not say."""
+        count: int | None = engine.memory.get('cpus')
+        if count is None:
+            try:
+                count = engine.describe().cpus
+            except EngineError:
+                return 0
+            engine.memory['cpus'] = count
+        return count
+
+    def _agent_program(self) -> bytes:
+        return bootstrap(CPU_COUNT=count_for(self.config.cpu_limit), PIDS_LIMIT=self.config.pids_limit or 0)
 
     def _give_working_dir(self, engine: Engine, uid: int, gid: int) -> None:
         """Make the working directory the user's, where the engine made it as root."""
@@ -199,7 +218,16 @@ class DockerSandbox(AgentBackedSandbox):
         return self._use_engine(engine, stream)
 
     def _use_engine(self, engine: Engine, stream: ContainerStream | None) -> Operations:
-        operations = EngineOperations(engine, self._container, stream, name=self.id, user=self.config.user)
+        cpu_count = count_for(self.config.cpu_limit)
+        operations = EngineOperations(
+            engine,
+            self._container,
+            stream,
+            name=self.id,
+            user=self.config.user,
+            cpu_count=cpu_count if cpu_count < self._count_cpus(engine) else 0,
+            pids_limit=self.config.pids_limit,
+        )
         if self.config.user and not self.config.read_only:
             self._give_working_dir(engine, *operations.get_ids())
         return operations
@@ -238,7 +266,7 @@ class DockerSandbox(AgentBackedSandbox):
                 user=self.config.user or '',
                 workdir=self.config.working_dir,
             )
-        channel = Channel(self.id, ContainerStream(engine.exec_stream(made['Id'])))
+        channel = Channel(self.id, ContainerStream(engine.exec_stream(made['Id'])), program=self._agent_program())
         try:
             return self._greet(engine, channel)
         except BaseException as error:
@@ -327,6 +355,10 @@ class DockerSandbox(AgentBackedSandbox):
             'Labels': {LABEL: self.id, 'enclave.type': str(self.sandbox_type), **current_owner().labels()},
             'HostConfig': self._host_config(engine, is_agent=entrypoint is not None),
         }
+        if entrypoint != agent_command():
+            # No agent chooses processors for each call, or for what is not one: the container has the same ones always.
+            self._claim = Claim(range(self._count_cpus(engine)), count_for(config.cpu_limit))
+            body['HostConfig']['CpusetCpus'] = ','.join(map(str, self._claim.cpus))
         if not config.remove_on_exit:
             body['Labels'][LABEL_KEPT] = '1'
         if self.tenant is not None:
@@ -428,6 +460,8 @@ class DockerSandbox(AgentBackedSandbox):
 
     def _destroy(self, *, keep: bool) -> None:
         engine, container = self._engine, self._container
+        if self._claim is not None:
+            self._claim.release()
         if engine is None or not container:
             return
         if keep:

@@ -36,8 +36,10 @@ class DockerAgentOperations(AgentOperations):
         use_archives: Whether the engine may write to the container's root file system at all.
     """
 
-    def __init__(self, channel: Channel, engine: Engine, container: str, *, use_archives: bool) -> None:
-        super().__init__(channel)
+    def __init__(
+        self, channel: Channel, engine: Engine, container: str, *, use_archives: bool, cpu_count: int = 0
+    ) -> None:
+        super().__init__(channel, cpu_count=cpu_count)
         self._engine = engine
         self._container = container
         self._use_archives = use_archives
@@ -87,7 +89,9 @@ class DockerAgentOperations(AgentOperations):
                 self.make_dir(parent, parents=True, exist_ok=True, mode=0o755)
                 place = self.stat_facts(parent, follow_symlinks=True)
             before = self._find(path)
-            if place.flag('on_root') and (before is None or before.kind == 'file'):
+            is_plain = before is None or (before.kind == 'file' and self._is_writable(path))
+            # The engine writes as root, whoever the sandbox's user is.
+            if place.flag('on_root') and place.flag('writable') and is_plain:
                 folder = place.text('path')
                 self._write_large(
                     folder, name, chunks, size, before, 0o644 if mode is None else mode, keep=mode is None
@@ -96,6 +100,9 @@ class DockerAgentOperations(AgentOperations):
         return super().write_file(
             path, chunks, size=size, append=append, exclusive=exclusive, make_parents=make_parents, mode=mode
         )
+
+    def _is_writable(self, path: str) -> bool:
+        return self.stat_facts(path, follow_symlinks=True).flag('writable')
 
     def _find(self, path: str) -> PathInfo | None:
         try:

@@ -254,7 +254,7 @@ def test_every_route_is_described() -> None:
         operation['operationId'] for methods in openapi.document()['paths'].values() for operation in methods.values()
     }
 
-    assert described == set(ROUTES)
+    assert described == {name for name, route in ROUTES.items() if route.adapter is None}
     for route in ROUTES.values():
         assert route.summary.endswith('.'), route.name
         assert route.tag, route.name

@@ -6,6 +6,7 @@ when it has ended.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from enclave.deadline import Deadline
-from enclave.errors import EnclaveError, EngineError, SandboxError, SandboxGoneError
+from enclave.errors import EnclaveError, EngineError, SandboxGoneError, SandboxSilentError
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.streams import READ_BYTES, Demultiplexer
 from enclave.sandboxes.output import Kept
@@ -24,6 +25,10 @@ STDOUT, STDERR = 1, 2
 INLINE_INPUT_BYTES = 16 * 1024
 """Input up to this size fits into the buffers on the way to the engine, whoever reads it when."""
 CALL_VARIABLE = 'ENCLAVE_CALL'
+SILENCE_SECONDS = 3.0
+"""How long a paused sandbox may keep a command from being ended, before its caller learns of it."""
+PAUSED_SECONDS = 3600.0
+"""For how long it is tried to end such a command afterwards."""
 EXIT_SECONDS = 5.0
 """How long the engine may take to notice that a program whose outputs are closed has ended."""
 
@@ -52,7 +57,9 @@ class Exec:
         except EngineError as error:
             words = str(error.details.get('reason', ''))
             if error.details.get('status') == 409 and 'paused' in words:
-                raise SandboxError(f'sandbox {name} is paused; unpause its container first') from error
+                raise SandboxSilentError(
+                    f'sandbox {name} is paused; unpause its container first', details={'sandbox_id': name}
+                ) from error
             if error.details.get('status') in (404, 409):
                 raise SandboxGoneError(f'the container of sandbox {name} does not run any more: {words}') from error
             raise
@@ -152,10 +159,18 @@ class CommandExec:
     Args:
         start: Starts the exec, given the call's id.
         kill: Kills all that belongs to the call; given this object.
+        ask_to_end: Sends SIGTERM to all of it instead; used at the time limit, ``grace`` seconds before ``kill``.
     """
 
     def __init__(
-        self, cap: int, start: Callable[[str], Exec], kill: Callable[[CommandExec], None], *, name: str
+        self,
+        cap: int,
+        start: Callable[[str], Exec],
+        kill: Callable[[CommandExec], None],
+        *,
+        name: str,
+        ask_to_end: Callable[[CommandExec], None] | None = None,
+        grace: float = 0.0,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.out, self.err = Kept(cap), Kept(cap)
@@ -168,12 +183,15 @@ class CommandExec:
         self._name = name
         self._start = start
         self._kill = kill
+        self._ask_to_end = ask_to_end
+        self._grace = grace
         self._mark = secrets.token_hex(16).encode('ascii')
         self._on_started: Callable[[], None] = lambda: None
         self._exec: Exec | None = None
         self._lock = threading.Lock()  # guards verdict and _killer
         self.verdict = ''
-        """Why we ended it: ``timed_out``, ``cancelled``, ``stuck`` (it did not even start), or nothing."""
+        """Why we ended it: ``timed_out``, ``cancelled``, ``stuck`` (it did not even start), ``silent`` (the sandbox is paused,
+        and it is ended when that is over), or nothing."""
         self._killer: threading.Thread | None = None
         self._has_ended = threading.Event()
 
@@ -194,7 +212,7 @@ class CommandExec:
             self._has_ended.set()
             if self._exec is not None:
                 self._exec.close()
-        if self._killer is not None:
+        if self._killer is not None and self.verdict != 'silent':
             self._killer.join()
         return self._exec
 
@@ -252,12 +270,26 @@ class CommandExec:
             self._exec.close()
 
     def _kill_all(self, patience: Deadline) -> None:
+        if self.verdict == 'timed_out' and self._grace and self._ask_to_end is not None:
+            with contextlib.suppress(EnclaveError):
+                self._ask_to_end(self)
+                self._has_ended.wait(self._grace)
         # The first look may come before there is any process, so look again for as long as the streams are open.
+        silence = Deadline.after(SILENCE_SECONDS)
         while True:
             try:
                 self._kill(self)
             except SandboxGoneError:
                 break
+            except SandboxSilentError:
+                if silence.has_expired() and self.verdict != 'silent':
+                    # The caller is not held any longer; what runs is ended as soon as that can be done.
+                    self.verdict, patience = 'silent', Deadline.after(PAUSED_SECONDS)
+                    if self._exec is not None:
+                        self._exec.close()
+                if not patience.has_expired():
+                    threading.Event().wait(0.5)
+                    continue
             except EnclaveError:
                 logger.warning('sandbox %s: killing a command failed', self._name, exc_info=True)
             if self._has_ended.wait(0.5) or patience.has_expired():

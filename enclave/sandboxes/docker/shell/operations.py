@@ -17,16 +17,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import logging
 import posixpath
 import re
 import secrets
+import shlex
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
-from typing import IO, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
+from attrs import evolve
+
+from enclave.agent.program import CPU_VARIABLES
 from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
 from enclave.errors import (
     CallCancelledError,
@@ -40,17 +45,21 @@ from enclave.errors import (
     SandboxPathError,
     SandboxPathExistsError,
     SandboxPathNotFoundError,
+    SandboxSilentError,
     UnsupportedError,
 )
+from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.shell import archives, programs
 from enclave.sandboxes.docker.shell.exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.operations import CallCount, RunRequest
+from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, CallCount, RunRequest, explain_sizes
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
+
+logger = logging.getLogger(__name__)
 
 LIFELINE_COMMAND = ['sh', '-c', programs.LIFELINE]
 """What process 1 runs in an image without a usable Python: it waits for the end of its input, and reaps orphans."""
@@ -64,6 +73,12 @@ ARGUMENT_BYTES = 64 * 1024
 KNOWN_SIZE_BYTES = 1 << 20
 """A source of unknown length up to this size is read before it is sent, since its size is then known, which saves a
 step."""
+LONGEST_PATH = 4096
+"""The longest path that an error quotes as a whole."""
+ROOM_PROCESSES = 8
+"""How many processes a command should at least find room for; four are those of the shell around it."""
+SPARE_PROCESSES = 64
+"""By how much the process limit is raised for the programs that end others."""
 WORDS_BYTES = 16 * 1024
 """How much of what a tool complains is kept."""
 ANSWER_BYTES = 16 << 20
@@ -102,6 +117,7 @@ _OTHER_MESSAGES = {
     'Quota exceeded': errno.EDQUOT,
 }
 _NUMBERS = {**{words: number for number, words in _ERRNO_MESSAGES.items()}, **_OTHER_MESSAGES}
+_CPU_VARIABLES = [name.decode('ascii') for name in CPU_VARIABLES]
 _ERRNO_LINE = re.compile(r'^errno=(\d{1,4})$', re.MULTILINE)
 _OUTSIDE_LINE = re.compile(r'^outside=(\d{1,9})$', re.MULTILINE)
 _END_LINE = re.compile(rb'\nend=(\d{1,3})\n\Z')
@@ -133,6 +149,12 @@ class _ScriptError(Exception):
         return self.find_number() or errno.EINVAL
 
 
+class NoRoomError(SandboxError):
+    """A process could not be started since there are too many."""
+
+    code = 'sandbox'
+
+
 class _SourceError(Exception):
     """The iterable that gives a program's input raised ``error``; the program has ended, with ``answer``."""
 
@@ -149,10 +171,20 @@ class EngineOperations:
         stream: The attachment that keeps the container alive, which is closed in the end; None if nothing is attached.
         name: The sandbox's id, for messages and threads.
         user: The sandbox's own user; None is the image's.
+        cpu_count: How many processors the sandbox's CPU limit stands for; 0 for all there are.
+        pids_limit: How many processes there may be; None for no limit.
     """
 
     def __init__(
-        self, engine: Engine, container: str, stream: ContainerStream | None, *, name: str, user: str | None
+        self,
+        engine: Engine,
+        container: str,
+        stream: ContainerStream | None,
+        *,
+        name: str,
+        user: str | None,
+        cpu_count: int = 0,
+        pids_limit: int | None = None,
     ) -> None:
         self._engine = engine
         self._container = container
@@ -160,8 +192,12 @@ class EngineOperations:
         self._name = name
         self._user = user
         self._calls = CallCount()
-        self._lock = threading.Lock()  # guards _has_run, _own_ids and _environment
+        self._cpu_count = cpu_count
+        self._pids_limit = pids_limit
+        self._lock = threading.Lock()  # guards _has_run, _running, _own_ids and _environment
         self._has_run = False
+        self._has_ended_one = False  # so that something may be left of it
+        self._running: set[str] = set()  # the marks of the commands that are going on
         self._own_ids: tuple[int, int] | None = None
         self._environment: dict[str, str] | None = None
         self._has_ended = threading.Event()
@@ -194,43 +230,111 @@ class EngineOperations:
                 self._has_run = True
             if request.user:
                 self._check_user(request.user)
-            script = request.script
-            if script is None or _is_argument(script.source):
-                return self._run(request, request.command, script.source.decode('utf-8') if script else '')
-            return self._run_with_file(request, script.source)
+            script, text = request.script, b''
+            if script is not None:
+                text = script.source
+            elif isinstance(request.command, str):
+                text = request.command.encode('utf-8', 'surrogateescape')
+                if len(text) < LARGE_COMMAND_BYTES:
+                    text = b''
+            if _is_argument(text):
+                return self._run_with_room(request, text.decode('utf-8'))
+            return self._run_with_file(request, text)
 
     def _run_with_file(self, request: RunRequest, source: bytes) -> CommandResult:
-        """Run a script that is too long for an argument, or no text."""
+        """Run a script, or a shell's command, that is too long for an argument, or no text."""
         script = request.script
-        assert script is not None
         name = f'.enclave-{secrets.token_hex(8)}'
         try:
-            answer = self._ask(
-                programs.KEEP_SCRIPT, name, script.suffix, chunks=[source], user=request.user, timeout=None
-            )
+            suffix = script.suffix if script else ''
+            answer = self._ask(programs.KEEP_SCRIPT, name, suffix, chunks=[source], user=request.user, timeout=None)
         except _ScriptError as error:
             self._raise(error, '', 'no place to write the program text to: ')
         path = answer.decode('utf-8', 'surrogateescape')
         try:
+            if script is None:
+                return self._run_with_room(evolve(request, command=f'. {shlex.quote(path)}'), '', request.command)
             argv = [*request.command]
             argv[script.at] = path
-            plain = RunRequest(
-                command=tuple(argv),
-                timeout=request.timeout,
-                max_output_bytes=request.max_output_bytes,
-                cwd=request.cwd,
-                env=request.env,
-                user=request.user,
-                stdin=request.stdin,
-                path_first=request.path_first,
-            )
-            return self._run(plain, request.command, '')
+            return self._run_with_room(evolve(request, command=tuple(argv), script=None), '', request.command)
         finally:
             with contextlib.suppress(EnclaveError, _ScriptError):
                 self._ask(programs.DISCARD, posixpath.dirname(path), user=request.user, is_cleaning=True)
 
-    def _run(self, request: RunRequest, shown: str | tuple[str, ...], text: str) -> CommandResult:
-        first, last = self._run_words(request, text)
+    def _run_with_room(
+        self, request: RunRequest, text: str, shown: str | tuple[str, ...] | None = None
+    ) -> CommandResult:
+        """Run a command; where what others have left running leaves no room for it, end that first."""
+        shown = shown or request.command
+        try:
+            return self._run(request, shown, text, self._most_processes())
+        except NoRoomError:
+            self._make_room()
+        return self._run(request, shown, text, None)
+
+    def _most_processes(self) -> int | None:
+        """Return from how many processes on there may be too little room for a command; None where nothing was run before."""
+        with self._lock:
+            limit = self._pids_limit if self._has_ended_one else None
+        return None if limit is None else max(limit // 2, limit - ROOM_PROCESSES)
+
+    def _make_room(self) -> bool:
+        """End what ended calls have left, with the process limit raised for as long as that takes; False if nothing is left.
+
+        Even the program that ends the others takes a process or two.
+        """
+        limit = self._pids_limit
+        if limit is None:
+            return False
+        with self._lock:
+            kept = list(self._running)
+        try:
+            self._set_process_limit(limit + SPARE_PROCESSES)
+            try:
+                ended = _number(self._ask(programs.CLEAN, self._clean_flag(), *kept, is_cleaning=True))
+            finally:
+                self._set_process_limit(limit)
+        except (EnclaveError, _ScriptError) as error:
+            logger.warning('sandbox %s: no room could be made for processes: %s', self._name, error)
+            return False
+        if ended:
+            logger.warning(
+                'sandbox %s: %d processes that an earlier call had left running were ended, since they left no room for another '
+                '(pids_limit)',
+                self._name,
+                ended,
+            )
+        return ended > 0
+
+    def _set_process_limit(self, limit: int) -> None:
+        with self._engine.translate(f'change the process limit of sandbox {self._name}'):
+            api: Any = self._engine.api  # whose method for this does not know the limit
+            api._raise_for_status(
+                api._post_json(api._url('/containers/{0}/update', self._container), {'PidsLimit': limit})
+            )
+
+    def _clean_flag(self) -> str:
+        """Where the container has a program of its own, what carries no mark may be that one's."""
+        return _flag(self._stream_in is not None)
+
+    def end_processes(self, timeout: float, *, keep: Collection[Process] = ()) -> int:
+        """End what calls have started; see `ProcessEnder.end_processes`."""
+        with self._lock:
+            if not self._has_run:
+                return 0
+        try:
+            return _number(self._ask(programs.CLEAN, self._clean_flag(), timeout=timeout, is_cleaning=True))
+        except NoRoomError:
+            if not self._make_room():
+                raise
+            return 1
+        except _ScriptError as error:
+            raise SandboxError(
+                f'sandbox {self._name}: its processes could not be ended: {error.words.strip()}'
+            ) from None
+
+    def _run(self, request: RunRequest, shown: str | tuple[str, ...], text: str, most: int | None) -> CommandResult:
+        first, last = self._run_words(request, text, most)
 
         def place(call_id: str) -> str:
             return f'.enclave-{call_id}' if request.script else ''
@@ -238,33 +342,48 @@ class EngineOperations:
         def start(call_id: str) -> Exec:
             return self._exec(programs.RUN, (*first, place(call_id), *last), call_id=call_id, user=request.user)
 
-        def kill(call: CommandExec) -> None:
-            words = (call.id, call.pid, call.since, place(call.id))
+        def kill(call: CommandExec, *, asks: bool = False) -> None:
+            words = (call.id, call.pid, call.since, place(call.id), _flag(asks))
             self._ask(programs.KILL, *words, user=request.user, is_cleaning=True)
 
-        call = CommandExec(request.max_output_bytes, start, kill, name=self._name)
-        timers = [self._make_timer(ANSWER_SECONDS, call.give_up)]
+        call = CommandExec(
+            request.max_output_bytes,
+            start,
+            kill,
+            name=self._name,
+            ask_to_end=(lambda call: kill(call, asks=True)),
+            grace=request.grace,
+        )
+        patience = ANSWER_SECONDS if request.timeout is None else min(ANSWER_SECONDS, max(10.0, request.timeout + 5.0))
+        timers = [self._make_timer(patience, call.give_up)]
 
         def on_started() -> None:
             timers[0].cancel()
             if request.timeout is not None:
                 timers.append(self._make_timer(request.timeout, lambda: call.kill('timed_out')))
 
+        with self._lock:
+            self._running.add(call.id)
         try:
             if is_cancelled():
                 call.kill('cancelled')
             with on_cancel(lambda: call.kill('cancelled')):
                 program = call.read_all(request.stdin or b'', on_started)
         finally:
+            with self._lock:
+                self._running.discard(call.id)
+                self._has_ended_one = True
             for timer in timers:
                 timer.cancel()
         return self._result(request, shown, call, program)
 
-    def _run_words(self, request: RunRequest, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _run_words(self, request: RunRequest, text: str, most: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the arguments of `programs.RUN` before and after the name of the script's directory."""
         base = self._base_environment()
         # A shell passes on only what could be a variable of its own.
         environment = {name: value for name, value in base.items() if not name.isidentifier()}
+        if self._cpu_count:
+            environment.update({name: str(self._cpu_count) for name in _CPU_VARIABLES if name not in base})
         environment.update(request.env)
         for name, directory in request.path_first.items():
             old = environment.get(name, base.get(name))
@@ -278,6 +397,7 @@ class EngineOperations:
                 before += ['sh', '-c', 'exec "$@"', 'sh']
         at = 0 if is_text else request.script.at if request.script else None
         first = (
+            '' if most is None else str(most),
             request.cwd or '',
             _flag(request.stdin is not None),
             environment.get('PATH', ''),
@@ -295,26 +415,39 @@ class EngineOperations:
         exit_code: int | None = None
         killed_by: int | None = None
         refusal = b''
-        if kind == 'e':
+        if call.verdict == 'silent':
+            raise SandboxSilentError(
+                f'sandbox {self._name} is paused, so that a command could not be ended at its time limit; that is done when it '
+                'is unpaused. Otherwise delete it',
+                details={'sandbox_id': self._name},
+            )
+        if kind == 'n' and not call.verdict:
+            raise NoRoomError('the sandbox could not start a process (its process limit is nearly reached)')
+        if kind == 'e' and call.verdict == 'timed_out':
+            killed_by = 9  # however it went about it in its grace
+        elif kind == 'e':
             exit_code = number
             if call.words[2:3] == ['1'] and number > 128:
                 killed_by = number - 128
         elif call.verdict == 'stuck':
-            raise OperationTimeoutError(f'sandbox {self._name} did not start the program within {ANSWER_SECONDS:g} s')
+            raise SandboxSilentError(
+                f'sandbox {self._name} did not start the program in time; it may be frozen',
+                details={'sandbox_id': self._name},
+            )
         elif call.verdict:
             killed_by = 9
         elif kind == 'c':
             reason = _ScriptError(1, call.err.data().decode('utf-8', 'replace')).number
             words = _ERRNO_MESSAGES.get(reason, f'error {reason}')
-            raise InvalidArgumentError(f'cwd {request.cwd!r}: {words}', details={'field': 'cwd'})
+            raise InvalidArgumentError(f'cwd {quoted(request.cwd)}: {words}', details={'field': 'cwd'})
         elif kind == 's':
             message = f'no place to write the program text to: {_ERRNO_MESSAGES[errno.EROFS]}'
             raise SandboxPathError(message, details={'errno': errno.EROFS})
         elif kind == 'm' or self._was_too_long(call):
             exit_code = 127 if number == errno.ENOENT else 126  # also what is too long to be one
             name = request.command if isinstance(request.command, str) else request.command[0]
-            words = _ERRNO_MESSAGES.get(number, f'error {number}') if kind == 'm' else 'Too long'
-            words = f'enclave: cannot run {name!r}: {words}\n'
+            words = _ERRNO_MESSAGES.get(number, f'error {number}') if kind == 'm' else explain_sizes(request)
+            words = f'enclave: cannot run {quoted(name)}: {words}\n'
             refusal = words.encode('utf-8', 'backslashreplace')
         else:
             killed_by = self._early_end(call, program)
@@ -345,7 +478,7 @@ class EngineOperations:
         if call.started_at is None:
             self._raise_refusal(call.out.data() or call.err.data())
         if code is not None and code < 128:
-            raise SandboxError('the sandbox could not start a process (is its process limit reached?)')
+            raise NoRoomError('the sandbox could not start a process (is its process limit reached?)')
         return 9 if code is None else code - 128
 
     def _exit_code(self, program: Exec) -> int | None:
@@ -366,6 +499,7 @@ class EngineOperations:
         # The engine's own helper in the container (runc init) dies of a full limit at various points, each with words of its own.
         if not words or any(each in words.lower() for each in ('resource temporarily unavailable', 'read init-p')):
             words = f'is its process limit reached? {words}'.strip()
+            raise NoRoomError(f'the sandbox could not start a process ({words})')
         raise SandboxError(f'the sandbox could not start a process ({words})')
 
     def _check_running(self) -> None:
@@ -790,7 +924,8 @@ class EngineOperations:
         words = _ERRNO_MESSAGES.get(number, f'error {number}')
         if error.find_number() is None and error.words.strip():
             words = error.words.strip().splitlines()[-1]
-        message = f'{before}{words}{f": {path!r}" if path else ""}'
+        shown = path if len(path) <= LONGEST_PATH else f'{path[:200]}...{path[-100:]}'
+        message = f'{before}{words}{f": {shown!r}" if path else ""}'
         if number == errno.ENOENT:
             raise SandboxPathNotFoundError(message, details={'errno': number}) from None
         if number == errno.EEXIST:

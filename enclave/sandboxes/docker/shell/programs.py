@@ -61,6 +61,16 @@ exec 5>&1 6>&2 2>/dev/null
 """
     + _ARGUMENTS
     + r"""
+encl_count() { encl_n=$#; }
+if [ -n "$1" ]; then
+  encl_count /proc/[0-9]*
+  if [ "$encl_n" -ge "$1" ]; then
+    printf '%sn;' "$encl_mark" >&5
+    printf '%sn;' "$encl_mark" >&6
+    exit 0
+  fi
+fi
+shift
 encl_cwd=$1 encl_input=$2 encl_path=$3 encl_name=$4 encl_user=$5 encl_at=$6 encl_place=$7 encl_suffix=$8 encl_text=$9
 shift 9
 encl_nl='
@@ -173,16 +183,17 @@ encl_end "e:$encl_code:$encl_signal:$encl_killed"
 """
 )
 """A command. Its input begins with a line of its own: a secret mark. The mark, words and ``;`` come on stdout when
-the program starts (``r:PID:START``, of this shell), and at the end of both outputs: ``e:CODE:BY_SIGNAL:BY_OOM``, or
-``m:ERRNO`` (no such program), ``c`` (no such working directory; why stands on stderr), ``s`` (nowhere to write the
-script). A program that leaves others behind which hold its outputs has ended all the same, and what it wrote before
-is complete, since the pipes keep the order.
+the program starts (``r:PID:START``, of this shell), and at the end of both outputs: ``e:CODE:BY_SIGNAL:BY_OOM``,
+or ``m:ERRNO`` (no such program), ``n`` (too many processes run), ``c`` (no such working directory; why stands on
+stderr), ``s`` (nowhere to write the script). A program that leaves others behind which hold its outputs has ended
+all the same, and what it wrote before is complete, since the pipes keep the order.
 
-Arguments: working directory or nothing, ``1`` for input, search path for the program (its environment's), the
-program's name (nothing for a shell), ``1`` to set USER, where in the command the file's or shell's path goes, name of
-the script's directory, its suffix, its text; then the command. A shell says nothing of how its child ended but the
-code, in which exit code 139 and signal 11 are one; but it prints a line for a signal (bash not in its POSIX mode),
-and that is caught here. None does for SIGINT and SIGPIPE."""
+Arguments: from how many processes on it is not to be started, or nothing; working directory or nothing, ``1`` for
+input, search path for the program (its environment's), the program's name (nothing for a shell), ``1`` to set
+USER, where in the command the file's or shell's path goes, name of the script's directory, its suffix, its text;
+then the command. A shell says nothing of how its child ended but the code, in which exit code 139 and signal 11
+are one; but it prints a line for a signal (bash not in its POSIX mode), and that is caught here. None does for
+SIGINT and SIGPIPE."""
 
 _PROCESSES = r"""
 look() {
@@ -203,7 +214,7 @@ KILL = (
     _PRELUDE
     + _PROCESSES
     + r"""
-id=$1 root=$2 since=$3 place=$4
+id=$1 root=$2 since=$3 place=$4 asks=$5
 round=0 hopeless=' '
 while [ "$round" -lt 300 ]; do
   victims=' ' fresh=
@@ -227,6 +238,10 @@ while [ "$round" -lt 300 ]; do
     case $state in T | t) ;; *) fresh="$fresh $p" ;; esac
   done
   [ "$victims" != ' ' ] || break
+  if [ -n "$asks" ]; then
+    for p in $victims; do kill -TERM "$p" 2>/dev/null; done
+    exit 0
+  fi
   if [ "$round" -gt 1 ] && [ -n "$fresh" ]; then
     kill -STOP $fresh 2>/dev/null
   else
@@ -242,9 +257,40 @@ fi
 )
 """Kills what belongs to a call, until nothing is left: what carries its mark in the environment, what descends from
 that, and, since a daemon may have cleared its environment, orphans without any mark that are younger than the call.
-Arguments: the call's mark, its shell's pid and start time (clock ticks since boot), or nothing, and the name of its
-script's directory. Needs no process but its own, so it also works at the process limit; what forks faster than it is
-killed is stopped first."""
+Arguments: the call's mark, its shell's pid and start time (clock ticks since boot), or nothing, the name of its
+script's directory, and ``1`` to send SIGTERM once instead. Needs no process but its own, so it also works at the
+process limit; what forks faster than it is killed is stopped first."""
+
+CLEAN = (
+    _PRELUDE
+    + _PROCESSES
+    + r"""
+all=$1
+shift
+kept=" $* "
+round=0 ended=' ' count=0
+while [ "$round" -lt 300 ]; do
+  victims=
+  for p in /proc/[0-9]*; do
+    p=${p#/proc/}
+    [ "$p" != 1 ] && [ "$p" != "$$" ] && look "$p" && [ "$ppid" != "$$" ] || continue
+    case $call in lifeline* | "$ENCLAVE_CALL"*) continue ;; esac
+    [ -n "$call" ] || [ -n "$all" ] || continue
+    case $kept in *" ${call:-none} "*) continue ;; esac
+    victims="$victims $p"
+    case $ended in *" $p "*) ;; *) ended="$ended$p " count=$((count + 1)) ;; esac
+  done
+  [ -n "$victims" ] || break
+  if [ "$round" -gt 1 ]; then kill -STOP $victims 2>/dev/null; fi
+  kill -KILL $victims 2>/dev/null
+  round=$((round + 1))
+done
+printf '%s' "$count"
+[ "$round" -lt 300 ]
+"""
+)
+"""Kills what calls have left, and answers how many processes that were. Arguments: ``1`` where all that has no mark belongs to
+calls, too; the marks of calls that go on."""
 
 TERMINATE = (
     _PRELUDE

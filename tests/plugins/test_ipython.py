@@ -1,0 +1,102 @@
+"""Cells that run in a sandbox, in an IPython of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+IPython = pytest.importorskip('IPython')
+
+from IPython.core.error import UsageError  # noqa: E402
+from IPython.core.interactiveshell import InteractiveShell  # noqa: E402
+from IPython.utils.capture import capture_output  # noqa: E402
+
+KINDS = [
+    pytest.param('docker', marks=pytest.mark.docker),
+    pytest.param('bubblewrap', marks=pytest.mark.bubblewrap),
+]
+
+
+@pytest.fixture
+def shell() -> Iterator[InteractiveShell]:
+    """A session with the extension loaded."""
+    InteractiveShell.clear_instance()
+    made = InteractiveShell.instance()
+    made.run_line_magic('load_ext', 'enclave')
+    yield made
+    made.run_line_magic('unload_ext', 'enclave')
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture(params=KINDS)
+def opened(request: pytest.FixtureRequest, shell: InteractiveShell) -> InteractiveShell:
+    """The same with a sandbox of each kind."""
+    shell.run_line_magic('enclave', f'open {request.param} memory_limit=512m network_enabled=false')
+    return shell
+
+
+def cell(shell: InteractiveShell, line: str, text: str) -> Any:
+    with capture_output() as seen:
+        shell.run_cell_magic('enclave', line, text)
+    return seen
+
+
+def test_cells_run_in_the_sandbox_and_keep_their_variables(opened: InteractiveShell) -> None:
+    cell(opened, '', 'import os\nx = 6')
+    seen = cell(opened, '-o result', 'print("told")\nx * 7')
+
+    assert seen.stdout.startswith('told\n')
+    assert seen.outputs[0].data['text/plain'] == '42'
+    assert opened.user_ns['result'].text == 'told\n42'
+    assert 'x' not in opened.user_ns
+
+
+def test_a_picture_is_shown_and_what_is_hostile_does_not_run(opened: InteractiveShell) -> None:
+    code = (
+        'from IPython.display import HTML, Image, display\nimport base64\n'
+        'display(Image(base64.b64decode("iVBORw0KGgo="), format="png"))\n'
+        'display(HTML("<script>alert(1)</script><b>bold</b>"))\n'
+    )
+    seen = cell(opened, '', code)
+
+    assert seen.outputs[0].data['image/png'] == 'iVBORw0KGgo='
+    assert '<script' not in seen.outputs[1].data['text/html']
+    assert 'sandbox srcdoc' in seen.outputs[1].data['text/html']
+
+
+def test_a_cell_that_fails_shows_its_traceback_and_stops_what_follows(opened: InteractiveShell) -> None:
+    with capture_output() as seen:
+        ended = opened.run_cell('%%enclave\n1 / 0')
+
+    assert 'ZeroDivisionError' in seen.stderr + seen.stdout
+    assert not ended.success
+    assert 'CellFailed: ZeroDivisionError: division by zero' in seen.stdout + seen.stderr
+
+
+def test_shell_scripts_and_other_kernels(opened: InteractiveShell) -> None:
+    assert cell(opened, '--shell', 'echo $((6 * 7))').stdout == '42\n'
+    cell(opened, '-k other', 'y = 1')
+    with pytest.raises(Exception, match='NameError'), capture_output():
+        opened.run_cell_magic('enclave', '', 'y')
+
+
+def test_the_sandbox_is_opened_once_and_stopped_when_asked(opened: InteractiveShell) -> None:
+    first = opened.run_line_magic('enclave', 'status').id
+    cell(opened, '', 'z = 1')
+    assert opened.run_line_magic('enclave', 'status').id == first
+    opened.run_line_magic('enclave', 'restart')
+    with pytest.raises(Exception, match='NameError'), capture_output():
+        opened.run_cell_magic('enclave', '', 'z')
+    opened.run_line_magic('enclave', 'stop')
+    with capture_output() as seen:
+        opened.run_line_magic('enclave', 'status')
+    assert seen.stdout == 'no sandbox is open\n'
+
+
+def test_what_is_wrong_is_one_line(shell: InteractiveShell) -> None:
+    with pytest.raises(UsageError, match='knows open, status'):
+        shell.run_line_magic('enclave', 'fly')
+    with pytest.raises(UsageError, match="did you mean 'memory_limit'"):
+        shell.run_line_magic('enclave', 'open docker memory_limits=1g')
