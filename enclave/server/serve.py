@@ -482,8 +482,7 @@ class SandboxServer:
         )
         app = create_app(self.service)
         adjustments, family = self._adjustments(host, port)
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.start_new_thread = _start_worker
+        dispatcher = _Dispatcher(self.service.lanes.most_threads)
         parser = type('_GatedParser', (_Parser,), {'gate': _Gate(self.policy, authenticator)})
         channel = type('_GatedChannel', (_Channel,), {'parser_class': parser, 'audit': self.service.audit})
         serving = type('_PolicedWaitress', (_Waitress,), {'policy': self.policy, 'channel_class': channel})
@@ -658,6 +657,28 @@ class SandboxServer:
 
     def __repr__(self) -> str:
         return f'<SandboxServer {self.url if self.port else ""} {self._state}>'
+
+
+class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Starts further threads when requests come that no thread is free for, as when many programs wait for their turn.
+
+    Args:
+        most: How many threads there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self.start_new_thread = _start_worker
+
+    def add_task(self, task: Any) -> None:
+        """Queue a request, and have a thread for it."""
+        with self.lock:
+            running = len(self.threads) - self.stop_count
+            lacking = len(self.queue) + 1 - (running - self.active_count)
+        if lacking > 0 and 0 < running < self._most and not self.stop_count:
+            self.set_thread_count(min(self._most, running + lacking))
+        super().add_task(task)
 
 
 def _start_worker(target: Callable[[int], None], number: int) -> None:
