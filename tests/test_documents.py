@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('images/*.md'))]
+DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted(ROOT.glob('docs/**/*.md')), *sorted(ROOT.glob('images/*.md'))]
 EXAMPLES = sorted(ROOT.glob('examples/*.py'))
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+OUTPUT = re.compile(r'\s*^```text\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+"""A block of text right after a program is what that prints; three dots stand for anything."""
 LINK = re.compile(r'\[[^\]]+\]\((?!https?:|#|mailto:)([^)#]+)')
 ENVIRONMENT = {
     **os.environ,
@@ -28,13 +30,19 @@ class Block(NamedTuple):
     number: int
     language: str
     text: str
+    output: str | None = None
 
     def __str__(self) -> str:
         return f'{self.document}-{self.number}-{self.language}'
 
 
+def _output_after(path: Path, match: re.Match[str]) -> str | None:
+    found = OUTPUT.match(path.read_text(), match.end()) if match[1] in ('python', 'bash') else None
+    return None if found is None else found[1]
+
+
 BLOCKS = [
-    Block(str(path.relative_to(ROOT)), number, match[1], match[2])
+    Block(str(path.relative_to(ROOT)), number, match[1], match[2], _output_after(path, match))
     for path in DOCUMENTS
     for number, match in enumerate(FENCE.finditer(path.read_text()), 1)
 ]
@@ -76,6 +84,7 @@ def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert 'Warning' not in done.stderr
+    assert_printed(block, done.stdout)
 
 
 @pytest.mark.parametrize('block', runnable('bash'))
@@ -92,16 +101,28 @@ def test_bash_blocks_run(block: Block, tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+    assert_printed(block, done.stdout)
+
+
+def assert_printed(block: Block, printed: str) -> None:
+    """Check that a program printed what the document shows."""
+    if block.output is not None:
+        pattern = re.escape(block.output.rstrip()).replace(re.escape('...'), r'[^\0]*')
+        assert re.fullmatch(pattern, printed.rstrip()), f'printed:\n{printed}\nshown:\n{block.output}'
 
 
 @pytest.mark.parametrize('block', of('toml'), ids=str)
-def test_toml_blocks_are_policies(block: Block, tmp_path: Path) -> None:
+def test_toml_blocks_are_policies_and_settings(block: Block, tmp_path: Path) -> None:
+    from enclave.server.adapters.e2b import E2BSettings
     from enclave.server.policy import Policy
 
     path = tmp_path / 'policy.toml'
     path.write_text(block.text)
 
-    assert Policy.from_file(path) != Policy()
+    if block.document == 'docs/e2b.md':
+        assert E2BSettings.read(path) != E2BSettings()
+    else:
+        assert Policy.from_file(path) != Policy()
 
 
 @pytest.mark.parametrize('block', of('json'), ids=str)

@@ -211,7 +211,9 @@ class Lanes:
             if not ticket.is_granted and self._waiting > self._waiting_limit:
                 self._leave_locked(ticket)
                 self._refused += 1
-                raise _full(f'the server is busy: {self._waiting_limit} programs wait for their turn, which is all it takes')
+                raise _full(
+                    f'the server is busy: {self._waiting_limit} programs wait for their turn, which is all it takes'
+                )
         on_gone(lambda: self._leave(ticket))
         ticket.called.wait()
         if not ticket.is_granted:

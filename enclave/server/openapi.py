@@ -69,6 +69,8 @@ def document() -> Schema:
     schemas: dict[str, Schema] = {}
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES.values():
+        if route.adapter is not None:  # described by whose interface it is
+            continue
         path = VARIABLE.sub(r'{\1}', route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
     json_schema(ErrorResponse, definitions=schemas, ref_prefix=_PREFIX)

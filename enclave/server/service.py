@@ -129,6 +129,7 @@ class Service:
 
     Args:
         make_manager: Makes a manager for a tenant, given its name and how many sandboxes it may have.
+        adapters: What each adapter is to know, by its name.
     """
 
     def __init__(
@@ -139,7 +140,9 @@ class Service:
         authenticator: Authenticator,
         guard: HostGuard,
         audit: Audit,
+        adapters: Mapping[str, Any] | None = None,
     ) -> None:
+        self.adapters = dict(adapters or {})
         self.policy = policy
         self.authenticator = authenticator
         self.guard = guard
