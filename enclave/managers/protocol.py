@@ -141,6 +141,17 @@ class CellStreamRequest(CellRequest):
         description='An id of the client\'s own, 8 to 64 letters, digits, "_" or "-". The same request under the same id '
         'follows the cell that it started, so that it may be repeated when a connection broke.',
     )
+    allow_input: bool = argument(
+        default=False,
+        description='Let the cell ask for input: an output of the type input_request comes, and the cell waits for an answer.',
+    )
+
+
+@frozen(kw_only=True)
+class InputRequest(Model):
+    """Answer a cell that asks for input."""
+
+    text: str | None = argument(default=None, description='The line; null is the end of input.')
 
 
 @frozen(kw_only=True)
@@ -401,8 +412,9 @@ class CellEvent(StreamEvent):
     """One line of a cell's stream.
 
     ``event`` is ``started`` (with ``cell_id`` and ``kernel``), ``output`` (with ``output``: one as a notebook stores it, of a
-    stream the new text only, or ``clear_output`` or ``update_display_data``), ``alive`` (nothing to tell; has no number), and at
-    the end ``end`` (with ``result``) or ``error``. ``seq`` numbers the events from 1 without a gap.
+    stream the new text only, or ``clear_output``, ``update_display_data`` or ``input_request``), ``alive`` (nothing to
+    report; has no number), and at the end ``end`` (with ``result``) or ``error``. ``seq`` numbers the events from 1 without a
+    gap.
     """
 
     event: Literal['started', 'output', 'alive', 'end', 'error']

@@ -19,6 +19,7 @@ from enclave.managers.protocol import (
     CheckResponse,
     CompleteRequest,
     DoneResponse,
+    InputRequest,
     InspectRequest,
     KernelRequest,
     rebuild_error,
@@ -31,6 +32,7 @@ from enclave.sandboxes.notebook.sandbox import (
     Steps,
     check_cell,
     check_detail,
+    check_input,
     check_new_kernel,
     is_kernel_name,
     place,
@@ -53,12 +55,13 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
         *,
         kernel: str = DEFAULT_KERNEL,
         on_output: Callable[[dict[str, Any]], None] | None = None,
+        on_input: Callable[[str, bool], str | None] | None = None,
         silent: bool = False,
         store_history: bool = True,
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
     ) -> CellResult:
-        """Run a cell to its end; see `NotebookSandbox.execute_cell`. Without ``on_output`` it is one request."""
+        """Run a cell to its end; see `NotebookSandbox.execute_cell`. Without callbacks it is one request."""
         options: dict[str, Any] = {
             'kernel': kernel,
             'silent': silent,
@@ -66,8 +69,8 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
             'keep_escapes': keep_escapes,
             'max_output_bytes': max_output_bytes,
         }
-        if on_output is not None:
-            return super().execute_cell(code, timeout, on_output=on_output, **options)
+        if on_output is not None or on_input is not None:
+            return super().execute_cell(code, timeout, on_output=on_output, on_input=on_input, **options)
         check_cell(code, max_output_bytes)
         self._check_kernel(kernel)
         body = CellRequest(code=code, timeout=as_seconds(timeout), **options)
@@ -85,6 +88,7 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
         store_history: bool = True,
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
+        allow_input: bool = False,
     ) -> Steps:
         """Yield a cell's outputs as they come, and at last its result; see `NotebookSandbox.stream_cell`.
 
@@ -102,8 +106,14 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
             keep_escapes=keep_escapes,
             max_output_bytes=max_output_bytes,
             cell_id=uuid.uuid4().hex,
+            allow_input=allow_input,
         )
         return self._follow(body)
+
+    def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
+        """Give the cell that runs in a kernel the line that it asked for; see `NotebookSandbox.answer_input`."""
+        check_input(text)
+        self._transport.call('POST', f'{self._kernel_path(kernel)}/input', DoneResponse, body=InputRequest(text=text))
 
     def _follow(self, body: CellStreamRequest) -> Steps:
         path = f'{self.path}/cells/{body.cell_id}'

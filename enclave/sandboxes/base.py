@@ -116,7 +116,9 @@ class Sandbox(ABC):
         self._moving = False  # a thread is starting or stopping it
         self._is_wanted = False  # somebody else who called `start` has been told that it runs
         self._pid: int | None = None  # which process started it, until it is stopped
-        self._tools: dict[str, Tool] = load_tools(self.config.tools_config, self.sandbox_type, self.offers)
+        self._tools: dict[str, Tool] = load_tools(
+            self.config.tools_config, self.sandbox_type, self.offers, is_notebook='notebook' in self.offers
+        )
 
     @classmethod
     def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:

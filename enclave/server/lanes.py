@@ -70,9 +70,11 @@ class Shares:
     def give(self, tenant: str, amount: int = 1) -> None:
         """Count what a key gives back."""
         self.taken -= amount
-        self._held[tenant] -= amount
-        if not self._held[tenant]:
-            del self._held[tenant]
+        left = self.held(tenant) - amount
+        if left:
+            self._held[tenant] = left
+        else:
+            self._held.pop(tenant, None)
 
 
 @define(eq=False)

@@ -53,6 +53,9 @@ ASK_SECONDS = 30.0
 """How long completion, inspection and the like may take by default, from the moment that it is their turn. A kernel's first
 completion reads much of Python's library, which takes seconds on a busy machine."""
 MAX_CODE_CHARACTERS = 8 << 20
+"""The size limit of a cell's code, and of a line that answers its ``input()``."""
+END_OF_INPUT = '\x04'
+"""What Jupyter's kernels take for the end of input."""
 Steps = Generator[dict[str, Any] | CellResult, None, None]
 """What `NotebookSandbox.stream_cell` gives: outputs as they come, and at last the result."""
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}')
@@ -213,6 +216,7 @@ class NotebookSandbox(AgentBackedSandbox):
         *,
         kernel: str = DEFAULT_KERNEL,
         on_output: Callable[[dict[str, Any]], None] | None = None,
+        on_input: Callable[[str, bool], str | None] | None = None,
         silent: bool = False,
         store_history: bool = True,
         keep_escapes: bool = False,
@@ -221,12 +225,15 @@ class NotebookSandbox(AgentBackedSandbox):
         """Run code in a kernel, after the cells that were asked for before, and return what became of it.
 
         At its time limit the cell is interrupted, as by Ctrl-C, and the kernel with its state stays; a kernel whose cell does
-        not yield is killed, and the next cell gets a new one. ``input()`` in a cell fails at once.
+        not yield is killed, and the next cell gets a new one. ``input()`` in a cell fails at once without ``on_input``.
 
         Args:
+            code: At most 8,388,608 (`MAX_CODE_CHARACTERS`) characters.
             timeout: Seconds from the moment the cell is sent to the kernel; None takes the configuration's, 0 is no limit.
             kernel: Which kernel; see `create_kernel`.
             on_output: Called with each output as it comes, on this thread; see `stream_cell` for what it gets.
+            on_input: Called with the prompt, and whether what is typed is to be hidden, when the cell asks for input; what it
+                returns is the cell's, None is the end of input. It runs on this thread, and the cell's time goes on meanwhile.
             silent: Run it without a number and without showing its last value.
             store_history: Count it and keep it in the kernel's history.
             keep_escapes: Leave a terminal's escape codes in tracebacks, and colours in texts.
@@ -246,12 +253,15 @@ class NotebookSandbox(AgentBackedSandbox):
             store_history=store_history,
             keep_escapes=keep_escapes,
             max_output_bytes=max_output_bytes,
+            allow_input=on_input is not None,
         )
         with contextlib.closing(steps):
             for step in steps:
                 if isinstance(step, CellResult):
                     return step
-                if on_output is not None:
+                if on_input is not None and step['output_type'] == 'input_request':
+                    self.answer_input(on_input(step['prompt'], step['password']), kernel=kernel)
+                elif on_output is not None:
                     on_output(step)
         raise AssertionError('unreachable')
 
@@ -265,12 +275,17 @@ class NotebookSandbox(AgentBackedSandbox):
         store_history: bool = True,
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
+        allow_input: bool = False,
     ) -> Steps:
         """Yield a cell's outputs as they come, and at last its `CellResult`; the arguments are those of `execute_cell`.
 
+        The cell's time limit holds however slowly the outputs are taken.
+
         Each output is a dict as a notebook stores it, of a stream the new text only; besides there are
         ``{'output_type': 'clear_output', 'wait': bool}`` and
-        ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``.
+        ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``. With ``allow_input`` the cell
+        may ask for input by ``{'output_type': 'input_request', 'prompt': str, 'password': bool}``, and waits until `answer_input`
+        is called; without, ``input()`` fails at once.
         Closing the iterator early interrupts the cell.
         """
         check_cell(code, max_output_bytes)
@@ -285,8 +300,20 @@ class NotebookSandbox(AgentBackedSandbox):
                 'store_history': store_history,
                 'keep_escapes': keep_escapes,
                 'max_output_bytes': max_output_bytes,
+                'allow_input': allow_input,
             },
         )
+
+    def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
+        """Give the cell that runs in a kernel the line that it asked for; None is the end of input.
+
+        Raises:
+            ConflictError: No cell of this kernel waits for input.
+        """
+        line = check_input(text)
+        found = self._kernel(kernel)
+        with self._telling():
+            found.answer_input(line)
 
     def _steps(self, kernel: NotebookKernel, code: str, timeout: float | None, options: dict[str, Any]) -> Steps:
         with self._telling():
@@ -565,16 +592,28 @@ def check_cell(code: object, max_output_bytes: object) -> None:
         raise InvalidArgumentError(f'max_output_bytes must be a whole number from 1 to {1 << 30}, not {cap!r}')
 
 
-def _check_code(code: object) -> None:
-    """Return if this can be told a kernel as code: messages are JSON in UTF-8, which has no lone surrogates."""
+def _check_code(code: object, name: str = 'code') -> None:
+    """Return if this can be sent to a kernel: messages are JSON in UTF-8, which has no lone surrogates."""
     if not isinstance(code, str):
-        raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
+        raise InvalidArgumentError(f'{name} must be a string, not {type(code).__name__}')
     if len(code) > MAX_CODE_CHARACTERS:
-        raise InvalidArgumentError(f'code has {len(code)} characters; the limit is {MAX_CODE_CHARACTERS}')
+        raise InvalidArgumentError(f'{name} has {len(code)} characters; the limit is {MAX_CODE_CHARACTERS}')
     try:
         code.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f'code is not proper text: character {error.start} is a lone surrogate') from None
+        raise InvalidArgumentError(f'{name} is not proper text: character {error.start} is a lone surrogate') from None
+
+
+def check_input(text: object) -> str:
+    """Return a line for a cell as its kernel is given it.
+
+    Raises:
+        InvalidArgumentError: It is no text that can be sent.
+    """
+    if text is None:
+        return END_OF_INPUT
+    _check_code(text, 'text')
+    return str(text)
 
 
 def check_new_kernel(name: object, env: Mapping[str, str] | None) -> None:
