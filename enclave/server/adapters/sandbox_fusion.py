@@ -510,7 +510,7 @@ class _Pools:
             return False
         cleaner = self._cleaners.get(sandbox.id)
         if cleaner is None:
-            places = _writable_places(sandbox)
+            places = sandbox._changeable_places()
             if places is None and self.settings.isolation == 'auto':
                 return False
             cleaner = self._cleaners[sandbox.id] = _Cleaner(places or _PLACES)
@@ -539,20 +539,6 @@ _DEVICES = frozenset(
         *('tty', 'urandom', 'zero'),
     )
 )
-
-
-def _writable_places(sandbox: Any) -> tuple[str, ...] | None:
-    """Return every directory that a program can have left something in; None if it can be anywhere."""
-    config = sandbox.config
-    if config.volumes:
-        return None
-    places = [*_PLACES, config.working_dir]
-    name = str(sandbox.sandbox_type)
-    if name == 'bubblewrap' and getattr(config, 'rootfs', '') is None:
-        return (*places, '/home/sandbox')
-    if name == 'docker' and getattr(config, 'read_only', False):
-        return (*places, *getattr(config, 'tmpfs', {}), '/dev', '/dev/mqueue')
-    return None
 
 
 @frozen
