@@ -238,7 +238,9 @@ class _Door:
     def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
         """Do what a route is for."""
         tenant = self._service.tenant(flask.g.get('key'))
-        documented = ms_enclave.find_route(cast(Mapping[str, str], flask.request.headers), route.name)
+        documented = ms_enclave.find_route(
+            cast(Mapping[str, str], flask.request.headers), route.name, self._service.policy
+        )
         try:
             arguments: dict[str, Any] = dict(path)
             if documented is not None:

@@ -515,6 +515,7 @@ def test_a_tool_is_restricted_by_whichever_property_it_has() -> None:
         Tool()  # type: ignore[abstract]
 
 
+@covers(5, 'execute_tool')
 @covers(7, 'execute')
 def test_a_tools_result_is_handed_through_unchanged() -> None:
     made = EchoSandbox(SandboxConfig())

@@ -27,7 +27,7 @@ from attrs import Factory, define
 
 import enclave
 from enclave.cancellation import on_cancel
-from enclave.config import parse_size
+from enclave.config import MIB, parse_size
 from enclave.enums import SandboxStatus
 from enclave.errors import (
     CallCancelledError,
@@ -50,7 +50,7 @@ from enclave.server.route import TAR, Context, RawBody, Route
 from enclave.server.service import Tenant
 from enclave.tools.registry import ToolFactory
 from ms_enclave.sandbox.boxes.base import make_config
-from ms_enclave.sandbox.boxes.core_options import GATEWAY_PORT, docker_options, notebook_options
+from ms_enclave.sandbox.boxes.core_options import docker_options, notebook_options
 from ms_enclave.sandbox.boxes.served import make_view
 from ms_enclave.sandbox.model.base import SandboxStatus as StatusWord
 from ms_enclave.sandbox.model.base import SandboxType
@@ -63,7 +63,11 @@ POOL_WAIT_SECONDS = 3600.0
 """How long a call waits for a pool's sandbox where it does not say."""
 POOL_IDLE_SECONDS = 48 * 3600.0
 """How long a pool's sandbox lives without a call; a client that leaves deletes its own before."""
+NAME = 'ms_enclave'
+"""What the policy's ``adapters`` calls this one."""
 DEFAULT_CALL_SECONDS = 30.0
+OUTPUT_BYTES = 4 * MIB
+"""Cap on each of stdout and stderr of a call; what is left out shows. With it as many calls as may go on have room."""
 _API_VERSION = '1.0.0'
 
 
@@ -110,9 +114,16 @@ def _is_ours(headers: Mapping[str, str]) -> bool:
     return PROTOCOL_HEADER in headers
 
 
-def find_route(headers: Mapping[str, str], name: str) -> Route | None:
+def find_route(headers: Mapping[str, str], name: str, policy: Policy) -> Route | None:
     """Return what answers a request for one of our addresses in the place of ours, or None."""
-    return None if _is_ours(headers) else _ROUTES.get(name)
+    found = None if _is_ours(headers) else _ROUTES.get(name)
+    if found is None:
+        return None
+    try:
+        policy.check_adapter(NAME)
+    except PolicyError:
+        return None  # it is closed here, and such a request is one for us
+    return found
 
 
 _ROUTES: dict[str, Route] = {}
@@ -158,12 +169,22 @@ def _failing_as(
 def _remedy(error: PolicyError, asked: Mapping[str, Any]) -> str:
     """Return which line of the server's policy allows what was refused, for whoever runs the server."""
     rule = str(error.details.get('rule', ''))
-    lines: dict[str, Any] = {'privileged': True, 'allow_keep': True, 'allow_network': True, 'publish': 'any'}
+    lines: dict[str, Any] = {
+        'privileged': True,
+        'allow_keep': True,
+        'allow_network': True,
+        'allow_pull': True,
+        'publish': 'any',
+    }
     lines['max_memory'] = asked.get('memory_limit')
     lines['max_cpus'] = asked.get('cpu_limit')
     lines['networks'] = [asked.get('network')]
     lines['images'] = [asked.get('image')]
     lines['sandbox_types'] = ['*']
+    ports = asked.get('ports')
+    if isinstance(ports, Mapping):
+        numbers = [each[-1] if isinstance(each, list) and each else each for each in ports.values()]
+        lines['host_ports'] = [str(each) for each in numbers if each]
     volumes = asked.get('volumes')
     if isinstance(volumes, Mapping):
         modes = {source: target.get('mode', 'rw') for source, target in volumes.items() if isinstance(target, Mapping)}
@@ -253,7 +274,14 @@ class _Making:
         options = None if body is None and has_own else self._options(config, body or {})
         for name in self.tools:
             context.service.policy.check_tool(name, {})
-        self._asked = context.service.checked(context.tenant, kind, options)
+        try:
+            self._asked = context.service.checked(context.tenant, kind, options)
+        except PolicyError as error:
+            if options is None or 'port' not in options or error.details.get('rule') not in ('host_ports', 'publish'):
+                raise
+            # Every full dump of a notebook names a port of the host for its gateway, and few clients use that.
+            options = {name: value for name, value in options.items() if name not in ('port', 'host', 'token')}
+            self._asked = context.service.checked(context.tenant, kind, options)
 
     def _options(self, config: Any, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options as the kind's own configuration has them. What a full dump holds as a default is no wish."""
@@ -261,13 +289,12 @@ class _Making:
         known = SandboxFactory.get_sandbox_class(self._kind).config_class
         if self._kind == 'docker_notebook':
             options = notebook_options(config, is_served=True)
-            if policy.publish == 'no' and GATEWAY_PORT not in body.get('ports', {}):
-                options = {name: value for name, value in options.items() if name not in ('port', 'host')}
         elif isinstance(config, DockerSandboxConfig):
             options = docker_options(config, is_served=True)
         else:
             options = {each.name: body[each.name] for each in attrs.fields(known) if each.name in body}
         options['timeout'] = _within(DEFAULT_CALL_SECONDS, policy.max_timeout)
+        options['max_output_bytes'] = int(_within(OUTPUT_BYTES, policy.max_output_bytes))
         options.update(getattr(config, 'further_options', {}))
         _clamp_defaults(options, body, policy)
         registered = ToolFactory.get_available_tools()
@@ -426,6 +453,7 @@ def _run_tool(context: Context, sandbox: Any, tool_name: str, parameters: dict[s
         raise Refused(missing, error.message, error)
     policy.check_tool(tool_name, {})
     parameters = _limited(tool, parameters, policy)
+    context.check_output(sandbox.id, None)
     return dumped(drive(lambda: view.execute_tool(tool_name, parameters)), mode='json')
 
 
