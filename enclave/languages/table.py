@@ -162,7 +162,15 @@ _GO_ENV = {
     'GOTELEMETRY': 'off',
 }
 _GO_MOD = {'go.mod': 'module main\n\ngo 1.18\n'}
-_JAVAC = ('javac', '-J-XX:TieredStopAtLevel=1', '-J-XX:+UseSerialGC', '-J-Xshare:auto', '-encoding', 'UTF-8')
+_JAVAC = (
+    'javac',
+    '-J-XX:TieredStopAtLevel=1',
+    '-J-XX:+UseSerialGC',
+    '-J-Xshare:auto',
+    '-J-XX:SharedArchiveFile=/usr/local/lib/enclave/javac.jsa',  # of our images; passed over where it is not there
+    '-encoding',
+    'UTF-8',
+)
 _JAVA = ('java', '-XX:+UseSerialGC', '-Xshare:auto', '-Xss64m', '-ea')
 _JUNIT = (
     '.:/usr/share/java/junit-platform-console.jar:/usr/share/java/junit-jupiter-api.jar:'
