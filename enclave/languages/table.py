@@ -161,7 +161,7 @@ _GO_ENV = {
     'GOPROXY': 'off',
     'GOTELEMETRY': 'off',
 }
-_GO_MOD = {'go.mod': 'module main\n\ngo 1.18\n'}
+_GO_MOD = {'go.mod': 'module program\n\ngo 1.18\n'}  # a module called main cannot be tested
 _JAVAC = (
     'javac',
     '-J-XX:TieredStopAtLevel=1',
@@ -496,7 +496,7 @@ ENTRIES: tuple[Language, ...] = (
             '--log-level=warning',
             '--outfile=out/main.test.js',
         ),
-        run=('jest', '--rootDir', 'out', '--transform', '{}', '--cacheDirectory', '{dir}/.cache'),
+        run=('jest', '--config', '{"rootDir": "{dir}/out", "transform": {}}', '--cacheDirectory', '{dir}/.cache'),
         version=('jest', '--version'),
         packages=('nodejs',),
         npm=('jest', 'esbuild'),

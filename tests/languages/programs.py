@@ -134,36 +134,3 @@ PROGRAMS: dict[str, dict[str, str]] = {
         'file': 'BEGIN { getline line < "data/in.txt"; print line }\n',
     },
 }
-
-HELLOS: dict[str, str] = {
-    'csharp': 'class P { static void Main() { System.Console.WriteLine("hello"); } }\n',
-    'scala': 'object Hello { def main(args: Array[String]): Unit = println("hello") }\n',
-    'kotlin': 'fun main(args: Array<String>) { println("hello") }\n',
-    'kotlin_script': 'println("hello")\n',
-    'haskell': 'main :: IO ()\nmain = putStrLn "hello"\n',
-    'D': 'import std.stdio;\nvoid main() { writeln("hello"); }\n',
-    'D_ut': 'import std.stdio;\nunittest { writeln("hello"); assert(1 + 1 == 2); }\n',
-    'racket': '#lang racket/base\n(displayln "hello")\n',
-    'verilog': 'module tb;\n  initial begin\n    $display("hello");\n    $finish;\n  end\nendmodule\n',
-    'jest': 'test("adds", () => { console.log("hello"); expect((1 as number) + 1).toBe(2); });\n',
-    'fortran': 'program hello\n  print "(A)", "hello"\nend program\n',
-    'pascal': "program hello;\nbegin\n  writeln('hello');\nend.\n",
-    'ocaml': 'let () = print_endline "hello"\n',
-    'tcl': 'puts hello\n',
-    'scheme': '(display "hello") (newline)\n',
-    'lisp': '(format t "hello~%")\n',
-    'erlang': '#!/usr/bin/env escript\nmain(_) -> io:format("hello~n").\n',
-    'elixir': 'IO.puts("hello")\n',
-    'prolog': 'main :- write(hello), nl.\n',
-    'nim': 'echo "hello"\n',
-    'cobol': 'IDENTIFICATION DIVISION.\nPROGRAM-ID. HELLO.\nPROCEDURE DIVISION.\nDISPLAY "hello".\nSTOP RUN.\n',
-    'ada': 'with Ada.Text_IO;\nprocedure Main is\nbegin\n   Ada.Text_IO.Put_Line ("hello");\nend Main;\n',
-    'octave': 'disp("hello")\n',
-    'clojure': '(println "hello")\n',
-    'groovy': 'println "hello"\n',
-    'gtest': '#include <gtest/gtest.h>\n#include <cstdio>\nTEST(A, b) { puts("hello"); EXPECT_EQ(1 + 1, 2); }\n',
-    'junit': (
-        'import org.junit.jupiter.api.*;\nclass MainTest { @Test void adds() { System.out.println("hello"); '
-        'Assertions.assertEquals(2, 1 + 1); } }\n'
-    ),
-}

@@ -9,11 +9,12 @@ import pytest
 from enclave.enums import Verdict
 from enclave.errors import EnclaveError, UnsupportedError
 from enclave.languages.table import get_language, list_languages
+from enclave.languages.toolchains import HELLOS
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.docker.images import find_image
 from enclave.sandboxes.registry import SandboxFactory
-from tests.languages.programs import HELLOS, PROGRAMS
+from tests.languages.programs import PROGRAMS
 
 pytestmark = pytest.mark.languages
 IMAGE = 'multi'
@@ -126,10 +127,10 @@ def test_suites_pass_and_fail(sandbox: AgentBackedSandbox, language: str, right:
 
 
 @pytest.mark.bubblewrap
-@pytest.mark.parametrize('language', sorted(HELLOS))
+@pytest.mark.parametrize('language', sorted(set(HELLOS) - set(MULTI)))
 def test_the_other_languages_run_where_this_host_has_them(language: str) -> None:
     with SandboxFactory.create_sandbox('bubblewrap', OPTIONS) as sandbox:
         result = run_or_skip(sandbox, HELLOS[language], language)  # type: ignore[arg-type]
 
         assert result.success, result  # type: ignore[attr-defined]
-        assert 'hello' in result.stdout  # type: ignore[attr-defined]
+        assert language == 'python_gpu' or 'hello' in result.stdout + result.stderr  # type: ignore[attr-defined]
