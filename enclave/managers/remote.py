@@ -132,6 +132,7 @@ class RemoteSandbox(AgentBackedSandbox):
         self.config = _config_of(info)
         self.error = None
         self.metadata = {}
+        self.labels = {}
         self._changed = threading.Condition()
         self._moving = False
         self._pid = None
@@ -156,6 +157,7 @@ class RemoteSandbox(AgentBackedSandbox):
         self.created_at = info.created_at
         self.started_at = info.started_at
         self.metadata = dict(info.metadata)
+        self.labels = dict(info.labels)
         self.error = info.error
         return info
 
