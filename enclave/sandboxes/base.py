@@ -289,6 +289,11 @@ class Sandbox(ABC):
         """
         return None
 
+    def _changeable_places(self) -> tuple[str, ...] | None:
+        """Return every directory that is empty at the start and that programs in it can change; None if that can be anything
+        else too, so that only a new sandbox is as new."""
+        return None
+
     def is_alive(self) -> bool:
         """Ask the sandbox itself whether it works; slower than `status`, which only knows what was noticed."""
         return self.status in USABLE
