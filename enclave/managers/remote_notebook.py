@@ -10,6 +10,7 @@ from typing import Any
 from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.cells import DEFAULT_KERNEL, CellResult, Completion, Inspection, KernelInfo, KernelSpec, Variable
 from enclave.errors import CallCancelledError, EnclaveError, NotFoundError
+from enclave.managers.http_operations import followed
 from enclave.managers.protocol import (
     AskRequest,
     CellEvent,
@@ -24,10 +25,11 @@ from enclave.managers.protocol import (
     KernelRequest,
     rebuild_error,
 )
-from enclave.managers.remote import RemoteSandbox, as_seconds, followed
+from enclave.managers.remote import RemoteSandbox, as_seconds
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC
 from enclave.sandboxes.notebook.sandbox import (
     ASK_SECONDS,
+    CellVerbs,
     NotebookSandbox,
     Steps,
     check_cell,
@@ -37,9 +39,10 @@ from enclave.sandboxes.notebook.sandbox import (
     is_kernel_name,
     place,
 )
+from enclave.verb_requests import as_path
 
 
-class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
+class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
     """A notebook sandbox that a server keeps; see `RemoteSandbox` for its life and `NotebookSandbox` for its cells.
 
     What an argument alone tells is raised at once; what the server has to say of a streamed cell (there is no such kernel, its
@@ -165,7 +168,7 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
         body = KernelRequest(
             name=name,
             spec=spec,
-            cwd=self._absolute(cwd) if cwd else None,
+            cwd=as_path(cwd, 'cwd') if cwd else None,
             env=None if env is None else dict(env),
             exist_ok=exist_ok,
         )
@@ -256,6 +259,9 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
 
     def __repr__(self) -> str:
         return f'<RemoteNotebookSandbox {self.id}>'
+
+
+NotebookSandbox.register(RemoteNotebookSandbox)
 
 
 def _ask_seconds(timeout: float) -> float | None:

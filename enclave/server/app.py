@@ -40,7 +40,7 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, programs, routes
+from enclave.server import notebooks, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
@@ -78,6 +78,7 @@ _DOCS_POLICY = (
 def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
+    assert verb_routes is not None
     assert notebooks is not None  # this too
     assert programs is not None  # and this
     app = flask.Flask('enclave', static_folder=None)

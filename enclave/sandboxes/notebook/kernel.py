@@ -22,6 +22,7 @@ from enclave.enums import ExecutionStatus
 from enclave.errors import CallCancelledError, ConflictError, KernelDiedError, SandboxStateError
 from enclave.sandboxes.notebook.kernel_process import LEFT, PYTHON_SPEC, CellOutcome, KernelHost, KernelProcess
 from enclave.sandboxes.notebook.outputs import OutputCollector
+from enclave.verb_requests import MakeDir, RemovePath
 
 MAX_DISPLAY_IDS = 10_000
 """How many displays are remembered, so that a cell's update of its own is known to be one of earlier cells too."""
@@ -264,8 +265,8 @@ class NotebookKernel:
 
     def _begin(self) -> KernelProcess:
         if self._lives:  # whose connection file and sockets are of no use any more
-            self._host.remove_path(self._directory, recursive=True, missing_ok=True)
-        self._host.make_dir(self._directory, parents=True, exist_ok=True, mode=0o700)
+            self._host.run(RemovePath(path=self._directory, recursive=True, missing_ok=True))
+        self._host.run(MakeDir(path=self._directory, mode=0o700))
         attempts = 1 if self.spec.name == PYTHON_SPEC.name else 3  # another's ports may be taken
         while True:
             attempts -= 1

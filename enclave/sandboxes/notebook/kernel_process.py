@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from attrs import Factory, frozen
 
@@ -43,8 +43,10 @@ from enclave.sandboxes.notebook.messages import SIGNATURE_SCHEME, Message, Messa
 from enclave.sandboxes.notebook.outputs import OutputCollector, is_writable
 from enclave.sandboxes.notebook.watchdog import Cause, Job, KernelWatchdog
 from enclave.sandboxes.notebook.zmtp import Parts, ZmtpError, ZmtpSocket
-from enclave.sandboxes.operations import RunRequest
 from enclave.sandboxes.process import Process
+from enclave.verb_requests import Request, StartProcess, Upload, WriteFile
+
+R = TypeVar('R')
 
 logger = logging.getLogger(__name__)
 
@@ -95,26 +97,13 @@ def python_spec(python: str) -> KernelSpec:
 class KernelHost(Protocol):
     """What a kernel needs of its sandbox; `enclave.sandboxes.agent_operations.AgentOperations` has it."""
 
-    def start_process(self, request: RunRequest, *, live: bool = True) -> Process:
+    def start_process(self, request: StartProcess) -> Process:
         """Start a program."""
 
-    def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
-        """Make a directory."""
+    def run(self, request: Request[R]) -> R:
+        """Execute a request to its end."""
 
-    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
-        """Remove what is at a path."""
-
-    def write_file(
-        self,
-        path: str,
-        chunks: Iterable[bytes],
-        *,
-        size: int | None,
-        append: bool,
-        exclusive: bool,
-        make_parents: bool,
-        mode: int | None,
-    ) -> int:
+    def write(self, request: Upload[R], chunks: Iterable[bytes], size: int | None = None) -> R:
         """Write a file."""
 
     def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
@@ -203,15 +192,13 @@ class KernelProcess:
         file = f'{directory}/{number}.json'
         self._address = self._choose_address(directory, number)
         text = json.dumps({**self._address, 'key': self._key, 'signature_scheme': SIGNATURE_SCHEME}).encode()
-        self._host.write_file(
-            file, [text], size=len(text), append=False, exclusive=True, make_parents=False, mode=0o600
-        )
+        self._host.write(WriteFile(path=file, exclusive=True, make_parents=False, mode=0o600), [text], len(text))
         options = _PYTHON_OPTIONS if self._spec.name == PYTHON_SPEC.name else ()
         argv = (*(word.replace('{connection_file}', file) for word in self._spec.argv), *options)
         keeping = None if options else with_all_output(argv)
         argv = keeping or argv
-        request = RunRequest(command=argv, timeout=None, max_output_bytes=16384, cwd=cwd, env={**self._spec.env, **env})
-        self._process = self._host.start_process(request, live=False)
+        request = StartProcess(command=argv, max_output_bytes=16384, cwd=cwd, env={**self._spec.env, **env}, live=False)
+        self._process = self._host.start_process(request)
         with self._changed:
             is_killed = bool(self._verdict)
         if is_killed:
@@ -233,8 +220,8 @@ class KernelProcess:
     def _start_relay(self, path: str) -> None:
         """Start what takes the outputs of a kernel that would drop them; `_connect` then goes through it."""
         command = ('python3', '-c', RELAY, str(self._address['iopub_port']), path)
-        request = RunRequest(command=command, timeout=None, max_output_bytes=16384)
-        self._relay = self._host.start_process(request, live=False)
+        request = StartProcess(command=command, live=False, max_output_bytes=16384)
+        self._relay = self._host.start_process(request)
         self._address['relay'] = path
 
     def _choose_address(self, directory: str, number: int) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from enclave.server.idempotency import Outcome, Repeats
 from enclave.server.lanes import SPARE_THREADS, Lanes, Shares
 from enclave.server.metrics import Metrics
 from enclave.server.route import ROUTES, decode_query
-from enclave.server.routes import CreateQuery, DirectoryQuery, ReadQuery
+from enclave.server.routes import CreateQuery
+from enclave.verb_requests import ListDir, ReadFile
 
 # Lanes ----------------------------------------------------------------------------------------------------------------
 
@@ -187,22 +188,22 @@ def test_a_call_is_cancelled_by_its_key_and_owner() -> None:
 
 
 def test_queries_have_types() -> None:
-    found = decode_query({'path': ['a b'], 'offset': ['7']}, ReadQuery)
+    found = decode_query({'path': ['a b'], 'offset': ['7']}, ReadFile)
 
     assert (found.path, found.offset, found.max_bytes) == ('a b', 7, None)
-    assert decode_query({'recursive': ['true']}, DirectoryQuery).recursive is True
+    assert decode_query({'recursive': ['true']}, ListDir).recursive is True
     assert decode_query({'ttl': ['1.5e1']}, CreateQuery).ttl == 15.0
 
 
 @pytest.mark.parametrize(
     ('arguments', 'cls', 'words'),
     [
-        ({}, ReadQuery, 'path is required'),
-        ({'path': ['a'], 'offset': ['1_0']}, ReadQuery, 'offset'),
-        ({'path': ['a'], 'offset': ['-1']}, ReadQuery, 'offset'),
-        ({'path': ['a'], 'offset': ['9' * 30]}, ReadQuery, 'offset'),
-        ({'path': ['a', 'b']}, ReadQuery, '2 times'),
-        ({'recursive': ['True']}, DirectoryQuery, 'true or false'),
+        ({}, ReadFile, 'path is required'),
+        ({'path': ['a'], 'offset': ['1_0']}, ReadFile, 'offset'),
+        ({'path': ['a'], 'offset': ['-1']}, ReadFile, 'offset'),
+        ({'path': ['a'], 'offset': ['9' * 30]}, ReadFile, 'offset'),
+        ({'path': ['a', 'b']}, ReadFile, '2 times'),
+        ({'recursive': ['True']}, ListDir, 'true or false'),
         ({'ttl': ['nan']}, CreateQuery, 'ttl'),
         ({'ttl': ['1e999']}, CreateQuery, 'ttl'),
         ({'tll': ['1']}, CreateQuery, "no parameter 'tll'"),
