@@ -114,8 +114,8 @@ class DockerSandboxConfig(SandboxConfig):
     network: str | None = 'bridge'
     extra_hosts: dict[str, str] = field(default_factory=dict)
     platform: str | None = None
-    memory_limit: str = field('4g', check=_check_memory)
-    cpu_limit: float = field(2.0, check=_check_positive)
+    memory_limit: str = field(default='4g', check=_check_memory)
+    cpu_limit: float = field(default=2.0, check=_check_positive)
     network_enabled: bool = True
     privileged: bool = False
     remove_on_exit: bool = True
@@ -183,8 +183,8 @@ class SandboxManagerConfig(_Config):
     base_url: str | None = None
     timeout: int | None = None
     api_key: str | None = None
-    cleanup_interval: int | None = field(None, check=_check_positive)
-    pool_size: int = field(0, check=_check_not_negative)
+    cleanup_interval: int | None = field(default=None, check=_check_positive)
+    pool_size: int = field(default=0, check=_check_not_negative)
     sandbox_config: SandboxConfig | None = None
 
     @classmethod
