@@ -34,6 +34,7 @@ from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.process import Process
 from enclave.sandboxes.unpacking import unpack_tree
 from enclave.verb_requests import (
+    CopyPath,
     Download,
     ListDir,
     MakeDir,
@@ -326,6 +327,17 @@ class Verbs(ABC):
     def move_path(self, source: str, target: str, *, overwrite: bool = False) -> None:
         """Rename a file or directory inside the sandbox; into ``target`` if that is a directory."""
         self._perform(MovePath(source=source, target=target, overwrite=overwrite))
+
+    def copy_path(self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False) -> None:
+        """Copy a file or a symlink inside the sandbox, or with ``recursive`` a directory with everything in it.
+
+        The copy goes into ``target`` if that is a directory. It has the permission bits and times of what was copied, and takes
+        its place at once: nobody in the sandbox meets half of it. Devices and pipes are refused.
+
+        Args:
+            overwrite: Let it replace a file, or an empty directory.
+        """
+        self._perform(CopyPath(source=source, target=target, recursive=recursive, overwrite=overwrite))
 
     # Files in and out -------------------------------------------------------------------------------------------------
 
