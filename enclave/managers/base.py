@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future
 from datetime import datetime
-from typing import IO, Any, ClassVar, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.config import SandboxConfig
@@ -34,6 +34,11 @@ from enclave.sandboxes.base import Sandbox
 from enclave.suggest import did_you_mean
 from enclave.threads import Workers
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
+
+if TYPE_CHECKING:
+    from enclave.sandboxes.agent_backed import AgentBackedSandbox
+    from enclave.sandboxes.notebook.sandbox import NotebookSandbox
+    from enclave.sandboxes.options import NotebookKind
 
 logger = logging.getLogger(__name__)
 
@@ -260,6 +265,28 @@ class SandboxManager(ABC):
             InvalidArgumentError: The time is impossible, or beyond what the manager allows.
         """
 
+    @overload
+    def open(
+        self,
+        sandbox_type: NotebookKind,
+        config: Config = None,
+        sandbox_id: str | None = None,
+        *,
+        ttl: Lifetime = 'default',
+        idle_timeout: Lifetime = 'default',
+    ) -> contextlib.AbstractContextManager[NotebookSandbox]: ...
+
+    @overload
+    def open(
+        self,
+        sandbox_type: SandboxType | str | None = None,
+        config: Config = None,
+        sandbox_id: str | None = None,
+        *,
+        ttl: Lifetime = 'default',
+        idle_timeout: Lifetime = 'default',
+    ) -> contextlib.AbstractContextManager[AgentBackedSandbox]: ...
+
     @contextlib.contextmanager
     def open(
         self,
@@ -269,7 +296,7 @@ class SandboxManager(ABC):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
-    ) -> Iterator[Sandbox]:
+    ) -> Iterator[Any]:
         """Make a sandbox for the length of a ``with`` block; see `create_sandbox`."""
         made = self.create_sandbox(sandbox_type, config, sandbox_id, ttl=ttl, idle_timeout=idle_timeout)
         try:
@@ -508,14 +535,14 @@ class SandboxManager(ABC):
         """
 
     @contextlib.contextmanager
-    def lease(self, timeout: float | None = None, *, pool: str | None = None) -> Iterator[Sandbox]:
+    def lease(self, timeout: float | None = None, *, pool: str | None = None) -> Iterator[AgentBackedSandbox]:
         """Lease a sandbox of a pool for the length of a ``with`` block; see `acquire_sandbox`.
 
         With ``pool_policy='reuse'`` it goes back as it is, with ``'fresh'`` it is destroyed and replaced in the background.
         """
         sandbox_id = self.acquire_sandbox(timeout, pool=pool)
         try:
-            yield self._existing(sandbox_id)
+            yield cast('AgentBackedSandbox', self._existing(sandbox_id))
         finally:
             self.release_sandbox(sandbox_id)
 
