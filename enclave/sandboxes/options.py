@@ -32,6 +32,7 @@ class ProgramOptions(TypedDict, total=False):
     volumes: Volumes
     remove_on_exit: bool
     max_output_bytes: int
+    timeout_grace: float
     image: str
     pull: Literal['missing', 'never', 'always']
     ports: Ports
