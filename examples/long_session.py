@@ -18,4 +18,6 @@ with enclave.open_sandbox(network_enabled=False, timeout=0) as sandbox:
             sandbox.execute_command('echo "<h1>second</h1>" > site/index.html')
             print(urlopen(forward.url).read().decode().strip())
 
-    sandbox.execute_command('for n in 1 2 3; do echo step $n; sleep 0.1; done', on_stdout=lambda text: print(text, end=''))
+    sandbox.execute_command(
+        'for n in 1 2 3; do echo step $n; sleep 0.1; done', on_stdout=lambda text: print(text, end='')
+    )

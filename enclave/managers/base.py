@@ -178,6 +178,7 @@ class SandboxManager(ABC):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id.
 
@@ -189,6 +190,7 @@ class SandboxManager(ABC):
             sandbox_id: A name of your own; default is a new one.
             ttl: Seconds from its start after which it is removed, whatever goes on in it; None for never.
             idle_timeout: Seconds without any call going on after which it is removed; None for never.
+            labels: Free names with values, to find it again with `list_sandboxes`; 64 of them, 4096 characters together.
 
         Raises:
             ConfigurationError, NotRegisteredError: The configuration is wrong, or the kind unknown.
@@ -201,7 +203,7 @@ class SandboxManager(ABC):
         """
 
     @abstractmethod
-    def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
+    def get_sandbox(self, sandbox_id: str) -> FullSandbox | None:
         """Return the sandbox of an id, or None if there is none. What is called on it directly counts as use of it."""
 
     @abstractmethod
@@ -216,14 +218,17 @@ class SandboxManager(ABC):
         """
 
     @abstractmethod
-    def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
+    def list_sandboxes(
+        self, status_filter: SandboxStatus | str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> list[SandboxInfo]:
         """Return what can be said of all sandboxes, oldest first; see `get_sandbox_info`.
 
         Args:
             status_filter: Only those in this state.
+            labels: Only those that have all of these labels.
 
         Raises:
-            InvalidArgumentError: There is no such state.
+            InvalidArgumentError: There is no such state, or the labels are none.
         """
 
     @abstractmethod
@@ -276,6 +281,7 @@ class SandboxManager(ABC):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> contextlib.AbstractContextManager[NotebookSandbox]: ...
 
     @overload
@@ -287,6 +293,7 @@ class SandboxManager(ABC):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> contextlib.AbstractContextManager[FullSandbox]: ...
 
     @contextlib.contextmanager
@@ -298,9 +305,10 @@ class SandboxManager(ABC):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[Any]:
         """Make a sandbox for the length of a ``with`` block; see `create_sandbox`."""
-        made = self.create_sandbox(sandbox_type, config, sandbox_id, ttl=ttl, idle_timeout=idle_timeout)
+        made = self.create_sandbox(sandbox_type, config, sandbox_id, ttl=ttl, idle_timeout=idle_timeout, labels=labels)
         try:
             yield self._existing(made)
         finally:
@@ -436,6 +444,12 @@ class SandboxManager(ABC):
         size: int = self._call_on(sandbox_id, 'put_file', source, target, mode=mode)
         return size
 
+    @overload
+    def get_file(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+
+    @overload
+    def get_file(self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+
     def get_file(
         self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
     ) -> bytes | int:
@@ -489,6 +503,12 @@ class SandboxManager(ABC):
         """
         self._call_on(sandbox_id, 'put_archive', source, target)
         return True
+
+    @overload
+    def get_archive(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+
+    @overload
+    def get_archive(self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
 
     def get_archive(
         self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
