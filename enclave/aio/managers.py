@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
 from enclave.aio.proxies import AsyncProxy, Forwarded, entered, run, streamed, to_async, to_async_as
-from enclave.aio.sandboxes import AgentBackedSandbox, Process, kill, with_own_words
+from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, kill, with_own_words
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus
 from enclave.errors import EnclaveError
