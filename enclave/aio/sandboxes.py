@@ -134,6 +134,7 @@ class Sandbox(AsyncProxy):
     created_at: Forwarded[datetime] = Forwarded('When it was made, in UTC.')
     started_at: Forwarded[datetime | None] = Forwarded('When it was started, in UTC; None before.')
     metadata: Forwarded[dict[str, Any]] = Forwarded('What the backend knows of itself.')
+    labels: Forwarded[dict[str, str]] = Forwarded('What whoever made it calls it.')
     error: Forwarded[str | None] = Forwarded('Why the status is error.')
     active_calls: Forwarded[int] = Forwarded('How many calls are going on.')
 
@@ -168,6 +169,7 @@ class Sandbox(AsyncProxy):
     add_tool = to_async(base.Sandbox.add_tool)
     list_tools = to_async(base.Sandbox.list_tools)
     get_available_tools = to_async(base.Sandbox.get_available_tools)
+    perform = to_async(base.Sandbox.perform)
     tool_schemas = to_async(base.Sandbox.tool_schemas)
     execute_tool_call = to_async(base.Sandbox.execute_tool_call)
     execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)

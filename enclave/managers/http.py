@@ -13,9 +13,10 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import IO, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import requests
@@ -45,8 +46,9 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.exchange import LINES, CancellableRequest
+from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.base import Config, Lifetime, SandboxManager, Source
+from enclave.managers.base import Config, Lifetime, SandboxManager
 from enclave.managers.code_batches import run_batch
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.keyfile import find_key
@@ -72,9 +74,9 @@ from enclave.managers.protocol import (
     ToolRequest,
     rebuild_error,
 )
-from enclave.managers.remote import RemoteSandbox, as_parameters
+from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters
 from enclave.parallel import Followed, Outcomes, check_concurrency
-from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
+from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import kind_of
 from enclave.tools.budget import check_max_chars
@@ -216,6 +218,7 @@ class HttpSandboxManager(SandboxManager):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
         query = {
@@ -223,6 +226,7 @@ class HttpSandboxManager(SandboxManager):
             'sandbox_id': sandbox_id,
             'ttl': _lifetime(ttl, 'ttl'),
             'idle_timeout': _lifetime(idle_timeout, 'idle_timeout'),
+            'labels': _labels(labels),
         }
         answer: SandboxResponse = self._open_transport().call(
             'POST', '/sandbox/create', SandboxResponse, query=query, body=self._options(config), timeout=0
@@ -268,9 +272,12 @@ class HttpSandboxManager(SandboxManager):
         info: SandboxInfo = self._open_transport().call('GET', _path(sandbox_id), SandboxInfo)
         return info
 
-    def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
+    def list_sandboxes(
+        self, status_filter: SandboxStatus | str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> list[SandboxInfo]:
         """Return what can be said of all sandboxes of this key; see `SandboxManager.list_sandboxes`."""
-        query = {'status': None if status_filter is None else str(status_filter)}
+        status = None if status_filter is None else str(status_filter)
+        query = {'status': status, 'labels': _labels(labels)}
         found: list[SandboxInfo] = self._open_transport().call('GET', '/sandboxes', list[SandboxInfo], query=query)
         return found
 
@@ -322,49 +329,9 @@ class HttpSandboxManager(SandboxManager):
         found: dict[str, Any] = self._open_transport().call('GET', f'{_path(sandbox_id)}/tools', dict[str, Any])
         return found
 
-    def execute_command(
-        self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
-    ) -> CommandResult:
-        """Run a command in a sandbox; see `SandboxManager.execute_command`."""
-        return self._sandbox(sandbox_id).execute_command(command, timeout, **options)
-
-    def _sandbox(self, sandbox_id: str) -> RemoteSandbox:
-        """Return a sandbox without asking whether it is there; what is asked of it will tell."""
-        _path(sandbox_id)
-        self._open_transport()
-        return RemoteSandbox(self._transport, sandbox_id)
-
-    # Files ------------------------------------------------------------------------------------------------------------
-
-    def put_file(self, sandbox_id: str, source: Source, target: str, *, mode: int | None = None) -> int:
-        """Copy a file into a sandbox and return its size in bytes; see `SandboxManager.put_file`."""
-        return self._sandbox(sandbox_id).put_file(source, target, mode=mode)
-
-    def get_file(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
-    ) -> bytes | int:
-        """Copy a file out of a sandbox; see `SandboxManager.get_file`."""
-        return self._sandbox(sandbox_id).get_file(source, target)
-
-    def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
-        """Copy what is in a host directory into a directory of a sandbox; see `SandboxManager.put_dir`."""
-        return self._sandbox(sandbox_id).put_dir(source, target)
-
-    def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
-        """Copy what is in a directory of a sandbox into a host directory; see `SandboxManager.get_dir`."""
-        self._sandbox(sandbox_id).get_dir(source, target)
-        return True
-
-    def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
-        """Unpack a tar archive below a directory of a sandbox; see `SandboxManager.put_archive`."""
-        self._sandbox(sandbox_id).put_archive(source, target)
-        return True
-
-    def get_archive(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
-    ) -> bytes | int:
-        """Return a path of a sandbox as a plain tar archive; see `SandboxManager.get_archive`."""
-        return self._sandbox(sandbox_id).get_archive(source, target)
+    def _using(self, sandbox_id: str) -> AbstractContextManager[RemoteVerbs]:
+        _path(sandbox_id)  # not asked whether it is there; what is asked of it will say
+        return contextlib.nullcontext(RemoteVerbs(self._open_transport(), sandbox_id))
 
     # Pools ------------------------------------------------------------------------------------------------------------
 
@@ -469,7 +436,9 @@ class HttpSandboxManager(SandboxManager):
         )
 
     def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
-        return self._sandbox(sandbox_id).run_code(request)
+        path = f'{_path(sandbox_id)}/code'
+        result: CodeResult = self._open_transport().call('POST', path, CodeResult, body=request, timeout=0)
+        return result
 
     # Reply ------------------------------------------------------------------------------------------------------------
 
@@ -514,6 +483,12 @@ def _path(sandbox_id: str) -> str:
             details={'sandbox_id': str(sandbox_id)},
         )
     return f'/sandbox/{sandbox_id}'
+
+
+def _labels(value: Mapping[str, str] | None) -> str | None:
+    """Return labels as the query has them; none are left out."""
+    labels = check_labels(value)
+    return wire.to_json(labels) if labels else None
 
 
 def _lifetime(value: Lifetime, name: str) -> float | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import enclave
 from enclave.cancellation import is_cancelled, on_cancel
@@ -19,13 +19,13 @@ from enclave.errors import (
     CallCancelledError,
     InvalidArgumentError,
     PoolError,
-    UnsupportedError,
 )
-from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, Source
+from enclave.labels import check_labels, has_labels
+from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
-from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
+from enclave.records import HealthCheckResult, SandboxInfo
 from enclave.sandboxes.base import Sandbox
 from enclave.threads import wait_for
 
@@ -84,13 +84,16 @@ class LocalSandboxManager(SandboxManager):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
         self._table.check_open()
         ttl = self._lifetime('ttl', ttl)
         idle_timeout = self._lifetime('idle_timeout', idle_timeout)
         kind, facts = self._table.find_kind(sandbox_type, config)
+        given = check_labels(labels)
         sandbox = self._table.make(kind, config, sandbox_id)
+        sandbox.labels = given
         sandbox.metadata.update(facts)
         self.start()
         record = self._table.begin(sandbox, kind=kind, ttl=ttl, idle_timeout=idle_timeout)
@@ -117,7 +120,9 @@ class LocalSandboxManager(SandboxManager):
         """Return what can be said of a sandbox; see `SandboxManager.get_sandbox_info`."""
         return self._table.describe(self._table.get(sandbox_id))
 
-    def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
+    def list_sandboxes(
+        self, status_filter: SandboxStatus | str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> list[SandboxInfo]:
         """Return what can be said of all sandboxes, oldest first; see `SandboxManager.list_sandboxes`."""
         status = None
         if status_filter is not None:
@@ -126,7 +131,9 @@ class LocalSandboxManager(SandboxManager):
             except ValueError:
                 known = ', '.join(repr(str(each)) for each in SandboxStatus)
                 raise InvalidArgumentError(f'status_filter must be one of {known}, not {status_filter!r}') from None
-        infos = [self._table.describe(record) for record in self._table.records()]
+        wanted = check_labels(labels)
+        records = [each for each in self._table.records() if has_labels(each.sandbox.labels, wanted)]
+        infos = [self._table.describe(record) for record in records]
         return [info for info in infos if status is None or info.status is status]
 
     def stop_sandbox(self, sandbox_id: str) -> bool:
@@ -157,73 +164,8 @@ class LocalSandboxManager(SandboxManager):
         record = self._table.get(sandbox_id)
         return self._table.set_ttl(record, record.ttl if ttl == 'default' else self._lifetime('ttl', ttl))
 
-    # Tools and commands -----------------------------------------------------------------------------------------------
-
-    def execute_tool(
-        self,
-        sandbox_id: str,
-        tool_name: str,
-        parameters: Mapping[str, Any] | None = None,
-        *,
-        max_chars: int | None = None,
-    ) -> ToolResult:
-        """Run a tool in a sandbox; see `SandboxManager.execute_tool`."""
-        with self._table.use(sandbox_id) as sandbox:
-            return sandbox.execute_tool(tool_name, parameters, max_chars=max_chars)
-
-    def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
-        """Return a sandbox's tools as ``{name: OpenAI-style function schema}``; see `SandboxManager.get_sandbox_tools`."""
-        return self._table.get(sandbox_id).sandbox.get_available_tools()
-
-    def execute_command(
-        self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
-    ) -> CommandResult:
-        """Run a command in a sandbox; see `SandboxManager.execute_command`."""
-        with self._table.use(sandbox_id) as sandbox:
-            return sandbox.execute_command(command, timeout, **options)
-
-    # Files ------------------------------------------------------------------------------------------------------------
-
-    def _files(self, sandbox_id: str, verb: str, *args: Any, **kwargs: Any) -> Any:
-        with self._table.use(sandbox_id) as sandbox:
-            method = getattr(sandbox, verb, None)
-            if method is None:
-                raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, has no {verb}')
-            return method(*args, **kwargs)
-
-    def put_file(self, sandbox_id: str, source: Source, target: str, *, mode: int | None = None) -> int:
-        """Copy a file into a sandbox and return its size in bytes; see `SandboxManager.put_file`."""
-        size: int = self._files(sandbox_id, 'put_file', source, target, mode=mode)
-        return size
-
-    def get_file(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
-    ) -> bytes | int:
-        """Copy a file out of a sandbox; see `SandboxManager.get_file`."""
-        got: bytes | int = self._files(sandbox_id, 'get_file', source, target)
-        return got
-
-    def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
-        """Copy what is in a host directory into a directory of a sandbox; see `SandboxManager.put_dir`."""
-        self._files(sandbox_id, 'put_dir', source, target)
-        return True
-
-    def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
-        """Copy what is in a directory of a sandbox into a host directory; see `SandboxManager.get_dir`."""
-        self._files(sandbox_id, 'get_dir', source, target)
-        return True
-
-    def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
-        """Unpack a tar archive below a directory of a sandbox; see `SandboxManager.put_archive`."""
-        self._files(sandbox_id, 'put_archive', source, target)
-        return True
-
-    def get_archive(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
-    ) -> bytes | int:
-        """Return a path of a sandbox as a plain tar archive; see `SandboxManager.get_archive`."""
-        got: bytes | int = self._files(sandbox_id, 'get_archive', source, target)
-        return got
+    def _using(self, sandbox_id: str) -> AbstractContextManager[Sandbox]:
+        return self._table.use(sandbox_id)
 
     # Pools ------------------------------------------------------------------------------------------------------------
 

@@ -50,9 +50,11 @@ from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
+from enclave.verb_requests import Request
 
 logger = logging.getLogger(__name__)
 
+R = TypeVar('R')
 S = TypeVar('S', bound='Sandbox')
 
 _ID = re.compile(r'[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}')
@@ -81,6 +83,7 @@ class Sandbox(ABC):
         config: The checked configuration.
         created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
         metadata: What the backend knows of itself, for `get_info`.
+        labels: What whoever made it calls it, for `get_info` and to find it again; see `SandboxManager.list_sandboxes`.
         error: Why the status is ``error``.
         tenant: Whose it is; one that is kept is taken up again by the same tenant only. None is the host's own.
         used_at: When a call last began, on the monotonic clock; 0.0 before the first.
@@ -108,6 +111,7 @@ class Sandbox(ABC):
         self.created_at: datetime = utc_now()
         self.started_at: datetime | None = None
         self.metadata: dict[str, Any] = {}
+        self.labels: dict[str, str] = {}
         self.error: str | None = None
         self.tenant: str | None = None
         self.used_at = 0.0
@@ -116,9 +120,7 @@ class Sandbox(ABC):
         self._moving = False  # a thread is starting or stopping it
         self._is_wanted = False  # somebody else who called `start` has been told that it runs
         self._pid: int | None = None  # which process started it, until it is stopped
-        self._tools: dict[str, Tool] = load_tools(
-            self.config.tools_config, self.sandbox_type, self.offers, is_notebook='notebook' in self.offers
-        )
+        self._tools = self._load_tools()
 
     @classmethod
     def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
@@ -126,6 +128,11 @@ class Sandbox(ABC):
             # Another kind's configuration carries over as far as its words are known here.
             config = config.non_default_options()
         return cls.config_class.model_validate(config)
+
+    def _load_tools(self) -> dict[str, Tool]:
+        return load_tools(
+            self.config.tools_config, self.sandbox_type, self.offers, is_notebook='notebook' in self.offers
+        )
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -289,6 +296,11 @@ class Sandbox(ABC):
         """
         return None
 
+    def _changeable_places(self) -> tuple[str, ...] | None:
+        """Return every directory that is empty at the start and that programs in it can change; None if that can be anything
+        else too, so that only a new sandbox is as new."""
+        return None
+
     def is_alive(self) -> bool:
         """Ask the sandbox itself whether it works; slower than `status`, which only knows what was noticed."""
         return self.status in USABLE
@@ -313,6 +325,7 @@ class Sandbox(ABC):
             error=self.error if status is SandboxStatus.ERROR else None,
             metadata=dict(self.metadata),
             offers=sorted(self.offers),
+            labels=dict(self.labels),
         )
 
     # Tools ------------------------------------------------------------------------------------------------------------
@@ -377,6 +390,14 @@ class Sandbox(ABC):
     def get_available_tools(self) -> dict[str, Any]:
         """Return its tools as ``{name: OpenAI-style function schema}``."""
         return {name: tool.schema for name, tool in self._tools.items()}
+
+    def perform(self, request: Request[R]) -> R:
+        """Execute a request, whatever its verb is, by the method that makes it, and return what it gives.
+
+        Raises:
+            UnsupportedError: This kind of sandbox has no such method.
+        """
+        return request.call_on(self)
 
     def tool_schemas(self, form: SchemaForm = 'openai') -> list[dict[str, Any]]:
         """Return the schemas of its tools as a list, in the form that a provider wants.

@@ -63,7 +63,7 @@ _TAGS = {
 @functools.cache
 def document() -> Schema:
     """Return the document."""
-    for room in ('routes', 'notebooks'):
+    for room in ('routes', 'verb_routes', 'notebooks'):
         importlib.import_module(f'enclave.server.{room}')  # which registers them, and itself imports this module
     schemas: dict[str, Schema] = {}
     paths: dict[str, dict[str, Any]] = {}

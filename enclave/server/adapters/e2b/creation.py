@@ -8,8 +8,8 @@ from typing import Any
 from attrs import Factory, frozen
 
 from enclave.config import check_env
-from enclave.enums import NOTEBOOK_TYPES
 from enclave.errors import CallCancelledError, InvalidArgumentError, NotFoundError, UnsupportedError
+from enclave.labels import check_labels
 from enclave.sandboxes.choice import choose_backend, notebook_type
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.adapters.e2b.state import DEBUG_ID
@@ -22,19 +22,17 @@ HOME = '/home/user'
 DEFAULT_SECONDS = 300.0
 """How long a sandbox lives whose creation does not say."""
 ALL_ADDRESSES = '0.0.0.0/0'
-MAX_LABELS = 64
-MAX_LABEL_CHARACTERS = 4096
 
 
 @frozen(kw_only=True)
 class Wanted:
-    """What a creation asks for."""
+    """What a creation asks for. ``has_network`` is whether it may have what network its template says."""
 
     template: str
     seconds: float | None = DEFAULT_SECONDS
     labels: Mapping[str, str] = Factory(dict)
     env: Mapping[str, str] = Factory(dict)
-    network: bool | None = None
+    has_network: bool = True
 
 
 def read_wanted(body: Mapping[str, Any]) -> Wanted:
@@ -54,17 +52,14 @@ def read_wanted(body: Mapping[str, Any]) -> Wanted:
     ):
         if body.get(name):
             raise UnsupportedError(f'this server has no {what} ({name} of the creation)')
-    if body.get('autoPause'):
-        raise UnsupportedError(
-            'sandboxes here are not paused when their time is over, they are removed; '
-            "leave on_timeout='pause' out, or give them a longer timeout"
-        )
     return Wanted(
         template=template,
         seconds=read_seconds(body.get('timeout'), DEFAULT_SECONDS),
-        labels=read_labels(body.get('metadata')),
+        labels=check_labels(body.get('metadata'), 'metadata'),
         env=_read_env(body.get('envVars')),
-        network=_read_network(body.get('allow_internet_access', body.get('allowInternetAccess')), body.get('network')),
+        has_network=_read_network(
+            body.get('allow_internet_access', body.get('allowInternetAccess')), body.get('network')
+        ),
     )
 
 
@@ -81,24 +76,6 @@ def read_seconds(value: Any, default: float | None) -> float | None:
     return float(value)
 
 
-def read_labels(value: Any) -> dict[str, str]:
-    """Return the metadata of a creation, which are labels here.
-
-    Raises:
-        InvalidArgumentError: They are not strings, or too many or too long.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        raise InvalidArgumentError('metadata must be an object whose values are strings')
-    size = sum(len(name) + len(text) for name, text in value.items())
-    if len(value) > MAX_LABELS or size > MAX_LABEL_CHARACTERS:
-        raise InvalidArgumentError(
-            f'metadata may have {MAX_LABELS} entries and {MAX_LABEL_CHARACTERS} characters, not {len(value)} and {size}'
-        )
-    return dict(value)
-
-
 def _read_env(value: Any) -> dict[str, str]:
     if value is None:
         return {}
@@ -109,31 +86,32 @@ def _read_env(value: Any) -> dict[str, str]:
     return found
 
 
-def _read_network(allowed: Any, options: Any) -> bool | None:
-    """Return whether a sandbox is to have a network; None is as its template says."""
+def _read_network(allowed: Any, options: Any) -> bool:
+    """Return whether a sandbox may have its template's network. True, which the SDK says by default, asks for no more."""
     if allowed is not None and not isinstance(allowed, bool):
         raise InvalidArgumentError(f'allow_internet_access must be true or false, not {str(allowed)[:100]!r}')
-    if options is None or options == {}:
-        return allowed
-    if not isinstance(options, Mapping):
+    if options is not None and not isinstance(options, Mapping):
         raise InvalidArgumentError('network must be an object')
-    asked = {name for name, value in options.items() if value not in (None, [], {})}
-    asked -= {'allowPublicTraffic'} if options.get('allowPublicTraffic') is False else set()
-    if asked == {'denyOut'} and ALL_ADDRESSES in options['denyOut']:
+    asked = {name for name, value in (options or {}).items() if value not in (None, [], {})}
+    asked -= {'allowPublicTraffic'} if options and options.get('allowPublicTraffic') is False else set()
+    if options and asked == {'denyOut'} and ALL_ADDRESSES in options['denyOut']:
         return False
     if not asked:
-        return allowed
+        return allowed is not False
     raise UnsupportedError(
         f'this server gives a sandbox a network or none, without rules ({", ".join(sorted(map(str, asked)))[:200]}); '
         'use allow_internet_access'
     )
 
 
-def options_for(settings: E2BSettings, wanted: Wanted, own_kind: str | None) -> tuple[str, dict[str, Any]]:
+def options_for(
+    settings: E2BSettings, wanted: Wanted, own_kind: str | None, *, may_have_network: bool
+) -> tuple[str, dict[str, Any]]:
     """Return the kind and the options of a template's sandbox.
 
     Args:
         own_kind: The server's own kind, or None where it chooses.
+        may_have_network: Whether the policy allows a network at all; without, sandboxes are made without.
 
     Raises:
         NotFoundError: There is no such template.
@@ -152,8 +130,8 @@ def options_for(settings: E2BSettings, wanted: Wanted, own_kind: str | None) -> 
         options['working_dir'] = HOME
     home = {'HOME': HOME} if is_own else {}
     options['env_vars'] = {**home, **dict(options.get('env_vars') or {}), **wanted.env}
-    if wanted.network is not None:
-        options['network_enabled'] = wanted.network
+    if not (wanted.has_network and may_have_network):
+        options['network_enabled'] = False
     return kind, options
 
 
@@ -162,15 +140,15 @@ def make_sandbox(
 ) -> str:
     """Make a sandbox and return its id; errors are those of the server's own address."""
     own = tenant.manager.config.sandbox_type
-    kind, options = options_for(settings, wanted, None if own is None else str(own))
+    may = service.policy.allow_network
+    kind, options = options_for(settings, wanted, None if own is None else str(own), may_have_network=may)
     asked = service.checked(tenant, kind, options)
     seconds = service.policy.lifetime(wanted.seconds, tenant.manager.config.ttl)
     with service.naming(tenant, sandbox_id), tenant.reserved(1):
-        made = tenant.manager.create_sandbox(asked.kind, asked.config, sandbox_id, ttl=seconds)
+        made = tenant.manager.create_sandbox(asked.kind, asked.config, sandbox_id, ttl=seconds, labels=wanted.labels)
     sandbox = tenant.manager.get_sandbox(made)
     if sandbox is not None:
         sandbox.metadata['template'] = wanted.template
-        sandbox.metadata['labels'] = dict(wanted.labels)
     return made
 
 
@@ -188,8 +166,3 @@ def undo(tenant: Tenant, sandbox_id: str) -> None:
     """
     tenant.manager.delete_sandbox(sandbox_id)
     raise CallCancelledError(f'the creation of sandbox {sandbox_id} was cancelled; nothing of it is left')
-
-
-def has_kernels(kind: str) -> bool:
-    """Tell whether sandboxes of a kind are notebooks."""
-    return kind in {str(each) for each in NOTEBOOK_TYPES}
