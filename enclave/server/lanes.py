@@ -284,7 +284,9 @@ class Lanes:
         """Wait until no call and no stream goes on; tell whether it came to that."""
         lanes = [self._lanes[lane] for lane in ('call', 'stream', 'program')]
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not any(each.taken for each in lanes), timeout)
+            return self._changed.wait_for(
+                lambda: not self._waiting.taken and not any(each.taken for each in lanes), timeout
+            )
 
     def counts(self) -> dict[str, int]:
         """Return how many requests go on in each lane."""

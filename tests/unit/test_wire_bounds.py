@@ -9,7 +9,7 @@ import pytest
 
 from enclave import wire
 from enclave.errors import InvalidArgumentError
-from enclave.managers.protocol import CommandRequest
+from enclave.verb_requests import RunCommand
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_many_short_strings_are_refused_before_they_are_looked_at() -> None:
 
 def test_a_list_of_many_wrong_values_is_a_few_problems() -> None:
     with pytest.raises(InvalidArgumentError) as info:
-        wire.decode({'command': [[]] * 10_000}, CommandRequest)
+        wire.decode({'command': [[]] * 10_000}, RunCommand)
 
     assert len(info.value.details['problems']) <= 20
     assert len(info.value.message) < 5000
@@ -44,7 +44,7 @@ def test_a_list_of_many_wrong_values_is_a_few_problems() -> None:
 
 def test_many_unknown_keys_are_a_few_problems() -> None:
     with pytest.raises(InvalidArgumentError) as info:
-        wire.decode({'command': 'x', **{f'key-{number}': 1 for number in range(10_000)}}, CommandRequest)
+        wire.decode({'command': 'x', **{f'key-{number}': 1 for number in range(10_000)}}, RunCommand)
 
     assert len(info.value.message) < 5000
 
@@ -52,5 +52,5 @@ def test_many_unknown_keys_are_a_few_problems() -> None:
 def test_of_a_large_value_a_message_shows_the_beginning() -> None:
     for value in ('x' * 10_000_000, ['x'] * 1_000_000, {str(n): n for n in range(100_000)}):
         with pytest.raises(InvalidArgumentError) as info:
-            wire.decode({'command': 'x', 'timeout': value}, CommandRequest)
+            wire.decode({'command': 'x', 'timeout': value}, RunCommand)
         assert len(info.value.message) < 500
