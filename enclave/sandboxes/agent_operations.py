@@ -176,6 +176,8 @@ class AgentOperations:
         data = b''
         if script:
             message['script'] = {'bytes': len(script.source), 'suffix': script.suffix, 'at': script.at}
+            if script.preload is not None:
+                message['preload'] = list(script.preload)
             if script.is_sourced:
                 message['script']['sourced'] = True
             if script.name is not None:

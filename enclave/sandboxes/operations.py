@@ -36,6 +36,8 @@ class Script:
 
     Attributes:
         is_sourced: ``argv[at]`` becomes a shell's words that read the file, as the shell would read it after ``-c``.
+        preload: Modules that a template interpreter has imported, of which the program is a fork where it can be; None
+            starts an interpreter.
     """
 
     source: bytes
@@ -43,6 +45,7 @@ class Script:
     at: int = 0
     name: str | None = None
     is_sourced: bool = False
+    preload: tuple[str, ...] | None = None
 
 
 @frozen(kw_only=True)
