@@ -18,6 +18,7 @@ FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 OUTPUT = re.compile(r'\s*^```text\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 """A block of text right after a program is what that prints; three dots stand for anything."""
 LINK = re.compile(r'\[[^\]]+\]\((?!https?:|#|mailto:)([^)#]+)')
+OWN_LINK = re.compile(r'https://github\.com/modelscope/ms-enclave/(?:blob|tree)/main/([^)#\s]+)')
 ENVIRONMENT = {
     **os.environ,
     'PYTHONPATH': str(ROOT),
@@ -140,6 +141,12 @@ COMMAND = re.compile(r'(?:^|[|;(]\s*)(ms-enclave|make)((?: [a-z]+\b(?![-./*:=]))
 GROUPS = ('images', 'mcp', 'notebook', 'pool')
 
 
+INSTALL = re.compile(r"pip install '?(?:\.|ms-enclave)(?:\[([\w,-]+)\])?(?:>=2\.0)?'?")
+EXTRAS = set(
+    re.findall(r'^([a-z-]+) =$', (ROOT / 'setup.cfg').read_text().partition('extras_require]')[2], re.MULTILINE)
+)
+
+
 @pytest.mark.parametrize('block', of('console'), ids=str)
 def test_console_blocks_hold_commands_that_exist(block: Block) -> None:
     """They are what a person types; running them here would set up the machine again or need one's own files.
@@ -148,6 +155,9 @@ def test_console_blocks_hold_commands_that_exist(block: Block) -> None:
     """
     for line in block.text.splitlines():
         shown = line.partition('  #')[0]
+        if installed := INSTALL.fullmatch(shown.strip()):
+            assert set(filter(None, (installed[1] or '').split(','))) <= EXTRAS, line
+            continue
         found = COMMAND.findall(shown)
         assert found or shown.startswith('export '), f'{line!r}: other commands go into a bash block, which is run'
         for program, words in found:
@@ -169,6 +179,24 @@ def test_links_lead_somewhere(document: Path) -> None:
     missing = [target for target in LINK.findall(document.read_text()) if not (document.parent / target).exists()]
 
     assert missing == []
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_to_this_project_lead_somewhere(document: Path) -> None:
+    missing = [target for target in OWN_LINK.findall(document.read_text()) if not (ROOT / target).exists()]
+
+    assert missing == []
+
+
+def test_the_readme_is_whole_on_its_own() -> None:
+    """A package index shows it without the repository: its links are absolute. Each program in it says what it prints."""
+    text = (ROOT / 'README.md').read_text()
+
+    assert LINK.findall(text) == []
+    assert [str(block) for block in of('python') if block.document == 'README.md' and block.output is None] == []
+    assert 'make demo\nmake test\n' in text
+    hello = text.index('enclave.run_code(')
+    assert text[:hello].count('\n') <= 24, 'the first output comes on the first screen'
 
 
 @pytest.mark.docker

@@ -35,7 +35,6 @@ import heapq
 import json
 import marshal
 import os
-import re
 import select
 import signal
 import stat
@@ -162,8 +161,9 @@ PROCESSORS = max(1, os.cpu_count() or 1)
 STDIO = struct.Struct('3i')
 REQUEST_BYTES = 1 << 16  # a call that takes more than this to describe gets a supervisor of its own
 FREE_KEEPERS = 4
+PRELOAD_PROBLEMS = b'tsin'
 TEMPLATE_SOCKET, TEMPLATE_ZIP = 3, 4  # descriptors of a template interpreter
-START_VARIABLES = re.compile(rb'PYTHON|LC_|LD_|LANG|MALLOC_|TZ$|HOME$|TMPDIR$')
+START_PREFIXES, START_VARIABLES = (b'PYTHON', b'LC_', b'LD_', b'LANG', b'MALLOC_'), (b'TZ', b'HOME', b'TMPDIR')
 """Variables that an interpreter, or a library, reads as it starts: a template has read them already."""
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 PROCESS_ENV = dict(os.environb)
@@ -565,8 +565,8 @@ class Run(RunningCall):
     ([true bytes, sent bytes]), ``missing`` (errno, when the program could not be executed), ``cleared`` (how many processes of
     earlier calls were ended to make room for this one); with ``limits`` also ``cpu`` (seconds) and ``memory`` (bytes) if they
     are known, and ``exceeded`` ('time', 'cpu', 'memory' or 'output'). With ``preload`` also ``forked`` (whether it was) and
-    ``preload_problems`` ([letter, index of the module], at the first call only: t it starts threads, s it opens sockets, i it
-    cannot be imported; n is the interpreter itself).
+    ``preload_problems`` (numbers, at the first call only: 4 times the index of a module, and 0 if it starts threads, 1 if it
+    opens sockets, 2 if it cannot be imported, 3 if it is the interpreter itself that serves for no template).
     """
 
     def __init__(self, agent, number, message, data):
@@ -603,7 +603,7 @@ class Run(RunningCall):
         self.grace_ends_at = 0.0
         self.cleared = 0
         self.fed = []  # type: List[bytes]
-        self.preload_problems = []  # type: List[List[Any]]
+        self.preload_problems = []  # type: List[int]
         self.is_forked = False
         self.template_dir = b''
         self.cpus = [int(number) for number in message.get('cpus') or ()]
@@ -763,7 +763,7 @@ class Run(RunningCall):
             return None
         ours = {to_bytes(name, 'env') for name in self.message.get('path_first') or {}} | {b'PYTHONUNBUFFERED'}
         changed = [name for name, value in self.env.items() if PROCESS_ENV.get(name) != value]
-        if any(START_VARIABLES.match(name) for name in changed if name not in ours):
+        if any(name.startswith(START_PREFIXES) or name in START_VARIABLES for name in changed if name not in ours):
             return None
         return [[to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]]
 
@@ -827,7 +827,7 @@ class Run(RunningCall):
         elif what == b'F':
             self.is_forked = True
         elif what == b'P' and len(self.preload_problems) < 100:
-            self.preload_problems.append([stage.decode('ascii', 'replace'), value])
+            self.preload_problems.append(4 * min(value, 200) + max(0, PRELOAD_PROBLEMS.find(stage)))
 
     def on_exit(self, status):
         # type: (int) -> None
@@ -1294,6 +1294,14 @@ class Supervisor(object):
             if self.run.supervisor is self:
                 self.run.on_supervisor_gone()
 
+    def is_untouched(self):
+        # type: () -> bool
+        """Return whether no guest has changed its limits, or its template's."""
+        bounds = self.agent.bounds
+        if read_bounds(self.pid) != bounds:
+            return False
+        return not self.template_pid or read_bounds(self.template_pid) == bounds
+
     def close(self):
         # type: () -> None
         if self.socket.fileno() >= 0:
@@ -1758,8 +1766,15 @@ def _serve():
         old = sys.stdin
         buffer = io.open(0, 'rb', closefd=False)
         buffer.raw.name = '<stdin>'
-        sys.stdin = sys.__stdin__ = io.TextIOWrapper(buffer, old.encoding, old.errors, '\n')
+        sys.stdin = sys.__stdin__ = io.TextIOWrapper(
+            buffer, old.encoding, old.errors, '\n', old.line_buffering, getattr(old, 'write_through', False)
+        )
         sys.stdin.mode = 'r'
+    # One that is not frozen: what lives in it until the end is to be collected then.
+    main = type(sys)('__main__')
+    main.__dict__.clear()
+    main.__dict__.update(sys.modules['__main__'].__dict__)
+    sys.modules['__main__'] = main
     numbers = sys.modules.get('numpy.random')
     if numbers is not None:
         numbers.seed()
@@ -2956,7 +2971,7 @@ class Agent(object):
         self.free_supervisors.sort(key=lambda each: each.template_for == preload)
         while self.free_supervisors:
             supervisor = self.free_supervisors.pop()
-            if read_bounds(supervisor.pid) != self.bounds:
+            if not supervisor.is_untouched():
                 supervisor.close()  # a guest has changed them, and the next one would inherit that
                 continue
             try:
@@ -3031,7 +3046,11 @@ class Agent(object):
     def families(self, look):
         # type: (Look) -> List[Tuple[Optional[Run], Set[int]]]
         """Return what ended calls have left, the largest family first."""
-        families = [(run, look.below({run.supervisor.pid})) for run in self.runs() if run.ended and run.supervisor]  # type: List[Tuple[Optional[Run], Set[int]]]
+        families = [
+            (run, look.below({run.supervisor.pid}) - {run.supervisor.template_pid})
+            for run in self.runs()
+            if run.ended and run.supervisor
+        ]  # type: List[Tuple[Optional[Run], Set[int]]]
         if self.has_orphans:
             orphans = Killer(self, None, lambda: None).find(look)
             self.has_orphans = bool(orphans)

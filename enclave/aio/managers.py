@@ -67,6 +67,7 @@ class SandboxManager(AsyncProxy):
     renew = to_async(base.SandboxManager.renew)
     open = entered(Sandbox, base.SandboxManager.open)
     execute_tool = to_async(base.SandboxManager.execute_tool)
+    perform = to_async(base.SandboxManager.perform)
     get_sandbox_tools = to_async(base.SandboxManager.get_sandbox_tools)
     tool_schemas = to_async(base.SandboxManager.tool_schemas)
     execute_tool_call = to_async(base.SandboxManager.execute_tool_call)

@@ -168,6 +168,7 @@ class Sandbox(AsyncProxy):
     add_tool = to_async(base.Sandbox.add_tool)
     list_tools = to_async(base.Sandbox.list_tools)
     get_available_tools = to_async(base.Sandbox.get_available_tools)
+    perform = to_async(base.Sandbox.perform)
     tool_schemas = to_async(base.Sandbox.tool_schemas)
     execute_tool_call = to_async(base.Sandbox.execute_tool_call)
     execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)

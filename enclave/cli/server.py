@@ -49,6 +49,12 @@ DEFAULT_IDLE_SECONDS = 3600.0
     '--audit-file', type=click.Path(path_type=Path), metavar='FILE', help='Append a JSON line for every request.'
 )
 @click.option(
+    '--sandbox-fusion',
+    'sandbox_fusion',
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Settings for SandboxFusion's clients (JSON or TOML): sandbox_type, config, pool_size, isolation.",
+)
+@click.option(
     '--e2b-debug', is_flag=True, help="Listen on the three ports of loopback that E2B's SDK uses under E2B_DEBUG."
 )
 @click.option(
@@ -119,6 +125,7 @@ def server(
     insecure: bool,
     allowed_hosts: tuple[str, ...],
     audit_file: Path | None,
+    sandbox_fusion: Path | None,
     e2b_debug: bool,
     e2b_domain: str | None,
     e2b_file: Path | None,
@@ -175,6 +182,7 @@ def server(
         'allowed_hosts': allowed_hosts,
         'audit_file': audit_file,
         'stop_grace': stop_grace,
+        'sandbox_fusion': sandbox_fusion,
         'e2b': _e2b_settings(e2b_file, e2b_debug, e2b_domain),
     }
     if not pool_size:

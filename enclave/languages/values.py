@@ -20,6 +20,7 @@ from enclave.enums import ExecutionStatus, Verdict
 from enclave.errors import InvalidArgumentError
 from enclave.records import CommandResult, Model
 from enclave.rendering import one_line
+from enclave.verb_requests import Limits as Limits
 
 Comparison = Literal['exact', 'lines', 'tokens', 'floats']
 COMPARISONS: tuple[Comparison, ...] = ('exact', 'lines', 'tokens', 'floats')
@@ -32,25 +33,6 @@ DEFAULT_FETCH_BYTES = 16 << 20
 MOST_FILES = 1000
 PATIENCE = 9.0
 """A program may take so many times its time limit longer, as far as it was ready to run and no processor was free for it."""
-
-
-@frozen(kw_only=True)
-class Limits:
-    """What a sandbox ends a program for, besides its time limit; None is no limit.
-
-    A program that runs under limits is measured, and everything it started ends with it.
-
-    Attributes:
-        cpu_seconds: Processor time of the program and all it started, together.
-        memory_bytes: Memory it has at once, with all it started.
-        output_bytes: What it may write to stdout, and to stderr.
-        patience: How many times the time limit it may wait for a processor beyond that limit.
-    """
-
-    cpu_seconds: float | None = None
-    memory_bytes: int | None = None
-    output_bytes: int | None = None
-    patience: float = 0.0
 
 
 def _as_text(value: Any) -> Any:

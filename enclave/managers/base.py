@@ -19,13 +19,14 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import IO, Any, ClassVar, Literal, TypeVar
+from typing import IO, Any, ClassVar, Literal, TypeVar, cast
 
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
-from enclave.errors import InvalidArgumentError, PoolError
+from enclave.errors import InvalidArgumentError, PoolError, UnsupportedError
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
 from enclave.managers.config import SandboxManagerConfig
 from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all
@@ -34,6 +35,7 @@ from enclave.sandboxes.base import Sandbox
 from enclave.suggest import did_you_mean
 from enclave.threads import Workers
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
+from enclave.verb_requests import Request
 
 logger = logging.getLogger(__name__)
 
@@ -287,9 +289,29 @@ class SandboxManager(ABC):
             raise AssertionError('unreachable')
         return sandbox
 
+    def _using(self, sandbox_id: str) -> AbstractContextManager[Any]:
+        """Give a sandbox, or what has its verbs, for a call that the block makes. For implementations."""
+        return contextlib.nullcontext(self._existing(sandbox_id))
+
+    def _call_on(self, sandbox_id: str, verb: str, *args: Any, **options: Any) -> Any:
+        with self._using(sandbox_id) as sandbox:
+            method = getattr(sandbox, verb, None)
+            if method is None:
+                raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, has no {verb}')
+            return method(*args, **options)
+
+    def perform(self, sandbox_id: str, request: Request[R]) -> R:
+        """Execute a request (see `enclave.verb_requests`) in a sandbox, whatever its verb is, and return what it gives.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            UnsupportedError: This kind of sandbox has no such verb.
+        """
+        with self._using(sandbox_id) as sandbox:
+            return cast(R, sandbox.perform(request))
+
     # Tools and commands -----------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def execute_tool(
         self,
         sandbox_id: str,
@@ -306,14 +328,16 @@ class SandboxManager(ABC):
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
             ManagerStoppedError: The manager is stopping or stopped.
         """
+        with self._using(sandbox_id) as sandbox:
+            return cast(ToolResult, sandbox.execute_tool(tool_name, parameters, max_chars=max_chars))
 
-    @abstractmethod
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
         """Return a sandbox's tools as ``{name: OpenAI-style function schema}``.
 
         Raises:
             SandboxNotFoundError: No sandbox has the id.
         """
+        return self._existing(sandbox_id).get_available_tools()
 
     def tool_schemas(self, sandbox_id: str, form: SchemaForm = 'openai') -> list[dict[str, Any]]:
         """Return the schemas of a sandbox's tools as a list, in the form that a provider wants; see `Sandbox.tool_schemas`.
@@ -349,7 +373,6 @@ class SandboxManager(ABC):
         answers = [call.execute(run, lambda: self.get_sandbox_tools(sandbox_id), max_chars=max_chars) for call in calls]
         return as_messages(calls, answers)
 
-    @abstractmethod
     def execute_command(
         self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
     ) -> CommandResult:
@@ -364,10 +387,11 @@ class SandboxManager(ABC):
             InvalidArgumentError: An argument is impossible.
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
         """
+        with self._using(sandbox_id) as sandbox:
+            return cast(CommandResult, sandbox.execute_command(command, timeout, **options))
 
     # Files ------------------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def put_file(self, sandbox_id: str, source: Source, target: str, *, mode: int | None = None) -> int:
         """Copy a file into a sandbox and return its size in bytes.
 
@@ -382,8 +406,9 @@ class SandboxManager(ABC):
             FileNotFoundError: The host path does not exist.
             SandboxPathError: The sandbox refused: permission, wrong kind, no space.
         """
+        size: int = self._call_on(sandbox_id, 'put_file', source, target, mode=mode)
+        return size
 
-    @abstractmethod
     def get_file(
         self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
     ) -> bytes | int:
@@ -399,8 +424,9 @@ class SandboxManager(ABC):
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
             SandboxPathNotFoundError, SandboxPathError: There is no such file in the sandbox, or it cannot be read.
         """
+        got: bytes | int = self._call_on(sandbox_id, 'get_file', source, target)
+        return got
 
-    @abstractmethod
     def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
         """Copy what is in a host directory into a directory of a sandbox, made if missing; True when done.
 
@@ -410,8 +436,9 @@ class SandboxManager(ABC):
             NotADirectoryError: The host path is no directory.
             SandboxNotFoundError, UnsupportedError, SandboxPathError: As for `put_file`.
         """
+        self._call_on(sandbox_id, 'put_dir', source, target)
+        return True
 
-    @abstractmethod
     def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
         """Copy what is in a directory of a sandbox into a host directory, made if missing; True when done.
 
@@ -421,8 +448,9 @@ class SandboxManager(ABC):
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
             SandboxPathNotFoundError, SandboxPathError: There is no such directory in the sandbox, or it cannot be read.
         """
+        self._call_on(sandbox_id, 'get_dir', source, target)
+        return True
 
-    @abstractmethod
     def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
         """Unpack a tar archive (plain or compressed) below a directory of a sandbox, made if missing; True when done.
 
@@ -432,8 +460,9 @@ class SandboxManager(ABC):
         Raises:
             SandboxNotFoundError, UnsupportedError, SandboxPathError: As for `put_file`.
         """
+        self._call_on(sandbox_id, 'put_archive', source, target)
+        return True
 
-    @abstractmethod
     def get_archive(
         self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
     ) -> bytes | int:
@@ -446,6 +475,8 @@ class SandboxManager(ABC):
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
             SandboxPathNotFoundError, SandboxPathError: There is no such path in the sandbox, or it cannot be read.
         """
+        got: bytes | int = self._call_on(sandbox_id, 'get_archive', source, target)
+        return got
 
     # Pools ------------------------------------------------------------------------------------------------------------
 

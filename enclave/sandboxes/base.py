@@ -50,9 +50,11 @@ from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
+from enclave.verb_requests import Request
 
 logger = logging.getLogger(__name__)
 
+R = TypeVar('R')
 S = TypeVar('S', bound='Sandbox')
 
 _ID = re.compile(r'[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}')
@@ -116,7 +118,7 @@ class Sandbox(ABC):
         self._moving = False  # a thread is starting or stopping it
         self._is_wanted = False  # somebody else who called `start` has been told that it runs
         self._pid: int | None = None  # which process started it, until it is stopped
-        self._tools: dict[str, Tool] = load_tools(self.config.tools_config, self.sandbox_type, self.offers)
+        self._tools = self._load_tools()
 
     @classmethod
     def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
@@ -124,6 +126,11 @@ class Sandbox(ABC):
             # Another kind's configuration carries over as far as its words are known here.
             config = config.non_default_options()
         return cls.config_class.model_validate(config)
+
+    def _load_tools(self) -> dict[str, Tool]:
+        return load_tools(
+            self.config.tools_config, self.sandbox_type, self.offers, is_notebook='notebook' in self.offers
+        )
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -287,6 +294,11 @@ class Sandbox(ABC):
         """
         return None
 
+    def _changeable_places(self) -> tuple[str, ...] | None:
+        """Return every directory that is empty at the start and that programs in it can change; None if that can be anything
+        else too, so that only a new sandbox is as new."""
+        return None
+
     def is_alive(self) -> bool:
         """Ask the sandbox itself whether it works; slower than `status`, which only knows what was noticed."""
         return self.status in USABLE
@@ -376,6 +388,14 @@ class Sandbox(ABC):
         """Return its tools as ``{name: OpenAI-style function schema}``."""
         return {name: tool.schema for name, tool in self._tools.items()}
 
+    def perform(self, request: Request[R]) -> R:
+        """Execute a request, whatever its verb is, by the method that makes it, and return what it gives.
+
+        Raises:
+            UnsupportedError: This kind of sandbox has no such method.
+        """
+        return request.call_on(self)
+
     def tool_schemas(self, form: SchemaForm = 'openai') -> list[dict[str, Any]]:
         """Return the schemas of its tools as a list, in the form that a provider wants.
 
@@ -436,6 +456,7 @@ class Sandbox(ABC):
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        preload: Sequence[str] | None = None,
     ) -> CommandResult:
         """Run a program's text; see `enclave.tools.workspace.Workspace.run_script`. A backend of one's own may leave it out.
 

@@ -40,7 +40,7 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, programs, routes
+from enclave.server import notebooks, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
@@ -58,7 +58,7 @@ from enclave.server.route import (
     Text,
     decode_query,
 )
-from enclave.server.service import Service
+from enclave.server.service import Service, Tenant
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ _DOCS_POLICY = (
 def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
+    assert verb_routes is not None
     assert notebooks is not None  # this too
     assert programs is not None  # and this
     app = flask.Flask('enclave', static_folder=None)
@@ -248,13 +249,13 @@ class _Door:
                 arguments['body'] = body
             key = _idempotency_key() if route.is_repeatable else None
             with contextlib.ExitStack() as stack:
-                stack.enter_context(self._service.lanes.entered(route.lane, tenant.name, tenant.max_calls))
+                stack.enter_context(self._entered(route, tenant))
                 if key is not None:
                     return self._once(route, tenant, key, arguments)
                 cancellation = Cancellation()
                 context = self._context(route, tenant, cancellation)
                 stack.enter_context(context.held)
-                if route.lane == 'call':
+                if route.lane in ('call', 'program'):
                     context.on_gone(cancellation.cancel)
                 value = self._run(route, context, arguments)
                 if isinstance(value, Streamed):
@@ -262,6 +263,13 @@ class _Door:
                 return _response(value)
         except EnclaveError as error:
             return self._failure(error)
+
+    def _entered(self, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
+        lanes = self._service.lanes
+        if route.lane != 'program':
+            return lanes.entered(route.lane, tenant.name, tenant.max_calls)
+        on_gone = flask.request.environ.get(WATCH_KEY, lambda action: None)
+        return lanes.queued(tenant.name, tenant.max_calls, on_gone)
 
     def _context(self, route: Route, tenant: Any, cancellation: Cancellation) -> Context:
         request = flask.request

@@ -155,6 +155,7 @@ class Policy(Model):
         max_concurrent_calls: How many calls may go on at once, of all keys together. Where there are several keys, a part is
             kept for each that has none going on, so that no key can take all; so it is with streams and ``max_output_memory``.
         max_calls_per_key: How many of them may be one key's.
+        max_waiting: How many programs may wait for their turn when ``max_concurrent_calls`` of them run, of all keys together.
         max_streams: How many streams of events may be open at once, of all keys together.
         max_repeats: How many answers are kept for repeats under an idempotency key; each key has its part.
         max_repeat_bytes: How much memory they may take.
@@ -203,6 +204,7 @@ class Policy(Model):
     max_sandboxes: int | None = field(default=64, validator=whole_number(0, none=True))
     max_concurrent_calls: int = field(default=64, validator=whole_number(1, 4096))
     max_calls_per_key: int | None = field(default=None, validator=whole_number(1, none=True))
+    max_waiting: int = field(default=512, validator=whole_number(0, 8192))
     max_streams: int = field(default=64, validator=whole_number(1, 4096))
     max_repeats: int = field(default=10_000, validator=whole_number(1))
     max_repeat_bytes: int = field(default=64 * MIB, validator=whole_number(1024))

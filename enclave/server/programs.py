@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
     '/sandbox/<sandbox_id>/code',
     body=CodeRequest,
     answers=CodeResult,
-    lane='call',
+    lane='program',
     is_repeatable=True,
     tag='programs',
 )
@@ -43,7 +43,9 @@ def run_code(context: Context, sandbox_id: str, body: CodeRequest) -> CodeResult
     return context.tenant.manager.run_code(sandbox_id, checked_request(context, body, sandbox_id))
 
 
-@route('POST', '/pool/code', body=PoolCodeRequest, answers=CodeResult, lane='call', is_repeatable=True, tag='programs')
+@route(
+    'POST', '/pool/code', body=PoolCodeRequest, answers=CodeResult, lane='program', is_repeatable=True, tag='programs'
+)
 def run_code_in_pool(context: Context, body: PoolCodeRequest) -> CodeResult:
     """Compile and run a program in whichever sandbox of a pool is free."""
     request = checked_request(context, body.request)

@@ -21,9 +21,9 @@ from enclave.errors import EnclaveError, InvalidArgumentError
 from enclave.server.auth import ApiKey
 from enclave.server.lanes import Lane
 from enclave.server.service import Service, Tenant
+from enclave.verb_requests import BYTES as BYTES
+from enclave.verb_requests import TAR as TAR
 
-BYTES = 'application/octet-stream'
-TAR = 'application/x-tar'
 EVENTS = 'application/x-ndjson'
 SERVER_SENT_EVENTS = 'text/event-stream'
 HTML = 'text/html; charset=utf-8'
@@ -202,20 +202,25 @@ ROUTES: dict[str, Route] = {}
 _lock = threading.Lock()
 
 
-def route(method: str, path: str, **words: Any) -> Callable[[Handler], Handler]:
+def route(method: str, path: str, **facts: Any) -> Callable[[Handler], Handler]:
     """Return a decorator that makes a function the handler of a route; its docstring says what the route does."""
 
     def register(handler: Handler) -> Handler:
-        summary, _, rest = (handler.__doc__ or '').strip().partition('\n')
-        text = '\n'.join(line.strip() for line in rest.strip().splitlines())
-        made = Route(
-            name=handler.__name__, method=method, path=path, handler=handler, summary=summary, description=text, **words
-        )
-        with _lock:
-            ROUTES[made.name] = made
+        add_route(method, path, handler, name=handler.__name__, text=handler.__doc__ or '', **facts)
         return handler
 
     return register
+
+
+def add_route(method: str, path: str, handler: Handler, *, name: str, text: str, **facts: Any) -> None:
+    """Add a route; ``text`` says what it does, its first line in short."""
+    summary, _, rest = text.strip().partition('\n')
+    description = '\n'.join(line.strip() for line in rest.strip().splitlines())
+    made = Route(
+        name=name, method=method, path=path, handler=handler, summary=summary, description=description, **facts
+    )
+    with _lock:
+        ROUTES[made.name] = made
 
 
 def decode_query(arguments: Mapping[str, list[str]], cls: type | None) -> Any:

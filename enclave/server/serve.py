@@ -54,6 +54,7 @@ from enclave.managers.protocol import (
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.adapters import adapter_at, takes_live_body
 from enclave.server.adapters.e2b import E2BSettings, locators
+from enclave.server.adapters.sandbox_fusion import SandboxFusionSettings
 from enclave.server.app import WATCH_KEY, create_app
 from enclave.server.audit import Audit
 from enclave.server.auth import (
@@ -454,6 +455,8 @@ class SandboxServer:
         audit_file: Where audit lines are appended.
         stop_grace: Seconds that running calls get when the server stops.
         e2b: How E2B's SDK is answered: `E2BSettings`, a dict of its options, or the path of its file.
+        sandbox_fusion: How SandboxFusion's clients are answered: `SandboxFusionSettings`, a dict of its options, or the path of
+            its file.
 
     Raises:
         ConfigurationError: An option is wrong, or they do not go together.
@@ -473,6 +476,7 @@ class SandboxServer:
         audit_file: str | os.PathLike[str] | None = None,
         stop_grace: float = 5.0,
         e2b: E2BSettings | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        sandbox_fusion: SandboxFusionSettings | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         if manager is not None and (config is not None or options):
@@ -498,6 +502,7 @@ class SandboxServer:
         self._audit_file = audit_file
         self._stop_grace = stop_grace
         self.e2b = E2BSettings.read(e2b)
+        self.sandbox_fusion = SandboxFusionSettings.read(sandbox_fusion)
         if self.e2b.debug and self._keys:
             raise ConfigurationError(
                 "E2B_DEBUG's requests carry no key, but this server has keys; leave out e2b debug, or serve without keys"
@@ -558,11 +563,10 @@ class SandboxServer:
             authenticator=authenticator,
             guard=guard,
             audit=Audit(self._audit_file),
-            adapters={'e2b': self.e2b},
+            adapters={'e2b': self.e2b, 'sandbox_fusion': self.sandbox_fusion},
         )
         app = create_app(self.service)
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.start_new_thread = _start_worker
+        dispatcher = _Dispatcher(self.service.lanes.most_threads)
         locate, debug = locators(self.e2b)
         made = self._waitress = self._listen(app.wsgi_app, dispatcher, host, port, locate)
         for each, find in debug.items():
@@ -762,6 +766,28 @@ class SandboxServer:
 
     def __repr__(self) -> str:
         return f'<SandboxServer {self.url if self.port else ""} {self._state}>'
+
+
+class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Starts further threads when requests come that no thread is free for, as when many programs wait for their turn.
+
+    Args:
+        most: How many threads there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self.start_new_thread = _start_worker
+
+    def add_task(self, task: Any) -> None:
+        """Queue a request, and have a thread for it."""
+        with self.lock:
+            running = len(self.threads) - self.stop_count
+            lacking = len(self.queue) + 1 - (running - self.active_count)
+        if lacking > 0 and 0 < running < self._most and not self.stop_count:
+            self.set_thread_count(min(self._most, running + lacking))
+        super().add_task(task)
 
 
 def _start_worker(target: Callable[[int], None], number: int) -> None:

@@ -150,7 +150,11 @@ class Service:
         self.metrics = Metrics()
         keys = max(1, len(authenticator.keys))
         self.lanes = Lanes(
-            calls=policy.max_concurrent_calls, streams=policy.max_streams, memory=policy.max_output_memory, keys=keys
+            calls=policy.max_concurrent_calls,
+            streams=policy.max_streams,
+            memory=policy.max_output_memory,
+            keys=keys,
+            waiting=policy.max_waiting,
         )
         self.repeats = Repeats(count=policy.max_repeats, size=policy.max_repeat_bytes, keys=keys)
         self.started_at = time.monotonic()

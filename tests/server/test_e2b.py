@@ -210,14 +210,13 @@ def test_the_quota_holds_and_is_told_as_a_limit_that_is_not_tried_again(fake: Sa
         ({'max_lifetime': 60}, {'timeout': 61}, 403),
         ({'max_lifetime': 60}, {}, 403),
         ({'sandbox_types': ['docker']}, {}, 403),
-        ({'allow_network': False}, {'allow_internet_access': True}, 403),
+        ({}, {'allow_internet_access': 'yes'}, 400),
         ({}, {'templateID': 'none'}, 404),
         ({}, {'metadata': {'a': 1}}, 400),
         ({}, {'metadata': {'a': 'x' * 5000}}, 400),
         ({}, {'envVars': {'a=b': 'x'}}, 400),
         ({}, {'timeout': -1}, 400),
         ({}, {'timeout': 'soon'}, 400),
-        ({}, {'autoPause': True}, 501),
         ({}, {'volumeMounts': [{'name': 'v', 'path': '/v'}]}, 501),
         ({}, {'mcp': {'a': {}}}, 501),
         ({}, {'network': {'allowOut': ['1.1.1.1']}}, 501),
@@ -235,6 +234,26 @@ def test_a_creation_is_under_the_policy_and_checked(
     assert answer.status_code == status, answer.text
     assert answer.json()['message']
     assert requests.get(f'{server.url}/sandboxes', timeout=30).json() == []
+
+
+def test_a_sandbox_has_a_network_only_where_the_policy_has_one(serve: Serve) -> None:
+    server = serve(sandbox_type='fake', policy={'allow_network': False})
+    body = {'templateID': 'base', 'allow_internet_access': True}
+    made = requests.post(f'{server.url}/e2b/v2/sandboxes', json=body, timeout=30).json()
+
+    info = requests.get(f'{server.url}/e2b/sandboxes/{made["sandboxID"]}', timeout=30).json()
+
+    assert info['allowInternetAccess'] is False
+
+
+def test_who_asks_for_a_pause_at_the_end_is_told_that_there_is_none(serve: Serve) -> None:
+    server = serve(sandbox_type='fake')
+    body = {'templateID': 'base', 'autoPause': True, 'autoResume': {'enabled': True}}
+    made = requests.post(f'{server.url}/e2b/v2/sandboxes', json=body, timeout=30).json()
+
+    info = requests.get(f'{server.url}/e2b/sandboxes/{made["sandboxID"]}', timeout=30).json()
+
+    assert info['lifecycle'] == {'onTimeout': 'kill', 'autoResume': False}
 
 
 def test_a_template_of_the_operator_is_under_the_policy_too(serve: Serve) -> None:

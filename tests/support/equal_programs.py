@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Programs that must do the same in a fork of a template as in an interpreter of their own, to the byte.
 
 Each is one thing that forked interpreters get wrong, or could: ``{name: source}``. Names of private directories, process

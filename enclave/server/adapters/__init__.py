@@ -6,9 +6,10 @@ An adapter translates. It has no way to a sandbox but those of the server's own 
 from __future__ import annotations
 
 from enclave.server.adapters.e2b import E2B
+from enclave.server.adapters.sandbox_fusion import ADAPTER as SANDBOX_FUSION
 from enclave.server.route import ROUTES, Adapter
 
-ADAPTERS: tuple[Adapter, ...] = (E2B,)
+ADAPTERS: tuple[Adapter, ...] = (E2B, SANDBOX_FUSION)
 """One for each interface, by whose prefix its addresses are known."""
 
 

@@ -28,13 +28,13 @@ MAX_LABEL_CHARACTERS = 4096
 
 @frozen(kw_only=True)
 class Wanted:
-    """What a creation asks for."""
+    """What a creation asks for. ``has_network`` is whether it may have what network its template says."""
 
     template: str
     seconds: float | None = DEFAULT_SECONDS
     labels: Mapping[str, str] = Factory(dict)
     env: Mapping[str, str] = Factory(dict)
-    network: bool | None = None
+    has_network: bool = True
 
 
 def read_wanted(body: Mapping[str, Any]) -> Wanted:
@@ -54,17 +54,14 @@ def read_wanted(body: Mapping[str, Any]) -> Wanted:
     ):
         if body.get(name):
             raise UnsupportedError(f'this server has no {what} ({name} of the creation)')
-    if body.get('autoPause'):
-        raise UnsupportedError(
-            'sandboxes here are not paused when their time is over, they are removed; '
-            "leave on_timeout='pause' out, or give them a longer timeout"
-        )
     return Wanted(
         template=template,
         seconds=read_seconds(body.get('timeout'), DEFAULT_SECONDS),
         labels=read_labels(body.get('metadata')),
         env=_read_env(body.get('envVars')),
-        network=_read_network(body.get('allow_internet_access', body.get('allowInternetAccess')), body.get('network')),
+        has_network=_read_network(
+            body.get('allow_internet_access', body.get('allowInternetAccess')), body.get('network')
+        ),
     )
 
 
@@ -109,31 +106,32 @@ def _read_env(value: Any) -> dict[str, str]:
     return found
 
 
-def _read_network(allowed: Any, options: Any) -> bool | None:
-    """Return whether a sandbox is to have a network; None is as its template says."""
+def _read_network(allowed: Any, options: Any) -> bool:
+    """Return whether a sandbox may have its template's network. True, which the SDK says by default, asks for no more."""
     if allowed is not None and not isinstance(allowed, bool):
         raise InvalidArgumentError(f'allow_internet_access must be true or false, not {str(allowed)[:100]!r}')
-    if options is None or options == {}:
-        return allowed
-    if not isinstance(options, Mapping):
+    if options is not None and not isinstance(options, Mapping):
         raise InvalidArgumentError('network must be an object')
-    asked = {name for name, value in options.items() if value not in (None, [], {})}
-    asked -= {'allowPublicTraffic'} if options.get('allowPublicTraffic') is False else set()
-    if asked == {'denyOut'} and ALL_ADDRESSES in options['denyOut']:
+    asked = {name for name, value in (options or {}).items() if value not in (None, [], {})}
+    asked -= {'allowPublicTraffic'} if options and options.get('allowPublicTraffic') is False else set()
+    if options and asked == {'denyOut'} and ALL_ADDRESSES in options['denyOut']:
         return False
     if not asked:
-        return allowed
+        return allowed is not False
     raise UnsupportedError(
         f'this server gives a sandbox a network or none, without rules ({", ".join(sorted(map(str, asked)))[:200]}); '
         'use allow_internet_access'
     )
 
 
-def options_for(settings: E2BSettings, wanted: Wanted, own_kind: str | None) -> tuple[str, dict[str, Any]]:
+def options_for(
+    settings: E2BSettings, wanted: Wanted, own_kind: str | None, *, may_have_network: bool
+) -> tuple[str, dict[str, Any]]:
     """Return the kind and the options of a template's sandbox.
 
     Args:
         own_kind: The server's own kind, or None where it chooses.
+        may_have_network: Whether the policy allows a network at all; without, sandboxes are made without.
 
     Raises:
         NotFoundError: There is no such template.
@@ -152,8 +150,8 @@ def options_for(settings: E2BSettings, wanted: Wanted, own_kind: str | None) -> 
         options['working_dir'] = HOME
     home = {'HOME': HOME} if is_own else {}
     options['env_vars'] = {**home, **dict(options.get('env_vars') or {}), **wanted.env}
-    if wanted.network is not None:
-        options['network_enabled'] = wanted.network
+    if not (wanted.has_network and may_have_network):
+        options['network_enabled'] = False
     return kind, options
 
 
@@ -162,7 +160,8 @@ def make_sandbox(
 ) -> str:
     """Make a sandbox and return its id; errors are those of the server's own address."""
     own = tenant.manager.config.sandbox_type
-    kind, options = options_for(settings, wanted, None if own is None else str(own))
+    may = service.policy.allow_network
+    kind, options = options_for(settings, wanted, None if own is None else str(own), may_have_network=may)
     asked = service.checked(tenant, kind, options)
     seconds = service.policy.lifetime(wanted.seconds, tenant.manager.config.ttl)
     with service.naming(tenant, sandbox_id), tenant.reserved(1):

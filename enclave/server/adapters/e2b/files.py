@@ -53,10 +53,13 @@ def _download(context: Context) -> Streamed:
     sandbox = asked_sandbox(context)
     check_file_user(args.get('username'))
     path = absolute(sandbox, args.get('path', ''))
-    if verb(sandbox, 'stat_path')(path).kind == 'directory':
-        raise InvalidArgumentError(f'path is a directory, not a file: {path!r}')
     pieces = _joined(verb(sandbox, 'read_chunks')(path))
-    first = next(pieces, b'')
+    try:
+        first = next(pieces, b'')
+    except SandboxPathError:
+        if _is_directory(sandbox, path):
+            raise InvalidArgumentError(f'path is a directory, not a file: {path!r}') from None
+        raise
     return Streamed(_after(first, pieces), BYTES)
 
 
