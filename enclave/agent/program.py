@@ -166,10 +166,14 @@ TEMPLATE_SOCKET, TEMPLATE_ZIP = 3, 4  # descriptors of a template interpreter
 START_PREFIXES, START_VARIABLES = (b'PYTHON', b'LC_', b'LD_', b'LANG', b'MALLOC_'), (b'TZ', b'HOME', b'TMPDIR')
 """Variables that an interpreter, or a library, reads as it starts: a template has read them already."""
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
-PROCESS_ENV = dict(os.environb)
+PROCESS_ENV = dict(getattr(os, 'environb', {}))  # the host imports this file too, on any system
 MINE = os.getpid()
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2)
-RESTORED = IGNORED + (signal.SIGXFSZ,)
+IGNORED = tuple(
+    getattr(signal, name)
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGPIPE', 'SIGUSR1', 'SIGUSR2')
+    if hasattr(signal, name)
+)
+RESTORED = IGNORED + ((signal.SIGXFSZ,) if hasattr(signal, 'SIGXFSZ') else ())
 NOBODYS_UID = 0x7FFFFFF0
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
 # What a loader may set from outside before `main` runs:
@@ -1495,17 +1499,26 @@ class Supervisor(object):
             to_bytes(request[2]),
             request[5],
         ]
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio))
+        # The fork waits until it is known here, or goes: a program must not run twice because its template died meanwhile.
+        go, let_go = os.pipe()
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio) + struct.pack('i', go))
         script_dir, template_dir = (to_bytes(place) for place in request[4])
         try:
             os.rename(script_dir, template_dir)
         except OSError:
+            os.close(go)
+            os.close(let_go)
             return 0  # a guest has put something there
         try:
             template.socket.sendmsg([marshal.dumps(order, 2)], [rights])
             data = template.socket.recv(STATUS.size)
+            if data[:1] == b'S':
+                os.write(let_go, b'g')
         except OSError:
             data = b''
+        finally:
+            os.close(go)
+            os.close(let_go)
         if len(data) != STATUS.size:
             self.end_template()  # a guest has killed it
             os.rename(template_dir, script_dir)
@@ -1705,22 +1718,23 @@ def _serve():
         gc.freeze()  # so that a program's end does not touch, and copy, all of this
     channel.send(record.pack(b'R', b' ', 0))
     has_resource = 'resource' in sys.modules
-    space = _socket.CMSG_SPACE(12)
+    space = _socket.CMSG_SPACE(16)
     while True:
         data, ancillary, _, _ = channel.recvmsg(1 << 17, space, _socket.MSG_CMSG_CLOEXEC)
         if not data:
             os._exit(0)
-        stdio = struct.unpack('3i', ancillary[0][2])
+        given = struct.unpack('4i', ancillary[0][2])
+        stdio, go = given[:3], given[3]
         try:
             pid = os.fork()
         except OSError as error:
             channel.send(record.pack(b'E', b'f', error.errno or 0))
-            for fd in set(stdio):
+            for fd in set(given):
                 os.close(fd)
             continue
         if pid == 0:
             break
-        for fd in set(stdio):
+        for fd in set(given):
             os.close(fd)
         channel.send(record.pack(b'S', b' ', pid))
         _, status, usage = os.wait4(pid, 0)
@@ -1733,6 +1747,9 @@ def _serve():
 
     # The program, from here on.
     channel.close()
+    if os.read(go, 1) != b'g':
+        os._exit(1)
+    os.close(go)
     args, changed, cwd, cpus = marshal.loads(data)
     prctl(4, 1, 0, 0, 0)
     os.setsid()

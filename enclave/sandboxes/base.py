@@ -83,6 +83,7 @@ class Sandbox(ABC):
         config: The checked configuration.
         created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
         metadata: What the backend knows of itself, for `get_info`.
+        labels: What whoever made it calls it, for `get_info` and to find it again; see `SandboxManager.list_sandboxes`.
         error: Why the status is ``error``.
         tenant: Whose it is; one that is kept is taken up again by the same tenant only. None is the host's own.
         used_at: When a call last began, on the monotonic clock; 0.0 before the first.
@@ -110,6 +111,7 @@ class Sandbox(ABC):
         self.created_at: datetime = utc_now()
         self.started_at: datetime | None = None
         self.metadata: dict[str, Any] = {}
+        self.labels: dict[str, str] = {}
         self.error: str | None = None
         self.tenant: str | None = None
         self.used_at = 0.0
@@ -323,6 +325,7 @@ class Sandbox(ABC):
             error=self.error if status is SandboxStatus.ERROR else None,
             metadata=dict(self.metadata),
             offers=sorted(self.offers),
+            labels=dict(self.labels),
         )
 
     # Tools ------------------------------------------------------------------------------------------------------------
@@ -438,9 +441,23 @@ class Sandbox(ABC):
 
     @abstractmethod
     def execute_command(
-        self, command: str | Sequence[str], timeout: float | None = None, **options: Any
+        self,
+        command: str | Sequence[str],
+        timeout: float | None = None,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+        max_output_bytes: int | None = None,
+        max_chars: int | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
     ) -> CommandResult:
-        """Run a command to its end; see `enclave.tools.workspace.Workspace.execute_command`."""
+        """Run a command to its end; see `enclave.tools.workspace.Workspace.execute_command`.
+
+        A backend of one's own may take ``**options`` in the place of those that it does not know.
+        """
 
     def run_script(
         self,
@@ -457,6 +474,8 @@ class Sandbox(ABC):
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
         preload: Sequence[str] | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
     ) -> CommandResult:
         """Run a program's text; see `enclave.tools.workspace.Workspace.run_script`. A backend of one's own may leave it out.
 

@@ -217,6 +217,7 @@ def test_an_interpreter_that_takes_no_hook_runs_the_program_once(agent: AgentPro
 def test_no_private_directory_is_left(agent: AgentProcess) -> None:
     run(agent, 'print(1)')
     run(agent, 'print(1)', ('json',))
+    AgentOperations(agent.channel).ping(30.0)  # it tidies up after it has answered, and before it answers again
 
     number = agent.process.pid
     assert not [each for place in ('/dev/shm', '/tmp') for each in Path(place).glob(f'enclave-{number}-*')]
