@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-e2b test-mcp unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-clients test-e2b test-languages test-mcp unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -32,6 +32,16 @@ test-e2b: .venv/.installed-dev  ## E2B's SDK and programs on it, each in an envi
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@$(BIN)/pytest -m e2b tests/e2b
+
+test-clients: .venv/.installed-dev  ## clients of SandboxFusion's interface, each in an environment of its own
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@$(BIN)/pytest -m clients tests/clients
+
+test-languages: .venv/.installed-dev  ## programs in every language of the image multi, which is built if it is not there
+	@$(BIN)/python scripts/setup_engine.py --images python:3.11-slim multi \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@$(BIN)/pytest -m languages tests/languages
 
 unit: .venv/.installed-dev  ## the tests that need no engine
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import subprocess
 import threading
 from collections import deque
@@ -99,7 +98,7 @@ class PipeStream:
             self._stdin.close()
         if not _ends_within(self.process, 1.0):
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGKILL)
+                self.process.kill()
         self.process.wait()
         self._errors.join(1.0)
 
