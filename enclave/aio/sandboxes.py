@@ -40,13 +40,19 @@ def kill(_: object, started: process.Process) -> None:
 
 
 def with_own_words(proxy: K) -> K:
-    """Have the methods that a proxy inherits say what those of its blocking class say, where that says it anew."""
+    """Give a proxy the methods of its blocking class that it does not name, and the docstrings where they differ.
+
+    Naming a method in the class is for type checkers only.
+    """
     blocking = proxy._blocking_class()
     for name in dir(blocking):
         theirs, ours = getattr(blocking, name), getattr(proxy, name, None)
-        if name.startswith('_') or not inspect.isfunction(theirs) or not inspect.isfunction(ours):
+        if name.startswith('_') or not inspect.isfunction(theirs):
             continue
-        if theirs.__doc__ and theirs.__doc__ != ours.__doc__:
+        if ours is None:
+            is_stream = str(theirs.__annotations__.get('return')).startswith(('Iterator', 'Generator'))
+            setattr(proxy, name, streamed(theirs) if is_stream else to_async(theirs))
+        elif inspect.isfunction(ours) and theirs.__doc__ and theirs.__doc__ != ours.__doc__:
             made = types.FunctionType(ours.__code__, ours.__globals__, name, ours.__defaults__, ours.__closure__)
             made.__kwdefaults__ = ours.__kwdefaults__
             setattr(proxy, name, functools.update_wrapper(made, theirs))

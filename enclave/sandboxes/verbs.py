@@ -42,6 +42,7 @@ from enclave.sandboxes.unpacking import unpack_tree
 from enclave.sandboxes.watching import INTERVAL_SECONDS, MAX_ENTRIES, Watch, by_path
 from enclave.tools.budget import KEPT_OUTPUT_BYTES, check_max_chars, shorten_command
 from enclave.verb_requests import (
+    CopyPath,
     Download,
     ListDir,
     MakeDir,
@@ -406,6 +407,17 @@ class Verbs(ABC):
             return by_path(top, self.list_dir(top, recursive=recursive, max_entries=MAX_ENTRIES + 1))
 
         return Watch(top, look, float(interval))
+
+    def copy_path(self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False) -> None:
+        """Copy a file or a symlink inside the sandbox, or with ``recursive`` a directory with everything in it.
+
+        The copy goes into ``target`` if that is a directory. It has the permission bits and times of what was copied, and takes
+        its place at once: nobody in the sandbox meets half of it. Devices and pipes are refused.
+
+        Args:
+            overwrite: Let it replace a file, or an empty directory.
+        """
+        self._perform(CopyPath(source=source, target=target, recursive=recursive, overwrite=overwrite))
 
     # Files in and out -------------------------------------------------------------------------------------------------
 
