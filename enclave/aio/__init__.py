@@ -51,6 +51,7 @@ from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes.kinds import SandboxKind, register_kind
 from enclave.tools.base import Tool
 from enclave.tools.registry import ToolFactory, register_tool
 from enclave.tools.schema import ToolParams
@@ -87,6 +88,7 @@ __all__ = [
     'SandboxConfig',
     'SandboxFactory',
     'SandboxInfo',
+    'SandboxKind',
     'SandboxManager',
     'SandboxManagerConfig',
     'SandboxManagerFactory',
@@ -98,6 +100,7 @@ __all__ = [
     'ToolParams',
     'ToolResult',
     'open_sandbox',
+    'register_kind',
     'register_manager',
     'register_sandbox',
     'register_tool',

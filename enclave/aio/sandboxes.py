@@ -40,13 +40,19 @@ def kill(_: object, started: process.Process) -> None:
 
 
 def with_own_words(proxy: K) -> K:
-    """Have the methods that a proxy inherits say what those of its blocking class say, where that says it anew."""
+    """Give a proxy the methods of its blocking class that it does not name, and the docstrings where they differ.
+
+    Naming a method in the class is for type checkers only.
+    """
     blocking = proxy._blocking_class()
     for name in dir(blocking):
         theirs, ours = getattr(blocking, name), getattr(proxy, name, None)
-        if name.startswith('_') or not inspect.isfunction(theirs) or not inspect.isfunction(ours):
+        if name.startswith('_') or not inspect.isfunction(theirs):
             continue
-        if theirs.__doc__ and theirs.__doc__ != ours.__doc__:
+        if ours is None:
+            is_stream = str(theirs.__annotations__.get('return')).startswith(('Iterator', 'Generator'))
+            setattr(proxy, name, streamed(theirs) if is_stream else to_async(theirs))
+        elif inspect.isfunction(ours) and theirs.__doc__ and theirs.__doc__ != ours.__doc__:
             made = types.FunctionType(ours.__code__, ours.__globals__, name, ours.__defaults__, ours.__closure__)
             made.__kwdefaults__ = ours.__kwdefaults__
             setattr(proxy, name, functools.update_wrapper(made, theirs))
@@ -105,6 +111,7 @@ class PortForward(AsyncProxy):
 
     host: Forwarded[str] = Forwarded('Where it listens.')
     port: Forwarded[int] = Forwarded('Where it listens.')
+    url: Forwarded[str] = Forwarded('Where it listens, as an address for HTTP.')
     is_closed: Forwarded[bool] = Forwarded('Whether it was closed.')
 
     close = to_async(connection.PortForward.close)
@@ -173,7 +180,7 @@ class Sandbox(AsyncProxy):
     tool_schemas = to_async(base.Sandbox.tool_schemas)
     execute_tool_call = to_async(base.Sandbox.execute_tool_call)
     execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)
-    execute_command = to_async(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    execute_command = to_async(base.Sandbox.execute_command)
     run_script = to_async(base.Sandbox.run_script)
     run_code = to_async(base.Sandbox.run_code)
     run_many = streamed(base.Sandbox.run_many)
@@ -202,7 +209,7 @@ class AgentBackedSandbox(Sandbox):
 
     _home: ClassVar[tuple[str, str]] = ('enclave.sandboxes.agent_backed', 'AgentBackedSandbox')
 
-    execute_command = to_async(agent_backed.AgentBackedSandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    execute_command = to_async(agent_backed.AgentBackedSandbox.execute_command)
     run_script = to_async(agent_backed.AgentBackedSandbox.run_script)
     start_process = to_async_as(Process, agent_backed.AgentBackedSandbox.start_process, undo=kill)
     read_file = to_async(agent_backed.AgentBackedSandbox.read_file)
@@ -221,6 +228,7 @@ class AgentBackedSandbox(Sandbox):
     read_archive = streamed(agent_backed.AgentBackedSandbox.read_archive)
     put_dir = to_async(agent_backed.AgentBackedSandbox.put_dir)
     get_dir = to_async(agent_backed.AgentBackedSandbox.get_dir)
+    wait_for_port = to_async(agent_backed.AgentBackedSandbox.wait_for_port)
     connect_port = to_async_as(Connection, agent_backed.AgentBackedSandbox.connect_port, undo=_close)
     forward_port = to_async_as(PortForward, agent_backed.AgentBackedSandbox.forward_port, undo=_close)
 
