@@ -46,7 +46,7 @@ from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
 from enclave.managers.config import SandboxManagerConfig
-from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
+from enclave.records import CommandResult, HealthCheckResult, PathEvent, PathInfo, ProcessInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
@@ -79,6 +79,7 @@ __all__ = [
     'LocalSandboxManager',
     'NotebookDocument',
     'NotebookSandbox',
+    'PathEvent',
     'PathInfo',
     'PortForward',
     'Process',
@@ -87,6 +88,7 @@ __all__ = [
     'Sandbox',
     'SandboxConfig',
     'SandboxFactory',
+    'ProcessInfo',
     'SandboxInfo',
     'SandboxKind',
     'SandboxManager',
