@@ -32,6 +32,8 @@ class Housekeeper(Protocol):
 
 HOUSEKEEPERS: Registry[Callable[[], Housekeeper]] = Registry(
     {
+        'bubblewrap': ('enclave.sandboxes.bubblewrap.sweep', 'BubblewrapHousekeeper'),
+        'bubblewrap_notebook': ('enclave.sandboxes.bubblewrap.sweep', 'BubblewrapHousekeeper'),
         'docker': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
         'docker_notebook': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
     }
