@@ -8,11 +8,11 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist test test-mcp unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-e2b test-cpython test-mcp unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.installed  ## code running in a sandbox, from nothing
 	@echo '==> An engine, and an image to make sandboxes from'
@@ -28,8 +28,16 @@ test: .venv/.installed-dev lint typecheck  ## all that CI runs: format, lint, ty
 	@echo '==> The tests (most of them wait for an engine, so there are more workers than cores)'
 	@$(BIN)/pytest -n 4
 
+test-e2b: .venv/.installed-dev  ## E2B's SDK and programs on it, each in an environment of its own
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@$(BIN)/pytest -m e2b tests/e2b
+
 unit: .venv/.installed-dev  ## the tests that need no engine
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
+
+test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes, where this machine has them
+	@$(BIN)/pytest -n 2 -m cpython tests/cpython
 
 test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
 	@$(BIN)/pytest -m mcp tests/mcp
@@ -57,13 +65,16 @@ bench: .venv/.installed-dev  ## run the benchmarks
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
 	@for each in $(sort $(wildcard benchmarks/*.py)); do echo "==> $$each"; $(BIN)/python $$each || exit 1; done
 
+docs: .venv/.installed-dev  ## build the documentation's site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 dist: .venv/.installed-dev  ## build the wheel and the source distribution, and check them as the index would
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist . >/dev/null
 	@$(BIN)/twine check --strict dist/*
 
 clean:  ## remove the virtual environment, builds and caches
-	rm -rf .venv .envs .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .envs .tox build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -41,6 +41,7 @@ _HOMES = {
     'enclave.sandboxes.docker.sandbox': ('DockerSandbox',),
     'enclave.sandboxes.notebook.document': ('NotebookDocument',),
     'enclave.sandboxes.notebook.sandbox': ('NotebookSandbox',),
+    'enclave.sandboxes.kinds': ('SandboxKind', 'register_kind'),
     'enclave.sandboxes.registry': ('SandboxFactory', 'register_sandbox'),
     'enclave.server.auth': ('ApiKey',),
     'enclave.server.policy': ('Policy',),
@@ -89,6 +90,8 @@ if TYPE_CHECKING:
     from enclave.sandboxes.docker.notebook import DockerNotebookSandbox as DockerNotebookSandbox
     from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig as DockerNotebookConfig
     from enclave.sandboxes.docker.sandbox import DockerSandbox as DockerSandbox
+    from enclave.sandboxes.kinds import SandboxKind as SandboxKind
+    from enclave.sandboxes.kinds import register_kind as register_kind
     from enclave.sandboxes.notebook.document import NotebookDocument as NotebookDocument
     from enclave.sandboxes.notebook.sandbox import NotebookSandbox as NotebookSandbox
     from enclave.sandboxes.registry import SandboxFactory as SandboxFactory

@@ -41,7 +41,7 @@ class CellResult(Model):
 
     Attributes:
         status: ``success``, ``error`` (it raised, its kernel ended, or did not say how it went), ``timeout`` or ``cancelled``
-            (it was interrupted).
+            (it was interrupted). An error that is only shown, by ``showtraceback()`` for one, is an output and no failure.
         outputs: In order, as a notebook stores them. Where some were too many to keep, words stand in their place, which have
             ``enclave`` in their metadata; the value and the error are kept all the same.
         text: What a person reads: stdout and the values shown, in order. Standard error is not in it.
@@ -58,6 +58,10 @@ class CellResult(Model):
         outputs_left_out: How many outputs were too many to keep.
         display_ids: ``{id: indexes in outputs}`` of displays that a later cell may update.
         display_updates: ``[{'display_id', 'data', 'metadata'}]``: updates of displays of earlier cells.
+        timing: When the kernel says it began and ended the cell, as ISO 8601 in UTC, by the names that Jupyter's tools give in a
+            cell's metadata: ``iopub.status.busy``, ``iopub.execute_input``, ``iopub.status.idle``, ``shell.execute_reply``.
+        widgets: What it changed of Jupyter widgets: ``{model id: {'state': {...}, 'buffers': [...]}}`` with those parts of the
+            state that it set, as a notebook stores them; None for a widget that it closed.
     """
 
     status: ExecutionStatus = field(converter=ExecutionStatus)
@@ -80,6 +84,8 @@ class CellResult(Model):
     outputs_left_out: int = 0
     display_ids: dict[str, list[int]] = Factory(dict)
     display_updates: list[dict[str, Any]] = Factory(list)
+    timing: dict[str, str] = Factory(dict)
+    widgets: dict[str, Any] = Factory(dict)
 
     @property
     def success(self) -> bool:
@@ -115,7 +121,8 @@ class CellResult(Model):
 class KernelInfo(Model):
     """A kernel of a sandbox. ``spec`` is the kernel specification it was made from; ``idle`` kernels take a cell at once.
 
-    ``stopped`` is a kernel that has ended and will be started anew by its next cell.
+    ``stopped`` is a kernel that has ended and will be started anew by its next cell. ``language_info`` is what the kernel says of
+    its language, as notebooks store it: ``name``, ``version``, ``mimetype``, ``file_extension`` and others; empty until it has.
     """
 
     name: str
@@ -125,6 +132,7 @@ class KernelInfo(Model):
     cells_run: int = 0
     waiting: int = 0
     started_at: datetime | None = None
+    language_info: dict[str, Any] = Factory(dict)
 
 
 @frozen(kw_only=True)

@@ -25,8 +25,11 @@ class SandboxType(_Word):
     DUMMY = 'dummy'
 
 
+GENERAL_TYPES = (SandboxType.DOCKER, SandboxType.BUBBLEWRAP)
+"""The kinds of ours that are not for notebooks. As what a tool requires, the first one stands for every kind that is not."""
 NOTEBOOK_TYPES = (SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP_NOTEBOOK)
-"""The kinds with Jupyter kernels, which load only the tools that are made for them."""
+"""The kinds of ours with Jupyter kernels, which load only the tools that are made for them. As what a tool requires, the first
+one stands for every kind with kernels."""
 
 
 class SandboxStatus(_Word):

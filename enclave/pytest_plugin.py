@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from enclave.sandboxes.agent_backed import AgentBackedSandbox
+    from enclave.sandboxes.verbs import FullSandbox
 
 MARKER = 'sandbox'
 
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(name='sandbox')
-def _sandbox(request: pytest.FixtureRequest) -> Iterator[AgentBackedSandbox]:
+def _sandbox(request: pytest.FixtureRequest) -> Iterator[FullSandbox]:
     """A running sandbox of the test's own, which is gone when the test has ended."""
     from enclave.errors import EngineUnavailableError, ServerUnavailableError, UnsupportedError
     from enclave.shortcuts import open_sandbox

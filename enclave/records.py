@@ -22,6 +22,14 @@ from enclave.rendering import Picture, bundle, find_pictures, one_line, outputs_
 
 M = TypeVar('M', bound='Model')
 
+METADATA_KEY = 'enclave'
+"""Under this key of an attrs field's metadata lies a dict of schema keywords, like ``{'description': '...'}``."""
+
+
+def described(**keywords: Any) -> dict[str, dict[str, Any]]:
+    """Return the metadata of a field that a schema describes by keywords like ``description`` and ``minimum``; '' is left out."""
+    return {METADATA_KEY: {name: value for name, value in keywords.items() if value != ''}}
+
 
 def utc_now() -> datetime:
     """Return the present moment, aware, in UTC."""

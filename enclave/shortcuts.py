@@ -21,9 +21,9 @@ from enclave.errors import ConfigurationError, InvalidArgumentError, SandboxNotF
 from enclave.languages.values import CodeRequest, CodeResult, Comparison
 from enclave.managers.remote import RemoteSandbox
 from enclave.records import CommandResult
-from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.choice import TYPE_VARIABLE
 from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.verbs import FullSandbox
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -60,7 +60,7 @@ def open_sandbox(
     api_key: str | None = None,
     idle_timeout: float | None = None,
     **options: Unpack[SandboxOptions],
-) -> AgentBackedSandbox: ...
+) -> FullSandbox: ...
 
 
 def open_sandbox(
@@ -71,7 +71,7 @@ def open_sandbox(
     api_key: str | None = None,
     idle_timeout: float | None = None,
     **options: Any,
-) -> AgentBackedSandbox:
+) -> FullSandbox:
     """Return a running sandbox. Use it in a ``with`` block, or call its `stop` when it is not needed any more.
 
     Args:
@@ -96,7 +96,7 @@ def open_sandbox(
     if api_key is not None:
         raise ConfigurationError('api_key is the key of a server, and there is none: give url, or set ENCLAVE_URL')
     sandbox = SandboxFactory.create_sandbox(sandbox_type, merged)
-    if not isinstance(sandbox, AgentBackedSandbox):
+    if not isinstance(sandbox, FullSandbox):
         raise ConfigurationError(f'open_sandbox makes no {type(sandbox).__name__}; use SandboxFactory.create_sandbox')
     sandbox.start()
     return sandbox
@@ -118,7 +118,7 @@ def _open_remote(
     sandbox_type: SandboxType | str | None,
     config: SandboxConfig | Mapping[str, Any] | None,
     idle_timeout: float | None,
-) -> AgentBackedSandbox:
+) -> FullSandbox:
     from enclave.managers.http import HttpSandboxManager
 
     base_url = address if '://' in address else f'http://{address}'

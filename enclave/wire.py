@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from enclave.errors import InvalidArgumentError
 from enclave.suggest import did_you_mean
@@ -233,8 +233,13 @@ def _union_factory(cls: Any, made: cattrs.Converter) -> Hook:
     return structure
 
 
+def _omitted(cls: Any) -> dict[str, Any]:
+    """Return what leaves out the ``local_fields`` of a class: they do not travel, and nobody elsewhere can set them."""
+    return {name: override(omit=True) for name in getattr(_origin(cls), 'local_fields', ())}
+
+
 def _attrs_factory(cls: Any, made: cattrs.Converter) -> Hook:
-    structure = make_dict_structure_fn(cls, made, _cattrs_forbid_extra_keys=True)
+    structure = make_dict_structure_fn(cls, made, _cattrs_forbid_extra_keys=True, **_omitted(cls))
 
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, _origin(cls)):
@@ -244,6 +249,14 @@ def _attrs_factory(cls: Any, made: cattrs.Converter) -> Hook:
         return structure(value, cls)
 
     return hook
+
+
+def _sparse_factory(cls: Any, made: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
+    """A class that says ``omits_defaults`` travels without the fields that have their default values."""
+    unstructure: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(
+        cls, made, _cattrs_omit_if_default=True, **_omitted(cls)
+    )
+    return unstructure
 
 
 @lru_cache(maxsize=1)
@@ -265,6 +278,7 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook(float, _structure_float)
     made.register_structure_hook(bytes, _structure_bytes)
     made.register_structure_hook(datetime, _structure_datetime)
+    made.register_unstructure_hook_factory(lambda cls: getattr(cls, 'omits_defaults', False))(_sparse_factory)
     made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode('ascii'))
     made.register_unstructure_hook(datetime, lambda value: value.isoformat())
     made.register_unstructure_hook(Enum, lambda value: value.value)
@@ -328,7 +342,8 @@ def _problem(failure: BaseException, path: str) -> str:
 
 def _unknown_keys(failure: cattrs.ForbiddenExtraKeysError, path: str, missing: list[str]) -> str:
     """Return what is wrong with keys that a class does not have; ``missing`` are those that it has and that were not given."""
-    known = [field.name for field in attrs.fields(failure.cl) if field.init]
+    local = getattr(failure.cl, 'local_fields', ())
+    known = [field.name for field in attrs.fields(failure.cl) if field.init and field.name not in local]
     extra = sorted(map(str, failure.extra_fields))
     hints = (did_you_mean(name, known, missing=missing, is_only=len(extra) == 1) for name in extra)
     text = '; '.join(f'unknown key {name!r} ({hint})' for name, hint in zip(extra, hints, strict=True))

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('images/*.md'))]
+DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted(ROOT.glob('docs/**/*.md')), *sorted(ROOT.glob('images/*.md'))]
 EXAMPLES = sorted(ROOT.glob('examples/*.py'))
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+OUTPUT = re.compile(r'\s*^```text\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+"""A block of text right after a program is what that prints; three dots stand for anything."""
 LINK = re.compile(r'\[[^\]]+\]\((?!https?:|#|mailto:)([^)#]+)')
+OWN_LINK = re.compile(r'https://github\.com/modelscope/ms-enclave/(?:blob|tree)/main/([^)#\s]+)')
 ENVIRONMENT = {
     **os.environ,
     'PYTHONPATH': str(ROOT),
@@ -28,13 +31,19 @@ class Block(NamedTuple):
     number: int
     language: str
     text: str
+    output: str | None = None
 
     def __str__(self) -> str:
         return f'{self.document}-{self.number}-{self.language}'
 
 
+def _output_after(path: Path, match: re.Match[str]) -> str | None:
+    found = OUTPUT.match(path.read_text(), match.end()) if match[1] in ('python', 'bash') else None
+    return None if found is None else found[1]
+
+
 BLOCKS = [
-    Block(str(path.relative_to(ROOT)), number, match[1], match[2])
+    Block(str(path.relative_to(ROOT)), number, match[1], match[2], _output_after(path, match))
     for path in DOCUMENTS
     for number, match in enumerate(FENCE.finditer(path.read_text()), 1)
 ]
@@ -76,6 +85,7 @@ def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert 'Warning' not in done.stderr
+    assert_printed(block, done.stdout)
 
 
 @pytest.mark.parametrize('block', runnable('bash'))
@@ -92,16 +102,28 @@ def test_bash_blocks_run(block: Block, tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+    assert_printed(block, done.stdout)
+
+
+def assert_printed(block: Block, printed: str) -> None:
+    """Check that a program printed what the document shows."""
+    if block.output is not None:
+        pattern = re.escape(block.output.rstrip()).replace(re.escape('...'), r'[^\0]*')
+        assert re.fullmatch(pattern, printed.rstrip()), f'printed:\n{printed}\nshown:\n{block.output}'
 
 
 @pytest.mark.parametrize('block', of('toml'), ids=str)
-def test_toml_blocks_are_policies(block: Block, tmp_path: Path) -> None:
+def test_toml_blocks_are_policies_and_settings(block: Block, tmp_path: Path) -> None:
+    from enclave.server.adapters.e2b import E2BSettings
     from enclave.server.policy import Policy
 
     path = tmp_path / 'policy.toml'
     path.write_text(block.text)
 
-    assert Policy.from_file(path) != Policy()
+    if block.document == 'docs/e2b.md':
+        assert E2BSettings.read(path) != E2BSettings()
+    else:
+        assert Policy.from_file(path) != Policy()
 
 
 @pytest.mark.parametrize('block', of('json'), ids=str)
@@ -119,6 +141,12 @@ COMMAND = re.compile(r'(?:^|[|;(]\s*)(ms-enclave|make)((?: [a-z]+\b(?![-./*:=]))
 GROUPS = ('images', 'mcp', 'notebook', 'pool')
 
 
+INSTALL = re.compile(r"pip install '?(?:\.|ms-enclave)(?:\[([\w,-]+)\])?(?:>=2\.0)?'?")
+EXTRAS = set(
+    re.findall(r'^([a-z-]+) =$', (ROOT / 'setup.cfg').read_text().partition('extras_require]')[2], re.MULTILINE)
+)
+
+
 @pytest.mark.parametrize('block', of('console'), ids=str)
 def test_console_blocks_hold_commands_that_exist(block: Block) -> None:
     """They are what a person types; running them here would set up the machine again or need one's own files.
@@ -127,6 +155,9 @@ def test_console_blocks_hold_commands_that_exist(block: Block) -> None:
     """
     for line in block.text.splitlines():
         shown = line.partition('  #')[0]
+        if installed := INSTALL.fullmatch(shown.strip()):
+            assert set(filter(None, (installed[1] or '').split(','))) <= EXTRAS, line
+            continue
         found = COMMAND.findall(shown)
         assert found or shown.startswith('export '), f'{line!r}: other commands go into a bash block, which is run'
         for program, words in found:
@@ -148,6 +179,24 @@ def test_links_lead_somewhere(document: Path) -> None:
     missing = [target for target in LINK.findall(document.read_text()) if not (document.parent / target).exists()]
 
     assert missing == []
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_to_this_project_lead_somewhere(document: Path) -> None:
+    missing = [target for target in OWN_LINK.findall(document.read_text()) if not (ROOT / target).exists()]
+
+    assert missing == []
+
+
+def test_the_readme_is_whole_on_its_own() -> None:
+    """A package index shows it without the repository: its links are absolute. Each program in it says what it prints."""
+    text = (ROOT / 'README.md').read_text()
+
+    assert LINK.findall(text) == []
+    assert [str(block) for block in of('python') if block.document == 'README.md' and block.output is None] == []
+    assert 'make demo\nmake test\n' in text
+    hello = text.index('enclave.run_code(')
+    assert text[:hello].count('\n') <= 24, 'the first output comes on the first screen'
 
 
 @pytest.mark.docker

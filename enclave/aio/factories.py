@@ -43,7 +43,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
     _proxy_registry: ClassVar[ProxyRegistry]
 
     @classmethod
-    def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Any]) -> None:
+    def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Any], **described: Any) -> None:
         """Register a class for a kind, in the place of any that is there: a subclass of a proxy, or a blocking class.
 
         Raises:
@@ -51,7 +51,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
         """
         if isinstance(sandbox_class, type) and issubclass(sandbox_class, Sandbox):
             sandbox_class = blocking_class_of(sandbox_class)
-        sandboxes.SandboxFactory.register_sandbox(sandbox_type, sandbox_class)
+        sandboxes.SandboxFactory.register_sandbox(sandbox_type, sandbox_class, **described)
 
     @classmethod
     def get_sandbox_class(cls, sandbox_type: SandboxType | str) -> type[S]:
@@ -137,11 +137,11 @@ class SandboxFactory(
     _proxy_registry: ClassVar[ProxyRegistry] = Sandbox._proxy_registry
 
 
-def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:
-    """Return a class decorator that registers a sandbox class for a kind."""
+def register_sandbox(sandbox_type: SandboxType | str, **described: Any) -> Callable[[K], K]:
+    """Return a class decorator that registers a sandbox class for a kind; see the blocking factory."""
 
     def register(sandbox_class: K) -> K:
-        SandboxFactory.register_sandbox(sandbox_type, sandbox_class)
+        SandboxFactory.register_sandbox(sandbox_type, sandbox_class, **described)
         return sandbox_class
 
     return register

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
-from enclave.aio.proxies import AsyncProxy, Forwarded, entered, run, to_async, to_async_as
+from enclave.aio.proxies import AsyncProxy, Forwarded, entered, run, streamed, to_async, to_async_as
 from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, kill, with_own_words
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus
@@ -67,6 +67,7 @@ class SandboxManager(AsyncProxy):
     renew = to_async(base.SandboxManager.renew)
     open = entered(Sandbox, base.SandboxManager.open)
     execute_tool = to_async(base.SandboxManager.execute_tool)
+    perform = to_async(base.SandboxManager.perform)
     get_sandbox_tools = to_async(base.SandboxManager.get_sandbox_tools)
     tool_schemas = to_async(base.SandboxManager.tool_schemas)
     execute_tool_call = to_async(base.SandboxManager.execute_tool_call)
@@ -84,6 +85,8 @@ class SandboxManager(AsyncProxy):
     lease = entered(Sandbox, base.SandboxManager.lease)
     execute_tool_in_pool = to_async(base.SandboxManager.execute_tool_in_pool)
     run_code = to_async(base.SandboxManager.run_code)  # type: ignore[arg-type]
+    run_many = streamed(base.SandboxManager.run_many)
+    map = streamed(base.SandboxManager.map)
     run_code_in_pool = to_async(base.SandboxManager.run_code_in_pool)  # type: ignore[arg-type]
     get_stats = to_async(base.SandboxManager.get_stats)
     health_check = to_async(base.SandboxManager.health_check)

@@ -21,13 +21,14 @@ from enclave.sandboxes.notebook import sandbox as notebook_sandbox
 class NotebookSandbox(AgentBackedSandbox):
     """A sandbox with Jupyter kernels. See `enclave.sandboxes.notebook.sandbox.NotebookSandbox`.
 
-    Callbacks (``on_output``) are called on the thread that makes the call, not on the event loop's.
+    Callbacks (``on_output``, ``on_input``) are called on the thread that makes the call, not on the event loop's.
     """
 
     _home: ClassVar[tuple[str, str]] = (notebook_sandbox.__name__, 'NotebookSandbox')
 
     execute_cell = to_async(notebook_sandbox.NotebookSandbox.execute_cell)
     stream_cell = streamed(notebook_sandbox.NotebookSandbox.stream_cell)
+    answer_input = to_async(notebook_sandbox.NotebookSandbox.answer_input)
     create_kernel = to_async(notebook_sandbox.NotebookSandbox.create_kernel)
     delete_kernel = to_async(notebook_sandbox.NotebookSandbox.delete_kernel)
     list_kernels = to_async(notebook_sandbox.NotebookSandbox.list_kernels)
@@ -75,9 +76,12 @@ class NotebookDocument(AsyncProxy):
     _home: ClassVar[tuple[str, str]] = (document.__name__, 'NotebookDocument')
 
     node: Forwarded[Any] = Forwarded('The notebook as nbformat holds it.')
+    repairs: Forwarded[list[str]] = Forwarded('What had to be repaired in the file that was read.')
     code_cells: Forwarded[list[tuple[int, str]]] = Forwarded('Index and source of the cells with code.')
+    cells_to_run: Forwarded[list[tuple[int, str]]] = Forwarded('Those that `run` runs.')
     kernel_name: Forwarded[str] = Forwarded("The kind of kernel that the notebook asks for, or ''.")
     is_python: Forwarded[bool] = Forwarded("Whether it is Python's.")
+    language: Forwarded[str] = Forwarded("The language that it says it is in, or ''.")
 
     def __init__(self, node: Any = None) -> None:
         self._blocking = document.NotebookDocument() if node is None else document.NotebookDocument(node)
@@ -98,4 +102,5 @@ class NotebookDocument(AsyncProxy):
     add = to_async(document.NotebookDocument.add)
     run_cell = to_async(document.NotebookDocument.run_cell)
     run = to_async(document.NotebookDocument.run)
+    set_parameters = to_async(document.NotebookDocument.set_parameters)
     is_tolerated = to_async(document.NotebookDocument.is_tolerated)

@@ -168,12 +168,14 @@ class Sandbox(AsyncProxy):
     add_tool = to_async(base.Sandbox.add_tool)
     list_tools = to_async(base.Sandbox.list_tools)
     get_available_tools = to_async(base.Sandbox.get_available_tools)
+    perform = to_async(base.Sandbox.perform)
     tool_schemas = to_async(base.Sandbox.tool_schemas)
     execute_tool_call = to_async(base.Sandbox.execute_tool_call)
     execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)
     execute_command = to_async(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
     run_script = to_async(base.Sandbox.run_script)
     run_code = to_async(base.Sandbox.run_code)
+    run_many = streamed(base.Sandbox.run_many)
 
     async def __aenter__(self: S) -> S:
         try:

@@ -15,7 +15,6 @@ from typing import Any
 from enclave.aio.proxies import ProxyRegistry, run
 from enclave.aio.sandboxes import AgentBackedSandbox, Sandbox
 from enclave.config import SandboxConfig
-from enclave.enums import SandboxType
 from enclave.sandboxes import choice, registry
 
 Config = SandboxConfig | Mapping[str, Any] | None
@@ -27,7 +26,9 @@ def create_undecided(proxy_registry: ProxyRegistry, config: Config, sandbox_id: 
     Raises:
         ConfigurationError: The configuration is wrong for every kind.
     """
-    provisional = registry.SandboxFactory.create_sandbox(choice.fit_for(SandboxType.DOCKER, config), config, sandbox_id)
+    provisional = registry.SandboxFactory.create_sandbox(
+        choice.fit_for(choice.default_type(), config), config, sandbox_id
+    )
     general: Any = proxy_registry.find(AgentBackedSandbox._blocking_class()) or AgentBackedSandbox
     proxy: Sandbox = _undecided_class(general)._over(provisional)
     proxy.__dict__.update(_proxy_registry=proxy_registry, _given=config)

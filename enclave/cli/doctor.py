@@ -20,6 +20,7 @@ def doctor(base_url: str | None, as_json: bool) -> None:
     The exit code is 0 when code can run in a sandbox of some kind, 1 otherwise.
     """
     from enclave.doctor import examine
+    from enclave.sandboxes.kinds import KINDS
 
     found = examine(base_url)
     if as_json:
@@ -33,7 +34,8 @@ def doctor(base_url: str | None, as_json: bool) -> None:
             click.echo(f'{"":>4}  {"":<{width}}  -> {each.remedy}')
     if found.can_run:
         click.echo(f'Code can run here in sandboxes of {" and ".join(found.backends)}.')
-    if 'docker' not in found.backends:
+    first = KINDS.ranked()[0].name
+    if first not in found.backends:
         needed = ', '.join(each.name for each in found.checks if each.required and each.status in ('failed', 'skipped'))
-        click.echo(f'{"Docker" if found.can_run else "No code can run here yet. Docker"} lacks: {needed}.')
+        click.echo(f'{"" if found.can_run else "No code can run here yet. "}{first.capitalize()} lacks: {needed}.')
     sys.exit(0 if found.can_run else 1)

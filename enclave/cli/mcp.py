@@ -140,18 +140,12 @@ def _serve_stdio(
 def has_kernels(sandbox_type: str | None, config: dict[str, Any]) -> bool:
     """Return whether a sandbox with Jupyter kernels can be made here without fetching or building anything."""
     from enclave.sandboxes.choice import choose_for, notebook_type
+    from enclave.sandboxes.kinds import get_kind
 
     try:
         kind = notebook_type(sandbox_type or str(choose_for(config or None).sandbox_type))
-        if kind.startswith('docker'):
-            from enclave.sandboxes.docker.engine import get_engine
-            from enclave.sandboxes.docker.images import find_image
-            from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
-
-            return 'image' not in config and find_image(get_engine(), DockerNotebookConfig().image) is not None
-        import importlib.util
-
-        return kind.endswith('notebook') and importlib.util.find_spec('ipykernel') is not None
+        found = get_kind(kind)
+        return found.is_notebook and 'image' not in config and found.look_for_missing(config) is None
     except EnclaveError:
         return False
 

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 import click
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
-from enclave.cli.options import json_option, make_config, network_option, parse_files, place_options
-from enclave.cli.output import echo_error, echo_json, progress
+from enclave.cli.options import DEFAULT_KIND, json_option, make_config, network_option, parse_files, place_options
+from enclave.cli.output import echo_error, echo_json
 from enclave.cli.place import Place, choose_kind, tell_kind
 from enclave.cli.relay import endings_as_cancel, endings_as_exit
 from enclave.cli.run import put_files
-from enclave.enums import SandboxType
 from enclave.rendering import strip_escape_codes
 
 F = TypeVar('F', bound=Callable[..., Any])
@@ -29,12 +28,12 @@ _OPTIONS: dict[str, Any] = {
         '--type',
         'sandbox_type',
         metavar='KIND',
-        help='The kind of sandbox: docker or bubblewrap.  [default: docker if an engine answers, else bubblewrap]',
+        help=f'The kind of sandbox.  [env: ENCLAVE_TYPE; default: {DEFAULT_KIND}]',
     ),
     'image': click.option(
         '--image',
         metavar='NAME',
-        help='An image with ipykernel, for docker.  [default: one of our own, built if missing]',
+        help='An image with ipykernel, for kinds that have images.  [default: one of our own, built if missing]',
     ),
     'memory': click.option(
         '-m', '--memory', metavar='SIZE', help="Memory limit, like 512m or 2g; 'none' for no limit.  [default: 1g]"
@@ -97,8 +96,6 @@ def open_notebook(
         choice = choose_kind(config, quiet=quiet, notebook=True)
         sandbox_type = str(choice.sandbox_type)
     kind = _find_kind(sandbox_type, config)
-    if kind == SandboxType.DOCKER_NOTEBOOK and not place.is_remote:
-        _have_image(config, quiet=quiet)
     with place.open(kind, config, quiet=quiet) as sandbox:
         if choice is not None:
             sandbox.metadata['chosen_because'] = choice.reason
@@ -107,33 +104,11 @@ def open_notebook(
 
 def _find_kind(sandbox_type: str | None, config: dict[str, Any]) -> str | None:
     """Return the kind to ask for; None leaves it to a server, which can tell that a notebook is wanted."""
-    from enclave.sandboxes.choice import is_for_notebooks, notebook_type
+    from enclave.sandboxes.choice import default_type, is_for_notebooks, notebook_type
 
     if sandbox_type is not None:
         return notebook_type(sandbox_type)
-    return None if is_for_notebooks(config) else str(SandboxType.DOCKER_NOTEBOOK)
-
-
-def _have_image(config: dict[str, Any], *, quiet: bool) -> None:
-    """Build the image by our recipe if this machine's engine lacks it, and show how that goes."""
-    if config.get('pull', 'missing') != 'missing':
-        return
-    from enclave.sandboxes.docker.build import build_image
-    from enclave.sandboxes.docker.engine import get_engine
-    from enclave.sandboxes.docker.images import find_image, find_recipe
-    from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
-
-    engine, name = get_engine(), config.get('image', NOTEBOOK_IMAGE)
-    recipe = find_recipe(name)
-    if recipe is None or not recipe.base or find_image(engine, name) is not None:
-        return
-    with progress(f'Building {name}', quiet=quiet) as report:
-        build_image(
-            engine,
-            recipe,
-            tag=name,
-            progress=lambda step: report(step.message, step.done_bytes, step.total_bytes),
-        )
+    return None if is_for_notebooks(config) else notebook_type(default_type())
 
 
 @click.group()

@@ -53,10 +53,12 @@ def _find_place(url: str | None, api_key: str | None, local: bool) -> Place:
     return LocalPlace() if local or not url else RemotePlace(url, api_key)
 
 
+DEFAULT_KIND = 'the first that works here, as `ms-enclave doctor` says'
+
 network_option = click.option(
     '--network/--no-network',
     default=None,
-    help="With a network, or none at all; bubblewrap's is this machine's own.  [default: with, for docker]",
+    help="With a network, or none at all; that of some kinds is this machine's own.  [default: as the kind has it]",
 )
 _SANDBOX_OPTIONS: dict[str, Any] = {
     'sandbox_type': click.option(
@@ -64,7 +66,7 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
         'sandbox_type',
         metavar='KIND',
         envvar='ENCLAVE_TYPE',
-        help='The kind of sandbox.  [env: ENCLAVE_TYPE; default: docker if an engine answers, else bubblewrap]',
+        help=f'The kind of sandbox.  [env: ENCLAVE_TYPE; default: {DEFAULT_KIND}]',
     ),
     'image': click.option('--image', metavar='NAME', help='The image it is made from.  [default: python:3.11-slim]'),
     'memory': click.option(

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from enclave.cli.output import progress, visible
-from enclave.errors import ImageNotFoundError, InvalidArgumentError, SandboxNotFoundError
+from enclave.errors import InvalidArgumentError, SandboxNotFoundError
 from enclave.records import SandboxInfo
 
 if TYPE_CHECKING:
     from enclave.managers.http import HttpSandboxManager
     from enclave.sandboxes.choice import Choice
+    from enclave.sandboxes.kinds import Inventory
 
 P = TypeVar('P', bound='Place')
 
@@ -102,11 +103,12 @@ class Place(ABC):
 
 
 def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = False) -> Choice:
-    """Return the kind of sandbox to make on this machine; one without an engine is told with the reason, unless ``quiet``."""
-    from enclave.sandboxes.choice import choose_for
+    """Return the kind of sandbox to make on this machine; one that is not the usual is reported with the reason, unless
+    ``quiet``."""
+    from enclave.sandboxes.choice import choose_for, default_type, notebook_type
 
     choice = choose_for(config, notebook=notebook)
-    if not choice.sandbox_type.startswith('docker') and not quiet:
+    if choice.sandbox_type not in (default_type(), notebook_type(default_type())) and not quiet:
         click.echo(
             f'ms-enclave: a {choice.sandbox_type} sandbox, since {visible(choice.brief or choice.reason)}', err=True
         )
@@ -126,40 +128,41 @@ class LocalPlace(Place):
     @property
     def where(self) -> str:
         """The engine's address."""
-        from enclave.sandboxes.docker.engine import get_engine
+        return ' and '.join(inventory.where for inventory in self._inventories())
 
-        return f'on the engine at {get_engine().address}'
+    @staticmethod
+    def _inventories() -> list[Inventory]:
+        from enclave.sandboxes.kinds import KINDS, load
+
+        return [load(kind.inventory)() for kind in KINDS.all() if kind.inventory is not None]
+
+    def _inventory_of(self, sandbox_id: str) -> Inventory:
+        """Return the inventory that has a sandbox; of several that do not, the first, which says so."""
+        inventories = self._inventories()
+        if len(inventories) > 1:
+            for each in inventories:
+                if any(info.id == sandbox_id for info in each.list()):
+                    return each
+        return inventories[0]
 
     @contextlib.contextmanager
     def open(self, sandbox_type: str | None, config: Mapping[str, Any], *, quiet: bool = False) -> Iterator[Any]:
-        """See `Place.open`; an image that is missing is pulled with progress shown."""
+        """See `Place.open`; what is missing on this machine is fetched first, with progress shown."""
+        from enclave.sandboxes.kinds import get_kind
         from enclave.sandboxes.registry import SandboxFactory
 
         choice = None
         if not sandbox_type:
             choice = choose_kind(config, quiet=quiet)
             sandbox_type = str(choice.sandbox_type)
-        pulls = sandbox_type.startswith('docker') and config.get('pull', 'missing') == 'missing'
-        sandbox = SandboxFactory.create_sandbox(sandbox_type, {**config, 'pull': 'never'} if pulls else config)
+        sandbox = SandboxFactory.create_sandbox(sandbox_type, config)
         if choice is not None:
             sandbox.metadata['chosen_because'] = choice.reason
-        try:
-            sandbox.start()
-        except ImageNotFoundError:
-            if not pulls:
-                raise
-            from enclave.sandboxes.docker.engine import get_engine
-            from enclave.sandboxes.docker.images import ensure_image
-
-            name = getattr(sandbox.config, 'image', '')
-            with progress(f'Pulling {name}', quiet=quiet) as report:
-                ensure_image(
-                    get_engine(),
-                    name,
-                    platform=config.get('platform'),
-                    progress=lambda step: report(step.message, step.done_bytes, step.total_bytes),
-                )
-            sandbox.start()
+        missing = get_kind(sandbox_type).look_for_missing(config)
+        if missing is not None:
+            with progress(missing.title, quiet=quiet) as report:
+                missing.get(report)
+        sandbox.start()
         try:
             yield sandbox
         finally:
@@ -167,37 +170,25 @@ class LocalPlace(Place):
 
     def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
         """See `Place.attach`."""
-        from enclave.sandboxes.docker.attach import attach_sandbox
-
-        return attach_sandbox(self.find_id(sandbox_id))
+        found = self.find_id(sandbox_id)
+        return self._inventory_of(found).attach(found)
 
     def list_sandboxes(self) -> list[SandboxInfo]:
         """See `Place.list_sandboxes`; the sandboxes of all processes."""
-        from enclave.sandboxes.docker.engine import get_engine
-        from enclave.sandboxes.docker.inventory import list_sandboxes
-
-        return list_sandboxes(get_engine())
+        return [info for inventory in self._inventories() for info in inventory.list()]
 
     def get_info(self, sandbox_id: str) -> SandboxInfo:
         """See `Place.get_info`."""
-        from enclave.sandboxes.docker.engine import get_engine
-        from enclave.sandboxes.docker.inventory import describe_sandbox
-
-        return describe_sandbox(get_engine(), self.find_id(sandbox_id))
+        found = self.find_id(sandbox_id)
+        return self._inventory_of(found).describe(found)
 
     def stop(self, sandbox_id: str) -> None:
         """See `Place.stop`."""
-        from enclave.sandboxes.docker.engine import get_engine
-        from enclave.sandboxes.docker.inventory import stop_sandbox
-
-        stop_sandbox(get_engine(), sandbox_id)
+        self._inventory_of(sandbox_id).stop(sandbox_id)
 
     def remove(self, sandbox_id: str) -> None:
         """See `Place.remove`."""
-        from enclave.sandboxes.docker.engine import get_engine
-        from enclave.sandboxes.docker.inventory import remove_sandbox
-
-        remove_sandbox(get_engine(), sandbox_id)
+        self._inventory_of(sandbox_id).remove(sandbox_id)
 
 
 class RemotePlace(Place):

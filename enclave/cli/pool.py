@@ -6,29 +6,25 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from attrs import frozen
 
 from enclave.cli.options import json_option, parse_value, place_options, sandbox_options
-from enclave.cli.output import echo_json, print_table, progress, visible
+from enclave.cli.output import echo_json, progress, visible
 from enclave.cli.place import Place, RemotePlace
+from enclave.cli.pool_cases import Case, find_cases, languages_by_suffix
+from enclave.cli.pool_report import Outcome, print_report, write_report
 from enclave.cli.relay import endings_as_exit
 from enclave.cli.stats import print_pools
-from enclave.enums import ExecutionStatus
 from enclave.errors import EnclaveError, PoolError
-from enclave.records import ToolResult
+from enclave.languages.values import COMPARISONS
 
 if TYPE_CHECKING:
     from enclave.managers.base import SandboxManager
-
-TOOLS = {'.py': ('python_executor', 'code'), '.sh': ('shell_executor', 'command')}
-"""``{a file's ending: (the tool that runs it, the parameter for its text)}``."""
-_SHOWN_OUTPUT = 60
 
 
 @click.group()
@@ -133,23 +129,6 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
     return name, value if name in ('code', 'command', 'content') else parse_value(value)
 
 
-@frozen
-class _Outcome:
-    """What became of one program; ``problem`` is why there is no result."""
-
-    path: Path
-    result: ToolResult | None
-    problem: str | None = None
-
-    @property
-    def status(self) -> str:
-        return str(self.result.status) if self.result is not None else 'failed'
-
-    def as_json(self) -> dict[str, Any]:
-        record = None if self.result is None else self.result.model_dump(mode='json')
-        return {'path': str(self.path), 'status': self.status, 'result': record, 'problem': self.problem}
-
-
 @pool.command()
 @click.argument('paths', nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar='PATH...')
 @click.option(
@@ -165,7 +144,24 @@ class _Outcome:
     help='How long each may run.',
 )
 @click.option(
-    '--fresh', is_flag=True, help='A new sandbox for each program, not one that others have used. Local only.'
+    '--compare',
+    type=click.Choice(COMPARISONS),
+    default='lines',
+    show_default=True,
+    help='How an output is compared with the one expected.',
+)
+@click.option(
+    '--report',
+    'reports',
+    multiple=True,
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar='FILE',
+    help='Write a report: JUnit XML if FILE ends in .xml, else JSON. Repeatable.',
+)
+@click.option(
+    '--fresh/--reuse',
+    default=None,
+    help='A new sandbox for each program, or one that others have used. Local only.  [default: fresh]',
 )
 @sandbox_options
 @place_options
@@ -174,68 +170,60 @@ def run(
     paths: tuple[Path, ...],
     size: int,
     timeout: float,
-    fresh: bool,
+    compare: str,
+    reports: tuple[Path, ...],
+    fresh: bool | None,
     sandbox_type: str | None,
     config: dict[str, Any],
     place: Place,
     as_json: bool,
 ) -> None:
-    """Run many programs over a pool: the .py and .sh files among PATHS, and below the directories among them.
+    """Run many programs over a pool: the files among PATHS, and below the directories among them, in any known language.
 
-    Each gets nothing on standard input. Sandboxes are used again, with the files that programs before left, unless --fresh.
-    On a server, its first pool is used, or one is made. The exit code is 0 when all ended with 0, else 1. With --json, each
-    line is one program's outcome, printed as it ends.
+    A program reads what is beside it in a file of its name that ends in .in, and should print what is in the one that ends
+    in .out; of several, NAME.small.in and NAME.large.in, each is a run of its own. A PATH that ends in .jsonl has a run on each
+    line: {"id", "code" or "path", "language", "stdin", "expected_output", ...}.
+
+    Each runs in a sandbox that no other has been in, unless --reuse. On a server, its first pool is used, or one is made. The
+    exit code is 0 when all ended with 0 and printed what they should, else 1. With --json, each line is one outcome, printed as
+    it ends.
 
     \b
     Examples:
       ms-enclave pool run solutions/ --size 8 -t 10 --no-network
       ms-enclave pool run *.py --json > outcomes.jsonl
+      ms-enclave pool run tasks.jsonl --compare floats --report report.xml
     """
-    programs = _find_programs(paths)
-    if not programs:
-        raise click.UsageError(f'There are no {" or ".join(TOOLS)} files in what was named.')
-    if fresh and place.is_remote:
+    cases = find_cases(paths, timeout, compare)
+    if not cases:
+        endings = ', '.join(sorted(languages_by_suffix()))
+        raise click.UsageError(f'There are no programs in what was named. They are files that end in {endings}.')
+    if fresh is not None and place.is_remote:
         raise click.UsageError("--fresh is about a pool of this machine; a server's pool has a policy of its own.")
+    size = min(size, len(cases))
     began = time.monotonic()
-    outcomes: list[_Outcome] = []
+    outcomes: list[Outcome] = []
 
     with (
         endings_as_exit(),
         place,
-        _pool_manager(place, size, fresh, sandbox_type, config, quiet=as_json) as manager,
-        progress(f'Running {len(programs)} programs', quiet=as_json) as report,
+        _pool_manager(place, size, fresh is not False, sandbox_type, config, quiet=as_json) as manager,
+        progress(f'Running {len(cases)} programs', quiet=as_json) as report,
     ):
-        for outcome in _run_all(manager, programs, size, timeout):
+        for outcome in _run_all(manager, cases, size):
             outcomes.append(outcome)
             if as_json:
-                click.echo(json.dumps(outcome.as_json(), ensure_ascii=False))
-            report(f'{len(outcomes)} of {len(programs)}  {visible(outcome.path)}', len(outcomes), len(programs))
-    failed = sum(1 for each in outcomes if each.status != ExecutionStatus.SUCCESS)
+                line = json.dumps(outcome.as_json(), ensure_ascii=False)
+                click.echo(line.encode('utf-8', 'backslashreplace').decode('utf-8'))
+            report(f'{len(outcomes)} of {len(cases)}  {visible(outcome.case.label)}', len(outcomes), len(cases))
+    seconds = time.monotonic() - began
+    order = {id(case): number for number, case in enumerate(cases)}
+    outcomes.sort(key=lambda each: order[id(each.case)])
+    for path in reports:
+        write_report(outcomes, seconds, path)
     if not as_json:
-        outcomes.sort(key=lambda each: each.path)
-        print_table(('PROGRAM', 'STATUS', 'EXIT', 'SECONDS', 'LAST OUTPUT'), [_row(each) for each in outcomes])
-        seconds = time.monotonic() - began
-        click.echo(f'{len(outcomes) - failed} succeeded, {failed} did not, in {seconds:.1f} s', err=True)
-    raise click.exceptions.Exit(1 if failed else 0)
-
-
-def _row(outcome: _Outcome) -> tuple[Any, ...]:
-    result = outcome.result
-    if result is None:
-        return (outcome.path, outcome.status, '', '', outcome.problem)
-    lines = str(result.error or result.output or '').strip().splitlines() or ['']
-    seconds = '' if result.execution_time is None else f'{result.execution_time:.2f}'
-    return (outcome.path, outcome.status, result.exit_code, seconds, lines[-1][:_SHOWN_OUTPUT])
-
-
-def _find_programs(paths: Sequence[Path]) -> list[Path]:
-    found: dict[Path, None] = {}
-    for path in paths:
-        inside = sorted(path.rglob('*')) if path.is_dir() else [path]
-        for each in inside:
-            if each.suffix in TOOLS and each.is_file():
-                found[each] = None
-    return list(found)
+        print_report(outcomes, seconds)
+    raise click.exceptions.Exit(0 if all(each.success for each in outcomes) else 1)
 
 
 @contextlib.contextmanager
@@ -258,15 +246,15 @@ def _pool_manager(
         yield manager
 
 
-def _run_all(manager: SandboxManager, programs: Sequence[Path], size: int, timeout: float) -> Iterator[_Outcome]:
+def _run_all(manager: SandboxManager, cases: Sequence[Case], size: int) -> Iterator[Outcome]:
     """Yield outcomes as programs end; no more programs are under way than there are sandboxes."""
-    waiting = iter(programs)
-    running: set[Future[_Outcome]] = set()
+    waiting = iter(cases)
+    running: set[Future[Outcome]] = set()
     with ThreadPoolExecutor(size, thread_name_prefix='enclave-cli-pool') as workers:
         try:
             while True:
-                while len(running) < size and (path := next(waiting, None)) is not None:
-                    running.add(workers.submit(_run_one, manager.execute_tool_in_pool, path, timeout))
+                while len(running) < size and (case := next(waiting, None)) is not None:
+                    running.add(workers.submit(_run_one, manager, case))
                 if not running:
                     return
                 done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -278,13 +266,13 @@ def _run_all(manager: SandboxManager, programs: Sequence[Path], size: int, timeo
             raise
 
 
-def _run_one(execute: Callable[..., ToolResult], path: Path, timeout: float) -> _Outcome:
-    tool, parameter = TOOLS[path.suffix]
+def _run_one(manager: SandboxManager, case: Case) -> Outcome:
+    if case.request is None:
+        return Outcome(case, None, case.problem)
     try:
-        text = path.read_text('utf-8')
-        return _Outcome(path, execute(tool, {parameter: text, 'timeout': timeout}))
-    except (EnclaveError, OSError, UnicodeDecodeError) as error:
-        return _Outcome(path, None, str(error))
+        return Outcome(case, manager.run_code_in_pool(case.request))
+    except EnclaveError as error:
+        return Outcome(case, None, str(error))
 
 
 def _server(place: Place, verb: str) -> SandboxManager:

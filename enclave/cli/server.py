@@ -17,6 +17,7 @@ from enclave.cli.pool import with_tools
 from enclave.cli.relay import endings_as_exit
 
 if TYPE_CHECKING:
+    from enclave.server.adapters.e2b import E2BSettings
     from enclave.server.serve import SandboxServer
 
 DEFAULT_IDLE_SECONDS = 3600.0
@@ -46,6 +47,24 @@ DEFAULT_IDLE_SECONDS = 3600.0
 )
 @click.option(
     '--audit-file', type=click.Path(path_type=Path), metavar='FILE', help='Append a JSON line for every request.'
+)
+@click.option(
+    '--sandbox-fusion',
+    'sandbox_fusion',
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Settings for SandboxFusion's clients (JSON or TOML): sandbox_type, config, pool_size, isolation.",
+)
+@click.option(
+    '--e2b-debug', is_flag=True, help="Listen on the three ports of loopback that E2B's SDK uses under E2B_DEBUG."
+)
+@click.option(
+    '--e2b-domain', metavar='DOMAIN', help="Answer E2B's SDK by the names of a domain, behind a proxy with TLS."
+)
+@click.option(
+    '--e2b-file',
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help="Which sandboxes E2B's templates are, in JSON or TOML.",
 )
 @click.option(
     '--pool-size', type=click.IntRange(min=0), default=0, metavar='N', help='Warm sandboxes to have at the start.'
@@ -106,6 +125,10 @@ def server(
     insecure: bool,
     allowed_hosts: tuple[str, ...],
     audit_file: Path | None,
+    sandbox_fusion: Path | None,
+    e2b_debug: bool,
+    e2b_domain: str | None,
+    e2b_file: Path | None,
     pool_size: int,
     pool_policy: str,
     pool_when_empty: str,
@@ -159,6 +182,8 @@ def server(
         'allowed_hosts': allowed_hosts,
         'audit_file': audit_file,
         'stop_grace': stop_grace,
+        'sandbox_fusion': sandbox_fusion,
+        'e2b': _e2b_settings(e2b_file, e2b_debug, e2b_domain),
     }
     if not pool_size:
         serve(create_server(manager_options, **door), host, port, as_json)
@@ -168,6 +193,14 @@ def server(
         with progress(f'Starting {pool_size} sandboxes', quiet=as_json):
             manager.initialize_pool(pool_size, sandbox_type, with_tools(config, sandbox_type, ()))
         serve(made, host, port, as_json)
+
+
+def _e2b_settings(file: Path | None, debug: bool, domain: str | None) -> E2BSettings:
+    from enclave.server.adapters.e2b import E2BSettings
+
+    found = E2BSettings.read(file)
+    changes = {**({'debug': True} if debug else {}), **({} if domain is None else {'domain': domain})}
+    return found.model_copy(update=changes)
 
 
 def serve(server: SandboxServer, host: str, port: int, as_json: bool) -> None:

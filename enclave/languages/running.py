@@ -88,8 +88,11 @@ class Runner(Protocol):
         """See `Workspace.remove_path`."""
 
 
-def run_program(runner: Runner, request: CodeRequest) -> CodeResult:
+def run_program(runner: Runner, request: CodeRequest, language: Language | None = None) -> CodeResult:
     """Compile and run a program in a sandbox, and return what became of it.
+
+    Args:
+        language: An entry to be used in the place of the table's.
 
     Raises:
         NotRegisteredError: There is no such language.
@@ -97,7 +100,7 @@ def run_program(runner: Runner, request: CodeRequest) -> CodeResult:
         InvalidArgumentError: Something in the request cannot be.
         EnclaveError: The sandbox could not do it; see the errors of its verbs.
     """
-    language = get_language(request.language)
+    language = language or get_language(request.language)
     folder = posixpath.join(RUNS_DIR, f'enclave-run-{os.urandom(8).hex()}')
     plan = language.plan(request.code, folder)
     if plan is None:

@@ -7,7 +7,7 @@ compiling and running apart and, where it can be said, gives a judge's verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from enclave.enums import ExecutionStatus, Verdict
 from enclave.errors import InvalidArgumentError
 from enclave.records import CommandResult, Model
 from enclave.rendering import one_line
+from enclave.verb_requests import Limits as Limits
 
 Comparison = Literal['exact', 'lines', 'tokens', 'floats']
 COMPARISONS: tuple[Comparison, ...] = ('exact', 'lines', 'tokens', 'floats')
@@ -32,25 +33,6 @@ DEFAULT_FETCH_BYTES = 16 << 20
 MOST_FILES = 1000
 PATIENCE = 9.0
 """A program may take so many times its time limit longer, as far as it was ready to run and no processor was free for it."""
-
-
-@frozen(kw_only=True)
-class Limits:
-    """What a sandbox ends a program for, besides its time limit; None is no limit.
-
-    A program that runs under limits is measured, and everything it started ends with it.
-
-    Attributes:
-        cpu_seconds: Processor time of the program and all it started, together.
-        memory_bytes: Memory it has at once, with all it started.
-        output_bytes: What it may write to stdout, and to stderr.
-        patience: How many times the time limit it may wait for a processor beyond that limit.
-    """
-
-    cpu_seconds: float | None = None
-    memory_bytes: int | None = None
-    output_bytes: int | None = None
-    patience: float = 0.0
 
 
 def _as_text(value: Any) -> Any:
@@ -259,6 +241,54 @@ def make_request(code: str | bytes | CodeRequest, **options: Any) -> CodeRequest
             f'{", ".join(given)} must be in the CodeRequest itself; beside a whole request no argument counts'
         )
     return code
+
+
+Program = CodeRequest | str | bytes | Mapping[str, Any]
+"""A request, its fields, or a source in Python."""
+
+
+def as_request(program: Program) -> CodeRequest:
+    """Return a program of a batch as a request.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
+    if isinstance(program, CodeRequest):
+        return program
+    if isinstance(program, Mapping):
+        return CodeRequest.model_validate(dict(program))
+    return CodeRequest(code=program)
+
+
+def request_maker(
+    program: Program | Callable[[Any], Program], language: str = 'python'
+) -> Callable[[Any], CodeRequest]:
+    """Return what makes a request of each item that a program is mapped over.
+
+    A function is given the item. Otherwise the program is the same for all, and an item is its stdin (text or bytes), some
+    fields of a request, or a whole request.
+    """
+    if callable(program) and not isinstance(program, CodeRequest):
+        function = program
+        return lambda item: as_request(function(item))
+    if isinstance(program, (CodeRequest, Mapping)):
+        base = as_request(program)
+    else:
+        base = CodeRequest(code=program, language=language)
+
+    def make(item: Any) -> CodeRequest:
+        if isinstance(item, CodeRequest):
+            return item
+        if isinstance(item, Mapping):
+            return base.model_copy(update=item)
+        if isinstance(item, (str, bytes)):
+            return attrs.evolve(base, stdin=item)
+        raise InvalidArgumentError(
+            f'an item must be the stdin of the program, a dict of fields of its request, or a CodeRequest, not {item!r}; '
+            'for other items give a function in the place of the program'
+        )
+
+    return make
 
 
 _REQUEST_FIELDS = {

@@ -17,26 +17,30 @@ import uuid
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import IO, Any, ClassVar, Literal, TypeVar
+from typing import IO, Any, ClassVar, Literal, TypeVar, cast
 
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
-from enclave.errors import InvalidArgumentError
-from enclave.languages.values import CodeRequest, CodeResult, make_request
+from enclave.errors import InvalidArgumentError, PoolError, UnsupportedError
+from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
 from enclave.managers.config import SandboxManagerConfig
+from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.suggest import did_you_mean
 from enclave.threads import Workers
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
+from enclave.verb_requests import Request
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar('R')
+Item = TypeVar('Item')
 M = TypeVar('M', bound='SandboxManager')
 Config = SandboxConfig | Mapping[str, Any] | None
 Lifetime = float | None | Literal['default']
@@ -62,7 +66,7 @@ _CONTROL = frozenset(
         'list_sandboxes',
     }
 )
-_NOT_SUBMITTED = frozenset({'submit', 'lease', 'open'})
+_NOT_SUBMITTED = frozenset({'submit', 'lease', 'open', 'run_many', 'map'})
 
 
 class CallFuture(Future[R]):
@@ -285,9 +289,29 @@ class SandboxManager(ABC):
             raise AssertionError('unreachable')
         return sandbox
 
+    def _using(self, sandbox_id: str) -> AbstractContextManager[Any]:
+        """Give a sandbox, or what has its verbs, for a call that the block makes. For implementations."""
+        return contextlib.nullcontext(self._existing(sandbox_id))
+
+    def _call_on(self, sandbox_id: str, verb: str, *args: Any, **options: Any) -> Any:
+        with self._using(sandbox_id) as sandbox:
+            method = getattr(sandbox, verb, None)
+            if method is None:
+                raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, has no {verb}')
+            return method(*args, **options)
+
+    def perform(self, sandbox_id: str, request: Request[R]) -> R:
+        """Execute a request (see `enclave.verb_requests`) in a sandbox, whatever its verb is, and return what it gives.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            UnsupportedError: This kind of sandbox has no such verb.
+        """
+        with self._using(sandbox_id) as sandbox:
+            return cast(R, sandbox.perform(request))
+
     # Tools and commands -----------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def execute_tool(
         self,
         sandbox_id: str,
@@ -304,14 +328,16 @@ class SandboxManager(ABC):
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
             ManagerStoppedError: The manager is stopping or stopped.
         """
+        with self._using(sandbox_id) as sandbox:
+            return cast(ToolResult, sandbox.execute_tool(tool_name, parameters, max_chars=max_chars))
 
-    @abstractmethod
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
         """Return a sandbox's tools as ``{name: OpenAI-style function schema}``.
 
         Raises:
             SandboxNotFoundError: No sandbox has the id.
         """
+        return self._existing(sandbox_id).get_available_tools()
 
     def tool_schemas(self, sandbox_id: str, form: SchemaForm = 'openai') -> list[dict[str, Any]]:
         """Return the schemas of a sandbox's tools as a list, in the form that a provider wants; see `Sandbox.tool_schemas`.
@@ -347,7 +373,6 @@ class SandboxManager(ABC):
         answers = [call.execute(run, lambda: self.get_sandbox_tools(sandbox_id), max_chars=max_chars) for call in calls]
         return as_messages(calls, answers)
 
-    @abstractmethod
     def execute_command(
         self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
     ) -> CommandResult:
@@ -362,10 +387,11 @@ class SandboxManager(ABC):
             InvalidArgumentError: An argument is impossible.
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
         """
+        with self._using(sandbox_id) as sandbox:
+            return cast(CommandResult, sandbox.execute_command(command, timeout, **options))
 
     # Files ------------------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def put_file(self, sandbox_id: str, source: Source, target: str, *, mode: int | None = None) -> int:
         """Copy a file into a sandbox and return its size in bytes.
 
@@ -380,8 +406,9 @@ class SandboxManager(ABC):
             FileNotFoundError: The host path does not exist.
             SandboxPathError: The sandbox refused: permission, wrong kind, no space.
         """
+        size: int = self._call_on(sandbox_id, 'put_file', source, target, mode=mode)
+        return size
 
-    @abstractmethod
     def get_file(
         self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
     ) -> bytes | int:
@@ -397,8 +424,9 @@ class SandboxManager(ABC):
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
             SandboxPathNotFoundError, SandboxPathError: There is no such file in the sandbox, or it cannot be read.
         """
+        got: bytes | int = self._call_on(sandbox_id, 'get_file', source, target)
+        return got
 
-    @abstractmethod
     def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
         """Copy what is in a host directory into a directory of a sandbox, made if missing; True when done.
 
@@ -408,8 +436,9 @@ class SandboxManager(ABC):
             NotADirectoryError: The host path is no directory.
             SandboxNotFoundError, UnsupportedError, SandboxPathError: As for `put_file`.
         """
+        self._call_on(sandbox_id, 'put_dir', source, target)
+        return True
 
-    @abstractmethod
     def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
         """Copy what is in a directory of a sandbox into a host directory, made if missing; True when done.
 
@@ -419,8 +448,9 @@ class SandboxManager(ABC):
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
             SandboxPathNotFoundError, SandboxPathError: There is no such directory in the sandbox, or it cannot be read.
         """
+        self._call_on(sandbox_id, 'get_dir', source, target)
+        return True
 
-    @abstractmethod
     def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
         """Unpack a tar archive (plain or compressed) below a directory of a sandbox, made if missing; True when done.
 
@@ -430,8 +460,9 @@ class SandboxManager(ABC):
         Raises:
             SandboxNotFoundError, UnsupportedError, SandboxPathError: As for `put_file`.
         """
+        self._call_on(sandbox_id, 'put_archive', source, target)
+        return True
 
-    @abstractmethod
     def get_archive(
         self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
     ) -> bytes | int:
@@ -444,6 +475,8 @@ class SandboxManager(ABC):
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
             SandboxPathNotFoundError, SandboxPathError: There is no such path in the sandbox, or it cannot be read.
         """
+        got: bytes | int = self._call_on(sandbox_id, 'get_archive', source, target)
+        return got
 
     # Pools ------------------------------------------------------------------------------------------------------------
 
@@ -583,6 +616,94 @@ class SandboxManager(ABC):
     def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
         with self.lease(timeout, pool=pool) as sandbox:
             return sandbox.run_code(request)
+
+    def run_many(
+        self,
+        programs: Iterable[Program],
+        *,
+        pool: str | None = None,
+        concurrency: int | None = None,
+        in_order: bool = False,
+        wait_timeout: float | None = None,
+    ) -> Outcomes[CodeResult]:
+        """Run many programs in a pool, each in a sandbox of its own for that time, and give what became of each as it comes.
+
+        What is given is an iterator, and a context manager that ends what is left; an error of one program is a value and
+        stops nothing. Programs are taken from their iterable a few at a time, and outcomes that nobody takes hold up the rest.
+
+        Args:
+            programs: Requests, dicts of their fields, or sources in Python.
+            pool: The pool's name; None is the first that was made.
+            concurrency: How many run at once; default is as many as the pool may have sandboxes.
+            in_order: Give outcomes in the order of the programs.
+            wait_timeout: Seconds that a program may wait for a free sandbox; None for no limit.
+
+        Raises:
+            PoolError: There is no pool, or none of that name.
+            InvalidArgumentError: ``concurrency`` is impossible.
+            ManagerStoppedError: The manager is stopping or stopped.
+        """
+        return self._run_many(programs, as_request, pool, concurrency, in_order, wait_timeout)
+
+    def map(
+        self,
+        program: Program | Callable[[Item], Program],
+        items: Iterable[Item],
+        *,
+        language: str = 'python',
+        pool: str | None = None,
+        concurrency: int | None = None,
+        wait_timeout: float | None = None,
+        on_progress: Callable[[int, int | None], object] | None = None,
+    ) -> Outcomes[CodeResult]:
+        """Run a program for each of many items, in a pool, and give what became of each in the order of the items.
+
+        Args:
+            program: A source, a request, or a function that makes one of an item. Without a function an item is the program's
+                stdin (text or bytes), a dict of fields of its request, or a whole `CodeRequest`.
+            language: Of a source.
+            on_progress: Called on the caller's thread with (how many outcomes were taken, how many there will be, or None where
+                ``items`` has no length).
+
+        Raises:
+            PoolError, InvalidArgumentError, ManagerStoppedError: As for `run_many`, which also has the other arguments.
+        """
+        source = self._run_many(items, request_maker(program, language), pool, concurrency, True, wait_timeout)
+        total = len(items) if isinstance(items, Sized) else None
+        return Followed(follow_all(source), on_progress=on_progress, total=total)
+
+    def _run_many(
+        self,
+        items: Iterable[Any],
+        make: Callable[[Any], CodeRequest],
+        pool: str | None,
+        concurrency: int | None,
+        in_order: bool,
+        wait_timeout: float | None,
+    ) -> Outcomes[CodeResult]:
+        if concurrency is None:
+            concurrency = min(MOST_AT_ONCE, self._pool_size(pool))
+        return Batch(
+            lambda item: self._run_code_in_pool(make(item), wait_timeout, pool),
+            items,
+            concurrency=concurrency,
+            is_ordered=in_order,
+        )
+
+    def _pool_size(self, pool: str | None) -> int:
+        """Return how many sandboxes a pool may have.
+
+        Raises:
+            PoolError: There is no pool, or none of that name.
+        """
+        self.start()
+        pools = self.get_stats()['pools']
+        if not pools:
+            raise PoolError(NO_POOL)
+        if pool is not None and pool not in pools:
+            raise PoolError(f'there is no pool {pool!r}; there are: {", ".join(pools)}', details={'pool': str(pool)})
+        chosen = next(iter(pools.values())) if pool is None else pools[pool]
+        return max(1, int(chosen['max_size']))
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

@@ -13,9 +13,10 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import IO, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import requests
@@ -46,7 +47,8 @@ from enclave.errors import (
 )
 from enclave.exchange import LINES, CancellableRequest
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.base import Config, Lifetime, SandboxManager, Source
+from enclave.managers.base import Config, Lifetime, SandboxManager
+from enclave.managers.code_batches import run_batch
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.keyfile import find_key
 from enclave.managers.protocol import (
@@ -71,8 +73,9 @@ from enclave.managers.protocol import (
     ToolRequest,
     rebuild_error,
 )
-from enclave.managers.remote import RemoteSandbox, as_parameters
-from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
+from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters
+from enclave.parallel import Followed, Outcomes, check_concurrency
+from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import kind_of
 from enclave.tools.budget import check_max_chars
@@ -320,49 +323,9 @@ class HttpSandboxManager(SandboxManager):
         found: dict[str, Any] = self._open_transport().call('GET', f'{_path(sandbox_id)}/tools', dict[str, Any])
         return found
 
-    def execute_command(
-        self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
-    ) -> CommandResult:
-        """Run a command in a sandbox; see `SandboxManager.execute_command`."""
-        return self._sandbox(sandbox_id).execute_command(command, timeout, **options)
-
-    def _sandbox(self, sandbox_id: str) -> RemoteSandbox:
-        """Return a sandbox without asking whether it is there; what is asked of it will tell."""
-        _path(sandbox_id)
-        self._open_transport()
-        return RemoteSandbox(self._transport, sandbox_id)
-
-    # Files ------------------------------------------------------------------------------------------------------------
-
-    def put_file(self, sandbox_id: str, source: Source, target: str, *, mode: int | None = None) -> int:
-        """Copy a file into a sandbox and return its size in bytes; see `SandboxManager.put_file`."""
-        return self._sandbox(sandbox_id).put_file(source, target, mode=mode)
-
-    def get_file(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
-    ) -> bytes | int:
-        """Copy a file out of a sandbox; see `SandboxManager.get_file`."""
-        return self._sandbox(sandbox_id).get_file(source, target)
-
-    def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
-        """Copy what is in a host directory into a directory of a sandbox; see `SandboxManager.put_dir`."""
-        return self._sandbox(sandbox_id).put_dir(source, target)
-
-    def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
-        """Copy what is in a directory of a sandbox into a host directory; see `SandboxManager.get_dir`."""
-        self._sandbox(sandbox_id).get_dir(source, target)
-        return True
-
-    def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
-        """Unpack a tar archive below a directory of a sandbox; see `SandboxManager.put_archive`."""
-        self._sandbox(sandbox_id).put_archive(source, target)
-        return True
-
-    def get_archive(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
-    ) -> bytes | int:
-        """Return a path of a sandbox as a plain tar archive; see `SandboxManager.get_archive`."""
-        return self._sandbox(sandbox_id).get_archive(source, target)
+    def _using(self, sandbox_id: str) -> AbstractContextManager[RemoteVerbs]:
+        _path(sandbox_id)  # not asked whether it is there; what is asked of it will say
+        return contextlib.nullcontext(RemoteVerbs(self._open_transport(), sandbox_id))
 
     # Pools ------------------------------------------------------------------------------------------------------------
 
@@ -442,8 +405,34 @@ class HttpSandboxManager(SandboxManager):
         result: CodeResult = self._open_transport().call('POST', '/pool/code', CodeResult, body=body, timeout=0)
         return result
 
+    def _run_many(
+        self,
+        items: Iterable[Any],
+        make: Callable[[Any], CodeRequest],
+        pool: str | None,
+        concurrency: int | None,
+        in_order: bool,
+        wait_timeout: float | None,
+    ) -> Outcomes[CodeResult]:
+        if concurrency is None:
+            self._pool_size(pool)  # raises what is wrong now
+        return Followed(
+            run_batch(
+                self._open_transport(),
+                '/pool/code/batch',
+                items,
+                make,
+                in_order=in_order,
+                concurrency=check_concurrency(concurrency),
+                timeout=check_timeout(wait_timeout),
+                pool=pool,
+            )
+        )
+
     def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
-        return self._sandbox(sandbox_id).run_code(request)
+        path = f'{_path(sandbox_id)}/code'
+        result: CodeResult = self._open_transport().call('POST', path, CodeResult, body=request, timeout=0)
+        return result
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

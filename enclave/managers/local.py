@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import enclave
 from enclave.cancellation import is_cancelled, on_cancel
@@ -19,13 +19,12 @@ from enclave.errors import (
     CallCancelledError,
     InvalidArgumentError,
     PoolError,
-    UnsupportedError,
 )
-from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, Source
+from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
-from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
+from enclave.records import HealthCheckResult, SandboxInfo
 from enclave.sandboxes.base import Sandbox
 from enclave.threads import wait_for
 
@@ -157,73 +156,8 @@ class LocalSandboxManager(SandboxManager):
         record = self._table.get(sandbox_id)
         return self._table.set_ttl(record, record.ttl if ttl == 'default' else self._lifetime('ttl', ttl))
 
-    # Tools and commands -----------------------------------------------------------------------------------------------
-
-    def execute_tool(
-        self,
-        sandbox_id: str,
-        tool_name: str,
-        parameters: Mapping[str, Any] | None = None,
-        *,
-        max_chars: int | None = None,
-    ) -> ToolResult:
-        """Run a tool in a sandbox; see `SandboxManager.execute_tool`."""
-        with self._table.use(sandbox_id) as sandbox:
-            return sandbox.execute_tool(tool_name, parameters, max_chars=max_chars)
-
-    def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
-        """Return a sandbox's tools as ``{name: OpenAI-style function schema}``; see `SandboxManager.get_sandbox_tools`."""
-        return self._table.get(sandbox_id).sandbox.get_available_tools()
-
-    def execute_command(
-        self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
-    ) -> CommandResult:
-        """Run a command in a sandbox; see `SandboxManager.execute_command`."""
-        with self._table.use(sandbox_id) as sandbox:
-            return sandbox.execute_command(command, timeout, **options)
-
-    # Files ------------------------------------------------------------------------------------------------------------
-
-    def _files(self, sandbox_id: str, verb: str, *args: Any, **kwargs: Any) -> Any:
-        with self._table.use(sandbox_id) as sandbox:
-            method = getattr(sandbox, verb, None)
-            if method is None:
-                raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, has no {verb}')
-            return method(*args, **kwargs)
-
-    def put_file(self, sandbox_id: str, source: Source, target: str, *, mode: int | None = None) -> int:
-        """Copy a file into a sandbox and return its size in bytes; see `SandboxManager.put_file`."""
-        size: int = self._files(sandbox_id, 'put_file', source, target, mode=mode)
-        return size
-
-    def get_file(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
-    ) -> bytes | int:
-        """Copy a file out of a sandbox; see `SandboxManager.get_file`."""
-        got: bytes | int = self._files(sandbox_id, 'get_file', source, target)
-        return got
-
-    def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
-        """Copy what is in a host directory into a directory of a sandbox; see `SandboxManager.put_dir`."""
-        self._files(sandbox_id, 'put_dir', source, target)
-        return True
-
-    def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
-        """Copy what is in a directory of a sandbox into a host directory; see `SandboxManager.get_dir`."""
-        self._files(sandbox_id, 'get_dir', source, target)
-        return True
-
-    def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
-        """Unpack a tar archive below a directory of a sandbox; see `SandboxManager.put_archive`."""
-        self._files(sandbox_id, 'put_archive', source, target)
-        return True
-
-    def get_archive(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
-    ) -> bytes | int:
-        """Return a path of a sandbox as a plain tar archive; see `SandboxManager.get_archive`."""
-        got: bytes | int = self._files(sandbox_id, 'get_archive', source, target)
-        return got
+    def _using(self, sandbox_id: str) -> AbstractContextManager[Sandbox]:
+        return self._table.use(sandbox_id)
 
     # Pools ------------------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ from attrs import Factory, field, frozen
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.errors import ERROR_TYPES, EnclaveError, ServerError
-from enclave.languages.values import CodeRequest
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.records import CommandResult, Model
 from enclave.tools.schema import argument
+from enclave.verb_requests import VERBS, Request, Verb
 
 PROTOCOL_VERSION = 1
 """Raised when an old client and a new server, or the other way round, can no longer understand each other."""
@@ -53,48 +54,6 @@ class ToolRequest(Model):
     max_chars: int | None = argument(
         default=None, minimum=1, description='Characters of output and of error; the whole is kept in a file inside.'
     )
-
-
-@frozen(kw_only=True)
-class ScriptPart(Model):
-    """A program text: written to a private file, whose path is put into the command at index ``at``."""
-
-    source: bytes
-    suffix: str = ''
-    at: int = argument(default=0, minimum=0, maximum=1024)
-    import_path_env: str | None = None
-
-
-@frozen(kw_only=True)
-class CommandRequest(Model):
-    """Run a command to its end: a string through the sandbox's shell, a list as it is."""
-
-    command: str | list[str]
-    timeout: float | None = argument(
-        default=None, minimum=0, description="Seconds; null takes the sandbox's own, 0 means no limit."
-    )
-    cwd: str | None = None
-    env: dict[str, str] | None = field(default=None, repr=False)
-    user: str | None = None
-    stdin: bytes | None = field(default=None, repr=False)
-    max_output_bytes: int | None = argument(default=None, minimum=1, maximum=1 << 30)
-    script: ScriptPart | None = None
-
-
-@frozen(kw_only=True)
-class ProcessRequest(Model):
-    """Start a command and go on while it runs; ``tty`` is ``[rows, columns]`` of a terminal to run it on."""
-
-    command: str | list[str]
-    timeout: float | None = argument(default=0.0, minimum=0, description='Seconds it may run; 0 means no limit.')
-    cwd: str | None = None
-    env: dict[str, str] | None = field(default=None, repr=False)
-    user: str | None = None
-    stdin: bytes | None = field(default=None, repr=False)
-    open_stdin: bool = False
-    max_output_bytes: int | None = argument(default=None, minimum=1, maximum=1 << 30)
-    live: bool = True
-    tty: list[int] | None = None
 
 
 @frozen(kw_only=True)
@@ -141,6 +100,17 @@ class CellStreamRequest(CellRequest):
         description='An id of the client\'s own, 8 to 64 letters, digits, "_" or "-". The same request under the same id '
         'follows the cell that it started, so that it may be repeated when a connection broke.',
     )
+    allow_input: bool = argument(
+        default=False,
+        description='Let the cell ask for input: an output of the type input_request comes, and the cell waits for an answer.',
+    )
+
+
+@frozen(kw_only=True)
+class InputRequest(Model):
+    """Answer a cell that asks for input."""
+
+    text: str | None = argument(default=None, description='The line; null is the end of input.')
 
 
 @frozen(kw_only=True)
@@ -186,25 +156,6 @@ class CheckRequest(AskRequest):
 
 
 @frozen(kw_only=True)
-class DirectoryRequest(Model):
-    """Make a directory."""
-
-    path: str
-    parents: bool = True
-    exist_ok: bool = True
-    mode: int = argument(default=0o755, minimum=0, maximum=0o7777)
-
-
-@frozen(kw_only=True)
-class MoveRequest(Model):
-    """Rename a file or directory."""
-
-    source: str
-    target: str
-    overwrite: bool = False
-
-
-@frozen(kw_only=True)
 class RenewRequest(Model):
     """Let a sandbox live ``ttl`` seconds from now; null for no end, ``"default"`` for what it was made with."""
 
@@ -239,6 +190,19 @@ class PoolCodeRequest(Model):
     """Run a program in whichever sandbox of a pool is free; ``timeout`` is how long to wait for one."""
 
     request: CodeRequest
+    timeout: float | None = argument(default=None, minimum=0)
+    pool: str | None = None
+
+
+@frozen(kw_only=True)
+class CodeBatchRequest(Model):
+    """Run many programs, each in whichever sandbox of a pool is free, or all in one sandbox.
+
+    ``concurrency`` is how many run at once; ``timeout`` is how long each may wait for a sandbox of the pool.
+    """
+
+    requests: list[CodeRequest]
+    concurrency: int | None = argument(default=None, minimum=1, maximum=1024)
     timeout: float | None = argument(default=None, minimum=0)
     pool: str | None = None
 
@@ -371,12 +335,26 @@ class StreamEvent(Model):
 
 
 @frozen(kw_only=True)
+class CodeEvent(StreamEvent):
+    """One line of a batch of programs.
+
+    ``event`` is ``result`` (with ``index``, the program's place from 0, and ``result``), ``failed`` (with ``index`` and
+    ``error``: that program could not be run), ``alive`` (nothing to tell) and at the end ``end``, or ``error`` if the batch as a
+    whole ended early.
+    """
+
+    index: int | None = None
+    result: CodeResult | None = None
+
+
+@frozen(kw_only=True)
 class CellEvent(StreamEvent):
     """One line of a cell's stream.
 
     ``event`` is ``started`` (with ``cell_id`` and ``kernel``), ``output`` (with ``output``: one as a notebook stores it, of a
-    stream the new text only, or ``clear_output`` or ``update_display_data``), ``alive`` (nothing to tell; has no number), and at
-    the end ``end`` (with ``result``) or ``error``. ``seq`` numbers the events from 1 without a gap.
+    stream the new text only, or ``clear_output``, ``update_display_data`` or ``input_request``), ``alive`` (nothing to
+    report; has no number), and at the end ``end`` (with ``result``) or ``error``. ``seq`` numbers the events from 1 without a
+    gap.
     """
 
     event: Literal['started', 'output', 'alive', 'end', 'error']
@@ -415,6 +393,28 @@ def chunk_event(stream: Literal['stdout', 'stderr'], data: bytes) -> ProcessEven
 def chunk_bytes(event: ProcessEvent) -> bytes:
     """Return the output an event carries."""
     return event.data if event.data is not None else (event.text or '').encode('utf-8')
+
+
+# Answers of verbs -----------------------------------------------------------------------------------------------------
+
+
+def response_type(verb: Verb) -> Any:
+    """Return the type of the answer of a verb that answers with JSON."""
+    return {None: DoneResponse, int: SizeResponse}.get(verb.gives, verb.gives)
+
+
+def wrapped(request: Request[Any], value: Any) -> Any:
+    """Return what a verb gave as its answer."""
+    if value is None:
+        return DoneResponse(message=VERBS[request.verb].done.format(**request.model_dump()))
+    return SizeResponse(size=value) if isinstance(value, int) else value
+
+
+def unwrapped(answer: Any) -> Any:
+    """Return what a verb gave, of its answer."""
+    if isinstance(answer, DoneResponse):
+        return None
+    return answer.size if isinstance(answer, SizeResponse) else answer
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

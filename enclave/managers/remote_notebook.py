@@ -10,6 +10,7 @@ from typing import Any
 from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.cells import DEFAULT_KERNEL, CellResult, Completion, Inspection, KernelInfo, KernelSpec, Variable
 from enclave.errors import CallCancelledError, EnclaveError, NotFoundError
+from enclave.managers.http_operations import followed
 from enclave.managers.protocol import (
     AskRequest,
     CellEvent,
@@ -19,25 +20,29 @@ from enclave.managers.protocol import (
     CheckResponse,
     CompleteRequest,
     DoneResponse,
+    InputRequest,
     InspectRequest,
     KernelRequest,
     rebuild_error,
 )
-from enclave.managers.remote import RemoteSandbox, as_seconds, followed
+from enclave.managers.remote import RemoteSandbox, as_seconds
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC
 from enclave.sandboxes.notebook.sandbox import (
     ASK_SECONDS,
+    CellVerbs,
     NotebookSandbox,
     Steps,
     check_cell,
     check_detail,
+    check_input,
     check_new_kernel,
     is_kernel_name,
     place,
 )
+from enclave.verb_requests import as_path
 
 
-class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
+class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
     """A notebook sandbox that a server keeps; see `RemoteSandbox` for its life and `NotebookSandbox` for its cells.
 
     What an argument alone tells is raised at once; what the server has to say of a streamed cell (there is no such kernel, its
@@ -53,12 +58,13 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
         *,
         kernel: str = DEFAULT_KERNEL,
         on_output: Callable[[dict[str, Any]], None] | None = None,
+        on_input: Callable[[str, bool], str | None] | None = None,
         silent: bool = False,
         store_history: bool = True,
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
     ) -> CellResult:
-        """Run a cell to its end; see `NotebookSandbox.execute_cell`. Without ``on_output`` it is one request."""
+        """Run a cell to its end; see `NotebookSandbox.execute_cell`. Without callbacks it is one request."""
         options: dict[str, Any] = {
             'kernel': kernel,
             'silent': silent,
@@ -66,8 +72,8 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
             'keep_escapes': keep_escapes,
             'max_output_bytes': max_output_bytes,
         }
-        if on_output is not None:
-            return super().execute_cell(code, timeout, on_output=on_output, **options)
+        if on_output is not None or on_input is not None:
+            return super().execute_cell(code, timeout, on_output=on_output, on_input=on_input, **options)
         check_cell(code, max_output_bytes)
         self._check_kernel(kernel)
         body = CellRequest(code=code, timeout=as_seconds(timeout), **options)
@@ -85,6 +91,7 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
         store_history: bool = True,
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
+        allow_input: bool = False,
     ) -> Steps:
         """Yield a cell's outputs as they come, and at last its result; see `NotebookSandbox.stream_cell`.
 
@@ -102,8 +109,14 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
             keep_escapes=keep_escapes,
             max_output_bytes=max_output_bytes,
             cell_id=uuid.uuid4().hex,
+            allow_input=allow_input,
         )
         return self._follow(body)
+
+    def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
+        """Give the cell that runs in a kernel the line that it asked for; see `NotebookSandbox.answer_input`."""
+        check_input(text)
+        self._transport.call('POST', f'{self._kernel_path(kernel)}/input', DoneResponse, body=InputRequest(text=text))
 
     def _follow(self, body: CellStreamRequest) -> Steps:
         path = f'{self.path}/cells/{body.cell_id}'
@@ -155,7 +168,7 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
         body = KernelRequest(
             name=name,
             spec=spec,
-            cwd=self._absolute(cwd) if cwd else None,
+            cwd=as_path(cwd, 'cwd') if cwd else None,
             env=None if env is None else dict(env),
             exist_ok=exist_ok,
         )
@@ -246,6 +259,9 @@ class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
 
     def __repr__(self) -> str:
         return f'<RemoteNotebookSandbox {self.id}>'
+
+
+NotebookSandbox.register(RemoteNotebookSandbox)
 
 
 def _ask_seconds(timeout: float) -> float | None:

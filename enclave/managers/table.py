@@ -44,6 +44,7 @@ from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import choose_for, fit_for
 from enclave.sandboxes.housekeeping import find_housekeeper
+from enclave.sandboxes.kinds import KINDS
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.threads import Workers, thread_pool, wait_for
 
@@ -577,9 +578,10 @@ class SandboxTable:
             self.sweep()
 
     def sweep(self) -> list[str]:
-        """Remove what dead owners left of the kinds in use (Docker's where none is yet) and return the ids."""
+        """Remove what dead owners left of the kinds in use, where none is yet of those that have a rank; return the ids."""
         with self._lock:
-            kinds = sorted(self._kinds or {str(SandboxType.DOCKER)})
+            kinds = sorted(self._kinds)
+        kinds = kinds or [kind.name for kind in KINDS.ranked()]
         swept: list[str] = []
         for kind in kinds:
             housekeeper = find_housekeeper(kind)

@@ -12,10 +12,12 @@ from datetime import datetime, timezone
 from typing import Any, Literal, NoReturn, cast
 
 import attrs
+from attrs import Factory, define, field
 
-from enclave.agent.program import CHUNK, DATA, EVENT, INPUT_WINDOW, ProtocolError
+from enclave.agent.program import CHUNK, DATA, ERR, EVENT, INPUT_WINDOW, ProtocolError, unpack_message
 from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
 from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Lost, Reply
+from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.deadline import Deadline
 from enclave.errors import (
     CallCancelledError,
@@ -32,10 +34,25 @@ from enclave.languages.values import StepResult
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
-from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, RunRequest, Script, explain_sizes
-from enclave.sandboxes.output import head_bytes, make_result, tail_bytes
-from enclave.sandboxes.process import Process
+from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, explain_sizes
+from enclave.sandboxes.output import Kept, head_bytes, make_result, tail_bytes
+from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.sandboxes.processors import Claim
+from enclave.verb_requests import (
+    ListDir,
+    MakeDir,
+    MovePath,
+    ReadArchive,
+    ReadFile,
+    RemovePath,
+    Request,
+    RunCommand,
+    Script,
+    StartProcess,
+    StatPath,
+    WriteArchive,
+    WriteFile,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +65,17 @@ PING_SECONDS = 5.0
 container is paused, or whose control group is frozen, does not answer."""
 
 
-class AgentOperations:
+class AgentOperations(ByVerb):
     """See `Operations`. Lives as long as its channel.
+
+    A verb without a method here is done in a child of the agent, by the function there that has its name.
 
     Args:
         channel: A started channel.
         cpu_count: On how many processors a call runs; 0 for all.
     """
 
+    connect_problem = None
     measures = True
     """It keeps limits, measures programs, and takes program texts with a name."""
 
@@ -74,9 +94,9 @@ class AgentOperations:
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
-    def run(self, request: RunRequest) -> CommandResult:
+    def execute_command(self, request: RunCommand) -> CommandResult:
         """Run a command to its end, or to the end of its time."""
-        cap = request.max_output_bytes
+        cap = request.max_output_bytes or DEFAULT_OUTPUT_BYTES
         kept = {'head': head_bytes(cap), 'tail': tail_bytes(cap)}
         with Claim(self._cpus, self._cpu_count) as claim:
             message, first, rest = self._run_message(request, {**kept, 'cpus': claim.cpus})
@@ -88,26 +108,19 @@ class AgentOperations:
                     call.close_input()
                 reply = watch.wait(call)
         stdout, stderr = call.take_output()
-        return self._result(request, reply, stdout, stderr)
+        return self.result_of(request, reply, stdout, stderr)
 
-    def start_process(
-        self, request: RunRequest, *, live: bool = True, tty: tuple[int, int] | None = None, open_stdin: bool = False
-    ) -> Process:
-        """Start a command and return while it runs.
-
-        Args:
-            live: Give output as it comes; else keep only the head and tail within the cap, and never hold the program up.
-            tty: Run it on a terminal of (rows, columns).
-            open_stdin: Take input through `Process.write`.
-        """
-        cap = request.max_output_bytes
+    def start_process(self, request: StartProcess) -> Process:
+        """Start a command and return while it runs. Without ``live`` only head and tail within the cap are kept."""
+        cap, live = request.max_output_bytes or DEFAULT_OUTPUT_BYTES, request.live
+        open_stdin = request.open_stdin or request.tty is not None
         kept: dict[str, Any] = {'head': None, 'tail': 0} if live else {'head': head_bytes(cap), 'tail': tail_bytes(cap)}
         claim = Claim(self._cpus, self._cpu_count)
         kept.update(events=True, cpus=claim.cpus)
         try:
             message, first, rest = self._run_message(request, kept, open_stdin=open_stdin)
-            if tty:
-                message['tty'] = list(tty)
+            if request.tty:
+                message['tty'] = list(request.tty)
             if live:
                 call = self.channel.open(message, first, live=True)
             else:
@@ -115,10 +128,6 @@ class AgentOperations:
         except BaseException:
             claim.release()
             raise
-
-        def finish(reply: Reply, out: bytes, err: bytes) -> CommandResult:
-            claim.release()
-            return self._result(request, reply, out, err, live=live)
 
         if rest is not None:
             feeding = threading.Thread(
@@ -129,7 +138,7 @@ class AgentOperations:
             else:
                 # The program may not read on before somebody takes its output, and nobody can before we return.
                 feeding.start()
-        process = Process(request.command, call, cap, live, finish, self._watch(request).wait_ready)
+        process = Process(request.command, AgentProgram(self, call, request, claim, self._watch(request)))
         claim.release_with(process)
         return process
 
@@ -141,7 +150,7 @@ class AgentOperations:
                 call.close_input()
 
     def _run_message(
-        self, request: RunRequest, kept: dict[str, Any], *, open_stdin: bool = False
+        self, request: RunCommand, kept: dict[str, Any], *, open_stdin: bool = False
     ) -> tuple[dict[str, Any], bytes, Iterable[bytes] | None]:
         """Return the request for the agent, the input that goes with it, and the input that follows."""
         script = request.script
@@ -154,8 +163,8 @@ class AgentOperations:
                 argv[3], script = '', Script(source=text, at=3, is_sourced=True)
         else:
             argv = list(request.command)
-        message: dict[str, Any] = {'op': 'run', 'argv': argv, 'timeout': request.timeout, **kept}
-        if request.timeout is not None and request.grace:
+        message: dict[str, Any] = {'op': 'run', 'argv': argv, 'timeout': request.timeout or None, **kept}
+        if request.timeout and request.grace:
             message['grace'] = request.grace
         if request.cwd:
             message['cwd'] = request.cwd
@@ -190,8 +199,8 @@ class AgentOperations:
             return message, first, None
         return message, first, (later,)
 
-    def _result(
-        self, request: RunRequest, facts: Reply, stdout: bytes, stderr: bytes, *, live: bool = False
+    def result_of(
+        self, request: RunCommand, facts: Reply, stdout: bytes, stderr: bytes, *, live: bool = False
     ) -> CommandResult:
         """Return the result, from what the agent says (checked) and the output that came."""
         with self._checked():
@@ -230,7 +239,7 @@ class AgentOperations:
                 stderr=stderr,
                 stdout_bytes=out_total,
                 stderr_bytes=err_total,
-                cap=request.max_output_bytes,
+                cap=request.max_output_bytes or DEFAULT_OUTPUT_BYTES,
                 timed_out=timed_out,
                 cancelled=cancelled,
                 oom_killed=facts.flag('oom'),
@@ -240,27 +249,26 @@ class AgentOperations:
 
     # Files ------------------------------------------------------------------------------------------------------------
 
-    def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
+    def read_file(self, request: ReadFile) -> Iterator[bytes]:
         """Yield a regular file's bytes."""
-        call = self.channel.open({'op': 'read', 'path': path, 'offset': offset, 'length': max_bytes}, live=True)
+        path = request.path
+        message = {'op': 'read', 'path': path, 'offset': request.offset, 'length': request.max_bytes}
+        call = self.channel.open(message, live=True)
         with self._killed_on_exit(call):
             yield from self._output(call, path)
             yield call.take_rest()
 
-    def write_file(
-        self,
-        path: str,
-        chunks: Iterable[bytes],
-        *,
-        size: int | None,
-        append: bool,
-        exclusive: bool,
-        make_parents: bool,
-        mode: int | None,
-    ) -> int:
+    def write_file(self, request: WriteFile, chunks: Iterable[bytes], size: int | None = None) -> int:
         """Write a regular file and return its size; ``size`` is how many bytes come, where that is known."""
-        message: dict[str, Any] = {'op': 'write', 'path': path, 'append': append, 'exclusive': exclusive}
-        message.update(parents=make_parents, mode=mode)
+        path = request.path
+        message: dict[str, Any] = {
+            'op': 'write',
+            'path': path,
+            'append': request.append,
+            'exclusive': request.exclusive,
+            'parents': request.make_parents,
+            'mode': request.mode,
+        }
         source = until_cancelled(chunks, f'writing {path!r} into the sandbox')
         first = next(source, b'')
         if len(first) <= INLINE_BYTES:
@@ -277,9 +285,10 @@ class AgentOperations:
             reply = self._await_end(call)
         return self._answer(reply, path).integer('size')
 
-    def list_dir(self, path: str, *, recursive: bool, max_entries: int | None) -> list[PathInfo]:
+    def list_dir(self, request: ListDir) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
-        message = {'op': 'list', 'path': path, 'recursive': recursive, 'limit': max_entries}
+        path = request.path
+        message = {'op': 'list', 'path': path, 'recursive': request.recursive, 'limit': request.max_entries}
         call = self.channel.open(message, live=True)
         entries = []
         with self._killed_on_exit(call), self._checked():
@@ -287,47 +296,53 @@ class AgentOperations:
                 entries += [_path_info(Reply(entry)) for entry in _entries(page)]
         return sorted(entries, key=lambda entry: entry.path)
 
-    def stat_path(self, path: str, *, follow_symlinks: bool) -> PathInfo:
+    def stat_path(self, request: StatPath) -> PathInfo:
         """Return what is at a path."""
         with self._checked():
-            return _path_info(self.stat_facts(path, follow_symlinks=follow_symlinks))
+            return _path_info(self.stat_facts(request.path, follow_symlinks=request.follow_symlinks))
 
     def stat_facts(self, path: str, *, follow_symlinks: bool) -> Reply:
         """Return what the agent says of a path; beside the fields of `PathInfo`, ``on_root`` tells whether it lies on the
         same file system as ``/``."""
         return self._ask({'op': 'stat', 'path': path, 'follow': follow_symlinks}, path=path)
 
-    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
+    def remove_path(self, request: RemovePath) -> None:
         """Remove what is at a path."""
-        if recursive:
+        path = request.path
+        if request.recursive:
             try:
-                if self.stat_path(path, follow_symlinks=False).kind == 'directory':
+                if self.stat_path(StatPath(path=path, follow_symlinks=False)).kind == 'directory':
                     return self._builtin({'name': 'rmtree', 'path': path})
             except SandboxPathNotFoundError:
-                if missing_ok:
+                if request.missing_ok:
                     return None
                 raise
-        self._ask({'op': 'remove', 'path': path, 'missing_ok': missing_ok}, path=path)
+        self._ask({'op': 'remove', 'path': path, 'missing_ok': request.missing_ok}, path=path)
         return None
 
-    def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
+    def make_dir(self, request: MakeDir) -> None:
         """Make a directory."""
-        self._ask({'op': 'mkdir', 'path': path, 'parents': parents, 'exist_ok': exist_ok, 'mode': mode}, path=path)
+        self._ask({'op': 'mkdir', **attrs.asdict(request)}, path=request.path)
 
-    def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
+    def move_path(self, request: MovePath) -> None:
         """Rename, or move between file systems."""
-        message = {'op': 'move', 'source': source, 'target': target, 'overwrite': overwrite}
+        message = {'op': 'move', **attrs.asdict(request)}
         try:
-            self._ask(message, path=source)
+            self._ask(message, path=request.source)
         except SandboxPathError as error:
             if error.details.get('errno') != errno.EXDEV:
                 raise
             # To another file system it is copied, which may take long.
             self._builtin({**message, 'name': 'move'})
 
-    def read_archive(self, path: str, arcname: str) -> Iterator[bytes]:
+    def run_other(self, request: Request[Any]) -> None:
+        """Have a verb done in a child of the agent, by the function there that has its name."""
+        self._builtin({'name': request.verb, **attrs.asdict(request)})  # type: ignore[arg-type]
+
+    def read_archive(self, request: ReadArchive) -> Iterator[bytes]:
         """Yield a tar archive of a path."""
-        message = self._builtin_message({'name': 'tar', 'path': path, 'arcname': arcname}, head=None)
+        what = {'name': 'tar', 'path': request.path, 'arcname': request.top_name}
+        message = self._builtin_message(what, head=None)
         call = self.channel.open(message, live=True)
         problem = b''
         with self._killed_on_exit(call):
@@ -338,8 +353,9 @@ class AgentOperations:
                     problem = (problem + piece)[:CHUNK]
             self._builtin_end(self._await_end(call), problem)
 
-    def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
+    def write_archive(self, request: WriteArchive, chunks: Iterable[bytes], size: int | None = None) -> None:
         """Unpack a tar archive below a directory."""
+        path = request.target_dir
         self._builtin({'name': 'untar', 'path': path}, until_cancelled(chunks, f'unpacking in {path!r}'))
 
     def _builtin_message(self, what: dict[str, Any], *, head: int | None = 8192) -> dict[str, Any]:
@@ -408,7 +424,7 @@ class AgentOperations:
 
     def end_processes(self, timeout: float, *, keep: Collection[Process] = ()) -> int:
         """End what calls have started, but for some processes; see `Operations.end_processes`."""
-        call = self.channel.open({'op': 'clean', 'keep': [process._call.number for process in keep]})
+        call = self.channel.open({'op': 'clean', 'keep': [self._number(process) for process in keep]})
         try:
             reply = call.wait(Deadline.after(timeout))
         except OperationTimeoutError:
@@ -424,12 +440,19 @@ class AgentOperations:
             raise SandboxError(f'sandbox {self.channel.name} cannot start a process: its process limit is reached')
         return ended
 
+    @staticmethod
+    def _number(process: Process) -> int:
+        program = process._program
+        if not isinstance(program, AgentProgram):
+            raise InvalidArgumentError(f'{process!r} is none of this sandbox')
+        return program.call.number
+
     # Silence ----------------------------------------------------------------------------------------------------------
 
-    def _watch(self, request: RunRequest) -> Watch:
+    def _watch(self, request: RunCommand) -> Watch:
         """Return what watches over a command that is about to run."""
         patience = 0.0 if request.limits is None else request.limits.patience
-        limit = None if request.timeout is None else request.timeout * (1.0 + patience) + request.grace + LATE_SECONDS
+        limit = request.timeout * (1.0 + patience) + request.grace + LATE_SECONDS if request.timeout else None
         return Watch(self._check_answers, Deadline.after(limit))
 
     def _check_answers(self) -> None:
@@ -585,6 +608,66 @@ class Watch:
 
 def _earlier(one: Deadline, other: Deadline) -> Deadline:
     return one if other.at is None or (one.at is not None and one.at <= other.at) else other
+
+
+@define(eq=False)
+class AgentProgram:
+    """A running program as its agent reports it; see `Program`."""
+
+    _operations: AgentOperations = field(repr=False)
+    call: Call
+    _request: StartProcess = field(repr=False)
+    _claim: Claim = field(repr=False)
+    _watch: Watch = field(repr=False)
+    _out: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
+    _err: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
+
+    @property
+    def _cap(self) -> int:
+        return self._request.max_output_bytes or DEFAULT_OUTPUT_BYTES
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended; output may still be there to take."""
+        return self.call.has_ended
+
+    def next(self, deadline: Deadline) -> OutputChunk | Started | CommandResult | None:
+        """Return the next that comes of it; see `Program.next`."""
+        self._watch.wait_ready(self.call, deadline)
+        frame = self.call.next_frame(deadline)
+        if frame is None:
+            reply = self.call.wait(deadline)
+            self._claim.release()
+            out, err = self._out.data(), self._err.data()
+            return self._operations.result_of(self._request, reply, out, err, live=self._request.live)
+        kind, payload = frame
+        if kind in (DATA, ERR):
+            (self._out if kind == DATA else self._err).add(payload)
+            return OutputChunk('stdout' if kind == DATA else 'stderr', payload)
+        if kind == EVENT:
+            with contextlib.suppress(ProtocolError):
+                return Started(Reply(unpack_message(payload)[0]).integer('started'))
+        return None
+
+    def write(self, data: bytes, deadline: Deadline) -> bool:
+        """Send input as fast as the program reads it; False if it ended first."""
+        return self.call.write(data, deadline)
+
+    def close_input(self) -> None:
+        """Say that no more input comes."""
+        self.call.close_input()
+
+    def signal(self, number: int, *, group: bool) -> None:
+        """Send a signal to the program, or to its process group."""
+        self.call.control(signal=number, target='group' if group else 'main')
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give its terminal another size."""
+        self.call.control(resize=[rows, columns])
+
+    def kill(self) -> None:
+        """Kill it and everything it started."""
+        self.call.cancel()
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import re
 import threading
@@ -16,7 +17,7 @@ import time
 import uuid
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
@@ -31,6 +32,7 @@ from enclave.errors import (
     ToolNotFoundError,
     UnsupportedError,
 )
+from enclave.languages.runner import SandboxRunner
 from enclave.languages.running import run_program
 from enclave.languages.values import (
     DEFAULT_FETCH_BYTES,
@@ -38,17 +40,21 @@ from enclave.languages.values import (
     CodeRequest,
     CodeResult,
     Comparison,
+    Program,
+    as_request,
     make_request,
 )
+from enclave.parallel import Batch, Outcomes
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
-from enclave.sandboxes.programs import SandboxRunner
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
+from enclave.verb_requests import Request
 
 logger = logging.getLogger(__name__)
 
+R = TypeVar('R')
 S = TypeVar('S', bound='Sandbox')
 
 _ID = re.compile(r'[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}')
@@ -112,7 +118,7 @@ class Sandbox(ABC):
         self._moving = False  # a thread is starting or stopping it
         self._is_wanted = False  # somebody else who called `start` has been told that it runs
         self._pid: int | None = None  # which process started it, until it is stopped
-        self._tools: dict[str, Tool] = load_tools(self.config.tools_config, self.sandbox_type, self.offers)
+        self._tools = self._load_tools()
 
     @classmethod
     def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
@@ -120,6 +126,11 @@ class Sandbox(ABC):
             # Another kind's configuration carries over as far as its words are known here.
             config = config.non_default_options()
         return cls.config_class.model_validate(config)
+
+    def _load_tools(self) -> dict[str, Tool]:
+        return load_tools(
+            self.config.tools_config, self.sandbox_type, self.offers, is_notebook='notebook' in self.offers
+        )
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -283,6 +294,11 @@ class Sandbox(ABC):
         """
         return None
 
+    def _changeable_places(self) -> tuple[str, ...] | None:
+        """Return every directory that is empty at the start and that programs in it can change; None if that can be anything
+        else too, so that only a new sandbox is as new."""
+        return None
+
     def is_alive(self) -> bool:
         """Ask the sandbox itself whether it works; slower than `status`, which only knows what was noticed."""
         return self.status in USABLE
@@ -371,6 +387,14 @@ class Sandbox(ABC):
     def get_available_tools(self) -> dict[str, Any]:
         """Return its tools as ``{name: OpenAI-style function schema}``."""
         return {name: tool.schema for name, tool in self._tools.items()}
+
+    def perform(self, request: Request[R]) -> R:
+        """Execute a request, whatever its verb is, by the method that makes it, and return what it gives.
+
+        Raises:
+            UnsupportedError: This kind of sandbox has no such method.
+        """
+        return request.call_on(self)
 
     def tool_schemas(self, form: SchemaForm = 'openai') -> list[dict[str, Any]]:
         """Return the schemas of its tools as a list, in the form that a provider wants.
@@ -506,6 +530,33 @@ class Sandbox(ABC):
             max_fetch_bytes=max_fetch_bytes,
         )
         return self._run_code(request)
+
+    def run_many(
+        self, programs: Iterable[Program], *, concurrency: int | None = None, in_order: bool = False
+    ) -> Outcomes[CodeResult]:
+        """Run many programs in this sandbox, some at once, and give what became of each as it comes.
+
+        What is given is an iterator, and a context manager that ends what is left; an error of one program is a value and
+        stops nothing. Programs are taken from their iterable a few at a time, and outcomes that nobody takes hold up the rest.
+
+        Args:
+            programs: Requests, dicts of their fields, or sources in Python.
+            concurrency: How many run at once; default is by the sandbox's ``cpu_limit``.
+            in_order: Give outcomes in the order of the programs.
+
+        Raises:
+            InvalidArgumentError: ``concurrency`` is impossible.
+            SandboxStateError, SandboxGoneError: The sandbox does not run.
+        """
+        self._check_usable()
+        chosen = max(2, min(32, math.ceil(self.config.cpu_limit))) if concurrency is None else concurrency
+        return self._run_many(programs, as_request, chosen, in_order)
+
+    def _run_many(
+        self, items: Iterable[Any], make: Callable[[Any], CodeRequest], concurrency: int | None, in_order: bool
+    ) -> Outcomes[CodeResult]:
+        assert concurrency is not None
+        return Batch(lambda item: self._run_code(make(item)), items, concurrency=concurrency, is_ordered=in_order)
 
     def _run_code(self, request: CodeRequest) -> CodeResult:
         """Run a program; see `run_code`."""

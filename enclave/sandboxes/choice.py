@@ -1,14 +1,13 @@
 """Which kind of sandbox, where the caller does not say (floor 4).
 
-The one that the environment variable ``ENCLAVE_TYPE`` names; else Docker if its engine answers, else bubblewrap if it works
-here, else Docker, whose error then says what to install. A configuration that has an option of one backend only decides by
-itself. Whoever wants a notebook gets that backend's notebook
-sandbox. What was chosen and why is logged once, and stands in the sandbox's metadata.
+A configuration that is of one kind's class, or has an option of one kind only, decides by itself. Else it is the kind that the
+environment variable ``ENCLAVE_TYPE`` names, else the first of the kinds with a rank (`enclave.sandboxes.kinds`) that works
+here; where none does, the first, whose error then says what to install. Who wants a notebook gets the notebook kind that goes
+with it. What was chosen and why is logged once, and stands in the sandbox's metadata.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
@@ -16,27 +15,19 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
 from attrs import frozen
 
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
-from enclave.errors import EnclaveError
+from enclave.errors import ConfigurationError, EnclaveError
 from enclave.records import as_sandbox_type
+from enclave.sandboxes.kinds import KINDS, SandboxKind, load
+from enclave.sandboxes.notebook.config import NotebookConfig
 
 logger = logging.getLogger(__name__)
 
-PING_SECONDS = 1.0
-"""How long an engine may take to answer before it counts as absent."""
 REMEMBER_SECONDS = 30.0
 """How long an answer holds: an engine may be started or stopped while this process runs."""
-
-
-_NOTEBOOK_OF = {
-    SandboxType.DOCKER: SandboxType.DOCKER_NOTEBOOK,
-    SandboxType.BUBBLEWRAP: SandboxType.BUBBLEWRAP_NOTEBOOK,
-}
-"""Each backend's general kind, and its kind with Jupyter kernels."""
 _NOTEBOOK_TOOL = 'notebook_executor'
 TYPE_VARIABLE = 'ENCLAVE_TYPE'
 """The environment variable that names the kind of sandbox where nobody else does."""
@@ -57,40 +48,34 @@ class Choice:
 
 
 def notebook_type(name: str) -> str:
-    """Return the notebook kind for the name of a backend's general kind; any other name, a notebook kind's too, stays."""
-    return next((str(kind) for general, kind in _NOTEBOOK_OF.items() if general == name), name)
+    """Return the notebook kind that goes with the kind of a name; any other name, a notebook kind's too, stays."""
+    kind = KINDS.find(name)
+    return name if kind is None or kind.notebook is None else kind.notebook
 
 
-def ping_engine() -> None:
-    """Return if the engine answers within `PING_SECONDS`; else raise."""
-    from enclave.sandboxes.docker.engine import Engine
-
-    with Engine(timeout=PING_SECONDS) as engine:
-        engine.ping()
+def default_type() -> SandboxType | str:
+    """Return the kind that is tried first."""
+    return as_sandbox_type(KINDS.ranked()[0].name)
 
 
-def try_bubblewrap() -> None:
-    """Return if a bubblewrap sandbox can be started; else raise."""
-    from enclave.sandboxes.bubblewrap.sandbox import check_works
+def choose(*checks: Callable[[], None]) -> Choice:
+    """Look at this machine and choose. Takes a second and a bit at most.
 
-    check_works()
-
-
-def choose(ping: Callable[[], None] = ping_engine, try_other: Callable[[], None] = try_bubblewrap) -> Choice:
-    """Look at this machine and choose. Takes a second and a bit at most."""
-    try:
-        ping()
-    except EnclaveError as error:
-        absent = _first_sentence(error)
-    else:
-        return Choice(SandboxType.DOCKER, 'a Docker engine answers')
-    try:
-        try_other()
-    except EnclaveError as error:
-        reason = f'no Docker engine answers ({absent}), but bubblewrap does not work either ({_first_sentence(error)})'
-        return Choice(SandboxType.DOCKER, reason)
-    reason = f'no Docker engine answers ({absent}), and bubblewrap works'
-    return Choice(SandboxType.BUBBLEWRAP, reason, 'no Docker engine answers')
+    Args:
+        checks: Instead of those of the kinds that have a rank, in their order.
+    """
+    failed: list[tuple[SandboxKind, str]] = []
+    for number, kind in enumerate(KINDS.ranked()):
+        check = checks[number] if number < len(checks) else load(kind.check)
+        try:
+            if check is not None:
+                check()
+        except EnclaveError as error:
+            failed.append((kind, f'{kind.fails} ({_first_sentence(error)})'))
+            continue
+        reason = ', and '.join([', '.join(text for _, text in failed), kind.works] if failed else [kind.works])
+        return Choice(as_sandbox_type(kind.name), reason, ', '.join(each.fails for each, _ in failed))
+    return Choice(default_type(), ', but '.join(text for _, text in failed))
 
 
 def _first_sentence(error: EnclaveError) -> str:
@@ -137,8 +122,6 @@ def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bo
     Args:
         notebook: The caller wants a notebook sandbox, whatever the configuration says.
     """
-    from enclave.sandboxes.notebook.config import NotebookConfig
-
     choice = _find_backend(config) or _from_environment() or choose_backend()
     if notebook or isinstance(config, NotebookConfig):
         return choice.for_notebooks()
@@ -147,9 +130,11 @@ def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bo
 
 
 def kind_of(config: SandboxConfig | Mapping[str, Any] | None) -> SandboxType | str | None:
-    """Return the kind whose configuration this is by its class; None for one that fits several."""
-    from enclave.sandboxes.notebook.config import NotebookConfig
+    """Return the kind whose configuration this is by its class; None for one that fits several.
 
+    Raises:
+        ConfigurationError: No kind takes it.
+    """
     choice = _find_backend(config) if isinstance(config, SandboxConfig) else None
     if choice is None:
         return None
@@ -157,60 +142,98 @@ def kind_of(config: SandboxConfig | Mapping[str, Any] | None) -> SandboxType | s
 
 
 def fit_for(kind: SandboxType | str, config: SandboxConfig | Mapping[str, Any] | None) -> str:
-    """Return a kind that was set for whoever names none: the notebook kind of its backend, where a notebook is asked for."""
-    return notebook_type(str(kind)) if is_for_notebooks(config) else str(kind)
+    """Return a kind that was set for callers who name none, as it is for a configuration.
+
+    It is its notebook kind where a notebook is asked for, and the kind whose own class the configuration is of, whatever was set.
+
+    Raises:
+        ConfigurationError: No kind takes the configuration.
+    """
+    own = kind_of(config)
+    return notebook_type(str(own or kind)) if is_for_notebooks(config) else str(own or kind)
 
 
 def is_for_notebooks(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
     """Return whether a configuration says by itself that it is a notebook's."""
-    from enclave.sandboxes.notebook.config import NotebookConfig
-
     return isinstance(config, NotebookConfig) or bool(_find_notebook_sign(config))
 
 
-@functools.cache
-def _words() -> dict[SandboxType, set[str]]:
-    """Return the options of each of our kinds."""
-    from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-    from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
-    from enclave.sandboxes.docker.config import DockerSandboxConfig
-    from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
-
-    classes: dict[SandboxType, type[SandboxConfig]] = {
-        SandboxType.DOCKER: DockerSandboxConfig,
-        SandboxType.DOCKER_NOTEBOOK: DockerNotebookConfig,
-        SandboxType.BUBBLEWRAP: BubblewrapSandboxConfig,
-        SandboxType.BUBBLEWRAP_NOTEBOOK: BubblewrapNotebookConfig,
-    }
-    return {kind: {each.name for each in attrs.fields(config_class)} for kind, config_class in classes.items()}
-
-
 def _find_backend(config: SandboxConfig | Mapping[str, Any] | None) -> Choice | None:
-    """Return the general kind of the one backend that a configuration can be for; None if it can be for each."""
-    from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-    from enclave.sandboxes.docker.config import DockerSandboxConfig
+    """Return the general kind that a configuration can only be for; None if it can be for several.
 
-    for kind, config_class in (
-        (SandboxType.DOCKER, DockerSandboxConfig),
-        (SandboxType.BUBBLEWRAP, BubblewrapSandboxConfig),
-    ):
-        if isinstance(config, config_class):
-            return Choice(kind, f'its configuration is a {type(config).__name__}')
+    Raises:
+        ConfigurationError: It is of a class that no kind takes.
+    """
     if isinstance(config, Mapping):
-        words = _words()
-        for kind, other in ((SandboxType.DOCKER, SandboxType.BUBBLEWRAP), (SandboxType.BUBBLEWRAP, SandboxType.DOCKER)):
-            own = sorted(set(config) & words[_NOTEBOOK_OF[kind]] - words[_NOTEBOOK_OF[other]])
-            if own:
-                return Choice(kind, f'its option {own[0]!r} is a word of {kind} alone')
+        return _by_options(config)
+    if not isinstance(config, SandboxConfig) or type(config) is SandboxConfig:
+        return None
+    found = _by_class(type(config), KINDS.all(installed=False)) or _by_class(type(config), KINDS.all())
+    if found is None:
+        raise ConfigurationError(
+            f'no kind of sandbox that is registered takes a {type(config).__name__}; register the kind it is for, or name one'
+        )
+    return Choice(as_sandbox_type(_general(found)), f'its configuration is a {type(config).__name__}')
+
+
+def _by_class(config_class: type[SandboxConfig], kinds: list[SandboxKind]) -> SandboxKind | None:
+    """Return the kind whose configuration is of a class or of the nearest above it; of several the first in rank."""
+    for cls in config_class.__mro__:
+        if cls is SandboxConfig:
+            return None
+        found = [kind for kind in kinds if kind.config_class is cls]
+        if found:
+            return min(found, key=_order)
     return None
+
+
+def _order(kind: SandboxKind) -> tuple[bool, int, str]:
+    return (kind.rank is None and not kind.is_notebook, kind.rank or 0, kind.name)
+
+
+def _general(kind: SandboxKind) -> str:
+    """Return the name of the kind that a notebook kind goes with; any other's own."""
+    return next((each.name for each in KINDS.all(installed=False) if each.notebook == kind.name), kind.name)
+
+
+def _by_options(config: Mapping[str, Any]) -> Choice | None:
+    names = set(config)
+    families = _families(KINDS.all(installed=False))
+    if names - set().union(*families.values()):
+        families = _families(KINDS.all())
+    known = names & set().union(*families.values())
+    fitting = [name for name, options in families.items() if known <= options]
+    if len(fitting) == len(families):
+        return None
+    kinds = [kind for kind in KINDS.ranked() if kind.name in fitting]
+    if len(fitting) > 1 and len(kinds) != 1:
+        return None
+    if not fitting:  # options of several kinds: each is refused by the kind that is made
+        return None
+    chosen = kinds[0].name if kinds else fitting[0]
+    own = sorted(name for name in known if any(name not in options for options in families.values()))
+    return Choice(as_sandbox_type(chosen), f'its option {own[0]!r} is a word of {chosen} alone')
+
+
+def _families(kinds: list[SandboxKind]) -> dict[str, frozenset[str]]:
+    """Return the options of each general kind, with those of the notebook kind that goes with it."""
+    by_name = {kind.name: kind for kind in kinds}
+    return {
+        kind.name: kind.options | (by_name[kind.notebook].options if kind.notebook in by_name else frozenset())
+        for kind in kinds
+        if not kind.is_notebook
+    }
 
 
 def _find_notebook_sign(config: SandboxConfig | Mapping[str, Any] | None) -> str:
     """Return what says that a configuration is a notebook's, for a person; '' if nothing does."""
     if isinstance(config, Mapping):
-        words = _words()
+        by_name = {kind.name: kind for kind in KINDS.all(installed=False)}
         own = sorted(
-            name for name in config for kind in _NOTEBOOK_OF if name in words[_NOTEBOOK_OF[kind]] - words[kind]
+            name
+            for name in config
+            for kind in by_name.values()
+            if kind.notebook in by_name and name in by_name[kind.notebook].options - kind.options
         )
         if own:
             return f'its option {own[0]!r} is a word of notebooks alone'

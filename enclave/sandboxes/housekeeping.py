@@ -1,6 +1,6 @@
 """What a backend can do beyond single sandboxes (floor 4): say whether it answers, and sweep what dead owners left.
 
-A manager asks by kind of sandbox and knows no backend. A backend joins with one line below, or one `register_housekeeper`.
+A manager asks by kind of sandbox and knows no backend; which housekeeper a kind has, its descriptor says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from enclave.enums import SandboxType
-from enclave.registry import Registry
+from enclave.sandboxes.kinds import find_kind, load
 
 
 class Housekeeper(Protocol):
@@ -30,22 +30,18 @@ class Housekeeper(Protocol):
         """
 
 
-HOUSEKEEPERS: Registry[Callable[[], Housekeeper]] = Registry(
-    {
-        'bubblewrap': ('enclave.sandboxes.bubblewrap.sweep', 'BubblewrapHousekeeper'),
-        'bubblewrap_notebook': ('enclave.sandboxes.bubblewrap.sweep', 'BubblewrapHousekeeper'),
-        'docker': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
-        'docker_notebook': ('enclave.sandboxes.docker.sweep', 'DockerHousekeeper'),
-    }
-)
+_registered: dict[str, Callable[[], Housekeeper]] = {}  # single reads and writes, so no lock
 
 
 def register_housekeeper(sandbox_type: SandboxType | str, make: Callable[[], Housekeeper]) -> None:
-    """Register what makes the housekeeper of a kind, in the place of any that is there."""
-    HOUSEKEEPERS.register(str(sandbox_type), make)
+    """Register what makes the housekeeper of a kind, in the place of the one that its descriptor names."""
+    _registered[str(sandbox_type)] = make
 
 
 def find_housekeeper(sandbox_type: SandboxType | str) -> Housekeeper | None:
     """Return the housekeeper of a kind of sandbox, or None where the kind has nothing to look after."""
-    make = HOUSEKEEPERS.find(str(sandbox_type))
+    make = _registered.get(str(sandbox_type))
+    if make is None:
+        kind = find_kind(str(sandbox_type))
+        make = None if kind is None else load(kind.housekeeper)
     return make() if make is not None else None

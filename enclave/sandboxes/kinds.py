@@ -10,17 +10,19 @@ that does not say by itself that it is this kind's, and shows no facts about its
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from attrs import field, frozen
 
 from enclave.config import SandboxConfig
 from enclave.errors import InvalidArgumentError, NotRegisteredError
+from enclave.records import SandboxInfo
 from enclave.rulings import Rulings
 from enclave.suggest import suggest
 
@@ -33,6 +35,41 @@ logger = logging.getLogger(__name__)
 _BUILT_IN = ('enclave.sandboxes.docker.kind', 'enclave.sandboxes.bubblewrap.kind')
 """Modules whose ``KINDS`` are registered."""
 ENTRY_POINTS = 'enclave.kinds'
+
+
+Report = Callable[[str, 'int | None', 'int | None'], None]
+"""Is told how something slow goes: what it does, and how many bytes of how many are done, None where nobody counts."""
+
+
+@frozen
+class Missing:
+    """What has to be fetched or built before a sandbox can be made; ``get`` does it, which may take minutes."""
+
+    title: str
+    get: Callable[[Report], None]
+
+
+class Inventory(Protocol):
+    """The sandboxes of a kind on this machine that outlive a call of the command line: those of all processes."""
+
+    @property
+    def where(self) -> str:
+        """Where they are, in words, like ``'on the engine at unix:///var/run/docker.sock'``."""
+
+    def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
+        """Use one for a ``with`` block."""
+
+    def list(self) -> list[SandboxInfo]:
+        """Return what can be said of all."""
+
+    def describe(self, sandbox_id: str) -> SandboxInfo:
+        """Return what can be said of one."""
+
+    def stop(self, sandbox_id: str) -> None:
+        """Stop one."""
+
+    def remove(self, sandbox_id: str) -> None:
+        """Take one away."""
 
 
 @frozen(kw_only=True)
@@ -50,7 +87,9 @@ class SandboxKind:
         works: A clause that says so, like ``'a Docker engine answers'``.
         fails: A clause that says the opposite.
         housekeeper: Makes what looks after what dead owners left.
-        doctor: Looks at what it needs; given a `enclave.checks.Examination`, it returns checks.
+        doctor: Makes what looks at what it needs of a machine, an `enclave.checks.Examiner`.
+        find_missing: Given the options of a sandbox, returns what is `Missing` on this machine to make it, or None.
+        inventory: Makes an `Inventory`, where such sandboxes can be reached from other processes than the one that made them.
         rulings: A ruling for each option of its configuration that a client of a server may set.
         public_facts: Names in the sandbox's ``metadata`` that clients of a server may see.
     """
@@ -66,6 +105,8 @@ class SandboxKind:
     fails: str = 'it does not work here'
     housekeeper: Callable[[], Housekeeper] | str | None = None
     doctor: Callable[..., Any] | str | None = None
+    find_missing: Callable[[Mapping[str, Any]], Missing | None] | str | None = None
+    inventory: Callable[[], Inventory] | str | None = None
     rulings: Rulings | str | None = field(default=None, repr=False)
     public_facts: tuple[str, ...] = ()
 
@@ -85,6 +126,12 @@ class SandboxKind:
     def options(self) -> frozenset[str]:
         """The names of all options of its configuration."""
         return frozenset(attrs.fields_dict(self.config_class))
+
+    def look_for_missing(self, options: Mapping[str, Any]) -> Missing | None:
+        """Return what has to be fetched or built before a sandbox with these options can be made, or None."""
+        find: Any = load(self.find_missing)
+        found: Missing | None = None if find is None else find(options)
+        return found
 
     def get_rulings(self) -> Rulings | None:
         """Return its rulings; None if it declares none."""
@@ -151,6 +198,13 @@ class KindTable:
             self._look_around()
         with self._lock:
             return [self.registered[name] for name in sorted(self.registered)]
+
+    def ranked(self) -> list[SandboxKind]:
+        """Return the kinds that are tried where nobody names one, in their order."""
+        return sorted(
+            (kind for kind in self.all(installed=False) if kind.rank is not None),
+            key=lambda kind: (kind.rank or 0, kind.name),
+        )
 
     def _fill(self) -> None:
         """Register the built-in kinds, once."""

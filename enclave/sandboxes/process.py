@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, Protocol
 
-from attrs import Factory, define, field, frozen
+from attrs import define, field, frozen
 
-from enclave.agent.program import DATA, ERR, EVENT, ProtocolError, unpack_message
-from enclave.channel.channel import Call, Reply
 from enclave.deadline import Deadline
 from enclave.errors import CallCancelledError, InvalidArgumentError, OperationTimeoutError
 from enclave.records import CommandResult
-from enclave.sandboxes.output import Kept, decode
+from enclave.sandboxes.output import decode
 
 
 @frozen
@@ -31,6 +29,45 @@ class OutputChunk:
         return decode(self.data)
 
 
+@frozen
+class Started:
+    """That a program runs, under a process id inside the sandbox."""
+
+    pid: int
+
+
+class Program(Protocol):
+    """A running program as whatever runs it gives it to a `Process`. Any thread may use it; one at a time takes output."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended; output may still be there to take."""
+
+    def next(self, deadline: Deadline) -> OutputChunk | Started | CommandResult | None:
+        """Return the next that comes of it, the result at last; None is nothing to speak of.
+
+        Raises:
+            OperationTimeoutError: Nothing came before the deadline.
+            CallCancelledError: The caller's work was cancelled; the program goes on.
+            SandboxGoneError, SandboxBrokenError: The sandbox was lost.
+        """
+
+    def write(self, data: bytes, deadline: Deadline) -> bool:
+        """Send input as fast as the program reads it; False if it ended first."""
+
+    def close_input(self) -> None:
+        """Say that no more input comes."""
+
+    def signal(self, number: int, *, group: bool) -> None:
+        """Send a signal to the program, or to its process group."""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give its terminal another size."""
+
+    def kill(self) -> None:
+        """Kill it and everything it started."""
+
+
 @define(eq=False)
 class Process:
     """A running program. Lives until it ends; leaving its ``with`` block kills it if it still runs.
@@ -41,16 +78,9 @@ class Process:
     """
 
     command: str | tuple[str, ...]
-    _call: Call = field(repr=False)
-    _cap: int
-    _live: bool
-    _finish: Callable[[Reply, bytes, bytes], CommandResult] = field(repr=False)
-    _watch: Callable[[Call, Deadline], object] = field(default=Call.wait_ready, repr=False)
+    _program: Program = field(repr=False)
     pid: int | None = field(default=None, init=False)
     result: CommandResult | None = field(default=None, init=False, repr=False)
-    _out: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
-    _err: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
-
     _early: deque[OutputChunk] = field(factory=deque, init=False, repr=False)  # taken, and not given yet
 
     def chunks(self, timeout: float | None = None) -> Iterator[OutputChunk]:
@@ -70,20 +100,15 @@ class Process:
                 yield chunk
 
     def _next(self, deadline: Deadline) -> OutputChunk | None:
-        """Take one frame; None for one that is no output. Sets ``result`` at the end."""
-        self._watch(self._call, deadline)
-        frame = self._call.next_frame(deadline)
-        if frame is None:
-            self.result = self._finish(self._call.wait(deadline), self._out.data(), self._err.data())
-            return None
-        kind, payload = frame
-        if kind == EVENT:
-            facts = Reply(unpack_message(payload)[0])
-            with contextlib.suppress(ProtocolError):
-                self.pid = facts.integer('started')
-            return None
-        (self._out if kind == DATA else self._err).add(payload)
-        return OutputChunk('stdout' if kind == DATA else 'stderr', payload) if kind in (DATA, ERR) else None
+        """Take what comes next; None for what is no output. Sets ``pid`` at the start and ``result`` at the end."""
+        found = self._program.next(deadline)
+        if isinstance(found, OutputChunk):
+            return found
+        if isinstance(found, Started):
+            self.pid = found.pid
+        else:
+            self.result = found
+        return None
 
     def wait_started(self, timeout: float | None = 10.0) -> int:
         """Return the program's process id inside the sandbox, as soon as it is known.
@@ -127,18 +152,18 @@ class Process:
 
     def poll(self) -> CommandResult | None:
         """Return the result if the program has ended, after taking what output there is; else None."""
-        while self.result is None and self._call.has_ended:
+        while self.result is None and self._program.has_ended:
             self._next(Deadline())
         return self.result
 
     def write(self, data: bytes, timeout: float | None = None) -> bool:
         """Send input as fast as the program reads it; False if it ended first."""
-        return self._call.write(data, Deadline.after(timeout))
+        return self._program.write(data, Deadline.after(timeout))
 
     def close_stdin(self) -> None:
         """Say that no more input comes."""
-        if not self._call.has_ended:
-            self._call.close_input()
+        if not self._program.has_ended:
+            self._program.close_input()
 
     def send_signal(self, number: int | str, *, group: bool = False) -> None:
         """Send a signal (a number, or a name like ``'SIGINT'``) to the program, or to its whole process group."""
@@ -149,18 +174,18 @@ class Process:
                 raise InvalidArgumentError(f'there is no signal called {number!r}') from None
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 64:
             raise InvalidArgumentError(f'a signal is a number from 1 to 64 or a name, not {number!r}')
-        if not self._call.has_ended:
-            self._call.control(signal=int(number), target='group' if group else 'main')
+        if not self._program.has_ended:
+            self._program.signal(int(number), group=group)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Tell the program's terminal its new size."""
-        if not self._call.has_ended:
-            self._call.control(resize=[rows, columns])
+        """Give the program's terminal another size."""
+        if not self._program.has_ended:
+            self._program.resize(rows, columns)
 
     def kill(self) -> None:
         """Kill the program and everything it started; its result says ``cancelled``. Does nothing once it has ended."""
-        if not self._call.has_ended:
-            self._call.cancel()
+        if not self._program.has_ended:
+            self._program.kill()
 
     def __enter__(self) -> Process:
         return self

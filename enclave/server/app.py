@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 import re
 import threading
@@ -39,12 +40,25 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, programs, routes
+from enclave.server import notebooks, programs, routes, verb_routes
+from enclave.server.adapters import adapter_at
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 from enclave.server.idempotency import Entry, Outcome
-from enclave.server.route import JSON, JSON_OPTIONS, ROUTES, Context, RawBody, Route, Streamed, Text, decode_query
-from enclave.server.service import Service
+from enclave.server.route import (
+    JSON,
+    JSON_OPTIONS,
+    ROUTES,
+    Adapter,
+    Context,
+    Head,
+    RawBody,
+    Route,
+    Streamed,
+    Text,
+    decode_query,
+)
+from enclave.server.service import Service, Tenant
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +78,7 @@ _DOCS_POLICY = (
 def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
+    assert verb_routes is not None
     assert notebooks is not None  # this too
     assert programs is not None  # and this
     app = flask.Flask('enclave', static_folder=None)
@@ -112,8 +127,15 @@ class _Door:
             headers = cast(Mapping[str, str], request.headers)
             self._service.guard.check(request.method, headers)
             route = ROUTES.get(request.endpoint or '')
+            adapter = _adapter()
+            if adapter is not None:
+                self._service.policy.check_adapter(adapter.name)
             if route is None or not route.is_open:
-                key = self._service.authenticator.identify(headers)
+                if adapter is None:
+                    key = self._service.authenticator.identify(headers)
+                else:
+                    identity = adapter.identify(self._service, _head())
+                    key, g.named_sandbox = identity.key, identity.sandbox_id
                 g.key = key
                 g.who = ANONYMOUS if key is None else key.name
                 g.known = True
@@ -199,6 +221,12 @@ class _Door:
 
     def _failure(self, error: EnclaveError, status: int | None = None) -> flask.Response:
         flask.g.code = error.code
+        adapter = _adapter()
+        if adapter is not None:
+            body, number, media_type = adapter.failure(error, status)
+            response = flask.Response(body, number, content_type=media_type)
+            response.headers.update(adapter.headers(error))
+            return response
         chosen = status_of(error) if status is None else status
         response = flask.Response(_encoded(error), chosen, mimetype=JSON)
         for name, value in extra_headers(error, chosen).items():
@@ -212,21 +240,22 @@ class _Door:
         tenant = self._service.tenant(flask.g.get('key'))
         try:
             arguments: dict[str, Any] = dict(path)
-            query = decode_query(_query_arguments(), route.query)
-            if query is not None:
-                arguments['query'] = query
+            if route.adapter is None:
+                query = decode_query(_query_arguments(), route.query)
+                if query is not None:
+                    arguments['query'] = query
             body = self._body(route)
             if route.body is not None:
                 arguments['body'] = body
             key = _idempotency_key() if route.is_repeatable else None
             with contextlib.ExitStack() as stack:
-                stack.enter_context(self._service.lanes.entered(route.lane, tenant.name, tenant.max_calls))
+                stack.enter_context(self._entered(route, tenant))
                 if key is not None:
                     return self._once(route, tenant, key, arguments)
                 cancellation = Cancellation()
                 context = self._context(route, tenant, cancellation)
                 stack.enter_context(context.held)
-                if route.lane == 'call':
+                if route.lane in ('call', 'program'):
                     context.on_gone(cancellation.cancel)
                 value = self._run(route, context, arguments)
                 if isinstance(value, Streamed):
@@ -234,6 +263,13 @@ class _Door:
                 return _response(value)
         except EnclaveError as error:
             return self._failure(error)
+
+    def _entered(self, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
+        lanes = self._service.lanes
+        if route.lane != 'program':
+            return lanes.entered(route.lane, tenant.name, tenant.max_calls)
+        on_gone = flask.request.environ.get(WATCH_KEY, lambda action: None)
+        return lanes.queued(tenant.name, tenant.max_calls, on_gone)
 
     def _context(self, route: Route, tenant: Any, cancellation: Cancellation) -> Context:
         request = flask.request
@@ -243,6 +279,7 @@ class _Door:
             cancellation,
             accept=request.headers.get('Accept', ''),
             last_event_id=request.headers.get('Last-Event-ID'),
+            named_sandbox=flask.g.get('named_sandbox'),
             on_gone=request.environ.get(WATCH_KEY, lambda action: None),
             facts=flask.g.facts,
         )
@@ -271,7 +308,8 @@ class _Door:
             outcome = Outcome(response.status_code, response.get_data())
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:
-                outcome = Outcome(status_of(error), _encoded(error), error.code)
+                failed = self._failure(error)
+                outcome = Outcome(failed.status_code, failed.get_data(), error.code)
             raise
         finally:
             repeats.finish(tenant.name, key, entry, outcome)
@@ -293,6 +331,14 @@ class _Door:
     def _body(self, route: Route) -> Any:
         request, policy = flask.request, self._service.policy
         size = request.content_length
+        if route.adapter is not None:
+            size = size or 0
+            limit = policy.max_upload_bytes if isinstance(route.body, str) else policy.max_json_bytes
+            if size > limit:
+                raise _too_large(limit)
+            if isinstance(route.body, str):
+                return RawBody(request.stream, size)
+            return RawBody(io.BytesIO(request.get_data(cache=True)), size)
         if isinstance(route.body, str):
             if size is None:
                 raise InvalidArgumentError('the request has a body of unknown length')
@@ -345,7 +391,21 @@ def _encoded(error: EnclaveError) -> bytes:
         return wire.to_json(answer.model_copy(update={'details': {}})).encode('ascii')
 
 
+def _adapter() -> Adapter | None:
+    """Return whose interface the request asks; None is the server's own."""
+    route = ROUTES.get(flask.request.endpoint or '')
+    return adapter_at(flask.request.path) if route is None else route.adapter
+
+
+def _head() -> Head:
+    request = flask.request
+    headers = cast(Mapping[str, str], request.headers)
+    return Head(method=request.method, path=request.path, query=request.args.to_dict(), headers=headers)
+
+
 def _response(value: Any) -> flask.Response:
+    if isinstance(value, flask.Response):
+        return value
     if isinstance(value, Text):
         return flask.Response(value.text, content_type=value.media_type)
     return flask.Response(wire.to_json(value), mimetype=JSON)
@@ -362,6 +422,9 @@ def _query_arguments() -> dict[str, list[str]]:
 
 def _idempotency_key() -> str | None:
     key = flask.request.headers.get(IDEMPOTENCY_HEADER)
+    adapter = _adapter()
+    if key is not None and adapter is not None:  # each interface has rules of its own for what a key may be
+        return hashlib.sha256(f'{adapter.name} {key}'.encode('utf-8', 'surrogateescape')).hexdigest()
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidArgumentError(f'{IDEMPOTENCY_HEADER} must be 1 to 128 of A-Z a-z 0-9 . _ -')
     return key

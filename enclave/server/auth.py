@@ -217,9 +217,11 @@ class HostGuard:
 
     Args:
         hosts: Host names that are ours besides the loopback ones, lower case; None takes any name (where a key protects).
+        domain: What further names of ours end with, a dot first.
     """
 
     hosts: frozenset[str] | None = frozenset()
+    domain: str | None = None
 
     def check(self, method: str, headers: Mapping[str, str]) -> None:
         """Return if the request may be one of ours.
@@ -230,7 +232,8 @@ class HostGuard:
         host = headers.get('Host', '')
         if self.hosts is not None:
             name = host_name(host)
-            if not (is_loopback(name) or name in self.hosts):
+            is_below = self.domain is not None and name.endswith(self.domain)
+            if not (is_loopback(name) or name in self.hosts or is_below):
                 raise PolicyError(
                     f'the request is for the host {host!r}, which is not this server; '
                     'if it is another name of this machine, name it in allowed_hosts',

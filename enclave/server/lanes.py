@@ -3,18 +3,24 @@
 A lane is a number of threads that requests of one kind may hold. Calls that take as long as the code in a sandbox does have
 one, streams another, what ends sandboxes a third; what is quick needs none. The server has threads for all lanes together and
 some to spare, so whoever is refused is refused at once, and `/health` is never behind an execution.
+
+Programs have a lane of their own in which requests wait for their turn: first come, first served within a key, and the keys in
+turn. Only who would be one too many of those that wait is refused.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
-from enclave.errors import TooManyRequestsError
+from attrs import define, field
 
-Lane = Literal['quick', 'call', 'stream', 'end']
+from enclave.errors import CallCancelledError, TooManyRequestsError
+
+Lane = Literal['quick', 'call', 'stream', 'end', 'program']
 
 END_THREADS = 16
 SPARE_THREADS = 12
@@ -64,37 +70,67 @@ class Shares:
     def give(self, tenant: str, amount: int = 1) -> None:
         """Count what a key gives back."""
         self.taken -= amount
-        self._held[tenant] -= amount
-        if not self._held[tenant]:
-            del self._held[tenant]
+        left = self.held(tenant) - amount
+        if left:
+            self._held[tenant] = left
+        else:
+            self._held.pop(tenant, None)
+
+
+@define(eq=False)
+class _Ticket:
+    """A place in the queue of a key. All but ``called`` is guarded by the lock of the lanes."""
+
+    tenant: str
+    limit: int | None
+    called: threading.Event = field(factory=threading.Event)
+    is_granted: bool = False
+    has_left: bool = False
 
 
 class Lanes:
     """Counts what goes on. Lives as long as the server; any thread may enter.
 
     Args:
-        calls, streams, ends: How many requests of each kind go on at once.
+        calls, streams, ends: How many requests of each kind go on at once; programs may be as many as calls.
+        waiting: How many requests may wait for their program's turn.
         memory: How many bytes of output calls may hold together.
         keys: How many keys there are.
     """
 
     def __init__(
-        self, *, calls: int, streams: int, ends: int = END_THREADS, memory: int = 1 << 62, keys: int = 1
+        self,
+        *,
+        calls: int,
+        streams: int,
+        ends: int = END_THREADS,
+        memory: int = 1 << 62,
+        keys: int = 1,
+        waiting: int = 0,
     ) -> None:
-        self._changed = threading.Condition()  # guards the four below
+        self._changed = threading.Condition()  # guards all below
         self._lanes: dict[Lane, Shares] = {
             'call': Shares(calls, keys),
             'stream': Shares(streams, keys),
             'end': Shares(ends, keys),
+            'program': Shares(calls, keys),
         }
+        self._queues: collections.OrderedDict[str, collections.deque[_Ticket]] = collections.OrderedDict()
+        self._waiting = 0
+        self._waiting_limit = waiting
         self._memory = Shares(memory, keys)
         self._quick = 0
         self._refused = 0
 
     @property
     def threads(self) -> int:
-        """How many threads a server needs so that no lane starves another."""
+        """How many threads a server needs so that no lane starves another, while no program waits for its turn."""
         return sum(shares.limit for shares in self._lanes.values()) + SPARE_THREADS
+
+    @property
+    def most_threads(self) -> int:
+        """How many it needs while as many programs wait as may."""
+        return self.threads + self._waiting_limit
 
     @contextlib.contextmanager
     def entered(self, lane: Lane, tenant: str, tenant_limit: int | None = None) -> Iterator[None]:
@@ -152,11 +188,91 @@ class Lanes:
             with self._changed:
                 self._memory.give(tenant, amount)
 
+    @contextlib.contextmanager
+    def queued(
+        self,
+        tenant: str,
+        tenant_limit: int | None = None,
+        on_gone: Callable[[Callable[[], None]], None] = lambda action: None,
+    ) -> Iterator[None]:
+        """Wait for a program's turn, and hold its place for the block.
+
+        Args:
+            on_gone: Takes what is to be called if the client goes away meanwhile.
+
+        Raises:
+            TooManyRequestsError: As many wait as may.
+            CallCancelledError: The client went away.
+        """
+        ticket = _Ticket(tenant, tenant_limit)
+        shares = self._lanes['program']
+        with self._changed:
+            self._queues.setdefault(tenant, collections.deque()).append(ticket)
+            self._waiting += 1
+            self._grant_locked()
+            if not ticket.is_granted and self._waiting > self._waiting_limit:
+                self._leave_locked(ticket)
+                self._refused += 1
+                raise _full(
+                    f'the server is busy: {self._waiting_limit} programs wait for their turn, which is all it takes'
+                )
+        on_gone(lambda: self._leave(ticket))
+        ticket.called.wait()
+        if not ticket.is_granted:
+            raise CallCancelledError('the client went away before the turn of its program came')
+        try:
+            yield
+        finally:
+            with self._changed:
+                shares.give(tenant)
+                self._grant_locked()
+                self._changed.notify_all()
+
+    def _grant_locked(self) -> None:
+        """Call those whose turn it is: the longest waiting one of each key that may have more, the keys in turn."""
+        shares = self._lanes['program']
+        passed = 0
+        while passed < len(self._queues):
+            tenant, queue = next(iter(self._queues.items()))
+            self._queues.move_to_end(tenant)
+            ticket = queue[0]
+            if (ticket.limit is not None and shares.held(tenant) >= ticket.limit) or not shares.has_room(tenant):
+                passed += 1
+                continue
+            passed = 0
+            shares.take(tenant)
+            ticket.is_granted = True
+            self._remove_locked(ticket)
+            ticket.called.set()
+
+    def _leave(self, ticket: _Ticket) -> None:
+        with self._changed:
+            self._leave_locked(ticket)
+
+    def _leave_locked(self, ticket: _Ticket) -> None:
+        if not ticket.is_granted and not ticket.has_left:
+            ticket.has_left = True
+            self._remove_locked(ticket)
+            ticket.called.set()
+
+    def _remove_locked(self, ticket: _Ticket) -> None:
+        queue = self._queues[ticket.tenant]
+        queue.remove(ticket)
+        if not queue:
+            del self._queues[ticket.tenant]
+        self._waiting -= 1
+
+    @property
+    def waiting(self) -> int:
+        """How many programs wait for their turn."""
+        with self._changed:
+            return self._waiting
+
     def wait_empty(self, timeout: float | None) -> bool:
         """Wait until no call and no stream goes on; tell whether it came to that."""
-        calls, streams = self._lanes['call'], self._lanes['stream']
+        lanes = [self._lanes[lane] for lane in ('call', 'stream', 'program')]
         with self._changed:
-            return self._changed.wait_for(lambda: not calls.taken and not streams.taken, timeout)
+            return self._changed.wait_for(lambda: not self._waiting and not any(each.taken for each in lanes), timeout)
 
     def counts(self) -> dict[str, int]:
         """Return how many requests go on in each lane."""

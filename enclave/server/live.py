@@ -70,6 +70,7 @@ class EventLog(ABC):
         attended: It is cancelled when nobody reads it for `RESUME_SECONDS`.
         kept_bytes: How much of what was read is kept; default is `KEPT_BYTES`.
         patience: Seconds after its first wait for its readers until it waits no more, as in `hurry`; None is no limit.
+        waits_alone: Whether it waits where nobody reads at all. False has the oldest events that nobody has read make room.
     """
 
     noun: ClassVar[str]
@@ -82,7 +83,9 @@ class EventLog(ABC):
         attended: bool,
         kept_bytes: int | None = None,
         patience: float | None = None,
+        waits_alone: bool = True,
     ) -> None:
+        self._waits_alone = waits_alone
         self.id = live_id
         self.sandbox_id = sandbox_id
         self._attended = attended
@@ -169,12 +172,24 @@ class EventLog(ABC):
         def has_room() -> bool:
             return self._unread + size <= UNREAD_BYTES or not self._unread
 
+        def is_alone() -> bool:
+            return not self._waits_alone and not self._readers
+
         if has_room():
             return True
         if self._waits_until is None:
             self._waits_until = Deadline.after(self._patience)
-        self._changed.wait_for(lambda: has_room() or self._is_hurried, self._waits_until.remaining())
+        self._changed.wait_for(lambda: has_room() or self._is_hurried or is_alone(), self._waits_until.remaining())
+        while is_alone() and not self._is_hurried and not has_room():
+            self._drop_oldest_locked()
         return has_room()
+
+    def _drop_oldest_locked(self) -> None:
+        event = self._lines.popleft()
+        self._bytes -= event.size
+        if (event.seq or 0) > self._read_seq:
+            self._unread -= event.size
+            self._read_seq = event.seq or 0
 
     # The readers' side ------------------------------------------------------------------------------------------------
 
@@ -226,6 +241,7 @@ class EventLog(ABC):
             with self._changed:
                 self._readers -= 1
                 timer = self._desert_locked()
+                self._changed.notify_all()
             if timer is not None:
                 timer.start()
 
@@ -300,6 +316,12 @@ class EventLog(ABC):
         """When it ended, on the monotonic clock; None while it runs."""
         with self._changed:
             return self._ended_at
+
+    @property
+    def read_seq(self) -> int:
+        """The number of the newest event that was read, or that no reader can have any more."""
+        with self._changed:
+            return self._read_seq
 
     @property
     def last_seq(self) -> int:

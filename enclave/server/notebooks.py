@@ -21,6 +21,7 @@ from enclave.managers.protocol import (
     CheckResponse,
     CompleteRequest,
     DoneResponse,
+    InputRequest,
     InspectRequest,
     KernelRequest,
 )
@@ -82,7 +83,10 @@ def stream_cell(context: Context, sandbox_id: str, body: CellStreamRequest) -> S
     sandbox = context.tenant.manager._existing(sandbox_id)
     limit = check_timeout(sandbox.config.timeout if body.timeout is None else body.timeout)
     cell = context.tenant.cells.start(
-        sandbox_id, body, lambda: stream(body.code, body.timeout, **_cell_options(body)), limit
+        sandbox_id,
+        body,
+        lambda: stream(body.code, body.timeout, allow_input=body.allow_input, **_cell_options(body)),
+        limit,
     )
     return follow(context, cell)
 
@@ -190,6 +194,21 @@ def interrupt_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneResp
     """Interrupt the cell that runs in a kernel, as Ctrl-C does; where none runs, nothing happens."""
     _verb(context, sandbox_id, 'interrupt_kernel')(kernel)
     return DoneResponse(message=f'kernel {kernel} is interrupted')
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/kernels/<kernel>/input',
+    body=InputRequest,
+    answers=DoneResponse,
+    lane='end',
+    is_repeatable=True,
+    tag='notebooks',
+)
+def answer_input(context: Context, sandbox_id: str, kernel: str, body: InputRequest) -> DoneResponse:
+    """Give the cell that runs in a kernel the line that it asked for. Only a cell that was allowed to ask waits for one."""
+    _verb(context, sandbox_id, 'answer_input')(body.text, kernel=kernel)
+    return DoneResponse(message=f'the cell of kernel {kernel} has its input')
 
 
 @route(

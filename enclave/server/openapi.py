@@ -14,10 +14,9 @@ from typing import Any
 import attrs
 
 import enclave
-from enclave.enums import SandboxType
 from enclave.errors import EnclaveError
 from enclave.managers.protocol import API_KEY_HEADER, IDEMPOTENCY_HEADER, ErrorResponse
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.kinds import KINDS
 from enclave.server import route as routing
 from enclave.server.route import EVENTS, JSON, JSON_OPTIONS, ROUTES, SERVER_SENT_EVENTS, VARIABLE, Route
 from enclave.tools.schema import json_schema
@@ -64,11 +63,13 @@ _TAGS = {
 @functools.cache
 def document() -> Schema:
     """Return the document."""
-    for room in ('routes', 'notebooks'):
+    for room in ('routes', 'verb_routes', 'notebooks'):
         importlib.import_module(f'enclave.server.{room}')  # which registers them, and itself imports this module
     schemas: dict[str, Schema] = {}
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES.values():
+        if route.adapter is not None:  # described by whose interface it is
+            continue
         path = VARIABLE.sub(r'{\1}', route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
     json_schema(ErrorResponse, definitions=schemas, ref_prefix=_PREFIX)
@@ -162,13 +163,12 @@ def _body(route: Route, schemas: dict[str, Schema]) -> Schema:
         return {'required': False, 'content': {route.body: {'schema': {'type': 'string', 'format': 'binary'}}}}
     if route.body is JSON_OPTIONS:
         options: list[Schema] = []
-        for kind in SandboxType:
+        for kind in sorted(KINDS.all(), key=lambda each: (each.is_notebook, each.rank or 0, each.name)):
             try:
-                cls = SandboxFactory.get_sandbox_class(kind).config_class
+                if kind.get_rulings() is not None:  # others are for no client
+                    options.append(json_schema(kind.config_class, definitions=schemas, ref_prefix=_PREFIX))
             except (EnclaveError, ImportError):
-                continue  # a kind that this machine cannot have, or a name without one
-            options.append(json_schema(cls, definitions=schemas, ref_prefix=_PREFIX))
-        # A kind of a user's own has options of its own.
+                continue  # a kind that this machine cannot have, or whose options have no JSON form
         return {'required': False, 'content': _json({'anyOf': [*options, {'type': 'object'}, {'type': 'null'}]})}
     required = any(each.default is attrs.NOTHING for each in attrs.fields(route.body))
     return {

@@ -117,6 +117,7 @@ class Policy(Model):
             path, ``*`` alone for all images.
         allow_pull: Whether an image that the engine lacks is fetched; the default image of a kind always is.
         tools: Patterns of tool names. Without ``notebook_executor`` among them a client gets at no kernel.
+        adapters: Patterns of the names of adapters, ``'e2b'`` among them: the interfaces of other programs that are answered.
         mounts: Host directories that ``volumes`` may name, with all below them: ``'/data:ro'``, ``'/scratch:rw'``. Those that
             are ``ro``, and not within one that is ``rw``, also serve for ``rootfs`` and ``python``, with all that such an
             interpreter would show. Who writes in a directory may put a link in the place of something below it between the
@@ -154,6 +155,7 @@ class Policy(Model):
         max_concurrent_calls: How many calls may go on at once, of all keys together. Where there are several keys, a part is
             kept for each that has none going on, so that no key can take all; so it is with streams and ``max_output_memory``.
         max_calls_per_key: How many of them may be one key's.
+        max_waiting: How many programs may wait for their turn when ``max_concurrent_calls`` of them run, of all keys together.
         max_streams: How many streams of events may be open at once, of all keys together.
         max_repeats: How many answers are kept for repeats under an idempotency key; each key has its part.
         max_repeat_bytes: How much memory they may take.
@@ -170,6 +172,7 @@ class Policy(Model):
     images: tuple[str, ...] = _names(('*',))
     allow_pull: bool = field(default=False, validator=is_a(bool))
     tools: tuple[str, ...] = _names(('*',))
+    adapters: tuple[str, ...] = _names(('*',))
     mounts: tuple[str, ...] = field(default=(), converter=as_tuple, validator=checked(_check_mounts))
     networks: tuple[str, ...] = _names()
     allow_network: bool = field(default=True, validator=is_a(bool))
@@ -201,6 +204,7 @@ class Policy(Model):
     max_sandboxes: int | None = field(default=64, validator=whole_number(0, none=True))
     max_concurrent_calls: int = field(default=64, validator=whole_number(1, 4096))
     max_calls_per_key: int | None = field(default=None, validator=whole_number(1, none=True))
+    max_waiting: int = field(default=512, validator=whole_number(0, 8192))
     max_streams: int = field(default=64, validator=whole_number(1, 4096))
     max_repeats: int = field(default=10_000, validator=whole_number(1))
     max_repeat_bytes: int = field(default=64 * MIB, validator=whole_number(1024))
@@ -284,6 +288,11 @@ class Policy(Model):
             timeout = parameters['timeout']
             if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0:
                 self.check_call_timeout(timeout or None, 'timeout')
+
+    def check_adapter(self, name: str) -> None:
+        """Return if another program's interface may be used."""
+        if not _matches(name, self.adapters):
+            raise _refusal('adapters', f'the adapter {name!r} is closed here', self.adapters)
 
     def check_tool_options(self, name: str, options: Mapping[str, Any]) -> None:
         """Return if a tool may be loaded with these options: the tool declares a ruling for each."""

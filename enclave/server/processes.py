@@ -23,8 +23,8 @@ class LiveProcess(EventLog):
 
     noun = 'process'
 
-    def __init__(self, sandbox_id: str, process: Process, *, attended: bool) -> None:
-        super().__init__(sandbox_id, uuid.uuid4().hex[:12], attended=attended)
+    def __init__(self, sandbox_id: str, process: Process, *, attended: bool, waits_alone: bool = True) -> None:
+        super().__init__(sandbox_id, uuid.uuid4().hex[:12], attended=attended, waits_alone=waits_alone)
         self.process = process
 
     def _started(self) -> ProcessEvent:
@@ -64,12 +64,20 @@ class Processes(EventLogTable[LiveProcess]):
     def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__('process', 'processes', limit, clock=clock)
 
-    def start(self, sandbox_id: str, start: Callable[[], Process], *, attended: bool = False) -> LiveProcess:
+    def start(
+        self,
+        sandbox_id: str,
+        start: Callable[[], Process],
+        *,
+        attended: bool = False,
+        wrap: Callable[[Process], LiveProcess] | None = None,
+    ) -> LiveProcess:
         """Start a process and return it, running.
 
         Args:
             start: Starts the program.
             attended: Kill it when nobody has read its events for `RESUME_SECONDS`.
+            wrap: Makes the entry in the table, where that is to be one of a kind.
 
         Raises:
             TooManyRequestsError: The tenant has as many as it may.
@@ -82,6 +90,6 @@ class Processes(EventLogTable[LiveProcess]):
             except OperationTimeoutError:
                 process.kill()
                 raise
-            made = self._enter(LiveProcess(sandbox_id, process, attended=attended))
+            made = self._enter(wrap(process) if wrap else LiveProcess(sandbox_id, process, attended=attended))
         made.start()
         return made

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import attrs
 
+from enclave import wire
+from enclave.config import DEFAULT_OUTPUT_BYTES
+from enclave.errors import EnclaveError, ServerError
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.protocol import PoolCodeRequest
-from enclave.server.route import Context, route
+from enclave.managers.protocol import (
+    KEEP_ALIVE_SECONDS,
+    CodeBatchRequest,
+    CodeEvent,
+    PoolCodeRequest,
+    error_response,
+)
+from enclave.parallel import MOST_AT_ONCE, Batch, Outcome
+from enclave.server.route import EVENTS, Context, Streamed, route
+
+logger = logging.getLogger(__name__)
 
 
 @route(
@@ -14,7 +31,7 @@ from enclave.server.route import Context, route
     '/sandbox/<sandbox_id>/code',
     body=CodeRequest,
     answers=CodeResult,
-    lane='call',
+    lane='program',
     is_repeatable=True,
     tag='programs',
 )
@@ -26,7 +43,9 @@ def run_code(context: Context, sandbox_id: str, body: CodeRequest) -> CodeResult
     return context.tenant.manager.run_code(sandbox_id, checked_request(context, body, sandbox_id))
 
 
-@route('POST', '/pool/code', body=PoolCodeRequest, answers=CodeResult, lane='call', is_repeatable=True, tag='programs')
+@route(
+    'POST', '/pool/code', body=PoolCodeRequest, answers=CodeResult, lane='program', is_repeatable=True, tag='programs'
+)
 def run_code_in_pool(context: Context, body: PoolCodeRequest) -> CodeResult:
     """Compile and run a program in whichever sandbox of a pool is free."""
     request = checked_request(context, body.request)
@@ -49,3 +68,126 @@ def checked_request(context: Context, request: CodeRequest, sandbox_id: str | No
     fetched = min(most, request.max_fetch_bytes) if request.fetch_files else 0
     context.held.enter_context(context.service.lanes.holding(context.tenant.name, fetched))
     return attrs.evolve(request, max_fetch_bytes=most) if request.max_fetch_bytes > most else request
+
+
+@route(
+    'POST',
+    '/pool/code/batch',
+    body=CodeBatchRequest,
+    answers=EVENTS,
+    events=CodeEvent,
+    lane='stream',
+    tag='programs',
+)
+def run_many_in_pool(context: Context, body: CodeBatchRequest) -> Streamed:
+    """Run many programs, each in whichever sandbox of a pool is free: one JSON object a line, as outcomes come.
+
+    Lines come in the order of the ends, with the programs' places from 0. Closing the connection ends what is left.
+    """
+    manager = context.tenant.manager
+    size = manager._pool_size(body.pool)
+    concurrency = _concurrency(context, body.concurrency or size)
+    requests = _checked_requests(context, body.requests, None, concurrency)
+    return _streamed_batch(
+        context,
+        Batch(
+            lambda each: manager.run_code_in_pool(_allowed(each), wait_timeout=body.timeout, pool=body.pool),
+            requests,
+            concurrency=concurrency,
+        ),
+    )
+
+
+@route(
+    'POST',
+    '/sandbox/<sandbox_id>/code/batch',
+    body=CodeBatchRequest,
+    answers=EVENTS,
+    events=CodeEvent,
+    lane='stream',
+    tag='programs',
+)
+def run_many(context: Context, sandbox_id: str, body: CodeBatchRequest) -> Streamed:
+    """Run many programs in one sandbox, some at once: one JSON object a line, as outcomes come."""
+    manager = context.tenant.manager
+    sandbox = manager._existing(sandbox_id)
+    concurrency = _concurrency(context, body.concurrency or max(2, math.ceil(sandbox.config.cpu_limit)))
+    requests = _checked_requests(context, body.requests, sandbox_id, concurrency)
+    return _streamed_batch(
+        context, Batch(lambda each: sandbox.run_code(_allowed(each)), requests, concurrency=concurrency)
+    )
+
+
+def _concurrency(context: Context, asked: int) -> int:
+    """Return how many programs of a batch run at once: no more than this key may have calls."""
+    most = context.service.policy.max_concurrent_calls
+    mine = context.tenant.max_calls
+    return max(1, min(asked, most, MOST_AT_ONCE, most if mine is None else mine))
+
+
+def _checked_requests(
+    context: Context, requests: list[CodeRequest], sandbox_id: str | None, concurrency: int
+) -> list[CodeRequest | EnclaveError]:
+    """Return requests as the policy allows them, or why it does not, and hold room for what runs at once."""
+    policy = context.service.policy
+    checked: list[CodeRequest | EnclaveError] = []
+    most = policy.max_upload_bytes if policy.max_file_bytes is None else policy.max_file_bytes
+    room = 0
+    for request in requests:
+        try:
+            context.check_call_timeout(request.timeout)
+            context.check_call_timeout(request.compile_timeout)
+            policy.check_output_bytes(request.max_output_bytes)
+        except EnclaveError as error:
+            checked.append(error)
+            continue
+        fetched = min(most, request.max_fetch_bytes) if request.fetch_files else 0
+        room = max(room, fetched + 2 * (request.max_output_bytes or DEFAULT_OUTPUT_BYTES))
+        checked.append(attrs.evolve(request, max_fetch_bytes=min(most, request.max_fetch_bytes)))
+    context.facts['tool_name'] = f'run_code:{len(requests)} programs'
+    context.facts['sandbox_id'] = sandbox_id
+    at_once = min(concurrency, len(requests))
+    context.held.enter_context(context.service.lanes.holding(context.tenant.name, room * at_once))
+    return checked
+
+
+def _allowed(request: CodeRequest | EnclaveError) -> CodeRequest:
+    if isinstance(request, EnclaveError):
+        raise request
+    return request
+
+
+def _streamed_batch(context: Context, batch: Batch[Any, CodeResult]) -> Streamed:
+    context.on_gone(batch.stop)
+    return Streamed(_lines(batch), EVENTS)
+
+
+def _lines(batch: Batch[Any, CodeResult]) -> Iterator[bytes]:
+    try:
+        while True:
+            outcome = batch.next(KEEP_ALIVE_SECONDS)
+            if outcome is not None:
+                yield _line(_event(outcome))
+            elif batch.is_over:
+                break
+            else:
+                yield _line(CodeEvent(event='alive'))
+        yield _line(CodeEvent(event='end'))
+    except EnclaveError as error:
+        yield _line(CodeEvent(event='error', error=error_response(error)))
+    finally:
+        batch.close()
+
+
+def _event(outcome: Outcome[CodeResult]) -> CodeEvent:
+    error = outcome.error
+    if error is None:
+        return CodeEvent(event='result', index=outcome.index, result=outcome.result)
+    if not isinstance(error, EnclaveError):
+        logger.error('a program of a batch could not be run', exc_info=error)
+        error = ServerError('the server failed; its log says why')
+    return CodeEvent(event='failed', index=outcome.index, error=error_response(error))
+
+
+def _line(event: CodeEvent) -> bytes:
+    return wire.to_json(event).encode('ascii') + b'\n'

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
-from typing import IO, Any, Union, get_args, get_origin
+from typing import IO, Any, ClassVar, Union, get_args, get_origin
 
 import attrs
 from attrs import Factory, define, frozen
@@ -16,12 +17,13 @@ from enclave import wire
 from enclave.cancellation import Cancellation
 from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.deadline import check_timeout
-from enclave.errors import InvalidArgumentError
+from enclave.errors import EnclaveError, InvalidArgumentError
+from enclave.server.auth import ApiKey
 from enclave.server.lanes import Lane
 from enclave.server.service import Service, Tenant
+from enclave.verb_requests import BYTES as BYTES
+from enclave.verb_requests import TAR as TAR
 
-BYTES = 'application/octet-stream'
-TAR = 'application/x-tar'
 EVENTS = 'application/x-ndjson'
 SERVER_SENT_EVENTS = 'text/event-stream'
 HTML = 'text/html; charset=utf-8'
@@ -42,6 +44,7 @@ class Context:
     cancellation: Cancellation
     accept: str = ''
     last_event_id: str | None = None
+    named_sandbox: str | None = None  # by an adapter's headers
     on_gone: Callable[[Callable[[], None]], None] = lambda action: None  # what to do when the client goes away
     facts: dict[str, Any] = Factory(dict)  # for the audit line
     held: contextlib.ExitStack = Factory(contextlib.ExitStack)  # what the request holds until its answer is there
@@ -109,6 +112,50 @@ Handler = Callable[..., Any]
 
 
 @frozen(kw_only=True)
+class Head:
+    """What a request says before its body."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
+@frozen
+class Identity:
+    """Whose request it is: a key, None where none is needed, and the sandbox that it names, where its interface does so."""
+
+    key: ApiKey | None
+    sandbox_id: str | None = None
+
+
+class Adapter(ABC):
+    """How the addresses of another program's interface differ from the server's own: who asks, and how an error is answered.
+
+    Everything else is the same for them: the guard, the policy, the lanes, repeats, the audit line.
+    """
+
+    name: ClassVar[str]
+    prefix: ClassVar[str]
+
+    @abstractmethod
+    def identify(self, service: Service, head: Head) -> Identity:
+        """Return whose request it is.
+
+        Raises:
+            AuthenticationError: There is none, or nobody has it.
+        """
+
+    @abstractmethod
+    def failure(self, error: EnclaveError, status: int | None) -> tuple[bytes, int, str]:
+        """Return the body, status and media type of an error; ``status`` is what the server chose, where it did."""
+
+    def headers(self, error: EnclaveError) -> dict[str, str]:
+        """Return headers that go with an error, beside those of every error."""
+        return {}
+
+
+@frozen(kw_only=True)
 class Route:
     """One verb at one address.
 
@@ -123,6 +170,9 @@ class Route:
         is_open: Whether it needs no key.
         is_repeatable: Whether it takes an idempotency key.
         while_draining: Whether it works while the server stops.
+        adapter: Whose interface it belongs to; None is the server's own. Handlers of an adapter get ``body``, a `RawBody`, and
+            read the query themselves.
+        has_live_body: Whether its body, sent in chunks, is read while it comes.
     """
 
     name: str
@@ -137,6 +187,8 @@ class Route:
     is_open: bool = False
     is_repeatable: bool = False
     while_draining: bool = False
+    adapter: Adapter | None = None
+    has_live_body: bool = False
     tag: str = ''
     summary: str = ''
     description: str = ''
@@ -150,20 +202,25 @@ ROUTES: dict[str, Route] = {}
 _lock = threading.Lock()
 
 
-def route(method: str, path: str, **words: Any) -> Callable[[Handler], Handler]:
+def route(method: str, path: str, **facts: Any) -> Callable[[Handler], Handler]:
     """Return a decorator that makes a function the handler of a route; its docstring says what the route does."""
 
     def register(handler: Handler) -> Handler:
-        summary, _, rest = (handler.__doc__ or '').strip().partition('\n')
-        text = '\n'.join(line.strip() for line in rest.strip().splitlines())
-        made = Route(
-            name=handler.__name__, method=method, path=path, handler=handler, summary=summary, description=text, **words
-        )
-        with _lock:
-            ROUTES[made.name] = made
+        add_route(method, path, handler, name=handler.__name__, text=handler.__doc__ or '', **facts)
         return handler
 
     return register
+
+
+def add_route(method: str, path: str, handler: Handler, *, name: str, text: str, **facts: Any) -> None:
+    """Add a route; ``text`` says what it does, its first line in short."""
+    summary, _, rest = text.strip().partition('\n')
+    description = '\n'.join(line.strip() for line in rest.strip().splitlines())
+    made = Route(
+        name=name, method=method, path=path, handler=handler, summary=summary, description=description, **facts
+    )
+    with _lock:
+        ROUTES[made.name] = made
 
 
 def decode_query(arguments: Mapping[str, list[str]], cls: type | None) -> Any:

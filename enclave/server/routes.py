@@ -3,32 +3,23 @@ policy's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from attrs import frozen
 
 from enclave.cancellation import Cancellation
-from enclave.errors import (
-    CallCancelledError,
-    InvalidArgumentError,
-    SandboxPathError,
-    UnsupportedError,
-)
+from enclave.errors import CallCancelledError
 from enclave.managers.protocol import (
     AcquireRequest,
     AliveResponse,
     CancelResponse,
-    CommandRequest,
-    DirectoryRequest,
     DoneResponse,
     InputResponse,
-    MoveRequest,
     PoolRequest,
     PoolToolRequest,
     ProcessEvent,
     ProcessInfo,
-    ProcessRequest,
     ReleaseRequest,
     RenewRequest,
     RenewResponse,
@@ -36,19 +27,17 @@ from enclave.managers.protocol import (
     SandboxesResponse,
     SandboxResponse,
     SignalRequest,
-    SizeResponse,
     ToolRequest,
 )
-from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
+from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
+from enclave.sandboxes.process import Process
 from enclave.server import metrics, openapi
 from enclave.server.events import EventsQuery, follow, resume
 from enclave.server.processes import LiveProcess
 from enclave.server.route import (
-    BYTES,
     EVENTS,
     HTML,
     JSON_OPTIONS,
-    TAR,
     Context,
     RawBody,
     Streamed,
@@ -57,9 +46,8 @@ from enclave.server.route import (
 )
 from enclave.server.views import shown_health, shown_info
 from enclave.tools.schema import argument
+from enclave.verb_requests import BYTES, StartProcess
 
-SMALL_BYTES = 1 << 20
-"""A body up to this size is handed on in one piece."""
 PIECE_BYTES = 256 << 10
 
 
@@ -242,54 +230,19 @@ def get_sandbox_tools(context: Context, sandbox_id: str) -> dict[str, Any]:
     return context.tenant.manager.get_sandbox_tools(sandbox_id)
 
 
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/command',
-    body=CommandRequest,
-    answers=CommandResult,
-    lane='call',
-    is_repeatable=True,
-    tag='tools',
-)
-def execute_command(context: Context, sandbox_id: str, body: CommandRequest) -> CommandResult:
-    """Run a command in a sandbox, to its end."""
-    context.check_call_timeout(body.timeout)
-    context.check_output(sandbox_id, body.max_output_bytes)
-    options = {
-        name: value
-        for name in ('cwd', 'env', 'user', 'stdin', 'max_output_bytes')
-        if (value := getattr(body, name)) is not None
-    }
-    if body.script is None:
-        return context.tenant.manager.execute_command(sandbox_id, body.command, body.timeout, **options)
-    script = body.script
-    if isinstance(body.command, str) or not 1 <= script.at < len(body.command):
-        raise InvalidArgumentError('with a script, command must be a list with a place for it after the interpreter')
-    found: CommandResult = context.service.verb(context.tenant, sandbox_id, 'run_script')(
-        body.command[: script.at],
-        script.source,
-        body.timeout,
-        suffix=script.suffix,
-        args=body.command[script.at + 1 :],
-        import_path_env=script.import_path_env,
-        **options,
-    )
-    return found
-
-
 # Processes ------------------------------------------------------------------------------------------------------------
 
 
 @route(
     'POST',
     '/sandbox/<sandbox_id>/stream',
-    body=ProcessRequest,
+    body=StartProcess,
     answers=EVENTS,
     events=ProcessEvent,
     lane='stream',
     tag='processes',
 )
-def stream_command(context: Context, sandbox_id: str, body: ProcessRequest) -> Streamed:
+def stream_command(context: Context, sandbox_id: str, body: StartProcess) -> Streamed:
     """Run a command and follow it: one JSON object a line, as things happen.
 
     The first event is ``started`` and names the process, whose events can be taken up again after a broken connection. Without
@@ -301,38 +254,23 @@ def stream_command(context: Context, sandbox_id: str, body: ProcessRequest) -> S
 @route(
     'POST',
     '/sandbox/<sandbox_id>/processes',
-    body=ProcessRequest,
+    body=StartProcess,
     answers=ProcessInfo,
     lane='call',
     is_repeatable=True,
     tag='processes',
 )
-def start_process(context: Context, sandbox_id: str, body: ProcessRequest) -> ProcessInfo:
+def start_process(context: Context, sandbox_id: str, body: StartProcess) -> ProcessInfo:
     """Start a command and return while it runs. It goes on until it ends, is killed, or its sandbox stops."""
     return _start_process(context, sandbox_id, body, attended=False).info()
 
 
-def _start_process(context: Context, sandbox_id: str, body: ProcessRequest, *, attended: bool) -> LiveProcess:
+def _start_process(context: Context, sandbox_id: str, body: StartProcess, *, attended: bool) -> LiveProcess:
     context.check_call_timeout(body.timeout)
     context.service.policy.check_output_bytes(body.max_output_bytes)
-    if body.tty is not None and len(body.tty) != 2:
-        raise InvalidArgumentError(f'tty must be [rows, columns], not {body.tty!r}')
-    start = context.service.verb(context.tenant, sandbox_id, 'start_process')
+    manager = context.tenant.manager
     return context.tenant.processes.start(
-        sandbox_id,
-        lambda: start(
-            body.command,
-            body.timeout,
-            cwd=body.cwd,
-            env=body.env,
-            user=body.user,
-            stdin=body.stdin,
-            open_stdin=body.open_stdin,
-            max_output_bytes=body.max_output_bytes,
-            live=body.live,
-            tty=None if body.tty is None else (body.tty[0], body.tty[1]),
-        ),
-        attended=attended,
+        sandbox_id, lambda: cast(Process, manager.perform(sandbox_id, body)), attended=attended
     )
 
 
@@ -438,259 +376,6 @@ def kill_process(context: Context, sandbox_id: str, process_id: str) -> DoneResp
 def cancel_call(context: Context, call_key: str) -> CancelResponse:
     """Cancel the call that was made with this idempotency key: what runs in the sandbox for it is killed."""
     return CancelResponse(found=context.service.repeats.cancel(context.tenant.name, call_key))
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-@frozen(kw_only=True)
-class ReadQuery:
-    """Which part of which file."""
-
-    path: str = argument(description='Path in the sandbox; relative ones begin at its working directory.')
-    offset: int = argument(default=0, minimum=0, description='Bytes to leave out at its beginning.')
-    max_bytes: int | None = argument(default=None, minimum=0, description='How many bytes at most.')
-
-
-@route('GET', '/sandbox/<sandbox_id>/file', query=ReadQuery, answers=BYTES, lane='call', tag='files')
-def read_file(context: Context, sandbox_id: str, query: ReadQuery) -> Streamed:
-    """Return a file's bytes, as they are."""
-    sandbox = context.tenant.manager._existing(sandbox_id)
-    chunks = getattr(sandbox, 'read_chunks', None)
-    if chunks is None:
-        data = context.service.verb(context.tenant, sandbox_id, 'read_file')(
-            query.path, offset=query.offset, max_bytes=query.max_bytes
-        )
-        return Streamed(iter((data,)), BYTES, len(data))
-    pieces = _joined(chunks(query.path, offset=query.offset, max_bytes=query.max_bytes))
-    first = next(pieces, b'')  # what cannot be read is told before anything else
-    if len(first) < PIECE_BYTES:
-        second = next(pieces, None)
-        if second is None:
-            return Streamed(iter((first,)), BYTES, len(first))
-        return Streamed(_after(first, second, pieces), BYTES)
-    whole = context.service.verb(context.tenant, sandbox_id, 'stat_path')(query.path).size - query.offset
-    size = whole if query.max_bytes is None else min(whole, query.max_bytes)
-    # A file that says less than it gives (as those of /proc do) has no size that could be told.
-    if size < len(first):
-        return Streamed(_after(first, b'', pieces), BYTES)
-    return Streamed(_exactly(size, first, pieces), BYTES, size)
-
-
-def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in pieces that are worth a system call."""
-    held: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= PIECE_BYTES:
-            yield b''.join(held)
-            held, size = [], 0
-    if held:
-        yield b''.join(held)
-
-
-def _after(first: bytes, second: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    if second:
-        yield second
-    yield from pieces
-
-
-def _exactly(size: int, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield as much as was promised, of a file that may change meanwhile.
-
-    Raises:
-        SandboxPathError: It became shorter; the connection breaks, by which the client learns it.
-    """
-    for piece in _after(first, b'', pieces):
-        yield piece[:size]
-        size -= len(piece[:size])
-        if size <= 0:
-            return
-    raise SandboxPathError('the file became shorter while it was read')
-
-
-@frozen(kw_only=True)
-class WriteQuery:
-    """Where and how to write."""
-
-    path: str = argument(description='Path in the sandbox.')
-    append: bool = False
-    exclusive: bool = argument(default=False, description='Fail if the path exists.')
-    make_parents: bool = True
-    mode: int | None = argument(default=None, minimum=0, maximum=0o7777, description='Permission bits of a new file.')
-
-
-@route(
-    'PUT', '/sandbox/<sandbox_id>/file', query=WriteQuery, body=BYTES, answers=SizeResponse, lane='call', tag='files'
-)
-def write_file(context: Context, sandbox_id: str, query: WriteQuery, body: RawBody) -> SizeResponse:
-    """Write a file as a whole, or append to it; the body is its bytes."""
-    write = context.service.verb(context.tenant, sandbox_id, 'write_file')
-    options = {
-        'append': query.append,
-        'exclusive': query.exclusive,
-        'make_parents': query.make_parents,
-        'mode': query.mode,
-    }
-    if body.size <= SMALL_BYTES or not _takes_pieces(context, sandbox_id):
-        return SizeResponse(size=write(query.path, body.stream.read(body.size), **options))
-    return SizeResponse(size=write(query.path, _pieces(body), size=body.size, **options))
-
-
-def _takes_pieces(context: Context, sandbox_id: str) -> bool:
-    """Return whether a sandbox's file verbs stream. A kind of a user's own need only know whole files."""
-    return hasattr(context.tenant.manager._existing(sandbox_id), 'read_chunks')
-
-
-def _pieces(body: RawBody) -> Iterator[bytes]:
-    while piece := body.stream.read(PIECE_BYTES):
-        yield piece
-
-
-@frozen(kw_only=True)
-class DirectoryQuery:
-    """What to list."""
-
-    path: str = '.'
-    recursive: bool = False
-    max_entries: int | None = argument(default=None, minimum=0)
-
-
-@route('GET', '/sandbox/<sandbox_id>/files', query=DirectoryQuery, answers=list[PathInfo], lane='call', tag='files')
-def list_dir(context: Context, sandbox_id: str, query: DirectoryQuery) -> list[PathInfo]:
-    """Return a directory's entries, sorted by path."""
-    policy = context.service.policy
-    asked = policy.entries(query.max_entries)
-    found: list[PathInfo] = context.service.verb(context.tenant, sandbox_id, 'list_dir')(
-        query.path, recursive=query.recursive, max_entries=policy.max_entries + 1 if asked is None else asked
-    )
-    if asked is None and len(found) > policy.max_entries:
-        raise SandboxPathError(
-            f'{query.path!r} has more than {policy.max_entries} entries; list parts of it, or say max_entries for the first ones',
-            details={'rule': 'max_entries'},
-        )
-    return found
-
-
-@frozen(kw_only=True)
-class PathQuery:
-    """What to look at."""
-
-    path: str
-    follow_symlinks: bool = True
-
-
-@route('GET', '/sandbox/<sandbox_id>/path', query=PathQuery, answers=PathInfo, lane='call', tag='files')
-def stat_path(context: Context, sandbox_id: str, query: PathQuery) -> PathInfo:
-    """Return what is at a path."""
-    verb = context.service.verb(context.tenant, sandbox_id, 'stat_path')
-    found: PathInfo = verb(query.path) if query.follow_symlinks else verb(query.path, follow_symlinks=False)
-    return found
-
-
-@frozen(kw_only=True)
-class RemoveQuery:
-    """What to remove."""
-
-    path: str
-    recursive: bool = False
-    missing_ok: bool = False
-
-
-@route(
-    'DELETE',
-    '/sandbox/<sandbox_id>/path',
-    query=RemoveQuery,
-    answers=DoneResponse,
-    lane='call',
-    is_repeatable=True,
-    tag='files',
-)
-def remove_path(context: Context, sandbox_id: str, query: RemoveQuery) -> DoneResponse:
-    """Remove a file, a symlink or a directory."""
-    context.service.verb(context.tenant, sandbox_id, 'remove_path')(
-        query.path, recursive=query.recursive, missing_ok=query.missing_ok
-    )
-    return DoneResponse(message=f'{query.path} is removed')
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/directory',
-    body=DirectoryRequest,
-    answers=DoneResponse,
-    lane='call',
-    is_repeatable=True,
-    tag='files',
-)
-def make_dir(context: Context, sandbox_id: str, body: DirectoryRequest) -> DoneResponse:
-    """Make a directory."""
-    context.service.verb(context.tenant, sandbox_id, 'make_dir')(
-        body.path, parents=body.parents, exist_ok=body.exist_ok, mode=body.mode
-    )
-    return DoneResponse(message=f'{body.path} is there')
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/move',
-    body=MoveRequest,
-    answers=DoneResponse,
-    lane='call',
-    is_repeatable=True,
-    tag='files',
-)
-def move_path(context: Context, sandbox_id: str, body: MoveRequest) -> DoneResponse:
-    """Rename a file or directory inside the sandbox."""
-    context.service.verb(context.tenant, sandbox_id, 'move_path')(body.source, body.target, overwrite=body.overwrite)
-    return DoneResponse(message=f'{body.source} is now {body.target}')
-
-
-@frozen(kw_only=True)
-class UnpackQuery:
-    """Where to unpack."""
-
-    target_dir: str = argument(default='.', description='Directory in the sandbox, made if missing.')
-
-
-@route(
-    'POST', '/sandbox/<sandbox_id>/archive', query=UnpackQuery, body=TAR, answers=DoneResponse, lane='call', tag='files'
-)
-def put_archive(context: Context, sandbox_id: str, query: UnpackQuery, body: RawBody) -> DoneResponse:
-    """Unpack a tar archive, plain or compressed, below a directory; the body is the archive."""
-    whole = body.size <= SMALL_BYTES or not _takes_pieces(context, sandbox_id)
-    source = body.stream.read(body.size) if whole else body.stream
-    context.tenant.manager.put_archive(sandbox_id, source, query.target_dir)
-    return DoneResponse(message=f'the archive is unpacked in {query.target_dir}')
-
-
-@frozen(kw_only=True)
-class PackQuery:
-    """What to pack."""
-
-    path: str = argument(description='Path in the sandbox.')
-    arcname: str | None = argument(
-        default=None, description="Name of the archive's top member; default is the path's last."
-    )
-
-
-@route('GET', '/sandbox/<sandbox_id>/archive', query=PackQuery, answers=TAR, lane='call', tag='files')
-def get_archive(context: Context, sandbox_id: str, query: PackQuery) -> Streamed:
-    """Return a path as a plain tar archive."""
-    sandbox = context.tenant.manager._existing(sandbox_id)
-    read = getattr(sandbox, 'read_archive', None)
-    if read is None:
-        if query.arcname is not None:
-            raise UnsupportedError(f'sandbox {sandbox_id}, a {type(sandbox).__name__}, cannot rename in archives')
-        data = context.tenant.manager.get_archive(sandbox_id, query.path)
-        assert isinstance(data, bytes)
-        return Streamed(iter((data,)), TAR, len(data))
-    pieces = _joined(read(query.path, arcname=query.arcname))
-    first = next(pieces, b'')
-    return Streamed(_after(first, b'', pieces), TAR)
 
 
 # Pools ----------------------------------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
+from urllib.parse import parse_qsl
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.receiver import FixedStreamReceiver
+from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import Error as ParseError
@@ -51,6 +52,9 @@ from enclave.managers.protocol import (
     error_response,
 )
 from enclave.sandboxes.registry import SandboxFactory
+from enclave.server.adapters import adapter_at, takes_live_body
+from enclave.server.adapters.e2b import E2BSettings, locators
+from enclave.server.adapters.sandbox_fusion import SandboxFusionSettings
 from enclave.server.app import WATCH_KEY, create_app
 from enclave.server.audit import Audit
 from enclave.server.auth import (
@@ -63,9 +67,10 @@ from enclave.server.auth import (
     one_key,
     read_keys,
 )
-from enclave.server.faults import extra_headers
+from enclave.server.bodies import LiveBody
+from enclave.server.faults import extra_headers, status_of
 from enclave.server.policy import Policy
-from enclave.server.route import ROUTES, VARIABLE
+from enclave.server.route import ROUTES, VARIABLE, Head
 from enclave.server.service import Service
 
 logger = logging.getLogger(__name__)
@@ -111,9 +116,10 @@ class _NoBuffer:
 class _Gate:
     """What a request's head says about its body. Lives as long as the server."""
 
-    def __init__(self, policy: Policy, authenticator: Authenticator) -> None:
-        self._policy = policy
-        self._authenticator = authenticator
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._policy = service.policy
+        self._authenticator = service.authenticator
         raw: dict[str, list[str]] = {}
         for route in ROUTES.values():
             if isinstance(route.body, str):
@@ -126,14 +132,24 @@ class _Gate:
         raw = paths is not None and paths.fullmatch(path) is not None
         return self._policy.max_upload_bytes if raw else self._policy.max_json_bytes
 
-    def check(self, limit: int, headers: Mapping[str, str], size: int, chunked: bool) -> EnclaveError | None:
-        """Return why the body shall not be taken, or None."""
-        if (chunked or size > UNKNOWN_CLIENT_BYTES) and self._authenticator.needs_key:
+    def check(self, limit: int, request: Any) -> EnclaveError | None:
+        """Return why the body of a request, whose head has come, shall not be taken, or None."""
+        size = request.content_length
+        if (request.chunked or size > UNKNOWN_CLIENT_BYTES) and self._authenticator.needs_key:
             try:
-                self._authenticator.identify(_Headers(headers))
-            except AuthenticationError as error:
+                self._identify(request)
+            except (AuthenticationError, InvalidArgumentError) as error:
                 return error
         return _too_large(limit) if size > limit else None
+
+    def _identify(self, request: Any) -> None:
+        headers = _Headers(request.headers)
+        adapter = adapter_at(request.path)
+        if adapter is None:
+            self._authenticator.identify(headers)
+            return
+        query = dict(parse_qsl(request.query, keep_blank_values=True, max_num_fields=64))
+        adapter.identify(self._service, Head(method=request.command, path=request.path, query=query, headers=headers))
 
 
 def _too_large(limit: int) -> RequestTooLargeError:
@@ -151,27 +167,44 @@ class _Headers(dict[str, str]):
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
-    """Refuses bodies by their heads, and knows when its request began."""
+    """Refuses bodies by their heads, and knows when its request began.
+
+    Attributes:
+        locate: Gives the address that a request means, and headers to add, for its Host header and its path; None where those
+            are the address.
+        wake: Has waitress look again at what can be read.
+    """
 
     gate: _Gate
+    wake: Callable[[], None] = staticmethod(lambda: None)
+    path: str
+    locate: Callable[[str, str], tuple[str, dict[str, str]]] | None = None
     adj: Any
 
     def __init__(self, adj: Adjustments) -> None:
         super().__init__(adj)
         self.began_at = time.monotonic()
+        self.live: LiveBody | None = None
         self._refusal: _Refused | None = None
         self._drained = 0
 
     def parse_header(self, header_plus: bytes) -> None:
         _check_framing(header_plus)
         super().parse_header(header_plus)
+        if self.locate is not None:
+            place, named = self.locate(self.headers.get('HOST', ''), self.path)
+            self.path = place
+            self.headers.update(named)
         limit = self.gate.limit(self.command, self.path)
-        error = self.gate.check(limit, self.headers, self.content_length, self.chunked)
+        error = self.gate.check(limit, self)
         self.adj = copy.copy(self.adj)
         self.adj.max_request_body_size = limit + 1  # waitress refuses what is as large as this
         if error is None:
+            if self.chunked and takes_live_body(self.path):
+                self.live = LiveBody(self.wake)
+                self.body_rcv = ChunkedReceiver(self.live)
             return
-        self._refusal = _Refused(401 if isinstance(error, AuthenticationError) else 413, error)
+        self._refusal = _Refused(status_of(error), error)
         self.expect_continue = False
         if not self.chunked and self.content_length <= DRAINED_BYTES:
             self.body_rcv = FixedStreamReceiver(self.content_length, _NoBuffer())
@@ -181,6 +214,8 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
 
     def received(self, data: bytes) -> int:
         taken: int = super().received(data)
+        if self.completed and self.live is not None:
+            self.live.close()
         if self.completed and self._refusal is not None:
             self.error = self._refusal
         elif self.completed and self.error is not None and not isinstance(self.error, _Refused):
@@ -286,10 +321,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     """A connection that says when it is gone."""
 
     audit: Audit
+    request: Any
     task_class = _Task
     error_task_class = _ErrorTask
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._live: _Parser | None = None  # whose body goes on coming while it is served; guarded by requests_lock
         self._watching = threading.Lock()  # guards the two below
         self._actions: list[Callable[[], None]] = []
         self._gone = False
@@ -308,13 +345,44 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
                 return
         _run_apart([action])
 
+    def readable(self) -> bool:
+        live = self._live
+        return bool(super().readable()) and (live is None or live.live is None or not live.live.is_full)
+
+    def received(self, data: bytes) -> bool:
+        with self.requests_lock:
+            if self._live is not None:
+                data = data[self._live.received(data) :]
+                if self._live.completed:
+                    self._live = None
+        if not data:
+            return True
+        taken: bool = super().received(data)
+        with self.requests_lock:
+            request: Any = self.request
+            if request is not None and request.live is not None and request.headers_finished:
+                self.request, self._live = None, request
+                self.requests.append(request)
+                if len(self.requests) == 1:
+                    self.server.add_task(self)
+        return taken
+
     def service(self) -> None:
+        request = self.requests[0]
         super().service()
         with self._watching:
             self._actions.clear()
+        if request.live is not None and (not request.completed or request.error is not None):
+            with self.requests_lock:  # what still comes of its body is for nobody
+                self._live = None
+                self.close_when_flushed = True
+            self.server.pull_trigger()
 
     def handle_close(self) -> None:
         super().handle_close()
+        live = self._live
+        if live is not None and live.live is not None:
+            live.live.close()
         if self.request is not None:
             self.request.close()  # what had come of a body that will not be whole
         with self._watching:
@@ -386,6 +454,9 @@ class SandboxServer:
         allowed_hosts: Names of this machine, besides ``localhost``, that requests without a key may be for.
         audit_file: Where audit lines are appended.
         stop_grace: Seconds that running calls get when the server stops.
+        e2b: How E2B's SDK is answered: `E2BSettings`, a dict of its options, or the path of its file.
+        sandbox_fusion: How SandboxFusion's clients are answered: `SandboxFusionSettings`, a dict of its options, or the path of
+            its file.
 
     Raises:
         ConfigurationError: An option is wrong, or they do not go together.
@@ -404,6 +475,8 @@ class SandboxServer:
         allowed_hosts: tuple[str, ...] | list[str] = (),
         audit_file: str | os.PathLike[str] | None = None,
         stop_grace: float = 5.0,
+        e2b: E2BSettings | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        sandbox_fusion: SandboxFusionSettings | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         if manager is not None and (config is not None or options):
@@ -428,6 +501,12 @@ class SandboxServer:
         self._allowed_hosts = tuple(allowed_hosts)
         self._audit_file = audit_file
         self._stop_grace = stop_grace
+        self.e2b = E2BSettings.read(e2b)
+        self.sandbox_fusion = SandboxFusionSettings.read(sandbox_fusion)
+        if self.e2b.debug and self._keys:
+            raise ConfigurationError(
+                "E2B_DEBUG's requests carry no key, but this server has keys; leave out e2b debug, or serve without keys"
+            )
         self._lock = threading.Lock()  # guards the moves from one state to the next
         self._state = 'new'
         self._stopped = threading.Event()
@@ -471,30 +550,27 @@ class SandboxServer:
         if not local and self._insecure:
             logger.warning('INSECURE: everybody who reaches %s:%d can run code on this machine', host, port)
         authenticator = Authenticator(self._keys)
+        if self.e2b.debug and authenticator.needs_key:
+            raise ConfigurationError(
+                f"E2B_DEBUG's requests carry no key, but {host} needs one; serve on loopback, or leave out e2b debug"
+            )
         names = frozenset(name.lower() for name in (*self._allowed_hosts, *([host] if local else [])))
-        guard = HostGuard(hosts=names if local and not authenticator.needs_key else None)
+        domain = None if self.e2b.domain is None else f'.{self.e2b.domain}'
+        guard = HostGuard(hosts=names if local and not authenticator.needs_key else None, domain=domain)
         self.service = Service(
             self._make_manager,
             policy=self.policy,
             authenticator=authenticator,
             guard=guard,
             audit=Audit(self._audit_file),
+            adapters={'e2b': self.e2b, 'sandbox_fusion': self.sandbox_fusion},
         )
         app = create_app(self.service)
-        adjustments, family = self._adjustments(host, port)
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.start_new_thread = _start_worker
-        parser = type('_GatedParser', (_Parser,), {'gate': _Gate(self.policy, authenticator)})
-        channel = type('_GatedChannel', (_Channel,), {'parser_class': parser, 'audit': self.service.audit})
-        serving = type('_PolicedWaitress', (_Waitress,), {'policy': self.policy, 'channel_class': channel})
-        try:
-            made = serving(app.wsgi_app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)
-        except OSError as error:
-            raise ServerUnavailableError(
-                f'cannot listen on {host}:{port}: {error.strerror or error}; '
-                'is another server running there? Choose another port'
-            ) from error
-        self._waitress = made
+        dispatcher = _Dispatcher(self.service.lanes.most_threads)
+        locate, debug = locators(self.e2b)
+        made = self._waitress = self._listen(app.wsgi_app, dispatcher, host, port, locate)
+        for each, find in debug.items():
+            self._listen(app.wsgi_app, dispatcher, '127.0.0.1', each, find)
         self.host, self.port = host, int(made.effective_port)
         if self.generated_key is not None:
             keyfile.write_key(self.port, self.generated_key)
@@ -502,6 +578,38 @@ class SandboxServer:
         dispatcher.set_thread_count(self.service.lanes.threads)
         self._loop = threading.Thread(target=self._serve, name=f'enclave-server-{self.port}', daemon=True)
         self._loop.start()
+
+    def _listen(
+        self,
+        app: Any,
+        dispatcher: ThreadedTaskDispatcher,
+        host: str,
+        port: int,
+        locate: Callable[[str, str], tuple[str, dict[str, str]]] | None,
+    ) -> Any:
+        """Return a server of waitress's on an address, which is served with the others of this server's map."""
+        assert self.service is not None
+        adjustments, family = self._adjustments(host, port)
+        facts = {
+            'gate': _Gate(self.service),
+            'locate': None if locate is None else staticmethod(locate),
+            'wake': staticmethod(self._wake),
+        }
+        parser = type('_GatedParser', (_Parser,), facts)
+        channel = type('_GatedChannel', (_Channel,), {'parser_class': parser, 'audit': self.service.audit})
+        serving = type('_PolicedWaitress', (_Waitress,), {'policy': self.policy, 'channel_class': channel})
+        try:
+            return serving(app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)
+        except OSError as error:
+            raise ServerUnavailableError(
+                f'cannot listen on {host}:{port}: {error.strerror or error}; '
+                'is another server running there? Choose another port'
+            ) from error
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._waitress is not None:
+                self._waitress.pull_trigger()
 
     def _adjustments(self, host: str, port: int) -> tuple[Adjustments, Any]:
         policy = self.policy
@@ -658,6 +766,28 @@ class SandboxServer:
 
     def __repr__(self) -> str:
         return f'<SandboxServer {self.url if self.port else ""} {self._state}>'
+
+
+class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Starts further threads when requests come that no thread is free for, as when many programs wait for their turn.
+
+    Args:
+        most: How many threads there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self.start_new_thread = _start_worker
+
+    def add_task(self, task: Any) -> None:
+        """Queue a request, and have a thread for it."""
+        with self.lock:
+            running = len(self.threads) - self.stop_count
+            lacking = len(self.queue) + 1 - (running - self.active_count)
+        if lacking > 0 and 0 < running < self._most and not self.stop_count:
+            self.set_thread_count(min(self._most, running + lacking))
+        super().add_task(task)
 
 
 def _start_worker(target: Callable[[int], None], number: int) -> None:

@@ -129,6 +129,7 @@ class Service:
 
     Args:
         make_manager: Makes a manager for a tenant, given its name and how many sandboxes it may have.
+        adapters: What each adapter is to know, by its name.
     """
 
     def __init__(
@@ -139,7 +140,9 @@ class Service:
         authenticator: Authenticator,
         guard: HostGuard,
         audit: Audit,
+        adapters: Mapping[str, Any] | None = None,
     ) -> None:
+        self.adapters = dict(adapters or {})
         self.policy = policy
         self.authenticator = authenticator
         self.guard = guard
@@ -147,7 +150,11 @@ class Service:
         self.metrics = Metrics()
         keys = max(1, len(authenticator.keys))
         self.lanes = Lanes(
-            calls=policy.max_concurrent_calls, streams=policy.max_streams, memory=policy.max_output_memory, keys=keys
+            calls=policy.max_concurrent_calls,
+            streams=policy.max_streams,
+            memory=policy.max_output_memory,
+            keys=keys,
+            waiting=policy.max_waiting,
         )
         self.repeats = Repeats(count=policy.max_repeats, size=policy.max_repeat_bytes, keys=keys)
         self.started_at = time.monotonic()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     'enclave.tools.base': ('SandboxTool', 'Tool', 'command_result'),
     'enclave.tools.file': ('FileOperation',),
+    'enclave.tools.multi_code': ('MultiCodeExecutor',),
     'enclave.tools.python': ('PythonExecutor',),
     'enclave.tools.registry': ('ToolFactory', 'load_tools', 'register_tool'),
     'enclave.tools.schema': ('ToolParams', 'argument', 'json_schema'),
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from enclave.tools.base import Tool as Tool
     from enclave.tools.base import command_result as command_result
     from enclave.tools.file import FileOperation as FileOperation
+    from enclave.tools.multi_code import MultiCodeExecutor as MultiCodeExecutor
     from enclave.tools.python import PythonExecutor as PythonExecutor
     from enclave.tools.registry import ToolFactory as ToolFactory
     from enclave.tools.registry import load_tools as load_tools

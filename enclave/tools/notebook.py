@@ -60,6 +60,8 @@ CELL_METADATA: dict[str, Any] = {
     'outputs_left_out': 0,
     'display_ids': {},
     'display_updates': [],
+    'timing': {},
+    'widgets': {},
     'output_file': None,
 }
 """What the metadata of every result holds, with the values of one that ran nothing. ``output_file`` is the path in the sandbox
@@ -144,7 +146,8 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
     after a line that says what ended the cell when that was not its own code. ``metadata`` holds ``outputs`` (as a notebook
     stores them), ``stdout``, ``stderr``, their ``*_bytes`` and ``*_truncated``, ``error`` (name, value and traceback, or
     None), ``execution_count``, ``kernel``, ``timed_out``, ``oom_killed``, ``state_lost``, ``note``, ``outputs_left_out``,
-    ``display_ids`` and ``display_updates``, as in `CellResult`, and ``output_file`` (see `CELL_METADATA`).
+    ``display_ids``, ``display_updates``, ``timing`` and ``widgets``, as in `CellResult`, and ``output_file`` (see
+    `CELL_METADATA`).
 
     Args:
         timeout: The call's time limit in seconds, for the message; None where only the sandbox knows it.
@@ -167,6 +170,8 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
         'outputs_left_out': result.outputs_left_out,
         'display_ids': result.display_ids,
         'display_updates': result.display_updates,
+        'timing': result.timing,
+        'widgets': result.widgets,
         'output_file': None,
     }
     return ToolResult(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from enclave.enums import NOTEBOOK_TYPES, SandboxType
+from enclave.enums import GENERAL_TYPES, NOTEBOOK_TYPES, SandboxType
 from enclave.errors import ConfigurationError, ConflictError, EnclaveError, InvalidArgumentError, ToolNotFoundError
 from enclave.records import as_sandbox_type
 from enclave.registry import Home, Registry
@@ -25,14 +25,14 @@ K = TypeVar('K', bound=type[Tool])
 TOOLS: Registry[type[Tool]] = Registry(
     {
         'file_operation': ('enclave.tools.file', 'FileOperation'),
+        'multi_code_executor': ('enclave.tools.multi_code', 'MultiCodeExecutor'),
         'notebook_executor': ('enclave.tools.notebook', 'NotebookExecutor'),
         'python_executor': ('enclave.tools.python', 'PythonExecutor'),
         'shell_executor': ('enclave.tools.shell', 'ShellExecutor'),
     }
 )
 _EQUIVALENT_KINDS: dict[SandboxType | str, tuple[SandboxType | str, ...]] = {
-    SandboxType.DOCKER: (SandboxType.DOCKER, SandboxType.BUBBLEWRAP),
-    SandboxType.DOCKER_NOTEBOOK: NOTEBOOK_TYPES,
+    types[0]: types for types in (GENERAL_TYPES, NOTEBOOK_TYPES)
 }
 """Our kinds of sandbox that a tool for this kind fits, for messages."""
 
@@ -138,7 +138,11 @@ def register_tool(name: str, *, replace: bool = False) -> Callable[[K], K]:
 
 
 def load_tools(
-    tools_config: Mapping[str, Mapping[str, Any]], sandbox_type: SandboxType | str, offers: Collection[str]
+    tools_config: Mapping[str, Mapping[str, Any]],
+    sandbox_type: SandboxType | str,
+    offers: Collection[str],
+    *,
+    is_notebook: bool | None = None,
 ) -> dict[str, Tool]:
     """Return the tools of a sandbox: ``{name: tool}``, in the order of ``tools_config``.
 
@@ -149,6 +153,7 @@ def load_tools(
         tools_config: ``{tool name: options}``.
         sandbox_type: The sandbox's kind.
         offers: What the sandbox offers, of ``'commands'``, ``'files'`` and ``'notebook'``.
+        is_notebook: Whether the kind is one with kernels; None looks it up among ours.
 
     Raises:
         ToolNotFoundError: A name is unknown.
@@ -159,7 +164,7 @@ def load_tools(
         tool = ToolFactory.create_tool(name, **options)
         if not tool.enabled:
             continue
-        reason = _misfit(tool, sandbox_type, offers)
+        reason = _misfit(tool, sandbox_type, offers, is_notebook)
         if reason:
             logger.warning('tool %s is not loaded: %s', name, reason)
         else:
@@ -167,16 +172,13 @@ def load_tools(
     return tools
 
 
-def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str]) -> str:
+def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str], is_notebook: bool | None) -> str:
     """Return why the sandbox cannot have the tool, or ''."""
     required, kind = tool.required_sandbox_type, as_sandbox_type(sandbox_type)
     if required is not None:
         required = as_sandbox_type(required)
-        # Docker's kinds stand for all of their sort.
-        sorts: dict[SandboxType | str, bool] = {
-            SandboxType.DOCKER: kind not in NOTEBOOK_TYPES,
-            SandboxType.DOCKER_NOTEBOOK: kind in NOTEBOOK_TYPES,
-        }
+        has_kernels = kind in NOTEBOOK_TYPES if is_notebook is None else is_notebook
+        sorts: dict[SandboxType | str, bool] = {GENERAL_TYPES[0]: not has_kernels, NOTEBOOK_TYPES[0]: has_kernels}
         if not sorts.get(required, required == kind):
             meant = _EQUIVALENT_KINDS.get(required, (required,))
             return f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'

@@ -24,13 +24,10 @@ import attrs
 from attrs import NOTHING, Factory, field, frozen
 
 from enclave.errors import InvalidArgumentError
-from enclave.records import Model
+from enclave.records import METADATA_KEY, Model
 from enclave.suggest import did_you_mean
 
 Schema = dict[str, Any]
-
-METADATA_KEY = 'enclave'
-"""Under this key of an attrs field's metadata lies a dict of schema keywords, like ``{'description': '...'}``."""
 
 _PLAIN: dict[Any, Schema] = {
     str: {'type': 'string'},
@@ -167,6 +164,8 @@ class _Maker:
         required: list[str] = []
         kinds = _field_types(cls)
         for attribute in attrs.fields(cls):
+            if attribute.name in getattr(cls, 'local_fields', ()):
+                continue
             if not attribute.init:
                 continue
             where = f'{cls.__name__}.{attribute.name}'

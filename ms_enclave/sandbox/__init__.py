@@ -38,6 +38,7 @@ _HOMES = {
     'ms_enclave.sandbox.server': ('SandboxServer', 'create_server'),
     'ms_enclave.sandbox.tools': (
         'FileOperation',
+        'MultiCodeExecutor',
         'NotebookExecutor',
         'PythonExecutor',
         'SandboxTool',
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from ms_enclave.sandbox.server import SandboxServer as SandboxServer
     from ms_enclave.sandbox.server import create_server as create_server
     from ms_enclave.sandbox.tools import FileOperation as FileOperation
+    from ms_enclave.sandbox.tools import MultiCodeExecutor as MultiCodeExecutor
     from ms_enclave.sandbox.tools import NotebookExecutor as NotebookExecutor
     from ms_enclave.sandbox.tools import PythonExecutor as PythonExecutor
     from ms_enclave.sandbox.tools import SandboxTool as SandboxTool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enclave.tools.base import SandboxTool, Tool
 from enclave.tools.file import FileOperation
+from enclave.tools.multi_code import MultiCodeExecutor
 from enclave.tools.notebook import NotebookExecutor
 from enclave.tools.python import PythonExecutor
 from enclave.tools.registry import ToolFactory, register_tool
@@ -12,6 +13,7 @@ from enclave.tools.shell import ShellExecutor
 
 __all__ = [
     'FileOperation',
+    'MultiCodeExecutor',
     'NotebookExecutor',
     'PythonExecutor',
     'SandboxTool',

@@ -24,18 +24,34 @@ import pytest
 
 from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command, bootstrap
 from enclave.agent.program import CHUNK, DATA, EOF, EVENT, INPUT_WINDOW, pack_message
-from enclave.channel.channel import Call, Channel, Reply
+from enclave.channel.channel import Channel, Reply
 from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
 from enclave.errors import InvalidArgumentError, SandboxBrokenError, SandboxError, SandboxGoneError, SandboxPathError
-from enclave.sandboxes.agent_operations import AgentOperations
-from enclave.sandboxes.operations import RunRequest, Script
+from enclave.sandboxes.agent_operations import AgentOperations, AgentProgram
+from enclave.verb_requests import (
+    ListDir,
+    MovePath,
+    ReadArchive,
+    ReadFile,
+    RemovePath,
+    RunCommand,
+    Script,
+    StartProcess,
+    StatPath,
+    WriteArchive,
+    WriteFile,
+)
 from tests.agent.conftest import AgentProcess
 
 
-def request(command: Any, **options: Any) -> RunRequest:
-    options = {'timeout': 30.0, 'max_output_bytes': 1 << 20, **options}
-    return RunRequest(command=tuple(command) if isinstance(command, list) else command, **options)
+def request(command: Any, **options: Any) -> RunCommand:
+    options.setdefault('timeout', 30.0)
+    return RunCommand(command=command, **options)
+
+
+def program(command: Any, **options: Any) -> StartProcess:
+    return StartProcess(command=command, **options)
 
 
 def patient() -> Deadline:
@@ -75,18 +91,13 @@ def test_every_python_runs_commands_programs_files_and_archives(every_python: st
         assert result.stdout == "['a b'] given\n", result
         timed = operations.run(request('echo part; (setsid sleep 60 &); sleep 60', timeout=1.5))
         assert (timed.timed_out, timed.stdout) == (True, 'part\n')
-        operations.write_file(
-            'ü', [b'x' * 300_000], size=None, append=False, exclusive=False, make_parents=True, mode=None
-        )
-        assert b''.join(operations.read_file('ü', 0, None)) == b'x' * 300_000
-        archive = b''.join(operations.read_archive('.', 'top'))
-        operations.write_archive('copy', [archive])
-        assert [entry.path for entry in operations.list_dir('copy', recursive=True, max_entries=None)] == [
-            'top',
-            'top/ü',
-        ]
-        operations.remove_path('copy', recursive=True, missing_ok=False)
-        assert [entry.path for entry in operations.list_dir('.', recursive=False, max_entries=None)] == ['ü']
+        operations.write(WriteFile(path='ü'), [b'x' * 300_000])
+        assert b''.join(operations.read(ReadFile(path='ü'))) == b'x' * 300_000
+        archive = b''.join(operations.read(ReadArchive(path='.', arcname='top')))
+        operations.write(WriteArchive(target_dir='copy'), [archive])
+        assert [entry.path for entry in operations.run(ListDir(path='copy', recursive=True))] == ['top', 'top/ü']
+        operations.run(RemovePath(path='copy', recursive=True))
+        assert [entry.path for entry in operations.run(ListDir())] == ['ü']
     finally:
         agent.close()
     assert agent.process.returncode == 0
@@ -310,10 +321,11 @@ def test_a_program_that_reads_nothing_gets_end_of_file_or_is_not_waited_for(agen
 
 def test_live_output_waits_in_the_sandbox_for_credit(agent: AgentProcess) -> None:
     # It floods when it is told to: until it is known to have started, its output is taken in.
-    process = AgentOperations(agent.channel).start_process(request('read go; yes', timeout=None), open_stdin=True)
+    process = AgentOperations(agent.channel).start_process(program('read go; yes', open_stdin=True))
     process.wait_started()
     process.write(b'go\n')
-    call: Call = process._call
+    assert isinstance(process._program, AgentProgram)
+    call = process._program.call
 
     # Nobody takes anything: what arrives is bounded by the window, however long one waits for more.
     with call._changed:
@@ -346,7 +358,7 @@ def test_many_calls_at_once_keep_their_output_apart(agent: AgentProcess) -> None
 
 def test_hundreds_of_calls_cancelled_at_once_all_end_with_what_they_started(agent: AgentProcess) -> None:
     operations = AgentOperations(agent.channel)
-    processes = [operations.start_process(request('sleep 1000', timeout=None), live=False) for _ in range(300)]
+    processes = [operations.start_process(program('sleep 1000', live=False)) for _ in range(300)]
     for process in processes:
         process.wait_started(60)
     pids = [process.pid for process in processes]
@@ -377,7 +389,7 @@ def test_descriptors_and_processes_do_not_grow(agent: AgentProcess) -> None:
 def test_processes_can_be_signalled_and_written_to(agent: AgentProcess) -> None:
     operations = AgentOperations(agent.channel)
     process = operations.start_process(
-        request('trap "echo got it; exit 9" USR1; echo ready; while read x; do echo "<$x>"; done'), open_stdin=True
+        program('trap "echo got it; exit 9" USR1; echo ready; while read x; do echo "<$x>"; done', open_stdin=True)
     )
     chunks = process.chunks(30)
     assert next(chunks).data == b'ready\n'
@@ -396,7 +408,7 @@ def test_processes_can_be_signalled_and_written_to(agent: AgentProcess) -> None:
 def test_a_terminal_is_one(agent: AgentProcess) -> None:
     operations = AgentOperations(agent.channel)
     process = operations.start_process(
-        request('test -t 0 && test -t 1 && stty size; read x; echo "[$x]"'), tty=(40, 100), open_stdin=True
+        program('test -t 0 && test -t 1 && stty size; read x; echo "[$x]"', tty=(40, 100))
     )
     seen = b''
     for chunk in process.chunks(30):
@@ -451,12 +463,12 @@ def test_half_a_file_is_never_seen(agent: AgentProcess, tmp_path: Path) -> None:
         raise RuntimeError('the source broke')
 
     with pytest.raises(RuntimeError):
-        operations.write_file('f', failing(), size=None, append=False, exclusive=False, make_parents=True, mode=None)
+        operations.write(WriteFile(path='f'), failing())
     agent.channel.open({'op': 'ping'}).wait(patient())
 
     assert (tmp_path / 'f').read_text() == 'before'
     assert os.listdir(tmp_path) == ['f']
-    operations.write_file('f', [b'after'], size=5, append=False, exclusive=False, make_parents=True, mode=None)
+    operations.write(WriteFile(path='f'), [b'after'], 5)
     assert (tmp_path / 'f').read_text() == 'after'
     assert stat.S_IMODE((tmp_path / 'f').stat().st_mode) == 0o640
 
@@ -466,14 +478,13 @@ def test_files_that_are_none_are_refused(agent: AgentProcess, tmp_path: Path) ->
     operations = AgentOperations(agent.channel)
     for path in ('pipe', '/dev/zero', '.'):
         with pytest.raises(OSError, match=r'regular|directory'):
-            list(operations.read_file(path, 0, 10))
-    write = {'append': False, 'exclusive': False, 'make_parents': True, 'mode': None, 'size': None}
+            list(operations.read(ReadFile(path=path, max_bytes=10)))
     for path in ('pipe', '/dev/null', '/proc/self/mem', '/proc/self/fd/1', f'/proc/{agent.process.pid}/mem'):
         with pytest.raises(OSError):  # noqa: PT011 - which refusal it is differs, that it is one does not
-            operations.write_file(path, [b'x'], **write)  # type: ignore[arg-type]
+            operations.write(WriteFile(path=path), [b'x'])
     for path in ('/proc/self/environ', f'/proc/{agent.process.pid}/maps'):
         with pytest.raises(OSError, match='agent'):
-            list(operations.read_file(path, 0, None))
+            list(operations.read(ReadFile(path=path)))
 
 
 def test_a_host_that_vanishes_takes_the_guests_along(agent: AgentProcess) -> None:
@@ -618,10 +629,10 @@ def test_no_code_is_loaded_after_the_greeting(tmp_path: Path) -> None:
             operations.connect(1, '127.0.0.1', timeout=10)
         with contextlib.suppress(OSError):
             operations.connect_path('/no/such', timeout=10)
-        operations.start_process(request('true'), tty=(24, 80)).wait(30)
+        operations.start_process(program('true', tty=(24, 80))).wait(30)
         (tmp_path / 'a').write_text('x')
-        operations.move_path(str(tmp_path / 'a'), str(tmp_path / 'b'), overwrite=False)
-        operations.list_dir(str(tmp_path), recursive=False, max_entries=None)
+        operations.run(MovePath(source=str(tmp_path / 'a'), target=str(tmp_path / 'b')))
+        operations.run(ListDir(path=str(tmp_path)))
         channel.open({'op': None}).wait(patient())
 
         assert not Path(f'{marker}-{process.pid}').exists()
@@ -644,7 +655,7 @@ def test_listings_of_the_longest_names_and_targets_fit_their_frames(agent: Agent
     for number in range(150):
         os.symlink(b'\xff' * 4000, os.fsencode(tmp_path) + b'/%d-' % number + b'\xfe' * 240)
 
-    entries = AgentOperations(agent.channel).list_dir(str(tmp_path), recursive=False, max_entries=None)
+    entries = AgentOperations(agent.channel).run(ListDir(path=str(tmp_path)))
 
     assert len(entries) == 150
     assert {entry.target for entry in entries} == {os.fsdecode(b'\xff' * 4000)}
@@ -652,8 +663,8 @@ def test_listings_of_the_longest_names_and_targets_fit_their_frames(agent: Agent
 
 def test_a_listing_goes_on_where_directories_vanish(agent: AgentProcess) -> None:
     operations = AgentOperations(agent.channel)
-    with operations.start_process(request('while :; do /bin/true & /bin/true; done', timeout=None), live=False):
-        assert operations.list_dir('/proc', recursive=True, max_entries=20000)
+    with operations.start_process(program('while :; do /bin/true & /bin/true; done', live=False)):
+        assert operations.run(ListDir(path='/proc', recursive=True, max_entries=20000))
 
     assert run(agent, 'echo x').stdout == 'x\n'
 
@@ -675,7 +686,7 @@ def test_wide_trees_are_listed_whole_with_few_descriptors(tmp_path: Path) -> Non
     for number in range(300):
         (tmp_path / 'wide' / str(number) / 'deep').mkdir(parents=True)
     with few_descriptors(tmp_path) as agent:
-        entries = AgentOperations(agent.channel).list_dir(str(tmp_path / 'wide'), recursive=True, max_entries=None)
+        entries = AgentOperations(agent.channel).run(ListDir(path=str(tmp_path / 'wide'), recursive=True))
 
     assert len(entries) == 600
 
@@ -686,7 +697,7 @@ def test_without_descriptors_a_call_is_refused_and_the_agent_goes_on(tmp_path: P
         sleepers = []
         problem = ''
         while not problem and len(sleepers) < 32:
-            sleepers.append(operations.start_process(request('sleep 1000', timeout=None)))
+            sleepers.append(operations.start_process(program('sleep 1000')))
             try:
                 sleepers[-1].wait_started()
             except SandboxError as error:
@@ -697,10 +708,8 @@ def test_without_descriptors_a_call_is_refused_and_the_agent_goes_on(tmp_path: P
             lambda: operations.run(request('true', user=str(os.getuid()))),
             lambda: operations.connect(1, '127.0.0.1', timeout=10),
             lambda: operations.connect(1, '::1', timeout=10),
-            lambda: operations.list_dir('/', recursive=True, max_entries=100),
-            lambda: operations.write_file(
-                'x', [b''], size=0, append=False, exclusive=False, make_parents=True, mode=None
-            ),
+            lambda: operations.run(ListDir(path='/', recursive=True, max_entries=100)),
+            lambda: operations.write(WriteFile(path='x'), [b''], 0),
         ):
             with contextlib.suppress(SandboxError, OSError, InvalidArgumentError):
                 ask()
@@ -728,7 +737,7 @@ def test_facts_of_absurd_size_are_no_breach(agent: AgentProcess) -> None:
         with path.open('wb') as file:
             os.truncate(file.fileno(), (1 << 63) - 1)
         os.utime(path, (9e17, 9e17))
-        facts = AgentOperations(agent.channel).stat_path(str(path), follow_symlinks=True)
+        facts = AgentOperations(agent.channel).run(StatPath(path=str(path)))
     except OSError as error:
         pytest.skip(f'this machine has no place for such a file: {error}')
     finally:
@@ -741,7 +750,7 @@ def test_pipes_of_ended_calls_are_let_go_of_also_under_a_flood(agent: AgentProce
     """While the stream is full, nothing is read; what ended meanwhile must be looked at again afterwards."""
     operations = AgentOperations(agent.channel)
     descriptors = f'/proc/{agent.process.pid}/fd'
-    floods = [operations.start_process(request('yes', timeout=None)) for _ in range(2)]
+    floods = [operations.start_process(program('yes')) for _ in range(2)]
     stop = threading.Event()
 
     def take(flood: Any) -> None:
@@ -781,7 +790,7 @@ def test_tiny_pieces_of_output_do_not_grow_the_agent(agent: AgentProcess) -> Non
 def test_large_input_of_a_live_process_does_not_wait_for_its_output(agent: AgentProcess) -> None:
     data = os.urandom(3_000_000)
 
-    process = AgentOperations(agent.channel).start_process(request('cat', stdin=data))
+    process = AgentOperations(agent.channel).start_process(program('cat', stdin=data))
 
     assert b''.join(chunk.data for chunk in process.chunks(60)) == data
 
@@ -823,7 +832,7 @@ def test_archives_do_not_leave_their_target(
     (out / 'kept').write_text('kept')
 
     with pytest.raises(SandboxPathError):
-        AgentOperations(agent.channel).write_archive(str(target), [hostile_tar(*members)])
+        AgentOperations(agent.channel).write(WriteArchive(target_dir=str(target)), [hostile_tar(*members)])
 
     assert [path.name for path in out.iterdir()] == ['kept']
     assert (out / 'kept').read_text() == 'kept'
@@ -837,8 +846,8 @@ def test_a_directory_of_an_archive_does_not_change_what_a_symlink_names(agent: A
     target.mkdir()
     (target / 'd').symlink_to(out)
 
-    AgentOperations(agent.channel).write_archive(
-        str(target), [hostile_tar(('d', {**FOLDER, 'mode': 0, 'uid': 5}, b''))]
+    AgentOperations(agent.channel).write(
+        WriteArchive(target_dir=str(target)), [hostile_tar(('d', {**FOLDER, 'mode': 0, 'uid': 5}, b''))]
     )
 
     assert (stat.S_IMODE(out.stat().st_mode), out.stat().st_uid) == (0o750, os.getuid())
@@ -851,7 +860,7 @@ def test_moving_to_another_file_system_copies(agent: AgentProcess, tmp_path: Pat
     (tmp_path / 'tree' / 'sub').mkdir(parents=True)
     (tmp_path / 'tree' / 'sub' / 'file').write_text('x')
     try:
-        AgentOperations(agent.channel).move_path(str(tmp_path / 'tree'), str(other), overwrite=False)
+        AgentOperations(agent.channel).run(MovePath(source=str(tmp_path / 'tree'), target=str(other)))
 
         assert (other / 'sub' / 'file').read_text() == 'x'
         assert not (tmp_path / 'tree').exists()

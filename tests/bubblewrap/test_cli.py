@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 NO_ENGINE = {'DOCKER_HOST': 'tcp://127.0.0.1:1'}
 
@@ -39,3 +40,28 @@ def test_in_a_record_too() -> None:
 
     record = json.loads(ms_enclave('run', '--json', '--type', 'bubblewrap', '-c', 'print(1)').stdout)
     assert (record['sandbox_type'], record['chosen_because']) == ('bubblewrap', None)
+
+
+def test_programs_run_over_a_pool_with_their_inputs_each_in_a_fresh_sandbox(tmp_path: Path) -> None:
+    (tmp_path / 'double.py').write_text("open('/sandbox/left', 'a').close()\nprint(int(input()) * 2)")
+    for name, given, expected in (('a', '21', '42'), ('b', '1', '3')):
+        (tmp_path / f'double.{name}.in').write_text(given)
+        (tmp_path / f'double.{name}.out').write_text(f'{expected}\n')
+    (tmp_path / 'look.sh').write_text('ls /sandbox | grep -c left')
+    (tmp_path / 'look.out').write_text('0')
+    report = tmp_path / 'report.xml'
+
+    done = ms_enclave(
+        'pool', 'run', '--type', 'bubblewrap', '--json', '--report', str(report), '--size', '1', str(tmp_path)
+    )
+
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    found = {(Path(each['path']).name, each['case']): each['verdict'] for each in outcomes}
+    assert done.returncode == 1
+    assert found == {
+        ('double.py', 'a'): 'accepted',
+        ('double.py', 'b'): 'wrong_answer',
+        ('look.sh', None): 'runtime_error',  # grep's exit code, since nothing was left
+    }
+    assert outcomes[-1]['result']['output'] == '0\n'
+    assert 'failures="2"' in report.read_text()

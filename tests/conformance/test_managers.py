@@ -31,6 +31,7 @@ from enclave.errors import (
     ToolArgumentsError,
     ToolNotFoundError,
 )
+from enclave.languages.values import CodeRequest
 from enclave.managers.base import SandboxManager
 from enclave.managers.local import LocalSandboxManager
 from enclave.rulings import SHARED
@@ -517,6 +518,81 @@ def test_programs_run_in_a_sandbox_and_in_a_pool(manager: SandboxManager, kind: 
     manager.initialize_pool(1, kind, CONFIG)
     judged = manager.run_code_in_pool('print(2)', expected_output='3', files={'a/b': b'\xff'}, fetch_files=['a/b'])
     assert (str(judged.verdict), judged.files) == ('wrong_answer', {'a/b': b'\xff'})
+
+
+def test_many_programs_in_one_pool_have_their_outcomes_as_they_come(manager: SandboxManager, kind: str) -> None:
+    if kind == 'fake':
+        pytest.skip('a fake runs no programs')
+    with pytest.raises(PoolError):
+        manager.run_many(['print(1)'])
+    manager.initialize_pool(2, kind, CONFIG)
+    programs: list[Any] = [
+        CodeRequest(code='import time; time.sleep(2); print("slow")'),
+        {'code': 'echo shell', 'language': 'bash'},
+        'print(input())',
+        {'code': 'x', 'language': 'klingon'},
+        {'code': 'x', 'nonsense': 1},
+        *(CodeRequest(code=f'print({n})', expected_output=str(n)) for n in range(5, 30)),
+    ]
+
+    with manager.run_many(programs) as outcomes:
+        found = {outcome.index: outcome for outcome in outcomes}
+
+    assert sorted(found) == list(range(30))
+    assert [found[n].unwrap().stdout for n in (0, 1)] == ['slow\n', 'shell\n']
+    assert str(found[2].unwrap().verdict) == 'runtime_error'
+    assert isinstance(found[3].error, NotRegisteredError)
+    assert isinstance(found[4].error, InvalidArgumentError)
+    assert {str(found[n].unwrap().verdict) for n in range(5, 30)} == {'accepted'}
+    assert next(iter(found)) != 0  # it was not the first to end
+    with pytest.raises(PoolError, match='nobody'):
+        manager.run_many(['print(1)'], pool='nobody')
+
+
+def test_a_program_is_mapped_over_items_in_their_order(manager: SandboxManager, kind: str) -> None:
+    if kind == 'fake':
+        pytest.skip('a fake runs no programs')
+    manager.initialize_pool(2, kind, CONFIG)
+    progress: list[tuple[int, int | None]] = []
+    code = 'import sys, time; n = int(input()); time.sleep(0.3 if n == 0 else 0); print(n * 2)'
+
+    outcomes = list(manager.map(code, ['0', '1', 'x', {'stdin': '3'}], on_progress=lambda *at: progress.append(at)))
+
+    assert [each.index for each in outcomes] == [0, 1, 2, 3]
+    assert [outcomes[n].unwrap().stdout for n in (0, 1, 3)] == ['0\n', '2\n', '6\n']
+    assert str(outcomes[2].unwrap().verdict) == 'runtime_error'
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    made = manager.map(lambda n: CodeRequest(code=f'echo {10 // n}', language='bash'), iter([1, 0, 5]))
+    assert [each.error is None and each.unwrap().stdout for each in made] == ['10\n', False, '2\n']
+
+
+def test_what_is_left_of_many_programs_ends_with_them(manager: SandboxManager, kind: str) -> None:
+    if kind == 'fake':
+        pytest.skip('a fake runs no programs')
+    manager.initialize_pool(2, kind, CONFIG)
+    taken: list[int] = []
+
+    def programs() -> Iterator[str]:
+        for number in range(100_000):
+            taken.append(number)
+            yield 'print(1)' if number == 0 else 'import time; time.sleep(60)'
+
+    with manager.run_many(programs()) as outcomes:
+        assert next(outcomes).unwrap().stdout == '1\n'
+
+    assert len(taken) < 2000
+    assert manager.run_code_in_pool('print(2)', wait_timeout=PATIENCE).stdout == '2\n'
+
+
+def test_many_programs_in_one_sandbox(manager: SandboxManager, kind: str) -> None:
+    if kind == 'fake':
+        pytest.skip('a fake runs no programs')
+    sandbox = manager.get_sandbox(manager.create_sandbox(kind, CONFIG))
+    assert sandbox is not None
+
+    outcomes = list(sandbox.run_many((f'print({n})' for n in range(10)), in_order=True))
+
+    assert [each.unwrap().stdout for each in outcomes] == [f'{n}\n' for n in range(10)]
 
 
 # Tool calls of models -------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from enclave.languages import table
 from enclave.languages.table import Language, register_language
 from enclave.languages.values import CodeRequest
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.tools.registry import ToolFactory
 from tests.support.backends import Backend
 
 LEFT = 'ls -d /tmp/enclave-* /dev/shm/enclave-* 2>/dev/null; true'
@@ -215,3 +216,57 @@ def test_an_asynchronous_program_has_the_same_result(backend: Backend) -> None:
             return (await sandbox.run_code('print(input())', stdin='hello')).stdout
 
     assert asyncio.run(main()) == 'hello\n'
+
+
+# The tool -------------------------------------------------------------------------------------------------------------
+
+
+def call_tool(sandbox: AgentBackedSandbox, **parameters: Any) -> Any:
+    return ToolFactory.create_tool('multi_code_executor').execute(sandbox, **parameters)
+
+
+def test_the_tool_runs_programs_with_files_by_their_base_names(sandbox: AgentBackedSandbox) -> None:
+    code = 'import helper, sys; print(helper.x, open("data.txt").read()); print("err", file=sys.stderr)'
+    result = call_tool(sandbox, language='Python', code=code, files={'a/helper.py': 'x = 5', '/b/data.txt': 'data'})
+
+    assert (str(result.status), result.output, result.error) == ('success', '5 data\n', None)
+    assert result.metadata['stderr'] == 'err\n'
+    assert left(sandbox) == ''
+
+
+def test_the_tool_tells_failures(sandbox: AgentBackedSandbox) -> None:
+    failed = call_tool(sandbox, language='bash', code='echo out; echo err >&2; exit 3')
+    slow = call_tool(sandbox, language='bash', code='echo out; sleep 60', run_timeout=0.5)
+    silent = call_tool(sandbox, language='bash', code='exit 3')
+
+    assert (str(failed.status), failed.output, failed.error, failed.exit_code) == ('error', 'out\n', 'err\n', 3)
+    assert (str(slow.status), slow.output) == ('timeout', 'out\n')
+    assert 'out after 0.5 seconds' in slow.error
+    assert silent.error == 'Command failed with exit code 3'
+
+
+def test_the_tool_names_a_toolchain_that_the_image_lacks(sandbox: AgentBackedSandbox) -> None:
+    result = call_tool(sandbox, language='swift', code='print(1)')
+
+    assert str(result.status) == 'error'
+    assert "no 'swiftc'" in result.error
+
+
+def test_the_tool_joins_what_was_built_and_what_was_printed(
+    sandbox: AgentBackedSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, '_languages', dict(table._languages))
+    monkeypatch.setattr(table, '_names', dict(table._names))
+    entry = Language(
+        name='built',
+        title='Built',
+        file='main.sh',
+        compile=('sh', '-c', 'printf built; exec sh -n main.sh'),
+        run=('sh', '{file}'),
+    )
+    register_language(entry)
+
+    assert call_tool(sandbox, language='built', code='echo ran').output == 'built\nran\n'
+    broken = call_tool(sandbox, language='built', code='if')
+    assert (str(broken.status), broken.output) == ('error', 'built')
+    assert 'yntax' in broken.error

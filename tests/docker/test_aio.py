@@ -16,7 +16,7 @@ import pytest
 from enclave import aio
 from enclave.cancellation import until_cancelled
 from enclave.enums import ExecutionStatus
-from enclave.sandboxes.agent_backed import _tar_directory
+from enclave.sandboxes.verbs import _tar_directory
 from tests.support.aio import PATIENCE, until
 from tests.support.server import serving
 from tests.support.transfers import UPLOADS, Gate

@@ -11,10 +11,10 @@ import requests
 
 from enclave.errors import AuthenticationError, ConfigurationError, ConflictError, InvalidArgumentError
 from enclave.managers.config import SandboxManagerConfig
-from enclave.managers.protocol import ProcessRequest
 from enclave.server.auth import ApiKey
 from enclave.server.route import ROUTES, Route
 from enclave.server.serve import create_server
+from enclave.verb_requests import StartProcess
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import PATIENCE, FakeBackend
 
@@ -136,9 +136,9 @@ def test_calls_hold_no_more_output_than_the_server_keeps(backend: FakeBackend, s
 
 
 def test_a_null_where_the_schema_has_one_is_taken() -> None:
-    assert ProcessRequest.model_validate({'command': 'true', 'timeout': None}).timeout is None
-    with pytest.raises(InvalidArgumentError, match='at least 0'):
-        ProcessRequest.model_validate({'command': 'true', 'timeout': -1})
+    assert StartProcess.model_validate({'command': 'true', 'timeout': None}).timeout is None
+    with pytest.raises(InvalidArgumentError, match='or more seconds'):
+        StartProcess.model_validate({'command': 'true', 'timeout': -1})
 
 
 # What keys share ------------------------------------------------------------------------------------------------------

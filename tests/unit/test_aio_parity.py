@@ -42,7 +42,7 @@ DOCUMENTED: list[type[AsyncProxy]] = [
     documented.LocalSandboxManager,
     documented.HttpSandboxManager,
 ]
-ITERATORS = {'chunks', 'read_chunks', 'read_archive', 'stream_cell'}
+ITERATORS = {'chunks', 'read_chunks', 'read_archive', 'stream_cell', 'run_many', 'map'}
 CONTEXTS = {'open', 'lease'}
 
 

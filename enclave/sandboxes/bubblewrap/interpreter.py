@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from attrs import frozen
 
@@ -148,3 +149,13 @@ def explain_missing(python: str | None, rootfs: str | None) -> str:
             '(ms-enclave images unpack jupyter-kernel-gateway)'
         )
     return f'{python} needs ipykernel; run: {python} -m pip install ipykernel'
+
+
+def find_missing(config: Mapping[str, Any]) -> None:
+    """Return if there is a Python for the kernels of a notebook sandbox with these options; nothing is ever fetched.
+
+    Raises:
+        SandboxStartError: There is none; the message says what to install.
+    """
+    if not config.get('python') and not config.get('rootfs'):
+        find_kernel_python()

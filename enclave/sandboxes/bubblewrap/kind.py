@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enclave.sandboxes.kinds import SandboxKind
 
-_FACTS = ('driven_by', 'limits', 'network', 'seccomp')
+_FACTS = ('agent_python', 'driven_by', 'limits', 'network', 'seccomp')
 
 KINDS = (
     SandboxKind(
@@ -12,6 +12,12 @@ KINDS = (
         sandbox='enclave.sandboxes.bubblewrap.sandbox:BubblewrapSandbox',
         config='enclave.sandboxes.bubblewrap.config:BubblewrapSandboxConfig',
         notebook='bubblewrap_notebook',
+        doctor='enclave.sandboxes.bubblewrap.doctor:BubblewrapExaminer',
+        rank=20,
+        check='enclave.sandboxes.bubblewrap.sandbox:check_works',
+        works='bubblewrap works',
+        fails='bubblewrap does not work either',
+        housekeeper='enclave.sandboxes.bubblewrap.sweep:BubblewrapHousekeeper',
         rulings='enclave.sandboxes.bubblewrap.rulings:RULINGS',
         public_facts=_FACTS,
     ),
@@ -20,6 +26,8 @@ KINDS = (
         sandbox='enclave.sandboxes.bubblewrap.notebook:BubblewrapNotebookSandbox',
         config='enclave.sandboxes.bubblewrap.notebook_config:BubblewrapNotebookConfig',
         is_notebook=True,
+        find_missing='enclave.sandboxes.bubblewrap.interpreter:find_missing',
+        housekeeper='enclave.sandboxes.bubblewrap.sweep:BubblewrapHousekeeper',
         rulings='enclave.sandboxes.bubblewrap.rulings:NOTEBOOK_RULINGS',
         public_facts=_FACTS,
     ),

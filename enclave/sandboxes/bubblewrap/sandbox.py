@@ -263,6 +263,12 @@ class BubblewrapSandbox(AgentBackedSandbox):
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
+    def _changeable_places(self) -> tuple[str, ...] | None:
+        config: BubblewrapSandboxConfig = self.config
+        if config.volumes or config.rootfs is not None:
+            return None
+        return ('/tmp', '/var/tmp', '/dev/shm', '/home/sandbox', config.working_dir)
+
     def _find_problem(self) -> str | None:
         channel = self._channel
         if channel is None or channel.lost is None:

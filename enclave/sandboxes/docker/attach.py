@@ -7,13 +7,22 @@ started through it; the container, its owner's agent and all else in it go on.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from enclave.errors import EnclaveError, SandboxGoneError, SandboxNotFoundError, SandboxStartError, SandboxStateError
+from enclave.records import SandboxInfo
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.inventory import enforced_config, inspect_sandbox
+from enclave.sandboxes.docker.inventory import (
+    describe_sandbox,
+    enforced_config,
+    inspect_sandbox,
+    list_sandboxes,
+    remove_sandbox,
+    stop_sandbox,
+)
 from enclave.sandboxes.docker.sandbox import DockerSandbox, NoAgentError
 from enclave.sandboxes.docker.shell.operations import EngineOperations
 from enclave.sandboxes.operations import Operations
@@ -93,3 +102,32 @@ class AttachedDockerSandbox(DockerSandbox):
         """Let go of the container; it is its owner's."""
         self._channel = None
         self._container = ''
+
+
+class DockerInventory:
+    """The sandboxes of all processes on this process's engine; see `enclave.sandboxes.kinds.Inventory`."""
+
+    @property
+    def where(self) -> str:
+        """The address of the engine, in words."""
+        return f'on the engine at {get_engine().address}'
+
+    def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
+        """Use a sandbox by an agent of our own; see `attach_sandbox`."""
+        return attach_sandbox(sandbox_id)
+
+    def list(self) -> list[SandboxInfo]:
+        """Return what can be said of all; see `list_sandboxes`."""
+        return list_sandboxes(get_engine())
+
+    def describe(self, sandbox_id: str) -> SandboxInfo:
+        """Return what can be said of one; see `describe_sandbox`."""
+        return describe_sandbox(get_engine(), sandbox_id)
+
+    def stop(self, sandbox_id: str) -> None:
+        """Stop one; see `stop_sandbox`."""
+        stop_sandbox(get_engine(), sandbox_id)
+
+    def remove(self, sandbox_id: str) -> None:
+        """Take one away; see `remove_sandbox`."""
+        remove_sandbox(get_engine(), sandbox_id)

@@ -24,8 +24,8 @@ from enclave.sandboxes.docker.images import ImageRecipe, Progress, find_image, f
 from enclave.sandboxes.docker.notebook_config import GATEWAY_PORT, DockerNotebookConfig
 from enclave.sandboxes.docker.sandbox import DockerSandbox
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox
-from enclave.sandboxes.operations import RunRequest
 from enclave.sandboxes.process import Process
+from enclave.verb_requests import StartProcess
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
         """Start the gateway; it comes up while the first kernel does."""
         self.gateway_token = self.config.token or secrets.token_urlsafe(24)
         self._gateway = self._agent().start_process(
-            RunRequest(
+            StartProcess(
                 command=(
                     'jupyter',
                     'kernelgateway',
@@ -117,15 +117,14 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
                     f'--KernelGatewayApp.port={_gateway_port()}',
                     '--JupyterWebsocketPersonality.list_kernels=True',
                 ),
-                timeout=None,
                 max_output_bytes=16384,
                 cwd=self.config.working_dir,
                 env={
                     'KG_AUTH_TOKEN': self.gateway_token,  # not on the command line, which every process can read
                     'JUPYTER_RUNTIME_DIR': _RUNTIME_DIR,
                 },
-            ),
-            live=False,
+                live=False,
+            )
         )
 
     def _wait_gateway(self) -> None:

@@ -538,6 +538,12 @@ class DockerSandbox(AgentBackedSandbox):
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
+    def _changeable_places(self) -> tuple[str, ...] | None:
+        config: DockerSandboxConfig = self.config
+        if config.volumes or not config.read_only or config.privileged:
+            return None
+        return ('/tmp', '/var/tmp', '/dev/shm', '/dev/mqueue', '/dev', *config.tmpfs, config.working_dir)
+
     def _find_problem(self) -> str | None:
         channel = self._channel
         if channel is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 
 from enclave.errors import EngineError, EngineUnavailableError
-from enclave.sandboxes.docker.engine import get_engine
+from enclave.sandboxes.docker.engine import Engine, get_engine
 from enclave.sandboxes.owner import OwnerProcess
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,16 @@ LABEL_KEPT = 'enclave.kept'
 """On a container that outlives its owner on purpose."""
 LABEL_TENANT = 'enclave.tenant'
 """On a container that is a tenant's of a server: who may take it up again."""
+
+
+PING_SECONDS = 1.0
+"""How long an engine may take to answer before it counts as absent."""
+
+
+def ping_engine() -> None:
+    """Return if the engine answers within `PING_SECONDS`; else raise."""
+    with Engine(timeout=PING_SECONDS) as engine:
+        engine.ping()
 
 
 class DockerHousekeeper:

@@ -24,6 +24,7 @@ from enclave.records import PathInfo
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.operations import CallCount
+from enclave.verb_requests import MakeDir, MovePath, ReadFile, RemovePath, StatPath, WriteFile
 
 LARGE_BYTES = 8 << 20
 """Files from this size on go through the engine."""
@@ -50,13 +51,13 @@ class DockerAgentOperations(AgentOperations):
         """How many calls are going on."""
         return super().active_calls + self._past_channel.value
 
-    def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
+    def read_file(self, request: ReadFile) -> Iterator[bytes]:
         """Yield a regular file's bytes."""
-        if self._use_archives and offset == 0 and max_bytes is None:
-            facts = self.stat_facts(path, follow_symlinks=True)
+        if self._use_archives and request.offset == 0 and request.max_bytes is None:
+            facts = self.stat_facts(request.path, follow_symlinks=True)
             if facts.flag('on_root') and facts.text('kind') == 'file' and facts.integer('size') >= LARGE_BYTES:
                 return self._read_large(facts.text('path'), facts.integer('size'))
-        return super().read_file(path, offset, max_bytes)
+        return super().read_file(request)
 
     def _read_large(self, path: str, size: int) -> Iterator[bytes]:
         with (
@@ -65,28 +66,18 @@ class DockerAgentOperations(AgentOperations):
         ):
             yield from _first_member(pieces, path, size)
 
-    def write_file(
-        self,
-        path: str,
-        chunks: Iterable[bytes],
-        *,
-        size: int | None,
-        append: bool,
-        exclusive: bool,
-        make_parents: bool,
-        mode: int | None,
-    ) -> int:
+    def write_file(self, request: WriteFile, chunks: Iterable[bytes], size: int | None = None) -> int:
         """Write a regular file and return its size."""
-        plain = size is not None and size >= LARGE_BYTES and not append and not exclusive and not path.endswith('/')
-        if plain and self._use_archives:
-            assert size is not None
+        path, mode = request.path, request.mode
+        is_plain = not request.append and not request.exclusive and not path.endswith('/')
+        if size is not None and size >= LARGE_BYTES and is_plain and self._use_archives:
             parent, name = posixpath.split(path)
             try:
                 place = self.stat_facts(parent, follow_symlinks=True)
             except SandboxPathNotFoundError:
-                if not make_parents:
+                if not request.make_parents:
                     raise
-                self.make_dir(parent, parents=True, exist_ok=True, mode=0o755)
+                self.make_dir(MakeDir(path=parent))
                 place = self.stat_facts(parent, follow_symlinks=True)
             before = self._find(path)
             is_plain = before is None or (before.kind == 'file' and self._is_writable(path))
@@ -97,16 +88,14 @@ class DockerAgentOperations(AgentOperations):
                     folder, name, chunks, size, before, 0o644 if mode is None else mode, keep=mode is None
                 )
                 return size
-        return super().write_file(
-            path, chunks, size=size, append=append, exclusive=exclusive, make_parents=make_parents, mode=mode
-        )
+        return super().write_file(request, chunks, size)
 
     def _is_writable(self, path: str) -> bool:
         return self.stat_facts(path, follow_symlinks=True).flag('writable')
 
     def _find(self, path: str) -> PathInfo | None:
         try:
-            return self.stat_path(path, follow_symlinks=False)
+            return self.stat_path(StatPath(path=path, follow_symlinks=False))
         except SandboxPathNotFoundError:
             return None
 
@@ -137,7 +126,7 @@ class DockerAgentOperations(AgentOperations):
                 self._engine.write_archive(self._container, folder, body)
             if is_cancelled():
                 raise CallCancelledError(f'writing {name!r} into the sandbox was cancelled')
-            self.move_path(beside, posixpath.join(folder, name), overwrite=True)
+            self.move_path(MovePath(source=beside, target=posixpath.join(folder, name), overwrite=True))
         except BaseException:
             with Cancellation().applied():  # it is removed although the work was cancelled
                 self._remove_late(beside)
@@ -148,7 +137,7 @@ class DockerAgentOperations(AgentOperations):
         pause = threading.Event()
         for _ in range(20):
             try:
-                return self.remove_path(path, recursive=False, missing_ok=False)
+                return self.remove_path(RemovePath(path=path))
             except SandboxPathNotFoundError:
                 pause.wait(0.05)
             except EnclaveError:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +20,15 @@ from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus
 from enclave.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC
+from enclave.sandboxes.notebook.parameters import INJECTED_TAG, PARAMETERS_TAG, as_code
+from enclave.sandboxes.notebook.repair import repair, valid_output
+from enclave.sandboxes.notebook.widgets import WIDGET_STATE, WIDGET_VIEW, merge_widgets, stored_widgets
 
 MAX_FILE_BYTES = 256 << 20
 RAISES_TAG = 'raises-exception'
 """A cell with this tag may fail without ending the run, as in Jupyter's own tools."""
+SKIP_TAG = 'skip-execution'
+"""A cell with this tag is not run, and keeps its outputs, as in Jupyter's own tools."""
 _LONE_SURROGATE = re.compile('[\ud800-\udfff]')
 
 
@@ -58,9 +64,11 @@ class NotebookDocument:
 
     Attributes:
         node: The notebook as nbformat holds it: a dict with ``cells`` and ``metadata``.
+        repairs: What had to be repaired in the file that was read, a sentence each; empty where it was valid.
     """
 
     node: Any = field(factory=lambda: _new_node())
+    repairs: list[str] = field(factory=list, init=False)
     _displays: dict[str, list[dict[str, Any]]] = field(factory=dict, init=False, repr=False)
 
     # Files ------------------------------------------------------------------------------------------------------------
@@ -69,11 +77,11 @@ class NotebookDocument:
     def load(cls, path: str | os.PathLike[str]) -> NotebookDocument:
         """Read a file of any format version, brought up to 4.5. A byte order mark before its UTF-8 is passed over.
 
-        Cells get a new id where they have none, or that of a cell before.
+        What is missing or wrong in it is repaired, and `repairs` says what that was.
 
         Raises:
             FileNotFoundError: There is no such file.
-            InvalidArgumentError: It is no notebook.
+            InvalidArgumentError: It is no notebook: not JSON in UTF-8, or without cells.
         """
         _check_path(path)
         source = Path(path)
@@ -97,17 +105,21 @@ class NotebookDocument:
                 f'{name!r} is no notebook: it is {"no JSON object" if text.strip() else "empty"}'
             )
         try:
-            node = nbformat.reader.reads(text)
-            _repair_ids(node)
-            node = nbformat.convert(node, 4)
-            if (
-                node.nbformat_minor < nbformat.v4.nbformat_minor
-            ):  # what is added later has an id, which 4.4 does not know
-                node = nbformat.v4.upgrade(node, from_version=4, from_minor=node.nbformat_minor)
+            found, repairs = repair(json.loads(text))
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f'{name!r} is no notebook: {error.message}') from error
+        except RecursionError as error:
+            raise InvalidArgumentError(f'{name!r} is no notebook: its JSON is nested too deep') from error
+        except ValueError as error:
+            raise InvalidArgumentError(f'{name!r} is no notebook: it is no JSON ({error})') from error
+        node = nbformat.from_dict(found)
+        try:
             nbformat.validate(node)
-        except Exception as error:  # nbformat has no root of its own for what it raises
+        except nbformat.ValidationError as error:
             raise InvalidArgumentError(f'{name!r} is no notebook: {str(error)[:300]}') from error
-        return cls(node)
+        document = cls(node)
+        document.repairs.extend(repairs)
+        return document
 
     def dumps(self) -> str:
         """Return the text of a valid ``.ipynb`` file.
@@ -161,6 +173,15 @@ class NotebookDocument:
         return [(index, cell.source) for index, cell in enumerate(self.node.cells) if cell.cell_type == 'code']
 
     @property
+    def cells_to_run(self) -> list[tuple[int, str]]:
+        """Return those of `code_cells` that `run` runs: not empty, and not tagged ``skip-execution``."""
+        return [(index, code) for index, code in self.code_cells if code.strip() and not self._has_tag(index, SKIP_TAG)]
+
+    def _has_tag(self, index: int, tag: str) -> bool:
+        tags = self.node.cells[index].metadata.get('tags', ())
+        return isinstance(tags, (list, tuple)) and tag in tags
+
+    @property
     def kernel_name(self) -> str:
         """The kind of kernel that the notebook asks for, or ``''``."""
         about = self.node.metadata.get('kernelspec') or {}
@@ -169,9 +190,16 @@ class NotebookDocument:
     @property
     def is_python(self) -> bool:
         """Whether it is Python's, whatever the name its author's machine had for that kernel."""
+        return 'python' in self._languages()
+
+    @property
+    def language(self) -> str:
+        """The language that it says it is in, or ``''``."""
+        return next((str(each) for each in self._languages() if each), '')
+
+    def _languages(self) -> tuple[Any, Any]:
         about = self.node.metadata
-        languages = (about.get('kernelspec') or {}).get('language'), (about.get('language_info') or {}).get('name')
-        return 'python' in languages
+        return (about.get('kernelspec') or {}).get('language'), (about.get('language_info') or {}).get('name')
 
     def add_markdown(self, text: str) -> None:
         """Add a cell of text."""
@@ -202,17 +230,20 @@ class NotebookDocument:
         kernel: str | None = None,
         allow_errors: bool = False,
         on_cell: Callable[[int, CellResult], None] | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> list[CellResult]:
         """Run every cell with code, in order, and put its outputs in the place of the old ones.
 
         Ends at the first cell that fails, unless ``allow_errors`` or the cell's tag ``raises-exception`` lets it; the cells
-        after it then have no outputs. A cell that ran out of time, was cancelled or lost its kernel always ends the run.
+        after it then have no outputs. A cell that ran out of time, was cancelled or lost its kernel always ends the run. A cell
+        with the tag ``skip-execution`` is not run and keeps its outputs.
 
         Args:
             timeout: Seconds for each cell; None takes the sandbox's.
             kernel: The kernel to run it in, whichever kind it asks for; the notebook then says which kind that was. None takes
                 the default one, which must be of its kind or language.
             on_cell: Called after each cell with its index among all cells and its result.
+            parameters: Values for variables; see `set_parameters`.
 
         Returns:
             The results of the cells that ran. All went well if `is_tolerated` says so of the last one.
@@ -220,16 +251,14 @@ class NotebookDocument:
         Raises:
             NotFoundError: The notebook is for another kind of kernel; nothing was run.
         """
-        self._note_kernel(sandbox, kernel or DEFAULT_KERNEL, is_chosen=kernel is not None)
+        language = self._note_kernel(sandbox, kernel or DEFAULT_KERNEL, is_chosen=kernel is not None)
         kernel = kernel or DEFAULT_KERNEL
+        if parameters:
+            self.set_parameters(parameters, language=language)
         self._displays.clear()
-        for index, _ in self.code_cells:
-            self.node.cells[index].outputs = []
-            self.node.cells[index].execution_count = None
+        self._clear_outputs()
         results: list[CellResult] = []
-        for index, code in self.code_cells:
-            if not code.strip():
-                continue
+        for index, code in self.cells_to_run:
             result = sandbox.execute_cell(code, timeout, kernel=kernel)
             results.append(result)
             self._put(index, result)
@@ -238,6 +267,41 @@ class NotebookDocument:
             if not self.is_tolerated(index, result, allow_errors=allow_errors):
                 break
         return results
+
+    def _clear_outputs(self) -> None:
+        """Take away what an earlier run has left, but for the cells that are skipped."""
+        is_shown = False
+        for index, _ in self.code_cells:
+            cell = self.node.cells[index]
+            if self._has_tag(index, SKIP_TAG):
+                is_shown = is_shown or any(WIDGET_VIEW in output.get('data', {}) for output in cell.outputs)
+                continue
+            cell.outputs = []
+            cell.execution_count = None
+            cell.metadata.pop('execution', None)
+        widgets = self.node.metadata.get('widgets')
+        if isinstance(widgets, dict) and not is_shown:  # what is not shown any more
+            widgets.pop(WIDGET_STATE, None)
+            if not widgets:
+                del self.node.metadata['widgets']
+
+    def set_parameters(self, parameters: Mapping[str, Any], *, language: str | None = None) -> None:
+        """Set variables in a cell of its own, tagged ``injected-parameters``: after the first cell that is tagged
+        ``parameters``, whose values are the defaults, or else before all others. A cell of an earlier call is replaced.
+
+        Args:
+            parameters: Values by name: text, numbers, true, false, None, and lists and dicts of these.
+            language: The language to write them in; None takes the notebook's, or Python where it names none.
+
+        Raises:
+            InvalidArgumentError: A name or a value cannot be written.
+            UnsupportedError: There is no code for its language.
+        """
+        code = as_code(parameters, language or self.language or 'python')
+        cells = self.node.cells
+        cells[:] = [cell for cell in cells if INJECTED_TAG not in (cell.metadata.get('tags') or ())]
+        place = next((index + 1 for index, _ in enumerate(cells) if self._has_tag(index, PARAMETERS_TAG)), 0)
+        cells.insert(place, _nbformat().v4.new_code_cell(code, metadata={'tags': [INJECTED_TAG]}))
 
     def is_tolerated(self, index: int, result: CellResult, *, allow_errors: bool = False) -> bool:
         """Return whether a run goes on after a cell: it succeeded, or raised something where that may be.
@@ -248,26 +312,43 @@ class NotebookDocument:
         if result.success:
             return True
         is_own_failure = result.status is ExecutionStatus.ERROR and result.state_lost is None
-        return is_own_failure and (allow_errors or RAISES_TAG in self.node.cells[index].metadata.get('tags', ()))
+        return is_own_failure and (allow_errors or self._has_tag(index, RAISES_TAG))
 
     def _put(self, index: int, result: CellResult) -> None:
         """Give a cell its outputs, and earlier cells what it changed of theirs."""
         nbformat = _nbformat()
         cell = self.node.cells[index]
         cell.execution_count = result.execution_count
-        cell.outputs = [nbformat.from_dict(output) for output in _storable(result)]
+        cell.outputs = [nbformat.from_dict(valid_output(output)) for output in _storable(result)]
+        if result.timing:
+            cell.metadata['execution'] = nbformat.from_dict(result.timing)
+        for update in result.display_updates:  # of earlier cells: the cell's own outputs are as it left them
+            shown = valid_output({'output_type': 'display_data', **update}) or {}
+            for output in self._displays.get(update['display_id'], ()):
+                output['data'] = nbformat.from_dict(shown['data'])
+                output['metadata'] = nbformat.from_dict(shown['metadata'])
         for display_id, places in result.display_ids.items():
             self._displays.setdefault(display_id, []).extend(cell.outputs[place] for place in places)
-        for update in result.display_updates:
-            for output in self._displays.get(update['display_id'], ()):
-                output['data'] = nbformat.from_dict(update['data'])
-                output['metadata'] = nbformat.from_dict(update['metadata'])
+        if result.widgets:
+            self._put_widgets(result.widgets)
 
-    def _note_kernel(self, sandbox: Notebook, kernel: str, *, is_chosen: bool = True) -> None:
-        """Say in the metadata which kind of kernel it runs in, where that is not what it says already."""
+    def _put_widgets(self, changes: Mapping[str, Any]) -> None:
+        """Bring the state of the widgets up to what a cell has changed."""
+        about = self.node.metadata.get('widgets')
+        stored = about.get(WIDGET_STATE) if isinstance(about, dict) else None
+        state = merge_widgets(stored.get('state') if isinstance(stored, dict) else None, changes)
+        about = {**(about if isinstance(about, dict) else {}), WIDGET_STATE: stored_widgets(state)}
+        if not about[WIDGET_STATE]['state']:
+            del about[WIDGET_STATE]
+        self.node.metadata['widgets'] = _nbformat().from_dict(about)
+        if not about:
+            del self.node.metadata['widgets']
+
+    def _note_kernel(self, sandbox: Notebook, kernel: str, *, is_chosen: bool = True) -> str:
+        """Say in the metadata which kind of kernel it runs in, where that is not what it says already; return its language."""
         info = next((each for each in sandbox.list_kernels() if each.name == kernel), None)
         if info is None:
-            return
+            return self.language
         name, fits = self.kernel_name, self._fits(info)
         if not fits and not is_chosen:
             raise NotFoundError(
@@ -275,13 +356,16 @@ class NotebookDocument:
                 f'{kernel!r} is a {info.spec!r}; name a kernel of that kind (create_kernel makes one), or this one, to run it '
                 'there all the same'
             )
+        if info.language_info.get('name'):
+            self.node.metadata['language_info'] = _nbformat().from_dict(info.language_info)
+        elif not fits:
+            self.node.metadata.pop('language_info', None)
         if name and fits:
-            return
+            return info.language or self.language
         title = PYTHON_SPEC.display_name if info.spec == PYTHON_SPEC.name else info.spec
         names = {'name': info.spec, 'display_name': title, 'language': info.language}
         self.node.metadata['kernelspec'] = _nbformat().from_dict(names)
-        if not fits:
-            self.node.metadata.pop('language_info', None)
+        return info.language
 
     def _fits(self, info: KernelInfo) -> bool:
         """Return whether a kernel is what the notebook asks for: of that kind, or Python's, whose kind has many names."""
@@ -302,17 +386,6 @@ def _check_text(value: object, name: str) -> None:
 def _check_path(value: object) -> None:
     if not isinstance(value, (str, os.PathLike)):
         raise InvalidArgumentError(f'path must be a string or a path, not {value!r}')
-
-
-def _repair_ids(node: Any) -> None:
-    """Give cells an id of their own. nbformat would do it too, with a warning to whoever runs the program."""
-    if (node.get('nbformat') or 1, node.get('nbformat_minor') or 0) < (4, 5):
-        return  # they get theirs when they are brought up
-    seen: set[str] = set()
-    for cell in node.cells:
-        if cell.get('id') is None or cell['id'] in seen:
-            cell['id'] = _nbformat().v4.new_raw_cell().id
-        seen.add(cell['id'])
 
 
 def _storable(result: CellResult) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from datetime import datetime
@@ -20,9 +19,13 @@ from attrs import frozen
 from enclave.cancellation import is_cancelled, on_cancel
 from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.enums import ExecutionStatus
-from enclave.errors import CallCancelledError, KernelDiedError, SandboxStateError
-from enclave.sandboxes.notebook.kernel_process import LEFT, PYTHON_SPEC, KernelEnd, KernelHost, KernelProcess
+from enclave.errors import CallCancelledError, ConflictError, KernelDiedError, SandboxStateError
+from enclave.sandboxes.notebook.kernel_process import LEFT, PYTHON_SPEC, CellOutcome, KernelHost, KernelProcess
 from enclave.sandboxes.notebook.outputs import OutputCollector
+from enclave.verb_requests import MakeDir, RemovePath
+
+MAX_DISPLAY_IDS = 10_000
+"""How many displays are remembered, so that a cell's update of its own is known to be one of earlier cells too."""
 
 
 @frozen(kw_only=True)
@@ -123,6 +126,7 @@ class NotebookKernel:
         self._is_running = False
         self._is_closed = False
         self._note = ''  # touched only by whoever has the turn
+        self._display_ids: dict[str, None] = {}  # of what cells have shown, oldest first; as _note
 
     # Work -------------------------------------------------------------------------------------------------------------
 
@@ -140,48 +144,52 @@ class NotebookKernel:
         store_history: bool = True,
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
+        allow_input: bool = False,
     ) -> Generator[dict[str, Any], None, CellResult]:
         """Run a cell when its turn comes; yield its outputs as they come, and return its result.
 
-        ``timeout`` counts from the moment the cell is sent to the kernel; waiting for others is not in it.
+        ``timeout`` counts from the moment the cell is sent to the kernel; waiting for others is not in it. With ``allow_input``
+        an event ``input_request`` may come, which `answer_input` is to answer.
         """
         with self._turns.take():
             life = self._living()
             note, self._note = self._note, ''
             collector = OutputCollector(
-                max_output_bytes or self._settings.max_output_bytes, self._settings.max_display_bytes, keep_escapes
+                max_output_bytes or self._settings.max_output_bytes,
+                self._settings.max_display_bytes,
+                keep_escapes,
+                self._display_ids,
             )
             content = {
                 'code': code,
                 'silent': silent,
                 'store_history': store_history and not silent,
                 'user_expressions': {},
-                'allow_stdin': False,
+                'allow_stdin': allow_input,
                 # Nothing waits in the kernel behind this cell; with True it would for a moment refuse what comes next.
                 'stop_on_error': False,
             }
-            started = time.perf_counter()
             with self._lock:
                 self._cells_run += 1
                 self._is_running = True
             try:
-                stopped, reply, end = yield from life.run(content, collector, timeout, self._settings.interrupt_grace)
+                outcome = yield from life.run(content, collector, timeout, self._settings.interrupt_grace)
             finally:
                 with self._lock:
                     self._is_running = False
-            seconds = time.perf_counter() - started
-            return self._result(collector, stopped, reply, end, note, timeout, seconds)
+            result = self._result(collector, outcome, note)
+            self._display_ids.update(dict.fromkeys(result.display_ids))
+            while len(self._display_ids) > MAX_DISPLAY_IDS:
+                del self._display_ids[next(iter(self._display_ids))]
+            return result
 
     def _result(
         self,
         collector: OutputCollector,
-        stopped: Literal['', 'timeout', 'cancelled'],
-        reply: dict[str, Any],
-        end: KernelEnd | None,
+        outcome: CellOutcome,
         note: str,
-        timeout: float | None,
-        seconds: float,
     ) -> CellResult:
+        stopped, reply, end = outcome.stopped, outcome.reply, outcome.end
         error = collector.error
         if end is not None and not stopped:
             error = CellError(name='KernelDied', value=f'The kernel {end.reason}')
@@ -193,6 +201,13 @@ class NotebookKernel:
         stdout, stdout_bytes, stdout_cut = collector.stream_text('stdout')
         stderr, stderr_bytes, stderr_cut = collector.stream_text('stderr')
         count = reply.get('execution_count')
+        notes = [note] if note else []
+        if outcome.is_cut:
+            notes.append(
+                'The kernel did not say that the output of this cell was complete, so some of it may be missing'
+            )
+        if collector.widgets.left_out:
+            notes.append(f'{collector.widgets.left_out} changes of widgets were too large to keep')
         return CellResult(
             status=status,
             outputs=collector.outputs(),
@@ -201,19 +216,21 @@ class NotebookKernel:
             stderr=stderr,
             stdout_bytes=stdout_bytes,
             stderr_bytes=stderr_bytes,
-            stdout_truncated=stdout_cut,
+            stdout_truncated=stdout_cut or outcome.is_cut,
             stderr_truncated=stderr_cut,
             error=error,
             execution_count=count if type(count) is int and 0 <= count < 1 << 53 else collector.execution_count,
-            execution_time=seconds,
+            execution_time=outcome.seconds,
             kernel=self.name,
             timed_out=stopped == 'timeout',
             oom_killed=end is not None and end.oom_killed,
             state_lost=None if end is None else end.reason,
-            note=note or None,
+            note='. '.join(notes) or None,
             outputs_left_out=collector.left_out,
             display_ids=collector.display_ids(),
             display_updates=list(collector.updates.values()),
+            timing=outcome.timing,
+            widgets=collector.widgets.found,
         )
 
     def ask(self, kind: str, content: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -248,8 +265,8 @@ class NotebookKernel:
 
     def _begin(self) -> KernelProcess:
         if self._lives:  # whose connection file and sockets are of no use any more
-            self._host.remove_path(self._directory, recursive=True, missing_ok=True)
-        self._host.make_dir(self._directory, parents=True, exist_ok=True, mode=0o700)
+            self._host.run(RemovePath(path=self._directory, recursive=True, missing_ok=True))
+        self._host.run(MakeDir(path=self._directory, mode=0o700))
         attempts = 1 if self.spec.name == PYTHON_SPEC.name else 3  # another's ports may be taken
         while True:
             attempts -= 1
@@ -278,6 +295,18 @@ class NotebookKernel:
             life = self._life if self._is_running else None
         if life is not None:
             life.interrupt()
+
+    def answer_input(self, text: str) -> None:
+        """Give the cell that runs what it asked for.
+
+        Raises:
+            ConflictError: It has not asked for input, or none runs.
+        """
+        with self._lock:
+            life = self._life if self._is_running else None
+        if life is None:
+            raise ConflictError(f'no cell of the kernel {self.name!r} waits for input')
+        life.answer_input(text)
 
     def restart(self) -> None:
         """End the process, and with it the cell that runs, and start a new one before what waits in the queue."""
@@ -322,6 +351,7 @@ class NotebookKernel:
             cells_run=cells,
             waiting=max(0, self._turns.count - 1),
             started_at=started_at,
+            language_info={} if life is None else life.language_info,
         )
 
     @property

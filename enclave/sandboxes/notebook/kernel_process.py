@@ -4,29 +4,31 @@ The process is started by the sandbox's agent with a connection file that only i
 connections through the agent's stream, so that no port is open on this machine. Python's own kernel listens on Unix sockets
 in a private directory, other kernels on the sandbox's loopback.
 
-Each life owns one thread, which reads the channel that every output comes on and keeps what belongs to the cell that runs. All
-else happens on the thread of the caller.
+Each owns a thread that reads the channel that every output comes on and keeps what belongs to the cell that runs, and a watchdog
+for time limits. Where a cell may ask for input, a third reads the channel for that. All else happens on the thread of the caller.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import logging
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.cells import KernelSpec
 from enclave.deadline import Deadline
 from enclave.errors import (
     CallCancelledError,
+    ConflictError,
     EnclaveError,
     KernelDiedError,
     OperationTimeoutError,
@@ -36,12 +38,15 @@ from enclave.errors import (
 )
 from enclave.records import CommandResult, utc_now
 from enclave.sandboxes.connection import Connection
-from enclave.sandboxes.notebook import startup
+from enclave.sandboxes.notebook.foreign import RELAY, with_all_output
 from enclave.sandboxes.notebook.messages import SIGNATURE_SCHEME, Message, MessageError, Messenger, make_key
-from enclave.sandboxes.notebook.outputs import OutputCollector
+from enclave.sandboxes.notebook.outputs import OutputCollector, is_writable
+from enclave.sandboxes.notebook.watchdog import Cause, Job, KernelWatchdog
 from enclave.sandboxes.notebook.zmtp import Parts, ZmtpError, ZmtpSocket
-from enclave.sandboxes.operations import RunRequest
 from enclave.sandboxes.process import Process
+from enclave.verb_requests import Request, StartProcess, Upload, WriteFile
+
+R = TypeVar('R')
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +58,21 @@ STOPPED_REPLY_SECONDS = 2.0
 """The same of a cell that was interrupted: at its very end the interrupt may have cost the reply, which says nothing new then."""
 LEFT = 'was killed, since what it did was left before it had stopped'
 """Why a kernel is killed whose caller would not wait for the end of its cell or question."""
+MAX_PROMPT_CHARACTERS = 65536
+_TIMED = {'status': 'iopub.status.', 'execute_input': 'iopub.execute_input'}
+_IDLE = 'iopub.status.idle'
+_TIMES = frozenset({'iopub.status.busy', 'iopub.execute_input', _IDLE})
 _RETRY_INTERVAL = 0.01
 _LOOK_INTERVAL = 1.0
 _INBOX_MESSAGES = 1000
 _INBOX_BYTES = 16 << 20
 _PORTS = ('shell', 'iopub', 'stdin', 'control', 'hb')
 
-_PREPARE = f'{inspect.getsource(startup)}\nimport IPython\nprepare(IPython.get_ipython())\n'
+_MAX_LANGUAGE_BYTES = 65536
+
+# Read as text: it runs in a kernel, and imports what only Unix has.
+_STARTUP = Path(__file__).with_name('startup.py').read_text('utf-8')
+_PREPARE = f'{_STARTUP}\nimport IPython\nprepare(IPython.get_ipython())\n'
 PYTHON_SPEC = KernelSpec(
     name='python3',
     display_name='Python 3 (ipykernel)',
@@ -84,26 +97,13 @@ def python_spec(python: str) -> KernelSpec:
 class KernelHost(Protocol):
     """What a kernel needs of its sandbox; `enclave.sandboxes.agent_operations.AgentOperations` has it."""
 
-    def start_process(self, request: RunRequest, *, live: bool = True) -> Process:
+    def start_process(self, request: StartProcess) -> Process:
         """Start a program."""
 
-    def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
-        """Make a directory."""
+    def run(self, request: Request[R]) -> R:
+        """Execute a request to its end."""
 
-    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
-        """Remove what is at a path."""
-
-    def write_file(
-        self,
-        path: str,
-        chunks: Iterable[bytes],
-        *,
-        size: int | None,
-        append: bool,
-        exclusive: bool,
-        make_parents: bool,
-        mode: int | None,
-    ) -> int:
+    def write(self, request: Upload[R], chunks: Iterable[bytes], size: int | None = None) -> R:
         """Write a file."""
 
     def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
@@ -122,6 +122,27 @@ class KernelEnd:
     error: EnclaveError | None = None
 
 
+@frozen(kw_only=True)
+class CellOutcome:
+    """How a cell ended, besides its outputs.
+
+    Attributes:
+        stopped: What we ended it for.
+        reply: The content of the kernel's reply, empty where there is none.
+        end: The kernel's own end, if it has ended.
+        is_cut: Whether the kernel did not say that its outputs were complete, so that some may be missing.
+        seconds: From the request to its end at the kernel, however slowly its outputs were read.
+        timing: When its messages came; see `enclave.cells.CellResult.timing`.
+    """
+
+    stopped: Cause = ''
+    reply: dict[str, Any] = Factory(dict)
+    end: KernelEnd | None = None
+    is_cut: bool = False
+    seconds: float = 0.0
+    timing: dict[str, str] = Factory(dict)
+
+
 class KernelProcess:
     """One kernel process and the connections to it. Lives from `start` until the process has ended."""
 
@@ -138,7 +159,14 @@ class KernelProcess:
         self._address: dict[str, Any] = {}
         self._reader: threading.Thread | None = None
         self._taking = threading.Lock()  # held by whoever takes the process's end, one thread at a time
+        self._identity = secrets.token_hex(8).encode()  # by which the kernel finds who is to answer its questions
+        self._stdin: ZmtpSocket | None = None
+        self._relay: Process | None = None
+        self._watchdog = KernelWatchdog(self, label)
+        self._receiving = threading.Lock()  # held by whoever reads the shell's channel; guards _early
+        self._early: tuple[str, dict[str, Any]] | None = None  # a reply that came before it was waited for
         self.language = spec.language
+        self.language_info: dict[str, Any] = {}
         self.started_at = utc_now()
         self._changed = threading.Condition()  # guards all below
         self._current = ''  # the request whose outputs are wanted
@@ -146,8 +174,11 @@ class KernelProcess:
         self._inbox_bytes = 0
         self._end: KernelEnd | None = None
         self._verdict = ''  # why we killed it
-        self._cancelled = ''  # the request that was cancelled
         self._is_occupied = False  # a request was sent that the kernel has not ended
+        self._finished_at: float | None = None  # when the kernel ended the current request, on the performance counter
+        self._times: dict[str, str] = {}  # when what came of it, as in `CellOutcome.timing`
+        self._asks_input = False
+        self._is_stuck = False  # it was killed and does not end
 
     # Start ------------------------------------------------------------------------------------------------------------
 
@@ -161,19 +192,21 @@ class KernelProcess:
         file = f'{directory}/{number}.json'
         self._address = self._choose_address(directory, number)
         text = json.dumps({**self._address, 'key': self._key, 'signature_scheme': SIGNATURE_SCHEME}).encode()
-        self._host.write_file(
-            file, [text], size=len(text), append=False, exclusive=True, make_parents=False, mode=0o600
-        )
+        self._host.write(WriteFile(path=file, exclusive=True, make_parents=False, mode=0o600), [text], len(text))
         options = _PYTHON_OPTIONS if self._spec.name == PYTHON_SPEC.name else ()
         argv = (*(word.replace('{connection_file}', file) for word in self._spec.argv), *options)
-        request = RunRequest(command=argv, timeout=None, max_output_bytes=16384, cwd=cwd, env={**self._spec.env, **env})
-        self._process = self._host.start_process(request, live=False)
+        keeping = None if options else with_all_output(argv)
+        argv = keeping or argv
+        request = StartProcess(command=argv, max_output_bytes=16384, cwd=cwd, env={**self._spec.env, **env}, live=False)
+        self._process = self._host.start_process(request)
         with self._changed:
             is_killed = bool(self._verdict)
         if is_killed:
             self._process.kill()
         deadline = Deadline.after(START_SECONDS)
         try:
+            if not options and keeping is None:
+                self._start_relay(f'{directory}/{number}.relay')
             self._shell = self._connect('shell', b'DEALER', deadline)
             self._iopub = self._connect('iopub', b'SUB', deadline)
             self._reader = threading.Thread(target=self._read, name=f'enclave-kernel-{self._label}', daemon=True)
@@ -183,6 +216,13 @@ class KernelProcess:
             self.kill('it did not start')
             self.join()
             raise
+
+    def _start_relay(self, path: str) -> None:
+        """Start what takes the outputs of a kernel that would drop them; `_connect` then goes through it."""
+        command = ('python3', '-c', RELAY, str(self._address['iopub_port']), path)
+        request = StartProcess(command=command, live=False, max_output_bytes=16384)
+        self._relay = self._host.start_process(request)
+        self._address['relay'] = path
 
     def _choose_address(self, directory: str, number: int) -> dict[str, Any]:
         if self._spec.name == PYTHON_SPEC.name:
@@ -202,11 +242,13 @@ class KernelProcess:
         address, port = self._address['ip'], self._address[f'{name}_port']
         while True:
             try:
-                if self._address['transport'] == 'ipc':
+                if name == 'iopub' and 'relay' in self._address:
+                    connection = self._host.connect_path(self._address['relay'], timeout=REPLY_SECONDS)
+                elif self._address['transport'] == 'ipc':
                     connection = self._host.connect_path(f'{address}-{port}', timeout=REPLY_SECONDS)
                 else:
                     connection = self._host.connect(port, address, timeout=REPLY_SECONDS)
-                return ZmtpSocket(connection, socket_type)
+                return ZmtpSocket(connection, socket_type, self._identity if name in ('shell', 'stdin') else b'')
             except (SandboxPathNotFoundError, SandboxPathError, BrokenPipeError, ZmtpError) as error:
                 logger.debug('kernel %s is not there yet: %s', self._label, error)
                 self._check_started(deadline)
@@ -254,6 +296,8 @@ class KernelProcess:
         language = reply.get('language_info')
         if isinstance(language, dict):
             self.language = str(language.get('name', '')) or self.language
+            if is_writable(language) and len(json.dumps(language)) <= _MAX_LANGUAGE_BYTES:
+                self.language_info = language
 
     # Channels ---------------------------------------------------------------------------------------------------------
 
@@ -277,7 +321,14 @@ class KernelProcess:
             OperationTimeoutError: It did not come in time.
             KernelDiedError: The kernel ended.
         """
+        with self._receiving:
+            return self._receive_reply_locked(request_id, deadline)
+
+    def _receive_reply_locked(self, request_id: str, deadline: Deadline) -> dict[str, Any]:
         assert self._shell is not None
+        early, self._early = self._early, None
+        if early is not None and early[0] == request_id:
+            return early[1]
         while True:
             try:
                 parts = self._shell.receive(deadline)
@@ -290,7 +341,28 @@ class KernelProcess:
                 assert self._end is not None
                 raise self._end.error or KernelDiedError(f'the kernel {self._end.reason}')
             if message.parent_id == request_id:
+                now = time.perf_counter()
+                with self._changed:
+                    if self._current == request_id:
+                        if message.date:
+                            self._times.setdefault('shell.execute_reply', message.date)
+                        self._finished_at = self._finished_at or now
                 return message.content
+
+    def _has_replied(self, request_id: str, seconds: float) -> bool:
+        """Tell whether the reply to a request has come, and leave it for whoever receives it."""
+        if not self._receiving.acquire(timeout=seconds):
+            return False
+        try:
+            if self._early is None or self._early[0] != request_id:
+                self._early = (request_id, self._receive_reply_locked(request_id, Deadline.after(max(seconds, 0.001))))
+            return True
+        except OperationTimeoutError:
+            return False
+        except EnclaveError:
+            return self.end is not None
+        finally:
+            self._receiving.release()
 
     def _read(self) -> None:
         """The reader thread: take every output, keep what the running request wants, find out how it ended."""
@@ -309,6 +381,7 @@ class KernelProcess:
         with self._changed:
             self._end = end
             self._changed.notify_all()
+        self._watchdog.close()
 
     def _read_outputs(self) -> None:
         assert self._iopub is not None
@@ -316,8 +389,22 @@ class KernelProcess:
             if not self._is_wanted(parts):
                 continue
             message = self._messenger.read(parts)
+            name = _TIMED.get(message.type)
+            if name is not None:
+                name = f'{name}{message.content.get("execution_state")}' if name.endswith('.') else name
+                self._note_time(message, name)
             if message.type != 'status' or message.content.get('execution_state') == 'idle':
                 self._keep(message, sum(len(part) for part in parts if isinstance(part, bytes)))
+
+    def _note_time(self, message: Message, name: str) -> None:
+        """Note when a message was made, and when the one came that ends the cell."""
+        now = time.perf_counter()
+        with self._changed:
+            if self._current == message.parent_id and name in _TIMES:
+                if message.date:
+                    self._times.setdefault(name, message.date)
+                if name == _IDLE:
+                    self._finished_at = self._finished_at or now
 
     def _keep(self, message: Message, size: int) -> None:
         """Put a message where its cell takes it; while there is no room, the kernel's outputs wait in the kernel."""
@@ -325,6 +412,7 @@ class KernelProcess:
             self._changed.wait_for(
                 lambda: (
                     (len(self._inbox) < _INBOX_MESSAGES and self._inbox_bytes < _INBOX_BYTES)
+                    or message.type == 'status'
                     or self._current != message.parent_id
                     or bool(self._verdict)
                 )
@@ -375,14 +463,20 @@ class KernelProcess:
         return has_ended
 
     def _close_sockets(self) -> None:
-        for socket in (self._shell, self._iopub):
+        for socket in (self._shell, self._iopub, self._stdin):
             if socket is not None:
                 socket.close()
+        if self._relay is not None:
+            with contextlib.suppress(EnclaveError):
+                self._relay.kill()
 
     def _clear_inbox_locked(self, current: str) -> None:
         self._current = current
         self._inbox.clear()
         self._inbox_bytes = 0
+        self._times = {}
+        self._finished_at = None
+        self._asks_input = False
         self._changed.notify_all()
 
     # Work -------------------------------------------------------------------------------------------------------------
@@ -411,33 +505,42 @@ class KernelProcess:
         except CallCancelledError as error:
             raise CallCancelledError('the question to the kernel was cancelled') from error
         finally:
+            job = self._watchdog.begin(request_id, None, grace)
             try:
                 if self.is_occupied:
-                    self._leave(request_id, OutputCollector(1, 1), grace)
+                    self._leave(job, OutputCollector(1, 1))
             finally:
+                self._watchdog.end(job)
                 with self._changed:
                     self._clear_inbox_locked('')
 
     def run(
         self, content: dict[str, Any], collector: OutputCollector, timeout: float | None, grace: float
-    ) -> Generator[dict[str, Any], None, tuple[Literal['', 'timeout', 'cancelled'], dict[str, Any], KernelEnd | None]]:
-        """Run a cell, yield its events, and return (what we ended it for, the kernel's reply, the kernel's end or None).
+    ) -> Generator[dict[str, Any], None, CellOutcome]:
+        """Run a cell, yield its events, and return how it ended.
+
+        Its time limit holds however slowly the events are taken: the time that a cell has ended but its outputs wait to be
+        read is not its own.
 
         Raises:
             EnclaveError: The sandbox was lost.
         """
+        if content.get('allow_stdin'):
+            self._open_stdin()
         request_id, parts = self._messenger.make_request('execute_request', content)
         with self._changed:
             self._clear_inbox_locked(request_id)
             self._is_occupied = True
+        started = time.perf_counter()
+        job = self._watchdog.begin(request_id, timeout, grace)
         try:
-            with on_cancel(lambda: self._cancel(request_id)):
+            with on_cancel(lambda: self._watchdog.stop(job)):
                 self._send(parts)
-                stopped = yield from self._collect(request_id, collector, Deadline.after(timeout), grace)
+                is_cut = yield from self._collect(job, collector)
+            stopped = self._watchdog.end(job)
             with self._changed:
                 self._is_occupied = False
                 end = self._end
-                self._clear_inbox_locked('')
             reply: dict[str, Any] = {}
             with Cancellation().applied():  # also the end of a cell that was cancelled is waited for
                 if end is None:
@@ -448,18 +551,29 @@ class KernelProcess:
                         end = self._end
                     except OperationTimeoutError:
                         logger.warning('kernel %s ended a cell without a reply', self._label)
+                with self._changed:
+                    finished, timing = self._finished_at or time.perf_counter(), dict(self._times)
+                    self._clear_inbox_locked('')
                 if end is None and _says_exit(reply):
                     end = self._wait_exit(grace)
-            if end is None and (reply.get('status') == 'error' or not stopped):
+            if end is None and (reply or not stopped):
                 yield from collector.take_reply(reply)
             if end is not None and end.error is not None:
                 raise end.error
-            return stopped, reply, end
+            return CellOutcome(
+                stopped=stopped,
+                reply=reply,
+                end=end,
+                is_cut=is_cut and end is None,
+                seconds=max(0.0, finished - started),
+                timing=timing,
+            )
         finally:
             try:
                 if self.is_occupied:
-                    self._leave(request_id, collector, grace)
+                    self._leave(job, collector)
             finally:
+                self._watchdog.end(job)
                 with self._changed:
                     self._clear_inbox_locked('')
 
@@ -479,14 +593,15 @@ class KernelProcess:
             self.wait_end()
         return self.end
 
-    def _leave(self, request_id: str, collector: OutputCollector, grace: float) -> None:
+    def _leave(self, job: Job, collector: OutputCollector) -> None:
         """End a cell whose caller went away, by Ctrl-C or by closing the stream, or a question that was given up.
 
         It is waited for: an interrupt that came late would hit the cell after it. Who will not wait, and presses Ctrl-C again,
         has the kernel killed.
         """
         try:
-            for _ in self._collect(request_id, collector, Deadline.after(0.001), grace):
+            self._watchdog.stop(job)
+            for _ in self._collect(job, collector):
                 pass
             self._set_free()
         except EnclaveError as error:
@@ -499,48 +614,42 @@ class KernelProcess:
         with self._changed:
             self._is_occupied = False
 
-    def _collect(
-        self, request_id: str, collector: OutputCollector, limit: Deadline, grace: float
-    ) -> Generator[dict[str, Any], None, Literal['', 'timeout', 'cancelled']]:
-        """Yield the cell's events until it is over or its kernel has ended."""
-        stopped: Literal['', 'timeout', 'cancelled'] = ''
-        pushes = 0
+    def _collect(self, job: Job, collector: OutputCollector) -> Generator[dict[str, Any], None, bool]:
+        """Yield the cell's events until it is over or its kernel has ended; return whether outputs may be missing.
+
+        The kernel says on the channel of its outputs that they are complete. If its reply has come and nothing else has for a
+        while, that was lost, and other outputs may have been.
+        """
+        quiet_since: float | None = None
         while True:
-            message = self._next_message(request_id, limit, heeds_cancel=not stopped)
-            with self._changed:
-                has_ended, cancelled = self._end is not None, self._cancelled == request_id
+            message = self._next_message()
             if message is not None:
+                quiet_since = None
                 if message.type == 'status':
-                    return stopped
-                event = collector.take(message)
+                    return False
+                event = collector.take(message) if message.type != 'input_request' else _input_event(message)
                 if event is not None:
                     yield event
-            elif has_ended:
-                return stopped
-            else:
-                self.look()
-            if not stopped and (cancelled or limit.has_expired()):
-                stopped = 'cancelled' if cancelled else 'timeout'
-            elif not stopped or not limit.has_expired():
                 continue
-            # It is to end: asked twice, since code may catch the first KeyboardInterrupt, and then made to.
-            pushes += 1
-            if pushes <= 2:
-                self.interrupt()
-                limit = Deadline.after(max(grace / 2, 0.001))
-            elif pushes == 3:
-                self.kill(f'was killed, since what it did would not stop within {grace:g} seconds of being interrupted')
-                limit = Deadline.after(REPLY_SECONDS)
-            else:
+            with self._changed:
+                has_ended, is_stuck = self._end is not None, self._is_stuck
+            if has_ended:
+                return False
+            if is_stuck:
                 raise SandboxError('the kernel was killed but does not end')
+            self.look()
+            if quiet_since is None and self._has_replied(job.request_id, 0.001):
+                quiet_since = time.monotonic()
+            if quiet_since is not None and time.monotonic() - quiet_since > REPLY_SECONDS:
+                logger.warning('kernel %s did not say that the output of a cell was complete', self._label)
+                return True
 
-    def _next_message(self, request_id: str, limit: Deadline, *, heeds_cancel: bool) -> Message | None:
+    def _next_message(self) -> Message | None:
         """Return the next message of the cell; None when it is time to look at everything else."""
-        left = limit.remaining()
         with self._changed:
             self._changed.wait_for(
-                lambda: self._inbox or self._end is not None or (heeds_cancel and self._cancelled == request_id),
-                _LOOK_INTERVAL if left is None else min(left, _LOOK_INTERVAL),
+                lambda: self._inbox or self._end is not None or self._is_stuck,
+                _LOOK_INTERVAL,
             )
             if not self._inbox:
                 return None
@@ -552,10 +661,70 @@ class KernelProcess:
                 self._changed.notify_all()
             return message
 
-    def _cancel(self, request_id: str) -> None:
+    # For the watchdog -------------------------------------------------------------------------------------------------
+
+    def has_finished(self, request_id: str, seconds: float) -> bool:
+        """Tell whether the kernel has ended a request, or has ended itself; wait up to so many seconds for it."""
+        until = time.monotonic() + seconds
+        while True:
+            left = max(0.0, until - time.monotonic())
+            with self._changed:
+                if self._end is not None or self._finished_at is not None or self._current != request_id:
+                    return True
+            if self._has_replied(request_id, min(left, 0.1) or 0.001):
+                return True
+            with self._changed:
+                # What holds the lock of the shell's channel meanwhile, or a connection that has closed, is no reason to spin.
+                if self._changed.wait_for(
+                    lambda: self._end is not None or self._finished_at is not None, min(left, 0.02)
+                ):
+                    return True
+            if not left:
+                return False
+
+    def report_stuck(self, request_id: str) -> None:
+        """Have the cell's caller hear that the kernel was killed and does not end."""
         with self._changed:
-            self._cancelled = request_id
+            self._is_stuck = True
             self._changed.notify_all()
+
+    # Input ------------------------------------------------------------------------------------------------------------
+
+    def _open_stdin(self) -> None:
+        """Connect to the channel on which the kernel asks for input, unless that was done before."""
+        if self._stdin is None:
+            self._stdin = self._connect('stdin', b'DEALER', Deadline.after(REPLY_SECONDS))
+            threading.Thread(target=self._read_stdin, name=f'enclave-stdin-{self._label}', daemon=True).start()
+
+    def _read_stdin(self) -> None:
+        """Put what the running cell asks where its caller takes it. It leaves when the connection closes."""
+        assert self._stdin is not None
+        try:
+            while (parts := self._stdin.receive(Deadline())) is not None:
+                if not self._is_wanted(parts):
+                    continue
+                message = self._messenger.read(parts)
+                with self._changed:
+                    if message.type == 'input_request' and message.parent_id == self._current:
+                        self._asks_input = True
+                        self._inbox.append((0, message))
+                        self._changed.notify_all()
+        except (ZmtpError, MessageError) as error:
+            self.kill(f'sent what is no message of a kernel ({error})')
+        except EnclaveError as error:
+            logger.debug('kernel %s, channel for input: %s', self._label, error)
+
+    def answer_input(self, text: str) -> None:
+        """Give the cell that runs what it has asked for.
+
+        Raises:
+            ConflictError: It has not asked for input, or was answered.
+        """
+        with self._changed:
+            asks, self._asks_input = self._asks_input, False
+        if not asks or self._stdin is None:
+            raise ConflictError('no cell of this kernel waits for input')
+        self._stdin.send(self._messenger.make_request('input_reply', {'value': text})[1], REPLY_SECONDS)
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs, if one does; programs it started get the signal too."""
@@ -609,11 +778,23 @@ class KernelProcess:
             if reader.is_alive():
                 logger.warning('the reader of kernel %s has not left', self._label)
         self._close_sockets()
+        self._watchdog.close()
 
     @property
     def held_calls(self) -> int:
         """How many calls of the sandbox's channel it holds all the time."""
-        return 0 if self.end is not None else 1 + (self._shell is not None) + (self._iopub is not None)
+        held = (self._process, self._relay, self._shell, self._iopub, self._stdin)
+        return 0 if self.end is not None else sum(each is not None for each in held)
+
+
+def _input_event(message: Message) -> dict[str, Any]:
+    """Return the event for a question of the cell's."""
+    prompt = message.content.get('prompt')
+    return {
+        'output_type': 'input_request',
+        'prompt': prompt[:MAX_PROMPT_CHARACTERS] if isinstance(prompt, str) else '',
+        'password': message.content.get('password') is True,
+    }
 
 
 def _says_exit(reply: Mapping[str, Any]) -> bool:

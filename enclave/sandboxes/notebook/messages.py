@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from datetime import datetime, timezone
 from typing import Any
 
 from attrs import Factory, frozen
@@ -19,6 +20,9 @@ from enclave.sandboxes.notebook.zmtp import LeftOut, Parts
 
 SIGNATURE_SCHEME = 'hmac-sha256'
 _DELIMITER = b'<IDS|MSG>'
+
+
+_DATED = frozenset({'status', 'execute_input', 'execute_reply'})
 
 
 class MessageError(Exception):
@@ -38,6 +42,8 @@ class Message:
         parent_id: The request it belongs to.
         left_out: The bytes of what was too large to keep, 0 where nothing was. Such a message has no content, save the
             ``name`` of its stream where the topic it was sent under has it.
+        date: When the kernel says it made it, as ISO 8601 in UTC; empty where it does not.
+        buffers: The binary parts after the content, of a comm's message alone.
     """
 
     type: str
@@ -45,6 +51,18 @@ class Message:
     content: dict[str, Any] = Factory(dict)
     metadata: dict[str, Any] = Factory(dict)
     left_out: int = 0
+    date: str = ''
+    buffers: list[bytes] = Factory(list)
+
+
+def _as_text(date: object) -> str:
+    """Return a time as Jupyter's tools write it; text for what is none."""
+    if not isinstance(date, datetime) or date.tzinfo is None:
+        return ''
+    try:
+        return date.astimezone(timezone.utc).isoformat().replace('+00:00', 'Z')
+    except (OverflowError, ValueError):
+        return ''
 
 
 class Messenger:
@@ -85,11 +103,14 @@ class Messenger:
             )
             if not all(isinstance(each, dict) for each in (header, parent, content, metadata)):
                 raise MessageError('a part of it is no object')
+            kind = str(header.get('msg_type', ''))
             return Message(
-                type=str(header.get('msg_type', '')),
+                type=kind,
                 parent_id=str(parent.get('msg_id', '')),
                 content=content,
                 metadata=metadata,
+                date=_as_text(header.get('date')) if kind in _DATED else '',
+                buffers=[bytes(each) for each in found['buffers']] if kind.startswith('comm_') else [],
             )
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise MessageError(str(error)[:200]) from error

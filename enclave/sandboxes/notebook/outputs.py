@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from attrs import Factory, define, field
@@ -20,6 +20,7 @@ from enclave.cells import CellError
 from enclave.rendering import strip_escape_codes
 from enclave.sandboxes.notebook.messages import Message
 from enclave.sandboxes.notebook.terminal import Screen
+from enclave.sandboxes.notebook.widgets import WidgetChanges
 from enclave.sandboxes.output import head_bytes, shorten, tail_bytes
 
 MAX_OUTPUTS = 1000
@@ -32,7 +33,6 @@ _NO_REPLY = {
     'evalue': 'The kernel did not say how the cell ended: its reply did not come, or was too large to be kept',
 }
 _UNWRITABLE = '[left out: it has a number that JSON has not, or is nested too deep]'
-_UNSEEN = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
 _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
 
@@ -116,11 +116,13 @@ class OutputCollector:
         cap: Bytes of stdout, and of stderr, that are kept.
         display_cap: Bytes of one value of a display that are kept; of all displays together, four times as many.
         keep_escapes: Leave the escape codes in tracebacks, and colours in texts.
+        earlier_ids: Of displays that cells before it have shown.
     """
 
     _cap: int
     _display_cap: int
     _keep_escapes: bool = False
+    _earlier_ids: Container[str] = ()
     _outputs: list[_Output] = field(factory=list, init=False)
     _endings: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # the last value and error past all limits
     _streams: dict[str, _Stream] = field(factory=dict, init=False)
@@ -134,6 +136,10 @@ class OutputCollector:
     updates: dict[str, dict[str, Any]] = field(factory=dict, init=False)
     left_out: int = field(default=0, init=False)
     error: CellError | None = field(default=None, init=False)
+    _shown_errors: dict[str, CellError] = field(factory=dict, init=False)  # the last of each name
+    widgets: WidgetChanges = field(
+        default=Factory(lambda self: WidgetChanges(4 * self._display_cap), takes_self=True), init=False
+    )
     execution_count: int | None = field(default=None, init=False)
 
     def take(self, message: Message) -> dict[str, Any] | None:
@@ -142,6 +148,12 @@ class OutputCollector:
         An event is an output as a notebook stores it (of a stream, the new text only), or
         ``{'output_type': 'clear_output', 'wait': bool}`` or ``{'output_type': 'update_display_data', 'display_id', ...}``.
         """
+        if message.type.startswith('comm_'):
+            if message.left_out:
+                self.widgets.left_out += 1
+            else:
+                self.widgets.take(message)
+            return None
         if message.left_out:
             message = _standing_in(message)
         take = {
@@ -231,18 +243,16 @@ class OutputCollector:
         display_id = _display_id(message.content)
         if not display_id:
             return None
-        known = self._ids.get(display_id)
-        if known is not None:
-            replaced = {id(output['data']): output['data'] for output in known}.values()
-        else:
-            replaced = [self.updates[display_id]['data']] if display_id in self.updates else []  # type: ignore[assignment]
-        self._shown_bytes -= sum(_bundle_size(data) for data in replaced)
+        known, earlier = self._ids.get(display_id, []), self.updates.get(display_id)
+        replaced = {id(each['data']): each['data'] for each in (*known, *([earlier] if earlier else []))}
+        self._shown_bytes -= sum(_bundle_size(data) for data in replaced.values())
         data, metadata, size = self._bundle(message.content, self._shown_bytes)
         self._shown_bytes += size
-        for output in known or ():
+        for output in known:
             output['data'], output['metadata'] = data, metadata
         update = {'display_id': display_id, 'data': data, 'metadata': metadata}
-        if known is None and (display_id in self.updates or len(self.updates) < MAX_OUTPUTS):
+        is_earlier = not known or display_id in self._earlier_ids
+        if is_earlier and (earlier is not None or len(self.updates) < MAX_OUTPUTS):
             self.updates[display_id] = update
         return {'output_type': 'update_display_data', **update}
 
@@ -270,8 +280,8 @@ class OutputCollector:
     def take_reply(self, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Take a kernel's reply to the cell, empty where there is none, after all outputs; return the events to stream on.
 
-        An error that no output told becomes one, and so does every end but ``ok``: nothing else is a success. A page of help
-        (``len?``) is shown as a display.
+        The reply says how the cell ended: an error that was only shown is none of its own. An error that no output told becomes
+        one, and so does every end but ``ok``: nothing else is a success. A page of help (``len?``) is shown as a display.
         """
         events = []
         payload = reply.get('payload')
@@ -281,7 +291,11 @@ class OutputCollector:
                 data = {'text/plain': self._clean(plain)} if isinstance(plain, str) else each['data']
                 events.append(self.take(Message(type='display_data', content={'data': data})))
         status = reply.get('status')
-        if self.error is None and status != 'ok':
+        if status == 'ok':
+            self.error = None
+        elif status == 'error' and str(reply.get('ename', '')) in self._shown_errors:
+            self.error = self._shown_errors[str(reply.get('ename', ''))]
+        elif self.error is None or status == 'error':
             if status != 'error':
                 was_run = status not in ('aborted', 'abort')
                 reply = _NO_REPLY if was_run else {'ename': 'CellAborted', 'evalue': 'The kernel did not run the cell'}
@@ -292,25 +306,27 @@ class OutputCollector:
         return text if self._keep_escapes else strip_escape_codes(text)
 
     def _seen(self, text: str) -> str:
-        return text if self._keep_escapes else _UNSEEN.sub('', strip_escape_codes(text))
+        return text if self._keep_escapes else strip_escape_codes(text).replace('\a', '')
 
     def _take_error(self, message: Message) -> dict[str, Any] | None:
         self._clear_if_asked()
         content = message.content
         lines = content.get('traceback')
         text = '\n'.join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ''
+        text, value = _capped(text, self._cap), _capped(str(content.get('evalue', '')), self._cap)
         self.error = error = CellError(
-            name=_capped(str(content.get('ename', '')), 1000),
-            value=_capped(self._clean(str(content.get('evalue', ''))), self._cap),
-            traceback=_capped(self._clean(text), self._cap),
+            name=_capped(str(content.get('ename', '')), 1000), value=self._clean(value), traceback=self._clean(text)
         )
+        if len(self._shown_errors) < MAX_OUTPUTS:
+            self._shown_errors[error.name] = error
+        # With its colours, as a notebook shows it.
         output = {
             'output_type': 'error',
             'ename': error.name,
-            'evalue': error.value,
-            'traceback': error.traceback.split('\n') if error.traceback else [],
+            'evalue': value,
+            'traceback': text.split('\n') if text else [],
         }
-        size = len(error.value) + len(error.traceback)
+        size = len(value) + len(text)
         if self._endings or len(self._outputs) >= MAX_OUTPUTS or self._shown_bytes + size > 4 * self._display_cap:
             self._keep_ending(output)
         else:

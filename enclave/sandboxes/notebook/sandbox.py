@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -46,6 +47,7 @@ from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, python_spec
 from enclave.sandboxes.notebook.outputs import is_writable
+from enclave.verb_requests import RunCommand, absolute, as_path
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,9 @@ ASK_SECONDS = 30.0
 """How long completion, inspection and the like may take by default, from the moment that it is their turn. A kernel's first
 completion reads much of Python's library, which takes seconds on a busy machine."""
 MAX_CODE_CHARACTERS = 8 << 20
+"""The size limit of a cell's code, and of a line that answers its ``input()``."""
+END_OF_INPUT = '\x04'
+"""What Jupyter's kernels take for the end of input."""
 Steps = Generator[dict[str, Any] | CellResult, None, None]
 """What `NotebookSandbox.stream_cell` gives: outputs as they come, and at last the result."""
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}')
@@ -126,7 +131,86 @@ _ASK_VARIABLES = (
 )
 
 
-class NotebookSandbox(AgentBackedSandbox):
+class CellVerbs(ABC):
+    """What is the same for cells of every sandbox, whoever keeps its kernels."""
+
+    def execute_cell(
+        self,
+        code: str,
+        timeout: float | None = None,
+        *,
+        kernel: str = DEFAULT_KERNEL,
+        on_output: Callable[[dict[str, Any]], None] | None = None,
+        on_input: Callable[[str, bool], str | None] | None = None,
+        silent: bool = False,
+        store_history: bool = True,
+        keep_escapes: bool = False,
+        max_output_bytes: int | None = None,
+    ) -> CellResult:
+        """Run code in a kernel, after the cells that were asked for before, and return what became of it.
+
+        At its time limit the cell is interrupted, as by Ctrl-C, and the kernel with its state stays; a kernel whose cell does
+        not yield is killed, and the next cell gets a new one. ``input()`` in a cell fails at once without ``on_input``.
+
+        Args:
+            code: At most 8,388,608 (`MAX_CODE_CHARACTERS`) characters.
+            timeout: Seconds from the moment the cell is sent to the kernel; None takes the configuration's, 0 is no limit.
+            kernel: Which kernel; see `create_kernel`.
+            on_output: Called with each output as it comes, on this thread; see `stream_cell` for what it gets.
+            on_input: Called with the prompt, and whether what is typed is to be hidden, when the cell asks for input; what it
+                returns is the cell's, None is the end of input. It runs on this thread, and the cell's time goes on meanwhile.
+            silent: Run it without a number and without showing its last value.
+            store_history: Count it and keep it in the kernel's history.
+            keep_escapes: Leave a terminal's escape codes in tracebacks, and colours in texts.
+            max_output_bytes: Cap on each of stdout and stderr; None takes the configuration's.
+
+        Raises:
+            InvalidArgumentError: An argument is impossible.
+            NotFoundError: There is no such kernel.
+            CallCancelledError: It was cancelled before it ran.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+        """
+        steps = self.stream_cell(
+            code,
+            timeout,
+            kernel=kernel,
+            silent=silent,
+            store_history=store_history,
+            keep_escapes=keep_escapes,
+            max_output_bytes=max_output_bytes,
+            allow_input=on_input is not None,
+        )
+        with contextlib.closing(steps):
+            for step in steps:
+                if isinstance(step, CellResult):
+                    return step
+                if on_input is not None and step['output_type'] == 'input_request':
+                    self.answer_input(on_input(step['prompt'], step['password']), kernel=kernel)
+                elif on_output is not None:
+                    on_output(step)
+        raise AssertionError('unreachable')
+
+    @abstractmethod
+    def stream_cell(
+        self,
+        code: str,
+        timeout: float | None = None,
+        *,
+        kernel: str = DEFAULT_KERNEL,
+        silent: bool = False,
+        store_history: bool = True,
+        keep_escapes: bool = False,
+        max_output_bytes: int | None = None,
+        allow_input: bool = False,
+    ) -> Steps:
+        """Yield a cell's outputs as they come, and at last its `CellResult`."""
+
+    @abstractmethod
+    def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
+        """Give the cell that runs in a kernel the line that it asked for; None is the end of input."""
+
+
+class NotebookSandbox(CellVerbs, AgentBackedSandbox):
     """A sandbox with Jupyter kernels, beside all the verbs of `AgentBackedSandbox`.
 
     A kernel called ``'default'`` is there from the start. A backend's class derives from this one and from the backend's own;
@@ -206,55 +290,6 @@ class NotebookSandbox(AgentBackedSandbox):
 
     # Cells ------------------------------------------------------------------------------------------------------------
 
-    def execute_cell(
-        self,
-        code: str,
-        timeout: float | None = None,
-        *,
-        kernel: str = DEFAULT_KERNEL,
-        on_output: Callable[[dict[str, Any]], None] | None = None,
-        silent: bool = False,
-        store_history: bool = True,
-        keep_escapes: bool = False,
-        max_output_bytes: int | None = None,
-    ) -> CellResult:
-        """Run code in a kernel, after the cells that were asked for before, and return what became of it.
-
-        At its time limit the cell is interrupted, as by Ctrl-C, and the kernel with its state stays; a kernel whose cell does
-        not yield is killed, and the next cell gets a new one. ``input()`` in a cell fails at once.
-
-        Args:
-            timeout: Seconds from the moment the cell is sent to the kernel; None takes the configuration's, 0 is no limit.
-            kernel: Which kernel; see `create_kernel`.
-            on_output: Called with each output as it comes, on this thread; see `stream_cell` for what it gets.
-            silent: Run it without a number and without showing its last value.
-            store_history: Count it and keep it in the kernel's history.
-            keep_escapes: Leave a terminal's escape codes in tracebacks, and colours in texts.
-            max_output_bytes: Cap on each of stdout and stderr; None takes the configuration's.
-
-        Raises:
-            InvalidArgumentError: An argument is impossible.
-            NotFoundError: There is no such kernel.
-            CallCancelledError: It was cancelled before it ran.
-            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
-        """
-        steps = self.stream_cell(
-            code,
-            timeout,
-            kernel=kernel,
-            silent=silent,
-            store_history=store_history,
-            keep_escapes=keep_escapes,
-            max_output_bytes=max_output_bytes,
-        )
-        with contextlib.closing(steps):
-            for step in steps:
-                if isinstance(step, CellResult):
-                    return step
-                if on_output is not None:
-                    on_output(step)
-        raise AssertionError('unreachable')
-
     def stream_cell(
         self,
         code: str,
@@ -265,12 +300,17 @@ class NotebookSandbox(AgentBackedSandbox):
         store_history: bool = True,
         keep_escapes: bool = False,
         max_output_bytes: int | None = None,
+        allow_input: bool = False,
     ) -> Steps:
         """Yield a cell's outputs as they come, and at last its `CellResult`; the arguments are those of `execute_cell`.
 
+        The cell's time limit holds however slowly the outputs are taken.
+
         Each output is a dict as a notebook stores it, of a stream the new text only; besides there are
         ``{'output_type': 'clear_output', 'wait': bool}`` and
-        ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``.
+        ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``. With ``allow_input`` the cell
+        may ask for input by ``{'output_type': 'input_request', 'prompt': str, 'password': bool}``, and waits until `answer_input`
+        is called; without, ``input()`` fails at once.
         Closing the iterator early interrupts the cell.
         """
         check_cell(code, max_output_bytes)
@@ -285,8 +325,20 @@ class NotebookSandbox(AgentBackedSandbox):
                 'store_history': store_history,
                 'keep_escapes': keep_escapes,
                 'max_output_bytes': max_output_bytes,
+                'allow_input': allow_input,
             },
         )
+
+    def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
+        """Give the cell that runs in a kernel the line that it asked for; None is the end of input.
+
+        Raises:
+            ConflictError: No cell of this kernel waits for input.
+        """
+        line = check_input(text)
+        found = self._kernel(kernel)
+        with self._telling():
+            found.answer_input(line)
 
     def _steps(self, kernel: NotebookKernel, code: str, timeout: float | None, options: dict[str, Any]) -> Steps:
         with self._telling():
@@ -325,7 +377,7 @@ class NotebookSandbox(AgentBackedSandbox):
         if known is not None and exist_ok:
             return known.info()
         with self._telling():
-            kernel = self._make_kernel(name, self._find_spec(spec), self._absolute(cwd or '.'), env or {})
+            kernel = self._make_kernel(name, self._find_spec(spec), self._place(cwd), env or {})
             with self._kernels_lock:
                 taken = self._kernels.setdefault(name, kernel)
             if taken is not kernel:
@@ -491,6 +543,9 @@ class NotebookSandbox(AgentBackedSandbox):
             )
         return found
 
+    def _place(self, cwd: str | None) -> str:
+        return absolute(as_path(cwd or '.', 'path'), self.config.working_dir)
+
     def _make_kernel(self, name: str, spec: KernelSpec, cwd: str, env: Mapping[str, str]) -> NotebookKernel:
         settings = KernelSettings(
             max_output_bytes=self.config.max_output_bytes,
@@ -514,7 +569,7 @@ class NotebookSandbox(AgentBackedSandbox):
     def _specs(self) -> dict[str, KernelSpec]:
         """Ask the sandbox's own jupyter_client, which knows where kernels are installed there."""
         python = self._kernel_python()
-        request = self._request([python, '-c', _FIND_SPECS], 60.0, None, None, None, None, 1 << 20)
+        request = RunCommand(command=[python, '-c', _FIND_SPECS], timeout=60.0, max_output_bytes=1 << 20)
         result = self._agent().run(request)
         found: Any = None
         with contextlib.suppress(ValueError, RecursionError):
@@ -565,16 +620,28 @@ def check_cell(code: object, max_output_bytes: object) -> None:
         raise InvalidArgumentError(f'max_output_bytes must be a whole number from 1 to {1 << 30}, not {cap!r}')
 
 
-def _check_code(code: object) -> None:
-    """Return if this can be told a kernel as code: messages are JSON in UTF-8, which has no lone surrogates."""
+def _check_code(code: object, name: str = 'code') -> None:
+    """Return if this can be sent to a kernel: messages are JSON in UTF-8, which has no lone surrogates."""
     if not isinstance(code, str):
-        raise InvalidArgumentError(f'code must be a string, not {type(code).__name__}')
+        raise InvalidArgumentError(f'{name} must be a string, not {type(code).__name__}')
     if len(code) > MAX_CODE_CHARACTERS:
-        raise InvalidArgumentError(f'code has {len(code)} characters; the limit is {MAX_CODE_CHARACTERS}')
+        raise InvalidArgumentError(f'{name} has {len(code)} characters; the limit is {MAX_CODE_CHARACTERS}')
     try:
         code.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f'code is not proper text: character {error.start} is a lone surrogate') from None
+        raise InvalidArgumentError(f'{name} is not proper text: character {error.start} is a lone surrogate') from None
+
+
+def check_input(text: object) -> str:
+    """Return a line for a cell as its kernel is given it.
+
+    Raises:
+        InvalidArgumentError: It is no text that can be sent.
+    """
+    if text is None:
+        return END_OF_INPUT
+    _check_code(text, 'text')
+    return str(text)
 
 
 def check_new_kernel(name: object, env: Mapping[str, str] | None) -> None:

@@ -27,6 +27,7 @@ PIECE_CHARACTERS = 1 << 20
 ERROR_CHARACTERS = 1_000_000
 ORDERED_TURNS = 500
 PROGRAMS_SECONDS = 0.5
+NO_TEXT = '<exception str() failed>'
 _SEND_HIGH_WATER_MARK = 23
 
 
@@ -371,6 +372,16 @@ def hide_ours(trace: Any) -> None:
         trace = trace.tb_next
 
 
+def readable_error(error: Any) -> Any:
+    """Return an error, or one of the same name in its place where its text cannot be had."""
+    try:
+        str(error), type(error).__name__
+    except BaseException:
+        name = type.__dict__['__name__'].__get__(type(error))
+        return type(name, (Exception,), {'__str__': lambda self: NO_TEXT})().with_traceback(error.__traceback__)
+    return error
+
+
 def tell_errors(shell: Any) -> None:
     """Send every error as one, no larger than our end takes: groups and wrong magics too, which IPython prints to stderr."""
     send, show = shell._showtraceback, shell.showtraceback
@@ -378,10 +389,15 @@ def tell_errors(shell: Any) -> None:
     def send_short(kind: Any, error: Any, lines: Any) -> None:
         try:
             text = shortened(str(error))
+        except (
+            BaseException
+        ):  # as Python's own traceback says it; what sends it would raise it, and this frame would show
+            text = NO_TEXT
+        try:
             whole = '\n'.join(lines)
             lines = lines if len(whole) <= ERROR_CHARACTERS else shortened(whole).split('\n')
         except Exception:
-            text = error
+            lines = [text]
         send(kind, text, lines)
 
     def show_groups(exc_tuple: Any = None, *args: Any, **words: Any) -> None:
@@ -399,6 +415,15 @@ def tell_errors(shell: Any) -> None:
     def show_usage_error(error: Any) -> None:
         shell._showtraceback(type(error), error, ['UsageError: %s' % error])  # noqa: UP031
 
+    # The history and the reply hold the text of the error, too: one that cannot be had would be a second error there.
+    def make_readable(result: Any) -> None:
+        result.error_in_exec = readable_error(result.error_in_exec)
+
+    keep: Any = getattr(shell, '_format_exception_for_storage', None)
+
+    def keep_readable(error: Any, *args: Any, **options: Any) -> Any:
+        return keep(readable_error(error), *args, **options)
+
     def forget_last() -> None:
         shell._last_traceback = None  # or the reply to a cell whose error has no traceback has an earlier cell's
 
@@ -406,6 +431,9 @@ def tell_errors(shell: Any) -> None:
     shell.showtraceback = show_groups
     shell.show_usage_error = show_usage_error
     shell.events.register('pre_execute', forget_last)
+    shell.events.register('post_run_cell', make_readable)
+    if keep is not None:
+        shell._format_exception_for_storage = keep_readable
 
 
 def is_under(frame: Any, code: Any, names: Any) -> bool:

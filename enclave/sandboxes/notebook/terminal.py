@@ -1,7 +1,8 @@
 """What a terminal shows of the text that was written to it (floor 4), so that what redraws itself leaves its last state.
 
-Known are carriage return and backspace, moves of the cursor and erasing (CSI A to H, f, J, K). Colours and characters without a
-width, such as a bell, stay with the character after them; every other escape code is left out. Lines are not wrapped.
+Known are carriage return and backspace, moves of the cursor and erasing (CSI A to H, f, J, K). Colours and bells stay with the
+character after them; every other escape code is left out. Other control characters, such as NUL, are characters like any.
+Lines are not wrapped.
 Source: ECMA-48, https://ecma-international.org/publications-and-standards/standards/ecma-48/
 
 What is written is the guest's: time is linear in it, and a screen's memory has a bound.
@@ -23,10 +24,10 @@ _STRING = r'\x1b[\]PX^_][^\x07\x1b\n]*'  # a title, a link, ...
 _STEERING = re.compile(r'[\b\r]|\x1b(?!\[[0-9;:]*m)')
 _UNFINISHED = re.compile(rf'(?:{_STRING}\x1b?|\x1b\[[0-?]*[ -/]*|\x1b[ -/]*)\Z')
 _TOKEN = re.compile(
-    r'(?P<plain>[^\x00-\x08\x0a-\x1f\x7f]+)'
+    r'(?P<plain>[^\x07\x08\n\r\x1b]+)'
     r'|\x1b\[(?P<arguments>[0-?]*)[ -/]*(?P<final>[@-~])'
     rf'|(?P<other>{_STRING}(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|\x1b)'
-    r'|(?P<control>[\x00-\x1f\x7f])'
+    r'|(?P<control>[\x07\x08\n\r])'
 )
 
 

@@ -79,10 +79,11 @@ def encode_command(name: bytes, body: bytes = b'') -> bytes:
     return bytes([_COMMAND, len(data)]) + data
 
 
-def encode_ready(socket_type: bytes) -> bytes:
-    """Return the READY command of a socket of this type."""
-    name = b'Socket-Type'
-    return encode_command(b'READY', bytes([len(name)]) + name + len(socket_type).to_bytes(4, 'big') + socket_type)
+def encode_ready(socket_type: bytes, identity: bytes = b'') -> bytes:
+    """Return the READY command of a socket of this type; by its identity a ROUTER at the other end knows it."""
+    properties = {b'Socket-Type': socket_type, **({b'Identity': identity} if identity else {})}
+    body = (bytes([len(name)]) + name + len(value).to_bytes(4, 'big') + value for name, value in properties.items())
+    return encode_command(b'READY', b''.join(body))
 
 
 class ZmtpDecoder:
@@ -204,7 +205,7 @@ class ZmtpSocket:
     One thread may receive while another sends. Errors of the connection pass through.
     """
 
-    def __init__(self, stream: ByteStream, socket_type: bytes) -> None:
+    def __init__(self, stream: ByteStream, socket_type: bytes, identity: bytes = b'') -> None:
         self._stream = stream
         self._decoder = ZmtpDecoder()
         self._waiting: deque[Parts] = deque()
@@ -216,7 +217,7 @@ class ZmtpSocket:
             if not data:
                 raise ZmtpError('the far end closed the connection instead of greeting')
             self._waiting.extend(self._decoder.feed(data))
-        hello = encode_ready(socket_type)
+        hello = encode_ready(socket_type, identity)
         if socket_type == b'SUB':
             hello += encode_message([b'\x01'])  # subscribe to every topic, as ZMTP 3.0 says it
         stream.sendall(hello, _left(deadline))

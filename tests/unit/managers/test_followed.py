@@ -8,10 +8,10 @@ import pytest
 
 from enclave.cancellation import Cancellation
 from enclave.errors import NotFoundError, ServerUnavailableError
-from enclave.managers import remote
+from enclave.managers import http_operations
 from enclave.managers.http import _lines
+from enclave.managers.http_operations import followed
 from enclave.managers.protocol import StreamEvent
-from enclave.managers.remote import followed
 
 EVENTS = [StreamEvent(event=name, seq=seq) for seq, name in enumerate(['started', 'a', 'b', 'end'], 1)]
 
@@ -38,7 +38,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, '_RETRY_SECONDS', (0.0, 0.0))
+    monkeypatch.setattr(http_operations, '_RETRY_SECONDS', (0.0, 0.0))
 
 
 def test_events_come_once_whatever_breaks() -> None:
@@ -84,7 +84,7 @@ def test_leaving_early_closes_the_stream() -> None:
 
 
 def test_who_is_cancelled_waits_for_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, '_RETRY_SECONDS', (1e6,))
+    monkeypatch.setattr(http_operations, '_RETRY_SECONDS', (1e6,))
     server, cancellation = Server(2), Cancellation()
     cancellation.cancel()
 

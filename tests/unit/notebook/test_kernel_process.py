@@ -9,7 +9,7 @@ import pytest
 from enclave.cancellation import Cancellation, is_cancelled
 from enclave.deadline import Deadline
 from enclave.errors import CallCancelledError
-from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, KernelProcess
+from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, CellOutcome, KernelProcess
 from enclave.sandboxes.notebook.messages import Message
 from enclave.sandboxes.notebook.outputs import OutputCollector
 
@@ -28,6 +28,9 @@ class Life(KernelProcess):
         with self._changed:
             self._inbox.append((0, Message(type='status', content={'execution_state': 'idle'})))
 
+    def _has_replied(self, request_id: str, seconds: float) -> bool:
+        return False
+
     def receive_reply(self, request_id: str, deadline: Deadline) -> dict[str, Any]:
         """Give the reply."""
         if is_cancelled():
@@ -38,11 +41,11 @@ class Life(KernelProcess):
 class Left(Life):
     """Its kernel ends nothing, and its caller presses Ctrl-C whenever it waits."""
 
-    def _next_message(self, request_id: str, limit: Deadline, *, heeds_cancel: bool) -> Message | None:
+    def _next_message(self) -> Message | None:
         raise KeyboardInterrupt
 
 
-def run(life: Life) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
+def run(life: Life) -> tuple[list[dict[str, Any]], CellOutcome]:
     """Return (the events, what the run returns)."""
     events = []
     steps = life.run({}, OutputCollector(1000, 1000), 5, 1)
@@ -58,10 +61,10 @@ def test_the_reply_to_a_cell_that_was_cancelled_is_waited_for() -> None:
     life.was_cancelled = Cancellation()
 
     with life.was_cancelled.applied():
-        _, (_, reply, end) = run(life)
+        _, outcome = run(life)
 
-    assert reply == life.reply
-    assert end is None
+    assert outcome.reply == life.reply
+    assert outcome.end is None
 
 
 def test_an_error_that_only_the_reply_tells_is_streamed() -> None:

@@ -16,7 +16,7 @@ from enclave.errors import InvalidArgumentError
 from enclave.sandboxes.docker.notebook import DockerNotebookSandbox
 from enclave.sandboxes.notebook.kernel_process import KernelProcess
 from enclave.sandboxes.notebook.sandbox import _ASK_VARIABLES, _FIND_SPECS, _text, check_cell, place
-from enclave.sandboxes.operations import RunRequest
+from enclave.verb_requests import StartProcess
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> None:
@@ -152,14 +152,14 @@ def test_kernel_specs_are_filled_in_where_they_are(
 
 def test_the_connection_file_is_named_within_words() -> None:
     class Host:
-        def write_file(self, *_: Any, **__: Any) -> int:
+        def write(self, *_: Any) -> int:
             return 0
 
-        def start_process(self, request: RunRequest, *, live: bool = True) -> Any:
+        def start_process(self, request: StartProcess) -> Any:
             asked.append(request)
             raise NotImplementedError
 
-    asked: list[RunRequest] = []
+    asked: list[StartProcess] = []
     spec = KernelSpec(name='k', argv=['k', '-f={connection_file}', '{connection_file}'])
     life = KernelProcess(Host(), 'label', spec, None)  # type: ignore[arg-type]
 

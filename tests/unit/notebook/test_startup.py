@@ -44,8 +44,9 @@ class Shell:
         self.events = self
 
     def register(self, name: str, action: Callable[[], None]) -> None:
-        """Keep what is to be called."""
-        self.called.append(action)
+        """Keep what is to be called without an argument."""
+        if name != 'post_run_cell':
+            self.called.append(action)
 
     def _get_exc_info(self, exc_tuple: Any = None) -> Any:
         return exc_tuple or sys.exc_info()

@@ -9,6 +9,7 @@ from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, ConflictError, InvalidArgumentError, ToolNotFoundError
 from enclave.tools.base import Tool
 from enclave.tools.file import FileOperation
+from enclave.tools.multi_code import MultiCodeExecutor
 from enclave.tools.notebook import NotebookExecutor
 from enclave.tools.python import PythonExecutor
 from enclave.tools.registry import ToolFactory, load_tools, register_tool
@@ -19,6 +20,7 @@ BUILT_IN = {
     'python_executor': PythonExecutor,
     'shell_executor': ShellExecutor,
     'file_operation': FileOperation,
+    'multi_code_executor': MultiCodeExecutor,
     'notebook_executor': NotebookExecutor,
 }
 EVERYTHING = {'commands', 'files', 'notebook'}

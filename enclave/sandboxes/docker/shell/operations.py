@@ -33,6 +33,7 @@ from attrs import evolve
 
 from enclave.agent.program import CPU_VARIABLES
 from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
+from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.errors import (
     CallCancelledError,
     EnclaveError,
@@ -55,9 +56,22 @@ from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.shell import archives, programs
 from enclave.sandboxes.docker.shell.exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, CallCount, RunRequest, explain_sizes
+from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, CallCount, explain_sizes
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
+from enclave.verb_requests import (
+    ListDir,
+    MakeDir,
+    MovePath,
+    ReadArchive,
+    ReadFile,
+    RemovePath,
+    RunCommand,
+    StartProcess,
+    StatPath,
+    WriteArchive,
+    WriteFile,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +178,7 @@ class _SourceError(Exception):
         self.answer = answer
 
 
-class EngineOperations:
+class EngineOperations(ByVerb):
     """See `Operations`. Lives as long as its container.
 
     Args:
@@ -174,6 +188,8 @@ class EngineOperations:
         cpu_count: How many processors the sandbox's CPU limit stands for; 0 for all there are.
         pids_limit: How many processes there may be; None for no limit.
     """
+
+    connect_problem = 'a connection to a port in the sandbox needs an image with Python 3.6 or later'
 
     def __init__(
         self,
@@ -223,7 +239,7 @@ class EngineOperations:
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
-    def run(self, request: RunRequest) -> CommandResult:
+    def execute_command(self, request: RunCommand) -> CommandResult:
         """Run a command to its end, or to the end of its time."""
         with self._calls.counted():
             with self._lock:
@@ -241,7 +257,7 @@ class EngineOperations:
                 return self._run_with_room(request, text.decode('utf-8'))
             return self._run_with_file(request, text)
 
-    def _run_with_file(self, request: RunRequest, source: bytes) -> CommandResult:
+    def _run_with_file(self, request: RunCommand, source: bytes) -> CommandResult:
         """Run a script, or a shell's command, that is too long for an argument, or no text."""
         script = request.script
         name = f'.enclave-{secrets.token_hex(8)}'
@@ -262,7 +278,7 @@ class EngineOperations:
                 self._ask(programs.DISCARD, posixpath.dirname(path), user=request.user, is_cleaning=True)
 
     def _run_with_room(
-        self, request: RunRequest, text: str, shown: str | tuple[str, ...] | None = None
+        self, request: RunCommand, text: str, shown: str | tuple[str, ...] | None = None
     ) -> CommandResult:
         """Run a command; where what others have left running leaves no room for it, end that first."""
         shown = shown or request.command
@@ -333,7 +349,7 @@ class EngineOperations:
                 f'sandbox {self._name}: its processes could not be ended: {error.words.strip()}'
             ) from None
 
-    def _run(self, request: RunRequest, shown: str | tuple[str, ...], text: str, most: int | None) -> CommandResult:
+    def _run(self, request: RunCommand, shown: str | tuple[str, ...], text: str, most: int | None) -> CommandResult:
         first, last = self._run_words(request, text, most)
 
         def place(call_id: str) -> str:
@@ -347,19 +363,19 @@ class EngineOperations:
             self._ask(programs.KILL, *words, user=request.user, is_cleaning=True)
 
         call = CommandExec(
-            request.max_output_bytes,
+            request.max_output_bytes or DEFAULT_OUTPUT_BYTES,
             start,
             kill,
             name=self._name,
             ask_to_end=(lambda call: kill(call, asks=True)),
             grace=request.grace,
         )
-        patience = ANSWER_SECONDS if request.timeout is None else min(ANSWER_SECONDS, max(10.0, request.timeout + 5.0))
+        patience = ANSWER_SECONDS if not request.timeout else min(ANSWER_SECONDS, max(10.0, request.timeout + 5.0))
         timers = [self._make_timer(patience, call.give_up)]
 
         def on_started() -> None:
             timers[0].cancel()
-            if request.timeout is not None:
+            if request.timeout:
                 timers.append(self._make_timer(request.timeout, lambda: call.kill('timed_out')))
 
         with self._lock:
@@ -377,15 +393,15 @@ class EngineOperations:
                 timer.cancel()
         return self._result(request, shown, call, program)
 
-    def _run_words(self, request: RunRequest, text: str, most: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _run_words(self, request: RunCommand, text: str, most: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the arguments of `programs.RUN` before and after the name of the script's directory."""
         base = self._base_environment()
         # A shell passes on only what could be a variable of its own.
         environment = {name: value for name, value in base.items() if not name.isidentifier()}
         if self._cpu_count:
             environment.update({name: str(self._cpu_count) for name in _CPU_VARIABLES if name not in base})
-        environment.update(request.env)
-        for name, directory in request.path_first.items():
+        environment.update(request.env or {})
+        for name, directory in (request.path_first or {}).items():
             old = environment.get(name, base.get(name))
             environment[name] = f'{directory}:{old}' if old else directory
         is_text = isinstance(request.command, str)
@@ -408,7 +424,7 @@ class EngineOperations:
         return first, (request.script.suffix if request.script else '', text, *before, *argv)
 
     def _result(
-        self, request: RunRequest, shown: str | tuple[str, ...], call: CommandExec, program: Exec | None
+        self, request: RunCommand, shown: str | tuple[str, ...], call: CommandExec, program: Exec | None
     ) -> CommandResult:
         kind = call.words[0] if call.words else ''
         number = _number(call.words[1]) if len(call.words) > 1 else 0
@@ -459,7 +475,7 @@ class EngineOperations:
             stderr=refusal or call.err.data(),
             stdout_bytes=0 if refusal else call.out.total,
             stderr_bytes=len(refusal) or call.err.total,
-            cap=request.max_output_bytes,
+            cap=request.max_output_bytes or DEFAULT_OUTPUT_BYTES,
             timed_out=call.verdict == 'timed_out',
             cancelled=call.verdict == 'cancelled',
             oom_killed=call.words[3:4] == ['1'],
@@ -552,17 +568,16 @@ class EngineOperations:
                 self._environment = known
         return known
 
-    def start_process(
-        self, request: RunRequest, *, live: bool = True, tty: tuple[int, int] | None = None, open_stdin: bool = False
-    ) -> Process:
+    def start_process(self, request: StartProcess) -> Process:
         """Raise; only an agent can do this."""
         raise UnsupportedError('a process that runs while the caller goes on needs an image with Python 3.6 or later')
 
     # Files ------------------------------------------------------------------------------------------------------------
 
-    def read_file(self, path: str, offset: int, max_bytes: int | None) -> Iterator[bytes]:
+    def read_file(self, request: ReadFile) -> Iterator[bytes]:
         """Yield a regular file's bytes. Errors are raised by the first step."""
-        length = '' if max_bytes is None else str(max_bytes)
+        path, offset = request.path, request.offset
+        length = '' if request.max_bytes is None else str(request.max_bytes)
         with self._calls.counted():
             try:
                 yield from self._stream(programs.READ, path, str(offset + 1), length)
@@ -572,22 +587,13 @@ class EngineOperations:
                     raise SandboxPathError(message, details={'errno': error.number}) from None
                 self._raise(error, path)
 
-    def write_file(
-        self,
-        path: str,
-        chunks: Iterable[bytes],
-        *,
-        size: int | None,
-        append: bool,
-        exclusive: bool,
-        make_parents: bool,
-        mode: int | None,
-    ) -> int:
+    def write_file(self, request: WriteFile, chunks: Iterable[bytes], size: int | None = None) -> int:
         """Write a regular file and return its size; ``size`` is how many bytes come, where that is known."""
+        path, mode = request.path, request.mode
         pieces = until_cancelled(chunks, f'writing {path!r} into the sandbox')
         source, known = (pieces, size) if size is not None else _measured(pieces)
         length, bits = '' if known is None else str(known), '' if mode is None else f'{mode:o}'
-        flags = (_flag(append), _flag(exclusive), _flag(make_parents))
+        flags = (_flag(request.append), _flag(request.exclusive), _flag(request.make_parents))
         name = f'.enclave-{secrets.token_hex(8)}'
         with self._calls.counted(), self._path_errors(path):
             try:
@@ -613,41 +619,45 @@ class EngineOperations:
                 raise
         return _number(answer)
 
-    def list_dir(self, path: str, *, recursive: bool, max_entries: int | None) -> list[PathInfo]:
+    def list_dir(self, request: ListDir) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
+        path = request.path
         with self._calls.counted(), self._path_errors(path):
-            pieces = self._stream(programs.LIST, path, _flag(recursive), programs.STAT_FORMAT)
+            pieces = self._stream(programs.LIST, path, _flag(request.recursive), programs.STAT_FORMAT)
             with contextlib.closing(pieces):
-                entries = list(itertools.islice(_listed(_fields(pieces)), max_entries))
+                entries = list(itertools.islice(_listed(_fields(pieces)), request.max_entries))
         return sorted(entries, key=lambda entry: entry.path)
 
-    def stat_path(self, path: str, *, follow_symlinks: bool) -> PathInfo:
+    def stat_path(self, request: StatPath) -> PathInfo:
         """Return what is at a path; the record's own path is absolute."""
+        path, follow_symlinks = request.path, request.follow_symlinks
         with self._calls.counted(), self._path_errors(path):
             answer = self._ask(programs.STAT, path, _flag(follow_symlinks), programs.STAT_FORMAT)
         facts, _, rest = answer.partition(b'\0')
         found, plain = _text(rest.removesuffix(b'\n')), posixpath.normpath(path)
         return _path_info(found or plain, facts, '') if follow_symlinks else _path_info(plain, facts, found)
 
-    def remove_path(self, path: str, *, recursive: bool, missing_ok: bool) -> None:
+    def remove_path(self, request: RemovePath) -> None:
         """Remove what is at a path."""
         try:
-            with self._calls.counted(), self._path_errors(path):
-                self._ask(programs.REMOVE, path, _flag(recursive), timeout=None)
+            with self._calls.counted(), self._path_errors(request.path):
+                self._ask(programs.REMOVE, request.path, _flag(request.recursive), timeout=None)
         except SandboxPathNotFoundError:
-            if not missing_ok:
+            if not request.missing_ok:
                 raise
 
-    def make_dir(self, path: str, *, parents: bool, exist_ok: bool, mode: int) -> None:
+    def make_dir(self, request: MakeDir) -> None:
         """Make a directory."""
-        parent = posixpath.dirname(posixpath.normpath(path)) if parents else ''
+        path = request.path
+        parent = posixpath.dirname(posixpath.normpath(path)) if request.parents else ''
         with self._calls.counted(), self._path_errors(path):
-            self._ask(programs.MAKE_DIR, path, parent, _flag(exist_ok), f'{mode:o}')
+            self._ask(programs.MAKE_DIR, path, parent, _flag(request.exist_ok), f'{request.mode:o}')
 
-    def move_path(self, source: str, target: str, *, overwrite: bool) -> None:
+    def move_path(self, request: MovePath) -> None:
         """Rename, or move between file systems."""
+        source, target = request.source, request.target
         plain = source.rstrip('/') or '/'
-        words = (plain, target, posixpath.basename(plain), _flag(overwrite))
+        words = (plain, target, posixpath.basename(plain), _flag(request.overwrite))
         with self._calls.counted():
             try:
                 self._ask(programs.MOVE, *words, timeout=None)
@@ -656,9 +666,9 @@ class EngineOperations:
 
     # Archives ---------------------------------------------------------------------------------------------------------
 
-    def read_archive(self, path: str, arcname: str) -> Iterator[bytes]:
-        """Yield a tar archive of a path, whose top member is called ``arcname``."""
-        path = posixpath.normpath(path)
+    def read_archive(self, request: ReadArchive) -> Iterator[bytes]:
+        """Yield a tar archive of a path."""
+        path, arcname = posixpath.normpath(request.path), request.top_name
         folder, base = posixpath.split(path)
         with self._calls.counted():
             pieces = self._stream(programs.PACK, path, folder, base)
@@ -674,8 +684,9 @@ class EngineOperations:
             with contextlib.closing(self._engine.read_archive(self._container, path)) as stream:
                 yield from archives.rename_top(stream, base or '.', arcname)
 
-    def write_archive(self, path: str, chunks: Iterable[bytes]) -> None:
+    def write_archive(self, request: WriteArchive, chunks: Iterable[bytes], size: int | None = None) -> None:
         """Unpack a tar archive below a directory, made if missing, merging with what is there."""
+        path = request.target_dir
         ids = self.get_ids()
         with self._calls.counted(), self._path_errors(path), tempfile.TemporaryFile() as spool:
             source = until_cancelled(chunks, f'unpacking in {path!r}')
@@ -707,7 +718,7 @@ class EngineOperations:
 
     def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
         """Raise; only an agent can do this."""
-        raise UnsupportedError('a connection to a port in the sandbox needs an image with Python 3.6 or later')
+        raise UnsupportedError(self.connect_problem)
 
     # Life -------------------------------------------------------------------------------------------------------------
 

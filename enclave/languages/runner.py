@@ -19,7 +19,7 @@ class SandboxRunner:
 
     def __init__(self, sandbox: Any) -> None:
         self._sandbox = sandbox
-        self.id: str = sandbox.id
+        self.id: str = getattr(sandbox, 'id', '')
         self._limited = getattr(sandbox, '_run_limited', None)
 
     @property

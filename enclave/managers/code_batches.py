@@ -1,0 +1,155 @@
+"""Batches of programs over HTTP (layer: managers): many programs in one exchange, outcomes as they come.
+
+Programs are sent some hundred at a time, so that neither side holds more than that; a connection that breaks is made again for
+the programs whose outcomes had not come. Leaving early closes the connection, by which the server knows that it is to stop.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from attrs import define, field
+
+from enclave.cancellation import is_cancelled
+from enclave.errors import CallCancelledError, EnclaveError, ServerError, ServerUnavailableError
+from enclave.languages.values import CodeRequest, CodeResult
+from enclave.managers.protocol import CodeBatchRequest, CodeEvent, rebuild_error
+from enclave.parallel import Outcome
+
+MOST_PROGRAMS = 512
+"""Programs in one exchange."""
+MOST_BYTES = 4 << 20
+"""Bytes of their sources, inputs and files, about."""
+MOST_BREAKS = 3
+"""How often in a row an exchange may break without bringing anything."""
+
+
+@define(eq=False)
+class _Exchange:
+    """Programs that travel together, by their places in the batch."""
+
+    first: int
+    waiting: dict[int, CodeRequest] = field(factory=dict)
+    failed: list[Outcome[CodeResult]] = field(factory=list)  # those of which no request could be made
+    size: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many programs."""
+        return len(self.waiting) + len(self.failed)
+
+
+def exchanges(items: Iterable[Any], make: Callable[[Any], CodeRequest]) -> Iterator[_Exchange]:
+    """Yield the programs of a batch in parts that fit into one request."""
+    numbered = enumerate(items)
+    for index, item in numbered:
+        made = _Exchange(index)
+        for place, each in itertools.chain([(index, item)], numbered):
+            try:
+                request = make(each)
+            except Exception as error:
+                made.failed.append(Outcome(place, error=error))
+            else:
+                made.waiting[place] = request
+                made.size += _size(request)
+            if made.count >= MOST_PROGRAMS or made.size >= MOST_BYTES:
+                break
+        yield made
+
+
+def _size(request: CodeRequest) -> int:
+    files = sum(len(path) + len(data) * 4 // 3 for path, data in request.files.items())
+    return 256 + len(request.code) + len(request.stdin or '') + files
+
+
+def run_batch(
+    transport: Any,
+    path: str,
+    items: Iterable[Any],
+    make: Callable[[Any], CodeRequest],
+    *,
+    in_order: bool,
+    concurrency: int | None,
+    timeout: float | None = None,
+    pool: str | None = None,
+) -> Generator[Outcome[CodeResult], None, None]:
+    """Yield what becomes of many programs; the first step sends the first of them, and raises what is wrong.
+
+    Args:
+        transport: How requests travel; see `enclave.managers.remote.Transport`.
+        path: The server's address for batches.
+    """
+    for exchange in exchanges(items, make):
+        source = _run_exchange(transport, path, exchange, concurrency, timeout, pool)
+        yield from _in_order(source, exchange.first) if in_order else source
+
+
+def _in_order(source: Iterator[Outcome[CodeResult]], first: int) -> Iterator[Outcome[CodeResult]]:
+    early: dict[int, Outcome[CodeResult]] = {}
+    due = first
+    for outcome in source:
+        early[outcome.index] = outcome
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+def _run_exchange(
+    transport: Any, path: str, exchange: _Exchange, concurrency: int | None, timeout: float | None, pool: str | None
+) -> Generator[Outcome[CodeResult], None, None]:
+    yield from exchange.failed
+    breaks = 0
+    while exchange.waiting:
+        places = list(exchange.waiting)
+        body = CodeBatchRequest(
+            requests=list(exchange.waiting.values()), concurrency=concurrency, timeout=timeout, pool=pool
+        )
+        try:
+            for outcome in _events(transport, path, body, places):
+                breaks = 0
+                del exchange.waiting[outcome.index]
+                yield outcome
+        except ServerUnavailableError as error:
+            breaks += 1
+            if is_cancelled():
+                raise CallCancelledError('the batch was cancelled') from error
+            if breaks < MOST_BREAKS:
+                continue
+            if len(places) == len(exchange.waiting) and exchange.first == places[0] == 0:
+                raise  # nothing ever came: there is no server
+            for place in exchange.waiting:
+                yield Outcome(place, error=error)
+            return
+
+
+def _events(
+    transport: Any, path: str, body: CodeBatchRequest, places: list[int]
+) -> Generator[Outcome[CodeResult], None, None]:
+    left = set(range(len(places)))
+    events: Generator[CodeEvent, None, None] = transport.events('POST', path, CodeEvent, body=body)
+    try:
+        for event in events:
+            if event.event in ('result', 'failed'):
+                index = event.index
+                if index not in left:
+                    raise ServerError(f'the server told of program {index!r} of a batch, which it was not to run')
+                left.discard(index)
+                if event.event == 'result':
+                    yield Outcome(places[index], event.result)
+                else:
+                    yield Outcome(places[index], error=_error_of(event))
+            elif event.event == 'error':
+                raise _error_of(event)
+            elif event.event == 'end':
+                if left:
+                    raise ServerError(f'the server left {len(left)} programs of a batch without an outcome')
+                return
+    finally:
+        events.close()
+    raise ServerUnavailableError('the server broke off in the middle of a batch')
+
+
+def _error_of(event: CodeEvent) -> EnclaveError:
+    return ServerError('the server did not say why') if event.error is None else rebuild_error(event.error)

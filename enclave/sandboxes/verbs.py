@@ -1,0 +1,565 @@
+"""The verbs of a sandbox: what can be asked of one that runs (floor 4).
+
+`Verbs` is all of them over an `Operations` object, without a life of its own: each makes a request of `enclave.verb_requests`,
+which checks the arguments, and has it executed. A sandbox of this machine and one of a server differ in what executes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+import tarfile
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, TypeVar, cast
+
+from enclave.cancellation import is_cancelled
+from enclave.deadline import check_timeout
+from enclave.errors import (
+    CallCancelledError,
+    InvalidArgumentError,
+    SandboxGoneError,
+    SandboxPathError,
+    UnsupportedError,
+)
+from enclave.quoting import quoted
+from enclave.records import CommandResult, PathInfo
+from enclave.sandboxes.base import Sandbox
+from enclave.sandboxes.connection import Connection, PortForward
+from enclave.sandboxes.operations import Operations
+from enclave.sandboxes.process import Process
+from enclave.sandboxes.unpacking import unpack_tree
+from enclave.verb_requests import (
+    Download,
+    ListDir,
+    MakeDir,
+    MovePath,
+    ReadArchive,
+    ReadFile,
+    RemovePath,
+    Request,
+    RunCommand,
+    Script,
+    StartProcess,
+    StatPath,
+    Upload,
+    WriteArchive,
+    WriteFile,
+    as_bytes,
+    as_path,
+    check_port,
+)
+
+R = TypeVar('R')
+Q = TypeVar('Q', bound=Request[Any])
+Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
+
+PIECE_BYTES = 1 << 20
+
+
+class Verbs(ABC):
+    """All the verbs of a sandbox. See `Workspace` for their errors.
+
+    What mixes this in says by `_running` what executes them, and may complete requests and explain losses.
+    """
+
+    id: str
+
+    # Executing --------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _running(self) -> Operations:
+        """Return what executes requests, or raise if the sandbox does not run."""
+
+    def _completed(self, request: Q) -> Q:
+        """Return a request with the sandbox's own defaults in the place of what was left out."""
+        return request
+
+    def _gone(self, error: SandboxGoneError) -> SandboxGoneError:
+        """Return why the sandbox was lost, as exactly as can be said."""
+        return error
+
+    def perform(self, request: Request[R]) -> R:
+        """Execute a request, whatever its verb is, and return what it gives: for callers that were handed a request.
+
+        A method that a subclass defines for the verb is called.
+        """
+        if getattr(type(self), request.method, None) is not getattr(Verbs, request.method, None):
+            return request.call_on(self)
+        return cast(R, self._start_program(request)) if isinstance(request, StartProcess) else self._perform(request)
+
+    def _perform(self, request: Request[R]) -> R:
+        operations = self._running()
+        try:
+            return operations.run(self._completed(request))
+        except SandboxGoneError as error:
+            raise self._gone(error) from error
+
+    def _start_program(self, request: StartProcess) -> Process:
+        operations = self._running()
+        try:
+            return operations.start_process(self._completed(request))
+        except SandboxGoneError as error:
+            raise self._gone(error) from error
+
+    def _read(self, request: Download) -> Iterator[bytes]:
+        """Return what a request yields; the state of the sandbox is checked now."""
+        return self._pieces(self._running(), self._completed(request))
+
+    def _pieces(self, operations: Operations, request: Download) -> Iterator[bytes]:
+        try:
+            yield from operations.read(request)
+        except SandboxGoneError as error:
+            raise self._gone(error) from error
+
+    def _write(self, request: Upload[R], chunks: Iterable[bytes], size: int | None = None) -> R:
+        operations = self._running()
+        try:
+            return operations.write(self._completed(request), chunks, size)
+        except SandboxGoneError as error:
+            raise self._gone(error) from error
+
+    def _connecting(self) -> Operations:
+        operations = self._running()
+        if operations.connect_problem is not None:
+            raise UnsupportedError(operations.connect_problem)
+        return operations
+
+    def _forwarding(self, forward: PortForward, operations: Operations) -> None:
+        """Note a forward that was made over ``operations``, so that it can be closed when those end."""
+        return None
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def execute_command(
+        self,
+        command: str | Sequence[str],
+        timeout: float | None = None,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+        max_output_bytes: int | None = None,
+        **unknown: Any,
+    ) -> CommandResult:
+        """Run a command to its end: a string through the sandbox's ``sh``, a sequence as it is.
+
+        It ends when its main process does; what that left in the background goes on until the sandbox stops, unless the
+        call ran out of time: then everything it started is killed.
+
+        Args:
+            timeout: Seconds; None takes the configuration's, 0 means no limit.
+            cwd: Working directory; a relative one begins at the configuration's.
+            env: Added to the sandbox's environment.
+            user: Name or uid, with optional ``:group``; needs a sandbox whose own user is root.
+            stdin: What it reads; without it, it reads end of file at once.
+            max_output_bytes: Cap on each of stdout and stderr; past it head and tail are kept.
+
+        Returns:
+            How it ended, including failing, being killed and running out of time. A program that does not exist has exit
+            code 127, one that may not be executed 126.
+
+        Raises:
+            InvalidArgumentError: An argument is impossible, or ``cwd`` or ``user`` does not exist; the message names it.
+            SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
+        """
+        if unknown:
+            raise InvalidArgumentError(f'execute_command takes no argument {", ".join(map(repr, unknown))}')
+        return self._perform(
+            RunCommand(
+                command=command,
+                timeout=timeout,
+                cwd=cwd,
+                env=env,
+                user=user,
+                stdin=stdin,
+                max_output_bytes=max_output_bytes,
+            )
+        )
+
+    def run_script(
+        self,
+        interpreter: Sequence[str],
+        source: str | bytes,
+        timeout: float | None = None,
+        *,
+        suffix: str = '',
+        args: Sequence[str] = (),
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+        max_output_bytes: int | None = None,
+        import_path_env: str | None = None,
+    ) -> CommandResult:
+        """Run ``[*interpreter, FILE, *args]``, where FILE is a private temporary file holding ``source``.
+
+        Args:
+            suffix: The file's ending. With ``'.py'`` the program's output is not buffered, unless ``env`` or the configuration
+                has ``PYTHONUNBUFFERED``.
+            import_path_env: A search path variable (``'PYTHONPATH'``) to put the call's working directory first in.
+        """
+        return self._perform(
+            RunCommand(
+                command=(*interpreter, '', *args),
+                timeout=timeout,
+                cwd=cwd,
+                env=env,
+                user=user,
+                stdin=stdin,
+                max_output_bytes=max_output_bytes,
+                script=Script(
+                    source=source, suffix=suffix, at=len(interpreter), import_path_env=import_path_env or None
+                ),
+            )
+        )
+
+    def start_process(
+        self,
+        command: str | Sequence[str],
+        timeout: float | None = 0,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+        open_stdin: bool = False,
+        max_output_bytes: int | None = None,
+        live: bool = True,
+        tty: tuple[int, int] | None = None,
+    ) -> Process:
+        """Start a command and return while it runs; see `Process` and, for the arguments, `execute_command`.
+
+        Args:
+            timeout: Seconds the program may run; the default here is no limit.
+            open_stdin: Let the program read what `Process.write` sends; it sees end of file after `Process.close_stdin`.
+            live: Give the output as it comes. False is for servers: the program is never held up by a full pipe, and the
+                result keeps head and tail of what it wrote.
+            tty: (rows, columns) of a terminal to run it on; stderr then comes with stdout.
+        """
+        return self._start_program(
+            StartProcess(
+                command=command,
+                timeout=timeout,
+                cwd=cwd,
+                env=env,
+                user=user,
+                stdin=stdin,
+                max_output_bytes=max_output_bytes,
+                open_stdin=open_stdin,
+                live=live,
+                tty=tty,
+            )
+        )
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def read_file(self, path: str, *, offset: int = 0, max_bytes: int | None = None) -> bytes:
+        """Return a regular file's bytes from ``offset`` on, at most ``max_bytes`` of them."""
+        return b''.join(self.read_chunks(path, offset=offset, max_bytes=max_bytes))
+
+    def read_chunks(self, path: str, *, offset: int = 0, max_bytes: int | None = None) -> Iterator[bytes]:
+        """Yield a regular file's bytes piece by piece, as they come. The first step opens it, and raises what is wrong."""
+        return self._read(ReadFile(path=path, offset=offset, max_bytes=max_bytes))
+
+    def write_file(
+        self,
+        path: str,
+        data: bytes | str | Iterable[bytes],
+        *,
+        append: bool = False,
+        exclusive: bool = False,
+        make_parents: bool = True,
+        mode: int | None = None,
+        size: int | None = None,
+    ) -> int:
+        """Write a regular file as a whole (or append to it) and return its size in bytes.
+
+        A new content takes the old one's place at once: nobody in the sandbox meets half a file.
+
+        Args:
+            exclusive: Fail with `SandboxPathExistsError` if the path exists.
+            mode: Permission bits; an existing file keeps its own, a new one gets 0o644.
+            size: How many bytes an iterable will give, where that is known; large files then travel faster.
+        """
+        request = WriteFile(path=path, append=append, exclusive=exclusive, make_parents=make_parents, mode=mode)
+        if isinstance(data, (str, bytes, bytearray, memoryview)):
+            whole = as_bytes(data, 'data')
+            return self._write(request, (whole,), len(whole))
+        if not isinstance(data, Iterable):
+            raise InvalidArgumentError(f'data must be bytes, text or an iterable of bytes, not {quoted(data)}')
+        return self._write(request, data, size)
+
+    def list_dir(self, path: str = '.', *, recursive: bool = False, max_entries: int | None = None) -> list[PathInfo]:
+        """Return a directory's entries sorted by path, each path relative to ``path``; symlinks are not followed."""
+        return self._perform(ListDir(path=path, recursive=recursive, max_entries=max_entries))
+
+    def stat_path(self, path: str, *, follow_symlinks: bool = True) -> PathInfo:
+        """Return what is at a path; the record's own path is absolute and, if followed, without symlinks."""
+        return self._perform(StatPath(path=path, follow_symlinks=follow_symlinks))
+
+    def path_exists(self, path: str) -> bool:
+        """Return whether there is anything at a path; a dangling symlink is something."""
+        try:
+            self.stat_path(path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except SandboxPathError as error:
+            if error.details.get('errno') == 20:  # ENOTDIR: what should be a directory on the way is none
+                return False
+            raise
+        return True
+
+    def remove_path(self, path: str, *, recursive: bool = False, missing_ok: bool = False) -> None:
+        """Remove a file, a symlink or an empty directory; with ``recursive`` a whole tree."""
+        self._perform(RemovePath(path=path, recursive=recursive, missing_ok=missing_ok))
+
+    def make_dir(self, path: str, *, parents: bool = True, exist_ok: bool = True, mode: int = 0o755) -> None:
+        """Make a directory."""
+        self._perform(MakeDir(path=path, parents=parents, exist_ok=exist_ok, mode=mode))
+
+    def move_path(self, source: str, target: str, *, overwrite: bool = False) -> None:
+        """Rename a file or directory inside the sandbox; into ``target`` if that is a directory."""
+        self._perform(MovePath(source=source, target=target, overwrite=overwrite))
+
+    # Files in and out -------------------------------------------------------------------------------------------------
+
+    def put_file(self, source: Source, target: str, *, mode: int | None = None) -> int:
+        """Copy a file into the sandbox and return its size in bytes.
+
+        Args:
+            source: A host path (``str`` or path object; its permission bits come along), bytes, a binary file object, or an
+                iterable of bytes.
+            target: Path in the sandbox; a path ending in ``/`` or an existing directory takes the source's own name.
+
+        Raises:
+            FileNotFoundError, IsADirectoryError: The host path is no file.
+        """
+        if isinstance(source, (str, os.PathLike)):
+            path = Path(source)
+            with path.open('rb') as file:
+                facts = os.fstat(file.fileno())
+                if not stat.S_ISREG(facts.st_mode):
+                    raise InvalidArgumentError(f'source must be a regular file: {os.fspath(source)!r}')
+                if mode is None:
+                    mode = stat.S_IMODE(facts.st_mode)
+                place = self._file_target(target, path.name)
+                return self.write_file(place, _file_pieces(file), mode=mode, size=facts.st_size)
+        chunks: bytes | Iterable[bytes]
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            chunks = bytes(source)
+        elif hasattr(source, 'read'):
+            chunks = _file_pieces(source)
+        else:
+            chunks = source
+        return self.write_file(target, chunks, mode=mode)
+
+    def _file_target(self, target: str, name: str) -> str:
+        """Return where a file called ``name`` goes, as cp(1) would see it."""
+        target = as_path(target, 'target')
+        if target.endswith('/'):
+            return target + name
+        with contextlib.suppress(FileNotFoundError):
+            if self.stat_path(target).kind == 'directory':
+                return str(PurePosixPath(target) / name)
+        return target
+
+    def get_file(self, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None) -> bytes | int:
+        """Copy a file out of the sandbox.
+
+        Args:
+            source: Path in the sandbox.
+            target: Host path, a directory there, a binary file object, or None to return the bytes.
+
+        Returns:
+            The bytes, or with a target their number. A host file is complete or is not there: it is written beside its place
+            first.
+        """
+        return _collect(self.read_chunks(source), target, PurePosixPath(source).name)
+
+    def put_archive(self, source: Source, target: str = '.') -> None:
+        """Unpack a tar archive (plain or compressed) below a directory of the sandbox, made if missing.
+
+        Modes and empty directories are kept; what is there already is merged with. Members that would land outside, and
+        devices, are refused. What was unpacked before a refusal, or before the call was cancelled, stays.
+
+        Args:
+            source: Host path of an archive, its bytes, a binary file object, or an iterable of bytes.
+        """
+        request = WriteArchive(target_dir=target)
+        with contextlib.ExitStack() as stack:
+            chunks: Iterable[bytes]
+            if isinstance(source, (str, os.PathLike)):
+                chunks = _file_pieces(stack.enter_context(open(source, 'rb')))
+            elif isinstance(source, (bytes, bytearray, memoryview)):
+                chunks = (bytes(source),)
+            elif hasattr(source, 'read'):
+                chunks = _file_pieces(source)
+            else:
+                chunks = source
+            size = len(chunks[0]) if isinstance(chunks, tuple) else None
+            self._write(request, chunks, size)
+
+    def get_archive(self, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None) -> bytes | int:
+        """Return a path of the sandbox as a plain tar archive, whose top member has the path's last name.
+
+        Args:
+            target: Host path of the archive to write, a binary file object, or None to return the bytes.
+
+        Returns:
+            The bytes, or with a target their number. As with `get_file`, a host file is complete or is not there.
+        """
+        return _collect(self.read_archive(source), target)
+
+    def read_archive(self, source: str, *, arcname: str | None = None) -> Iterator[bytes]:
+        """Yield a path of the sandbox as a plain tar archive, piece by piece. The first step raises what is wrong."""
+        return self._read(ReadArchive(path=source, arcname=arcname or None))
+
+    def put_dir(self, source: str | os.PathLike[str], target: str = '.') -> bool:
+        """Copy what is in a host directory into a directory of the sandbox, made if missing; True when done.
+
+        Modes, symlinks and empty directories are kept, owners are not; what is there already is merged with. What came before
+        a failure, or before the call was cancelled, stays.
+
+        Raises:
+            NotADirectoryError: The host path is no directory.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            raise NotADirectoryError(f'source must be a directory on the host: {os.fspath(source)!r}')
+        self.put_archive(_tar_directory(folder), target)
+        return True
+
+    def get_dir(self, source: str, target: str | os.PathLike[str]) -> None:
+        """Copy what is in a directory of the sandbox into a host directory, made if missing.
+
+        The sandbox is not trusted: whatever would land outside of ``target`` or lead there, by name or link, is refused, and
+        so are devices; owners, set-user-id bits and others' write permission stay behind. What came before a refusal, or before
+        the call was cancelled, stays.
+
+        Raises:
+            SandboxPathError: There is no such directory, or something in it is refused; the message names it.
+        """
+        if self.stat_path(source).kind != 'directory':
+            raise SandboxPathError(f'not a directory in the sandbox: {quoted(source)}')
+        with contextlib.closing(cast('Generator[bytes, None, None]', self.read_archive(source, arcname='.'))) as chunks:
+            unpack_tree(chunks, target)
+            for _rest in chunks:  # what may follow the end of the archive, and then how making it ended
+                pass
+
+    # Network ----------------------------------------------------------------------------------------------------------
+
+    def connect_port(self, port: int, host: str = '127.0.0.1', *, timeout: float | None = 10.0) -> Connection:
+        """Connect to a TCP port as seen from inside the sandbox; no port is published and no network needed.
+
+        Args:
+            host: A numeric address, or ``'localhost'``.
+            timeout: Seconds the connection may take.
+
+        Raises:
+            SandboxPathError: Nobody listens there.
+        """
+        check_port(port, 'port')
+        operations, seconds = self._connecting(), check_timeout(timeout)
+        try:
+            return operations.connect(port, host, timeout=seconds)
+        except SandboxGoneError as error:
+            raise self._gone(error) from error
+
+    def forward_port(self, port: int, listen_port: int = 0, *, host: str = '127.0.0.1') -> PortForward:
+        """Listen on this machine and carry each connection to a port inside the sandbox, until closed.
+
+        Args:
+            listen_port: Port on this machine's 127.0.0.1; 0 takes a free one, told by the result's ``port``.
+            host: Numeric address inside the sandbox.
+        """
+        check_port(port, 'port')
+        if listen_port != 0:
+            check_port(listen_port, 'listen_port')
+        operations = self._connecting()
+        forward = PortForward(
+            operations, port, target_host=host, listen_host='127.0.0.1', listen_port=listen_port, name=self.id
+        )
+        self._forwarding(forward, operations)
+        return forward
+
+
+class FullSandbox(Verbs, Sandbox):
+    """A sandbox with a life and all the verbs, wherever it runs."""
+
+
+def _file_pieces(file: Any) -> Iterator[bytes]:
+    while data := file.read(PIECE_BYTES):
+        if not isinstance(data, bytes):
+            raise InvalidArgumentError('the file object must be opened in binary mode')
+        yield data
+
+
+def _collect(
+    chunks: Iterator[bytes], target: str | os.PathLike[str] | IO[bytes] | None, name: str | None = None
+) -> bytes | int:
+    """Put what comes out of a sandbox where it is to go, and return the bytes, or with a target their number.
+
+    Args:
+        name: What a file is called whose target is a directory; None for what cannot go into one.
+    """
+    with contextlib.closing(cast('Generator[bytes, None, None]', chunks)):
+        if target is None:
+            return b''.join(chunks)
+        if not isinstance(target, (str, os.PathLike)):
+            return sum(target.write(chunk) for chunk in chunks)
+        place = Path(target)
+        if name is not None and place.is_dir():
+            place = place / name
+        with _taking_place(place) as file:
+            return sum(file.write(chunk) for chunk in chunks)
+
+
+@contextlib.contextmanager
+def _taking_place(place: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write, which takes its place when the block has ended well and is gone when it has not."""
+    if place.exists() and not place.is_file():  # a pipe or a device keeps its place, and a directory refuses
+        with place.open('wb') as file:
+            yield file
+        return
+    place = Path(os.path.realpath(place))  # a symlink stays one
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix='.enclave-')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            yield file
+        if is_cancelled():
+            raise CallCancelledError(f'the transfer to {os.fspath(place)!r} was cancelled')
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _tar_directory(folder: Path) -> Iterator[bytes]:
+    """Yield a tar archive of what is in a directory, holding no more of it than one piece; owners are left out."""
+    with tarfile.open(fileobj=io.BytesIO(), mode='w') as archive:  # only for its reading of file facts
+        for path in sorted(folder.rglob('*')):
+            member = archive.gettarinfo(str(path), str(path.relative_to(folder)))
+            if member is None or not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+                continue
+            member.uid = member.gid = 0
+            member.uname = member.gname = ''
+            yield member.tobuf(tarfile.PAX_FORMAT, 'utf-8', 'surrogateescape')
+            if member.isreg():
+                left = member.size
+                with path.open('rb') as file:
+                    while left and (data := file.read(min(PIECE_BYTES, left))):
+                        left -= len(data)
+                        yield data
+                # A file that shrank meanwhile is filled up: its size has been said already.
+                yield b'\0' * (left + -member.size % tarfile.BLOCKSIZE)
+    yield b'\0' * (2 * tarfile.BLOCKSIZE)
