@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Final
 
 from enclave.cancellation import is_cancelled
 from enclave.errors import CallCancelledError, InvalidArgumentError, SandboxPathError
@@ -42,6 +42,16 @@ def check_max_bytes(value: object, name: str = 'max_bytes') -> int | None:
             f'{name} must be a whole number, 0 or more, or None for no bound; not {quoted(value)}'
         )
     return value
+
+
+@contextlib.contextmanager
+def closing_pieces(chunks: Iterator[bytes]) -> Iterator[Iterator[bytes]]:
+    """Close a generator of pieces, which lets its transfer go, when the block ends."""
+    try:
+        yield chunks
+    finally:
+        if isinstance(chunks, Generator):
+            chunks.close()
 
 
 def bounded(chunks: Iterable[bytes], max_bytes: int | None, what: str) -> Iterator[bytes]:
@@ -108,7 +118,7 @@ def collect(
     Raises:
         SandboxPathError: It is more than may come. A host file is not made then; what a file object was given stays there.
     """
-    with contextlib.closing(cast('Generator[bytes, None, None]', chunks)):
+    with closing_pieces(chunks):
         pieces = bounded(chunks, max_bytes, what)
         if target is None:
             held = io.BytesIO()
