@@ -384,6 +384,7 @@ class SandboxInfo(Model):
     error: str | None = None
     metadata: dict[str, Any] = Factory(dict)
     offers: list[str] = Factory(list)
+    labels: dict[str, str] = Factory(dict)
 
     def __repr__(self) -> str:
         return one_line(

@@ -134,6 +134,7 @@ class Sandbox(AsyncProxy):
     created_at: Forwarded[datetime] = Forwarded('When it was made, in UTC.')
     started_at: Forwarded[datetime | None] = Forwarded('When it was started, in UTC; None before.')
     metadata: Forwarded[dict[str, Any]] = Forwarded('What the backend knows of itself.')
+    labels: Forwarded[dict[str, str]] = Forwarded('What whoever made it calls it.')
     error: Forwarded[str | None] = Forwarded('Why the status is error.')
     active_calls: Forwarded[int] = Forwarded('How many calls are going on.')
 

@@ -174,6 +174,7 @@ class SandboxManager(ABC):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id.
 
@@ -185,6 +186,7 @@ class SandboxManager(ABC):
             sandbox_id: A name of your own; default is a new one.
             ttl: Seconds from its start after which it is removed, whatever goes on in it; None for never.
             idle_timeout: Seconds without any call going on after which it is removed; None for never.
+            labels: Free names with values, to find it again with `list_sandboxes`; 64 of them, 4096 characters together.
 
         Raises:
             ConfigurationError, NotRegisteredError: The configuration is wrong, or the kind unknown.
@@ -212,14 +214,17 @@ class SandboxManager(ABC):
         """
 
     @abstractmethod
-    def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
+    def list_sandboxes(
+        self, status_filter: SandboxStatus | str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> list[SandboxInfo]:
         """Return what can be said of all sandboxes, oldest first; see `get_sandbox_info`.
 
         Args:
             status_filter: Only those in this state.
+            labels: Only those that have all of these labels.
 
         Raises:
-            InvalidArgumentError: There is no such state.
+            InvalidArgumentError: There is no such state, or the labels are none.
         """
 
     @abstractmethod
@@ -272,9 +277,10 @@ class SandboxManager(ABC):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[Sandbox]:
         """Make a sandbox for the length of a ``with`` block; see `create_sandbox`."""
-        made = self.create_sandbox(sandbox_type, config, sandbox_id, ttl=ttl, idle_timeout=idle_timeout)
+        made = self.create_sandbox(sandbox_type, config, sandbox_id, ttl=ttl, idle_timeout=idle_timeout, labels=labels)
         try:
             yield self._existing(made)
         finally:

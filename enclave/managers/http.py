@@ -46,6 +46,7 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.exchange import LINES, CancellableRequest
+from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import Config, Lifetime, SandboxManager
 from enclave.managers.code_batches import run_batch
@@ -217,6 +218,7 @@ class HttpSandboxManager(SandboxManager):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
         query = {
@@ -224,6 +226,7 @@ class HttpSandboxManager(SandboxManager):
             'sandbox_id': sandbox_id,
             'ttl': _lifetime(ttl, 'ttl'),
             'idle_timeout': _lifetime(idle_timeout, 'idle_timeout'),
+            'labels': _labels(labels),
         }
         answer: SandboxResponse = self._open_transport().call(
             'POST', '/sandbox/create', SandboxResponse, query=query, body=self._options(config), timeout=0
@@ -269,9 +272,12 @@ class HttpSandboxManager(SandboxManager):
         info: SandboxInfo = self._open_transport().call('GET', _path(sandbox_id), SandboxInfo)
         return info
 
-    def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
+    def list_sandboxes(
+        self, status_filter: SandboxStatus | str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> list[SandboxInfo]:
         """Return what can be said of all sandboxes of this key; see `SandboxManager.list_sandboxes`."""
-        query = {'status': None if status_filter is None else str(status_filter)}
+        status = None if status_filter is None else str(status_filter)
+        query = {'status': status, 'labels': _labels(labels)}
         found: list[SandboxInfo] = self._open_transport().call('GET', '/sandboxes', list[SandboxInfo], query=query)
         return found
 
@@ -477,6 +483,12 @@ def _path(sandbox_id: str) -> str:
             details={'sandbox_id': str(sandbox_id)},
         )
     return f'/sandbox/{sandbox_id}'
+
+
+def _labels(value: Mapping[str, str] | None) -> str | None:
+    """Return labels as the query has them; none are left out."""
+    labels = check_labels(value)
+    return wire.to_json(labels) if labels else None
 
 
 def _lifetime(value: Lifetime, name: str) -> float | None:

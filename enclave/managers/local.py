@@ -20,6 +20,7 @@ from enclave.errors import (
     InvalidArgumentError,
     PoolError,
 )
+from enclave.labels import check_labels, has_labels
 from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
@@ -83,13 +84,16 @@ class LocalSandboxManager(SandboxManager):
         *,
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
         self._table.check_open()
         ttl = self._lifetime('ttl', ttl)
         idle_timeout = self._lifetime('idle_timeout', idle_timeout)
         kind, facts = self._table.find_kind(sandbox_type, config)
+        given = check_labels(labels)
         sandbox = self._table.make(kind, config, sandbox_id)
+        sandbox.labels = given
         sandbox.metadata.update(facts)
         self.start()
         record = self._table.begin(sandbox, kind=kind, ttl=ttl, idle_timeout=idle_timeout)
@@ -116,7 +120,9 @@ class LocalSandboxManager(SandboxManager):
         """Return what can be said of a sandbox; see `SandboxManager.get_sandbox_info`."""
         return self._table.describe(self._table.get(sandbox_id))
 
-    def list_sandboxes(self, status_filter: SandboxStatus | str | None = None) -> list[SandboxInfo]:
+    def list_sandboxes(
+        self, status_filter: SandboxStatus | str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> list[SandboxInfo]:
         """Return what can be said of all sandboxes, oldest first; see `SandboxManager.list_sandboxes`."""
         status = None
         if status_filter is not None:
@@ -125,7 +131,9 @@ class LocalSandboxManager(SandboxManager):
             except ValueError:
                 known = ', '.join(repr(str(each)) for each in SandboxStatus)
                 raise InvalidArgumentError(f'status_filter must be one of {known}, not {status_filter!r}') from None
-        infos = [self._table.describe(record) for record in self._table.records()]
+        wanted = check_labels(labels)
+        records = [each for each in self._table.records() if has_labels(each.sandbox.labels, wanted)]
+        infos = [self._table.describe(record) for record in records]
         return [info for info in infos if status is None or info.status is status]
 
     def stop_sandbox(self, sandbox_id: str) -> bool:

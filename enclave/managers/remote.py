@@ -77,6 +77,7 @@ class RemoteSandbox(FullSandbox):
         self.created_at = info.created_at
         self.started_at = info.started_at
         self.metadata = dict(info.metadata)
+        self.labels = dict(info.labels)
         self.error = info.error
         return info
 

@@ -83,6 +83,7 @@ class Sandbox(ABC):
         config: The checked configuration.
         created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
         metadata: What the backend knows of itself, for `get_info`.
+        labels: What whoever made it calls it, for `get_info` and to find it again; see `SandboxManager.list_sandboxes`.
         error: Why the status is ``error``.
         tenant: Whose it is; one that is kept is taken up again by the same tenant only. None is the host's own.
         used_at: When a call last began, on the monotonic clock; 0.0 before the first.
@@ -110,6 +111,7 @@ class Sandbox(ABC):
         self.created_at: datetime = utc_now()
         self.started_at: datetime | None = None
         self.metadata: dict[str, Any] = {}
+        self.labels: dict[str, str] = {}
         self.error: str | None = None
         self.tenant: str | None = None
         self.used_at = 0.0
@@ -323,6 +325,7 @@ class Sandbox(ABC):
             error=self.error if status is SandboxStatus.ERROR else None,
             metadata=dict(self.metadata),
             offers=sorted(self.offers),
+            labels=dict(self.labels),
         )
 
     # Tools ------------------------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from typing import Any, cast
 
 from attrs import frozen
 
+from enclave import wire
 from enclave.cancellation import Cancellation
 from enclave.errors import CallCancelledError
+from enclave.labels import check_labels
 from enclave.managers.protocol import (
     AcquireRequest,
     AliveResponse,
@@ -115,6 +117,7 @@ class CreateQuery:
     idle_timeout: float | None = argument(
         default=None, minimum=0, description='Seconds it lives without a call; 0 is for ever.'
     )
+    labels: str | None = argument(default=None, description='Labels to find it by, as a JSON object of strings.')
 
 
 @route(
@@ -143,6 +146,7 @@ def create_sandbox(context: Context, query: CreateQuery, body: Any) -> SandboxRe
             query.sandbox_id,
             ttl=ttl,
             idle_timeout='default' if query.idle_timeout is None else query.idle_timeout,
+            labels=_labels(query.labels),
         )
     asked.note(tenant, (made,))
     context.facts['sandbox_id'] = made
@@ -152,17 +156,23 @@ def create_sandbox(context: Context, query: CreateQuery, body: Any) -> SandboxRe
     return SandboxResponse(sandbox_id=made)
 
 
+def _labels(text: str | None) -> dict[str, str]:
+    return {} if text is None else check_labels(wire.from_json(text, what='labels'))
+
+
 @frozen(kw_only=True)
 class ListQuery:
     """Which sandboxes to list."""
 
     status: str | None = argument(default=None, description='Only those in this state, like "running".')
+    labels: str | None = argument(default=None, description='Only those with all of these labels, a JSON object.')
 
 
 @route('GET', '/sandboxes', query=ListQuery, answers=list[SandboxInfo], while_draining=True, tag='sandboxes')
 def list_sandboxes(context: Context, query: ListQuery) -> list[SandboxInfo]:
     """Return what can be said of all sandboxes of this key, oldest first."""
-    return [shown_info(context.tenant, info) for info in context.tenant.manager.list_sandboxes(query.status)]
+    found = context.tenant.manager.list_sandboxes(query.status, labels=_labels(query.labels))
+    return [shown_info(context.tenant, info) for info in found]
 
 
 @route('DELETE', '/sandboxes', answers=SandboxesResponse, lane='end', tag='sandboxes')

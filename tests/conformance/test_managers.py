@@ -138,6 +138,32 @@ def test_an_id_of_ones_own(manager: SandboxManager, kind: str) -> None:
         manager.create_sandbox(kind, CONFIG, 'conformance-mine')
 
 
+def test_sandboxes_are_found_by_their_labels(manager: SandboxManager, kind: str) -> None:
+    odd = {'job': '7', 'owner': 'a b&c="d"'}
+    first = manager.create_sandbox(kind, CONFIG, labels=odd)
+    second = manager.create_sandbox(kind, CONFIG, labels={'job': '7'})
+    manager.create_sandbox(kind, CONFIG)
+
+    assert [info.id for info in manager.list_sandboxes(labels={'job': '7'})] == [first, second]
+    assert [info.id for info in manager.list_sandboxes(labels=odd)] == [first]
+    assert [info.id for info in manager.list_sandboxes('running', labels={'job': '8'})] == []
+    assert manager.get_sandbox_info(first).labels == odd
+    sandbox = manager.get_sandbox(second)
+    assert sandbox is not None
+    assert sandbox.labels == {'job': '7'}
+
+
+@pytest.mark.parametrize(
+    'labels', [{'a': 1}, {1: 'a'}, ['a'], {'': 'a'}, {'a': 'x' * 5000}, dict.fromkeys(map(str, range(65)), 'x')]
+)
+def test_labels_that_are_none_are_refused_and_nothing_is_made(manager: SandboxManager, kind: str, labels: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match='labels'):
+        manager.create_sandbox(kind, CONFIG, labels=labels)
+    with pytest.raises(InvalidArgumentError, match='labels'):
+        manager.list_sandboxes(labels=labels)
+    assert manager.list_sandboxes() == []
+
+
 def test_sandboxes_are_listed_by_state(manager: SandboxManager, kind: str) -> None:
     running, stopped = manager.create_sandbox(kind), manager.create_sandbox(kind)
     manager.stop_sandbox(stopped)

@@ -11,6 +11,7 @@ from enclave.enums import SandboxType
 from ms_enclave.sandbox.boxes import FAMILY, Sandbox
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
 
     from enclave.managers.base import Config, Lifetime
@@ -35,6 +36,7 @@ class SandboxManager(aio.SandboxManager):
             *,
             ttl: Lifetime = 'default',
             idle_timeout: Lifetime = 'default',
+            labels: Mapping[str, str] | None = None,
         ) -> AbstractAsyncContextManager[Sandbox]:
             """See `enclave.aio.SandboxManager`."""
 

@@ -8,8 +8,8 @@ from typing import Any
 from attrs import Factory, frozen
 
 from enclave.config import check_env
-from enclave.enums import NOTEBOOK_TYPES
 from enclave.errors import CallCancelledError, InvalidArgumentError, NotFoundError, UnsupportedError
+from enclave.labels import check_labels
 from enclave.sandboxes.choice import choose_backend, notebook_type
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.adapters.e2b.state import DEBUG_ID
@@ -22,8 +22,6 @@ HOME = '/home/user'
 DEFAULT_SECONDS = 300.0
 """How long a sandbox lives whose creation does not say."""
 ALL_ADDRESSES = '0.0.0.0/0'
-MAX_LABELS = 64
-MAX_LABEL_CHARACTERS = 4096
 
 
 @frozen(kw_only=True)
@@ -57,7 +55,7 @@ def read_wanted(body: Mapping[str, Any]) -> Wanted:
     return Wanted(
         template=template,
         seconds=read_seconds(body.get('timeout'), DEFAULT_SECONDS),
-        labels=read_labels(body.get('metadata')),
+        labels=check_labels(body.get('metadata'), 'metadata'),
         env=_read_env(body.get('envVars')),
         has_network=_read_network(
             body.get('allow_internet_access', body.get('allowInternetAccess')), body.get('network')
@@ -76,24 +74,6 @@ def read_seconds(value: Any, default: float | None) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
         raise InvalidArgumentError(f'timeout must be a number of seconds from 0 on, not {str(value)[:100]!r}')
     return float(value)
-
-
-def read_labels(value: Any) -> dict[str, str]:
-    """Return the metadata of a creation, which are labels here.
-
-    Raises:
-        InvalidArgumentError: They are not strings, or too many or too long.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        raise InvalidArgumentError('metadata must be an object whose values are strings')
-    size = sum(len(name) + len(text) for name, text in value.items())
-    if len(value) > MAX_LABELS or size > MAX_LABEL_CHARACTERS:
-        raise InvalidArgumentError(
-            f'metadata may have {MAX_LABELS} entries and {MAX_LABEL_CHARACTERS} characters, not {len(value)} and {size}'
-        )
-    return dict(value)
 
 
 def _read_env(value: Any) -> dict[str, str]:
@@ -165,11 +145,10 @@ def make_sandbox(
     asked = service.checked(tenant, kind, options)
     seconds = service.policy.lifetime(wanted.seconds, tenant.manager.config.ttl)
     with service.naming(tenant, sandbox_id), tenant.reserved(1):
-        made = tenant.manager.create_sandbox(asked.kind, asked.config, sandbox_id, ttl=seconds)
+        made = tenant.manager.create_sandbox(asked.kind, asked.config, sandbox_id, ttl=seconds, labels=wanted.labels)
     sandbox = tenant.manager.get_sandbox(made)
     if sandbox is not None:
         sandbox.metadata['template'] = wanted.template
-        sandbox.metadata['labels'] = dict(wanted.labels)
     return made
 
 
@@ -187,8 +166,3 @@ def undo(tenant: Tenant, sandbox_id: str) -> None:
     """
     tenant.manager.delete_sandbox(sandbox_id)
     raise CallCancelledError(f'the creation of sandbox {sandbox_id} was cancelled; nothing of it is left')
-
-
-def has_kernels(kind: str) -> bool:
-    """Tell whether sandboxes of a kind are notebooks."""
-    return kind in {str(each) for each in NOTEBOOK_TYPES}

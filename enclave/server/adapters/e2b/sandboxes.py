@@ -136,11 +136,6 @@ def _template_of(info: SandboxInfo) -> str:
     return str(info.metadata.get('template') or info.type)
 
 
-def _labels_of(info: SandboxInfo) -> dict[str, str]:
-    found = info.metadata.get('labels')
-    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
-
-
 def _as_listed(info: SandboxInfo) -> dict[str, Any]:
     template = _template_of(info)
     return {
@@ -155,7 +150,7 @@ def _as_listed(info: SandboxInfo) -> dict[str, Any]:
         'diskSizeMB': _mebibytes(info.config.get('disk_limit')),
         'state': 'running',
         'envdVersion': ENVD_VERSION,
-        'metadata': _labels_of(info),
+        'metadata': info.labels,
         'volumeMounts': [],
     }
 
@@ -190,13 +185,10 @@ def e2b_get_sandbox(context: Context, sandbox_id: str, body: RawBody) -> flask.R
 
 
 def _running(context: Context) -> list[SandboxInfo]:
-    found = [info for info in context.tenant.manager.list_sandboxes() if info.status in USABLE]
-    metadata = flask.request.args.get('metadata')
-    if metadata:
-        # Names and values are quoted twice: by themselves, and as parts of a query.
-        wanted = {unquote(name): unquote(text) for name, text in parse_qsl(metadata, keep_blank_values=True)}
-        found = [info for info in found if wanted.items() <= _labels_of(info).items()]
-    return found
+    metadata = flask.request.args.get('metadata') or ''
+    # Names and values are quoted twice: by themselves, and as parts of a query.
+    wanted = {unquote(name): unquote(text) for name, text in parse_qsl(metadata, keep_blank_values=True)}
+    return [info for info in context.tenant.manager.list_sandboxes(labels=wanted) if info.status in USABLE]
 
 
 @on_plane('GET', '/sandboxes', while_draining=True)
