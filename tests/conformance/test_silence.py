@@ -7,15 +7,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import docker.errors
 import pytest
 
 from enclave.enums import SandboxType
 from enclave.errors import EnclaveError, OperationTimeoutError, SandboxSilentError
+from enclave.managers.http import HttpSandboxManager
 from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.docker.engine import get_engine
+from enclave.server.serve import create_server
 from tests.support.backends import Backend
 from tests.support.host import wait_until
 
@@ -145,3 +148,20 @@ def test_a_pool_replaces_a_sandbox_that_does_not_answer(backend: Backend) -> Non
         with manager.lease(120) as other:
             assert other.id != first
             assert other.execute_command('echo here').stdout == 'here\n'
+
+
+def test_a_client_of_a_server_learns_that_its_sandbox_is_paused(backend: Backend) -> None:
+    server = create_server(sandbox_type=backend.sandbox_type, stop_grace=0.0)
+    server.start('127.0.0.1', 0)
+    try:
+        with HttpSandboxManager(base_url=server.url) as manager:
+            sandbox_id = manager.create_sandbox(config={'network_enabled': False})
+            local: Any = server.service.tenant(None).manager.get_sandbox(sandbox_id)
+            with paused(local):
+                began = time.monotonic()
+                with pytest.raises(SandboxSilentError, match='paused'):
+                    manager.execute_command(sandbox_id, 'true', timeout=1.0)
+                assert time.monotonic() - began < SOON
+            assert manager.execute_command(sandbox_id, 'echo here').stdout == 'here\n'
+    finally:
+        server.stop()
