@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-e2b test-cpython test-mcp unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -33,11 +33,27 @@ test-e2b: .venv/.installed-dev  ## E2B's SDK and programs on it, each in an envi
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@$(BIN)/pytest -m e2b tests/e2b
 
+test-clients: .venv/.installed-dev  ## clients of SandboxFusion's interface, each in an environment of its own
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@$(BIN)/pytest -m clients tests/clients
+
+test-languages: .venv/.installed-dev  ## programs in every language of the image multi, which is built if it is not there
+	@$(BIN)/python scripts/setup_engine.py --images python:3.11-slim multi \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@$(BIN)/pytest -m languages tests/languages
+
 unit: .venv/.installed-dev  ## the tests that need no engine
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
 
 test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes, where this machine has them
 	@$(BIN)/pytest -n 2 -m cpython tests/cpython
+
+test-providers: .venv/.installed-dev  ## tool calls with the real SDKs of model providers
+	@$(BIN)/pytest -m providers tests/providers
+
+test-pyright: .venv/.installed-dev  ## what the documents show, checked with pyright
+	@$(BIN)/pytest -m pyright tests/types
 
 test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
 	@$(BIN)/pytest -m mcp tests/mcp

@@ -113,7 +113,13 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    value = getattr(importlib.import_module(home), name)
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except ImportError as error:
+        raise ImportError(f'enclave.{name} cannot be imported: {error}', name=error.name, path=error.path) from error
+    except AttributeError as error:
+        # Python takes an AttributeError here for "there is no such name", and would not say what went wrong.
+        raise ImportError(f'enclave.{name} cannot be imported: importing {home} failed: {error}', name=home) from error
     globals()[name] = value
     return value
 

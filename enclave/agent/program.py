@@ -159,10 +159,14 @@ STDIO = struct.Struct('3i')
 REQUEST_BYTES = 1 << 16  # a call that takes more than this to describe gets a supervisor of its own
 FREE_KEEPERS = 4
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
-PROCESS_ENV = dict(os.environb)
+PROCESS_ENV = dict(getattr(os, 'environb', {}))  # the host imports this file too, on any system
 MINE = os.getpid()
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2)
-RESTORED = IGNORED + (signal.SIGXFSZ,)
+IGNORED = tuple(
+    getattr(signal, name)
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGPIPE', 'SIGUSR1', 'SIGUSR2')
+    if hasattr(signal, name)
+)
+RESTORED = IGNORED + ((signal.SIGXFSZ,) if hasattr(signal, 'SIGXFSZ') else ())
 NOBODYS_UID = 0x7FFFFFF0
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
 # What a loader may set from outside before `main` runs:

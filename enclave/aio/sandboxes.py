@@ -105,6 +105,7 @@ class PortForward(AsyncProxy):
 
     host: Forwarded[str] = Forwarded('Where it listens.')
     port: Forwarded[int] = Forwarded('Where it listens.')
+    url: Forwarded[str] = Forwarded('Where it listens, as an address for HTTP.')
     is_closed: Forwarded[bool] = Forwarded('Whether it was closed.')
 
     close = to_async(connection.PortForward.close)
@@ -173,7 +174,7 @@ class Sandbox(AsyncProxy):
     tool_schemas = to_async(base.Sandbox.tool_schemas)
     execute_tool_call = to_async(base.Sandbox.execute_tool_call)
     execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)
-    execute_command = to_async(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    execute_command = to_async(base.Sandbox.execute_command)
     run_script = to_async(base.Sandbox.run_script)
     run_code = to_async(base.Sandbox.run_code)
     run_many = streamed(base.Sandbox.run_many)
@@ -202,7 +203,7 @@ class AgentBackedSandbox(Sandbox):
 
     _home: ClassVar[tuple[str, str]] = ('enclave.sandboxes.agent_backed', 'AgentBackedSandbox')
 
-    execute_command = to_async(agent_backed.AgentBackedSandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    execute_command = to_async(agent_backed.AgentBackedSandbox.execute_command)
     run_script = to_async(agent_backed.AgentBackedSandbox.run_script)
     start_process = to_async_as(Process, agent_backed.AgentBackedSandbox.start_process, undo=kill)
     read_file = to_async(agent_backed.AgentBackedSandbox.read_file)
@@ -221,6 +222,7 @@ class AgentBackedSandbox(Sandbox):
     read_archive = streamed(agent_backed.AgentBackedSandbox.read_archive)
     put_dir = to_async(agent_backed.AgentBackedSandbox.put_dir)
     get_dir = to_async(agent_backed.AgentBackedSandbox.get_dir)
+    wait_for_port = to_async(agent_backed.AgentBackedSandbox.wait_for_port)
     connect_port = to_async_as(Connection, agent_backed.AgentBackedSandbox.connect_port, undo=_close)
     forward_port = to_async_as(PortForward, agent_backed.AgentBackedSandbox.forward_port, undo=_close)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import subprocess
 import threading
 from collections import deque
@@ -117,7 +116,7 @@ class PipeStream:
             self._stdin.close()
         if not _ends_within(self.process, 1.0):
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGKILL)
+                self.process.kill()
         self.process.wait()
         self._errors.join(1.0)
 

@@ -140,7 +140,7 @@ def ensure(names: tuple[str, ...], ca_bundle: str, as_json: bool) -> None:
     engine = get_engine()
     done = []
     # A recipe that stands on another one comes after it.
-    by_base = sorted(list_recipes(), key=lambda each: bool(each.base))
+    by_base = sorted((each for each in list_recipes() if each.is_default), key=lambda each: bool(each.base))
     for name in names or [each.image for each in by_base]:
         found = find_image(engine, name)
         recipe = find_recipe(name)

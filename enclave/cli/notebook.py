@@ -6,6 +6,8 @@ import contextlib
 import functools
 import re
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +16,15 @@ import click
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.cli.options import DEFAULT_KIND, json_option, make_config, network_option, parse_files, place_options
-from enclave.cli.output import echo_error, echo_json
+from enclave.cli.output import echo_error, echo_json, visible
 from enclave.cli.place import Place, choose_kind, tell_kind
 from enclave.cli.relay import endings_as_cancel, endings_as_exit
 from enclave.cli.run import put_files
 from enclave.rendering import strip_escape_codes
+
+_REPAIRS_SHOWN = 10
+ANNOUNCE_SECONDS = 0.3
+"""How long a start is silent."""
 
 F = TypeVar('F', bound=Callable[..., Any])
 
@@ -96,10 +102,33 @@ def open_notebook(
         choice = choose_kind(config, quiet=quiet, notebook=True)
         sandbox_type = str(choice.sandbox_type)
     kind = _find_kind(sandbox_type, config)
-    with place.open(kind, config, quiet=quiet) as sandbox:
+    with contextlib.ExitStack() as stack:
+        with (
+            contextlib.nullcontext()
+            if quiet
+            else _announced('starting a kernel in a fresh sandbox', 'the kernel is ready')
+        ):
+            sandbox = stack.enter_context(place.open(kind, config, quiet=quiet))
         if choice is not None:
             sandbox.metadata['chosen_because'] = choice.reason
         yield sandbox
+
+
+@contextlib.contextmanager
+def _announced(what: str, done: str) -> Iterator[None]:
+    """Say what goes on in a ``with`` block that takes longer than a moment, and afterwards how long it took."""
+    started_at = time.monotonic()
+    timer = threading.Timer(ANNOUNCE_SECONDS, lambda: click.echo(f'ms-enclave: {what} ...', err=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    seconds = time.monotonic() - started_at
+    if seconds > ANNOUNCE_SECONDS:
+        timer.join()
+        click.echo(f'ms-enclave: {done} after {seconds:.1f} s', err=True)
 
 
 def _find_kind(sandbox_type: str | None, config: dict[str, Any]) -> str | None:
@@ -128,6 +157,24 @@ def notebook() -> None:
 @click.option('--allow-errors', is_flag=True, help='Go on after a cell that fails.')
 @click.option('--kernel', 'kernel_name', metavar='NAME', help="The kind of kernel, instead of the notebook's own.")
 @click.option(
+    '-p',
+    '--parameter',
+    'parameters',
+    nargs=2,
+    multiple=True,
+    metavar='NAME VALUE',
+    help='Set a variable, after the cell tagged parameters: a number, true, false, null, JSON, or else text. Repeatable.',
+)
+@click.option(
+    '-r',
+    '--raw-parameter',
+    'raw_parameters',
+    nargs=2,
+    multiple=True,
+    metavar='NAME TEXT',
+    help='The same, always as text.',
+)
+@click.option(
     '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
 )
 @notebook_options
@@ -139,6 +186,8 @@ def run(
     timeout: float | None,
     allow_errors: bool,
     kernel_name: str | None,
+    parameters: tuple[tuple[str, str], ...],
+    raw_parameters: tuple[tuple[str, str], ...],
     files: tuple[str, ...],
     sandbox_type: str | None,
     config: dict[str, Any],
@@ -156,14 +205,20 @@ def run(
     Examples:
       ms-enclave notebook run study.ipynb -o done.ipynb
       ms-enclave notebook run --no-network -m 2g -t 60 -f data/ study.ipynb
+      ms-enclave notebook run -p alpha 0.5 -p name Bob study.ipynb
       ms-enclave notebook run --type bubblewrap study.ipynb
     """
     from enclave.sandboxes.notebook.document import NotebookDocument
+    from enclave.sandboxes.notebook.parameters import parse_value
 
     to_stdout = output == Path('-')
     if to_stdout and as_json:
         raise click.UsageError("--json and '-o -' would both write to standard output")
     document = NotebookDocument.load(file)
+    _report_repairs(document.repairs, file)
+    values = {**{name: parse_value(text) for name, text in parameters}, **dict(raw_parameters)}
+    if values:
+        document.set_parameters(values)  # what cannot be written is found out before anything starts
     if output is not None and not to_stdout:
         _check_writable(output)
     is_chosen = kernel_name is not None or 'kernel_name' in config
@@ -190,13 +245,14 @@ def run(
                     kernel=DEFAULT_KERNEL if is_chosen else None,
                     allow_errors=allow_errors,
                     on_cell=on_cell,
+                    parameters=values,
                 )
         finally:
             if to_stdout:
                 click.echo(document.dumps().encode(), nl=False)
             elif output is not None:
                 document.save(output)
-    cells = sum(bool(code.strip()) for _, code in document.code_cells)
+    cells = len(document.cells_to_run)
     failed = sum(not result.success for result in results)
     if as_json:
         echo_json(
@@ -204,6 +260,7 @@ def run(
                 'cells': cells,
                 'run': len(results),
                 'failed': failed,
+                'repairs': document.repairs,
                 'output': None if output is None else str(output),
                 **tell_kind(sandbox),
                 'results': [result.model_dump(mode='json') for result in results],
@@ -213,6 +270,14 @@ def run(
         click.echo(f'ms-enclave: stopped after {len(results)} of {cells} cells', err=True)
     if not is_well:
         raise click.exceptions.Exit(1)
+
+
+def _report_repairs(repairs: list[str], file: Path) -> None:
+    """Say what had to be repaired in a file."""
+    for text in repairs[:_REPAIRS_SHOWN]:
+        click.echo(f'ms-enclave: repaired {file}: {visible(text)}', err=True)
+    if len(repairs) > _REPAIRS_SHOWN:
+        click.echo(f'ms-enclave: and {len(repairs) - _REPAIRS_SHOWN} more', err=True)
 
 
 def _check_writable(output: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import codeop
 import contextlib
+import getpass
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import click
 from enclave.cells import CellResult
 from enclave.cli.notebook import notebook_options, open_notebook, show_failure, timeout_option
 from enclave.cli.options import parse_files, place_options
-from enclave.cli.output import echo_error
+from enclave.cli.output import echo_error, visible
 from enclave.cli.place import Place
 from enclave.cli.run import put_files
 from enclave.errors import EnclaveError
@@ -65,6 +67,17 @@ def repl(
     with place, open_notebook(place, sandbox_type, config) as sandbox:
         put_files(sandbox, copied)
         _Session(sandbox, timeout, pictures).run()
+
+
+def _read_line(prompt: str, *, is_hidden: bool) -> str | None:
+    """Read what a cell asks for; None at the end of input."""
+    prompt = visible(prompt)
+    try:
+        if is_hidden and sys.stdin.isatty():
+            return getpass.getpass(prompt)
+        return input(prompt)
+    except EOFError:
+        return None
 
 
 class _Session:
@@ -134,7 +147,7 @@ class _Session:
             return False
 
     def _run(self, code: str) -> None:
-        result = self._follow(self._sandbox.stream_cell(code, self._timeout))
+        result = self._follow(self._sandbox.stream_cell(code, self._timeout, allow_input=True))
         self._done.append((code, result))
         self._number = (result.execution_count or self._number) + 1
 
@@ -150,6 +163,8 @@ class _Session:
                     return step
                 if step['output_type'] == 'stream':
                     click.echo(step['text'], nl=False, err=step['name'] == 'stderr')
+                elif step['output_type'] == 'input_request':
+                    self._sandbox.answer_input(_read_line(step['prompt'], is_hidden=step['password']))
                 elif 'data' in step:
                     text = readable(step['data'])
                     number = step.get('execution_count')

@@ -161,8 +161,16 @@ _GO_ENV = {
     'GOPROXY': 'off',
     'GOTELEMETRY': 'off',
 }
-_GO_MOD = {'go.mod': 'module main\n\ngo 1.18\n'}
-_JAVAC = ('javac', '-J-XX:TieredStopAtLevel=1', '-J-XX:+UseSerialGC', '-J-Xshare:auto', '-encoding', 'UTF-8')
+_GO_MOD = {'go.mod': 'module program\n\ngo 1.18\n'}  # a module called main cannot be tested
+_JAVAC = (
+    'javac',
+    '-J-XX:TieredStopAtLevel=1',
+    '-J-XX:+UseSerialGC',
+    '-J-Xshare:auto',
+    '-J-XX:SharedArchiveFile=/usr/local/lib/enclave/javac.jsa',  # of our images; passed over where it is not there
+    '-encoding',
+    'UTF-8',
+)
 _JAVA = ('java', '-XX:+UseSerialGC', '-Xshare:auto', '-Xss64m', '-ea')
 _JUNIT = (
     '.:/usr/share/java/junit-platform-console.jar:/usr/share/java/junit-jupiter-api.jar:'
@@ -488,7 +496,7 @@ ENTRIES: tuple[Language, ...] = (
             '--log-level=warning',
             '--outfile=out/main.test.js',
         ),
-        run=('jest', '--rootDir', 'out', '--transform', '{}', '--cacheDirectory', '{dir}/.cache'),
+        run=('jest', '--config', '{"rootDir": "{dir}/out", "transform": {}}', '--cacheDirectory', '{dir}/.cache'),
         version=('jest', '--version'),
         packages=('nodejs',),
         npm=('jest', 'esbuild'),

@@ -36,6 +36,8 @@ from enclave.tools.budget import check_max_chars
 class RemoteVerbs(Verbs):
     """The verbs of a sandbox of a server, of which nothing is known here but its id."""
 
+    _room_for_outputs = None  # what the server gives, which may allow no more
+
     def __init__(self, transport: Transport, sandbox_id: str) -> None:
         self.id = sandbox_id
         self._operations = HttpOperations(transport, f'/sandbox/{sandbox_id}')

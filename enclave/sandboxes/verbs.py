@@ -11,14 +11,20 @@ import io
 import os
 import stat
 import tarfile
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, ClassVar, TypeVar, cast, overload
 
-from enclave.deadline import check_timeout
+import attrs
+
+from enclave.cancellation import on_cancel
+from enclave.deadline import Deadline, check_timeout
 from enclave.errors import (
+    CallCancelledError,
     InvalidArgumentError,
+    OperationTimeoutError,
     SandboxGoneError,
     SandboxPathError,
     UnsupportedError,
@@ -36,8 +42,10 @@ from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.connection import Connection, PortForward
 from enclave.sandboxes.operations import Operations
+from enclave.sandboxes.output import make_decoder
 from enclave.sandboxes.process import Process
 from enclave.sandboxes.unpacking import unpack_tree
+from enclave.tools.budget import KEPT_OUTPUT_BYTES, check_max_chars, shorten_command
 from enclave.verb_requests import (
     Download,
     ListDir,
@@ -63,7 +71,11 @@ R = TypeVar('R')
 Q = TypeVar('Q', bound=Request[Any])
 Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
 
+OnText = Callable[[str], object]
+"""Takes a piece of what a program wrote."""
+
 PIECE_BYTES = 1 << 20
+DEFAULT_TERMINAL = (24, 80)
 
 
 class Verbs(ABC):
@@ -73,6 +85,7 @@ class Verbs(ABC):
     """
 
     id: str
+    _room_for_outputs: ClassVar[int | None] = KEPT_OUTPUT_BYTES  # what is caught of an output that goes into a file
 
     # Executing --------------------------------------------------------------------------------------------------------
 
@@ -150,7 +163,9 @@ class Verbs(ABC):
         user: str | None = None,
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
-        **unknown: Any,
+        max_chars: int | None = None,
+        on_stdout: OnText | None = None,
+        on_stderr: OnText | None = None,
     ) -> CommandResult:
         """Run a command to its end: a string through the sandbox's ``sh``, a sequence as it is.
 
@@ -164,6 +179,9 @@ class Verbs(ABC):
             user: Name or uid, with optional ``:group``; needs a sandbox whose own user is root.
             stdin: What it reads; without it, it reads end of file at once.
             max_output_bytes: Cap on each of stdout and stderr; past it head and tail are kept.
+            max_chars: How many characters of each the result has: of what is longer, head and tail, and the whole is kept in a
+                file of the sandbox, which the text and ``stdout_file`` or ``stderr_file`` name.
+            on_stdout, on_stderr: Called with pieces of text as they come, on this thread. What they raise ends the command.
 
         Returns:
             How it ended, including failing, being killed and running out of time. A program that does not exist has exit
@@ -173,19 +191,42 @@ class Verbs(ABC):
             InvalidArgumentError: An argument is impossible, or ``cwd`` or ``user`` does not exist; the message names it.
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
         """
-        if unknown:
-            raise InvalidArgumentError(f'execute_command takes no argument {", ".join(map(repr, unknown))}')
-        return self._perform(
-            RunCommand(
-                command=command,
-                timeout=timeout,
-                cwd=cwd,
-                env=env,
-                user=user,
-                stdin=stdin,
-                max_output_bytes=max_output_bytes,
-            )
+        check_max_chars(max_chars)
+        if max_chars is not None and max_output_bytes is None:
+            max_output_bytes = self._room_for_outputs
+        request = RunCommand(
+            command=command,
+            timeout=timeout,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            max_output_bytes=max_output_bytes,
         )
+        result = self._run_followed(request, on_stdout, on_stderr)
+        return result if max_chars is None else shorten_command(self, result, max_chars)
+
+    def _run_followed(self, request: RunCommand, on_stdout: OnText | None, on_stderr: OnText | None) -> CommandResult:
+        """Execute a request, with its output given to callbacks as it comes, if there are any."""
+        for name, callback in (('on_stdout', on_stdout), ('on_stderr', on_stderr)):
+            if callback is not None and not callable(callback):
+                raise InvalidArgumentError(f'{name} must be a function of a text, not {callback!r}')
+        if on_stdout is None and on_stderr is None:
+            return self._perform(request)
+        callbacks = {'stdout': on_stdout, 'stderr': on_stderr}
+        decoders = {stream: make_decoder() for stream in callbacks}
+        given = {each.name: getattr(request, each.name) for each in attrs.fields(RunCommand)}
+        with self._start_program(StartProcess(**given, live=True)) as process:
+            for chunk in process.chunks():
+                callback, text = callbacks[chunk.stream], decoders[chunk.stream].decode(chunk.data)
+                if callback is not None and text:
+                    callback(text)
+            result = process.wait()
+        for stream, callback in callbacks.items():
+            rest = decoders[stream].decode(b'', final=True)
+            if callback is not None and rest:
+                callback(rest)
+        return result
 
     def run_script(
         self,
@@ -201,6 +242,8 @@ class Verbs(ABC):
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        on_stdout: OnText | None = None,
+        on_stderr: OnText | None = None,
     ) -> CommandResult:
         """Run ``[*interpreter, FILE, *args]``, where FILE is a private temporary file holding ``source``.
 
@@ -208,24 +251,22 @@ class Verbs(ABC):
             suffix: The file's ending. With ``'.py'`` the program's output is not buffered, unless ``env`` or the configuration
                 has ``PYTHONUNBUFFERED``.
             import_path_env: A search path variable (``'PYTHONPATH'``) to put the call's working directory first in.
+            on_stdout, on_stderr: As for `execute_command`.
         """
         for name, words in (('interpreter', interpreter), ('args', args)):
             if isinstance(words, (str, bytes)) or not isinstance(words, Sequence):
                 raise InvalidArgumentError(f'{name} must be a list of strings, not {quoted(words)}')
-        return self._perform(
-            RunCommand(
-                command=(*interpreter, '', *args),
-                timeout=timeout,
-                cwd=cwd,
-                env=env,
-                user=user,
-                stdin=stdin,
-                max_output_bytes=max_output_bytes,
-                script=Script(
-                    source=source, suffix=suffix, at=len(interpreter), import_path_env=import_path_env or None
-                ),
-            )
+        request = RunCommand(
+            command=(*interpreter, '', *args),
+            timeout=timeout,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            max_output_bytes=max_output_bytes,
+            script=Script(source=source, suffix=suffix, at=len(interpreter), import_path_env=import_path_env or None),
         )
+        return self._run_followed(request, on_stdout, on_stderr)
 
     def start_process(
         self,
@@ -239,7 +280,7 @@ class Verbs(ABC):
         open_stdin: bool = False,
         max_output_bytes: int | None = None,
         live: bool = True,
-        tty: tuple[int, int] | None = None,
+        tty: bool | tuple[int, int] | None = None,
     ) -> Process:
         """Start a command and return while it runs; see `Process` and, for the arguments, `execute_command`.
 
@@ -248,7 +289,7 @@ class Verbs(ABC):
             open_stdin: Let the program read what `Process.write` sends; it sees end of file after `Process.close_stdin`.
             live: Give the output as it comes. False is for servers: the program is never held up by a full pipe, and the
                 result keeps head and tail of what it wrote.
-            tty: (rows, columns) of a terminal to run it on; stderr then comes with stdout.
+            tty: True to run it on a terminal of 24 rows and 80 columns, or (rows, columns); stderr then comes with stdout.
         """
         return self._start_program(
             StartProcess(
@@ -261,7 +302,7 @@ class Verbs(ABC):
                 max_output_bytes=max_output_bytes,
                 open_stdin=open_stdin,
                 live=live,
-                tty=tty,
+                tty=(DEFAULT_TERMINAL if tty else None) if isinstance(tty, bool) else tty,
             )
         )
 
@@ -382,6 +423,18 @@ class Verbs(ABC):
                 return str(PurePosixPath(target) / name)
         return target
 
+    @overload
+    def get_file(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
+
+    @overload
+    def get_file(
+        self,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes],
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> int: ...
+
     def get_file(
         self,
         source: str,
@@ -429,6 +482,18 @@ class Verbs(ABC):
                 chunks = _checked_pieces(source, _SOURCE)
             size = len(chunks[0]) if isinstance(chunks, tuple) else None
             self._write(request, chunks, size)
+
+    @overload
+    def get_archive(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
+
+    @overload
+    def get_archive(
+        self,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes],
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> int: ...
 
     def get_archive(
         self,
@@ -514,6 +579,51 @@ class Verbs(ABC):
             return operations.connect(port, host, timeout=seconds)
         except SandboxGoneError as error:
             raise self._gone(error) from error
+
+    def wait_for_port(
+        self, port: int, timeout: float | None = 30.0, *, host: str = '127.0.0.1', interval: float = 0.05
+    ) -> None:
+        """Return as soon as somebody listens at a TCP port inside the sandbox.
+
+        Args:
+            timeout: Seconds to wait; None and 0 for no limit.
+            host: A numeric address there, or ``'localhost'``.
+            interval: Seconds between two looks.
+
+        Raises:
+            OperationTimeoutError: Nobody listened there in time.
+            CallCancelledError: The caller's work was cancelled.
+            SandboxStateError, SandboxGoneError: The sandbox does not run, or was lost meanwhile.
+        """
+        check_port(port, 'port')
+        deadline = Deadline.after(check_timeout(timeout))
+        cancelled = threading.Event()
+        with on_cancel(cancelled.set):
+            while not self._listens(port, host, deadline):
+                if deadline.has_expired():
+                    raise OperationTimeoutError(
+                        f'sandbox {self.id}: nobody listened at port {port} within {timeout or 0:g} s; '
+                        'is the program that should still running, and does it listen on this address?',
+                        details={'sandbox_id': self.id, 'port': port},
+                    )
+                if cancelled.wait(min(interval, deadline.remaining() or interval)):
+                    raise CallCancelledError(f'the wait for port {port} was cancelled')
+
+    def _listens(self, port: int, host: str, deadline: Deadline) -> bool:
+        """Return whether a connection to a port is taken."""
+        try:
+            self.connect_port(port, host, timeout=min(5.0, deadline.remaining() or 5.0)).close()
+        except UnsupportedError:  # connections are not carried from here: look what the kernel says
+            return self._is_listed(port)
+        except (SandboxPathError, OperationTimeoutError):
+            return False
+        return True
+
+    def _is_listed(self, port: int) -> bool:
+        """Return whether the kernel's tables have a listener at a port (proc(5), ``/proc/net/tcp``: state 0A)."""
+        tables = self.execute_command(['cat', '/proc/net/tcp', '/proc/net/tcp6'], 10.0).stdout
+        fields = [line.split() for line in tables.splitlines()]
+        return any(len(each) > 3 and each[3] == '0A' and each[1].endswith(f':{port:04X}') for each in fields)
 
     def forward_port(self, port: int, listen_port: int = 0, *, host: str = '127.0.0.1') -> PortForward:
         """Listen on this machine and carry each connection to a port inside the sandbox, until closed.

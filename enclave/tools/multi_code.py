@@ -72,7 +72,8 @@ _ENTRIES: Mapping[str, Mapping[str, Any]] = {
         ),
         'run': _shell(
             'if [ -f package.json ]; then exec npm run test -- "$@"; '
-            'else exec jest --rootDir out --transform "{}" --cacheDirectory .cache "$@"; fi'
+            'else exec jest --config "{\\"rootDir\\": \\"$PWD/out\\", \\"transform\\": {}}" '
+            '--cacheDirectory "$PWD/.cache" "$@"; fi'
         ),
     },
     'D_ut': {

@@ -95,7 +95,10 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    value = getattr(importlib.import_module(home), name)
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except (ImportError, AttributeError) as error:  # the latter would be taken for "there is no such name"
+        raise ImportError(f'{__name__}.{name} cannot be imported: {error}', name=home) from error
     globals()[name] = value
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -168,3 +169,35 @@ def test_where_no_engine_answers_the_command_line_says_what_it_takes_instead(
     assert result.exit_code == 0, result.output
     assert '21\n' in result.stdout
     assert 'a bubblewrap_notebook sandbox, since nothing else is here' in result.stderr
+
+
+def test_the_command_line_sets_parameters_and_says_what_it_repaired(backend: Backend, tmp_path: Path) -> None:
+    source = tmp_path / 'study.ipynb'
+    cells = [
+        {'cell_type': 'code', 'source': 'a, b = 1, 2', 'metadata': {'tags': ['parameters']}},
+        {'cell_type': 'code', 'source': 'print(a, repr(b))', 'metadata': {}},
+        {'cell_type': 'code', 'source': '1/0', 'metadata': {'tags': ['skip-execution']}},
+    ]
+    source.write_text(json.dumps({'cells': cells, 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 4}))
+    arguments = ['run', str(source), '-p', 'a', '0.5', '-r', 'b', '7', '--type', str(backend.sandbox_type)]
+
+    result = CliRunner().invoke(notebook, arguments)
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "0.5 '7'\n"
+    assert 'repaired' in result.stderr
+    assert 'there were no outputs' in result.stderr
+    assert 'starting a kernel' in result.stderr
+
+
+@pytest.mark.parametrize('place', ['here', 'server'])
+def test_what_is_typed_into_the_repl_reaches_input(
+    backend: Backend, place: str, request: pytest.FixtureRequest
+) -> None:
+    where = ['--url', request.getfixturevalue('server').url] if place == 'server' else []
+    typed = "name = input('who? ')\nBob\nprint('hello', name)\n"
+
+    result = CliRunner().invoke(repl, ['--type', str(backend.sandbox_type), *where], input=typed)
+
+    assert 'who? ' in result.stdout
+    assert 'hello Bob\n' in result.stdout

@@ -298,9 +298,9 @@ def test_a_kernel_of_another_kind_loses_no_line(start: Callable[..., NotebookSan
     python = sandbox.execute_cell('import sys; print(sys.executable)').stdout.strip()
     sandbox.write_file(f'{home}/lines_kernel.py', LINES_KERNEL)
     argv = {
-        'path': f'["python3", "{home}/lines_kernel.py"',
-        'module': '["python3", "-X", "utf8", "-m", "lines_kernel"',
-        'program': f'["env", "{python}", "{home}/lines_kernel.py"',
+        'path': ['python3', f'{home}/lines_kernel.py'],
+        'module': ['python3', '-X', 'utf8', '-m', 'lines_kernel'],
+        'program': ['env', python, f'{home}/lines_kernel.py'],
     }[how]
     spec = {'argv': [*argv, '-f', '{connection_file}'], 'language': 'lines', 'display_name': 'Lines'}
     text = json.dumps({**spec, 'env': {'PYTHONPATH': home}})

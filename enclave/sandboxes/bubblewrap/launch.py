@@ -12,7 +12,6 @@ takes it in.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import queue
@@ -280,6 +279,8 @@ class _Launcher:
                     process = subprocess.Popen(argv, **options)
                 if process.stdin is not None:
                     with contextlib.suppress(OSError):  # the user has no more room for pipes
+                        import fcntl  # here, since this module is imported on every system
+
                         fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
                 future.set_result(process)
                 del process
@@ -335,6 +336,8 @@ def above_streams(descriptor: int) -> int:
     if descriptor > 2:
         return descriptor
     try:
+        import fcntl
+
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(descriptor)
@@ -360,4 +363,5 @@ def _forget_after_fork() -> None:
     _launcher = None
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import stat
 import subprocess
 from collections.abc import Callable, Mapping
@@ -44,6 +43,8 @@ SOFT_LIMITS = ('CORE',)
 
 def at_most(name: str, value: int) -> int:
     """Return an rlimit as it can be had: no sandbox gets more than the hard limit of this process, which it inherits."""
+    import resource  # here, since this module is imported on every system
+
     hard = resource.getrlimit(getattr(resource, f'RLIMIT_{name}'))[1]
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
@@ -234,6 +235,8 @@ class Plan:
         That is allowed to the same user (prlimit(2)), so to root in the guise of that user; root himself would need
         CAP_SYS_RESOURCE, which he lacks in most containers.
         """
+        import resource
+
         most = {name: at_most(name, value) for name, value in rlimits.items()}
         try:
             for name, value in most.items():

@@ -334,7 +334,7 @@ def open_inside(root: Path, path: str) -> int:
 
 # /etc -----------------------------------------------------------------------------------------------------------------
 
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_READ = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_CLOEXEC', 0)  # also where this is only imported
 _ETC_FORMAT = 4
 """To be raised when what is put into an ``/etc`` changes: one that is kept is used for as long as this stays."""
 _WRITTEN = frozenset(('hosts', 'hostname', 'passwd', 'group'))

@@ -7,7 +7,6 @@ what nobody holds a lock on is nobody's and the next one to come may remove it. 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -44,6 +43,8 @@ def _open(place: Path) -> int:
 
 
 def _make(folder: Path) -> tuple[Path, int]:
+    import fcntl  # here, since this module is imported on every system
+
     while True:
         place = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))
         # Until it is locked another process may take it for a dead one's and remove it.
@@ -59,6 +60,8 @@ def _make(folder: Path) -> tuple[Path, int]:
 
 
 def _sweep(folder: Path) -> None:
+    import fcntl
+
     for place in folder.glob(f'{_PREFIX}*'):
         with contextlib.suppress(OSError):  # in use, or gone meanwhile
             lock = _open(place)

@@ -170,6 +170,8 @@ def mmdebstrap_command(recipe: ImageRecipe, folder: Path, tree: Path, bundle: by
     source = Path(recipe.folder)
     command = ['mmdebstrap', '--variant=minbase', '--format=tar']
     command += [f'--include={",".join(recipe.packages)}'] if recipe.packages else []
+    # Packages of Java make links beside their manual pages, which fails where there is no directory for those.
+    command.append('--essential-hook=mkdir -p "$1"/usr/share/man/man1')
     for kind in ('doc', 'man', 'info', 'locale', 'lintian'):
         command.append(f'--dpkgopt=path-exclude=/usr/share/{kind}/*')
     command += [f'--aptopt={line}' for line in _host_apt_options()]

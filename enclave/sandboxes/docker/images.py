@@ -79,6 +79,7 @@ class ImageRecipe(Model):
         method: ``'mmdebstrap'`` needs ``suite`` and ``packages``, and runs ``customize.sh ROOT`` at the end if there is one;
             ``'dockerfile'`` needs ``base`` and a Dockerfile.
         changes: Dockerfile lines for an imported file tree (ENV, CMD, ...).
+        is_default: Whether it is among the images that ``images ensure`` sees to if none is named.
         folder: Where its files are; filled in when it is loaded.
     """
 
@@ -91,6 +92,7 @@ class ImageRecipe(Model):
     packages: list[str] = Factory(list)
     base: str = ''
     changes: list[str] = Factory(list)
+    is_default: bool = True
     folder: str = ''
 
 

@@ -236,7 +236,7 @@ class FakeSession(FakeNotebook):
         check_cell(code, None)
         return 'complete', ''
 
-    def stream_cell(self, code: str, timeout: float | None = None) -> Iterator[Any]:
+    def stream_cell(self, code: str, timeout: float | None = None, *, allow_input: bool = False) -> Iterator[Any]:
         check_cell(code, None)
         self.cells.append({'code': code, 'timeout': timeout})
 

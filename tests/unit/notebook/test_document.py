@@ -300,3 +300,51 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) 
         make('1').save(taken)
     assert (caught_too.value.filename, caught_too.value.filename2) == (str(taken), None)
     assert list(tmp_path.iterdir()) == [taken]
+
+
+def test_a_cell_tagged_skip_execution_is_not_run_and_keeps_its_outputs() -> None:
+    document, notebook = make('a', 'b'), FakeNotebook()
+    document._put(0, shown('kept'))
+    document.node.cells[0].metadata['tags'] = ['skip-execution']
+
+    document.run(notebook)
+
+    assert [each['code'] for each in notebook.cells] == ['b']
+    assert document.node.cells[0].outputs[0]['data'] == {'text/plain': 'kept'}
+    assert document.cells_to_run == [(1, 'b')]
+
+
+def test_an_update_and_a_display_of_the_same_cell_keep_their_order() -> None:
+    document = make('a', 'b')
+    update = {'display_id': 'd', 'data': {'text/plain': 'new'}, 'metadata': {}}
+
+    document.run(
+        FakeNotebook(shown('old', display_ids={'d': [0]}), shown('x', display_ids={'d': [0]}, display_updates=[update]))
+    )
+
+    assert [cell.outputs[0]['data']['text/plain'] for cell in document.node.cells] == ['new', 'x']
+
+
+def test_what_a_kernel_sends_that_the_format_does_not_know_is_written_validly() -> None:
+    document = make('a')
+    output = {'output_type': 'display_data', 'data': {'e2b/chart': {'a': 1}}, 'metadata': {}}
+
+    document.run(FakeNotebook(CellResult(status=ExecutionStatus.SUCCESS, outputs=[output])))
+
+    nbformat.validate(json.loads(document.dumps()))
+
+
+def test_widgets_that_a_skipped_cell_shows_keep_their_state() -> None:
+    state = {
+        'state': {'w': {'model_name': 'M', 'model_module': 'm', 'model_module_version': '1', 'state': {'value': 1}}}
+    }
+    view = {'output_type': 'display_data', 'data': {'application/vnd.jupyter.widget-view+json': {'model_id': 'w'}}}
+    for tags, is_kept in ((['skip-execution'], True), ([], False)):
+        document = make('a')
+        document.node.cells[0].metadata['tags'] = tags
+        document.node.cells[0].outputs = [nbformat.from_dict({**view, 'metadata': {}})]
+        document.node.metadata['widgets'] = {'application/vnd.jupyter.widget-state+json': state}
+
+        document.run(FakeNotebook())
+
+        assert ('widgets' in document.node.metadata) is is_kept

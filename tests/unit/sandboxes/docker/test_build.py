@@ -23,7 +23,8 @@ def _host_without_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_every_recipe_that_ships_can_be_loaded_and_found_by_its_image() -> None:
     recipes = list_recipes()
 
-    assert {each.image for each in recipes} == {'python:3.11-slim', 'jupyter-kernel-gateway'}
+    assert {each.image for each in recipes} == {'python:3.11-slim', 'jupyter-kernel-gateway', 'multi', 'multi-full'}
+    assert {each.image for each in recipes if each.is_default} == {'python:3.11-slim', 'jupyter-kernel-gateway'}
     assert all(find_recipe(each.image) == each for each in recipes)
 
 
