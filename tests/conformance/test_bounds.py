@@ -84,7 +84,6 @@ def test_write_file_leaves_a_file_that_its_user_may_not_write(start: Start) -> N
 
 
 WRONG: dict[str, Callable[[Any], object]] = {
-    'tty=True': lambda box: box.start_process('ls', tty=True),
     'tty=5': lambda box: box.start_process('ls', tty=5),
     "tty=('a', 2)": lambda box: box.start_process('ls', tty=('a', 2)),
     'tty=(True, 2)': lambda box: box.start_process('ls', tty=(True, 2)),
