@@ -10,8 +10,9 @@ What is left out means the sandbox's own default, so that a record that was made
 from __future__ import annotations
 
 import copy
+import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
 
@@ -121,6 +122,16 @@ class Request(Model, Generic[R]):
         }
         return attrs.evolve(self, **changes) if changes else self  # type: ignore[misc]
 
+    @property
+    def paths(self) -> list[str]:
+        """Return its paths in the sandbox."""
+        return [getattr(self, name) for name in self._paths]
+
+    def places(self, name: str) -> list[str]:
+        """Return where something called ``name`` lies that is made beside what the paths name, or in it."""
+        paths = [path.rstrip('/') or '/' for path in self.paths]
+        return [posixpath.join(folder, name) for path in paths for folder in (posixpath.dirname(path), path)]
+
     def call_on(self, sandbox: Any) -> R:
         """Execute it by the method of an object that has the verbs, which gets what is not at its default.
 
@@ -142,7 +153,7 @@ class Request(Model, Generic[R]):
         options = {each.name: value for each in fields if (value := getattr(self, each.name)) != each.default}
         for name in self._paths:
             options.pop(name, None)
-        return [getattr(self, name) for name in self._paths], options
+        return self.paths, options
 
 
 class Download(Request[Iterator[bytes]]):
@@ -289,6 +300,24 @@ def _check_suffix(value: str, name: str) -> None:
         raise InvalidArgumentError(f'{name} must be a file ending, not {quoted(value)}')
 
 
+MAX_PRELOADED = 100
+
+
+def check_modules(names: Any) -> tuple[str, ...] | None:
+    """Return names of modules, checked."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InvalidArgumentError(f"preload must be a list of modules' names, not {quoted(names)}")
+    modules = tuple(names)
+    if len(modules) > MAX_PRELOADED:
+        raise InvalidArgumentError(f'preload may name {MAX_PRELOADED} modules, not {len(modules)}')
+    for name in modules:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split('.')):
+            raise InvalidArgumentError(f"preload must name modules, like 'numpy' or 'os.path', not {quoted(name)}")
+    return modules
+
+
 def _as_source(source: Any) -> bytes:
     return as_bytes(source, 'source')
 
@@ -297,7 +326,9 @@ def _as_source(source: Any) -> bytes:
 class Script(Model):
     """A program text: written to a private file ending in ``suffix``, whose path is put into the command at index ``at``.
 
-    ``import_path_env`` names a search path variable like ``PYTHONPATH``, which the working directory is put first in.
+    ``import_path_env`` names a search path variable like ``PYTHONPATH``, which the working directory is put first in. ``preload``
+    names modules that a template interpreter has imported, of which the program is a fork where it can be; null starts an
+    interpreter for it.
     """
 
     # With a `name` the file is called that, and the private directory that it is in is the working directory. If it `is_sourced`,
@@ -312,6 +343,7 @@ class Script(Model):
     import_path_env: str | None = None
     name: str | None = None
     is_sourced: bool = False
+    preload: tuple[str, ...] | None = field(default=None, converter=check_modules)
 
 
 def _as_command(command: Any) -> str | tuple[str, ...]:
@@ -554,6 +586,19 @@ class MovePath(Request[None]):
     source: str = _path('source')
     target: str = _path('target')
     overwrite: bool = _flag(False)
+
+
+@_verb('POST', '/copy', done='{source} is copied to {target}', is_repeatable=True, is_long=True)
+@frozen(kw_only=True)
+class CopyPath(Request[None]):
+    """Copy a file or a symlink inside the sandbox, or a directory with everything in it where that is asked for."""
+
+    _paths: ClassVar[tuple[str, ...]] = ('source', 'target')
+
+    source: str = _path('source')
+    target: str = _path('target', description='Where the copy goes; into it, if it is a directory.')
+    recursive: bool = _flag(False, 'Copy a directory with everything in it.')
+    overwrite: bool = _flag(False, 'Let the copy replace a file, or an empty directory.')
 
 
 @_verb('GET', '/archive', gives=TAR, operation_id='get_archive')

@@ -7,7 +7,7 @@ import errno
 import json
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal, NoReturn, cast
 
@@ -15,7 +15,7 @@ import attrs
 from attrs import Factory, define, field
 
 from enclave.agent.program import CHUNK, DATA, ERR, EVENT, INPUT_WINDOW, ProtocolError, unpack_message
-from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
+from enclave.cancellation import Cancellation, is_cancelled, on_cancel, until_cancelled
 from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Lost, Reply
 from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.deadline import Deadline
@@ -34,7 +34,7 @@ from enclave.languages.values import StepResult
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
-from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, explain_sizes
+from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, explain_sizes, make_beside
 from enclave.sandboxes.output import Kept, head_bytes, make_result, tail_bytes
 from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.sandboxes.processors import Claim
@@ -63,6 +63,15 @@ LATE_SECONDS = 2.0
 PING_SECONDS = 5.0
 """How long an agent that is asked may take to answer. One that works has much else to do at most for moments; one whose
 container is paused, or whose control group is frozen, does not answer."""
+
+
+_PRELOAD_PROBLEMS = (
+    'it starts threads when it is imported, which a fork would not have',
+    'it opens sockets when it is imported, which forks would share',
+    'it cannot be imported',
+    'this interpreter cannot be stopped in its start',
+)
+_NO_TEMPLATE = 3
 
 
 class AgentOperations(ByVerb):
@@ -185,6 +194,8 @@ class AgentOperations(ByVerb):
         data = b''
         if script:
             message['script'] = {'bytes': len(script.source), 'suffix': script.suffix, 'at': script.at}
+            if script.preload is not None:
+                message['preload'] = list(script.preload)
             if script.is_sourced:
                 message['script']['sourced'] = True
             if script.name is not None:
@@ -225,6 +236,8 @@ class AgentOperations(ByVerb):
                     self.channel.name,
                     facts.integer('cleared'),
                 )
+            if 'preload_problems' in facts and request.script is not None:
+                self._report_preload(request.script, facts.integers('preload_problems', high=1000))
             cancelled = facts.flag('cancelled')
             timed_out = facts.flag('timed_out')
             if exit_code is None and killed_by is None:
@@ -336,8 +349,19 @@ class AgentOperations(ByVerb):
             self._builtin({**message, 'name': 'move'})
 
     def run_other(self, request: Request[Any]) -> None:
-        """Have a verb done in a child of the agent, by the function there that has its name."""
-        self._builtin({'name': request.verb, **attrs.asdict(request)})  # type: ignore[arg-type]
+        """Have a verb done in a child of the agent, by the function there that has its name.
+
+        It is given a name for what it makes beside its place, which is taken away if it does not get to the end.
+        """
+        beside = make_beside()
+        try:
+            self._builtin({'name': request.verb, 'beside': beside, **attrs.asdict(request)})  # type: ignore[arg-type]
+        except CallCancelledError:
+            with Cancellation().applied():
+                for path in request.places(beside):
+                    with contextlib.suppress(EnclaveError):
+                        self.remove_path(RemovePath(path=path, recursive=True, missing_ok=True))
+            raise
 
     def read_archive(self, request: ReadArchive) -> Iterator[bytes]:
         """Yield a tar archive of a path."""
@@ -563,6 +587,17 @@ class AgentOperations(ByVerb):
                 if not call.has_ended:
                     call.cancel()
                 raise
+
+    def _report_preload(self, script: Script, problems: Sequence[int]) -> None:
+        """Log which modules are not preloaded, and why: programs that want them import them themselves."""
+        modules = script.preload or ()
+        for problem in problems:
+            index, reason = divmod(problem, 4)
+            name = modules[index] if index < len(modules) else ''
+            what = (
+                f'the module {name!r} is not preloaded' if name and reason != _NO_TEMPLATE else 'nothing is preloaded'
+            )
+            logger.warning('sandbox %s: %s: %s', self.channel.name, what, _PRELOAD_PROBLEMS[reason])
 
     @contextlib.contextmanager
     def _checked(self) -> Iterator[None]:

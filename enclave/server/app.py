@@ -41,7 +41,7 @@ from enclave.managers.protocol import (
     error_response,
 )
 from enclave.server import notebooks, programs, routes, verb_routes
-from enclave.server.adapters import adapter_at
+from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 from enclave.server.idempotency import Entry, Outcome
@@ -69,7 +69,11 @@ _REQUEST_ID = re.compile(r'[A-Za-z0-9._-]{1,64}')
 _IDEMPOTENCY_KEY = re.compile(r'[A-Za-z0-9._-]{1,128}')
 _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication', 'server', 'cancelled'})
 """Codes of answers that say nothing of the work, so that a repeat may do it."""
+_BINARY = ('application/proto', 'application/connect+proto')
 _QUERY_LIMIT = 64
+_SMALL_BODY = 64 << 10
+_BODY_FACTOR = 4
+"""How much more memory than its text a JSON body may take: its bytes, its text, and what is made of them."""
 _DOCS_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
@@ -227,7 +231,7 @@ class _Door:
             response = flask.Response(body, number, content_type=media_type)
             response.headers.update(adapter.headers(error))
             return response
-        chosen = status_of(error) if status is None else status
+        chosen = getattr(error, 'http_status', status_of(error)) if status is None else status
         response = flask.Response(_encoded(error), chosen, mimetype=JSON)
         for name, value in extra_headers(error, chosen).items():
             response.headers[name] = value
@@ -238,18 +242,26 @@ class _Door:
     def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
         """Do what a route is for."""
         tenant = self._service.tenant(flask.g.get('key'))
+        documented = ms_enclave.find_route(
+            cast(Mapping[str, str], flask.request.headers), route.name, self._service.policy
+        )
         try:
             arguments: dict[str, Any] = dict(path)
-            if route.adapter is None:
+            if documented is not None:
+                route = documented
+                arguments['query'] = {name: texts[-1] for name, texts in _query_arguments().items()}
+            elif route.adapter is None:
                 query = decode_query(_query_arguments(), route.query)
                 if query is not None:
                     arguments['query'] = query
-            body = self._body(route)
-            if route.body is not None:
-                arguments['body'] = body
             key = _idempotency_key() if route.is_repeatable else None
             with contextlib.ExitStack() as stack:
+                # Before anything is made of the body: so many bodies at once, and no more.
                 stack.enter_context(self._entered(route, tenant))
+                stack.enter_context(self._service.lanes.holding(tenant.name, self._weight(route)))
+                body = self._body(route)
+                if route.body is not None:
+                    arguments['body'] = body
                 if key is not None:
                     return self._once(route, tenant, key, arguments)
                 cancellation = Cancellation()
@@ -328,6 +340,29 @@ class _Door:
         response.headers[REPLAYED_HEADER] = 'true'
         return response
 
+    @staticmethod
+    def _weight(route: Route) -> int:
+        """Return how much memory a body may take while a request goes on, in bytes; small ones are not counted."""
+        size = flask.request.content_length or 0
+        is_kept = route.body is not None and not isinstance(route.body, str)
+        return _BODY_FACTOR * size if is_kept and size > _SMALL_BODY else 0
+
+    def _text(self) -> bytes:
+        """Return a body that is JSON, as it came.
+
+        Raises:
+            RequestTooLargeError: It holds more values than the policy allows: each takes far more memory than its text.
+        """
+        text, most = flask.request.get_data(cache=True), self._service.policy.max_json_values
+        if flask.request.mimetype in _BINARY:  # an adapter's own encoding of messages
+            return text
+        if wire.count_values(text, most) > most:
+            raise RequestTooLargeError(
+                f'the body of the request holds more than {most} values, which is all that this server takes',
+                details={'rule': 'max_json_values'},
+            )
+        return text
+
     def _body(self, route: Route) -> Any:
         request, policy = flask.request, self._service.policy
         size = request.content_length
@@ -338,7 +373,7 @@ class _Door:
                 raise _too_large(limit)
             if isinstance(route.body, str):
                 return RawBody(request.stream, size)
-            return RawBody(io.BytesIO(request.get_data(cache=True)), size)
+            return RawBody(io.BytesIO(self._text()), size)
         if isinstance(route.body, str):
             if size is None:
                 raise InvalidArgumentError('the request has a body of unknown length')
@@ -347,7 +382,7 @@ class _Door:
             return RawBody(request.stream, size)
         if size is not None and size > policy.max_json_bytes:
             raise _too_large(policy.max_json_bytes)
-        text = request.get_data(cache=True)
+        text = self._text()
         if route.body is None:
             if text.strip() not in (b'', b'{}', b'null'):
                 raise InvalidArgumentError('this address takes no body')
@@ -356,6 +391,8 @@ class _Door:
             raise UnsupportedMediaTypeError(f'the body must be JSON, sent with "Content-Type: {JSON}"')
         if text and not request.mimetype:
             raise UnsupportedMediaTypeError(f'send the body with "Content-Type: {JSON}"')
+        if route.body is ms_enclave.JSON_BODY:
+            return ms_enclave.read_body(text)
         if route.body is JSON_OPTIONS:
             value = wire.from_json(text, what='the body') if text.strip() else None
             if value is not None and not isinstance(value, dict):
@@ -384,7 +421,7 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _encoded(error: EnclaveError) -> bytes:
-    answer = error_response(error)
+    answer = error_response(error).model_copy(update={'detail': getattr(error, 'detail', error.message)})
     try:
         return wire.to_json(answer).encode('ascii')
     except InvalidArgumentError:

@@ -98,6 +98,7 @@ class FakeWorkspace:
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        preload: Sequence[str] | None = None,
     ) -> CommandResult:
         answer = self._record(
             'run_script',
@@ -113,6 +114,7 @@ class FakeWorkspace:
                 'stdin': stdin,
                 'max_output_bytes': max_output_bytes,
                 'import_path_env': import_path_env,
+                **({} if preload is None else {'preload': preload}),
             },
         )
         if answer:
@@ -234,6 +236,14 @@ class FakeWorkspace:
             raise SandboxPathExistsError(f'{target!r} exists already')
         with _translated(source):
             self.host_path(source).rename(self.host_path(target))
+
+    def copy_path(self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False) -> None:
+        self._record('copy_path', {'source': source, 'target': target, 'recursive': recursive, 'overwrite': overwrite})
+        if os.path.lexists(self.host_path(target)) and not overwrite:
+            raise SandboxPathExistsError(f'{target!r} exists already')
+        with _translated(source):
+            copy = shutil.copytree if self.host_path(source).is_dir() and recursive else shutil.copy2
+            copy(self.host_path(source), self.host_path(target))
 
 
 class _translated:
