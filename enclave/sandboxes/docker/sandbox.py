@@ -69,14 +69,11 @@ LOST_SECONDS = 60.0
 
 _NO_PYTHON = re.compile(r'python3.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SHELL = re.compile(r'"?sh"?.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
-<<<<<<< HEAD
 _NO_SYSCTL = re.compile(r'sysctl|disable_ipv6', re.IGNORECASE)
 _NO_IPV6 = 'cannot set kernel parameters'
 _NO_OWN_NETWORK = re.compile(r'host$|container:')
-=======
 _WAITING = re.compile(r'(ba|da|a|z|k|c|tc|fi)?sh|i?python[0-9.]*|pypy[0-9.]*|node|irb|php|julia|R|ghci|jshell')
 """Programs that alone, without arguments, do nothing but wait for somebody to type."""
->>>>>>> main
 _ALREADY_REMOVING = re.compile(r'removal of container .* is already in progress', re.IGNORECASE)
 
 
