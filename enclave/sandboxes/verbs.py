@@ -7,6 +7,7 @@ which checks the arguments, and has it executed. A sandbox of this machine and o
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -31,15 +32,17 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.quoting import quoted
-from enclave.records import CommandResult, PathInfo
+from enclave.records import CommandResult, PathInfo, ProcessInfo
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.connection import Connection, PortForward
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.output import make_decoder
 from enclave.sandboxes.process import Process
 from enclave.sandboxes.unpacking import unpack_tree
+from enclave.sandboxes.watching import INTERVAL_SECONDS, MAX_ENTRIES, Watch, by_path
 from enclave.tools.budget import KEPT_OUTPUT_BYTES, check_max_chars, shorten_command
 from enclave.verb_requests import (
+    CopyPath,
     Download,
     ListDir,
     MakeDir,
@@ -296,6 +299,21 @@ class Verbs(ABC):
             )
         )
 
+    def list_processes(self) -> list[ProcessInfo]:
+        """Return the programs that `start_process` has started and that run, or whose end nobody has taken yet; oldest first."""
+        raise UnsupportedError(f'sandbox {self.id} knows no processes by their ids')
+
+    def find_process(self, process_id: str) -> Process:
+        """Return a program that `start_process` has started, by its id, to take what comes of it and to control it.
+
+        Of a sandbox of this machine it is the same object, which goes on where whoever had it left off; of a server's sandbox it
+        is followed from its beginning, or from what is kept of that.
+
+        Raises:
+            NotFoundError: There is none of this id, or it was forgotten after its end.
+        """
+        raise UnsupportedError(f'sandbox {self.id} knows no processes by their ids')
+
     # Files ------------------------------------------------------------------------------------------------------------
 
     def read_file(self, path: str, *, offset: int = 0, max_bytes: int | None = None) -> bytes:
@@ -365,6 +383,41 @@ class Verbs(ABC):
     def move_path(self, source: str, target: str, *, overwrite: bool = False) -> None:
         """Rename a file or directory inside the sandbox; into ``target`` if that is a directory."""
         self._perform(MovePath(source=source, target=target, overwrite=overwrite))
+
+    def watch_dir(self, path: str = '.', *, recursive: bool = False, interval: float = INTERVAL_SECONDS) -> Watch:
+        """Watch a directory from now on, and what is below it with ``recursive``; see `Watch` for how changes are taken.
+
+        The sandbox is asked for a listing again and again, so what comes and goes between two looks is not seen, and a file
+        that was renamed is one with the same size, times and owner.
+
+        Args:
+            interval: Seconds between two looks while somebody waits for a change.
+
+        Raises:
+            SandboxPathError: There is no such directory, or there are more than 10,000 entries to watch.
+        """
+        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0.01 <= interval <= 3600:
+            raise InvalidArgumentError(f'interval must be from 0.01 to 3600 seconds, not {interval!r}')
+        found = self.stat_path(path)
+        if found.kind != 'directory':
+            raise SandboxPathError(f'not a directory in the sandbox: {quoted(path)}', details={'errno': errno.ENOTDIR})
+        top = found.path
+
+        def look() -> dict[str, PathInfo]:
+            return by_path(top, self.list_dir(top, recursive=recursive, max_entries=MAX_ENTRIES + 1))
+
+        return Watch(top, look, float(interval))
+
+    def copy_path(self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False) -> None:
+        """Copy a file or a symlink inside the sandbox, or with ``recursive`` a directory with everything in it.
+
+        The copy goes into ``target`` if that is a directory. It has the permission bits and times of what was copied, and takes
+        its place at once: nobody in the sandbox meets half of it. Devices and pipes are refused.
+
+        Args:
+            overwrite: Let it replace a file, or an empty directory.
+        """
+        self._perform(CopyPath(source=source, target=target, recursive=recursive, overwrite=overwrite))
 
     # Files in and out -------------------------------------------------------------------------------------------------
 

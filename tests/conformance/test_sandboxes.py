@@ -857,6 +857,39 @@ def test_directories_are_made_listed_and_removed(sandbox: AgentBackedSandbox, pl
         sandbox.remove_path('/', recursive=True)
 
 
+def test_copies_are_whole_and_the_source_stays(sandbox: AgentBackedSandbox, place: str) -> None:
+    sandbox.write_file(f'{place}/d/s/file', b'\0data', mode=0o640)
+    sandbox.execute_command(['ln', '-s', 's/file', f'{place}/d/link'])
+    with pytest.raises(SandboxPathError):
+        sandbox.copy_path(f'{place}/d', f'{place}/other')  # a directory only where that is asked for
+
+    sandbox.copy_path(f'{place}/d', f'{place}/other', recursive=True)
+
+    found = {entry.path: (entry.kind, entry.target) for entry in sandbox.list_dir(f'{place}/other', recursive=True)}
+    assert found == {'s': ('directory', None), 's/file': ('file', None), 'link': ('symlink', 's/file')}
+    assert sandbox.read_file(f'{place}/other/s/file') == sandbox.read_file(f'{place}/d/s/file') == b'\0data'
+    assert sandbox.stat_path(f'{place}/other/s/file').mode == 0o640
+    with pytest.raises(SandboxPathExistsError):
+        sandbox.copy_path(f'{place}/d/s/file', f'{place}/other/s/file')
+    with pytest.raises(SandboxPathError):
+        sandbox.copy_path(f'{place}/d', f'{place}/d/s', recursive=True)  # into itself
+
+
+def test_a_copy_that_is_cancelled_leaves_nothing(sandbox: AgentBackedSandbox, place: str) -> None:
+    sandbox.execute_command(['truncate', '-s', '300M', f'{place}/large'])
+    under_way = threading.Event()
+
+    def watch() -> None:
+        while not any(entry.path.startswith('.enclave-') for entry in sandbox.list_dir(place)):
+            pass
+        under_way.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    cancel_midway(lambda: sandbox.copy_path(f'{place}/large', f'{place}/copy'), under_way)
+
+    assert [entry.path for entry in sandbox.list_dir(place)] == ['large']
+
+
 def test_moving_does_not_overwrite_by_accident(sandbox: AgentBackedSandbox, place: str) -> None:
     sandbox.write_file(f'{place}/one', '1')
     sandbox.write_file(f'{place}/two', '2')
