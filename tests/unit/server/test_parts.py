@@ -465,7 +465,10 @@ def test_a_batch_takes_the_places_of_single_programs() -> None:
     lanes = Lanes(calls=8, streams=1, waiting=4, keys=2)
     with lanes.several('program', 'alice', 64) as taken:
         assert taken == 6  # the rest is kept for the other key
-        with pytest.raises(TooManyRequestsError, match='programs of .alice. run'), lanes.several('program', 'alice', 1):
+        with (
+            pytest.raises(TooManyRequestsError, match=r'programs of .alice. run'),
+            lanes.several('program', 'alice', 1),
+        ):
             pass
         with lanes.several('program', 'bob', 1) as others:
             assert others == 1
