@@ -238,6 +238,7 @@ class Verbs(ABC):
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        preload: Sequence[str] | None = None,
         on_stdout: OnText | None = None,
         on_stderr: OnText | None = None,
     ) -> CommandResult:
@@ -247,6 +248,9 @@ class Verbs(ABC):
             suffix: The file's ending. With ``'.py'`` the program's output is not buffered, unless ``env`` or the configuration
                 has ``PYTHONUNBUFFERED``.
             import_path_env: A search path variable (``'PYTHONPATH'``) to put the call's working directory first in.
+            preload: Modules to have imported before, for a script of Python's: the program is then a fork of an interpreter
+                that has imported them, where it can be, and does what it would do in one of its own. An empty list saves the
+                start of the interpreter alone; None starts one.
             on_stdout, on_stderr: As for `execute_command`.
         """
         request = RunCommand(
@@ -257,7 +261,13 @@ class Verbs(ABC):
             user=user,
             stdin=stdin,
             max_output_bytes=max_output_bytes,
-            script=Script(source=source, suffix=suffix, at=len(interpreter), import_path_env=import_path_env or None),
+            script=Script(
+                source=source,
+                suffix=suffix,
+                at=len(interpreter),
+                import_path_env=import_path_env or None,
+                preload=preload,
+            ),
         )
         return self._run_followed(request, on_stdout, on_stderr)
 
