@@ -131,8 +131,16 @@ class Sandbox(ABC):
 
     def _load_tools(self) -> dict[str, Tool]:
         return load_tools(
-            self.config.tools_config, self.sandbox_type, self.offers, is_notebook='notebook' in self.offers
+            self.config.tools_config,
+            self.sandbox_type,
+            self.offers,
+            is_notebook='notebook' in self.offers,
+            loads_all=self._loads_all_tools(),
         )
+
+    def _loads_all_tools(self) -> bool:
+        """Return whether a notebook sandbox loads the tools for general-purpose sandboxes too."""
+        return False
 
     # Life -------------------------------------------------------------------------------------------------------------
 

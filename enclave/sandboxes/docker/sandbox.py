@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import posixpath
 import re
 import shlex
 import threading
@@ -38,11 +39,11 @@ from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.images import advice, ensure_image
+from enclave.sandboxes.docker.images import advice, ensure_image, get_image_command
 from enclave.sandboxes.docker.network import ensure_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_TENANT
+from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_MAIN, LABEL_TENANT
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import current_owner
@@ -59,6 +60,8 @@ OPEN_FILES = 4096
 
 _NO_PYTHON = re.compile(r'python3.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SHELL = re.compile(r'"?sh"?.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
+_WAITING = re.compile(r'(ba|da|a|z|k|c|tc|fi)?sh|i?python[0-9.]*|pypy[0-9.]*|node|irb|php|julia|R|ghci|jshell')
+"""Programs that alone, without arguments, do nothing but wait for somebody to type."""
 _ALREADY_REMOVING = re.compile(r'removal of container .* is already in progress', re.IGNORECASE)
 
 
@@ -82,6 +85,7 @@ class DockerSandbox(AgentBackedSandbox):
         self._engine: Engine | None = None
         self._container = ''
         self._is_taken_up = False  # the container was kept by an earlier run
+        self._has_main = False  # the container's main process is not our agent
         self._channel: Channel | None = None
         self._claim: Claim | None = None  # the processors of a container without an agent as its process 1
         self._mending = threading.Lock()  # held while an agent is made anew, so that several callers make one
@@ -119,13 +123,14 @@ class DockerSandbox(AgentBackedSandbox):
         if found['Config'].get('Labels', {}).get(LABEL_TENANT) != self.tenant:
             self._container = ''  # another tenant's, which is not touched
             raise ConflictError(f'the sandbox id {self.id!r} is taken; choose another', details={'sandbox_id': self.id})
-        if found['State'].get('Running') and self.config.command is None:
+        self._has_main = self.config.command is not None or LABEL_MAIN in found['Config']['Labels']
+        if found['State'].get('Running') and not self._has_main:
             self._container = ''  # whoever runs it has it now
             raise SandboxStartError(
                 f'sandbox {self.id} is running already, in container {self.container_name}; stop it first'
             )
         self._container, self._is_taken_up = found['Id'], True
-        if self.config.command is not None:
+        if self._has_main:
             return self._run_beside(engine)
         entry = found['Config'].get('Entrypoint') or ['']
         return self._attach_agent(engine) if entry[0] == 'python3' else self._attach_shell(engine)
@@ -134,7 +139,10 @@ class DockerSandbox(AgentBackedSandbox):
         self._is_taken_up = False
         if self.config.pull == 'always':
             ensure_image(engine, self.config.image, platform=self.config.platform, pull='always')
-        if self.config.command is not None:
+        self._has_main = self.config.command is not None or (
+            self.config.run_image_command and self._image_does_something(engine)
+        )
+        if self._has_main:
             self._create(engine, None)
             return self._run_beside(engine)
         try:
@@ -145,6 +153,19 @@ class DockerSandbox(AgentBackedSandbox):
         self._abandon()
         self._create(engine, LIFELINE_COMMAND)
         return self._attach_shell(engine)
+
+    def _image_does_something(self, engine: Engine) -> bool:
+        """Tell whether the image's own command is more than a shell or an interpreter that waits for somebody to type."""
+        self._ensure_image(engine)
+        own = get_image_command(engine, self.config.image)
+        entry = self.config.entrypoint
+        argv = (own.entrypoint if entry is None else entry) + (() if entry else own.command)
+        return bool(argv) and not (len(argv) == 1 and _WAITING.fullmatch(posixpath.basename(argv[0])))
+
+    def _ensure_image(self, engine: Engine) -> None:
+        """Have the image on the engine, as the configuration allows."""
+        may_pull = self.config.pull != 'never'
+        ensure_image(engine, self.config.image, platform=self.config.platform, pull='missing' if may_pull else 'never')
 
     def _attach_agent(self, engine: Engine) -> Operations:
         """Start the container with its agent attached as process 1."""
@@ -379,9 +400,14 @@ class DockerSandbox(AgentBackedSandbox):
                 Tty=False,
             )
         else:
-            assert config.command is not None
-            is_text = isinstance(config.command, str)
-            body['Cmd'] = ['/bin/sh', '-c', config.command] if is_text else list(config.command)
+            body['Labels'][LABEL_MAIN] = '1'
+            if config.command is not None:
+                is_text = isinstance(config.command, str)
+                body['Cmd'] = ['/bin/sh', '-c', config.command] if is_text else list(config.command)
+            if config.entrypoint is not None:
+                body['Entrypoint'] = list(config.entrypoint)
+            if config.tty:
+                body.update(Tty=True, OpenStdin=True)
         return body
 
     def _host_config(self, engine: Engine, *, is_agent: bool) -> dict[str, Any]:
@@ -512,7 +538,7 @@ class DockerSandbox(AgentBackedSandbox):
         lost = channel.lost
         if lost is None:
             return None
-        if self.config.command is not None and not lost.is_breach and self._has_new_agent(channel):
+        if self._has_main and not lost.is_breach and self._has_new_agent(channel):
             return None
         return self._describe_end() or lost.reason
 
@@ -564,7 +590,7 @@ class DockerSandbox(AgentBackedSandbox):
         return f'{end}; its last output: {output}' if output else end
 
     def _last_output(self, engine: Engine) -> str:
-        if self.config.command is None:
+        if not self._has_main:
             return ''
         with contextlib.suppress(EngineError), engine.translate('read the last output'):
             text: bytes = engine.api.logs(self._container, tail=20)
@@ -584,7 +610,9 @@ class DockerSandbox(AgentBackedSandbox):
 
     def _shown_command(self) -> str:
         command = self.config.command
-        return repr(command if isinstance(command, str) else shlex.join(command or ()))
+        if command is None:
+            return "(the image's own)"
+        return repr(command if isinstance(command, str) else shlex.join(command))
 
     def get_published_ports(self) -> dict[str, tuple[str, int]]:
         """Return where published ports really are: ``{'8888/tcp': ('127.0.0.1', 49153)}``."""

@@ -44,6 +44,7 @@ from enclave.errors import (
 from enclave.rendering import strip_escape_codes
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
+from enclave.sandboxes.notebook.config import loads_all_tools
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, python_spec
 from enclave.sandboxes.notebook.outputs import is_writable
@@ -225,6 +226,9 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         self._kernels_lock = threading.Lock()  # guards _kernels
 
     # Life -------------------------------------------------------------------------------------------------------------
+
+    def _loads_all_tools(self) -> bool:
+        return loads_all_tools(self.config.notebook_tools)
 
     def _start(self) -> None:
         super()._start()
