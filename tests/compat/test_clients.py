@@ -32,9 +32,7 @@ def url() -> Iterator[str]:
 
 def run(python: Path, *arguments: str, cwd: Path | None = None) -> str:
     env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-    done = subprocess.run(
-        [str(python), *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = subprocess.run([str(python), *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, f'{done.stdout[-4000:]}\n{done.stderr[-4000:]}'
     return done.stdout
 

@@ -79,7 +79,13 @@ check('engines', resolve_engine('volc') is SandboxEngine.VOLCENGINE)
 check('names', all(get_enclave_types(SandboxEngine.VOLCENGINE)))
 config = build_sandbox_config(
     SandboxEngine.DOCKER,
-    {'pull_progress': True, 'pull_progress_interval': 2, 'entrypoint': [], 'command': ['sleep', 'infinity'], 'other': 1},
+    {
+        'pull_progress': True,
+        'pull_progress_interval': 2,
+        'entrypoint': [],
+        'command': ['sleep', 'infinity'],
+        'other': 1,
+    },
 )
 check('configuration', (config.entrypoint, config.pull_progress) == ([], True), config)
 asyncio.run(environment())

@@ -78,7 +78,9 @@ async def main(url):
         sleep = {'code': 'import time; time.sleep(5)'}
         held = [asyncio.create_task(manager.execute_tool_in_pool('python_executor', sleep)) for _ in ids]
         await asyncio.sleep(1)
-        await raises(TimeoutError, 'Timeout', manager.execute_tool_in_pool('python_executor', {'code': '1'}, timeout=0.2))
+        await raises(
+            TimeoutError, 'Timeout', manager.execute_tool_in_pool('python_executor', {'code': '1'}, timeout=0.2)
+        )
         await asyncio.gather(*held)
         await raises(ValueError, 'is not available', manager.execute_tool_in_pool('none_such', {}))
         check('left open', len(await manager.list_sandboxes()) == 2)
