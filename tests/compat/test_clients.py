@@ -20,7 +20,7 @@ PATIENCE = 1200
 RELEASE = '0.0.8'
 PUBLIC_TESTS = ('test_sandbox.py', 'test_tool.py', 'test_manager.py', 'test_manage_pool.py')
 INSIDE = ('test_docker_entrypoint_override', 'test_docker_entrypoint_inherits_image_by_default')
-"""Two tests that call private methods of the library's own container calls; what they are for is tested by ``entrypoint`` here."""
+"""Two tests of private methods of that library; what they are for is tested with the option ``entrypoint`` itself."""
 
 
 @pytest.fixture(scope='module')
