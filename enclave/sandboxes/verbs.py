@@ -651,6 +651,8 @@ class Verbs(ABC):
 class FullSandbox(Verbs, Sandbox):
     """A sandbox with a life and all the verbs, wherever it runs."""
 
+    offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files'})
+
 
 def _file_pieces(file: Any) -> Iterator[bytes]:
     while data := file.read(PIECE_BYTES):
