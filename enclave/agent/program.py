@@ -2275,13 +2275,33 @@ class Connect(RunningCall):
             host = str(message.get('host') or '127.0.0.1')
             host = '127.0.0.1' if host == 'localhost' else host
             family, address = _socket.AF_INET6 if ':' in host else _socket.AF_INET, (host, int(message.get('port', 0)))
-        self.socket = _socket.socket(family, _socket.SOCK_STREAM)
-        self.fd = self.socket.fileno()
-        agent.note_fd(self.fd)
-        self.socket.setblocking(False)
         self.connected = False
         self.incoming = deque()  # type: Deque[bytes]
         self.input_done = self.input_shut = self.output_done = False
+        # What listens at 'localhost' may do so at either address of it, whichever came first when it looked that name up.
+        is_local = family == _socket.AF_INET and address[0] == '127.0.0.1'
+        self.other = (_socket.AF_INET6, ('::1', address[1])) if is_local else None  # type: Any
+        self.named = address
+        number = self.begin(family, address)
+        if number and self.other:
+            number = self.begin(*self.other) and number
+        if number:
+            raise Refusal('cannot connect to %r: %s' % (address, os.strerror(number)), number)
+        if data:
+            self.incoming.append(data)
+
+    def begin(self, family, address):
+        # type: (Any, Any) -> int
+        """Begin to connect; return an errno where that failed at once."""
+        import _socket
+
+        try:
+            self.socket = _socket.socket(family, _socket.SOCK_STREAM)
+        except OSError as error:  # there is no IPv6
+            return error.errno or errno.EINVAL
+        self.fd = self.socket.fileno()
+        self.agent.note_fd(self.fd)
+        self.socket.setblocking(False)
         try:
             number = self.socket.connect_ex(address)
         except (OSError, ValueError, OverflowError) as error:
@@ -2290,11 +2310,9 @@ class Connect(RunningCall):
             raise Refusal('cannot connect to %r: %s' % (what, error), getattr(error, 'errno', 0) or errno.EINVAL)
         if number not in (0, errno.EINPROGRESS):
             self.socket.close()
-            raise Refusal('cannot connect to %r: %s' % (address, os.strerror(number)), number)
-        self.address = address
-        if data:
-            self.incoming.append(data)
-        agent.watch(self.fd, select.EPOLLOUT, self.on_ready)
+            return number
+        self.agent.watch(self.fd, select.EPOLLOUT, self.on_ready)
+        return 0
 
     def on_ready(self, mask):
         # type: (int) -> None
@@ -2302,7 +2320,10 @@ class Connect(RunningCall):
             number = self.socket.getsockopt(1, 4)  # SOL_SOCKET, SO_ERROR
             if number:
                 self.abort()
-                return self.fail(Refusal('cannot connect to %r: %s' % (self.address, os.strerror(number)), number))
+                other, self.other = self.other, None
+                if number == errno.ECONNREFUSED and other and not self.begin(*other):
+                    return None
+                return self.fail(Refusal('cannot connect to %r: %s' % (self.named, os.strerror(number)), number))
             self.connected = True
             self.send(EVENT, pack_message({'connected': True}))
         if self.incoming:

@@ -15,11 +15,15 @@ import contextlib
 import logging
 import posixpath
 import re
+import secrets
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
+
+from attrs import frozen
 
 from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command, bootstrap
 from enclave.channel.channel import Channel
@@ -57,9 +61,17 @@ CAPABILITIES = ('CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID', 'KILL', 'SETGID', '
 """What pip and apt need inside (measured with all others dropped), and KILL, with which the agent can end a call's processes
 whatever user they became. No other capability is left, SYS_PTRACE above all, so nothing can look into the agent."""
 OPEN_FILES = 4096
+HOST_NAME = 'sandbox'
+LABEL_START = 'enclave.start'
+"""Tells apart the containers of several starts of one id."""
+LOST_SECONDS = 60.0
+"""For how long a container is looked for whose creation was asked for, and not answered."""
 
 _NO_PYTHON = re.compile(r'python3.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SHELL = re.compile(r'"?sh"?.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
+_NO_SYSCTL = re.compile(r'sysctl|disable_ipv6', re.IGNORECASE)
+_NO_IPV6 = 'cannot set kernel parameters'
+_NO_OWN_NETWORK = re.compile(r'host$|container:')
 _WAITING = re.compile(r'(ba|da|a|z|k|c|tc|fi)?sh|i?python[0-9.]*|pypy[0-9.]*|node|irb|php|julia|R|ghci|jshell')
 """Programs that alone, without arguments, do nothing but wait for somebody to type."""
 _ALREADY_REMOVING = re.compile(r'removal of container .* is already in progress', re.IGNORECASE)
@@ -84,6 +96,7 @@ class DockerSandbox(AgentBackedSandbox):
         super().__init__(config, sandbox_id)
         self._engine: Engine | None = None
         self._container = ''
+        self._start_mark = ''  # a label of the container that is being created, for as long as its id is not known
         self._is_taken_up = False  # the container was kept by an earlier run
         self._has_main = False  # the container's main process is not our agent
         self._channel: Channel | None = None
@@ -136,6 +149,17 @@ class DockerSandbox(AgentBackedSandbox):
         return self._attach_agent(engine) if entry[0] == 'python3' else self._attach_shell(engine)
 
     def _begin(self, engine: Engine) -> Operations:
+        try:
+            return self._make(engine)
+        except EngineError as error:
+            if _NO_IPV6 in engine.memory or not _NO_SYSCTL.search(error.message):
+                raise
+            logger.info('sandbox %s: the engine sets no kernel parameters (%s); doing without', self.id, error.message)
+            engine.memory[_NO_IPV6] = True
+        self._abandon()
+        return self._make(engine)
+
+    def _make(self, engine: Engine) -> Operations:
         self._is_taken_up = False
         if self.config.pull == 'always':
             ensure_image(engine, self.config.image, platform=self.config.platform, pull='always')
@@ -324,6 +348,7 @@ class DockerSandbox(AgentBackedSandbox):
 
     def _create(self, engine: Engine, entrypoint: list[str] | None) -> None:
         """Create the container; a missing image is pulled first if the configuration lets us."""
+        self._start_mark = secrets.token_hex(8)
         body = self._container_body(engine, entrypoint)
         what = f'create sandbox {self.id} from {self.config.image!r}'
         try:
@@ -337,6 +362,7 @@ class DockerSandbox(AgentBackedSandbox):
             ensure_image(engine, self.config.image, platform=self.config.platform)
             made = self._post_create(engine, body, what)
         self._container = made['Id']
+        self._start_mark = ''
         for warning in made.get('Warnings') or ():
             logger.warning('sandbox %s: the engine warns: %s', self.id, warning)
         self.metadata.update(
@@ -370,10 +396,15 @@ class DockerSandbox(AgentBackedSandbox):
         config = self.config
         body: dict[str, Any] = {
             'Image': config.image,
-            'Hostname': 'sandbox',
+            'Hostname': HOST_NAME,
             'WorkingDir': config.working_dir,
             'Env': [f'{name}={value}' for name, value in config.env_vars.items()],
-            'Labels': {LABEL: self.id, 'enclave.type': str(self.sandbox_type), **current_owner().labels()},
+            'Labels': {
+                LABEL: self.id,
+                LABEL_START: self._start_mark,
+                'enclave.type': str(self.sandbox_type),
+                **current_owner().labels(),
+            },
             'HostConfig': self._host_config(engine, is_agent=entrypoint is not None),
         }
         if entrypoint != agent_command():
@@ -413,6 +444,8 @@ class DockerSandbox(AgentBackedSandbox):
     def _host_config(self, engine: Engine, *, is_agent: bool) -> dict[str, Any]:
         """Return the engine's HostConfig: every limit on, every door shut that was not asked for."""
         config = self.config
+        # Without a network the engine writes no line for the sandbox's own name, which programs look up at their start.
+        hosts = {**({} if config.network_enabled else {HOST_NAME: '127.0.0.1'}), **config.extra_hosts}
         host: dict[str, Any] = {
             # A container with its own command is removed by us, since its exit code and last output are wanted first.
             'AutoRemove': config.remove_on_exit and is_agent,
@@ -434,12 +467,15 @@ class DockerSandbox(AgentBackedSandbox):
                 {'Name': name, 'Soft': soft, 'Hard': hard}
                 for name, (soft, hard) in {'nofile': (OPEN_FILES, OPEN_FILES), **config.ulimits}.items()
             ],
-            'ExtraHosts': [f'{name}:{address}' for name, address in config.extra_hosts.items()],
+            'ExtraHosts': [f'{name}:{address}' for name, address in hosts.items()],
             'PortBindings': {
                 port: [{'HostIp': address, 'HostPort': '' if number is None else str(number)}]
                 for port, (address, number) in config.ports.items()
             },
         }
+        if not _NO_OWN_NETWORK.match(host['NetworkMode']) and _NO_IPV6 not in engine.memory:
+            # The engine turns IPv6 off, also on the loopback, but names ::1 as 'localhost' in /etc/hosts: binding that fails.
+            host['Sysctls'] = {'net.ipv6.conf.lo.disable_ipv6': '0'}
         if config.memory_bytes is not None:
             # The same value for memory and memory with swap turns swap off.
             host.update(Memory=config.memory_bytes, MemorySwap=config.memory_bytes)
@@ -477,6 +513,10 @@ class DockerSandbox(AgentBackedSandbox):
     def _abandon(self) -> None:
         """Take away what a start that failed has made, and never hide why it failed. What was kept before stays."""
         self._channel = None
+        mark, self._start_mark = self._start_mark, ''
+        if mark and self._engine is not None:
+            # The engine may have made a container, or be about to, although its answer was lost or this thread interrupted.
+            _Abandoned(self._engine, self.container_name, mark).remove(is_lost=_is_answer_lost())
         if self._container:
             try:
                 self._destroy(keep=self._is_taken_up)
@@ -620,6 +660,48 @@ class DockerSandbox(AgentBackedSandbox):
         found = self._inspect(engine, self._container) if engine and self._container else None
         bindings = (found or {}).get('NetworkSettings', {}).get('Ports') or {}
         return {port: (hosts[0]['HostIp'], int(hosts[0]['HostPort'])) for port, hosts in bindings.items() if hosts}
+
+
+@frozen
+class _Abandoned:
+    """A container that nobody waits for, known by its name and the mark of its start alone."""
+
+    engine: Engine
+    name: str
+    mark: str
+
+    def remove(self, *, is_lost: bool) -> None:
+        """Remove it if it is there, and if its creation may still be going on, once it is there."""
+        if not self._try_remove() and is_lost:
+            threading.Thread(target=self._watch, name=f'enclave-abandoned-{self.name}', daemon=True).start()
+
+    def _watch(self) -> None:
+        deadline, pause = Deadline.after(LOST_SECONDS), threading.Event()
+        while not deadline.has_expired() and not self._try_remove():
+            pause.wait(0.5)
+
+    def _try_remove(self) -> bool:
+        try:
+            with self.engine.translate(f'look for container {self.name}'):
+                found = self.engine.api.inspect_container(self.name)
+            if (found['Config'].get('Labels') or {}).get(LABEL_START) != self.mark:
+                return False
+            with self.engine.translate(f'remove container {self.name}'):
+                self.engine.api.remove_container(found['Id'], force=True, v=True)
+        except EngineError as error:
+            if error.details.get('status') != 404:
+                logger.debug('container %s may be left: %s', self.name, error)
+            return False
+        logger.info('container %s, whose start was given up, is removed', self.name)
+        return True
+
+
+def _is_answer_lost() -> bool:
+    """Tell whether the error that is being handled leaves open what the engine has done: all but its own refusals do."""
+    error = sys.exc_info()[1]
+    return not (isinstance(error, EngineError) and error.details.get('status')) and not isinstance(
+        error, SandboxStartError
+    )
 
 
 def _own_words(error: BaseException) -> str:

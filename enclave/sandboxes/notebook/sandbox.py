@@ -48,6 +48,7 @@ from enclave.sandboxes.notebook.config import loads_all_tools
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, python_spec
 from enclave.sandboxes.notebook.outputs import is_writable
+from enclave.sandboxes.process import Process
 from enclave.verb_requests import RunCommand, absolute, as_path
 
 logger = logging.getLogger(__name__)
@@ -224,6 +225,11 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         super().__init__(config, sandbox_id)
         self._kernels: dict[str, NotebookKernel] = {}
         self._kernels_lock = threading.Lock()  # guards _kernels
+
+    def _own_processes(self) -> list[Process]:
+        with self._kernels_lock:
+            kernels = list(self._kernels.values())
+        return [process for kernel in kernels for process in kernel.processes]
 
     # Life -------------------------------------------------------------------------------------------------------------
 
