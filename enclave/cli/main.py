@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import click
 
 from enclave import __version__
-from enclave.cli.output import echo_error
+from enclave.cli.hints import HintedGroup
+from enclave.cli.output import echo_error, wants_color
 from enclave.errors import EnclaveError
 
 COMMANDS = {
@@ -44,7 +45,7 @@ COMMANDS = {
 """``{command: ('module:name', one line of help)}``."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(HintedGroup):
     """A group whose commands are imported when they are called or asked for their own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -65,9 +66,10 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=LazyGroup, context_settings={'help_option_names': ['-h', '--help']})
-@click.version_option(__version__, prog_name='ms-enclave')
-def cli() -> None:
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={'help_option_names': ['-h', '--help']})
+@click.version_option(__version__, '-v', '--version', prog_name='ms-enclave', message='%(prog)s %(version)s')
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Run code you do not trust, in sandboxes.
 
     \b
@@ -79,6 +81,10 @@ def cli() -> None:
       ms-enclave server                   serve sandboxes over HTTP
       ms-enclave --help, ms-enclave run --help
     """
+    ctx.color = wants_color()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

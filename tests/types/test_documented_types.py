@@ -79,5 +79,6 @@ def pyright(*paths: Path) -> list[tuple[str, int, str]]:
     command = [str(python), '-m', 'pyright', '--outputjson', '--pythonpath', sys.executable]
     done = subprocess.run([*command, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout)['generalDiagnostics']
-    errors = [each for each in found if each['severity'] == 'error']
+    # A package that an example may use and that is not installed here is no fault of the example.
+    errors = [each for each in found if each['severity'] == 'error' and each.get('rule') != 'reportMissingImports']
     return [(Path(each['file']).name, each['range']['start']['line'], each['message']) for each in errors]
