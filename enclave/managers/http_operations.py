@@ -105,7 +105,10 @@ class HttpOperations:
     _transport: Transport = field(repr=False)
     path: str
 
-    connect_problem = 'connections into a remote sandbox are not carried over HTTP; a port that speaks HTTP is /sandbox/ID/port/PORT/ at the server'
+    connect_problem = (
+        'connections into a remote sandbox are not carried over HTTP; what speaks HTTP there is reached at the address '
+        '/sandbox/ID/port/PORT/ of the server, and a published port by itself'
+    )
 
     @property
     def active_calls(self) -> int:
