@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-clients test-e2b test-languages test-mcp unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-clients test-e2b test-languages test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -45,6 +45,12 @@ test-languages: .venv/.installed-dev  ## programs in every language of the image
 
 unit: .venv/.installed-dev  ## the tests that need no engine
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
+
+test-providers: .venv/.installed-dev  ## tool calls with the real SDKs of model providers
+	@$(BIN)/pytest -m providers tests/providers
+
+test-pyright: .venv/.installed-dev  ## what the documents show, checked with pyright
+	@$(BIN)/pytest -m pyright tests/types
 
 test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
 	@$(BIN)/pytest -m mcp tests/mcp

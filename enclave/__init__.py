@@ -29,7 +29,15 @@ _HOMES = {
     'enclave.managers.registry': ('SandboxManagerFactory', 'register_manager'),
     'enclave.managers.remote': ('RemoteSandbox',),
     'enclave.managers.remote_notebook': ('RemoteNotebookSandbox',),
-    'enclave.records': ('CommandResult', 'HealthCheckResult', 'PathInfo', 'SandboxInfo', 'ToolResult'),
+    'enclave.records': (
+        'CommandResult',
+        'HealthCheckResult',
+        'PathEvent',
+        'PathInfo',
+        'ProcessInfo',
+        'SandboxInfo',
+        'ToolResult',
+    ),
     'enclave.sandboxes.base': ('Sandbox',),
     'enclave.sandboxes.bubblewrap.config': ('BubblewrapSandboxConfig',),
     'enclave.sandboxes.bubblewrap.notebook': ('BubblewrapNotebookSandbox',),
@@ -78,7 +86,9 @@ if TYPE_CHECKING:
     from enclave.managers.remote_notebook import RemoteNotebookSandbox as RemoteNotebookSandbox
     from enclave.records import CommandResult as CommandResult
     from enclave.records import HealthCheckResult as HealthCheckResult
+    from enclave.records import PathEvent as PathEvent
     from enclave.records import PathInfo as PathInfo
+    from enclave.records import ProcessInfo as ProcessInfo
     from enclave.records import SandboxInfo as SandboxInfo
     from enclave.records import ToolResult as ToolResult
     from enclave.sandboxes.base import Sandbox as Sandbox

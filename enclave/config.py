@@ -35,6 +35,13 @@ _CPU_LIMIT = 1_000_000
 MAX_GRACE = 60.0
 """The most that `SandboxConfig.timeout_grace` may be, in seconds."""
 
+# What a caller may write for an option; converters make of it what the configuration holds.
+Size = str | int
+"""Bytes, or a text like ``'512m'``."""
+ToolsConfig = Mapping[str, Mapping[str, Any] | bool | None] | Iterable[str]
+Environment = Mapping[str, str | int | float]
+Volumes = Mapping[str, str | Mapping[str, str]] | Mapping[os.PathLike[str], str | Mapping[str, str]]
+
 C = TypeVar('C', bound=type)
 V = Callable[[Any, 'attrs.Attribute[Any]', Any], None]
 
@@ -134,6 +141,16 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else value
 
 
+def as_words(value: Iterable[str]) -> Any:
+    """Return an iterable of strings as a tuple; leave the rest for the validator to refuse."""
+    return as_tuple(value)
+
+
+def as_text_map(value: Mapping[str, str] | None) -> Any:
+    """Return a private copy of a mapping of strings; None is an empty one."""
+    return as_dict(value)
+
+
 def as_dict(value: Any) -> Any:
     """Return a private copy of a mapping; None is an empty one."""
     if value is None:
@@ -161,7 +178,7 @@ def _check_env_vars(value: Any, name: str) -> None:
         raise ConfigurationError(error.message) from None
 
 
-def _as_env(value: Any) -> Any:
+def _as_env(value: Environment | None) -> Any:
     """Turn numbers into text, as people write ``{'PORT': 8000}``; anything else is left for the validator."""
     if not isinstance(value, Mapping):
         return as_dict(value)
@@ -171,7 +188,7 @@ def _as_env(value: Any) -> Any:
     }
 
 
-def _as_cpu(value: Any) -> Any:
+def _as_cpu(value: float | str) -> Any:
     if isinstance(value, str):
         try:
             return float(value)
@@ -187,7 +204,7 @@ def _check_cpu(value: Any, name: str) -> None:
         )
 
 
-def _as_timeout(value: Any) -> Any:
+def _as_timeout(value: float | None) -> Any:
     try:
         return check_timeout(value)
     except InvalidArgumentError as error:
@@ -204,7 +221,7 @@ def _check_working_dir(value: Any, name: str) -> None:
         raise ConfigurationError(f'{name} must be an absolute path in the sandbox, not {value!r}')
 
 
-def _as_tools(value: Any) -> Any:
+def _as_tools(value: ToolsConfig | None) -> Any:
     """Return ``{name: options}`` from such a dict, a list of names, or None; ``True`` and None are empty options."""
     if value is None:
         return {}
@@ -225,7 +242,7 @@ def _check_tools(value: Any, name: str) -> None:
             raise ConfigurationError(f'{name}[{tool!r}] must be a dict of options, not {options!r}')
 
 
-def _as_volumes(value: Any) -> Any:
+def _as_volumes(value: Volumes | None) -> Any:
     if not isinstance(value, Mapping):
         return as_dict(value)
     volumes: dict[Any, Any] = {}

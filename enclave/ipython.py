@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
@@ -28,7 +28,7 @@ from enclave.cells import CellResult
 from enclave.errors import EnclaveError
 from enclave.rendering import bundle, find_pictures, outputs_html, strip_escape_codes
 from enclave.sandboxes.choice import choose_for, notebook_type
-from enclave.sandboxes.notebook.sandbox import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import CellVerbs, NotebookSandbox
 from enclave.shortcuts import open_sandbox
 
 
@@ -86,10 +86,10 @@ class EnclaveMagics(Magics):
         if self.sandbox is None:
             wanted = notebook_type(kind) if kind else str(choose_for(None, notebook=True).sandbox_type)
             opened = open_sandbox(wanted, **options)
-            if not isinstance(opened, NotebookSandbox):
+            if not isinstance(opened, CellVerbs):
                 opened.stop()
                 raise UsageError(f'{wanted!r} sandboxes have no kernels; name a kind of notebook, like docker_notebook')
-            self.sandbox = opened
+            self.sandbox = cast(NotebookSandbox, opened)  # a remote one has the same verbs
         return self.sandbox
 
     @line_magic('enclave')

@@ -364,6 +364,38 @@ class PathInfo(Model):
 
 
 @frozen(kw_only=True)
+class PathEvent(Model):
+    """Something that changed in a directory that is watched; paths are absolute.
+
+    ``kind`` is ``created``, ``modified`` (its content, or where a symlink leads), ``attributes`` (its mode or owner),
+    ``removed``, or ``renamed``, to ``target``. ``info`` is what is there now, where anything is.
+    """
+
+    kind: Literal['created', 'modified', 'attributes', 'removed', 'renamed']
+    path: str
+    target: str | None = None
+    info: PathInfo | None = None
+
+
+@frozen(kw_only=True)
+class ProcessInfo(Model):
+    """A program that runs, or ran, in a sandbox.
+
+    ``last_seq`` is the number of the newest event, at a server; ``result`` is there when it has ended well or badly,
+    ``error`` when it was lost.
+    """
+
+    id: str
+    sandbox_id: str
+    command: str | list[str]
+    pid: int | None = None
+    running: bool = True
+    last_seq: int = 0
+    result: CommandResult | None = None
+    error: dict[str, Any] | None = None
+
+
+@frozen(kw_only=True)
 class SandboxInfo(Model):
     """A sandbox as seen from outside. ``config`` never shows the values of ``env_vars``.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
@@ -29,14 +29,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from enclave.sandboxes.notebook.sandbox import NotebookSandbox
-    from enclave.sandboxes.options import ProgramOptions, SandboxOptions
+    from enclave.sandboxes.options import NotebookKind, ProgramOptions, SandboxOptions
 
 REMOTE_IDLE_SECONDS = 3600.0
 """How long a server keeps a sandbox that this process opened and nothing runs in: this process may die without a word."""
-
-NotebookKind = Literal[
-    SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP_NOTEBOOK, 'docker_notebook', 'bubblewrap_notebook'
-]
 
 
 @overload

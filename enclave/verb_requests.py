@@ -10,6 +10,7 @@ What is left out means the sandbox's own default, so that a record that was made
 from __future__ import annotations
 
 import copy
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -121,6 +122,16 @@ class Request(Model, Generic[R]):
         }
         return attrs.evolve(self, **changes) if changes else self  # type: ignore[misc]
 
+    @property
+    def paths(self) -> list[str]:
+        """Return its paths in the sandbox."""
+        return [getattr(self, name) for name in self._paths]
+
+    def places(self, name: str) -> list[str]:
+        """Return where something called ``name`` lies that is made beside what the paths name, or in it."""
+        paths = [path.rstrip('/') or '/' for path in self.paths]
+        return [posixpath.join(folder, name) for path in paths for folder in (posixpath.dirname(path), path)]
+
     def call_on(self, sandbox: Any) -> R:
         """Execute it by the method of an object that has the verbs, which gets what is not at its default.
 
@@ -142,7 +153,7 @@ class Request(Model, Generic[R]):
         options = {each.name: value for each in fields if (value := getattr(self, each.name)) != each.default}
         for name in self._paths:
             options.pop(name, None)
-        return [getattr(self, name) for name in self._paths], options
+        return self.paths, options
 
 
 class Download(Request[Iterator[bytes]]):
@@ -554,6 +565,19 @@ class MovePath(Request[None]):
     source: str = _path('source')
     target: str = _path('target')
     overwrite: bool = _flag(False)
+
+
+@_verb('POST', '/copy', done='{source} is copied to {target}', is_repeatable=True, is_long=True)
+@frozen(kw_only=True)
+class CopyPath(Request[None]):
+    """Copy a file or a symlink inside the sandbox, or a directory with everything in it where that is asked for."""
+
+    _paths: ClassVar[tuple[str, ...]] = ('source', 'target')
+
+    source: str = _path('source')
+    target: str = _path('target', description='Where the copy goes; into it, if it is a directory.')
+    recursive: bool = _flag(False, 'Copy a directory with everything in it.')
+    overwrite: bool = _flag(False, 'Let the copy replace a file, or an empty directory.')
 
 
 @_verb('GET', '/archive', gives=TAR, operation_id='get_archive')

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import collections.abc
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,8 @@ from enclave.suggest import did_you_mean
 T = TypeVar('T')
 Hook = Callable[[Any, Any], Any]
 
+_MAX_PROBLEMS = 20
+"""How many wrong values of a list, and unknown keys of an object, a message names."""
 _SCALARS: dict[type[Any], str] = {
     str: 'a string',
     int: 'a whole number',
@@ -51,7 +54,13 @@ _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """Return a value for a message. Of a large one only the beginning is looked at: it may be a stranger's."""
+    beginning = value
+    if isinstance(value, (str, bytes, list, tuple)) and len(value) > 100:
+        beginning = value[:100]
+    elif isinstance(value, Mapping) and len(value) > 100:
+        beginning = dict(itertools.islice(value.items(), 100))
+    text = repr(beginning)
     return text if len(text) <= 80 else f'{text[:60]}... ({type(value).__name__})'
 
 
@@ -157,6 +166,8 @@ def _structure_items(items: Iterable[tuple[Any, Any, Hook, Any]], cls: Any) -> l
             note = cattrs.IterableValidationNote(f'Structuring {kind} @ {key!r}', key, kind)
             failure.__notes__ = [*getattr(failure, '__notes__', ()), note]  # type: ignore[attr-defined, unused-ignore]
             failures.append(failure)
+            if len(failures) >= _MAX_PROBLEMS:
+                break  # a list of a million wrong values is one mistake
     if failures:
         raise cattrs.IterableValidationError(f'While structuring {cls}', failures, cls)
     return made
@@ -344,7 +355,7 @@ def _unknown_keys(failure: cattrs.ForbiddenExtraKeysError, path: str, missing: l
     """Return what is wrong with keys that a class does not have; ``missing`` are those that it has and that were not given."""
     local = getattr(failure.cl, 'local_fields', ())
     known = [field.name for field in attrs.fields(failure.cl) if field.init and field.name not in local]
-    extra = sorted(map(str, failure.extra_fields))
+    extra = sorted(map(str, failure.extra_fields))[:_MAX_PROBLEMS]
     hints = (did_you_mean(name, known, missing=missing, is_only=len(extra) == 1) for name in extra)
     text = '; '.join(f'unknown key {name!r} ({hint})' for name, hint in zip(extra, hints, strict=True))
     return f'{path}: {text}' if path else text
@@ -377,6 +388,25 @@ def from_json(text: str | bytes, *, what: str = 'JSON') -> Any:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
     except (ValueError, RecursionError) as failure:
         raise InvalidArgumentError(f'{what} is not valid JSON: {failure}') from None
+
+
+def count_values(text: bytes, limit: int) -> int:
+    """Return about how many values JSON text holds, without making any of them; past ``limit``, some number above it.
+
+    What looks like the beginning or end of a value in a string is not counted.
+    """
+    bound = _count_separators(text)
+    if bound <= limit:
+        return bound
+    bare = text.replace(b'\\\\', b'').replace(b'\\"', b'')
+    strings = bare.count(b'"') // 2
+    if strings > 2 * limit:  # each is a value or the name of one
+        return limit + 1
+    return _count_separators(b''.join(bare.split(b'"')[::2]))
+
+
+def _count_separators(text: bytes) -> int:
+    return text.count(b',') + text.count(b'[') + text.count(b'{')
 
 
 def _refuse_constant(name: str) -> Any:

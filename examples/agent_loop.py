@@ -43,7 +43,7 @@ def main() -> None:
                 break
             messages += answers
     for message in messages:
-        print(f'{message["role"]}: {message.get("content") or message["tool_calls"][0]["function"]["arguments"]}')
+        print(f'{message["role"]}: {message.get("content") or message["tool_calls"]}')
 
 
 if __name__ == '__main__':

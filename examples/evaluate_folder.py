@@ -39,11 +39,11 @@ def main() -> None:
 
     with LocalSandboxManager(sandbox_config=SANDBOX, pool_policy='fresh') as manager:
         manager.initialize_pool(given.pool)
-        outcomes = list(manager.map(lambda program: request(program, given.timeout), programs))
+        outcomes = manager.map(lambda program: request(program, given.timeout), programs)
+        results = [outcome.unwrap() for outcome in outcomes]
 
-    for program, outcome in zip(programs, outcomes, strict=True):
-        result = outcome.result
-        print(f'{program.name:24} {outcome.error or result.verdict or result.status}')
+    for program, result in zip(programs, results, strict=True):
+        print(f'{program.name:24} {result.verdict or result.status}')
 
 
 if __name__ == '__main__':

@@ -36,7 +36,7 @@ def server() -> Iterator[str]:
         yield sys.argv[1]
         return
     # What clients may ask for. Privileged containers, host directories and the host's network are refused by default.
-    policy = Policy(images=['python:*'], max_memory='1g', max_sandboxes=8)
+    policy = Policy(images=('python:*',), max_memory='1g', max_sandboxes=8)
     with create_server(policy=policy, idle_timeout=600).running() as url:
         yield url
 

@@ -46,11 +46,12 @@ from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
 from enclave.managers.config import SandboxManagerConfig
-from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
+from enclave.records import CommandResult, HealthCheckResult, PathEvent, PathInfo, ProcessInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes.kinds import SandboxKind, register_kind
 from enclave.tools.base import Tool
 from enclave.tools.registry import ToolFactory, register_tool
 from enclave.tools.schema import ToolParams
@@ -78,6 +79,7 @@ __all__ = [
     'LocalSandboxManager',
     'NotebookDocument',
     'NotebookSandbox',
+    'PathEvent',
     'PathInfo',
     'PortForward',
     'Process',
@@ -86,7 +88,9 @@ __all__ = [
     'Sandbox',
     'SandboxConfig',
     'SandboxFactory',
+    'ProcessInfo',
     'SandboxInfo',
+    'SandboxKind',
     'SandboxManager',
     'SandboxManagerConfig',
     'SandboxManagerFactory',
@@ -98,6 +102,7 @@ __all__ = [
     'ToolParams',
     'ToolResult',
     'open_sandbox',
+    'register_kind',
     'register_manager',
     'register_sandbox',
     'register_tool',

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
 from enclave.aio.proxies import AsyncProxy, Forwarded, entered, run, streamed, to_async, to_async_as
-from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, kill, with_own_words
+from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, with_own_words
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus
 from enclave.errors import EnclaveError
@@ -164,7 +164,8 @@ class RemoteSandbox(AgentBackedSandbox):
 
     path: Forwarded[str] = Forwarded("Its address below the server's.")
 
-    find_process = to_async_as(Process, remote.RemoteSandbox.find_process, undo=kill)
+    list_processes = to_async(remote.RemoteSandbox.list_processes)
+    find_process = to_async_as(Process, remote.RemoteSandbox.find_process)
 
     @property  # type: ignore[misc]
     def status(self) -> SandboxStatus:

@@ -13,6 +13,7 @@ iterator of a method that yields; `entered` an asynchronous context manager of o
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import functools
@@ -25,7 +26,8 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from attrs import define, field
 
-from enclave.cancellation import Cancellation
+from enclave.cancellation import Cancellation, on_cancel
+from enclave.errors import CallCancelledError
 from enclave.portal import Caller, caller_of_this_call
 from enclave.records import ToolResult
 from enclave.threads import thread_pool
@@ -40,6 +42,7 @@ GRACE_SECONDS = 1.0
 """How long a cancelled await waits for its work to end."""
 UNDO_SECONDS = 10.0
 """How long it waits for what the work has brought about all the same to be taken back."""
+_LOOP_LOOK_SECONDS = 1.0
 
 _NOTHING: Any = object()
 
@@ -316,6 +319,40 @@ class Forwarded(Generic[T]):
         setattr(proxy._blocking, self._name, value)
 
 
+_CALLBACKS = ('on_stdout', 'on_stderr')
+"""Arguments whose functions are called on the event loop's thread, and may be coroutine functions."""
+
+
+def _on_this_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function for another thread that has ``function`` called on this event loop, and waits for that."""
+    loop = asyncio.get_running_loop()
+
+    async def called(args: tuple[Any, ...]) -> None:
+        result = function(*args)
+        if inspect.isawaitable(result):
+            await result
+
+    def call(*args: Any) -> None:
+        future = asyncio.run_coroutine_threadsafe(called(args), loop)
+
+        def cancel() -> None:
+            future.cancel()
+
+        with on_cancel(cancel):
+            while True:
+                try:
+                    return future.result(_LOOP_LOOK_SECONDS)
+                except (TimeoutError, concurrent.futures.TimeoutError):
+                    if future.done():
+                        return future.result()
+                    if loop.is_closed():
+                        raise CallCancelledError('the event loop that awaited the call was closed') from None
+                except concurrent.futures.CancelledError:
+                    raise CallCancelledError('the call was cancelled') from None
+
+    return call
+
+
 def to_async(
     method: Callable[Concatenate[Any, P], R], *, undo: Callable[[Any, R], object] | None = None
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
@@ -330,7 +367,10 @@ def to_async(
     async def call(self: AsyncProxy, *args: P.args, **kwargs: P.kwargs) -> R:
         blocking = self._blocking
         given = [_below(each) for each in args]
-        named = {word: _below(each) for word, each in kwargs.items()}
+        named = {
+            word: _on_this_loop(each) if word in _CALLBACKS and callable(each) else _below(each)
+            for word, each in kwargs.items()
+        }
         work = functools.partial(getattr(blocking, name), *given, **named)
         taken_back = None if undo is None else functools.partial(undo, blocking)
         return cast(R, self._present(await run(work, undo=taken_back, proxy=self)))

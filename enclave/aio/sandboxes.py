@@ -19,7 +19,7 @@ from enclave.aio.user_coroutines import adopt, make_blocking
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus
 from enclave.records import CommandResult
-from enclave.sandboxes import agent_backed, base, connection, process
+from enclave.sandboxes import agent_backed, base, connection, process, watching
 from enclave.sandboxes.bubblewrap import sandbox as bubblewrap_sandbox
 from enclave.sandboxes.docker import sandbox as docker_sandbox  # now: an import takes longer than a loop may be held up
 
@@ -40,13 +40,19 @@ def kill(_: object, started: process.Process) -> None:
 
 
 def with_own_words(proxy: K) -> K:
-    """Have the methods that a proxy inherits say what those of its blocking class say, where that says it anew."""
+    """Give a proxy the methods of its blocking class that it does not name, and the docstrings where they differ.
+
+    Naming a method in the class is for type checkers only.
+    """
     blocking = proxy._blocking_class()
     for name in dir(blocking):
         theirs, ours = getattr(blocking, name), getattr(proxy, name, None)
-        if name.startswith('_') or not inspect.isfunction(theirs) or not inspect.isfunction(ours):
+        if name.startswith('_') or not inspect.isfunction(theirs):
             continue
-        if theirs.__doc__ and theirs.__doc__ != ours.__doc__:
+        if ours is None:
+            is_stream = str(theirs.__annotations__.get('return')).startswith(('Iterator', 'Generator'))
+            setattr(proxy, name, streamed(theirs) if is_stream else to_async(theirs))
+        elif inspect.isfunction(ours) and theirs.__doc__ and theirs.__doc__ != ours.__doc__:
             made = types.FunctionType(ours.__code__, ours.__globals__, name, ours.__defaults__, ours.__closure__)
             made.__kwdefaults__ = ours.__kwdefaults__
             setattr(proxy, name, functools.update_wrapper(made, theirs))
@@ -59,6 +65,8 @@ class Process(AsyncProxy):
     _home: ClassVar[tuple[str, str]] = ('enclave.sandboxes.process', 'Process')
 
     command: Forwarded[str | tuple[str, ...]] = Forwarded('The command as it was given.')
+    id: Forwarded[str] = Forwarded('What `find_process` of its sandbox takes.')
+    is_running: Forwarded[bool] = Forwarded('Whether it has not ended yet, as far as is known.')
     pid: Forwarded[int | None] = Forwarded("The program's process id in the sandbox, once known.")
     result: Forwarded[CommandResult | None] = Forwarded('How it ended, once it has.')
 
@@ -98,6 +106,26 @@ class Connection(AsyncProxy):
         await self.close()
 
 
+class Watch(AsyncProxy):
+    """A directory that is watched, until `close`. See `enclave.sandboxes.watching.Watch`."""
+
+    _home: ClassVar[tuple[str, str]] = ('enclave.sandboxes.watching', 'Watch')
+
+    path: Forwarded[str] = Forwarded('The directory, from the root.')
+    interval: Forwarded[float] = Forwarded('Seconds between two looks while nothing changes.')
+    is_closed: Forwarded[bool] = Forwarded('Whether nothing more will be seen.')
+
+    take = to_async(watching.Watch.take)
+    events = streamed(watching.Watch.events)
+    close = to_async(watching.Watch.close)
+
+    async def __aenter__(self) -> Watch:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
 class PortForward(AsyncProxy):
     """A listening port on this machine whose connections go into a sandbox, until `close`."""
 
@@ -105,6 +133,7 @@ class PortForward(AsyncProxy):
 
     host: Forwarded[str] = Forwarded('Where it listens.')
     port: Forwarded[int] = Forwarded('Where it listens.')
+    url: Forwarded[str] = Forwarded('Where it listens, as an address for HTTP.')
     is_closed: Forwarded[bool] = Forwarded('Whether it was closed.')
 
     close = to_async(connection.PortForward.close)
@@ -173,7 +202,7 @@ class Sandbox(AsyncProxy):
     tool_schemas = to_async(base.Sandbox.tool_schemas)
     execute_tool_call = to_async(base.Sandbox.execute_tool_call)
     execute_tool_calls = to_async(base.Sandbox.execute_tool_calls)
-    execute_command = to_async(base.Sandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    execute_command = to_async(base.Sandbox.execute_command)
     run_script = to_async(base.Sandbox.run_script)
     run_code = to_async(base.Sandbox.run_code)
     run_many = streamed(base.Sandbox.run_many)
@@ -202,9 +231,12 @@ class AgentBackedSandbox(Sandbox):
 
     _home: ClassVar[tuple[str, str]] = ('enclave.sandboxes.agent_backed', 'AgentBackedSandbox')
 
-    execute_command = to_async(agent_backed.AgentBackedSandbox.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    execute_command = to_async(agent_backed.AgentBackedSandbox.execute_command)
     run_script = to_async(agent_backed.AgentBackedSandbox.run_script)
     start_process = to_async_as(Process, agent_backed.AgentBackedSandbox.start_process, undo=kill)
+    list_processes = to_async(agent_backed.AgentBackedSandbox.list_processes)
+    find_process = to_async_as(Process, agent_backed.AgentBackedSandbox.find_process)
+    watch_dir = to_async_as(Watch, agent_backed.AgentBackedSandbox.watch_dir, undo=_close)
     read_file = to_async(agent_backed.AgentBackedSandbox.read_file)
     read_chunks = streamed(agent_backed.AgentBackedSandbox.read_chunks)
     write_file = to_async(agent_backed.AgentBackedSandbox.write_file)
@@ -221,6 +253,7 @@ class AgentBackedSandbox(Sandbox):
     read_archive = streamed(agent_backed.AgentBackedSandbox.read_archive)
     put_dir = to_async(agent_backed.AgentBackedSandbox.put_dir)
     get_dir = to_async(agent_backed.AgentBackedSandbox.get_dir)
+    wait_for_port = to_async(agent_backed.AgentBackedSandbox.wait_for_port)
     connect_port = to_async_as(Connection, agent_backed.AgentBackedSandbox.connect_port, undo=_close)
     forward_port = to_async_as(PortForward, agent_backed.AgentBackedSandbox.forward_port, undo=_close)
 

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from enclave.aio.notebooks import NotebookSandbox
-    from enclave.sandboxes.options import ProgramOptions, SandboxOptions
-    from enclave.shortcuts import NotebookKind
+    from enclave.sandboxes.options import NotebookKind, ProgramOptions, SandboxOptions
 
 S = TypeVar('S', bound=AgentBackedSandbox)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from enclave.cli.hints import HintedGroup
 from enclave.cli.output import Reporter, echo_json, format_size, print_table, progress, visible
 from enclave.cli.unpack import unpack
 from enclave.errors import EngineUnavailableError, ImageNotFoundError, InvalidArgumentError, SandboxStartError
@@ -26,7 +27,7 @@ _ca_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=HintedGroup)
 def images() -> None:
     """List, pull, build and unpack the images that sandboxes are made from."""
 
@@ -42,13 +43,12 @@ def list_(as_json: bool) -> None:
     from enclave.sandboxes.docker.images import list_images, list_recipes
 
     unpacked = _find_unpacked()
+    recipes, found = list_recipes(), []
     try:
-        found, recipes = list_images(get_engine()), list_recipes()
+        found = list_images(get_engine())
     except EngineUnavailableError as error:
-        if not unpacked:
-            raise
-        click.echo(f'Only unpacked images are listed. {visible(error)}', err=True)
-        found, recipes = [], []
+        what = 'Those of an engine are not listed, only what is unpacked or can be built'
+        click.echo(f'ms-enclave: {what}. {visible(error.message.splitlines()[0])}', err=True)
     present = {name for image in found for name in image.names}
     missing = [each.image for each in recipes if not {each.image, f'{each.image}:latest'} & present]
     if as_json:

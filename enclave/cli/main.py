@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import click
 
 from enclave import __version__
-from enclave.cli.output import echo_error
+from enclave.cli.hints import HintedGroup
+from enclave.cli.output import echo_error, wants_color
 from enclave.errors import EnclaveError
 
 COMMANDS = {
@@ -44,7 +45,7 @@ COMMANDS = {
 """``{command: ('module:name', one line of help)}``."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(HintedGroup):
     """A group whose commands are imported when they are called or asked for their own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -67,7 +68,8 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={'help_option_names': ['-h', '--help']})
 @click.version_option(__version__, prog_name='ms-enclave')
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Run code you do not trust, in sandboxes.
 
     \b
@@ -79,6 +81,7 @@ def cli() -> None:
       ms-enclave server                   serve sandboxes over HTTP
       ms-enclave --help, ms-enclave run --help
     """
+    ctx.color = wants_color()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
+from enclave.cli.hints import HintedGroup
 from enclave.cli.options import DEFAULT_KIND, json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, visible
 from enclave.cli.place import Place, choose_kind, tell_kind
@@ -140,7 +141,7 @@ def _find_kind(sandbox_type: str | None, config: dict[str, Any]) -> str | None:
     return None if is_for_notebooks(config) else notebook_type(default_type())
 
 
-@click.group()
+@click.group(cls=HintedGroup)
 def notebook() -> None:
     """Run notebook files in a fresh sandbox."""
 

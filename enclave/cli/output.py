@@ -1,13 +1,18 @@
 """How the commands print (floor 6): results on standard output, progress on standard error, JSON when asked.
 
-On a terminal progress is one line that moves and tables are coloured; anywhere else, a log or a pipe, they are plain lines.
+On a terminal progress is one line that moves and tables have colours; anywhere else, a log or a pipe, they are plain lines.
+NO_COLOR takes the colours away, FORCE_COLOR puts them everywhere.
 Text that comes from an engine or a server is shown with its control characters made visible, so that none steers a terminal.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +33,17 @@ def echo_json(value: Any) -> None:
 def echo_error(message: str) -> None:
     """Print what went wrong, on standard error."""
     lines = '\n'.join(visible(line) for line in str(message).split('\n'))
-    click.echo(f'{click.style("Error:", fg="red", bold=True)} {lines}', err=True)
+    click.echo(f'{click.style("Error:", fg="red", bold=True)} {lines}', err=True, color=wants_color())
+
+
+def wants_color() -> bool | None:
+    """Return whether colours were declined (NO_COLOR) or asked for (FORCE_COLOR); None leaves it to whether it is a terminal.
+
+    Any value but the empty one counts. Source: https://no-color.org and https://force-color.org.
+    """
+    if os.environ.get('NO_COLOR'):
+        return False
+    return True if os.environ.get('FORCE_COLOR') else None
 
 
 def visible(text: Any) -> str:
@@ -37,37 +52,74 @@ def visible(text: Any) -> str:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows under a head: in colour and fitted to it on a terminal, else in plain columns that nothing is cut from."""
+    """Print rows under a head, in columns.
+
+    Where a terminal is too narrow for them, cells are wrapped between words; where that is not enough, each row is a
+    paragraph of its own. Off a terminal nothing is wrapped or cut.
+    """
     texts = [[visible('' if cell is None else cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style='bold')
-        for title in head:
-            table.add_column(title, overflow='fold')
-        for row in texts:
-            table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(' ')[0], '')) for cell in row))
-        Console().print(table)
-        return
     widths = [max(len(row[column]) for row in [list(head), *texts]) for column in range(len(head))]
-    for row in [list(head), *texts]:
-        click.echo('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if room is not None and _total(widths) > room:
+        narrow = _narrowed(head, texts, widths, room)
+        if narrow is None:
+            _print_paragraphs(head, texts)
+            return
+        widths = narrow
+    click.echo('  '.join(click.style(title.ljust(width), bold=True) for title, width in zip(head, widths, strict=True)))
+    for row in texts:
+        lines = [_wrapped(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for parts in itertools.zip_longest(*lines, fillvalue=''):
+            cells = (
+                _styled(part.ljust(width), row[column])
+                for column, (part, width) in enumerate(zip(parts, widths, strict=True))
+            )
+            click.echo('  '.join(cells).rstrip())
 
 
-_STYLES = {
-    'running': 'green',
-    'idle': 'green',
-    'ok': 'green',
-    'success': 'green',
-    'busy': 'cyan',
-    'initializing': 'yellow',
-    'stopping': 'yellow',
-    'timeout': 'yellow',
-    'stopped': 'dim',
-    'error': 'red',
-    'dead,': 'red',
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _narrowed(head: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], room: int) -> list[int] | None:
+    """Return widths that fit, each at least its longest word; None where there are none."""
+    found = list(widths)
+    least = [
+        max(len(word) for row in [head, *rows] for word in (row[column].split() or [''])) for column in range(len(head))
+    ]
+    while _total(found) > room:
+        column = max(range(len(found)), key=lambda each: found[each] - least[each])
+        if found[column] <= least[column]:
+            return None
+        found[column] = max(least[column], found[column] - (_total(found) - room))
+    return found
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) if len(text) > width else [text]
+
+
+def _print_paragraphs(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, head))
+    for number, row in enumerate(rows):
+        if number:
+            click.echo()
+        for title, cell in zip(head, row, strict=True):
+            click.echo(f'{click.style(title.ljust(width), bold=True)}  {_styled(cell, cell)}'.rstrip())
+
+
+def _styled(text: str, whole: str) -> str:
+    """Return a cell, or a line of one, in what its first word looks like."""
+    style = _STYLES.get(whole.partition(' ')[0])
+    return text if style is None else click.style(text, **style)
+
+
+_STYLES: dict[str, dict[str, Any]] = {
+    **{word: {'fg': 'green'} for word in ('running', 'idle', 'ok', 'success')},
+    'busy': {'fg': 'cyan'},
+    **{word: {'fg': 'yellow'} for word in ('initializing', 'stopping', 'timeout')},
+    'stopped': {'dim': True},
+    **{word: {'fg': 'red'} for word in ('error', 'dead,')},
 }
 
 
@@ -109,10 +161,10 @@ def format_age(moment: datetime | None, now: datetime) -> str:
 
 
 def format_size(size_bytes: int) -> str:
-    """Return a size as people read it, like ``159.7 MB`` (units of 1024)."""
+    """Return a size as people read it, like ``159.7 MiB``."""
     size = float(size_bytes)
-    for unit in ('B', 'KB', 'MB', 'GB'):
-        if size < 1024 or unit == 'GB':
+    for unit in ('B', 'KiB', 'MiB', 'GiB', 'TiB'):
+        if size < 1024 or unit == 'TiB':
             return f'{size:.0f} {unit}' if unit == 'B' else f'{size:.1f} {unit}'
         size /= 1024
     raise AssertionError('unreachable')
@@ -172,7 +224,7 @@ def _plain_lines(title: str) -> Iterator[Reporter]:
             return
         last = now
         counted = (
-            f' ({done // _MEBIBYTE} of {total // _MEBIBYTE} MB)'
+            f' ({done // _MEBIBYTE} of {total // _MEBIBYTE} MiB)'
             if done is not None and total and total >= _MEBIBYTE
             else ''
         )

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from enclave.cli.hints import HintedGroup
 from enclave.cli.options import json_option, parse_value, place_options, sandbox_options
 from enclave.cli.output import echo_json, progress, visible
 from enclave.cli.place import Place, RemotePlace
 from enclave.cli.pool_cases import Case, find_cases, languages_by_suffix
-from enclave.cli.pool_report import Outcome, print_report, write_report
+from enclave.cli.pool_report import TIMED_OUT, Outcome, print_report, write_report
 from enclave.cli.relay import endings_as_exit
 from enclave.cli.stats import print_pools
+from enclave.enums import ExecutionStatus
 from enclave.errors import EnclaveError, PoolError
 from enclave.languages.values import COMPARISONS
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from enclave.managers.base import SandboxManager
 
 
-@click.group()
+@click.group(cls=HintedGroup)
 def pool() -> None:
     """Run many programs over a pool of warm sandboxes.
 
@@ -97,7 +99,7 @@ def exec_(tool: str, parameters: tuple[str, ...], timeout: float | None, place: 
     """Run a tool in whichever sandbox of a server's pool is free.
 
     A VALUE is JSON or text; @FILE stands for a file's text, @- for standard input. The exit code is the program's own for tools
-    that run one.
+    that run one, 124 when it ran out of time.
 
     \b
     Examples:
@@ -114,6 +116,8 @@ def exec_(tool: str, parameters: tuple[str, ...], timeout: float | None, place: 
         click.echo(result.output, nl=not str(result.output).endswith('\n')) if result.output not in ('', None) else None
         if result.error:
             click.echo(result.error, err=True, nl=not result.error.endswith('\n'))
+    if result.status is ExecutionStatus.TIMEOUT:
+        raise click.exceptions.Exit(TIMED_OUT)
     raise click.exceptions.Exit(0 if result.success else result.exit_code or 1)
 
 

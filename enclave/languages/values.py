@@ -14,7 +14,7 @@ from typing import Any, Literal
 import attrs
 from attrs import Factory, field, frozen
 
-from enclave.config import as_dict, as_tuple, check_env, checked, parse_size
+from enclave.config import as_dict, as_text_map, as_words, check_env, checked, parse_size
 from enclave.deadline import check_timeout
 from enclave.enums import ExecutionStatus, Verdict
 from enclave.errors import InvalidArgumentError
@@ -35,7 +35,7 @@ PATIENCE = 9.0
 """A program may take so many times its time limit longer, as far as it was ready to run and no processor was free for it."""
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: str | bytes | bytearray | memoryview | None) -> Any:
     """Return bytes as text, with what is not UTF-8 as `os.fsdecode` stands for it; anything else is left for the validator."""
     return (
         bytes(value).decode('utf-8', 'surrogateescape') if isinstance(value, (bytes, bytearray, memoryview)) else value
@@ -50,7 +50,7 @@ def as_bytes(text: str) -> bytes:
         raise InvalidArgumentError(f'the text is not proper text: {error}') from None
 
 
-def _as_files(value: Any) -> Any:
+def _as_files(value: Mapping[str, str | bytes] | None) -> Any:
     if not isinstance(value, Mapping):
         return as_dict(value)
     return {
@@ -199,10 +199,10 @@ class CodeRequest(Model):
     code: str = field(converter=_as_text, validator=checked(_check_code))
     language: str = field(default='python', validator=checked(_check_language))
     stdin: str | None = field(default=None, converter=_as_text, validator=checked(_check_stdin))
-    args: tuple[str, ...] = field(default=(), converter=as_tuple, validator=checked(_check_args))
+    args: tuple[str, ...] = field(default=(), converter=as_words, validator=checked(_check_args))
     files: dict[str, bytes] = field(factory=dict, converter=_as_files, validator=checked(_check_files))
-    fetch_files: tuple[str, ...] = field(default=(), converter=as_tuple, validator=checked(_check_fetch))
-    env: dict[str, str] = field(factory=dict, converter=as_dict, validator=checked(_check_environment), repr=False)
+    fetch_files: tuple[str, ...] = field(default=(), converter=as_words, validator=checked(_check_fetch))
+    env: dict[str, str] = field(factory=dict, converter=as_text_map, validator=checked(_check_environment), repr=False)
     compile_timeout: float | None = field(default=None)
     timeout: float | None = field(default=None)
     memory_limit: str | int | None = field(default=None, validator=checked(_check_memory))
@@ -364,6 +364,16 @@ class CodeResult(Model):
     def stderr(self) -> str:
         """What the program wrote to stderr; what its compiler did, if it was not run."""
         return self.last.stderr
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the last step ran out of time."""
+        return self.last.timed_out
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the last step ran out of memory."""
+        return self.last.oom_killed
 
     @property
     def execution_time(self) -> float:

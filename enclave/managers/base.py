@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import IO, Any, ClassVar, Literal, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.config import SandboxConfig
@@ -36,6 +36,11 @@ from enclave.suggest import did_you_mean
 from enclave.threads import Workers
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.verb_requests import Request
+
+if TYPE_CHECKING:
+    from enclave.sandboxes.notebook.sandbox import NotebookSandbox
+    from enclave.sandboxes.options import NotebookKind
+    from enclave.sandboxes.verbs import FullSandbox
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +203,7 @@ class SandboxManager(ABC):
         """
 
     @abstractmethod
-    def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
+    def get_sandbox(self, sandbox_id: str) -> FullSandbox | None:
         """Return the sandbox of an id, or None if there is none. What is called on it directly counts as use of it."""
 
     @abstractmethod
@@ -267,6 +272,30 @@ class SandboxManager(ABC):
             InvalidArgumentError: The time is impossible, or beyond what the manager allows.
         """
 
+    @overload
+    def open(
+        self,
+        sandbox_type: NotebookKind,
+        config: Config = None,
+        sandbox_id: str | None = None,
+        *,
+        ttl: Lifetime = 'default',
+        idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
+    ) -> contextlib.AbstractContextManager[NotebookSandbox]: ...
+
+    @overload
+    def open(
+        self,
+        sandbox_type: SandboxType | str | None = None,
+        config: Config = None,
+        sandbox_id: str | None = None,
+        *,
+        ttl: Lifetime = 'default',
+        idle_timeout: Lifetime = 'default',
+        labels: Mapping[str, str] | None = None,
+    ) -> contextlib.AbstractContextManager[FullSandbox]: ...
+
     @contextlib.contextmanager
     def open(
         self,
@@ -277,7 +306,7 @@ class SandboxManager(ABC):
         ttl: Lifetime = 'default',
         idle_timeout: Lifetime = 'default',
         labels: Mapping[str, str] | None = None,
-    ) -> Iterator[Sandbox]:
+    ) -> Iterator[Any]:
         """Make a sandbox for the length of a ``with`` block; see `create_sandbox`."""
         made = self.create_sandbox(sandbox_type, config, sandbox_id, ttl=ttl, idle_timeout=idle_timeout, labels=labels)
         try:
@@ -415,6 +444,12 @@ class SandboxManager(ABC):
         size: int = self._call_on(sandbox_id, 'put_file', source, target, mode=mode)
         return size
 
+    @overload
+    def get_file(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+
+    @overload
+    def get_file(self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+
     def get_file(
         self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
     ) -> bytes | int:
@@ -468,6 +503,12 @@ class SandboxManager(ABC):
         """
         self._call_on(sandbox_id, 'put_archive', source, target)
         return True
+
+    @overload
+    def get_archive(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+
+    @overload
+    def get_archive(self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
 
     def get_archive(
         self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
@@ -545,14 +586,14 @@ class SandboxManager(ABC):
         """
 
     @contextlib.contextmanager
-    def lease(self, timeout: float | None = None, *, pool: str | None = None) -> Iterator[Sandbox]:
+    def lease(self, timeout: float | None = None, *, pool: str | None = None) -> Iterator[FullSandbox]:
         """Lease a sandbox of a pool for the length of a ``with`` block; see `acquire_sandbox`.
 
         With ``pool_policy='reuse'`` it goes back as it is, with ``'fresh'`` it is destroyed and replaced in the background.
         """
         sandbox_id = self.acquire_sandbox(timeout, pool=pool)
         try:
-            yield self._existing(sandbox_id)
+            yield cast('FullSandbox', self._existing(sandbox_id))
         finally:
             self.release_sandbox(sandbox_id)
 

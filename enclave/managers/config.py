@@ -18,7 +18,7 @@ GROWTH = 4
 """How many times its size a pool may grow to, where ``pool_max_size`` does not say."""
 
 
-def _as_seconds(value: Any) -> Any:
+def _as_seconds(value: float | None) -> Any:
     """Return None for each way to say "no limit"; leave the rest for the validator."""
     return None if isinstance(value, (int, float)) and value in (0, math.inf) and value is not False else value
 

@@ -77,8 +77,8 @@ from enclave.managers.protocol import (
 from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
-from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import kind_of
+from enclave.sandboxes.verbs import FullSandbox
 from enclave.tools.budget import check_max_chars
 
 logger = logging.getLogger(__name__)
@@ -253,7 +253,7 @@ class HttpSandboxManager(SandboxManager):
             raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {config!r}')
         return config.model_dump(mode='json', include=set(config.non_default_options()))
 
-    def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
+    def get_sandbox(self, sandbox_id: str) -> FullSandbox | None:
         """Return the sandbox of an id, or None if there is none: a `RemoteSandbox`, which is a `RemoteNotebookSandbox` if it
         offers notebooks."""
         try:

@@ -133,6 +133,11 @@ class HttpOperations:
         info: ProcessInfo = self._transport.call('POST', f'{self.path}/processes', ProcessInfo, body=request)
         return self._process(info)
 
+    def list_processes(self) -> list[ProcessInfo]:
+        """Return the processes that were started through the server."""
+        found: list[ProcessInfo] = self._transport.call('GET', f'{self.path}/processes', list[ProcessInfo])
+        return found
+
     def find_process(self, process_id: str) -> Process:
         """Return a process that was started through the server, by its id there, to follow it from its beginning.
 
@@ -144,7 +149,7 @@ class HttpOperations:
 
     def _process(self, info: ProcessInfo) -> Process:
         command = info.command if isinstance(info.command, str) else tuple(info.command)
-        return Process(command, HttpProgram(self._transport, f'{self.path}/processes/{info.id}', info))
+        return Process(command, HttpProgram(self._transport, f'{self.path}/processes/{info.id}', info), id=info.id)
 
     def read(self, request: Download) -> Iterator[bytes]:
         """Yield what is asked for as it comes."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import enclave
 from enclave.cancellation import is_cancelled, on_cancel
@@ -27,6 +27,7 @@ from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
 from enclave.records import HealthCheckResult, SandboxInfo
 from enclave.sandboxes.base import Sandbox
+from enclave.sandboxes.verbs import FullSandbox
 from enclave.threads import wait_for
 
 logger = logging.getLogger(__name__)
@@ -111,10 +112,10 @@ class LocalSandboxManager(SandboxManager):
             raise InvalidArgumentError(f'{name} must be at most {cap:g} s (max_{name} of the manager), not {asked}')
         return seconds
 
-    def get_sandbox(self, sandbox_id: str) -> Sandbox | None:
+    def get_sandbox(self, sandbox_id: str) -> FullSandbox | None:
         """Return the sandbox of an id, or None if there is none. What is called on it directly counts as use of it."""
         record = self._table.find(sandbox_id)
-        return None if record is None else record.sandbox
+        return None if record is None else cast(FullSandbox, record.sandbox)  # a user's own kind may have less
 
     def get_sandbox_info(self, sandbox_id: str) -> SandboxInfo:
         """Return what can be said of a sandbox; see `SandboxManager.get_sandbox_info`."""

@@ -17,6 +17,7 @@ from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.errors import ERROR_TYPES, EnclaveError, ServerError
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.records import CommandResult, Model
+from enclave.records import ProcessInfo as ProcessInfo
 from enclave.tools.schema import argument
 from enclave.verb_requests import VERBS, Request, Verb
 
@@ -280,24 +281,6 @@ class AliveResponse(Model):
     """That the server answers."""
 
     status: Literal['ok'] = 'ok'
-
-
-@frozen(kw_only=True)
-class ProcessInfo(Model):
-    """A program that runs, or ran, in a sandbox.
-
-    ``last_seq`` is the number of the newest event; ``result`` is there when it has ended well or badly, ``error`` when it was
-    lost.
-    """
-
-    id: str
-    sandbox_id: str
-    command: str | list[str]
-    pid: int | None = None
-    running: bool = True
-    last_seq: int = 0
-    result: CommandResult | None = None
-    error: dict[str, Any] | None = None
 
 
 @frozen(kw_only=True)

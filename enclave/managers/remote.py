@@ -25,7 +25,7 @@ from enclave.managers.code_batches import run_batch
 from enclave.managers.http_operations import HttpOperations, Transport
 from enclave.managers.protocol import CancelResponse, DoneResponse, ToolRequest
 from enclave.parallel import Followed, Outcomes, check_concurrency
-from enclave.records import SandboxInfo, ToolResult
+from enclave.records import ProcessInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.process import Process
 from enclave.sandboxes.verbs import FullSandbox, Verbs
@@ -35,6 +35,8 @@ from enclave.tools.budget import check_max_chars
 
 class RemoteVerbs(Verbs):
     """The verbs of a sandbox of a server, of which nothing is known here but its id."""
+
+    _room_for_outputs = None  # what the server gives, which may allow no more
 
     def __init__(self, transport: Transport, sandbox_id: str) -> None:
         self.id = sandbox_id
@@ -213,12 +215,12 @@ class RemoteSandbox(FullSandbox):
         result: CodeResult = self._transport.call('POST', f'{self.path}/code', CodeResult, body=request, timeout=0)
         return result
 
-    def find_process(self, process_id: str) -> Process:
-        """Return a process that was started through the server, by its id there, to follow it from its beginning.
+    def list_processes(self) -> list[ProcessInfo]:
+        """See `Verbs.list_processes`: those that were started through the server, by whichever client."""
+        return self._operations.list_processes()
 
-        Raises:
-            NotFoundError: There is none, or it was forgotten.
-        """
+    def find_process(self, process_id: str) -> Process:
+        """See `Verbs.find_process`."""
         return self._operations.find_process(process_id)
 
     def __repr__(self) -> str:

@@ -16,13 +16,13 @@ import attrs
 
 from enclave.enums import SandboxStatus
 from enclave.errors import SandboxError, SandboxGoneError, SandboxStateError
-from enclave.records import CommandResult
+from enclave.records import CommandResult, ProcessInfo
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.connection import PortForward
 from enclave.sandboxes.operations import Operations, ProcessEnder
-from enclave.sandboxes.process import Process
+from enclave.sandboxes.process import Process, ProcessTable
 from enclave.sandboxes.verbs import FullSandbox
-from enclave.verb_requests import Limits, Request, RunCommand, Script
+from enclave.verb_requests import Limits, Request, RunCommand, Script, StartProcess
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class AgentBackedSandbox(FullSandbox):
         self._operations: Operations | None = None
         self._forwards: set[PortForward] = set()
         self._forwards_lock = threading.Lock()  # guards _forwards
+        self._processes = ProcessTable(self.id)
 
     # For backends -----------------------------------------------------------------------------------------------------
 
@@ -68,6 +69,7 @@ class AgentBackedSandbox(FullSandbox):
         for forward in forwards:
             forward.close()
         operations, self._operations = self._operations, None
+        self._processes.clear()
         try:
             if operations is not None:
                 operations.close(grace=STOP_GRACE_SECONDS)
@@ -125,6 +127,19 @@ class AgentBackedSandbox(FullSandbox):
 
     def _completed(self, request: Q) -> Q:
         return request.completed(self.config)
+
+    def _start_program(self, request: StartProcess) -> Process:
+        return self._processes.note(super()._start_program(request))
+
+    def list_processes(self) -> list[ProcessInfo]:
+        """See `Verbs.list_processes`."""
+        self._check_usable()
+        return self._processes.list()
+
+    def find_process(self, process_id: str) -> Process:
+        """See `Verbs.find_process`."""
+        self._check_usable()
+        return self._processes.find(process_id)
 
     def _forwarding(self, forward: PortForward, operations: Operations) -> None:
         with self._forwards_lock:

@@ -15,7 +15,7 @@ import attrs
 from attrs import Factory, define, field
 
 from enclave.agent.program import CHUNK, DATA, ERR, EVENT, INPUT_WINDOW, ProtocolError, unpack_message
-from enclave.cancellation import is_cancelled, on_cancel, until_cancelled
+from enclave.cancellation import Cancellation, is_cancelled, on_cancel, until_cancelled
 from enclave.channel.channel import INLINE_BYTES, OVERRUN, Call, Channel, Lost, Reply
 from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.deadline import Deadline
@@ -34,7 +34,7 @@ from enclave.languages.values import StepResult
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
-from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, explain_sizes
+from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, explain_sizes, make_beside
 from enclave.sandboxes.output import Kept, head_bytes, make_result, tail_bytes
 from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.sandboxes.processors import Claim
@@ -336,8 +336,19 @@ class AgentOperations(ByVerb):
             self._builtin({**message, 'name': 'move'})
 
     def run_other(self, request: Request[Any]) -> None:
-        """Have a verb done in a child of the agent, by the function there that has its name."""
-        self._builtin({'name': request.verb, **attrs.asdict(request)})  # type: ignore[arg-type]
+        """Have a verb done in a child of the agent, by the function there that has its name.
+
+        It is given a name for what it makes beside its place, which is taken away if it does not get to the end.
+        """
+        beside = make_beside()
+        try:
+            self._builtin({'name': request.verb, 'beside': beside, **attrs.asdict(request)})  # type: ignore[arg-type]
+        except CallCancelledError:
+            with Cancellation().applied():
+                for path in request.places(beside):
+                    with contextlib.suppress(EnclaveError):
+                        self.remove_path(RemovePath(path=path, recursive=True, missing_ok=True))
+            raise
 
     def read_archive(self, request: ReadArchive) -> Iterator[bytes]:
         """Yield a tar archive of a path."""

@@ -441,9 +441,23 @@ class Sandbox(ABC):
 
     @abstractmethod
     def execute_command(
-        self, command: str | Sequence[str], timeout: float | None = None, **options: Any
+        self,
+        command: str | Sequence[str],
+        timeout: float | None = None,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+        max_output_bytes: int | None = None,
+        max_chars: int | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
     ) -> CommandResult:
-        """Run a command to its end; see `enclave.tools.workspace.Workspace.execute_command`."""
+        """Run a command to its end; see `enclave.tools.workspace.Workspace.execute_command`.
+
+        A backend of one's own may take ``**options`` in the place of those that it does not know.
+        """
 
     def run_script(
         self,
@@ -459,6 +473,8 @@ class Sandbox(ABC):
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
     ) -> CommandResult:
         """Run a program's text; see `enclave.tools.workspace.Workspace.run_script`. A backend of one's own may leave it out.
 

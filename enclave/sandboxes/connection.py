@@ -159,6 +159,11 @@ class PortForward:
             remote.close()
 
     @property
+    def url(self) -> str:
+        """Where it listens, as an address for HTTP: ``http://127.0.0.1:PORT``."""
+        return f'http://{self.host}:{self.port}'
+
+    @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         with self._lock:

@@ -8,6 +8,7 @@ over HTTP, for the sandboxes of a server.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
@@ -80,6 +81,11 @@ class Operations(Protocol):
 
     def close(self, *, grace: float) -> None:
         """Ask what still runs to end, wait at most ``grace`` seconds, and let go of the sandbox."""
+
+
+def make_beside() -> str:
+    """Return a name for what is made beside its place."""
+    return f'.enclave-{secrets.token_hex(8)}'
 
 
 class ByVerb:

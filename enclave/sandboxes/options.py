@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
-Size = str | int
-"""Bytes, or a text like ``'512m'``."""
-ToolsConfig = Mapping[str, Mapping[str, Any] | bool | None] | Iterable[str]
-Volumes = Mapping[str | os.PathLike[str], str | Mapping[str, str]]
-Port = str | int
-Binding = tuple[str, int | None] | int | str | None
+from enclave.config import Environment, Size, ToolsConfig, Volumes
+from enclave.enums import SandboxType
+from enclave.sandboxes.docker.config import Ports, Ulimits
+
+NotebookKind = Literal[
+    SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP_NOTEBOOK, 'docker_notebook', 'bubblewrap_notebook'
+]
+"""The kinds that have kernels."""
 
 
 class ProgramOptions(TypedDict, total=False):
@@ -22,7 +24,7 @@ class ProgramOptions(TypedDict, total=False):
 
     tools_config: ToolsConfig
     working_dir: str
-    env_vars: Mapping[str, str | int | float]
+    env_vars: Environment
     memory_limit: Size | None
     cpu_limit: float
     pids_limit: int | None
@@ -30,19 +32,20 @@ class ProgramOptions(TypedDict, total=False):
     volumes: Volumes
     remove_on_exit: bool
     max_output_bytes: int
+    timeout_grace: float
     image: str
     pull: Literal['missing', 'never', 'always']
-    ports: Mapping[Port, Binding] | Sequence[Port]
+    ports: Ports
     network: str | None
     extra_hosts: Mapping[str, str]
     privileged: bool
     platform: str | None
     user: str | int | None
     read_only: bool
-    tmpfs: Mapping[str, str] | Sequence[str]
-    ulimits: Mapping[str, int | tuple[int, int]]
-    cap_add: Sequence[str]
-    security_opt: Sequence[str]
+    tmpfs: Mapping[str, str] | Iterable[str]
+    ulimits: Ulimits
+    cap_add: Iterable[str]
+    security_opt: Iterable[str]
     runtime: str | None
     shm_size: Size | None
     storage_opt: Mapping[str, str]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from typing import Literal, Protocol
@@ -11,8 +13,9 @@ from typing import Literal, Protocol
 from attrs import define, field, frozen
 
 from enclave.deadline import Deadline
-from enclave.errors import CallCancelledError, InvalidArgumentError, OperationTimeoutError
-from enclave.records import CommandResult
+from enclave.errors import CallCancelledError, InvalidArgumentError, NotFoundError, OperationTimeoutError
+from enclave.quoting import quoted
+from enclave.records import CommandResult, ProcessInfo
 from enclave.sandboxes.output import decode
 
 
@@ -75,10 +78,14 @@ class Process:
     Its output waits in the sandbox until it is taken, so a program nobody reads from stops at a full pipe, as it would
     under a shell. Take it with `chunks`, `communicate` or `wait`; one thread at a time may take output, any thread may write,
     signal or kill.
+
+    Attributes:
+        id: What `find_process` of its sandbox takes.
     """
 
     command: str | tuple[str, ...]
     _program: Program = field(repr=False)
+    id: str = field(factory=lambda: uuid.uuid4().hex[:12], kw_only=True)
     pid: int | None = field(default=None, init=False)
     result: CommandResult | None = field(default=None, init=False, repr=False)
     _early: deque[OutputChunk] = field(factory=deque, init=False, repr=False)  # taken, and not given yet
@@ -150,6 +157,11 @@ class Process:
             parts[chunk.stream].append(chunk.data)
         return b''.join(parts['stdout']), b''.join(parts['stderr'])
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet, as far as is known; output may be there to take after its end."""
+        return self.result is None and not self._program.has_ended
+
     def poll(self) -> CommandResult | None:
         """Return the result if the program has ended, after taking what output there is; else None."""
         while self.result is None and self._program.has_ended:
@@ -195,3 +207,62 @@ class Process:
             self.kill()
             with contextlib.suppress(OperationTimeoutError, CallCancelledError, ConnectionError):
                 self.wait(10.0)
+
+
+ENDED_PROCESSES = 64
+"""How many are remembered that have ended and whose result nobody has taken."""
+
+
+@define(eq=False)
+class ProcessTable:
+    """The processes that a sandbox was asked for and that are still of use. Lives as long as it; any thread may use it."""
+
+    sandbox_id: str
+    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    _table: dict[str, Process] = field(factory=dict, init=False, repr=False)  # oldest first; guarded by _lock
+
+    def note(self, process: Process) -> Process:
+        """Remember a process that was started, and forget those of which nothing more can come."""
+        with self._lock:
+            self._table[process.id] = process
+            kept = {name: each for name, each in self._table.items() if each.result is None}
+            ended = [name for name, each in kept.items() if not each.is_running]
+            for name in ended[: max(0, len(ended) - ENDED_PROCESSES)]:
+                del kept[name]
+            self._table = kept
+        return process
+
+    def list(self) -> list[ProcessInfo]:
+        """Return what can be said of them, oldest first."""
+        with self._lock:
+            found = [each for each in self._table.values() if each.result is None]
+        return [
+            ProcessInfo(
+                id=each.id,
+                sandbox_id=self.sandbox_id,
+                command=each.command if isinstance(each.command, str) else [*each.command],
+                pid=each.pid,
+                running=each.is_running,
+            )
+            for each in found
+        ]
+
+    def find(self, process_id: str) -> Process:
+        """Return one by its id.
+
+        Raises:
+            NotFoundError: There is none, or its result was taken.
+        """
+        with self._lock:
+            found = self._table.get(process_id)
+        if found is None:
+            raise NotFoundError(
+                f'sandbox {self.sandbox_id} has no process {quoted(str(process_id))}; list_processes names those that run',
+                details={'sandbox_id': self.sandbox_id, 'process_id': str(process_id)},
+            )
+        return found
+
+    def clear(self) -> None:
+        """Forget all, since the sandbox has ended."""
+        with self._lock:
+            self._table = {}

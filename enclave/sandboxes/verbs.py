@@ -7,33 +7,42 @@ which checks the arguments, and has it executed. A sandbox of this machine and o
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
 import tarfile
 import tempfile
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, ClassVar, TypeVar, cast, overload
 
-from enclave.cancellation import is_cancelled
-from enclave.deadline import check_timeout
+import attrs
+
+from enclave.cancellation import is_cancelled, on_cancel
+from enclave.deadline import Deadline, check_timeout
 from enclave.errors import (
     CallCancelledError,
     InvalidArgumentError,
+    OperationTimeoutError,
     SandboxGoneError,
     SandboxPathError,
     UnsupportedError,
 )
 from enclave.quoting import quoted
-from enclave.records import CommandResult, PathInfo
+from enclave.records import CommandResult, PathInfo, ProcessInfo
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.connection import Connection, PortForward
 from enclave.sandboxes.operations import Operations
+from enclave.sandboxes.output import make_decoder
 from enclave.sandboxes.process import Process
 from enclave.sandboxes.unpacking import unpack_tree
+from enclave.sandboxes.watching import INTERVAL_SECONDS, MAX_ENTRIES, Watch, by_path
+from enclave.tools.budget import KEPT_OUTPUT_BYTES, check_max_chars, shorten_command
 from enclave.verb_requests import (
+    CopyPath,
     Download,
     ListDir,
     MakeDir,
@@ -58,7 +67,11 @@ R = TypeVar('R')
 Q = TypeVar('Q', bound=Request[Any])
 Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
 
+OnText = Callable[[str], object]
+"""Takes a piece of what a program wrote."""
+
 PIECE_BYTES = 1 << 20
+DEFAULT_TERMINAL = (24, 80)
 
 
 class Verbs(ABC):
@@ -68,6 +81,7 @@ class Verbs(ABC):
     """
 
     id: str
+    _room_for_outputs: ClassVar[int | None] = KEPT_OUTPUT_BYTES  # what is caught of an output that goes into a file
 
     # Executing --------------------------------------------------------------------------------------------------------
 
@@ -145,7 +159,9 @@ class Verbs(ABC):
         user: str | None = None,
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
-        **unknown: Any,
+        max_chars: int | None = None,
+        on_stdout: OnText | None = None,
+        on_stderr: OnText | None = None,
     ) -> CommandResult:
         """Run a command to its end: a string through the sandbox's ``sh``, a sequence as it is.
 
@@ -159,6 +175,9 @@ class Verbs(ABC):
             user: Name or uid, with optional ``:group``; needs a sandbox whose own user is root.
             stdin: What it reads; without it, it reads end of file at once.
             max_output_bytes: Cap on each of stdout and stderr; past it head and tail are kept.
+            max_chars: How many characters of each the result has: of what is longer, head and tail, and the whole is kept in a
+                file of the sandbox, which the text and ``stdout_file`` or ``stderr_file`` name.
+            on_stdout, on_stderr: Called with pieces of text as they come, on this thread. What they raise ends the command.
 
         Returns:
             How it ended, including failing, being killed and running out of time. A program that does not exist has exit
@@ -168,19 +187,42 @@ class Verbs(ABC):
             InvalidArgumentError: An argument is impossible, or ``cwd`` or ``user`` does not exist; the message names it.
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
         """
-        if unknown:
-            raise InvalidArgumentError(f'execute_command takes no argument {", ".join(map(repr, unknown))}')
-        return self._perform(
-            RunCommand(
-                command=command,
-                timeout=timeout,
-                cwd=cwd,
-                env=env,
-                user=user,
-                stdin=stdin,
-                max_output_bytes=max_output_bytes,
-            )
+        check_max_chars(max_chars)
+        if max_chars is not None and max_output_bytes is None:
+            max_output_bytes = self._room_for_outputs
+        request = RunCommand(
+            command=command,
+            timeout=timeout,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            max_output_bytes=max_output_bytes,
         )
+        result = self._run_followed(request, on_stdout, on_stderr)
+        return result if max_chars is None else shorten_command(self, result, max_chars)
+
+    def _run_followed(self, request: RunCommand, on_stdout: OnText | None, on_stderr: OnText | None) -> CommandResult:
+        """Execute a request, with its output given to callbacks as it comes, if there are any."""
+        for name, callback in (('on_stdout', on_stdout), ('on_stderr', on_stderr)):
+            if callback is not None and not callable(callback):
+                raise InvalidArgumentError(f'{name} must be a function of a text, not {callback!r}')
+        if on_stdout is None and on_stderr is None:
+            return self._perform(request)
+        callbacks = {'stdout': on_stdout, 'stderr': on_stderr}
+        decoders = {stream: make_decoder() for stream in callbacks}
+        given = {each.name: getattr(request, each.name) for each in attrs.fields(RunCommand)}
+        with self._start_program(StartProcess(**given, live=True)) as process:
+            for chunk in process.chunks():
+                callback, text = callbacks[chunk.stream], decoders[chunk.stream].decode(chunk.data)
+                if callback is not None and text:
+                    callback(text)
+            result = process.wait()
+        for stream, callback in callbacks.items():
+            rest = decoders[stream].decode(b'', final=True)
+            if callback is not None and rest:
+                callback(rest)
+        return result
 
     def run_script(
         self,
@@ -196,6 +238,8 @@ class Verbs(ABC):
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        on_stdout: OnText | None = None,
+        on_stderr: OnText | None = None,
     ) -> CommandResult:
         """Run ``[*interpreter, FILE, *args]``, where FILE is a private temporary file holding ``source``.
 
@@ -203,21 +247,19 @@ class Verbs(ABC):
             suffix: The file's ending. With ``'.py'`` the program's output is not buffered, unless ``env`` or the configuration
                 has ``PYTHONUNBUFFERED``.
             import_path_env: A search path variable (``'PYTHONPATH'``) to put the call's working directory first in.
+            on_stdout, on_stderr: As for `execute_command`.
         """
-        return self._perform(
-            RunCommand(
-                command=(*interpreter, '', *args),
-                timeout=timeout,
-                cwd=cwd,
-                env=env,
-                user=user,
-                stdin=stdin,
-                max_output_bytes=max_output_bytes,
-                script=Script(
-                    source=source, suffix=suffix, at=len(interpreter), import_path_env=import_path_env or None
-                ),
-            )
+        request = RunCommand(
+            command=(*interpreter, '', *args),
+            timeout=timeout,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            max_output_bytes=max_output_bytes,
+            script=Script(source=source, suffix=suffix, at=len(interpreter), import_path_env=import_path_env or None),
         )
+        return self._run_followed(request, on_stdout, on_stderr)
 
     def start_process(
         self,
@@ -231,7 +273,7 @@ class Verbs(ABC):
         open_stdin: bool = False,
         max_output_bytes: int | None = None,
         live: bool = True,
-        tty: tuple[int, int] | None = None,
+        tty: bool | tuple[int, int] | None = None,
     ) -> Process:
         """Start a command and return while it runs; see `Process` and, for the arguments, `execute_command`.
 
@@ -240,7 +282,7 @@ class Verbs(ABC):
             open_stdin: Let the program read what `Process.write` sends; it sees end of file after `Process.close_stdin`.
             live: Give the output as it comes. False is for servers: the program is never held up by a full pipe, and the
                 result keeps head and tail of what it wrote.
-            tty: (rows, columns) of a terminal to run it on; stderr then comes with stdout.
+            tty: True to run it on a terminal of 24 rows and 80 columns, or (rows, columns); stderr then comes with stdout.
         """
         return self._start_program(
             StartProcess(
@@ -253,9 +295,24 @@ class Verbs(ABC):
                 max_output_bytes=max_output_bytes,
                 open_stdin=open_stdin,
                 live=live,
-                tty=tty,
+                tty=(DEFAULT_TERMINAL if tty else None) if isinstance(tty, bool) else tty,
             )
         )
+
+    def list_processes(self) -> list[ProcessInfo]:
+        """Return the programs that `start_process` has started and that run, or whose end nobody has taken yet; oldest first."""
+        raise UnsupportedError(f'sandbox {self.id} knows no processes by their ids')
+
+    def find_process(self, process_id: str) -> Process:
+        """Return a program that `start_process` has started, by its id, to take what comes of it and to control it.
+
+        Of a sandbox of this machine it is the same object, which goes on where whoever had it left off; of a server's sandbox it
+        is followed from its beginning, or from what is kept of that.
+
+        Raises:
+            NotFoundError: There is none of this id, or it was forgotten after its end.
+        """
+        raise UnsupportedError(f'sandbox {self.id} knows no processes by their ids')
 
     # Files ------------------------------------------------------------------------------------------------------------
 
@@ -327,6 +384,41 @@ class Verbs(ABC):
         """Rename a file or directory inside the sandbox; into ``target`` if that is a directory."""
         self._perform(MovePath(source=source, target=target, overwrite=overwrite))
 
+    def watch_dir(self, path: str = '.', *, recursive: bool = False, interval: float = INTERVAL_SECONDS) -> Watch:
+        """Watch a directory from now on, and what is below it with ``recursive``; see `Watch` for how changes are taken.
+
+        The sandbox is asked for a listing again and again, so what comes and goes between two looks is not seen, and a file
+        that was renamed is one with the same size, times and owner.
+
+        Args:
+            interval: Seconds between two looks while somebody waits for a change.
+
+        Raises:
+            SandboxPathError: There is no such directory, or there are more than 10,000 entries to watch.
+        """
+        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0.01 <= interval <= 3600:
+            raise InvalidArgumentError(f'interval must be from 0.01 to 3600 seconds, not {interval!r}')
+        found = self.stat_path(path)
+        if found.kind != 'directory':
+            raise SandboxPathError(f'not a directory in the sandbox: {quoted(path)}', details={'errno': errno.ENOTDIR})
+        top = found.path
+
+        def look() -> dict[str, PathInfo]:
+            return by_path(top, self.list_dir(top, recursive=recursive, max_entries=MAX_ENTRIES + 1))
+
+        return Watch(top, look, float(interval))
+
+    def copy_path(self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False) -> None:
+        """Copy a file or a symlink inside the sandbox, or with ``recursive`` a directory with everything in it.
+
+        The copy goes into ``target`` if that is a directory. It has the permission bits and times of what was copied, and takes
+        its place at once: nobody in the sandbox meets half of it. Devices and pipes are refused.
+
+        Args:
+            overwrite: Let it replace a file, or an empty directory.
+        """
+        self._perform(CopyPath(source=source, target=target, recursive=recursive, overwrite=overwrite))
+
     # Files in and out -------------------------------------------------------------------------------------------------
 
     def put_file(self, source: Source, target: str, *, mode: int | None = None) -> int:
@@ -369,6 +461,12 @@ class Verbs(ABC):
                 return str(PurePosixPath(target) / name)
         return target
 
+    @overload
+    def get_file(self, source: str, target: None = None) -> bytes: ...
+
+    @overload
+    def get_file(self, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+
     def get_file(self, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None) -> bytes | int:
         """Copy a file out of the sandbox.
 
@@ -404,6 +502,12 @@ class Verbs(ABC):
                 chunks = source
             size = len(chunks[0]) if isinstance(chunks, tuple) else None
             self._write(request, chunks, size)
+
+    @overload
+    def get_archive(self, source: str, target: None = None) -> bytes: ...
+
+    @overload
+    def get_archive(self, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
 
     def get_archive(self, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None) -> bytes | int:
         """Return a path of the sandbox as a plain tar archive, whose top member has the path's last name.
@@ -470,6 +574,51 @@ class Verbs(ABC):
             return operations.connect(port, host, timeout=seconds)
         except SandboxGoneError as error:
             raise self._gone(error) from error
+
+    def wait_for_port(
+        self, port: int, timeout: float | None = 30.0, *, host: str = '127.0.0.1', interval: float = 0.05
+    ) -> None:
+        """Return as soon as somebody listens at a TCP port inside the sandbox.
+
+        Args:
+            timeout: Seconds to wait; None and 0 for no limit.
+            host: A numeric address there, or ``'localhost'``.
+            interval: Seconds between two looks.
+
+        Raises:
+            OperationTimeoutError: Nobody listened there in time.
+            CallCancelledError: The caller's work was cancelled.
+            SandboxStateError, SandboxGoneError: The sandbox does not run, or was lost meanwhile.
+        """
+        check_port(port, 'port')
+        deadline = Deadline.after(check_timeout(timeout))
+        cancelled = threading.Event()
+        with on_cancel(cancelled.set):
+            while not self._listens(port, host, deadline):
+                if deadline.has_expired():
+                    raise OperationTimeoutError(
+                        f'sandbox {self.id}: nobody listened at port {port} within {timeout or 0:g} s; '
+                        'is the program that should still running, and does it listen on this address?',
+                        details={'sandbox_id': self.id, 'port': port},
+                    )
+                if cancelled.wait(min(interval, deadline.remaining() or interval)):
+                    raise CallCancelledError(f'the wait for port {port} was cancelled')
+
+    def _listens(self, port: int, host: str, deadline: Deadline) -> bool:
+        """Return whether a connection to a port is taken."""
+        try:
+            self.connect_port(port, host, timeout=min(5.0, deadline.remaining() or 5.0)).close()
+        except UnsupportedError:  # connections are not carried from here: look what the kernel says
+            return self._is_listed(port)
+        except (SandboxPathError, OperationTimeoutError):
+            return False
+        return True
+
+    def _is_listed(self, port: int) -> bool:
+        """Return whether the kernel's tables have a listener at a port (proc(5), ``/proc/net/tcp``: state 0A)."""
+        tables = self.execute_command(['cat', '/proc/net/tcp', '/proc/net/tcp6'], 10.0).stdout
+        fields = [line.split() for line in tables.splitlines()]
+        return any(len(each) > 3 and each[3] == '0A' and each[1].endswith(f':{port:04X}') for each in fields)
 
     def forward_port(self, port: int, listen_port: int = 0, *, host: str = '127.0.0.1') -> PortForward:
         """Listen on this machine and carry each connection to a port inside the sandbox, until closed.

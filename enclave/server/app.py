@@ -69,7 +69,11 @@ _REQUEST_ID = re.compile(r'[A-Za-z0-9._-]{1,64}')
 _IDEMPOTENCY_KEY = re.compile(r'[A-Za-z0-9._-]{1,128}')
 _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication', 'server', 'cancelled'})
 """Codes of answers that say nothing of the work, so that a repeat may do it."""
+_BINARY = ('application/proto', 'application/connect+proto')
 _QUERY_LIMIT = 64
+_SMALL_BODY = 64 << 10
+_BODY_FACTOR = 4
+"""How much more memory than its text a JSON body may take: its bytes, its text, and what is made of them."""
 _DOCS_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
@@ -244,12 +248,14 @@ class _Door:
                 query = decode_query(_query_arguments(), route.query)
                 if query is not None:
                     arguments['query'] = query
-            body = self._body(route)
-            if route.body is not None:
-                arguments['body'] = body
             key = _idempotency_key() if route.is_repeatable else None
             with contextlib.ExitStack() as stack:
+                # Before anything is made of the body: so many bodies at once, and no more.
                 stack.enter_context(self._entered(route, tenant))
+                stack.enter_context(self._service.lanes.holding(tenant.name, self._weight(route)))
+                body = self._body(route)
+                if route.body is not None:
+                    arguments['body'] = body
                 if key is not None:
                     return self._once(route, tenant, key, arguments)
                 cancellation = Cancellation()
@@ -328,6 +334,29 @@ class _Door:
         response.headers[REPLAYED_HEADER] = 'true'
         return response
 
+    @staticmethod
+    def _weight(route: Route) -> int:
+        """Return how much memory a body may take while a request goes on, in bytes; small ones are not counted."""
+        size = flask.request.content_length or 0
+        is_kept = route.body is not None and not isinstance(route.body, str)
+        return _BODY_FACTOR * size if is_kept and size > _SMALL_BODY else 0
+
+    def _text(self) -> bytes:
+        """Return a body that is JSON, as it came.
+
+        Raises:
+            RequestTooLargeError: It holds more values than the policy allows: each takes far more memory than its text.
+        """
+        text, most = flask.request.get_data(cache=True), self._service.policy.max_json_values
+        if flask.request.mimetype in _BINARY:  # an adapter's own encoding of messages
+            return text
+        if wire.count_values(text, most) > most:
+            raise RequestTooLargeError(
+                f'the body of the request holds more than {most} values, which is all that this server takes',
+                details={'rule': 'max_json_values'},
+            )
+        return text
+
     def _body(self, route: Route) -> Any:
         request, policy = flask.request, self._service.policy
         size = request.content_length
@@ -338,7 +367,7 @@ class _Door:
                 raise _too_large(limit)
             if isinstance(route.body, str):
                 return RawBody(request.stream, size)
-            return RawBody(io.BytesIO(request.get_data(cache=True)), size)
+            return RawBody(io.BytesIO(self._text()), size)
         if isinstance(route.body, str):
             if size is None:
                 raise InvalidArgumentError('the request has a body of unknown length')
@@ -347,7 +376,7 @@ class _Door:
             return RawBody(request.stream, size)
         if size is not None and size > policy.max_json_bytes:
             raise _too_large(policy.max_json_bytes)
-        text = request.get_data(cache=True)
+        text = self._text()
         if route.body is None:
             if text.strip() not in (b'', b'{}', b'null'):
                 raise InvalidArgumentError('this address takes no body')

@@ -85,6 +85,7 @@ class _Ticket:
     limit: int | None
     called: threading.Event = field(factory=threading.Event)
     is_granted: bool = False
+    is_counted: bool = False  # among those that wait
     has_left: bool = False
 
 
@@ -116,8 +117,7 @@ class Lanes:
             'program': Shares(calls, keys),
         }
         self._queues: collections.OrderedDict[str, collections.deque[_Ticket]] = collections.OrderedDict()
-        self._waiting = 0
-        self._waiting_limit = waiting
+        self._waiting = Shares(waiting, keys)
         self._memory = Shares(memory, keys)
         self._quick = 0
         self._refused = 0
@@ -130,7 +130,7 @@ class Lanes:
     @property
     def most_threads(self) -> int:
         """How many it needs while as many programs wait as may."""
-        return self.threads + self._waiting_limit
+        return self.threads + self._waiting.limit
 
     @contextlib.contextmanager
     def entered(self, lane: Lane, tenant: str, tenant_limit: int | None = None) -> Iterator[None]:
@@ -208,14 +208,9 @@ class Lanes:
         shares = self._lanes['program']
         with self._changed:
             self._queues.setdefault(tenant, collections.deque()).append(ticket)
-            self._waiting += 1
             self._grant_locked()
-            if not ticket.is_granted and self._waiting > self._waiting_limit:
-                self._leave_locked(ticket)
-                self._refused += 1
-                raise _full(
-                    f'the server is busy: {self._waiting_limit} programs wait for their turn, which is all it takes'
-                )
+            if not ticket.is_granted:
+                self._wait_locked(ticket)
         on_gone(lambda: self._leave(ticket))
         ticket.called.wait()
         if not ticket.is_granted:
@@ -227,6 +222,21 @@ class Lanes:
                 shares.give(tenant)
                 self._grant_locked()
                 self._changed.notify_all()
+
+    def _wait_locked(self, ticket: _Ticket) -> None:
+        """Count one that waits, unless all places for that, or all but what is kept for other keys, are taken."""
+        if self._waiting.has_room(ticket.tenant):
+            ticket.is_counted = True
+            self._waiting.take(ticket.tenant)
+            return
+        self._leave_locked(ticket)
+        self._refused += 1
+        limit, mine = self._waiting.limit, self._waiting.held(ticket.tenant)
+        if self._waiting.taken >= limit:
+            raise _full(f'the server is busy: {limit} programs wait for their turn, which is all it takes')
+        raise _full(
+            f'the server is busy: {mine} programs of {ticket.tenant!r} wait for their turn, and the rest is kept for other keys'
+        )
 
     def _grant_locked(self) -> None:
         """Call those whose turn it is: the longest waiting one of each key that may have more, the keys in turn."""
@@ -260,19 +270,23 @@ class Lanes:
         queue.remove(ticket)
         if not queue:
             del self._queues[ticket.tenant]
-        self._waiting -= 1
+        if ticket.is_counted:
+            ticket.is_counted = False
+            self._waiting.give(ticket.tenant)
 
     @property
     def waiting(self) -> int:
         """How many programs wait for their turn."""
         with self._changed:
-            return self._waiting
+            return self._waiting.taken
 
     def wait_empty(self, timeout: float | None) -> bool:
         """Wait until no call and no stream goes on; tell whether it came to that."""
         lanes = [self._lanes[lane] for lane in ('call', 'stream', 'program')]
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not any(each.taken for each in lanes), timeout)
+            return self._changed.wait_for(
+                lambda: not self._waiting.taken and not any(each.taken for each in lanes), timeout
+            )
 
     def counts(self) -> dict[str, int]:
         """Return how many requests go on in each lane."""

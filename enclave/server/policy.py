@@ -161,6 +161,7 @@ class Policy(Model):
         max_repeat_bytes: How much memory they may take.
         max_processes: How many processes one key may have going on, and how many cells that are followed as they run.
         max_json_bytes: The largest JSON body.
+        max_json_values: How many values a JSON body may hold: lists, objects, and what is in them.
         max_upload_bytes: The largest file or archive that may be sent.
         max_connections: How many connections may be open at once.
         request_timeout: Seconds in which a request's head must have come.
@@ -210,6 +211,7 @@ class Policy(Model):
     max_repeat_bytes: int = field(default=64 * MIB, validator=whole_number(1024))
     max_processes: int = field(default=256, validator=whole_number(1))
     max_json_bytes: int = field(default=16 * MIB, validator=whole_number(1024))
+    max_json_values: int = field(default=100_000, validator=whole_number(100))
     max_upload_bytes: int = field(default=1024 * MIB, validator=whole_number(1024))
     max_connections: int = field(default=1000, validator=whole_number(10, 100_000))
     request_timeout: float = field(default=20.0, validator=is_a(int, float))
@@ -367,6 +369,8 @@ class _Gate:
         return self.policy.allow_pull or image == self.own_image
 
     def number(self, rule: str, option: str, value: float | None) -> None:
+        if value is not None and not isinstance(value, (int, float)):
+            return  # an option of a tool, which refuses it itself
         most: float | None = getattr(self.policy, rule)
         # Of limits of time, 0 is none at all.
         if most is not None and (value is None or value > most or (value == 0 and 'timeout' in rule)):

@@ -6,7 +6,6 @@ Past what is held for its readers, a program waits as it would at a full pipe.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Generator
 
 from enclave.errors import OperationTimeoutError
@@ -24,7 +23,7 @@ class LiveProcess(EventLog):
     noun = 'process'
 
     def __init__(self, sandbox_id: str, process: Process, *, attended: bool, waits_alone: bool = True) -> None:
-        super().__init__(sandbox_id, uuid.uuid4().hex[:12], attended=attended, waits_alone=waits_alone)
+        super().__init__(sandbox_id, process.id, attended=attended, waits_alone=waits_alone)
         self.process = process
 
     def _started(self) -> ProcessEvent:

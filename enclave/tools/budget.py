@@ -41,17 +41,19 @@ def check_max_chars(value: int | None, name: str = 'max_chars') -> None:
         raise InvalidArgumentError(f'{name} must be a whole number of characters, 1 or more, or None, not {value!r}')
 
 
-def shorten_text(text: str, max_chars: int, *, file: str | None = None) -> str:
+def shorten_text(text: str, max_chars: int, *, file: str | None = None, is_whole: bool = True) -> str:
     """Return text within a budget: whole, or its head and tail around a line that says how much is left out.
 
     The line counts too, as long as it leaves half of the budget to the text.
 
     Args:
         file: Where the whole text is, to be named in that line.
+        is_whole: Whether the text is all of the output, or was cut before.
     """
     if len(text) <= max_chars:
         return text
-    where = f'; all of it is in {file}' if file else ''
+    what = 'all of it' if is_whole else 'more of it'
+    where = f'; {what} is in {file}' if file else ''
     room = len(f'\n[... {len(text)} characters left out{where} ...]\n')
     kept = max(max_chars - room, max_chars // 2)
     tail = kept // 2
@@ -84,7 +86,8 @@ def shorten_command(sandbox: KeepsFiles, result: CommandResult, max_chars: int) 
         text = getattr(result, stream)
         if len(text) > max_chars:
             file = keep_output(sandbox, text, stream)
-            changes[stream] = shorten_text(text, max_chars, file=file)
+            whole = not getattr(result, f'{stream}_truncated')
+            changes[stream] = shorten_text(text, max_chars, file=file, is_whole=whole)
             changes[f'{stream}_truncated'] = True
             changes[f'{stream}_file'] = file
     return attrs.evolve(result, **changes) if changes else result

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import base64
 import codecs
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import attrs
 from attrs import frozen
@@ -27,21 +28,25 @@ from enclave.tools.workspace import Workspace
 
 _BASE64 = 'base64'
 _WIDEST_CHARACTER_BYTES = 4  # in UTF-8, UTF-16, UTF-32 and GB 18030
-_USES: dict[str, set[str]] = {
-    'create': {'content', 'encoding'},
-    'read': {'encoding', 'offset', 'max_bytes'},
-    'write': {'content', 'encoding'},
-    'append': {'content', 'encoding'},
-    'list': {'recursive'},
-    'delete': {'recursive'},
-    'exists': set(),
-    'mkdir': set(),
-    'move': {'target_path', 'overwrite'},
-    'stat': set(),
-}
-"""The arguments each operation reads, besides ``operation`` and ``file_path``."""
+_USES: dict[str, frozenset[str]] = {}
+"""The arguments each operation reads, besides ``operation`` and ``file_path``; `_operation` fills it."""
+_NEEDS: dict[str, str] = {}
+"""The argument that an operation cannot do without."""
 
-_NEEDS = {'write': 'content', 'append': 'content', 'move': 'target_path'}
+M = TypeVar('M', bound=Callable[..., ToolResult])
+
+
+def _operation(*uses: str, needs: str = '') -> Callable[[M], M]:
+    """Return a decorator of the method that does an operation, and is called like it."""
+
+    def enter(method: M) -> M:
+        name = method.__name__.removeprefix('_')
+        _USES[name] = frozenset(uses)
+        if needs:
+            _NEEDS[name] = needs
+        return method
+
+    return enter
 
 
 def _check_path(_: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
@@ -81,8 +86,10 @@ class FileOperation(Tool):
     list       a name on each line, directories ending in ``/``     ``entries`` (dicts of `PathInfo`), ``truncated``
     exists     ``true`` or ``false``                                ``exists`` (bool), ``kind`` (None if it does not)
     stat       a line of facts                                      the fields of `PathInfo`, ``path`` among them
-    delete,    a sentence                                           (``target`` of a move)
-    mkdir, move
+    delete,    a sentence                                           (``target`` of a move or a copy)
+    mkdir,
+    move,
+    copy
     ========== ==================================================== ====================================================
 
     A part that begins or ends within a character is read without it; ``offset`` and ``next_offset`` say where the text
@@ -93,49 +100,11 @@ class FileOperation(Tool):
 
     name = 'file_operation'
     description = (
-        'Create, read, write, append to, list, delete, move or look at files and directories in the sandbox. Relative paths '
-        'begin at the working directory.'
+        'Create, read, write, append to, list, delete, move, copy or look at files and directories in the sandbox. Relative '
+        'paths begin at the working directory.'
     )
     needs = frozenset({'files'})
     _sandbox_type = SandboxType.DOCKER
-
-    @frozen(kw_only=True)
-    class Arguments:
-        """The arguments of a call."""
-
-        operation: Literal['create', 'read', 'write', 'append', 'list', 'delete', 'exists', 'mkdir', 'move', 'stat'] = (
-            argument(description="What to do. 'create' fails if the file exists, 'write' replaces it.")
-        )
-        file_path: str = argument(description='Path of the file or directory.', validator=_check_path)
-        content: str | None = argument(default=None, description='What to write, in the given encoding.')
-        encoding: str = argument(
-            default='utf-8',
-            description="Text encoding of the file, or 'base64' for content of any bytes.",
-            validator=_check_encoding,
-        )
-        recursive: bool = argument(
-            default=False, description='List whole trees; delete a directory with everything in it.'
-        )
-        offset: int = argument(default=0, minimum=0, description='Byte to start reading at.')
-        max_bytes: int | None = argument(
-            default=None, minimum=1, description='Read at most this many bytes (at least 4 of text).'
-        )
-        target_path: str | None = argument(default=None, description='Where to move to.', validator=_check_path)
-        overwrite: bool = argument(default=False, description='Let a move replace what is at the target.')
-
-    rulings = {'max_file_bytes': at_most('max_file_bytes'), 'max_entries': at_most('max_entries')}
-
-    @frozen(kw_only=True)
-    class Options:
-        """What ``tools_config['file_operation']`` may hold.
-
-        Attributes:
-            max_file_bytes: The most one call reads or writes, in bytes.
-            max_entries: The most entries one call lists.
-        """
-
-        max_file_bytes: int = argument(default=10 * MIB, minimum=1)
-        max_entries: int = argument(default=10_000, minimum=1)
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         """Do the operation, each by one workspace verb (a second one where an error needs a fact)."""
@@ -161,12 +130,15 @@ class FileOperation(Tool):
 
     # Writing
 
+    @_operation('content', 'encoding')
     def _create(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         return self._put(workspace, arguments, 'Created', exclusive=True)
 
+    @_operation('content', 'encoding', needs='content')
     def _write(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         return self._put(workspace, arguments, 'Wrote')
 
+    @_operation('content', 'encoding', needs='content')
     def _append(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         return self._put(workspace, arguments, 'Appended to', append=True)
 
@@ -196,6 +168,7 @@ class FileOperation(Tool):
 
     # Reading
 
+    @_operation('encoding', 'offset', 'max_bytes')
     def _read(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         limit = self.options.max_file_bytes
         wanted = min(arguments.max_bytes or limit, limit)
@@ -239,6 +212,7 @@ class FileOperation(Tool):
             facts['size'] = workspace.stat_path(arguments.file_path).size
         return self.success(text, **facts)
 
+    @_operation('recursive')
     def _list(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         limit = self.options.max_entries
         entries = workspace.list_dir(arguments.file_path, recursive=arguments.recursive, max_entries=limit + 1)
@@ -251,6 +225,7 @@ class FileOperation(Tool):
             '\n'.join(lines), entries=[entry.model_dump(mode='json') for entry in entries], truncated=truncated
         )
 
+    @_operation()
     def _exists(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         try:
             found = workspace.stat_path(arguments.file_path)
@@ -258,6 +233,7 @@ class FileOperation(Tool):
             return self.success('false', exists=False, kind=None)
         return self.success('true', exists=True, kind=found.kind)
 
+    @_operation()
     def _stat(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         found = workspace.stat_path(arguments.file_path)
         facts = found.model_dump(mode='json')
@@ -265,6 +241,7 @@ class FileOperation(Tool):
 
     # Changing
 
+    @_operation('recursive')
     def _delete(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         try:
             workspace.remove_path(arguments.file_path, recursive=arguments.recursive)
@@ -280,14 +257,62 @@ class FileOperation(Tool):
             )
         return self.success(f'Deleted {arguments.file_path}')
 
+    @_operation()
     def _mkdir(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         workspace.make_dir(arguments.file_path)
         return self.success(f'Made directory {arguments.file_path}')
 
+    @_operation('target_path', 'overwrite', needs='target_path')
     def _move(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         target = arguments.target_path or ''
         workspace.move_path(arguments.file_path, target, overwrite=arguments.overwrite)
         return self.success(f'Moved {arguments.file_path} to {target}', target=target)
+
+    @_operation('target_path', 'overwrite', 'recursive', needs='target_path')
+    def _copy(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
+        target = arguments.target_path or ''
+        workspace.copy_path(arguments.file_path, target, recursive=arguments.recursive, overwrite=arguments.overwrite)
+        return self.success(f'Copied {arguments.file_path} to {target}', target=target)
+
+    # What it takes: the operations are those above
+
+    @frozen(kw_only=True)
+    class Arguments:
+        """The arguments of a call."""
+
+        operation: str = argument(
+            choices=tuple(_USES), description="What to do. 'create' fails if the file exists, 'write' replaces it."
+        )
+        file_path: str = argument(description='Path of the file or directory.', validator=_check_path)
+        content: str | None = argument(default=None, description='What to write, in the given encoding.')
+        encoding: str = argument(
+            default='utf-8',
+            description="Text encoding of the file, or 'base64' for content of any bytes.",
+            validator=_check_encoding,
+        )
+        recursive: bool = argument(
+            default=False, description='List whole trees; delete or copy a directory with everything in it.'
+        )
+        offset: int = argument(default=0, minimum=0, description='Byte to start reading at.')
+        max_bytes: int | None = argument(
+            default=None, minimum=1, description='Read at most this many bytes (at least 4 of text).'
+        )
+        target_path: str | None = argument(default=None, description='Where to move or copy to.', validator=_check_path)
+        overwrite: bool = argument(default=False, description='Let a move or a copy replace what is at the target.')
+
+    rulings = {'max_file_bytes': at_most('max_file_bytes'), 'max_entries': at_most('max_entries')}
+
+    @frozen(kw_only=True)
+    class Options:
+        """What ``tools_config['file_operation']`` may hold.
+
+        Attributes:
+            max_file_bytes: The most one call reads or writes, in bytes.
+            max_entries: The most entries one call lists.
+        """
+
+        max_file_bytes: int = argument(default=10 * MIB, minimum=1)
+        max_entries: int = argument(default=10_000, minimum=1)
 
 
 def _broken_start(data: bytes, encoding: str) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from pathlib import PurePath
@@ -243,6 +243,14 @@ def _default(attribute: attrs.Attribute[Any]) -> Schema:
 # A schema written by hand ---------------------------------------------------------------------------------------------
 
 
+def _as_properties(value: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(value)
+
+
+def _as_names(value: Iterable[str]) -> list[str]:
+    return list(value)
+
+
 @frozen(kw_only=True)
 class ToolParams(Model):
     """The arguments of a tool as a JSON schema written by hand, for tools without an arguments class.
@@ -254,8 +262,8 @@ class ToolParams(Model):
     """
 
     type: Literal['object'] = 'object'
-    properties: dict[str, Any] = field(factory=dict, converter=dict)
-    required: list[str] = field(factory=list, converter=list)
+    properties: dict[str, Any] = field(factory=dict, converter=_as_properties)
+    required: list[str] = field(factory=list, converter=_as_names)
 
     def problems(self, parameters: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with the arguments of a call, a phrase for each; nothing else than names, ``type`` and ``enum``

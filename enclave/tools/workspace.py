@@ -97,3 +97,6 @@ class Workspace(Protocol):
 
     def move_path(self, source: str, target: str, *, overwrite: bool = False) -> None:
         """Rename a file or directory inside the sandbox."""
+
+    def copy_path(self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False) -> None:
+        """Copy a file inside the sandbox; with ``recursive`` a directory with everything in it."""

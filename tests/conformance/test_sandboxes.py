@@ -11,6 +11,7 @@ import stat
 import tarfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -856,6 +857,39 @@ def test_directories_are_made_listed_and_removed(sandbox: AgentBackedSandbox, pl
         sandbox.remove_path('/', recursive=True)
 
 
+def test_copies_are_whole_and_the_source_stays(sandbox: AgentBackedSandbox, place: str) -> None:
+    sandbox.write_file(f'{place}/d/s/file', b'\0data', mode=0o640)
+    sandbox.execute_command(['ln', '-s', 's/file', f'{place}/d/link'])
+    with pytest.raises(SandboxPathError):
+        sandbox.copy_path(f'{place}/d', f'{place}/other')  # a directory only where that is asked for
+
+    sandbox.copy_path(f'{place}/d', f'{place}/other', recursive=True)
+
+    found = {entry.path: (entry.kind, entry.target) for entry in sandbox.list_dir(f'{place}/other', recursive=True)}
+    assert found == {'s': ('directory', None), 's/file': ('file', None), 'link': ('symlink', 's/file')}
+    assert sandbox.read_file(f'{place}/other/s/file') == sandbox.read_file(f'{place}/d/s/file') == b'\0data'
+    assert sandbox.stat_path(f'{place}/other/s/file').mode == 0o640
+    with pytest.raises(SandboxPathExistsError):
+        sandbox.copy_path(f'{place}/d/s/file', f'{place}/other/s/file')
+    with pytest.raises(SandboxPathError):
+        sandbox.copy_path(f'{place}/d', f'{place}/d/s', recursive=True)  # into itself
+
+
+def test_a_copy_that_is_cancelled_leaves_nothing(sandbox: AgentBackedSandbox, place: str) -> None:
+    sandbox.execute_command(['truncate', '-s', '300M', f'{place}/large'])
+    under_way = threading.Event()
+
+    def watch() -> None:
+        while not any(entry.path.startswith('.enclave-') for entry in sandbox.list_dir(place)):
+            pass
+        under_way.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    cancel_midway(lambda: sandbox.copy_path(f'{place}/large', f'{place}/copy'), under_way)
+
+    assert [entry.path for entry in sandbox.list_dir(place)] == ['large']
+
+
 def test_moving_does_not_overwrite_by_accident(sandbox: AgentBackedSandbox, place: str) -> None:
     sandbox.write_file(f'{place}/one', '1')
     sandbox.write_file(f'{place}/two', '2')
@@ -1261,3 +1295,79 @@ def test_the_kernels_doors_are_shut(sandbox: AgentBackedSandbox) -> None:
 def test_a_sandbox_without_a_network_has_only_its_own_loopback(sandbox: AgentBackedSandbox) -> None:
     names = sandbox.execute_command('cat /proc/net/dev').stdout
     assert [line.split(':')[0].strip() for line in names.splitlines()[2:]] == ['lo']
+
+
+# Conveniences ---------------------------------------------------------------------------------------------------------
+
+
+def test_output_comes_to_callbacks_on_this_thread_while_the_command_runs(sandbox: AgentBackedSandbox) -> None:
+    seen: list[tuple[str, str, int]] = []
+    command = 'echo one; sleep 0.3; echo two >&2; printf "\\303"; sleep 0.2; printf "\\251 \\377"'
+
+    result = sandbox.execute_command(
+        command,
+        on_stdout=lambda text: seen.append(('out', text, threading.get_ident())),
+        on_stderr=lambda text: seen.append(('err', text, threading.get_ident())),
+    )
+
+    assert {ident for _, _, ident in seen} == {threading.get_ident()}
+    assert ''.join(text for stream, text, _ in seen if stream == 'out') == 'one\né \\xff' == result.stdout
+    assert ''.join(text for stream, text, _ in seen if stream == 'err') == 'two\n' == result.stderr
+    assert seen[0][1] == 'one\n'
+
+
+def test_one_callback_is_enough_and_scripts_have_them_too(sandbox: AgentBackedSandbox) -> None:
+    seen: list[str] = []
+
+    result = sandbox.run_script(['sh'], 'echo out; echo err >&2; exit 3', on_stderr=seen.append)
+
+    assert (''.join(seen), result.stdout, result.exit_code) == ('err\n', 'out\n', 3)
+
+
+def test_what_a_callback_raises_ends_the_command(sandbox: AgentBackedSandbox) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(text: str) -> None:
+        raise Enough(text)
+
+    with pytest.raises(Enough, match='started'):
+        sandbox.execute_command('echo started; exec sleep 3337', on_stdout=stop)
+    wait_until(lambda: running(sandbox, '3337') == 0)
+    with pytest.raises(InvalidArgumentError, match='on_stdout'):
+        sandbox.execute_command('true', on_stdout='no function')  # type: ignore[arg-type]
+
+
+def test_a_budget_of_a_command_keeps_the_whole_output_in_a_file(sandbox: AgentBackedSandbox) -> None:
+    code = 'for n in range(400000): print("line", n)'  # 4.7 MB, more than a result has
+
+    result = sandbox.execute_command(['python3', '-c', code], max_chars=300)
+
+    assert len(result.stdout) <= 300
+    assert result.stdout_file is not None
+    assert f'all of it is in {result.stdout_file}' in result.stdout
+    whole = sandbox.read_file(result.stdout_file).decode()
+    assert whole == ''.join(f'line {n}\n' for n in range(400000))
+    assert sandbox.execute_command('echo short', max_chars=300).stdout_file is None
+    sandbox.remove_path(result.stdout_file)
+
+
+def test_a_port_is_waited_for_and_has_an_address(sandbox: AgentBackedSandbox) -> None:
+    server = (
+        'import time; from http.server import HTTPServer, SimpleHTTPRequestHandler as Handler\n'
+        'time.sleep(0.5); HTTPServer(("127.0.0.1", 8123), Handler).serve_forever()'
+    )
+    with pytest.raises(OperationTimeoutError, match='port 8123'):
+        sandbox.wait_for_port(8123, 0.2)
+    with sandbox.start_process(['python3', '-c', server], cwd='/sandbox'):
+        sandbox.wait_for_port(8123, PATIENCE)
+        with sandbox.forward_port(8123) as forward:
+            assert forward.url == f'http://127.0.0.1:{forward.port}'
+            assert urllib.request.urlopen(forward.url, timeout=PATIENCE).status == 200
+
+
+def test_a_terminal_of_the_usual_size(sandbox: AgentBackedSandbox) -> None:
+    with sandbox.start_process('test -t 1 && stty size', tty=True) as process:
+        assert process.wait(PATIENCE).stdout.split() == ['24', '80']
+    with sandbox.start_process('test -t 1 || echo none', tty=False) as process:
+        assert process.wait(PATIENCE).stdout == 'none\n'

@@ -90,6 +90,37 @@ def test_the_same_is_awaited() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures('place')
+def test_output_comes_to_callbacks_and_ports_are_waited_for() -> None:
+    seen: list[str] = []
+    server = 'import socket, time; time.sleep(0.3); s = socket.create_server(("127.0.0.1", 8124)); time.sleep(60)'
+    with enclave.open_sandbox() as sandbox:
+        result = sandbox.execute_command('echo out; echo err >&2', on_stdout=seen.append, on_stderr=seen.append)
+        assert (result.stdout, sorted(seen)) == ('out\n', ['err\n', 'out\n'])
+        with sandbox.start_process(['python3', '-c', server]):
+            sandbox.wait_for_port(8124, 30)
+        cut = sandbox.execute_command('seq 100000', max_chars=200)
+        assert cut.stdout_file is not None
+        assert sandbox.read_file(cut.stdout_file).endswith(b'99999\n100000\n')
+
+
+@pytest.mark.usefixtures('place')
+def test_callbacks_of_awaited_commands_run_on_the_event_loop() -> None:
+    async def main() -> None:
+        loop, seen = asyncio.get_running_loop(), []
+
+        async def note(text: str) -> None:
+            assert asyncio.get_running_loop() is loop
+            await asyncio.sleep(0)
+            seen.append(text)
+
+        async with aio.open_sandbox() as sandbox:
+            await sandbox.execute_command('echo out; echo err >&2', on_stdout=note, on_stderr=seen.append)
+        assert sorted(seen) == ['err\n', 'out\n']
+
+    asyncio.run(main())
+
+
 def test_what_is_wrong_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('ENCLAVE_URL', raising=False)
     with pytest.raises(ConfigurationError, match="did you mean 'memory_limit'"):

@@ -534,6 +534,62 @@ def remove(w):
     w.sandbox.files.remove('/tmp/made')
 
 
+class Watching:
+    """What changes in a directory, by turns or as it comes."""
+
+    def __init__(self, w, path, **options):
+        self.found, self.exits = [], []
+        if IS_ASYNC:
+            self.handle = w.sandbox.files.watch_dir(
+                path, on_event=self.found.append, on_exit=self.exits.append, **options
+            )
+        else:
+            self.handle = w.sandbox.files.watch_dir(path, **options)
+
+    def events(self):
+        if not IS_ASYNC:
+            self.found += self.handle.get_new_events()
+        return [(each.name, each.type.value) for each in self.found]
+
+
+@step
+def watch_a_directory(w):
+    w.sandbox.files.write('/tmp/watched/old.txt', 'o')
+    watching = Watching(w, '/tmp/watched')
+    w.sandbox.files.write('/tmp/watched/new.txt', 'n')
+    until(lambda: {('new.txt', 'create'), ('new.txt', 'write')} <= set(watching.events()))
+    w.sandbox.files.write('/tmp/watched/old.txt', 'older')
+    until(lambda: ('old.txt', 'write') in watching.events())
+    w.sandbox.commands.run('chmod 600 /tmp/watched/old.txt')
+    until(lambda: ('old.txt', 'chmod') in watching.events())
+    w.sandbox.files.rename('/tmp/watched/old.txt', '/tmp/watched/moved.txt')
+    until(lambda: {('old.txt', 'rename'), ('moved.txt', 'create')} <= set(watching.events()))
+    w.sandbox.files.remove('/tmp/watched/moved.txt')
+    until(lambda: ('moved.txt', 'remove') in watching.events())
+    watching.handle.stop()
+    if not IS_ASYNC:
+        raises(SandboxException, watching.handle.get_new_events, 'stopped')
+
+
+@step
+def watch_all_below_with_entries(w):
+    w.sandbox.files.make_dir('/tmp/tree-watched/a/b')
+    watching = Watching(w, '/tmp/tree-watched', recursive=True, include_entry=True, allow_network_mounts=True)
+    w.sandbox.files.write('/tmp/tree-watched/a/b/c.txt', '123')
+    until(lambda: ('a/b/c.txt', 'create') in watching.events())
+    entry = next(each.entry for each in watching.found if each.name == 'a/b/c.txt')
+    assert entry.path == '/tmp/tree-watched/a/b/c.txt'
+    assert entry.size == 3
+    watching.handle.stop()
+
+
+@step
+def watch_of_none(w):
+    raises(FileNotFoundException, lambda: Watching(w, '/no/such/place'))
+    w.sandbox.files.write('/tmp/no-directory', 'x')
+    raises(InvalidArgumentException, lambda: Watching(w, '/tmp/no-directory'))
+
+
 @step
 def signed_addresses(w):
     url = w.sandbox.upload_url('/tmp/signed.txt', use_signature_expiration=60)

@@ -320,6 +320,8 @@ def test_a_remote_sandbox_is_used_like_a_local_one(serve: Serve, connect: Connec
         assert sandbox.read_file('n\udcff \u00e4&=?#') == b'odd'
         sandbox.remove_path('n\udcff \u00e4&=?#')
         sandbox.move_path('a.txt', 'b.txt')
+        sandbox.copy_path('b.txt', 'c.txt')
+        sandbox.move_path('c.txt', 'b.txt', overwrite=True)
         sandbox.remove_path('b.txt')
         assert not sandbox.path_exists('b.txt')
         assert sandbox.list_tools() == CONFIG['tools_config']

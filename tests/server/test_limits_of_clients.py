@@ -141,6 +141,38 @@ def test_a_null_where_the_schema_has_one_is_taken() -> None:
         StartProcess.model_validate({'command': 'true', 'timeout': -1})
 
 
+@pytest.mark.parametrize(
+    'body', [b'{"command": [' + b'[],' * 200_000 + b'1]}', b'{"a":' * 200_000, b'["a"' + b',"a"' * 200_000]
+)
+def test_a_body_of_many_values_is_refused_by_its_text(serve: Serve, body: bytes) -> None:
+    server = serve()
+
+    for path in ('/sandbox/none/command', '/sandbox/create', '/pool/initialize'):
+        answer = requests.post(
+            f'{server.url}{path}', data=body, headers={'Content-Type': 'application/json'}, timeout=PATIENCE
+        )
+        assert (answer.status_code, answer.json()['details']) == (413, {'rule': 'max_json_values'})
+
+
+def test_large_bodies_are_made_into_values_a_few_at_a_time(serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'max_output_memory': 1 << 20})
+    sandbox_id = connect(server).create_sandbox('fake', CONFIG)
+    answers = [
+        post(server.url, f'/sandbox/{sandbox_id}/command', {'command': 'true', 'env': {'A': 'x' * size}})
+        for size in (10_000, 100_000)
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
+@pytest.mark.parametrize('value', ['', 'x', [], {}, [[]], '1g', True, None, 1e308, -1])
+@pytest.mark.parametrize('option', ['max_output_bytes', 'timeout', 'enabled', 'shell', 'nothing'])
+def test_an_odd_option_of_a_tool_is_no_error_of_the_server(serve: Serve, option: str, value: Any) -> None:
+    body = {'tools_config': {'shell_executor': {option: value}}}
+
+    assert post(serve().url, '/sandbox/create?sandbox_type=fake', body).status_code in (200, 400, 403)
+
+
 # What keys share ------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from enclave.enums import ExecutionStatus
 from enclave.errors import EngineUnavailableError, SandboxGoneError, SandboxStartError
 from enclave.records import CommandResult
 from enclave.sandboxes.base import USABLE, Sandbox
+from enclave.verb_requests import VERBS
 from tests.support.workspace import FakeWorkspace
 
 PATIENCE = 30.0
@@ -194,15 +195,7 @@ class FakeSandbox(Sandbox):
     # Files
 
     def __getattr__(self, name: str) -> Any:
-        if name in (
-            'read_file',
-            'write_file',
-            'list_dir',
-            'stat_path',
-            'remove_path',
-            'make_dir',
-            'move_path',
-        ):
+        if name in VERBS and hasattr(FakeWorkspace, name):
             return getattr(self.workspace, name)
         raise AttributeError(name)
 

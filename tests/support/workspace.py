@@ -235,6 +235,14 @@ class FakeWorkspace:
         with _translated(source):
             self.host_path(source).rename(self.host_path(target))
 
+    def copy_path(self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False) -> None:
+        self._record('copy_path', {'source': source, 'target': target, 'recursive': recursive, 'overwrite': overwrite})
+        if os.path.lexists(self.host_path(target)) and not overwrite:
+            raise SandboxPathExistsError(f'{target!r} exists already')
+        with _translated(source):
+            copy = shutil.copytree if self.host_path(source).is_dir() and recursive else shutil.copy2
+            copy(self.host_path(source), self.host_path(target))
+
 
 class _translated:
     """Tells the host's errors as a sandbox tells the guest's."""

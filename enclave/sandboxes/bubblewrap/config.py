@@ -17,7 +17,7 @@ IMAGE_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}')
 _PROGRAM_BYTES = 48 * MIB
 
 
-def _as_path_text(value: Any) -> Any:
+def _as_path_text(value: str | os.PathLike[str] | None) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str) and value.startswith(('.', '~')):

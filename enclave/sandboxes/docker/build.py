@@ -136,7 +136,7 @@ def _debootstrap(
         tree = folder / 'root.tar'
         _run(mmdebstrap_command(recipe, folder, tree, bundle), f'build {name}', report)
         size = tree.stat().st_size
-        report(Progress(message=f'handing {size // 2**20} MB to the engine'))
+        report(Progress(message=f'handing {size // 2**20} MiB to the engine'))
         import_image(engine, tree, name, changes=_import_changes(recipe, bundle))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -15,7 +15,9 @@ from attrs import field, frozen
 from enclave.config import (
     SandboxConfig,
     as_dict,
+    as_text_map,
     as_tuple,
+    as_words,
     check_names,
     check_text_map,
     checked,
@@ -30,9 +32,12 @@ DEFAULT_IMAGE = 'python:3.11-slim'
 _PORT = re.compile('[0-9]{1,5}')
 _PROTOCOLS = ('tcp', 'udp', 'sctp')
 PortBinding = tuple[str, int | None]
+Binding = PortBinding | int | str | None
+Ports = Mapping[str, Binding] | Mapping[int, Binding] | Iterable[str | int]
+Ulimits = Mapping[str, int] | Mapping[str, tuple[int, int]] | Mapping[str, int | tuple[int, int]]
 
 
-def _as_command(value: Any) -> Any:
+def _as_command(value: str | Sequence[str] | None) -> Any:
     return value if isinstance(value, str) else as_tuple(value)
 
 
@@ -45,7 +50,7 @@ def _check_command(value: Any, name: str) -> None:
         raise ConfigurationError(f'{name} must name a program and its arguments, all strings, not {list(value)!r}')
 
 
-def as_address(value: Any) -> Any:
+def as_address(value: str | None) -> Any:
     """Return an address of this machine as the engine reads it; anything else is left for `check_address`."""
     if not isinstance(value, str):
         return value
@@ -74,7 +79,7 @@ def _as_port_binding(value: Any) -> Any:
     return (as_address(binding[0]), *binding[1:]) if isinstance(binding, tuple) and binding else binding
 
 
-def _as_ports(value: Any) -> Any:
+def _as_ports(value: Ports | None) -> Any:
     if isinstance(value, Mapping):
         return {
             f'{port}/tcp' if '/' not in str(port) else str(port): _as_port_binding(binding)
@@ -109,7 +114,7 @@ def _check_tmpfs(value: Any, name: str) -> None:
             raise ConfigurationError(f'{name}: {path!r} must be an absolute path in the sandbox')
 
 
-def _as_tmpfs(value: Any) -> Any:
+def _as_tmpfs(value: Mapping[str, str] | Iterable[str] | None) -> Any:
     if isinstance(value, (list, tuple, set)) and all(isinstance(path, str) for path in value):
         return dict.fromkeys(value, '')
     return as_dict(value)
@@ -124,7 +129,7 @@ def _check_ulimits(value: Any, name: str) -> None:
             raise ConfigurationError(f'{name}[{limit!r}] must be a whole number or (soft, hard), not {bounds!r}')
 
 
-def _as_ulimits(value: Any) -> Any:
+def _as_ulimits(value: Ulimits | None) -> Any:
     if not isinstance(value, Mapping):
         return as_dict(value)
     return {
@@ -133,7 +138,7 @@ def _as_ulimits(value: Any) -> Any:
     }
 
 
-def _as_user(value: Any) -> Any:
+def _as_user(value: str | int | None) -> Any:
     return str(value) if type(value) is int else value
 
 
@@ -176,18 +181,18 @@ class DockerSandboxConfig(SandboxConfig):
     )
     ports: dict[str, PortBinding] = field(factory=dict, converter=_as_ports, validator=checked(_check_ports))
     network: str | None = field(default=None, validator=is_a(str, none=True))
-    extra_hosts: dict[str, str] = field(factory=dict, converter=as_dict, validator=checked(check_text_map))
+    extra_hosts: dict[str, str] = field(factory=dict, converter=as_text_map, validator=checked(check_text_map))
     privileged: bool = field(default=False, validator=is_a(bool))
     platform: str | None = field(default=None, validator=is_a(str, none=True))
     user: str | None = field(default=None, converter=_as_user)
     read_only: bool = field(default=False, validator=is_a(bool))
     tmpfs: dict[str, str] = field(factory=dict, converter=_as_tmpfs, validator=checked(_check_tmpfs))
     ulimits: dict[str, tuple[int, int]] = field(factory=dict, converter=_as_ulimits, validator=checked(_check_ulimits))
-    cap_add: tuple[str, ...] = field(default=(), converter=as_tuple, validator=checked(check_names))
-    security_opt: tuple[str, ...] = field(default=(), converter=as_tuple, validator=checked(check_names))
+    cap_add: tuple[str, ...] = field(default=(), converter=as_words, validator=checked(check_names))
+    security_opt: tuple[str, ...] = field(default=(), converter=as_words, validator=checked(check_names))
     runtime: str | None = field(default=None, validator=is_a(str, none=True))
     shm_size: str | int | None = field(default=None)
-    storage_opt: dict[str, str] = field(factory=dict, converter=as_dict, validator=checked(check_text_map))
+    storage_opt: dict[str, str] = field(factory=dict, converter=as_text_map, validator=checked(check_text_map))
 
     @image.validator
     def _check_image(self, _: Any, value: Any) -> None:

@@ -216,12 +216,14 @@ def check_limits(info: EngineInfo) -> Check:
 
 def check_image(engine: Engine, image: str, *, name: str, required: bool) -> Check:
     """Check that an image is on the engine, and trusts what this host was told to trust."""
-    from enclave.sandboxes.docker.images import LABEL_HOST_CA, find_image
+    from enclave.sandboxes.docker.images import LABEL_HOST_CA, find_image, find_recipe
 
     found = find_image(engine, image)
     if found is None:
-        mend = f'ms-enclave images pull {image}, or without a registry: ms-enclave images build {image}'
-        if shutil.which('mmdebstrap') is None and sys.platform.startswith('linux'):
+        mend = f'ms-enclave images pull {image}'
+        if find_recipe(image) is not None:
+            mend += f', or without a registry: ms-enclave images build {image}'
+        if find_recipe(image) is not None and shutil.which('mmdebstrap') is None and sys.platform.startswith('linux'):
             mend += ' (needs mmdebstrap: apt-get install mmdebstrap)'
         if image == NOTEBOOK_IMAGE:
             mend = f'ms-enclave images build {image}'

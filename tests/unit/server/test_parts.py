@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import stat
@@ -427,3 +428,34 @@ def test_one_too_many_is_refused_and_who_goes_leaves_the_queue() -> None:
     assert len(raised) == 1
     assert (lanes.waiting, lanes.refused) == (0, 1)
     assert lanes.wait_empty(0)
+
+
+def test_one_key_does_not_take_all_places_to_wait_in() -> None:
+    lanes = Lanes(calls=1, streams=1, waiting=4, keys=2)
+    gone: list[Callable[[], None]] = []
+    with lanes.entered('program', 'alice'):
+        threads = [_waiting(lanes, 'alice', gone, number) for number in (1, 2, 3)]
+        with pytest.raises(TooManyRequestsError, match='kept for other keys'), lanes.queued('alice'):
+            pass
+        threads.append(_waiting(lanes, 'bob', gone, 4))
+        with pytest.raises(TooManyRequestsError, match='which is all it takes'), lanes.queued('bob'):
+            pass
+        for leave in gone:
+            leave()
+        for thread in threads:
+            thread.join(60)
+    assert lanes.waiting == 0
+
+
+def _waiting(lanes: Lanes, tenant: str, gone: list[Callable[[], None]], number: int) -> threading.Thread:
+    """Have a program wait for its turn on a thread; return when so many do."""
+    thread = threading.Thread(target=_wait_in, args=(lanes, tenant, gone))
+    thread.start()
+    while len(gone) < number:
+        thread.join(0.005)
+    return thread
+
+
+def _wait_in(lanes: Lanes, tenant: str, gone: list[Callable[[], None]]) -> None:
+    with contextlib.suppress(CallCancelledError), lanes.queued(tenant, None, gone.append):
+        pass

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import queue
 import threading
+import uuid
 from typing import Any, cast
 
 import pytest
@@ -24,6 +26,7 @@ class FakeProcess:
     pid = 7
 
     def __init__(self) -> None:
+        self.id = uuid.uuid4().hex[:12]
         self.output: queue.Queue[OutputChunk | Exception | None] = queue.Queue()
         self.result: CommandResult | None = None
         self.killed = threading.Event()
@@ -191,3 +194,21 @@ def test_ended_processes_are_forgotten_after_a_while(fake: FakeProcess, monkeypa
     monkeypatch.setattr(live_module, 'KEPT_SECONDS', -1.0)
 
     assert table.of('box') == []
+
+
+def test_a_program_that_nobody_reads_may_leave_its_oldest_events_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, 'UNREAD_BYTES', 1000)
+    fake = FakeProcess()
+    process = LiveProcess('sandbox', cast(Process, fake), attended=False, waits_alone=False)
+    process.start()
+
+    fake.write(*[b'%d' % number for number in range(100)]).end()
+
+    pause = threading.Event()
+    for _ in range(1000):
+        if not process.is_running or pause.wait(0.05):
+            break
+    found = [json.loads(line.text) for line in process.events(process.read_seq, threading.Event())]
+    assert found[-1]['event'] == 'end'
+    assert found[-2]['text'] == '99'
+    assert len(found) < 50

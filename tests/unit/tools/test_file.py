@@ -349,6 +349,18 @@ def test_move_renames_and_replaces_only_when_asked(tool: FileOperation, workspac
     assert workspace.host_path('b').read_bytes() == b'new'
 
 
+def test_copy_leaves_the_source_and_replaces_only_when_asked(tool: FileOperation, workspace: FakeWorkspace) -> None:
+    workspace.write_file('a', b'new')
+    workspace.write_file('b', b'old')
+
+    refused = tool.execute(workspace, operation='copy', file_path='a', target_path='b')
+    copied = tool.execute(workspace, operation='copy', file_path='a', target_path='b', overwrite=True)
+
+    assert "'b' exists already" in error_of(refused)
+    assert (copied.output, copied.metadata['target']) == ('Copied a to b', 'b')
+    assert [workspace.host_path(name).read_bytes() for name in 'ab'] == [b'new', b'new']
+
+
 # Wrong arguments
 
 
@@ -356,7 +368,7 @@ def test_move_renames_and_replaces_only_when_asked(tool: FileOperation, workspac
     ('parameters', 'message'),
     [
         ({}, 'operation is required and missing; file_path is required and missing'),
-        ({'operation': 'raed', 'file_path': 'a'}, "operation must be one of 'create', 'read'.*not 'raed'"),
+        ({'operation': 'raed', 'file_path': 'a'}, "operation must be one of 'create', 'write'.*not 'raed'"),
         ({'operation': 'read', 'file_path': ''}, 'file_path must not be empty'),
         ({'operation': 'read', 'file_path': 'a\0b'}, 'file_path must not contain NUL'),
         ({'operation': 'read', 'file_path': 5}, 'file_path must be a string, not 5'),

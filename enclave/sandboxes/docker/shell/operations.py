@@ -29,6 +29,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from datetime import datetime, timezone
 from typing import IO, Any, Literal, NoReturn
 
+import attrs
 from attrs import evolve
 
 from enclave.agent.program import CPU_VARIABLES
@@ -56,7 +57,7 @@ from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.shell import archives, programs
 from enclave.sandboxes.docker.shell.exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, CallCount, explain_sizes
+from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, CallCount, explain_sizes, make_beside
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
 from enclave.verb_requests import (
@@ -66,6 +67,7 @@ from enclave.verb_requests import (
     ReadArchive,
     ReadFile,
     RemovePath,
+    Request,
     RunCommand,
     StartProcess,
     StatPath,
@@ -663,6 +665,34 @@ class EngineOperations(ByVerb):
                 self._ask(programs.MOVE, *words, timeout=None)
             except _ScriptError as error:
                 self._raise(error, source if 'source\n' in error.words else target)
+
+    def run_other(self, request: Request[Any]) -> None:
+        """Have a verb done by the program that has its name, in capitals.
+
+        Its arguments are a name for what it makes beside its place, and the fields of the request, in order.
+        """
+        program: str = getattr(programs, request.verb.upper(), '')
+        if not program:
+            super().run_other(request)
+        beside, fields = make_beside(), attrs.asdict(request)  # type: ignore[arg-type]
+        words = [
+            _flag(value) if isinstance(value, bool) else '' if value is None else str(value)
+            for value in fields.values()
+        ]
+        with self._calls.counted():
+            try:
+                self._ask(program, beside, *words, timeout=None)
+            except _ScriptError as error:
+                path = request.paths[0] if 'first\n' in error.words else request.paths[-1]
+                if 'irregular\n' in error.words:
+                    message = f'not a regular file: {path!r}'
+                    raise SandboxPathError(message, details={'errno': error.number}) from None
+                self._raise(error, path)
+            except CallCancelledError:
+                for path in request.places(beside):
+                    with contextlib.suppress(EnclaveError, _ScriptError):
+                        self._ask(programs.DISCARD, path, is_cleaning=True)
+                raise
 
     # Archives ---------------------------------------------------------------------------------------------------------
 

@@ -509,6 +509,37 @@ mv -f -- "$s" "$t"
 """Arguments: source, target, the source's own name, ``1`` to overwrite. ``source`` on stderr: what failed is about
 that."""
 
+COPY_PATH = (
+    _PRELUDE
+    + r"""
+b=$1 s=${2%"${2##*[!/]}"} t=${3%"${3##*[!/]}"}
+s=${s:-/} t=${t:-/}
+there "$s" || { printf 'first\n' >&2; stat -c %s -- "$s"; exit 1; }
+[ ! -d "$t" ] || t=${t%/}/${s##*/}
+if there "$t"; then [ -n "$5" ] || fail 17; fi
+case $t in */*) d=${t%/*}/ ;; *) d=./ ;; esac
+[ -d "$d" ] || { ls -d "$d." >/dev/null; exit 1; }
+if [ -d "$s" ] && [ ! -L "$s" ]; then
+  [ -n "$4" ] || { printf 'first\n' >&2; fail 21; }
+  case $(cd -P "$d" && pwd -P)/ in "$(cd -P "$s" && pwd -P)"/*) fail 22 ;; esac
+  if there "$t"; then
+    { [ -d "$t" ] && [ ! -L "$t" ]; } || fail 20
+    [ -z "$(ls -A "$t")" ] || fail 39
+  fi
+else
+  if [ -d "$t" ] && [ ! -L "$t" ]; then fail 21; fi
+fi
+[ -z "$(find "$s" ! -type f ! -type d ! -type l | head -n 1)" ] || { printf 'first\nirregular\n' >&2; fail 22; }
+b=$d$b
+cp -RPp "$s" "$b" || { rm -rf "$b"; exit 1; }
+[ ! -d "$t" ] || [ -L "$t" ] || rmdir "$t"
+mv -f "$b" "$t" || { rm -rf "$b"; exit 1; }
+"""
+)
+"""Arguments: a name for what is made beside its place, and then the fields of the request, as `EngineOperations.run_other` gives
+them: source, target, ``1`` for whole trees, ``1`` to overwrite. ``first`` on stderr: what failed is about the first
+path; ``irregular``: it is, or holds, no regular file."""
+
 PACK = (
     _PRELUDE
     + r"""

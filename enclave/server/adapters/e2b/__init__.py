@@ -7,12 +7,12 @@ of them are below ``/e2b`` here. Source of what travels: the packages ``e2b`` 2.
 
 from __future__ import annotations
 
-from enclave.server.adapters.e2b import code, files, filesystem, processes, sandboxes
+from enclave.server.adapters.e2b import code, files, filesystem, processes, sandboxes, watching
 from enclave.server.adapters.e2b.names import locators
 from enclave.server.adapters.e2b.services import ADAPTER as E2B
 from enclave.server.adapters.e2b.settings import E2BSettings
 
-HANDLERS = (code, files, filesystem, processes, sandboxes)
+HANDLERS = (code, files, filesystem, processes, sandboxes, watching)
 """Imported for the addresses that they register."""
 
 __all__ = ['E2B', 'HANDLERS', 'E2BSettings', 'locators']

@@ -50,7 +50,8 @@ def absolute(sandbox: Sandbox, path: str) -> str:
     return posixpath.normpath(posixpath.join(str(sandbox.config.working_dir), checked_path(sandbox, path)))
 
 
-def _asked_path(sandbox: Sandbox, message: dict[str, Any], name: str = 'path') -> str:
+def asked_path(sandbox: Sandbox, message: dict[str, Any], name: str = 'path') -> str:
+    """Return the path of a message, from the root."""
     path: str = field(message, name, str, '')
     check_file_user(asked_user())
     return absolute(sandbox, path)
@@ -124,7 +125,7 @@ def look(context: Context, sandbox: Sandbox, path: str) -> dict[str, Any]:
 def e2b_stat(context: Context, body: RawBody) -> dict[str, Any]:
     """Return what is at a path."""
     sandbox = asked_sandbox(context)
-    path = _asked_path(sandbox, connect.read_message(body.stream.read(body.size)))
+    path = asked_path(sandbox, connect.read_message(body.stream.read(body.size)))
     return {'entry': look(context, sandbox, path)}
 
 
@@ -136,7 +137,7 @@ def e2b_list_dir(context: Context, body: RawBody) -> dict[str, Any]:
     depth = field(message, 'depth', int, 1) or 1
     if not depth >= 1:
         raise InvalidArgumentError(f'depth must be at least 1, not {depth}')
-    path = _asked_path(sandbox, message)
+    path = asked_path(sandbox, message)
     found = verb(sandbox, 'stat_path')(path)
     if found.kind != 'directory':
         raise InvalidArgumentError(f'path is not a directory: {path!r}')
@@ -171,7 +172,7 @@ def _walk(sandbox: Sandbox, path: str, depth: int, most: int) -> list[PathInfo]:
 def e2b_make_dir(context: Context, body: RawBody) -> dict[str, Any]:
     """Make a directory, and those above it that are missing."""
     sandbox = asked_sandbox(context)
-    path = _asked_path(sandbox, connect.read_message(body.stream.read(body.size)))
+    path = asked_path(sandbox, connect.read_message(body.stream.read(body.size)))
     try:
         verb(sandbox, 'make_dir')(path, parents=True, exist_ok=False)
     except SandboxPathExistsError as error:
@@ -186,7 +187,7 @@ def e2b_move(context: Context, body: RawBody) -> dict[str, Any]:
     """Rename a file or a directory, in the place of a file that has the name."""
     sandbox = asked_sandbox(context)
     message = connect.read_message(body.stream.read(body.size))
-    source, target = _asked_path(sandbox, message, 'source'), _asked_path(sandbox, message, 'destination')
+    source, target = asked_path(sandbox, message, 'source'), asked_path(sandbox, message, 'destination')
     verb(sandbox, 'stat_path')(source, follow_symlinks=False)
     verb(sandbox, 'make_dir')(posixpath.dirname(target), parents=True, exist_ok=True)
     verb(sandbox, 'move_path')(source, target, overwrite=True)
@@ -198,7 +199,7 @@ def e2b_move(context: Context, body: RawBody) -> dict[str, Any]:
 def e2b_remove(context: Context, body: RawBody) -> dict[str, Any]:
     """Remove what is at a path, with all that is below it; nothing there is nothing to do."""
     sandbox = asked_sandbox(context)
-    path = _asked_path(sandbox, connect.read_message(body.stream.read(body.size)))
+    path = asked_path(sandbox, connect.read_message(body.stream.read(body.size)))
     verb(sandbox, 'remove_path')(path, recursive=True, missing_ok=True)
     remembered(context, sandbox).move(path, None)
     return {}

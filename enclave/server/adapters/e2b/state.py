@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 from enclave.errors import ConflictError, EnclaveError
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import USABLE, Sandbox
+from enclave.sandboxes.watching import Watch
 from enclave.server.adapters.e2b.faults import NoSandboxError
 from enclave.server.adapters.e2b.identity import Tokens
 from enclave.server.adapters.e2b.settings import E2BSettings
@@ -51,7 +52,7 @@ class SandboxState:
     log: deque[LogEntry] = field(factory=lambda: deque(maxlen=LOG_ENTRIES), init=False, repr=False)
     attributes: dict[str, dict[str, str]] = field(factory=dict, init=False, repr=False)  # by absolute path
     names: tuple[float, dict[int, str], dict[int, str]] | None = field(default=None, init=False, repr=False)
-    watches: dict[str, Any] = field(factory=dict, init=False, repr=False)
+    watches: dict[str, tuple[Watch, bool]] = field(factory=dict, init=False, repr=False)
     contexts: dict[str, str] = field(factory=dict, init=False, repr=False)  # the directory of each kernel
     turns: dict[str, threading.Lock] = field(factory=dict, init=False, repr=False)  # by kernel
     usage: tuple[float, float] | None = field(default=None, init=False, repr=False)  # when, and CPU seconds until then
@@ -94,8 +95,8 @@ class SandboxState:
         """Let go of what is held for it."""
         with self.lock:
             watches, self.watches = dict(self.watches), {}
-        for each in watches.values():
-            each.close()
+        for watch, _ in watches.values():
+            watch.close()
 
 
 class State:

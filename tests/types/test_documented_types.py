@@ -1,0 +1,84 @@
+"""What the documents and examples show is right to checkers of types, too: an editor marks none of it.
+
+Functions in them may be without annotations, as people write them; all else is checked strictly.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import test_documents
+from tests.support.environments import environment
+
+ROOT = Path(__file__).parents[2]
+WRONG = {
+    'a word that is no option': "enclave.open_sandbox(memory_limits='1g')",
+    'an option of a wrong type': 'enclave.DockerSandboxConfig(cap_add=3)',
+    'an option of a configuration': "enclave.DockerSandboxConfig(imag='x')",
+    'a missing result': "enclave.LocalSandboxManager().get_sandbox('x').id",
+    'a cell where there is no kernel': "enclave.open_sandbox('docker').execute_cell('1')",
+    'a command that is no command': 'enclave.run_command(7)',
+}
+"""What a checker must not let pass."""
+
+
+@pytest.fixture(scope='module')
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Every block of Python in the documents, and every example, as a file each."""
+    folder = tmp_path_factory.mktemp('blocks')
+    paths = []
+    for block in test_documents.of('python'):
+        path = folder / f'{re.sub(r"[^a-z0-9]+", "_", str(block).lower())}.py'
+        path.write_text(block.text)
+        paths.append(path)
+    return [*paths, *sorted((ROOT / 'examples').glob('*.py'))]
+
+
+def mypy(*paths: Path) -> subprocess.CompletedProcess[str]:
+    relaxed = ['--allow-untyped-defs', '--allow-incomplete-defs', '--allow-untyped-calls', '--follow-imports=silent']
+    command = [sys.executable, '-m', 'mypy', '--strict', *relaxed, '--config-file=', '--ignore-missing-imports']
+    environment = {**test_documents.ENVIRONMENT, 'MYPYPATH': str(ROOT)}
+    return subprocess.run(
+        [*command, *map(str, paths)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_blocks_and_examples_pass_mypy(blocks: list[Path]) -> None:
+    done = mypy(*blocks)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_mypy_finds_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / 'wrong.py'
+    path.write_text('import enclave\n' + ''.join(f'{line}\n' for line in WRONG.values()))
+
+    found = {int(match[1]) for match in re.finditer(r'wrong\.py:(\d+): error', mypy(path).stdout)}
+
+    assert found == set(range(2, len(WRONG) + 2))
+
+
+@pytest.mark.pyright
+def test_blocks_and_examples_pass_pyright(blocks: list[Path], tmp_path: Path) -> None:
+    assert pyright(*blocks) == []
+
+    wrong = tmp_path / 'wrong.py'
+    wrong.write_text('import enclave\n' + ''.join(f'{line}\n' for line in WRONG.values()))
+    assert {line for _, line, _ in pyright(wrong)} == set(range(1, len(WRONG) + 1))
+
+
+def pyright(*paths: Path) -> list[tuple[str, int, str]]:
+    """Return what pyright finds: file, line from 0, and message."""
+    python = environment('pyright', 'pyright[nodejs]', with_enclave=False)
+    command = [str(python), '-m', 'pyright', '--outputjson', '--pythonpath', sys.executable]
+    done = subprocess.run([*command, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)['generalDiagnostics']
+    # A package that an example may use and that is not installed here is no fault of the example.
+    errors = [each for each in found if each['severity'] == 'error' and each.get('rule') != 'reportMissingImports']
+    return [(Path(each['file']).name, each['range']['start']['line'], each['message']) for each in errors]

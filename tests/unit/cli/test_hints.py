@@ -1,0 +1,77 @@
+"""Calls that are another program's, and mistyped ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Invoke
+
+
+@pytest.mark.parametrize(
+    ('words', 'hint'),
+    [
+        (['exec', '-it', 'abc', 'ls'], '-i runs the command on this terminal'),
+        (['exec', '-ti', 'abc', 'ls'], '-i runs the command on this terminal'),
+        (['exec', '--interactive', 'abc', 'ls'], '-i runs the command on this terminal'),
+        (['run', '-it', 'x.py'], '`ms-enclave shell` opens a terminal'),
+        (['shell', '-it'], 'shell is always on this terminal'),
+        (['run', '--rm', 'x.py'], 'always gone afterwards'),
+        (['run', '-d', 'x.py'], 'a program runs as long as'),
+        (['run', '-p', '80:80', 'x.py'], 'ports are published by'),
+        (['run', '--name', 'x', 'x.py'], 'a sandbox has an id'),
+        (['run', '--name=x', 'x.py'], 'a sandbox has an id'),
+        (['ps', '-a'], '`ps` lists all that there are anyway'),
+        (['rm', '-f', 'abc'], '`rm` ends what runs by itself'),
+    ],
+)
+def test_an_option_of_docker_is_answered_with_what_there_is_here(invoke: Invoke, words: list[str], hint: str) -> None:
+    result = invoke(*words)
+
+    assert result.exit_code in (2, 125)
+    assert hint in result.stderr
+    assert 'float' not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('words', 'hint'),
+    [
+        (['lst'], 'Did you mean `ms-enclave ps`?'),
+        (['ls'], 'Did you mean `ms-enclave ps`?'),
+        (['serve'], 'Did you mean `ms-enclave server`?'),
+        (['verion'], 'Did you mean `ms-enclave version`?'),
+        (['pull', 'x'], 'Did you mean `ms-enclave images pull`?'),
+        (['images', 'lst'], 'Did you mean `ms-enclave images list`?'),
+        (['notebook', 'rn'], 'Did you mean `ms-enclave notebook run`?'),
+        (['qqqq'], '`ms-enclave --help` lists the commands.'),
+    ],
+)
+def test_a_command_that_there_is_not_names_the_one_that_was_meant(invoke: Invoke, words: list[str], hint: str) -> None:
+    result = invoke(*words)
+
+    assert result.exit_code == 2
+    assert hint in result.stderr
+
+
+def test_a_file_in_the_place_of_a_command_is_to_be_run(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('a.py').touch()
+    Path('a.ipynb').touch()
+
+    assert 'Did you mean `ms-enclave run a.py`?' in invoke('a.py').stderr
+    assert 'Did you mean `ms-enclave notebook run a.ipynb`?' in invoke('a.ipynb').stderr
+
+
+def test_an_unknown_option_is_named_with_its_like(invoke: Invoke) -> None:
+    assert '--timeout' in invoke('run', '--timeuot', '3', 'x.py').stderr
+
+
+def test_the_module_is_the_command_line() -> None:
+    found = subprocess.run([sys.executable, '-m', 'enclave', '--version'], capture_output=True, text=True, check=True)
+
+    assert found.stdout.startswith('ms-enclave')

@@ -1,0 +1,41 @@
+"""What docs/extending.md says a change takes is what it takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / 'docs/extending.md').read_text('utf-8')
+
+
+def test_a_verb_is_written_in_the_six_files_that_the_page_names() -> None:
+    chapter = PAGE.split('## A verb\n')[1].split('\n## ')[0]
+    named = re.findall(r'^\d\. `(enclave/[\w/]+\.py)`', chapter, re.MULTILINE)
+
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / 'enclave').rglob('*.py')
+        if re.search(r'\b(copy_path|CopyPath|COPY_PATH)\b', path.read_text('utf-8'))
+    }
+
+    assert sorted(named) == sorted(found)
+    assert len(named) == 6
+
+
+def test_a_verb_is_everywhere_it_should_be() -> None:
+    from enclave import aio
+    from enclave.sandboxes.verbs import Verbs
+    from enclave.server import openapi
+    from enclave.server.route import ROUTES
+    from enclave.tools.registry import ToolFactory
+    from enclave.tools.workspace import Workspace
+
+    schema = ToolFactory.create_tool('file_operation').schema
+
+    assert callable(Verbs.copy_path)
+    assert callable(Workspace.copy_path)
+    assert callable(aio.RemoteSandbox.copy_path)
+    assert 'post' in openapi.document()['paths']['/sandbox/{sandbox_id}/copy']
+    assert ROUTES['copy_path'].is_repeatable
+    assert 'copy' in schema['function']['parameters']['properties']['operation']['enum']
