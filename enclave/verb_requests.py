@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
 
@@ -300,6 +300,24 @@ def _check_suffix(value: str, name: str) -> None:
         raise InvalidArgumentError(f'{name} must be a file ending, not {quoted(value)}')
 
 
+MAX_PRELOADED = 100
+
+
+def check_modules(names: Any) -> tuple[str, ...] | None:
+    """Return names of modules, checked."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InvalidArgumentError(f"preload must be a list of modules' names, not {quoted(names)}")
+    modules = tuple(names)
+    if len(modules) > MAX_PRELOADED:
+        raise InvalidArgumentError(f'preload may name {MAX_PRELOADED} modules, not {len(modules)}')
+    for name in modules:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split('.')):
+            raise InvalidArgumentError(f"preload must name modules, like 'numpy' or 'os.path', not {quoted(name)}")
+    return modules
+
+
 def _as_source(source: Any) -> bytes:
     return as_bytes(source, 'source')
 
@@ -308,7 +326,9 @@ def _as_source(source: Any) -> bytes:
 class Script(Model):
     """A program text: written to a private file ending in ``suffix``, whose path is put into the command at index ``at``.
 
-    ``import_path_env`` names a search path variable like ``PYTHONPATH``, which the working directory is put first in.
+    ``import_path_env`` names a search path variable like ``PYTHONPATH``, which the working directory is put first in. ``preload``
+    names modules that a template interpreter has imported, of which the program is a fork where it can be; null starts an
+    interpreter for it.
     """
 
     # With a `name` the file is called that, and the private directory that it is in is the working directory. If it `is_sourced`,
@@ -323,6 +343,7 @@ class Script(Model):
     import_path_env: str | None = None
     name: str | None = None
     is_sourced: bool = False
+    preload: tuple[str, ...] | None = field(default=None, converter=check_modules)
 
 
 def _as_command(command: Any) -> str | tuple[str, ...]:

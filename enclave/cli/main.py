@@ -66,8 +66,8 @@ class LazyGroup(HintedGroup):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=LazyGroup, context_settings={'help_option_names': ['-h', '--help']})
-@click.version_option(__version__, prog_name='ms-enclave')
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={'help_option_names': ['-h', '--help']})
+@click.version_option(__version__, '-v', '--version', prog_name='ms-enclave', message='%(prog)s %(version)s')
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Run code you do not trust, in sandboxes.
@@ -82,6 +82,9 @@ def cli(ctx: click.Context) -> None:
       ms-enclave --help, ms-enclave run --help
     """
     ctx.color = wants_color()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

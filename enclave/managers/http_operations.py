@@ -53,7 +53,7 @@ _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
 class Transport(Protocol):
-    """How requests travel; `enclave.managers.http` has the one there is. Any thread may use it. Errors are those of the verbs."""
+    """How requests travel; see `enclave.managers.http_transport`. Any thread may use it. Errors are those of the verbs."""
 
     def call(
         self,

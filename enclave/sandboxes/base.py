@@ -131,8 +131,16 @@ class Sandbox(ABC):
 
     def _load_tools(self) -> dict[str, Tool]:
         return load_tools(
-            self.config.tools_config, self.sandbox_type, self.offers, is_notebook='notebook' in self.offers
+            self.config.tools_config,
+            self.sandbox_type,
+            self.offers,
+            is_notebook='notebook' in self.offers,
+            loads_all=self._loads_all_tools(),
         )
+
+    def _loads_all_tools(self) -> bool:
+        """Return whether a notebook sandbox loads the tools for general-purpose sandboxes too."""
+        return False
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -473,6 +481,7 @@ class Sandbox(ABC):
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        preload: Sequence[str] | None = None,
         on_stdout: Callable[[str], object] | None = None,
         on_stderr: Callable[[str], object] | None = None,
     ) -> CommandResult:

@@ -41,7 +41,7 @@ from enclave.managers.protocol import (
     error_response,
 )
 from enclave.server import notebooks, programs, routes, verb_routes
-from enclave.server.adapters import adapter_at
+from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 from enclave.server.idempotency import Entry, Outcome
@@ -231,7 +231,7 @@ class _Door:
             response = flask.Response(body, number, content_type=media_type)
             response.headers.update(adapter.headers(error))
             return response
-        chosen = status_of(error) if status is None else status
+        chosen = getattr(error, 'http_status', status_of(error)) if status is None else status
         response = flask.Response(_encoded(error), chosen, mimetype=JSON)
         for name, value in extra_headers(error, chosen).items():
             response.headers[name] = value
@@ -242,9 +242,15 @@ class _Door:
     def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
         """Do what a route is for."""
         tenant = self._service.tenant(flask.g.get('key'))
+        documented = ms_enclave.find_route(
+            cast(Mapping[str, str], flask.request.headers), route.name, self._service.policy
+        )
         try:
             arguments: dict[str, Any] = dict(path)
-            if route.adapter is None:
+            if documented is not None:
+                route = documented
+                arguments['query'] = {name: texts[-1] for name, texts in _query_arguments().items()}
+            elif route.adapter is None:
                 query = decode_query(_query_arguments(), route.query)
                 if query is not None:
                     arguments['query'] = query
@@ -385,6 +391,8 @@ class _Door:
             raise UnsupportedMediaTypeError(f'the body must be JSON, sent with "Content-Type: {JSON}"')
         if text and not request.mimetype:
             raise UnsupportedMediaTypeError(f'send the body with "Content-Type: {JSON}"')
+        if route.body is ms_enclave.JSON_BODY:
+            return ms_enclave.read_body(text)
         if route.body is JSON_OPTIONS:
             value = wire.from_json(text, what='the body') if text.strip() else None
             if value is not None and not isinstance(value, dict):
@@ -413,7 +421,7 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _encoded(error: EnclaveError) -> bytes:
-    answer = error_response(error)
+    answer = error_response(error).model_copy(update={'detail': getattr(error, 'detail', error.message)})
     try:
         return wire.to_json(answer).encode('ascii')
     except InvalidArgumentError:

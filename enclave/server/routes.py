@@ -104,6 +104,12 @@ def get_docs(context: Context) -> Text:
     return Text(openapi.page(), HTML)
 
 
+@route('GET', '/redoc', answers=HTML, while_draining=True, tag='server')
+def get_redoc(context: Context) -> Text:
+    """Show this description as a page, under the address that other servers have it at too."""
+    return Text(openapi.page(), HTML)
+
+
 # Sandboxes ------------------------------------------------------------------------------------------------------------
 
 

@@ -271,7 +271,8 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
             431: 'Request Header Fields Too Large',
         }
         self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
-        body = wire.to_json(error_response(error.fault)).encode('ascii')
+        answer = error_response(error.fault).model_copy(update={'detail': error.fault.message})
+        body = wire.to_json(answer).encode('ascii')
         request_id = f'refused-{time.monotonic_ns():x}'
         self.response_headers = [
             ('Content-Type', 'application/json'),
@@ -549,6 +550,23 @@ class SandboxServer:
             self._keys = [ApiKey(name='generated', key=self.generated_key)]
         if not local and self._insecure:
             logger.warning('INSECURE: everybody who reaches %s:%d can run code on this machine', host, port)
+        app = self._make_app(host, local=local)
+        assert self.service is not None
+        dispatcher = _Dispatcher(self.service.lanes.most_threads)
+        locate, debug = locators(self.e2b)
+        made = self._waitress = self._listen(app.wsgi_app, dispatcher, host, port, locate)
+        for each, find in debug.items():
+            self._listen(app.wsgi_app, dispatcher, '127.0.0.1', each, find)
+        self.host, self.port = host, int(made.effective_port)
+        if self.generated_key is not None:
+            keyfile.write_key(self.port, self.generated_key)
+            self._key_port = self.port
+        dispatcher.set_thread_count(self.service.lanes.threads)
+        self._loop = threading.Thread(target=self._serve, name=f'enclave-server-{self.port}', daemon=True)
+        self._loop.start()
+
+    def _make_app(self, host: str, *, local: bool) -> Any:
+        """Return the Flask application; the service behind it is there from now on."""
         authenticator = Authenticator(self._keys)
         if self.e2b.debug and authenticator.needs_key:
             raise ConfigurationError(
@@ -565,19 +583,32 @@ class SandboxServer:
             audit=Audit(self._audit_file),
             adapters={'e2b': self.e2b, 'sandbox_fusion': self.sandbox_fusion},
         )
-        app = create_app(self.service)
-        dispatcher = _Dispatcher(self.service.lanes.most_threads)
-        locate, debug = locators(self.e2b)
-        made = self._waitress = self._listen(app.wsgi_app, dispatcher, host, port, locate)
-        for each, find in debug.items():
-            self._listen(app.wsgi_app, dispatcher, '127.0.0.1', each, find)
-        self.host, self.port = host, int(made.effective_port)
-        if self.generated_key is not None:
-            keyfile.write_key(self.port, self.generated_key)
-            self._key_port = self.port
-        dispatcher.set_thread_count(self.service.lanes.threads)
-        self._loop = threading.Thread(target=self._serve, name=f'enclave-server-{self.port}', daemon=True)
-        self._loop.start()
+        return create_app(self.service)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests need a key, as far as is known before the address is."""
+        return bool(self._keys)
+
+    @property
+    def is_insecure(self) -> bool:
+        """Whether any address is served without a key."""
+        return self._insecure
+
+    def make_wsgi_app(self) -> Any:
+        """Return the server as a WSGI application, for another server program to run in the place of `start`.
+
+        It is that program's to say who may connect and how large requests may be; a server without a key takes requests for
+        loopback hosts only. `stop` takes the sandboxes away.
+
+        Raises:
+            ManagerStoppedError: It was started before.
+        """
+        with self._lock:
+            if self._state != 'new':
+                raise ManagerStoppedError(f'the server is {self._state}; make a new one')
+            self._state = 'running'
+        return self._make_app('localhost', local=not self._keys and not self._insecure).wsgi_app
 
     def _listen(
         self,
