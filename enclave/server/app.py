@@ -40,7 +40,7 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, programs, routes, verb_routes
+from enclave.server import notebooks, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
@@ -83,6 +83,7 @@ def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
     assert verb_routes is not None
+    assert ports is not None  # imported for what it registers
     assert notebooks is not None  # this too
     assert programs is not None  # and this
     app = flask.Flask('enclave', static_folder=None)
@@ -160,7 +161,7 @@ class _Door:
         headers.setdefault('Cache-Control', 'no-store')
         headers['X-Content-Type-Options'] = 'nosniff'
         if response.mimetype == 'text/html':
-            headers['Content-Security-Policy'] = _DOCS_POLICY
+            headers.setdefault('Content-Security-Policy', _DOCS_POLICY)
         account = self._accountant(response.status_code)
         if g.streams:
             response.call_on_close(account)
@@ -403,7 +404,11 @@ class _Door:
 
     def _streamed(self, value: Streamed, stack: contextlib.ExitStack) -> flask.Response:
         flask.g.streams = True
-        response = flask.Response(_guarded(value.pieces), mimetype=None, content_type=value.media_type)
+        response = flask.Response(_guarded(value.pieces), value.status, content_type=value.media_type or None)
+        if not value.media_type:
+            response.headers.remove('Content-Type')
+        for name, text in value.headers:
+            response.headers.add(name, text)
         if value.size is not None:
             response.headers['Content-Length'] = str(value.size)
         response.call_on_close(stack.close)
