@@ -46,12 +46,12 @@ from enclave.server.route import (
     Text,
     route,
 )
+from enclave.server.running import RunningCall
 from enclave.server.views import shown_health, shown_info
 from enclave.tools.schema import argument
 from enclave.verb_requests import BYTES, StartProcess
 
 PIECE_BYTES = 256 << 10
-
 
 # Reply ----------------------------------------------------------------------------------------------------------------
 
@@ -75,6 +75,12 @@ def get_health(context: Context) -> HealthCheckResult:
 def get_stats(context: Context) -> dict[str, Any]:
     """Return numbers about this key's sandboxes and pools."""
     return context.tenant.manager.get_stats()
+
+
+@route('GET', '/calls', answers=list[RunningCall], while_draining=True, tag='server')
+def list_calls(context: Context) -> list[RunningCall]:
+    """Return the calls of this key that run, the longest first."""
+    return context.tenant.calls.list()
 
 
 @route('GET', '/limits', answers=dict[str, Any], while_draining=True, tag='server')
