@@ -10,7 +10,7 @@ import math
 import threading
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -36,8 +36,6 @@ CLEAN_SECONDS = 10.0
 
 class AgentBackedSandbox(FullSandbox):
     """A sandbox with all the verbs. See `Sandbox` for its life, `Workspace` for the errors of the verbs."""
-
-    offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files'})
 
     def __init__(self, config: Any = None, sandbox_id: str | None = None) -> None:
         super().__init__(config, sandbox_id)

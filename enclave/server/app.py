@@ -40,7 +40,7 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, page, programs, routes, verb_routes
+from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
@@ -83,6 +83,7 @@ def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
     assert verb_routes is not None
+    assert ports is not None  # imported for what it registers
     assert notebooks is not None  # this too
     assert programs is not None  # and this
     assert page is not None
@@ -161,9 +162,9 @@ class _Door:
         headers.setdefault('Cache-Control', 'no-store')
         headers['X-Content-Type-Options'] = 'nosniff'
         if response.mimetype == 'text/html':
-            at_page = request_route() == 'get_page'
-            headers['Content-Security-Policy'] = page.CONTENT_POLICY if at_page else _DOCS_POLICY
-            headers['Referrer-Policy'] = 'no-referrer'
+            at_page = flask.request.endpoint == 'get_page'
+            headers.setdefault('Content-Security-Policy', page.CONTENT_POLICY if at_page else _DOCS_POLICY)
+            headers.setdefault('Referrer-Policy', 'no-referrer')
         account = self._accountant(response.status_code)
         if g.streams:
             response.call_on_close(account)
@@ -416,17 +417,16 @@ class _Door:
 
     def _streamed(self, value: Streamed, stack: contextlib.ExitStack) -> flask.Response:
         flask.g.streams = True
-        response = flask.Response(_guarded(value.pieces), mimetype=None, content_type=value.media_type)
+        response = flask.Response(_guarded(value.pieces), value.status, content_type=value.media_type or None)
+        if not value.media_type:
+            response.headers.remove('Content-Type')
+        for name, text in value.headers:
+            response.headers.add(name, text)
         if value.size is not None:
             response.headers['Content-Length'] = str(value.size)
         response.call_on_close(stack.close)
         response.call_on_close(getattr(value.pieces, 'close', lambda: None))
         return response
-
-
-def request_route() -> str:
-    """Return the name of the route that this request is for; '' for none."""
-    return flask.request.endpoint or ''
 
 
 def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
