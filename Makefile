@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-clients test-e2b test-languages test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -45,6 +45,9 @@ test-languages: .venv/.installed-dev  ## programs in every language of the image
 
 unit: .venv/.installed-dev  ## the tests that need no engine
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
+
+test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes, where this machine has them
+	@$(BIN)/pytest -n 2 -m cpython tests/cpython
 
 test-providers: .venv/.installed-dev  ## tool calls with the real SDKs of model providers
 	@$(BIN)/pytest -m providers tests/providers

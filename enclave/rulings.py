@@ -238,6 +238,7 @@ NOTEBOOK: Rulings = {
     'kernel_name': inside(),
     'interrupt_grace': at_most('max_grace'),
     'max_display_bytes': at_most('max_display_bytes'),
+    'notebook_tools': inside(),
 }
 """Rulings of the options of `enclave.sandboxes.notebook.config.NotebookConfig`."""
 

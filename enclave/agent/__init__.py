@@ -6,6 +6,7 @@ loader speaks any Python, so that one which is too old can say so instead of fai
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import marshal
 from functools import lru_cache
@@ -64,7 +65,9 @@ def _program() -> bytes:
     spec = importlib.util.find_spec('enclave.agent.program')
     assert spec is not None
     assert spec.origin is not None
-    code = spec.loader.get_code(spec.name)  # type: ignore[union-attr]
+    # Not the loader of the spec, which may be another's: pytest rewrites the assertions of its plug-ins' packages.
+    code = importlib.machinery.SourceFileLoader(spec.name, spec.origin).get_code(spec.name)
+    assert code is not None
     compiled = marshal.dumps(_renamed(code))
     source = Path(spec.origin).read_bytes()
     return importlib.util.MAGIC_NUMBER + b'%08d' % len(compiled) + compiled + b'%08d' % len(source) + source

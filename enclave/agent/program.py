@@ -29,9 +29,11 @@ INPUT_WINDOW plus the CREDIT frames that the agent gives back. Whoever holds no 
 flood in the sandbox fills the guest's own pipe and stops there.
 """
 
+import binascii
 import errno
 import heapq
 import json
+import marshal
 import os
 import select
 import signal
@@ -150,6 +152,7 @@ KILL_SLICE = 0.02  # seconds spent on killing before the loop turns again
 KILL_PATIENCE = 5.0  # seconds after which a process that waits in the kernel (state D), or is not reaped, is given up
 KILL_LIMIT = 60.0  # seconds after which everything is; nothing is known that would not die by then
 STATUS = struct.Struct('!ccI')
+REAP_SECONDS = 0.25  # how often orphans are reaped while a fork of a template runs
 FAMILY_SECONDS = 0.02  # how long what a limited program left may take to end by itself
 MEMORY_SECONDS = 0.02  # how often the memory of a program with a limit of it is looked at
 TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
@@ -158,6 +161,10 @@ PROCESSORS = max(1, os.cpu_count() or 1)
 STDIO = struct.Struct('3i')
 REQUEST_BYTES = 1 << 16  # a call that takes more than this to describe gets a supervisor of its own
 FREE_KEEPERS = 4
+PRELOAD_PROBLEMS = b'tsin'
+TEMPLATE_SOCKET, TEMPLATE_ZIP = 3, 4  # descriptors of a template interpreter
+START_PREFIXES, START_VARIABLES = (b'PYTHON', b'LC_', b'LD_', b'LANG', b'MALLOC_'), (b'TZ', b'HOME', b'TMPDIR')
+"""Variables that an interpreter, or a library, reads as it starts: a template has read them already."""
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 PROCESS_ENV = dict(getattr(os, 'environb', {}))  # the host imports this file too, on any system
 MINE = os.getpid()
@@ -552,14 +559,18 @@ class Run(RunningCall):
     'at', 'sourced'}: the first bytes of input are a file whose path replaces argv[at], or if ``sourced`` a shell's words that
     read it; with 'name' the file is called that, and its directory is the working directory), ``builtin`` ({'name', ...})
     instead of argv, ``grace`` (seconds between SIGTERM and SIGKILL at the limit), ``cpus`` (numbers of the processors to run
-    on), ``limits`` ({'cpu': seconds, 'memory': bytes, 'output': bytes, 'patience': times}, each or null): measure the program,
+    on), ``preload`` (modules that a template interpreter has imported; the program, a script of Python's, is then a fork of
+    that where it can be), ``limits`` ({'cpu': seconds, 'memory': bytes, 'output': bytes, 'patience': times}, each or null):
+    measure the program,
     end it when it goes over one, and end everything it started when it ends; ``timeout`` then does not count the time in which
     it was ready to run and no processor was free, up to ``patience`` times itself.
 
     END: ``exit`` or ``signal`` (numbers), ``timed_out``, ``cancelled``, ``oom``, ``seconds``, ``out`` and ``err``
     ([true bytes, sent bytes]), ``missing`` (errno, when the program could not be executed), ``cleared`` (how many processes of
     earlier calls were ended to make room for this one); with ``limits`` also ``cpu`` (seconds) and ``memory`` (bytes) if they
-    are known, and ``exceeded`` ('time', 'cpu', 'memory' or 'output').
+    are known, and ``exceeded`` ('time', 'cpu', 'memory' or 'output'). With ``preload`` also ``forked`` (whether it was) and
+    ``preload_problems`` (numbers, at the first call only: 4 times the index of a module, and 0 if it starts threads, 1 if it
+    opens sockets, 2 if it cannot be imported, 3 if it is the interpreter itself that serves for no template).
     """
 
     def __init__(self, agent, number, message, data):
@@ -596,6 +607,9 @@ class Run(RunningCall):
         self.grace_ends_at = 0.0
         self.cleared = 0
         self.fed = []  # type: List[bytes]
+        self.preload_problems = []  # type: List[int]
+        self.is_forked = False
+        self.template_dir = b''
         self.cpus = [int(number) for number in message.get('cpus') or ()]
         self.killer = None  # type: Optional[Killer]
         self.started_at = 0.0
@@ -657,9 +671,10 @@ class Run(RunningCall):
         if self.script_file >= 0:
             os.close(self.script_file)
             self.script_file = -1
-        if self.script_dir:
-            remove_tree(self.script_dir)
-            self.script_dir = b''
+        for folder in (self.script_dir, self.template_dir):
+            if folder:
+                remove_tree(folder)
+        self.script_dir = self.template_dir = b''
 
     def on_data(self, data):
         # type: (bytes) -> None
@@ -706,10 +721,9 @@ class Run(RunningCall):
             stdio = self.open_stdio(opened)
             self.oom_kills = self.agent.count_oom_kills()
             self.started_at = time.monotonic()
-            request = self.make_request()
-            if request:
-                self.supervisor = self.agent.take_supervisor(self, request, stdio)
-            else:
+            if self.is_plain():
+                self.supervisor = self.agent.take_supervisor(self, stdio)
+            if not self.supervisor:
                 self.supervisor = Supervisor(self.agent, self, stdio)
         except OSError as error:
             for fd in opened:
@@ -737,14 +751,36 @@ class Run(RunningCall):
         elif timeout:
             self.agent.set_deadline(self.number, float(timeout))
 
-    def make_request(self):
-        # type: () -> bytes
-        """Return the call as a free supervisor needs it, or nothing when it takes one of its own."""
+    def is_plain(self):
+        # type: () -> bool
+        """Return whether a free supervisor can start it."""
         special = ('tty', 'user', 'rlimits', 'builtin')
-        if not hasattr(os, 'posix_spawn') or any(self.message.get(name) for name in special):
-            return b''
+        return hasattr(os, 'posix_spawn') and not any(self.message.get(name) for name in special)
+
+    def preload(self):
+        # type: () -> Optional[List[Any]]
+        """Return what the template interpreter is that the program can be forked from: its command and its modules."""
+        at = int((self.message.get('script') or {}).get('at', 0))
+        if self.message.get('preload') is None or self.limits is not None or not at or not hasattr(os, 'memfd_create'):
+            return None
+        if self.message['script'].get('name') or self.message['script'].get('sourced'):
+            return None
+        ours = {to_bytes(name, 'env') for name in self.message.get('path_first') or {}} | {b'PYTHONUNBUFFERED'}
+        changed = [name for name, value in self.env.items() if PROCESS_ENV.get(name) != value]
+        if any(name.startswith(START_PREFIXES) or name in START_VARIABLES for name in changed if name not in ours):
+            return None
+        return [[to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]]
+
+    def make_request(self, preload, template_dir):
+        # type: (Optional[List[Any]], bytes) -> bytes
+        """Return the call as a free supervisor needs it, or nothing when it is too large.
+
+        With ``preload`` its script is run from ``template_dir``, if it is forked from a template.
+        """
         changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
-        request = json.dumps([[to_text(word) for word in self.argv], changed, to_text(self.cwd)]).encode('ascii')
+        words = [to_text(word) for word in self.argv]
+        places = [to_text(self.script_dir), to_text(template_dir)] if preload else None
+        request = json.dumps([words, changed, to_text(self.cwd), preload, places, self.cpus]).encode('ascii')
         return request if len(request) < REQUEST_BYTES else b''
 
     def open_stdio(self, opened):
@@ -792,6 +828,10 @@ class Run(RunningCall):
             self.on_exit(value)
         elif what == b'U':
             self.usage[stage] = value
+        elif what == b'F':
+            self.is_forked = True
+        elif what == b'P' and len(self.preload_problems) < 100:
+            self.preload_problems.append(4 * min(value, 200) + max(0, PRELOAD_PROBLEMS.find(stage)))
 
     def on_exit(self, status):
         # type: (int) -> None
@@ -1100,6 +1140,10 @@ class Run(RunningCall):
             message['cleared'] = self.cleared
         if self.exceeded:
             message['exceeded'] = self.exceeded
+        if self.message.get('preload') is not None:
+            message['forked'] = self.is_forked
+            if self.preload_problems:
+                message['preload_problems'] = self.preload_problems
         if b'c' in self.usage:
             message['cpu'] = self.usage[b'c'] / 100000.0
         if b'm' in self.usage:
@@ -1150,7 +1194,12 @@ class Supervisor(object):
 
     The two speak over a socket pair that keeps messages whole: to the supervisor a request with the guest's three standard
     descriptors, from it STATUS records: S (started, pid), E (stage, errno), X (exit status of the main process), U
-    (usage of the main process: c, 10 microseconds of processor time; m, KiB of memory), D (done: nothing of the call is left).
+    (usage of the main process: c, 10 microseconds of processor time; m, KiB of memory), T (its template interpreter, pid; 0: it
+    has none), F (the main process is a fork of that), P (a module that was not preloaded: why, index), D (done: nothing of the
+    call is left).
+
+    A template interpreter is a Python that has stopped in the midst of its own start, after it has imported what was asked for.
+    A program that is forked from it goes on from there as an interpreter that was started for it alone would.
     """
 
     def __init__(self, agent, run=None, stdio=()):
@@ -1160,6 +1209,11 @@ class Supervisor(object):
         self.agent = agent
         self.run = run
         self.serves_again = run is None
+        self.template = None  # type: Any
+        self.template_pid = 0
+        self.template_for = None  # type: Optional[List[Any]]
+        self.template_dir = b''
+        self.refused = []  # type: List[List[Any]]
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         agent.note_fd(ours.fileno(), theirs.fileno())
         agent.set_guest_oom_score()
@@ -1187,16 +1241,27 @@ class Supervisor(object):
         agent.supervisors[self.pid] = self
         agent.watch(ours.fileno(), select.EPOLLIN, self.on_message)
 
-    def assign(self, run, request, stdio):
-        # type: (Run, bytes, Tuple[int, int, int]) -> None
-        """Hand a free supervisor its next call."""
+    def assign(self, run, stdio):
+        # type: (Run, Tuple[int, int, int]) -> bool
+        """Hand a free supervisor its next call; False if that is too large for it."""
         import _socket
 
+        preload = run.preload()
+        if preload and preload == self.template_for:
+            template_dir = self.template_dir
+        else:
+            template_dir = run.script_dir + b'-run' if preload else b''
+        request = run.make_request(preload, template_dir)
+        if not request:
+            return False
         self.run = run
+        self.template_for, self.template_dir = preload, template_dir
+        run.template_dir = template_dir
         send_signal(self.pid, signal.SIGCONT)  # a guest may have stopped it
         self.agent.place_on_cpus(self.pid, run)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio))
         self.socket.sendmsg([request], [rights])
+        return True
 
     def on_message(self, mask):
         # type: (int) -> None
@@ -1214,6 +1279,12 @@ class Supervisor(object):
                 self.agent.on_supervisor_done(self)
                 if run and not run.ended:
                     run.on_family_gone()
+            elif what == b'T':
+                self.template_pid = value
+                if value and self.run:
+                    self.template_for, self.template_dir = self.run.preload(), self.run.template_dir
+                else:
+                    self.template_for, self.template_dir = None, b''
             elif self.run and not self.run.ended:
                 self.run.on_status(what, stage, value)
 
@@ -1226,6 +1297,14 @@ class Supervisor(object):
             self.agent.has_orphans = True
             if self.run.supervisor is self:
                 self.run.on_supervisor_gone()
+
+    def is_untouched(self):
+        # type: () -> bool
+        """Return whether no guest has changed its limits, or its template's."""
+        bounds = self.agent.bounds
+        if read_bounds(self.pid) != bounds:
+            return False
+        return not self.template_pid or read_bounds(self.template_pid) == bounds
 
     def close(self):
         # type: () -> None
@@ -1267,6 +1346,7 @@ class Supervisor(object):
     def keep(self, socket, start, stdio):
         # type: (Any, Callable[[], int], Tuple[int, ...]) -> None
         """Start the main process, adopt and reap whatever it leaves, report."""
+        self.reports = socket
         try:
             pid = start()
         except StartFailed as failure:
@@ -1277,7 +1357,9 @@ class Supervisor(object):
             os.close(fd)
         if pid:
             socket.send(STATUS.pack(b'S', b' ', pid))
-        while True:
+        if pid and self.template and self.template.is_busy:
+            pid = self.wait_for_fork(socket, pid)
+        while not self.is_all_gone():
             try:
                 # Told before it is reaped: were we killed in between, our parent could not learn it any more.
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
@@ -1289,13 +1371,75 @@ class Supervisor(object):
                 socket.send(STATUS.pack(b'X', b' ', outcome))
             usage = os.wait4(ended.si_pid, 0)[2]
             if ended.si_pid == pid:
-                # In units of 10 microseconds and of KiB, as far as they fit.
-                used = int((usage.ru_utime + usage.ru_stime) * 100000)
-                socket.send(STATUS.pack(b'U', b'c', min(used, 0xFFFFFFFF)))
-                socket.send(STATUS.pack(b'U', b'm', min(int(usage.ru_maxrss), 0xFFFFFFFF)))
+                self.report_usage(socket, usage)
+            if self.template and ended.si_pid == self.template.pid:
+                self.forget_template()
         socket.send(STATUS.pack(b'D', b' ', 0))
         if not self.serves_again:
             os._exit(0)
+
+    def report_usage(self, socket, usage):
+        # type: (Any, Any) -> None
+        # In units of 10 microseconds and of KiB, as far as they fit.
+        used = int((usage.ru_utime + usage.ru_stime) * 100000)
+        socket.send(STATUS.pack(b'U', b'c', min(used, 0xFFFFFFFF)))
+        socket.send(STATUS.pack(b'U', b'm', min(int(usage.ru_maxrss), 0xFFFFFFFF)))
+
+    def wait_for_fork(self, socket, pid):
+        # type: (Any, int) -> int
+        """Pass on how a fork of the template ended. Returns the fork's pid if the template died before that: then it is a child
+        of ours, as all are whose parents have died."""
+        template = self.template
+        while True:
+            ready = select.select([template.socket], [], [], REAP_SECONDS)[0]
+            data = template.socket.recv(STATUS.size) if ready else None
+            if data:
+                what = data[:1]
+                socket.send(data)
+                if what == b'X':
+                    template.is_busy = False
+                    return 0
+            while True:
+                try:
+                    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+                except ChildProcessError:
+                    ended = None
+                if ended is None or ended.si_pid == pid:
+                    break
+                os.waitpid(ended.si_pid, 0)
+                if ended.si_pid == template.pid:
+                    self.forget_template()
+                    return pid
+            if data == b'':
+                # It has closed its end, and will be gone in a moment.
+                send_signal(template.pid, signal.SIGKILL)
+                os.waitpid(template.pid, 0)
+                self.forget_template()
+                return pid
+
+    def is_all_gone(self):
+        # type: () -> bool
+        """Return whether nothing is left but a template that waits for its next call."""
+        if not self.template:
+            return False  # waiting says so
+        try:
+            mine, its = read_children(os.getpid()), read_children(self.template.pid)
+        except OSError:  # a kernel without these files: only the template's end shows what else there is
+            self.end_template()
+            return False
+        return mine == [b'%d' % self.template.pid] and not its
+
+    def forget_template(self):
+        # type: () -> None
+        self.template.socket.close()
+        self.template = None
+        self.reports.send(STATUS.pack(b'T', b' ', 0))
+
+    def end_template(self):
+        # type: () -> None
+        send_signal(self.template.pid, signal.SIGKILL)
+        os.waitpid(self.template.pid, 0)
+        self.forget_template()
 
     def spawn_main(self, request, stdio):
         # type: (Any, Tuple[int, ...]) -> int
@@ -1311,6 +1455,18 @@ class Supervisor(object):
                 os.chdir(to_bytes(request[2]))
         except OSError as error:
             raise StartFailed(b'c', error.errno or 0)
+        if self.template and (self.template.preload, self.template.folder) != (
+            request[3],
+            request[4] and request[4][1],
+        ):
+            self.end_template()
+        if request[3] and request[3] not in self.refused:
+            pid = self.fork_from_template(request, env, stdio)
+            if pid:
+                return pid
+            os.fchdir(self.agent.start_dir)
+            if request[2]:
+                os.chdir(to_bytes(request[2]))
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(stdio)]
 
         def attempt(path, words):
@@ -1321,6 +1477,122 @@ class Supervisor(object):
             return execute(argv, env, attempt)
         except OSError as error:
             raise StartFailed(b'x' if error.errno not in (errno.EAGAIN, errno.ENOMEM) else b'f', error.errno or 0)
+
+    def fork_from_template(self, request, env, stdio):
+        # type: (Any, Dict[bytes, bytes], Tuple[int, ...]) -> int
+        """Have the template fork the program and return its pid; 0 if there is no template."""
+        import _socket
+
+        if not self.template:
+            os.fchdir(self.agent.start_dir)
+            self.template = self.start_template(request, env)
+            if not self.template:
+                self.refused.append(request[3])
+                self.reports.send(STATUS.pack(b'T', b' ', 0))
+                return 0
+            self.reports.send(STATUS.pack(b'T', b' ', self.template.pid))
+        template = self.template
+        changed = {to_bytes(name): to_bytes(value) for name, value in request[1].items()}
+        order = [
+            [to_bytes(word) for word in request[0][len(request[3][0]) + 1 :]],
+            changed,
+            to_bytes(request[2]),
+            request[5],
+        ]
+        # The fork waits until it is known here, or goes: a program must not run twice because its template died meanwhile.
+        go, let_go = os.pipe()
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio) + struct.pack('i', go))
+        script_dir, template_dir = (to_bytes(place) for place in request[4])
+        try:
+            os.rename(script_dir, template_dir)
+        except OSError:
+            os.close(go)
+            os.close(let_go)
+            return 0  # a guest has put something there
+        try:
+            template.socket.sendmsg([marshal.dumps(order, 2)], [rights])
+            data = template.socket.recv(STATUS.size)
+            if data[:1] == b'S':
+                os.write(let_go, b'g')
+        except OSError:
+            data = b''
+        finally:
+            os.close(go)
+            os.close(let_go)
+        if len(data) != STATUS.size:
+            self.end_template()  # a guest has killed it
+            os.rename(template_dir, script_dir)
+            return 0
+        what, _, value = STATUS.unpack(data)
+        if what == b'E':
+            raise StartFailed(b'f', value)
+        template.is_busy = True
+        self.reports.send(STATUS.pack(b'F', b' ', value))
+        return int(value)
+
+    def start_template(self, request, env):
+        # type: (Any, Dict[bytes, bytes]) -> Optional[Template]
+        """Start an interpreter for the script and have it stop in its start; None if it cannot be had."""
+        import _socket
+
+        command, modules = request[3]
+        # There is nothing at this path yet: an interpreter that does not stop in its start must not run the program.
+        path = os.path.join(to_bytes(request[4][1]), os.path.basename(to_bytes(request[0][len(command)])))
+        argv = [to_bytes(word) for word in command] + [path]
+        own = dict(PROCESS_ENV)
+        if env.get(b'PYTHONUNBUFFERED') is not None:
+            own[b'PYTHONUNBUFFERED'] = env[b'PYTHONUNBUFFERED']
+        own[b'PYTHONPATH'] = b'/proc/self/fd/%d' % TEMPLATE_ZIP
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        archive, null = os.memfd_create('template'), os.open('/dev/null', os.O_RDONLY)
+        out, dead = os.pipe()  # its streams are a pipe's, as the programs' are
+        try:
+            write_all(archive, stored_zip(b'sitecustomize.py', HOOK.encode('ascii')))
+            actions = [
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, dead, 1),
+                (os.POSIX_SPAWN_DUP2, dead, 2),
+                # Twice, since a source may be where another target is.
+                (os.POSIX_SPAWN_DUP2, archive, 100),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 101),
+                (os.POSIX_SPAWN_DUP2, 101, TEMPLATE_SOCKET),
+                (os.POSIX_SPAWN_DUP2, 100, TEMPLATE_ZIP),
+                (os.POSIX_SPAWN_CLOSE, 100),
+                (os.POSIX_SPAWN_CLOSE, 101),
+            ]
+
+            def attempt(path, words):
+                # type: (bytes, List[bytes]) -> int
+                return os.posix_spawn(path, words, own, file_actions=actions, setsid=True, setsigdef=RESTORED)
+
+            pid = execute(argv, own, attempt)
+        except (OSError, ValueError):
+            ours.close()
+            return None
+        finally:
+            theirs.close()
+            for fd in (archive, null, dead):
+                os.close(fd)
+        template = Template(pid, ours, request[3], request[4][1])
+        try:
+            ours.send(marshal.dumps([[to_bytes(name) for name in modules]], 2))
+            while True:
+                data = ours.recv(STATUS.size)
+                if len(data) != STATUS.size:
+                    break
+                what, _, _ = STATUS.unpack(data)
+                if what == b'R':
+                    return template
+                self.reports.send(data)
+        except OSError:
+            pass
+        finally:
+            os.close(out)
+        send_signal(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        ours.close()
+        self.reports.send(STATUS.pack(b'P', b'n', 0))
+        return None
 
     def fork_main(self, socket, run, stdio):
         # type: (Any, Run, Tuple[int, ...]) -> int
@@ -1335,6 +1607,204 @@ class Supervisor(object):
             finally:
                 os._exit(127)
         return pid
+
+
+def read_children(pid):
+    # type: (int) -> List[bytes]
+    """Return the numbers of a process's children (proc(5), /proc/pid/task/tid/children)."""
+    fd = os.open('/proc/%d/task/%d/children' % (pid, pid), os.O_RDONLY)
+    try:
+        return os.read(fd, 1 << 16).split()
+    finally:
+        os.close(fd)
+
+
+class Template(object):
+    """A template interpreter, as its supervisor sees it."""
+
+    def __init__(self, pid, socket, preload, folder):
+        # type: (int, Any, List[Any], str) -> None
+        self.pid = pid
+        self.folder = folder
+        self.socket = socket
+        self.preload = preload
+        self.is_busy = False
+
+
+def stored_zip(name, data):
+    # type: (bytes, bytes) -> bytes
+    """Return a zip archive of one file, not compressed (APPNOTE.TXT 4.3)."""
+    head = struct.pack('<HHHHHIIIHH', 20, 0, 0, 0, 33, binascii.crc32(data), len(data), len(data), len(name), 0)
+    local = b'PK\3\4' + head + name + data
+    central = b'PK\1\2' + struct.pack('<H', 20) + head + struct.pack('<HHHII', 0, 0, 0, 0, 0) + name
+    end = b'PK\5\6' + struct.pack('<HHHHIIH', 0, 0, 1, 1, len(central), len(local), 0)
+    return local + central + end
+
+
+HOOK = r"""
+def _serve():
+    import sys
+
+    known = set(sys.modules)
+    import _socket, ctypes, gc, marshal, os, struct
+
+    prctl = ctypes.CDLL(None).prctl
+    prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no other program of this user may look in or change anything here
+    place = '/proc/self/fd/4'
+    sys.path[:] = [each for each in sys.path if each != place]
+    sys.path_importer_cache.pop(place, None)
+    zips = sys.modules.get('zipimport')
+    if zips is not None:
+        zips._zip_directory_cache.clear()
+    del os.environ['PYTHONPATH']
+    channel = _socket.socket(fileno=3)
+    record = struct.Struct('!ccI')
+    if not hasattr(sys, 'argv'):
+        os._exit(0)  # before Python 3.8 its start is in another order
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+    os.close(4)
+    (names,) = marshal.loads(channel.recv(1 << 16))
+
+    # The site's own, which this one stands before.
+    own = sys.modules.pop('sitecustomize')
+    try:
+        import sitecustomize
+    except ImportError as error:
+        if error.name != 'sitecustomize':
+            raise
+    real = sys.modules.get('sitecustomize')
+    sys.modules['sitecustomize'] = real or own
+
+    def sockets():
+        found = set()
+        for number in os.listdir('/proc/self/fd'):
+            try:
+                target = os.readlink('/proc/self/fd/' + number)
+            except OSError:
+                continue
+            if target.startswith('socket:'):
+                found.add(target)
+        return found
+
+    def threads():
+        module = sys.modules.get('threading')
+        return 1 if module is None else module.active_count()
+
+    there = sockets()
+    for index, name in enumerate(names):
+        problem = b''
+        try:
+            __import__(os.fsdecode(name))
+        except BaseException:
+            problem = b'i'
+        if threads() > 1:
+            problem = b't'
+        elif sockets() != there:
+            problem = b's'
+        if problem:
+            channel.send(record.pack(b'P', problem, index))
+            if problem != b'i':
+                os._exit(0)  # what it has started cannot be taken back: it is left to the programs that want it
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    if sys.modules.get('gc') is gc and 'gc' not in known and not any(os.fsdecode(each) == 'gc' for each in names):
+        del sys.modules['gc']
+    gc.collect()
+    if hasattr(gc, 'freeze'):
+        gc.freeze()  # so that a program's end does not touch, and copy, all of this
+    channel.send(record.pack(b'R', b' ', 0))
+    has_resource = 'resource' in sys.modules
+    space = _socket.CMSG_SPACE(16)
+    while True:
+        data, ancillary, _, _ = channel.recvmsg(1 << 17, space, _socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            os._exit(0)
+        given = struct.unpack('4i', ancillary[0][2])
+        stdio, go = given[:3], given[3]
+        try:
+            pid = os.fork()
+        except OSError as error:
+            channel.send(record.pack(b'E', b'f', error.errno or 0))
+            for fd in set(given):
+                os.close(fd)
+            continue
+        if pid == 0:
+            break
+        for fd in set(given):
+            os.close(fd)
+        channel.send(record.pack(b'S', b' ', pid))
+        _, status, usage = os.wait4(pid, 0)
+        if not has_resource:
+            sys.modules.pop('resource', None)  # wait4 has imported it
+        used = int((usage.ru_utime + usage.ru_stime) * 100000)
+        channel.send(record.pack(b'U', b'c', min(used, 0xFFFFFFFF)))
+        channel.send(record.pack(b'U', b'm', min(int(usage.ru_maxrss), 0xFFFFFFFF)))
+        channel.send(record.pack(b'X', b' ', status))
+
+    # The program, from here on.
+    channel.close()
+    if os.read(go, 1) != b'g':
+        os._exit(1)
+    os.close(go)
+    args, changed, cwd, cpus = marshal.loads(data)
+    prctl(4, 1, 0, 0, 0)
+    os.setsid()
+    for number, fd in enumerate(stdio):
+        os.dup2(fd, number)
+    for fd in set(stdio):
+        os.close(fd)
+    try:
+        with open('/proc/self/oom_score_adj', 'w') as file:
+            file.write('900')  # before the template
+    except OSError:
+        pass
+    try:
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+    except (OSError, AttributeError):
+        pass
+    if cwd:
+        os.chdir(cwd)
+    for name, value in changed.items():
+        os.environb[name] = value
+    first = [each for each in os.environ.get('PYTHONPATH', '').split(':') if each]
+    sys.path[:0] = [each for each in first if each not in sys.path]
+    args = [os.fsdecode(each) for each in args]
+    sys.argv.extend(args)
+    if hasattr(sys, 'orig_argv'):
+        sys.orig_argv.extend(args)
+    if not os.path.samestat(os.fstat(0), os.stat('/dev/null')):
+        import io
+
+        old = sys.stdin
+        buffer = io.open(0, 'rb', closefd=False)
+        buffer.raw.name = '<stdin>'
+        sys.stdin = sys.__stdin__ = io.TextIOWrapper(
+            buffer, old.encoding, old.errors, '\n', old.line_buffering, getattr(old, 'write_through', False)
+        )
+        sys.stdin.mode = 'r'
+    # One that is not frozen: what lives in it until the end is to be collected then.
+    main = type(sys)('__main__')
+    main.__dict__.clear()
+    main.__dict__.update(sys.modules['__main__'].__dict__)
+    sys.modules['__main__'] = main
+    numbers = sys.modules.get('numpy.random')
+    if numbers is not None:
+        numbers.seed()
+    processes = sys.modules.get('multiprocessing.process')
+    if processes is not None:
+        processes.current_process()._config['authkey'] = processes.AuthenticationString(os.urandom(32))
+    if real is None:
+        # Then there is no such module, and the start of the interpreter goes on without.
+        raise ImportError('there is none', name='sitecustomize')
+
+
+_serve()
+"""
 
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
@@ -1805,13 +2275,33 @@ class Connect(RunningCall):
             host = str(message.get('host') or '127.0.0.1')
             host = '127.0.0.1' if host == 'localhost' else host
             family, address = _socket.AF_INET6 if ':' in host else _socket.AF_INET, (host, int(message.get('port', 0)))
-        self.socket = _socket.socket(family, _socket.SOCK_STREAM)
-        self.fd = self.socket.fileno()
-        agent.note_fd(self.fd)
-        self.socket.setblocking(False)
         self.connected = False
         self.incoming = deque()  # type: Deque[bytes]
         self.input_done = self.input_shut = self.output_done = False
+        # What listens at 'localhost' may do so at either address of it, whichever came first when it looked that name up.
+        is_local = family == _socket.AF_INET and address[0] == '127.0.0.1'
+        self.other = (_socket.AF_INET6, ('::1', address[1])) if is_local else None  # type: Any
+        self.named = address
+        number = self.begin(family, address)
+        if number and self.other:
+            number = self.begin(*self.other) and number
+        if number:
+            raise Refusal('cannot connect to %r: %s' % (address, os.strerror(number)), number)
+        if data:
+            self.incoming.append(data)
+
+    def begin(self, family, address):
+        # type: (Any, Any) -> int
+        """Begin to connect; return an errno where that failed at once."""
+        import _socket
+
+        try:
+            self.socket = _socket.socket(family, _socket.SOCK_STREAM)
+        except OSError as error:  # there is no IPv6
+            return error.errno or errno.EINVAL
+        self.fd = self.socket.fileno()
+        self.agent.note_fd(self.fd)
+        self.socket.setblocking(False)
         try:
             number = self.socket.connect_ex(address)
         except (OSError, ValueError, OverflowError) as error:
@@ -1820,11 +2310,9 @@ class Connect(RunningCall):
             raise Refusal('cannot connect to %r: %s' % (what, error), getattr(error, 'errno', 0) or errno.EINVAL)
         if number not in (0, errno.EINPROGRESS):
             self.socket.close()
-            raise Refusal('cannot connect to %r: %s' % (address, os.strerror(number)), number)
-        self.address = address
-        if data:
-            self.incoming.append(data)
-        agent.watch(self.fd, select.EPOLLOUT, self.on_ready)
+            return number
+        self.agent.watch(self.fd, select.EPOLLOUT, self.on_ready)
+        return 0
 
     def on_ready(self, mask):
         # type: (int) -> None
@@ -1832,7 +2320,10 @@ class Connect(RunningCall):
             number = self.socket.getsockopt(1, 4)  # SOL_SOCKET, SO_ERROR
             if number:
                 self.abort()
-                return self.fail(Refusal('cannot connect to %r: %s' % (self.address, os.strerror(number)), number))
+                other, self.other = self.other, None
+                if number == errno.ECONNREFUSED and other and not self.begin(*other):
+                    return None
+                return self.fail(Refusal('cannot connect to %r: %s' % (self.named, os.strerror(number)), number))
             self.connected = True
             self.send(EVENT, pack_message({'connected': True}))
         if self.incoming:
@@ -2588,27 +3079,34 @@ class Agent(object):
             elif pid in self.mains:
                 self.mains[pid].on_exit(status)
 
-    def take_supervisor(self, run, request, stdio):
-        # type: (Run, bytes, Tuple[int, int, int]) -> Supervisor
-        """Give a call to a free supervisor, or to a new one."""
+    def take_supervisor(self, run, stdio):
+        # type: (Run, Tuple[int, int, int]) -> Optional[Supervisor]
+        """Give a call to a free supervisor, or to a new one; None if it is too large for any."""
+        preload = run.preload()
+        # The last one is taken first: the one with the right template, else the one that was used last.
+        self.free_supervisors.sort(key=lambda each: each.template_for == preload)
         while self.free_supervisors:
             supervisor = self.free_supervisors.pop()
-            if read_bounds(supervisor.pid) != self.bounds:
+            if not supervisor.is_untouched():
                 supervisor.close()  # a guest has changed them, and the next one would inherit that
                 continue
             try:
-                supervisor.assign(run, request, stdio)
-                return supervisor
+                if supervisor.assign(run, stdio):
+                    return supervisor
+                self.free_supervisors.append(supervisor)
+                return None
             except OSError:
                 supervisor.run = None  # a guest has killed it, and it is not reaped yet
         supervisor = Supervisor(self)
         try:
-            supervisor.assign(run, request, stdio)
+            if supervisor.assign(run, stdio):
+                return supervisor
         except OSError:
             supervisor.run = None
             supervisor.close()
             raise
-        return supervisor
+        self.free_supervisors.append(supervisor)
+        return None
 
     def on_supervisor_done(self, supervisor):
         # type: (Supervisor) -> None
@@ -2664,7 +3162,11 @@ class Agent(object):
     def families(self, look):
         # type: (Look) -> List[Tuple[Optional[Run], Set[int]]]
         """Return what ended calls have left, the largest family first."""
-        families = [(run, look.below({run.supervisor.pid})) for run in self.runs() if run.ended and run.supervisor]  # type: List[Tuple[Optional[Run], Set[int]]]
+        families = [
+            (run, look.below({run.supervisor.pid}) - {run.supervisor.template_pid})
+            for run in self.runs()
+            if run.ended and run.supervisor
+        ]  # type: List[Tuple[Optional[Run], Set[int]]]
         if self.has_orphans:
             orphans = Killer(self, None, lambda: None).find(look)
             self.has_orphans = bool(orphans)
@@ -2739,7 +3241,8 @@ class Agent(object):
 
     def guests(self):
         # type: () -> Set[int]
-        return Look().below({MINE}) - set(self.supervisors)
+        templates = {each.template_pid for each in self.supervisors.values() if not each.run}
+        return Look().below({MINE}) - set(self.supervisors) - templates
 
     def make_private_file(self, name, size, user, is_roomy=False):
         # type: (bytes, int, Any, bool) -> Tuple[bytes, int]

@@ -42,6 +42,7 @@ from enclave.agent.program import (
     unpack_message,
 )
 from enclave.cancellation import is_cancelled, on_cancel
+from enclave.channel.outgoing import OutgoingQueue, QueueFullError
 from enclave.channel.streams import Stream
 from enclave.deadline import Deadline
 from enclave.errors import (
@@ -50,6 +51,7 @@ from enclave.errors import (
     OperationTimeoutError,
     SandboxBrokenError,
     SandboxGoneError,
+    SandboxSilentError,
 )
 
 logger = logging.getLogger(__name__)
@@ -143,11 +145,14 @@ class Reply:
     def pair(self, name: str) -> tuple[int, int]:
         """Return two whole numbers, the second not above the first."""
         value = self._message.get(name)
-        if type(value) is not list or len(value) != 2 or any(type(each) is not int or each < 0 for each in value):
+        if type(value) is not list or len(value) != 2:
             raise ProtocolError(f'{name!r} is not a pair of counts')
-        if value[1] > value[0]:
+        total, sent = value
+        if type(total) is not int or type(sent) is not int or total < 0 or sent < 0:
+            raise ProtocolError(f'{name!r} is not a pair of counts')
+        if sent > total:
             raise ProtocolError(f'{name!r} sent more than there was')
-        return value[0], value[1]
+        return total, sent
 
     def integers(self, name: str, *, high: int = 1 << 16) -> tuple[int, ...]:
         """Return a list of whole numbers within bounds."""
@@ -384,12 +389,18 @@ class Channel:
     # Guarded by _lock:
     _calls: dict[int, Call] = field(factory=dict, init=False, repr=False)
     _lost: Lost | None = field(default=None, init=False)
-    # Held while one frame is written, so that frames never mix; taken by whoever writes.
-    _writing: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    _writing: threading.Lock = field(factory=threading.Lock, init=False, repr=False)  # the queue's
+    _outgoing: OutgoingQueue = field(init=False, repr=False)
     _numbers: Iterator[int] = field(default=Factory(lambda: itertools.count(1)), init=False, repr=False)
     _greeted: threading.Event = field(factory=threading.Event, init=False, repr=False)
     _reader: threading.Thread | None = field(default=None, init=False, repr=False)
     _unexpected: str = field(default='', init=False, repr=False)  # what came instead of a greeting
+
+    def __attrs_post_init__(self) -> None:
+        self._outgoing = OutgoingQueue(self._stream, self.name, self._fail_writing, self._writing)
+
+    def _fail_writing(self, error: OSError) -> None:
+        self._lose(Lost(f'the stream failed: {error}'))
 
     def start(self, deadline: Deadline) -> Hello:
         """Send the agent over the stream and wait for its greeting.
@@ -402,10 +413,9 @@ class Channel:
         self._reader = threading.Thread(target=self._read, name=f'enclave-channel-{self.name}', daemon=True)
         self._reader.start()
         try:
-            with self._writing:
-                self._stream.write(self._program or bootstrap())
+            self._outgoing.put(self._program or bootstrap())
         except OSError as error:
-            self._lose(Lost(f'the stream failed: {error}'))
+            self._fail_writing(error)
         if not self._greeted.wait(deadline.remaining()):
             raise OperationTimeoutError('the agent in the sandbox did not answer within the time limit')
         if self.hello is None:
@@ -442,30 +452,38 @@ class Channel:
             if self._lost is not None:
                 raise self.explain(self._lost)
             self._calls[call.number] = call
-        self.send(OPEN, call.number, payload)
+        try:
+            self.send(OPEN, call.number, payload)
+        except SandboxSilentError:
+            with self._lock:
+                self._calls.pop(call.number, None)
+            raise
         return call
 
     def send(self, kind: int, number: int, payload: bytes, *, quiet: bool = False) -> None:
-        """Write one frame. A stream that fails loses the channel; the call then tells it to whoever waits.
+        """Send one frame, without waiting for a peer that takes nothing. A stream that fails loses the channel.
 
         Args:
             quiet: Try for a moment, and say nothing of failing.
         """
         frame = encode_frame(kind, number, payload)
-        if not self._writing.acquire(timeout=CANCEL_WAIT_SECONDS if quiet else -1):
-            return
         try:
-            self._stream.write(frame)
+            self._outgoing.put(frame, CANCEL_WAIT_SECONDS if quiet else -1)
         except OSError as error:
-            self._lose(Lost(f'the stream failed: {error}'))
+            self._fail_writing(error)
             if not quiet:
                 raise self.explain(self._lost or Lost(str(error))) from error
+        except QueueFullError:
+            if not quiet:
+                raise SandboxSilentError(
+                    f'sandbox {self.name} takes nothing any more that is sent to it; it may be paused or frozen. It can be used '
+                    'again when it is thawed',
+                    details={'sandbox_id': self.name},
+                ) from None
         except BaseException as error:
             # Ctrl-C, say. Nobody knows how much of the frame has gone, so no other can follow it.
             self._lose(Lost(f'a message to its agent was cut short by {type(error).__name__}'))
             raise
-        finally:
-            self._writing.release()
 
     @property
     def lost(self) -> Lost | None:
@@ -555,6 +573,7 @@ class Channel:
             self._calls.clear()
         for call in calls:
             call._lose(lost)
+        self._outgoing.close()
         try:
             self._stream.close()
         except Exception:

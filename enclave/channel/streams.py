@@ -1,7 +1,8 @@
 """The streams a channel can stand on (floor 2): a way to send bytes to an agent and to read what it sends.
 
-Reads and writes block; nothing here selects, so that a stream works wherever its transport does. `close` may be called from
-any thread, at any time, more than once, and ends a read that is blocked in another thread.
+Reads and writes block, so that a stream works wherever its transport does; one that can has a ``write_some`` besides, which
+takes what can be sent at once and returns how much that was. `close` may be called from any thread, at any time, more than
+once, and ends a read that is blocked in another thread.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class PipeStream:
         self._stdin: IO[bytes] = process.stdin
         self._stdout: IO[bytes] = process.stdout
         self._stderr: IO[bytes] = process.stderr
+        os.set_blocking(process.stdin.fileno(), False)
         self._tail = Tail()
         self._lock = threading.Lock()  # guards _closed
         self._closed = False
@@ -83,10 +85,26 @@ class PipeStream:
         """Send all of ``data``."""
         view = memoryview(data)
         try:
-            while view:
-                view = view[os.write(self._stdin.fileno(), view) :]
+            while view := view[self._try_write(view) :]:
+                room = select.poll()
+                room.register(self._stdin.fileno(), select.POLLOUT)
+                room.poll()
         except ValueError:  # closed by another thread meanwhile
             raise BrokenPipeError('the stream is closed') from None
+
+    def write_some(self, data: bytes) -> int:
+        """Send as much of ``data`` as the pipe takes at once, and return how much that was."""
+        try:
+            return self._try_write(memoryview(data))
+        except ValueError:
+            raise BrokenPipeError('the stream is closed') from None
+
+    def _try_write(self, view: memoryview) -> int:
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while sent < len(view):
+                sent += os.write(self._stdin.fileno(), view[sent:])
+        return sent
 
     def close(self) -> None:
         """Let the process go, then make sure it has."""

@@ -25,6 +25,7 @@ from enclave.errors import EnclaveError
 COMMANDS = {
     'completion': ('enclave.cli.completion:completion', 'Print the shell completion script.'),
     'cp': ('enclave.cli.cp:cp', 'Copy files and directories into and out of a sandbox.'),
+    'create': ('enclave.cli.create:create', 'Make a sandbox that stays, and print its id.'),
     'doctor': ('enclave.cli.doctor:doctor', 'Say what is there, what is missing, and how to mend it.'),
     'exec': ('enclave.cli.exec:exec_', 'Run a command in a sandbox that is there.'),
     'images': ('enclave.cli.images:images', 'List, pull, build and unpack the images that sandboxes are made from.'),
@@ -66,8 +67,8 @@ class LazyGroup(HintedGroup):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=LazyGroup, context_settings={'help_option_names': ['-h', '--help']})
-@click.version_option(__version__, prog_name='ms-enclave')
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={'help_option_names': ['-h', '--help']})
+@click.version_option(__version__, '-v', '--version', prog_name='ms-enclave', message='%(prog)s %(version)s')
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Run code you do not trust, in sandboxes.
@@ -82,6 +83,9 @@ def cli(ctx: click.Context) -> None:
       ms-enclave --help, ms-enclave run --help
     """
     ctx.color = wants_color()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -106,8 +106,16 @@ DEFAULT_IDLE_SECONDS = 3600.0
     help='How long running calls go on at the end.',
 )
 @click.option(
+    '--cleanup-interval',
+    type=click.FloatRange(min=0.01),
+    default=300.0,
+    show_default=True,
+    metavar='SECONDS',
+    help='How often all sandboxes are looked over.',
+)
+@click.option(
     '--log-level',
-    type=click.Choice(['debug', 'info', 'warning', 'error']),
+    type=click.Choice(['debug', 'info', 'warning', 'error', 'critical'], case_sensitive=False),
     default='warning',
     show_default=True,
     help='info shows a line for every request.',
@@ -135,6 +143,7 @@ def server(
     ttl: float | None,
     idle_timeout: float,
     stop_grace: float,
+    cleanup_interval: float,
     log_level: str,
     sandbox_type: str | None,
     config: dict[str, Any],
@@ -169,6 +178,7 @@ def server(
         'pool_policy': pool_policy,
         'pool_when_empty': pool_when_empty,
         'pool_size': pool_size,
+        'cleanup_interval': cleanup_interval,
     }
     if sandbox_type is not None:
         manager_options['sandbox_type'] = sandbox_type

@@ -27,6 +27,7 @@ from enclave.cancellation import Cancellation, on_cancel
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError, PoolError, UnsupportedError
+from enclave.host_files import MAX_TRANSFER_BYTES
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
 from enclave.managers.config import SandboxManagerConfig
 from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all
@@ -445,27 +446,43 @@ class SandboxManager(ABC):
         return size
 
     @overload
-    def get_file(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+    def get_file(
+        self, sandbox_id: str, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+    ) -> bytes: ...
 
     @overload
-    def get_file(self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+    def get_file(
+        self,
+        sandbox_id: str,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes],
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> int: ...
 
     def get_file(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
+        self,
+        sandbox_id: str,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes] | None = None,
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
     ) -> bytes | int:
         """Copy a file out of a sandbox.
 
         Args:
             target: Host path, a directory there, a binary file object, or None to return the bytes.
+            max_bytes: The most that may come; default is 1 GiB, None is no bound.
 
         Returns:
             The bytes, or with a target their number.
 
         Raises:
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
-            SandboxPathNotFoundError, SandboxPathError: There is no such file in the sandbox, or it cannot be read.
+            SandboxPathNotFoundError, SandboxPathError: There is no such file in the sandbox, it cannot be read, or it is larger
+                than ``max_bytes``.
         """
-        got: bytes | int = self._call_on(sandbox_id, 'get_file', source, target)
+        got: bytes | int = self._call_on(sandbox_id, 'get_file', source, target, **_bound(max_bytes))
         return got
 
     def put_dir(self, sandbox_id: str, source: str | os.PathLike[str], target: str = '.') -> bool:
@@ -480,16 +497,26 @@ class SandboxManager(ABC):
         self._call_on(sandbox_id, 'put_dir', source, target)
         return True
 
-    def get_dir(self, sandbox_id: str, source: str, target: str | os.PathLike[str]) -> bool:
+    def get_dir(
+        self,
+        sandbox_id: str,
+        source: str,
+        target: str | os.PathLike[str],
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> bool:
         """Copy what is in a directory of a sandbox into a host directory, made if missing; True when done.
 
         Nothing is ever written outside of ``target``, whatever names and links are in the sandbox.
+
+        Args:
+            max_bytes: The most that may come, as an archive; default is 1 GiB, None is no bound.
 
         Raises:
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
             SandboxPathNotFoundError, SandboxPathError: There is no such directory in the sandbox, or it cannot be read.
         """
-        self._call_on(sandbox_id, 'get_dir', source, target)
+        self._call_on(sandbox_id, 'get_dir', source, target, **_bound(max_bytes))
         return True
 
     def put_archive(self, sandbox_id: str, source: Source, target: str = '.') -> bool:
@@ -505,24 +532,39 @@ class SandboxManager(ABC):
         return True
 
     @overload
-    def get_archive(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+    def get_archive(
+        self, sandbox_id: str, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+    ) -> bytes: ...
 
     @overload
-    def get_archive(self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+    def get_archive(
+        self,
+        sandbox_id: str,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes],
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> int: ...
 
     def get_archive(
-        self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None
+        self,
+        sandbox_id: str,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes] | None = None,
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
     ) -> bytes | int:
         """Return a path of a sandbox as a plain tar archive, whose top member has the path's last name.
 
         Args:
             target: Host path of the archive to write, a binary file object, or None to return the bytes.
+            max_bytes: The most that the archive may have; default is 1 GiB, None is no bound.
 
         Raises:
             SandboxNotFoundError, UnsupportedError: As for `put_file`.
             SandboxPathNotFoundError, SandboxPathError: There is no such path in the sandbox, or it cannot be read.
         """
-        got: bytes | int = self._call_on(sandbox_id, 'get_archive', source, target)
+        got: bytes | int = self._call_on(sandbox_id, 'get_archive', source, target, **_bound(max_bytes))
         return got
 
     # Pools ------------------------------------------------------------------------------------------------------------
@@ -805,6 +847,11 @@ class SandboxManager(ABC):
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.id}>'
+
+
+def _bound(max_bytes: int | None) -> dict[str, Any]:
+    """Return the option for a bound, if it is not the default one: a sandbox of a user's own need not know it."""
+    return {} if max_bytes == MAX_TRANSFER_BYTES else {'max_bytes': max_bytes}
 
 
 # Forgotten managers ---------------------------------------------------------------------------------------------------

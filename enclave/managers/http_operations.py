@@ -53,7 +53,7 @@ _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
 class Transport(Protocol):
-    """How requests travel; `enclave.managers.http` has the one there is. Any thread may use it. Errors are those of the verbs."""
+    """How requests travel; see `enclave.managers.http_transport`. Any thread may use it. Errors are those of the verbs."""
 
     def call(
         self,
@@ -106,7 +106,8 @@ class HttpOperations:
     path: str
 
     connect_problem = (
-        'connections into a remote sandbox are not carried over HTTP; publish a port in its configuration instead'
+        'connections into a remote sandbox are not carried over HTTP; what speaks HTTP there is reached at the address '
+        '/sandbox/ID/port/PORT/ of the server, and a published port by itself'
     )
 
     @property

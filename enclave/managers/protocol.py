@@ -285,11 +285,15 @@ class AliveResponse(Model):
 
 @frozen(kw_only=True)
 class ErrorResponse(Model):
-    """Why a request failed: ``code`` names the exception's class for programs, ``message`` is for a person."""
+    """Why a request failed: ``code`` names the exception's class for programs, ``message`` is for a person.
+
+    ``detail`` is where programs written for ms-enclave look: the message, or a list of what does not fit in their request.
+    """
 
     code: str
     message: str
     details: dict[str, Any] = Factory(dict)
+    detail: Any = None
 
 
 @frozen(kw_only=True)

@@ -7,7 +7,7 @@ import errno
 import json
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal, NoReturn, cast
 
@@ -63,6 +63,15 @@ LATE_SECONDS = 2.0
 PING_SECONDS = 5.0
 """How long an agent that is asked may take to answer. One that works has much else to do at most for moments; one whose
 container is paused, or whose control group is frozen, does not answer."""
+
+
+_PRELOAD_PROBLEMS = (
+    'it starts threads when it is imported, which a fork would not have',
+    'it opens sockets when it is imported, which forks would share',
+    'it cannot be imported',
+    'this interpreter cannot be stopped in its start',
+)
+_NO_TEMPLATE = 3
 
 
 class AgentOperations(ByVerb):
@@ -185,6 +194,8 @@ class AgentOperations(ByVerb):
         data = b''
         if script:
             message['script'] = {'bytes': len(script.source), 'suffix': script.suffix, 'at': script.at}
+            if script.preload is not None:
+                message['preload'] = list(script.preload)
             if script.is_sourced:
                 message['script']['sourced'] = True
             if script.name is not None:
@@ -225,6 +236,8 @@ class AgentOperations(ByVerb):
                     self.channel.name,
                     facts.integer('cleared'),
                 )
+            if 'preload_problems' in facts and request.script is not None:
+                self._report_preload(request.script, facts.integers('preload_problems', high=1000))
             cancelled = facts.flag('cancelled')
             timed_out = facts.flag('timed_out')
             if exit_code is None and killed_by is None:
@@ -574,6 +587,17 @@ class AgentOperations(ByVerb):
                 if not call.has_ended:
                     call.cancel()
                 raise
+
+    def _report_preload(self, script: Script, problems: Sequence[int]) -> None:
+        """Log which modules are not preloaded, and why: programs that want them import them themselves."""
+        modules = script.preload or ()
+        for problem in problems:
+            index, reason = divmod(problem, 4)
+            name = modules[index] if index < len(modules) else ''
+            what = (
+                f'the module {name!r} is not preloaded' if name and reason != _NO_TEMPLATE else 'nothing is preloaded'
+            )
+            logger.warning('sandbox %s: %s: %s', self.channel.name, what, _PRELOAD_PROBLEMS[reason])
 
     @contextlib.contextmanager
     def _checked(self) -> Iterator[None]:

@@ -61,6 +61,8 @@ class ProgramOptions(TypedDict, total=False):
     max_display_bytes: int
     port: int | None
     host: str | None
+    gateway_auth: bool
+    notebook_tools: Literal['notebook', 'all'] | None
     token: str | None
 
 
@@ -69,3 +71,6 @@ class SandboxOptions(ProgramOptions, total=False):
 
     timeout: float | None
     command: str | Sequence[str] | None
+    entrypoint: str | Sequence[str] | None
+    run_image_command: bool
+    tty: bool

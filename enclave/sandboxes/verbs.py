@@ -12,16 +12,15 @@ import io
 import os
 import stat
 import tarfile
-import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar, TypeVar, cast, overload
 
 import attrs
 
-from enclave.cancellation import is_cancelled, on_cancel
+from enclave.cancellation import on_cancel
 from enclave.deadline import Deadline, check_timeout
 from enclave.errors import (
     CallCancelledError,
@@ -30,6 +29,14 @@ from enclave.errors import (
     SandboxGoneError,
     SandboxPathError,
     UnsupportedError,
+)
+from enclave.host_files import (
+    MAX_TRANSFER_BYTES,
+    bounded,
+    check_max_bytes,
+    closing_pieces,
+    collect,
+    open_source,
 )
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo, ProcessInfo
@@ -238,6 +245,7 @@ class Verbs(ABC):
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        preload: Sequence[str] | None = None,
         on_stdout: OnText | None = None,
         on_stderr: OnText | None = None,
     ) -> CommandResult:
@@ -247,8 +255,14 @@ class Verbs(ABC):
             suffix: The file's ending. With ``'.py'`` the program's output is not buffered, unless ``env`` or the configuration
                 has ``PYTHONUNBUFFERED``.
             import_path_env: A search path variable (``'PYTHONPATH'``) to put the call's working directory first in.
+            preload: Modules to have imported before, for a script of Python's: the program is then a fork of an interpreter
+                that has imported them, where it can be, and does what it would do in one of its own. An empty list saves the
+                start of the interpreter alone; None starts one.
             on_stdout, on_stderr: As for `execute_command`.
         """
+        for name, words in (('interpreter', interpreter), ('args', args)):
+            if isinstance(words, (str, bytes)) or not isinstance(words, Sequence):
+                raise InvalidArgumentError(f'{name} must be a list of strings, not {quoted(words)}')
         request = RunCommand(
             command=(*interpreter, '', *args),
             timeout=timeout,
@@ -257,7 +271,13 @@ class Verbs(ABC):
             user=user,
             stdin=stdin,
             max_output_bytes=max_output_bytes,
-            script=Script(source=source, suffix=suffix, at=len(interpreter), import_path_env=import_path_env or None),
+            script=Script(
+                source=source,
+                suffix=suffix,
+                at=len(interpreter),
+                import_path_env=import_path_env or None,
+                preload=preload,
+            ),
         )
         return self._run_followed(request, on_stdout, on_stderr)
 
@@ -317,8 +337,16 @@ class Verbs(ABC):
     # Files ------------------------------------------------------------------------------------------------------------
 
     def read_file(self, path: str, *, offset: int = 0, max_bytes: int | None = None) -> bytes:
-        """Return a regular file's bytes from ``offset`` on, at most ``max_bytes`` of them."""
-        return b''.join(self.read_chunks(path, offset=offset, max_bytes=max_bytes))
+        """Return a regular file's bytes from ``offset`` on, at most ``max_bytes`` of them.
+
+        Raises:
+            SandboxPathError: Without ``max_bytes``: the file has more than 1 GiB.
+        """
+        chunks = self.read_chunks(path, offset=offset, max_bytes=max_bytes)
+        most = MAX_TRANSFER_BYTES if max_bytes is None else None
+        read = collect(chunks, None, max_bytes=most, what=f'the file {quoted(path)}')
+        assert isinstance(read, bytes)
+        return read
 
     def read_chunks(self, path: str, *, offset: int = 0, max_bytes: int | None = None) -> Iterator[bytes]:
         """Yield a regular file's bytes piece by piece, as they come. The first step opens it, and raises what is wrong."""
@@ -348,9 +376,7 @@ class Verbs(ABC):
         if isinstance(data, (str, bytes, bytearray, memoryview)):
             whole = as_bytes(data, 'data')
             return self._write(request, (whole,), len(whole))
-        if not isinstance(data, Iterable):
-            raise InvalidArgumentError(f'data must be bytes, text or an iterable of bytes, not {quoted(data)}')
-        return self._write(request, data, size)
+        return self._write(request, _checked_pieces(data, 'data must be bytes, text or an iterable of bytes'), size)
 
     def list_dir(self, path: str = '.', *, recursive: bool = False, max_entries: int | None = None) -> list[PathInfo]:
         """Return a directory's entries sorted by path, each path relative to ``path``; symlinks are not followed."""
@@ -431,13 +457,12 @@ class Verbs(ABC):
 
         Raises:
             FileNotFoundError, IsADirectoryError: The host path is no file.
+            InvalidArgumentError: It is a pipe, a device or a socket, which is not waited for.
         """
         if isinstance(source, (str, os.PathLike)):
             path = Path(source)
-            with path.open('rb') as file:
+            with open_source(source) as file:
                 facts = os.fstat(file.fileno())
-                if not stat.S_ISREG(facts.st_mode):
-                    raise InvalidArgumentError(f'source must be a regular file: {os.fspath(source)!r}')
                 if mode is None:
                     mode = stat.S_IMODE(facts.st_mode)
                 place = self._file_target(target, path.name)
@@ -448,7 +473,7 @@ class Verbs(ABC):
         elif hasattr(source, 'read'):
             chunks = _file_pieces(source)
         else:
-            chunks = source
+            chunks = _checked_pieces(source, _SOURCE)
         return self.write_file(target, chunks, mode=mode)
 
     def _file_target(self, target: str, name: str) -> str:
@@ -462,23 +487,41 @@ class Verbs(ABC):
         return target
 
     @overload
-    def get_file(self, source: str, target: None = None) -> bytes: ...
+    def get_file(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
 
     @overload
-    def get_file(self, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+    def get_file(
+        self,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes],
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> int: ...
 
-    def get_file(self, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None) -> bytes | int:
+    def get_file(
+        self,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes] | None = None,
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> bytes | int:
         """Copy a file out of the sandbox.
 
         Args:
             source: Path in the sandbox.
             target: Host path, a directory there, a binary file object, or None to return the bytes.
+            max_bytes: The most that may come; default is 1 GiB, None is no bound.
 
         Returns:
             The bytes, or with a target their number. A host file is complete or is not there: it is written beside its place
-            first.
+            first. What is zero in it takes no room on the disk.
+
+        Raises:
+            SandboxPathError: It is larger than ``max_bytes``.
         """
-        return _collect(self.read_chunks(source), target, PurePosixPath(source).name)
+        most = check_max_bytes(max_bytes)
+        name = PurePosixPath(as_path(source, 'source')).name
+        return collect(self.read_chunks(source), target, name, max_bytes=most, what=f'the file {quoted(source)}')
 
     def put_archive(self, source: Source, target: str = '.') -> None:
         """Unpack a tar archive (plain or compressed) below a directory of the sandbox, made if missing.
@@ -493,32 +536,49 @@ class Verbs(ABC):
         with contextlib.ExitStack() as stack:
             chunks: Iterable[bytes]
             if isinstance(source, (str, os.PathLike)):
-                chunks = _file_pieces(stack.enter_context(open(source, 'rb')))
+                chunks = _file_pieces(stack.enter_context(open_source(source)))
             elif isinstance(source, (bytes, bytearray, memoryview)):
                 chunks = (bytes(source),)
             elif hasattr(source, 'read'):
                 chunks = _file_pieces(source)
             else:
-                chunks = source
+                chunks = _checked_pieces(source, _SOURCE)
             size = len(chunks[0]) if isinstance(chunks, tuple) else None
             self._write(request, chunks, size)
 
     @overload
-    def get_archive(self, source: str, target: None = None) -> bytes: ...
+    def get_archive(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
 
     @overload
-    def get_archive(self, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+    def get_archive(
+        self,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes],
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> int: ...
 
-    def get_archive(self, source: str, target: str | os.PathLike[str] | IO[bytes] | None = None) -> bytes | int:
+    def get_archive(
+        self,
+        source: str,
+        target: str | os.PathLike[str] | IO[bytes] | None = None,
+        *,
+        max_bytes: int | None = MAX_TRANSFER_BYTES,
+    ) -> bytes | int:
         """Return a path of the sandbox as a plain tar archive, whose top member has the path's last name.
 
         Args:
             target: Host path of the archive to write, a binary file object, or None to return the bytes.
+            max_bytes: The most that the archive may have; default is 1 GiB, None is no bound.
 
         Returns:
             The bytes, or with a target their number. As with `get_file`, a host file is complete or is not there.
+
+        Raises:
+            SandboxPathError: The archive is larger than ``max_bytes``.
         """
-        return _collect(self.read_archive(source), target)
+        most = check_max_bytes(max_bytes)
+        return collect(self.read_archive(source), target, max_bytes=most, what=f'the archive of {quoted(source)}')
 
     def read_archive(self, source: str, *, arcname: str | None = None) -> Iterator[bytes]:
         """Yield a path of the sandbox as a plain tar archive, piece by piece. The first step raises what is wrong."""
@@ -539,19 +599,27 @@ class Verbs(ABC):
         self.put_archive(_tar_directory(folder), target)
         return True
 
-    def get_dir(self, source: str, target: str | os.PathLike[str]) -> None:
+    def get_dir(
+        self, source: str, target: str | os.PathLike[str], *, max_bytes: int | None = MAX_TRANSFER_BYTES
+    ) -> None:
         """Copy what is in a directory of the sandbox into a host directory, made if missing.
 
         The sandbox is not trusted: whatever would land outside of ``target`` or lead there, by name or link, is refused, and
         so are devices; owners, set-user-id bits and others' write permission stay behind. What came before a refusal, or before
         the call was cancelled, stays.
 
+        Args:
+            max_bytes: The most that may come, as an archive; default is 1 GiB, None is no bound.
+
         Raises:
-            SandboxPathError: There is no such directory, or something in it is refused; the message names it.
+            SandboxPathError: There is no such directory, something in it is refused, or it is larger than ``max_bytes``; the
+                message names it.
         """
+        most = check_max_bytes(max_bytes)
         if self.stat_path(source).kind != 'directory':
             raise SandboxPathError(f'not a directory in the sandbox: {quoted(source)}')
-        with contextlib.closing(cast('Generator[bytes, None, None]', self.read_archive(source, arcname='.'))) as chunks:
+        with closing_pieces(self.read_archive(source, arcname='.')) as pieces:
+            chunks = bounded(pieces, most, f'the archive of {quoted(source)}')
             unpack_tree(chunks, target)
             for _rest in chunks:  # what may follow the end of the archive, and then how making it ended
                 pass
@@ -641,56 +709,31 @@ class Verbs(ABC):
 class FullSandbox(Verbs, Sandbox):
     """A sandbox with a life and all the verbs, wherever it runs."""
 
+    offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files'})
+
+
+_SOURCE = 'source must be a path, bytes, a binary file object or an iterable of bytes'
+
+
+def _checked_pieces(data: Any, words: str) -> Iterator[bytes]:
+    """Return an iterator of pieces that raises for one that is no bytes; for what has no pieces that is raised now."""
+    if not isinstance(data, Iterable):
+        raise InvalidArgumentError(f'{words}, not {quoted(data)}')
+
+    def pieces() -> Iterator[bytes]:
+        for piece in data:
+            if not isinstance(piece, (bytes, bytearray, memoryview)):
+                raise InvalidArgumentError(f'{words}; one of its pieces is {quoted(piece)}')
+            yield bytes(piece)
+
+    return pieces()
+
 
 def _file_pieces(file: Any) -> Iterator[bytes]:
     while data := file.read(PIECE_BYTES):
         if not isinstance(data, bytes):
             raise InvalidArgumentError('the file object must be opened in binary mode')
         yield data
-
-
-def _collect(
-    chunks: Iterator[bytes], target: str | os.PathLike[str] | IO[bytes] | None, name: str | None = None
-) -> bytes | int:
-    """Put what comes out of a sandbox where it is to go, and return the bytes, or with a target their number.
-
-    Args:
-        name: What a file is called whose target is a directory; None for what cannot go into one.
-    """
-    with contextlib.closing(cast('Generator[bytes, None, None]', chunks)):
-        if target is None:
-            return b''.join(chunks)
-        if not isinstance(target, (str, os.PathLike)):
-            return sum(target.write(chunk) for chunk in chunks)
-        place = Path(target)
-        if name is not None and place.is_dir():
-            place = place / name
-        with _taking_place(place) as file:
-            return sum(file.write(chunk) for chunk in chunks)
-
-
-@contextlib.contextmanager
-def _taking_place(place: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write, which takes its place when the block has ended well and is gone when it has not."""
-    if place.exists() and not place.is_file():  # a pipe or a device keeps its place, and a directory refuses
-        with place.open('wb') as file:
-            yield file
-        return
-    place = Path(os.path.realpath(place))  # a symlink stays one
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix='.enclave-')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            yield file
-        if is_cancelled():
-            raise CallCancelledError(f'the transfer to {os.fspath(place)!r} was cancelled')
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def _tar_directory(folder: Path) -> Iterator[bytes]:

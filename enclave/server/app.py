@@ -40,8 +40,8 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, programs, routes, verb_routes
-from enclave.server.adapters import adapter_at
+from enclave.server import notebooks, ports, programs, routes, verb_routes
+from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
 from enclave.server.idempotency import Entry, Outcome
@@ -83,6 +83,7 @@ def create_app(service: Service) -> flask.Flask:
     """Return the WSGI application of a service. It starts and ends nothing."""
     assert routes is not None  # imported for what it registers
     assert verb_routes is not None
+    assert ports is not None  # imported for what it registers
     assert notebooks is not None  # this too
     assert programs is not None  # and this
     app = flask.Flask('enclave', static_folder=None)
@@ -160,7 +161,7 @@ class _Door:
         headers.setdefault('Cache-Control', 'no-store')
         headers['X-Content-Type-Options'] = 'nosniff'
         if response.mimetype == 'text/html':
-            headers['Content-Security-Policy'] = _DOCS_POLICY
+            headers.setdefault('Content-Security-Policy', _DOCS_POLICY)
         account = self._accountant(response.status_code)
         if g.streams:
             response.call_on_close(account)
@@ -231,7 +232,7 @@ class _Door:
             response = flask.Response(body, number, content_type=media_type)
             response.headers.update(adapter.headers(error))
             return response
-        chosen = status_of(error) if status is None else status
+        chosen = getattr(error, 'http_status', status_of(error)) if status is None else status
         response = flask.Response(_encoded(error), chosen, mimetype=JSON)
         for name, value in extra_headers(error, chosen).items():
             response.headers[name] = value
@@ -242,9 +243,15 @@ class _Door:
     def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
         """Do what a route is for."""
         tenant = self._service.tenant(flask.g.get('key'))
+        documented = ms_enclave.find_route(
+            cast(Mapping[str, str], flask.request.headers), route.name, self._service.policy
+        )
         try:
             arguments: dict[str, Any] = dict(path)
-            if route.adapter is None:
+            if documented is not None:
+                route = documented
+                arguments['query'] = {name: texts[-1] for name, texts in _query_arguments().items()}
+            elif route.adapter is None:
                 query = decode_query(_query_arguments(), route.query)
                 if query is not None:
                     arguments['query'] = query
@@ -385,6 +392,8 @@ class _Door:
             raise UnsupportedMediaTypeError(f'the body must be JSON, sent with "Content-Type: {JSON}"')
         if text and not request.mimetype:
             raise UnsupportedMediaTypeError(f'send the body with "Content-Type: {JSON}"')
+        if route.body is ms_enclave.JSON_BODY:
+            return ms_enclave.read_body(text)
         if route.body is JSON_OPTIONS:
             value = wire.from_json(text, what='the body') if text.strip() else None
             if value is not None and not isinstance(value, dict):
@@ -395,7 +404,11 @@ class _Door:
 
     def _streamed(self, value: Streamed, stack: contextlib.ExitStack) -> flask.Response:
         flask.g.streams = True
-        response = flask.Response(_guarded(value.pieces), mimetype=None, content_type=value.media_type)
+        response = flask.Response(_guarded(value.pieces), value.status, content_type=value.media_type or None)
+        if not value.media_type:
+            response.headers.remove('Content-Type')
+        for name, text in value.headers:
+            response.headers.add(name, text)
         if value.size is not None:
             response.headers['Content-Length'] = str(value.size)
         response.call_on_close(stack.close)
@@ -413,7 +426,7 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _encoded(error: EnclaveError) -> bytes:
-    answer = error_response(error)
+    answer = error_response(error).model_copy(update={'detail': getattr(error, 'detail', error.message)})
     try:
         return wire.to_json(answer).encode('ascii')
     except InvalidArgumentError:

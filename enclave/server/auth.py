@@ -189,7 +189,8 @@ class Authenticator:
         sent = sent_key(headers)
         if sent is None:
             raise AuthenticationError(
-                f'this server needs an API key: send it as "Authorization: Bearer KEY" or "{API_KEY_HEADER}: KEY"; '
+                f'this server needs an API key: send it as "Authorization: Bearer KEY" or "{API_KEY_HEADER}: KEY" (not in the '
+                'address, which ends up in logs); '
                 f'the client library takes api_key= or the environment variable {API_KEY_ENVIRONMENT}'
             )
         digest = hashlib.sha256(sent.encode('utf-8', 'surrogateescape')).digest()

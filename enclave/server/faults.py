@@ -25,6 +25,7 @@ _STATUSES: dict[type[EnclaveError], int] = {
     errors.CallCancelledError: 409,
     errors.EngineError: 502,
     errors.EngineUnavailableError: 503,
+    errors.SandboxSilentError: 504,
     errors.OperationTimeoutError: 504,
     errors.PoolError: 409,
     errors.PoolExhaustedError: 429,

@@ -170,13 +170,43 @@ class Lanes:
             )
 
     @contextlib.contextmanager
+    def several(self, lane: Lane, tenant: str, wanted: int, tenant_limit: int | None = None) -> Iterator[int]:
+        """Hold as many places as there are for a tenant, at least one and at most so many, for the block; gives how many.
+
+        Raises:
+            TooManyRequestsError: There is none.
+        """
+        shares = self._lanes[lane]
+        with self._changed:
+            most = wanted if tenant_limit is None else min(wanted, tenant_limit - shares.held(tenant))
+            taken = next((count for count in range(most, 0, -1) if shares.has_room(tenant, count)), 0)
+            if not taken:
+                self._refused += 1
+                raise _full(
+                    f'the server is busy: {shares.held(tenant)} programs of {tenant!r} run, which is all it takes now'
+                )
+            shares.take(tenant, taken)
+        try:
+            yield taken
+        finally:
+            with self._changed:
+                shares.give(tenant, taken)
+                self._grant_locked()
+                self._changed.notify_all()
+
+    @property
+    def largest_call(self) -> int:
+        """How many bytes of output one call may hold at most."""
+        return self._memory.limit // 4
+
+    @contextlib.contextmanager
     def holding(self, tenant: str, size: int) -> Iterator[None]:
         """Hold room for output of so many bytes for the block; no call is larger than a quarter of all there is.
 
         Raises:
             TooManyRequestsError: Other calls hold it.
         """
-        amount = min(size, self._memory.limit // 4)
+        amount = min(size, self.largest_call)
         with self._changed:
             if not self._memory.has_room(tenant, amount):
                 self._refused += 1

@@ -23,6 +23,8 @@ from enclave.managers.protocol import (
 from enclave.parallel import MOST_AT_ONCE, Batch, Outcome
 from enclave.server.route import EVENTS, Context, Streamed, route
 
+_WINDOW = 2
+"""How many times as many outcomes may wait to be sent as programs run at once."""
 logger = logging.getLogger(__name__)
 
 
@@ -86,14 +88,15 @@ def run_many_in_pool(context: Context, body: CodeBatchRequest) -> Streamed:
     """
     manager = context.tenant.manager
     size = manager._pool_size(body.pool)
-    concurrency = _concurrency(context, body.concurrency or size)
-    requests = _checked_requests(context, body.requests, None, concurrency)
+    requests, room = _checked_requests(context, body.requests, None)
+    concurrency = _concurrency(context, body.concurrency or size, len(requests), room)
     return _streamed_batch(
         context,
         Batch(
             lambda each: manager.run_code_in_pool(_allowed(each), wait_timeout=body.timeout, pool=body.pool),
             requests,
             concurrency=concurrency,
+            window=_WINDOW * concurrency,
         ),
     )
 
@@ -111,24 +114,45 @@ def run_many(context: Context, sandbox_id: str, body: CodeBatchRequest) -> Strea
     """Run many programs in one sandbox, some at once: one JSON object a line, as outcomes come."""
     manager = context.tenant.manager
     sandbox = manager._existing(sandbox_id)
-    concurrency = _concurrency(context, body.concurrency or max(2, math.ceil(sandbox.config.cpu_limit)))
-    requests = _checked_requests(context, body.requests, sandbox_id, concurrency)
+    asked = body.concurrency or max(2, math.ceil(sandbox.config.cpu_limit))
+    requests, room = _checked_requests(context, body.requests, sandbox_id)
+    concurrency = _concurrency(context, asked, len(requests), room)
     return _streamed_batch(
-        context, Batch(lambda each: sandbox.run_code(_allowed(each)), requests, concurrency=concurrency)
+        context,
+        Batch(
+            lambda each: sandbox.run_code(_allowed(each)),
+            requests,
+            concurrency=concurrency,
+            window=_WINDOW * concurrency,
+        ),
     )
 
 
-def _concurrency(context: Context, asked: int) -> int:
-    """Return how many programs of a batch run at once: no more than this key may have calls."""
-    most = context.service.policy.max_concurrent_calls
-    mine = context.tenant.max_calls
-    return max(1, min(asked, most, MOST_AT_ONCE, most if mine is None else mine))
+def _concurrency(context: Context, asked: int, count: int, room: int) -> int:
+    """Return how many programs of a batch run at once, and hold their places and the room for what they give.
+
+    They share the places of single programs, so that a batch is no way to more of them; and what waits to be sent, which is a few
+    times as much, fits into what one call may hold.
+
+    Args:
+        count: How many programs there are.
+        room: How much the largest may give, in bytes.
+
+    Raises:
+        TooManyRequestsError: There is no place or no room.
+    """
+    lanes, tenant = context.service.lanes, context.tenant
+    fitting = lanes.largest_call // max(1, _WINDOW * room)
+    wanted = max(1, min(asked, MOST_AT_ONCE, count, fitting))
+    taken = context.held.enter_context(lanes.several('program', tenant.name, wanted, tenant.max_calls))
+    context.held.enter_context(lanes.holding(tenant.name, room * _WINDOW * taken))
+    return taken
 
 
 def _checked_requests(
-    context: Context, requests: list[CodeRequest], sandbox_id: str | None, concurrency: int
-) -> list[CodeRequest | EnclaveError]:
-    """Return requests as the policy allows them, or why it does not, and hold room for what runs at once."""
+    context: Context, requests: list[CodeRequest], sandbox_id: str | None
+) -> tuple[list[CodeRequest | EnclaveError], int]:
+    """Return requests as the policy allows them, or why it does not, and how many bytes the largest may give."""
     policy = context.service.policy
     checked: list[CodeRequest | EnclaveError] = []
     most = policy.max_upload_bytes if policy.max_file_bytes is None else policy.max_file_bytes
@@ -146,9 +170,7 @@ def _checked_requests(
         checked.append(attrs.evolve(request, max_fetch_bytes=min(most, request.max_fetch_bytes)))
     context.facts['tool_name'] = f'run_code:{len(requests)} programs'
     context.facts['sandbox_id'] = sandbox_id
-    at_once = min(concurrency, len(requests))
-    context.held.enter_context(context.service.lanes.holding(context.tenant.name, room * at_once))
-    return checked
+    return checked, room
 
 
 def _allowed(request: CodeRequest | EnclaveError) -> CodeRequest:

@@ -70,6 +70,7 @@ from enclave.server.auth import (
 from enclave.server.bodies import LiveBody
 from enclave.server.faults import extra_headers, status_of
 from enclave.server.policy import Policy
+from enclave.server.ports import RAW_KEY, takes_upgrade
 from enclave.server.route import ROUTES, VARIABLE, Head
 from enclave.server.service import Service
 
@@ -113,6 +114,29 @@ class _NoBuffer:
         pass
 
 
+class _Endless:
+    """Takes all that comes after a request that was upgraded, as waitress's receivers take a body."""
+
+    completed = False
+    error = None
+
+    def __init__(self, live: LiveBody) -> None:
+        self._live = live
+
+    def received(self, data: bytes) -> int:
+        self._live.append(data)
+        return len(data)
+
+    def getfile(self) -> LiveBody:
+        return self._live
+
+    def getbuf(self) -> LiveBody:
+        return self._live
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+
 class _Gate:
     """What a request's head says about its body. Lives as long as the server."""
 
@@ -123,7 +147,8 @@ class _Gate:
         raw: dict[str, list[str]] = {}
         for route in ROUTES.values():
             if isinstance(route.body, str):
-                raw.setdefault(route.method, []).append(VARIABLE.sub('[^/]+', route.path))
+                path = VARIABLE.sub('[^/]+', route.path)
+                raw.setdefault(route.method, []).append(path.replace('<path:rest>', '.*'))
         self._raw = {method: re.compile('|'.join(paths)) for method, paths in raw.items()}
 
     def limit(self, method: str, path: str) -> int:
@@ -203,6 +228,10 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
             if self.chunked and takes_live_body(self.path):
                 self.live = LiveBody(self.wake)
                 self.body_rcv = ChunkedReceiver(self.live)
+            elif 'UPGRADE' in self.headers and takes_upgrade(self.path) and self.body_rcv is None:
+                self.live = LiveBody(self.wake)
+                self.body_rcv = _Endless(self.live)
+                self.adj.max_request_body_size = 1 << 62
             return
         self._refusal = _Refused(status_of(error), error)
         self.expect_continue = False
@@ -271,7 +300,8 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
             431: 'Request Header Fields Too Large',
         }
         self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
-        body = wire.to_json(error_response(error.fault)).encode('ascii')
+        answer = error_response(error.fault).model_copy(update={'detail': error.fault.message})
+        body = wire.to_json(answer).encode('ascii')
         request_id = f'refused-{time.monotonic_ns():x}'
         self.response_headers = [
             ('Content-Type', 'application/json'),
@@ -311,10 +341,28 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
                 raise
             self.close_on_finish = True
 
+    is_raw = False
+    wrote_header: bool
+    close_on_finish: bool
+
     def get_environment(self) -> dict[str, Any]:
         environment: dict[str, Any] = super().get_environment()
         environment[WATCH_KEY] = self.channel.watch
+        environment[RAW_KEY] = self.write_raw
         return environment
+
+    def write_raw(self, data: bytes) -> None:
+        """Write bytes as they are; nothing else is answered, and the connection ends with the request."""
+        self.is_raw = self.wrote_header = self.close_on_finish = True
+        self.channel.write_soon(data)
+
+    def write(self, data: bytes) -> None:
+        if not self.is_raw:
+            super().write(data)
+
+    def finish(self) -> None:
+        if not self.is_raw:
+            super().finish()
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
@@ -549,6 +597,23 @@ class SandboxServer:
             self._keys = [ApiKey(name='generated', key=self.generated_key)]
         if not local and self._insecure:
             logger.warning('INSECURE: everybody who reaches %s:%d can run code on this machine', host, port)
+        app = self._make_app(host, local=local)
+        assert self.service is not None
+        dispatcher = _Dispatcher(self.service.lanes.most_threads)
+        locate, debug = locators(self.e2b)
+        made = self._waitress = self._listen(app.wsgi_app, dispatcher, host, port, locate)
+        for each, find in debug.items():
+            self._listen(app.wsgi_app, dispatcher, '127.0.0.1', each, find)
+        self.host, self.port = host, int(made.effective_port)
+        if self.generated_key is not None:
+            keyfile.write_key(self.port, self.generated_key)
+            self._key_port = self.port
+        dispatcher.set_thread_count(self.service.lanes.threads)
+        self._loop = threading.Thread(target=self._serve, name=f'enclave-server-{self.port}', daemon=True)
+        self._loop.start()
+
+    def _make_app(self, host: str, *, local: bool) -> Any:
+        """Return the Flask application; the service behind it is there from now on."""
         authenticator = Authenticator(self._keys)
         if self.e2b.debug and authenticator.needs_key:
             raise ConfigurationError(
@@ -565,19 +630,32 @@ class SandboxServer:
             audit=Audit(self._audit_file),
             adapters={'e2b': self.e2b, 'sandbox_fusion': self.sandbox_fusion},
         )
-        app = create_app(self.service)
-        dispatcher = _Dispatcher(self.service.lanes.most_threads)
-        locate, debug = locators(self.e2b)
-        made = self._waitress = self._listen(app.wsgi_app, dispatcher, host, port, locate)
-        for each, find in debug.items():
-            self._listen(app.wsgi_app, dispatcher, '127.0.0.1', each, find)
-        self.host, self.port = host, int(made.effective_port)
-        if self.generated_key is not None:
-            keyfile.write_key(self.port, self.generated_key)
-            self._key_port = self.port
-        dispatcher.set_thread_count(self.service.lanes.threads)
-        self._loop = threading.Thread(target=self._serve, name=f'enclave-server-{self.port}', daemon=True)
-        self._loop.start()
+        return create_app(self.service)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests need a key, as far as is known before the address is."""
+        return bool(self._keys)
+
+    @property
+    def is_insecure(self) -> bool:
+        """Whether any address is served without a key."""
+        return self._insecure
+
+    def make_wsgi_app(self) -> Any:
+        """Return the server as a WSGI application, for another server program to run in the place of `start`.
+
+        It is that program's to say who may connect and how large requests may be; a server without a key takes requests for
+        loopback hosts only. `stop` takes the sandboxes away.
+
+        Raises:
+            ManagerStoppedError: It was started before.
+        """
+        with self._lock:
+            if self._state != 'new':
+                raise ManagerStoppedError(f'the server is {self._state}; make a new one')
+            self._state = 'running'
+        return self._make_app('localhost', local=not self._keys and not self._insecure).wsgi_app
 
     def _listen(
         self,
@@ -787,7 +865,9 @@ class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
             lacking = len(self.queue) + 1 - (running - self.active_count)
         if lacking > 0 and 0 < running < self._most and not self.stop_count:
             self.set_thread_count(min(self._most, running + lacking))
-        super().add_task(task)
+        with self.lock:  # as waitress does it, but for its warning that no thread is free: one is coming
+            self.queue.append(task)
+            self.queue_cv.notify()
 
 
 def _start_worker(target: Callable[[int], None], number: int) -> None:

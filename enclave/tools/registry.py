@@ -37,6 +37,9 @@ _EQUIVALENT_KINDS: dict[SandboxType | str, tuple[SandboxType | str, ...]] = {
 """Our kinds of sandbox that a tool for this kind fits, for messages."""
 
 
+_LOADS_ALL = "ENCLAVE_NOTEBOOK_TOOLS=all in the environment, or notebook_tools='all' in the configuration, loads it"
+
+
 @lru_cache(maxsize=256)
 def _signature(kind: Callable[..., Tool]) -> inspect.Signature:
     return inspect.signature(kind)  # takes longer than all the rest of making a tool
@@ -143,6 +146,7 @@ def load_tools(
     offers: Collection[str],
     *,
     is_notebook: bool | None = None,
+    loads_all: bool = False,
 ) -> dict[str, Tool]:
     """Return the tools of a sandbox: ``{name: tool}``, in the order of ``tools_config``.
 
@@ -154,6 +158,7 @@ def load_tools(
         sandbox_type: The sandbox's kind.
         offers: What the sandbox offers, of ``'commands'``, ``'files'`` and ``'notebook'``.
         is_notebook: Whether the kind is one with kernels; None looks it up among ours.
+        loads_all: Whether a notebook sandbox loads the tools for general-purpose sandboxes too.
 
     Raises:
         ToolNotFoundError: A name is unknown.
@@ -164,7 +169,7 @@ def load_tools(
         tool = ToolFactory.create_tool(name, **options)
         if not tool.enabled:
             continue
-        reason = _misfit(tool, sandbox_type, offers, is_notebook)
+        reason = _misfit(tool, sandbox_type, offers, is_notebook, loads_all)
         if reason:
             logger.warning('tool %s is not loaded: %s', name, reason)
         else:
@@ -172,15 +177,23 @@ def load_tools(
     return tools
 
 
-def _misfit(tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str], is_notebook: bool | None) -> str:
+def _misfit(
+    tool: Tool, sandbox_type: SandboxType | str, offers: Collection[str], is_notebook: bool | None, loads_all: bool
+) -> str:
     """Return why the sandbox cannot have the tool, or ''."""
     required, kind = tool.required_sandbox_type, as_sandbox_type(sandbox_type)
     if required is not None:
         required = as_sandbox_type(required)
         has_kernels = kind in NOTEBOOK_TYPES if is_notebook is None else is_notebook
-        sorts: dict[SandboxType | str, bool] = {GENERAL_TYPES[0]: not has_kernels, NOTEBOOK_TYPES[0]: has_kernels}
+        sorts: dict[SandboxType | str, bool] = {
+            GENERAL_TYPES[0]: loads_all or not has_kernels,
+            NOTEBOOK_TYPES[0]: has_kernels,
+        }
         if not sorts.get(required, required == kind):
             meant = _EQUIVALENT_KINDS.get(required, (required,))
-            return f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'
+            reason = f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'
+            if required is GENERAL_TYPES[0]:
+                reason += f'; {_LOADS_ALL}'
+            return reason
     missing = sorted(set(tool.needs) - set(offers))
     return f'it needs {", ".join(missing)}, which this {kind} sandbox does not offer' if missing else ''

@@ -55,12 +55,16 @@ class Workspace(Protocol):
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        preload: Sequence[str] | None = None,
     ) -> CommandResult:
         """Run ``[*interpreter, FILE, *args]``, where FILE is a private temporary file holding ``source``.
 
         Args:
             suffix: The file's ending, like ``'.py'``.
             import_path_env: Name of a search path variable (``'PYTHONPATH'``) to put the call's working directory first in.
+            preload: Modules to have imported before, for a script of Python's: the program is then a fork of an interpreter
+                that has imported them, where it can be, and does what it would do in one of its own. An empty list saves the
+                start of the interpreter alone; None starts one.
         """
 
     def read_file(self, path: str, *, offset: int = 0, max_bytes: int | None = None) -> bytes:

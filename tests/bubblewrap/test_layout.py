@@ -66,12 +66,41 @@ def test_volumes_may_be_in_each_other_in_any_order(start: Start, volume: Path) -
     assert sandbox.execute_command('cat /data/inner/file').stdout == 'inner'
 
 
-@pytest.mark.parametrize('path', ['/usr/missing', '/etc/missing', '/usr/bin/env/x'])
+@pytest.mark.parametrize('path', ['/usr/missing', '/usr/bin/env/x'])
 def test_what_cannot_be_made_is_told_by_name(start: Start, volume: Path, path: str) -> None:
     with pytest.raises(SandboxStartError, match=f'working_dir: {path!r}'):
         start(working_dir=path)
     with pytest.raises(SandboxStartError, match=f"'bind'.*{path!r}"):
         start(volumes={str(volume): {'bind': path, 'mode': 'ro'}})
+
+
+def test_a_working_directory_is_not_made_in_etc(start: Start) -> None:
+    with pytest.raises(SandboxStartError, match="working_dir: '/etc/missing'"):
+        start(working_dir='/etc/missing')
+
+
+def test_volumes_may_be_in_etc(start: Start, volume: Path) -> None:
+    (volume / 'file').write_text('content')
+    (volume / 'other').mkdir()
+    (volume / 'other/file').write_text('other')
+    before = set(start().execute_command('ls /etc').stdout.split())
+    sandbox = start(
+        volumes={
+            str(volume): {'bind': '/etc/an app/conf', 'mode': 'ro'},
+            str(volume / 'file'): {'bind': '/etc/app.conf', 'mode': 'ro'},
+            str(volume / 'other'): {'bind': '/etc/ssl/more', 'mode': 'ro'},
+        }
+    )
+
+    seen = sandbox.execute_command(
+        'cat "/etc/an app/conf/file" /etc/app.conf /etc/ssl/more/file; ls /etc/ssl/certs | wc -l'
+    )
+
+    assert seen.stdout.startswith('contentcontentother')
+    assert seen.stderr == ''
+    assert set(sandbox.execute_command('ls /etc').stdout.split('\n')) - before == {'an app', 'app.conf', ''}
+    assert sandbox.execute_command('touch /etc/x /etc/ssl/x /etc/passwd').exit_code != 0
+    assert sandbox.execute_command('getent passwd 1000; getent hosts localhost').exit_code == 0
 
 
 def test_no_link_in_a_volume_leads_bubblewrap_out_of_it(start: Start, volume: Path) -> None:

@@ -23,6 +23,7 @@ from enclave.enums import SandboxStatus
 from enclave.errors import SandboxError, SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
 from enclave.sandboxes.bubblewrap import cgroups, launch, plan, program, seccomp
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+from enclave.sandboxes.bubblewrap.sweep import BubblewrapHousekeeper
 from tests.agent.conftest import PYTHONS
 from tests.support.host import PATIENCE, as_ordinary_user, cgroups_of, is_running, no_cgroups, wait_until
 
@@ -664,3 +665,25 @@ def test_an_ordinary_user_gets_the_same_sandbox(tmp_path: Path) -> None:
     assert metadata['host_uid'] == 12345
     assert metadata['limits']['memory'].startswith('rlimits, for each process by itself')
     assert metadata['limits']['pids'] == 'rlimit, for the whole sandbox'
+
+
+@pytest.mark.skipif(not cgroups.find_cgroups().parents, reason='no cgroup may be made here')
+def test_groups_of_an_owner_that_was_killed_go_with_the_next_sweep() -> None:
+    code = (
+        'import sys, time\n'
+        'from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox\n'
+        'sandbox = BubblewrapSandbox({}, sys.argv[1])\n'
+        'sandbox.start()\n'
+        'print("started", flush=True)\n'
+        'time.sleep(1000)\n'
+    )
+    name = f'killed-{os.getpid()}'
+    owner = subprocess.Popen([sys.executable, '-c', code, name], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    with owner:
+        assert owner.stdout.readline() == b'started\n'
+        owner.kill()
+
+    assert BubblewrapHousekeeper().sweep().count(name) <= 1  # another process may have swept it
+    for family in cgroups.find_cgroups().directories:
+        assert not list(family.glob(f'{name}@*'))

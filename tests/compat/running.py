@@ -46,7 +46,7 @@ def running_server(port: int) -> Iterator[str]:
     program = f"from ms_enclave.sandbox import create_server; create_server().run(host='127.0.0.1', port={port})"
     server = subprocess.Popen([sys.executable, '-c', program], env=environment())
     try:
-        give_up_at = time.monotonic() + 30
+        give_up_at = time.monotonic() + PATIENCE
         while True:
             assert server.poll() is None, 'the server ended'
             assert time.monotonic() < give_up_at, 'the server does not answer'

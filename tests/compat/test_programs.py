@@ -40,7 +40,8 @@ async def main():
         code = "print(sum(map(int, open('numbers.txt').read().split())))"
         print((await sandbox.execute_tool('python_executor', {'code': code})).output, end='')
         print((await sandbox.execute_tool('shell_executor', {'command': 'pwd; cat numbers.txt'})).output)
-        print((await sandbox.execute_tool('python_executor', {'code': 'raise SystemExit(3)'})).exit_code)
+        result = await sandbox.execute_tool('python_executor', {'code': 'raise SystemExit(3)'})
+        print(result.error.rpartition(' ')[2])
 
 asyncio.run(main())
 """
@@ -132,7 +133,7 @@ TOOL_ASYNC = f"""
 import asyncio
 from ms_enclave.sandbox.boxes import SandboxFactory
 from ms_enclave.sandbox.model import ExecutionStatus, ToolResult
-from ms_enclave.sandbox.tools import Tool, ToolParams, register_tool
+from ms_enclave.sandbox.tools import SandboxTool as Tool, ToolParams, register_tool
 {TOOL}
 async def main():
     async with SandboxFactory.create_sandbox('docker', {{'tools_config': ['count_lines']}}) as sandbox:

@@ -110,18 +110,65 @@ async def main() -> None:
 asyncio.run(main())
 """
 ONE = dict.fromkeys(('boxes', 'managers', 'model', 'tools'), 'enclave.aio')
-DOCUMENTED = {
-    'boxes': 'ms_enclave.sandbox.boxes',
-    'managers': 'ms_enclave.sandbox.manager',
-    'model': 'ms_enclave.sandbox.model',
-    'tools': 'ms_enclave.sandbox.tools',
-}
+DOCUMENTED = """
+import asyncio
+from typing import Any
+
+from ms_enclave.sandbox.boxes import DockerSandbox, Sandbox, SandboxFactory, register_sandbox
+from ms_enclave.sandbox.manager import HttpSandboxManager, LocalSandboxManager
+from ms_enclave.sandbox.model import (
+    CommandResult, DockerSandboxConfig, ExecutionStatus, SandboxStatus, SandboxType, ToolResult,
+)
+from ms_enclave.sandbox.tools import SandboxTool, ToolParams, register_tool
+
+
+@register_tool('typed')
+class Typed(SandboxTool):
+    _name = 'typed'
+    _parameters = ToolParams(properties={'command': {'type': 'string'}}, required=['command'])
+    _sandbox_types = [SandboxType.DOCKER]
+
+    async def execute(self, sandbox_context: Sandbox, command: str) -> ToolResult:
+        result = await sandbox_context.execute_command(command, timeout=5)
+        return ToolResult(tool_name=self.name, status=ExecutionStatus.SUCCESS, output=result.stdout)
+
+
+@register_sandbox('own')
+class Own(Sandbox):
+    @property
+    def sandbox_type(self) -> SandboxType:
+        return SandboxType.DUMMY
+
+    async def start(self) -> None:
+        self.update_status(SandboxStatus.RUNNING)
+
+    async def stop(self) -> None: ...
+
+    async def cleanup(self) -> None: ...
+
+    async def get_execution_context(self) -> Any:
+        return None
+
+    async def execute_command(self, command: Any, timeout: float | None = None, stream: bool = True) -> CommandResult:
+        return CommandResult(command=command, status=ExecutionStatus.SUCCESS, exit_code=0)
+
+
+async def main() -> None:
+    config = DockerSandboxConfig(tools_config={'typed': {}}, memory_limit='512m')
+    async with DockerSandbox(config) as sandbox:
+        done: CommandResult = await sandbox.execute_command('true')
+        await sandbox.put_file('/x', 'text')
+    async with LocalSandboxManager() as manager, HttpSandboxManager(base_url='http://127.0.0.1:1') as remote:
+        made: str = await manager.create_sandbox(SandboxType.DOCKER, config)
+        result: ToolResult = await remote.execute_tool(made, 'typed', {'command': 'true'})
+
+
+asyncio.run(main())
+"""
 PROGRAMS = {
     'blocking': BLOCKING,
     'aio': AWAITED.format(**ONE),
-    'documented': AWAITED.format(**DOCUMENTED),
-    'modules': AWAITED.format(**{**DOCUMENTED, 'managers': 'ms_enclave.sandbox.manager.local_manager'}),
-    'lazy': AWAITED.format(**dict.fromkeys(ONE, 'ms_enclave.sandbox')),
+    'documented': DOCUMENTED,
 }
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ from enclave.errors import (
     EngineError,
     InvalidArgumentError,
     SandboxGoneError,
+    SandboxSilentError,
     UnsupportedError,
 )
 from enclave.languages import table
 from enclave.languages.table import Language, register_language
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine
+from tests.conformance.test_silence import pause
 from tests.docker.bare_image import find_busybox, import_bare_image
+from tests.support.host import wait_until
 from tests.support.transfers import Gate, cancel_midway
 
 pytestmark = pytest.mark.docker
@@ -470,6 +474,26 @@ def test_what_ended_calls_left_running_is_ended_where_it_leaves_no_room(bare_ima
         sandbox.execute_command('sleep 100 &')
         sandbox._clean()
         assert sandbox.execute_command('ps | grep "[s]leep 100"').stdout == ''
+
+
+def test_a_paused_sandbox_without_an_agent_holds_nobody_up(engine: Engine, bare_image: str) -> None:
+    with make_sandbox(bare_image) as sandbox, ThreadPoolExecutor(1) as threads:
+        sandbox.write_file('there', b'x')
+        going_on = threads.submit(sandbox.execute_command, 'echo begun > begun; sleep 1000', 3.0)
+        wait_until(lambda: sandbox.path_exists('begun'))
+        container = sandbox.metadata['container_id']
+        wait_until(lambda: pause(container))
+        try:
+            for call in (lambda: sandbox.execute_command('true', 1.0), lambda: sandbox.read_file('there')):
+                with pytest.raises(SandboxSilentError, match='paused'):
+                    call()
+            with pytest.raises(SandboxSilentError, match='paused'):
+                going_on.result(45.0)
+        finally:
+            engine.api.unpause(container)
+
+        assert sandbox.execute_command('echo here').stdout == 'here\n'
+        wait_until(lambda: sandbox.execute_command('ps | grep "[s]leep 1000"').stdout == '')
 
 
 def test_output_before_a_time_limit_and_a_grace_are_there_without_an_agent(bare_image: str) -> None:

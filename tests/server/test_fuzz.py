@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from enclave.cells import CellResult, Completion, Inspection, KernelInfo, KernelSpec, Variable
 from enclave.enums import ExecutionStatus
+from enclave.managers.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from enclave.records import CommandResult, PathInfo
 from enclave.rulings import SHARED
 from enclave.sandboxes.base import Sandbox
@@ -159,7 +160,7 @@ def test_every_answer_is_as_declared(described: Any, method: str, path: str, mod
     def check(case: Any, meets: bool) -> None:
         if meets and 'sandbox_id' in (case.path_parameters or {}):
             case.path_parameters['sandbox_id'] = sandbox_id
-        case.call_and_validate(checks=CHECKS, timeout=30)
+        case.call_and_validate(checks=CHECKS, timeout=30, headers={PROTOCOL_HEADER: str(PROTOCOL_VERSION)})
 
     try:
         check()

@@ -214,7 +214,7 @@ def test_smuggling_is_refused_and_the_connection_closed(serve: Serve, request_by
     assert status in (400, 431, 501), answer
     assert b'smuggled' not in answer
     body = json.loads(answer.partition(b'\r\n\r\n')[2])
-    assert set(body) == {'code', 'message', 'details'}
+    assert set(body) == {'code', 'message', 'details', 'detail'}
 
 
 def test_a_stranger_sends_no_large_body(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 import enclave
+from enclave.managers.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from enclave.server.auth import ApiKey
 from enclave.server.openapi import document
 from enclave.server.serve import SandboxServer
@@ -22,7 +23,8 @@ TIMEOUT = 30
 
 
 def ask(server: SandboxServer, method: str, path: str, **options: Any) -> requests.Response:
-    return requests.request(method, server.url + path, timeout=TIMEOUT, **options)
+    headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), **options.pop('headers', {})}
+    return requests.request(method, server.url + path, timeout=TIMEOUT, headers=headers, **options)
 
 
 def create(server: SandboxServer, **options: Any) -> str:
@@ -163,7 +165,7 @@ def test_wrong_addresses_are_answered_in_our_shape(serve: Serve, method: str, pa
     answer = ask(serve(), method, path)
 
     assert answer.status_code == status
-    assert set(answer.json()) == {'code', 'message', 'details'}
+    assert set(answer.json()) == {'code', 'message', 'details', 'detail'}
     if status == 405:
         assert answer.headers['Allow']
 

@@ -98,6 +98,7 @@ class FakeWorkspace:
         stdin: str | bytes | None = None,
         max_output_bytes: int | None = None,
         import_path_env: str | None = None,
+        preload: Sequence[str] | None = None,
     ) -> CommandResult:
         answer = self._record(
             'run_script',
@@ -113,6 +114,7 @@ class FakeWorkspace:
                 'stdin': stdin,
                 'max_output_bytes': max_output_bytes,
                 'import_path_env': import_path_env,
+                **({} if preload is None else {'preload': preload}),
             },
         )
         if answer:

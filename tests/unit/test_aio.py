@@ -501,7 +501,7 @@ def test_factories_make_managers_that_are_not_started() -> None:
     assert 'local' in aio.SandboxManagerFactory.get_registered_types()
 
 
-@pytest.mark.parametrize('home', ['enclave.aio', 'ms_enclave.sandbox.manager'])
+@pytest.mark.parametrize('home', ['enclave.aio'])
 def test_a_manager_of_ones_own_comes_back_from_the_factory(
     backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:

@@ -13,8 +13,6 @@ import enclave
 from enclave import aio
 from enclave.aio.proxies import AsyncProxy, Forwarded
 from enclave.aio.sandboxes import Connection, PortForward, Process
-from ms_enclave.sandbox import boxes
-from ms_enclave.sandbox import manager as documented
 
 PROXIES: list[type[AsyncProxy]] = [
     aio.Sandbox,
@@ -33,14 +31,6 @@ PROXIES: list[type[AsyncProxy]] = [
     Process,
     Connection,
     PortForward,
-]
-DOCUMENTED: list[type[AsyncProxy]] = [
-    boxes.Sandbox,
-    boxes.DockerSandbox,
-    boxes.DockerNotebookSandbox,
-    documented.SandboxManager,
-    documented.LocalSandboxManager,
-    documented.HttpSandboxManager,
 ]
 ITERATORS = {'chunks', 'read_chunks', 'read_archive', 'stream_cell', 'run_many', 'map'}
 CONTEXTS = {'open', 'lease'}
@@ -78,7 +68,7 @@ def test_methods_have_the_same_parameters(proxy: type[AsyncProxy]) -> None:
         assert ours == theirs, name
 
 
-@pytest.mark.parametrize('proxy', [*PROXIES, *DOCUMENTED], ids=lambda proxy: f'{proxy.__module__}.{proxy.__name__}')
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: f'{proxy.__module__}.{proxy.__name__}')
 def test_methods_have_the_words_of_the_blocking_class(proxy: type[AsyncProxy]) -> None:
     for name, method in methods(blocking_of(proxy)):
         assert inspect.getdoc(method), name

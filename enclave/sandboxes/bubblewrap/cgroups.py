@@ -1,9 +1,10 @@
 """Control groups for sandboxes without an engine: the limits that hold for a whole family of processes (floor 4).
 
 Each sandbox gets a group of its own below ``enclave`` in the group this process is in (v1, each controller by itself)
-or beside it (v2, where a group with processes may not have limited children). It is removed at the stop; what an owner
-that was killed has left is swept by the next process that makes one. Where the user may not do this, `find_cgroups`
-says why, and limits are rlimits instead.
+or beside it (v2, where a group with processes may not have limited children). It is removed at the stop, and the family with
+the last of it. What an owner that was killed has left, wherever that was in the tree, is swept by the next process that makes a
+group, and by every sweep of a manager. Where the user may not make groups, `find_cgroups` says why, and limits are rlimits
+instead.
 
 Source: cgroups(7); the kernel's ``admin-guide/cgroup-v1`` and ``admin-guide/cgroup-v2``.
 """
@@ -20,7 +21,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,9 +39,12 @@ PERIOD_MICROSECONDS = 100_000
 _MOST_PROCESSES = 4_194_304
 """PID_MAX_LIMIT, proc(5): there are never more, and ``pids.max`` takes no greater number."""
 _REMOVE_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
+"""How long may be looked for what dead owners left."""
 _ATTEMPTS = 20
 """How often a family is made that others keep removing."""
 _NAME = re.compile(r'(?P<id>.+)@(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.(?P<started>\d*)\.\d+')
+_TRIAL = re.compile(r'trial\.(?P<pid>\d+)\.\d+')
 _OCTAL = re.compile(r'\\([0-7]{3})')
 
 
@@ -55,11 +59,15 @@ class Limits:
 
 @frozen(kw_only=True)
 class Cgroups:
-    """Where groups can be made: ``parents`` is ``{controller: directory of our family}``; v2 has one directory for all."""
+    """Where groups can be made: ``parents`` is ``{controller: directory of our family}``; v2 has one directory for all.
+
+    ``roots`` are the mount points of the hierarchies that they are in.
+    """
 
     version: int
     parents: Mapping[str, Path]
     missing: Mapping[str, str] = Factory(dict)
+    roots: tuple[Path, ...] = ()
 
     @property
     def directories(self) -> list[Path]:
@@ -113,6 +121,7 @@ def look_for_cgroups(mounts: list[tuple[str, str, str, set[str]]], groups: str) 
     """Return where groups can be made, given the mounts and this process's groups."""
     parents: dict[str, Path] = {}
     missing: dict[str, str] = {}
+    roots: list[Path] = []
     for controller in CONTROLLERS:
         mount = next((each for each in mounts if each[0] == 'cgroup' and controller in each[3]), None)
         own = own_group(mount, groups) if mount else None
@@ -126,9 +135,11 @@ def look_for_cgroups(mounts: list[tuple[str, str, str, set[str]]], groups: str) 
             missing[controller] = problem
         else:
             parents[controller] = own / FAMILY
+            assert mount is not None
+            roots.append(Path(mount[2]))
     unified = next((each for each in mounts if each[0] == 'cgroup2'), None)
     if parents or unified is None:
-        return Cgroups(version=1 if parents else 0, parents=parents, missing=missing)
+        return Cgroups(version=1 if parents else 0, parents=parents, missing=missing, roots=tuple(dict.fromkeys(roots)))
     own = own_group(unified, groups)
     if own is None:
         return Cgroups(version=0, parents={}, missing=missing)
@@ -143,7 +154,7 @@ def look_for_cgroups(mounts: list[tuple[str, str, str, set[str]]], groups: str) 
             missing[controller] = why
         else:
             parents[controller] = family
-    return Cgroups(version=2 if parents else 0, parents=parents, missing=missing)
+    return Cgroups(version=2 if parents else 0, parents=parents, missing=missing, roots=(Path(unified[2]),))
 
 
 def _try_family(family: Path, file: str, *, unified: bool = False) -> str | None:
@@ -193,6 +204,8 @@ def _hand_down(family: Path) -> None:
 # One sandbox's group --------------------------------------------------------------------------------------------------
 
 _counter = itertools.count(1)
+_lock = threading.Lock()  # guards _alive
+_alive: set[str] = set()  # the names of this process's groups
 
 
 @define(eq=False)
@@ -212,14 +225,30 @@ class Group:
         Raises:
             SandboxStartError: The kernel refuses.
         """
-        group = cls(cgroups, _group_name(sandbox_id, current_owner(), next(_counter)), limits)
-        try:
-            with group._refusals(sandbox_id):
-                group._make()
-        except SandboxStartError:
-            group.remove()
-            raise
+        group = cls.prepare(cgroups, sandbox_id, limits)
+        group.create(sandbox_id)
         return group
+
+    @classmethod
+    def prepare(cls, cgroups: Cgroups, sandbox_id: str, limits: Limits) -> Group:
+        """Return an object for groups that are not made yet, so that whoever has it can `remove` what `create` has made, also
+        where that is interrupted."""
+        return cls(cgroups, _group_name(sandbox_id, current_owner(), next(_counter)), limits)
+
+    def create(self, sandbox_id: str) -> None:
+        """Make the groups.
+
+        Raises:
+            SandboxStartError: The kernel refuses.
+        """
+        with _lock:
+            _alive.add(self.name)
+        try:
+            with self._refusals(sandbox_id):
+                self._make()
+        except BaseException:
+            self.remove()
+            raise
 
     @contextlib.contextmanager
     def _refusals(self, sandbox_id: str) -> Iterator[None]:
@@ -233,11 +262,11 @@ class Group:
     def _make(self) -> None:
         for directory in self.cgroups.directories:
             place = directory / self.name
+            self._made.append(place)  # before it is there, or an interrupt would lose it
             try:
                 place.mkdir()
             except FileNotFoundError:  # another process has just removed the empty family
                 _make_below(directory, place, unified=self.cgroups.version == 2)
-            self._made.append(place)
 
     def hold(self, sandbox_id: str) -> None:
         """Set the limits, on whatever is in the groups by then.
@@ -335,10 +364,15 @@ class Group:
                 (self.cgroups.parents['cpu'] / self.name / file).write_text(value)
 
     def remove(self) -> None:
-        """Remove the groups; what still runs in them is killed. May be called twice."""
+        """Remove the groups, and the family if no other is in it; what still runs in them is killed. May be called twice."""
         made, self._made = self._made, []
         for place in made:
             _remove(place)
+        with _lock:
+            _alive.discard(self.name)
+            is_last = not _alive
+        if is_last:
+            remove_families(self.cgroups.directories)
 
 
 def _write(file: Path, value: str) -> None:
@@ -384,26 +418,79 @@ def _remove(place: Path) -> None:
 
 
 def sweep(cgroups: Cgroups) -> int:
-    """Remove the groups of owners that are certainly dead; return how many."""
-    here, count = current_owner(), 0
-    for directory in cgroups.directories:
+    """Remove the groups of owners that are certainly dead, wherever in the tree they are, and families without any group.
+
+    Returns:
+        How many groups that were.
+    """
+    return len(sweep_groups(cgroups))
+
+
+def sweep_groups(cgroups: Cgroups) -> list[str]:
+    """Do as `sweep` does, and return for each group the id of the sandbox whose it was."""
+    found: list[str] = []
+    families = dict.fromkeys([*cgroups.directories, *_find_families(cgroups.roots)])
+    for family in families:
         places: list[Path] = []
-        with contextlib.suppress(FileNotFoundError):  # another process may have removed it
-            places += directory.iterdir()
+        with contextlib.suppress(OSError):  # another process may have removed it
+            places += family.iterdir()
         for place in places:
-            match = _NAME.fullmatch(place.name)
-            if match is None or match['host'] != _short(here.host):
-                continue
-            if OwnerProcess(host=here.host, pid=int(match['pid']), started=match['started']).is_provably_dead():
+            owner = _owner_of(place.name)
+            if owner is not None and owner.is_provably_dead():
                 logger.info('removing the control group %s of a process that is gone', place)
                 _remove(place)
-                count += 1
-    return count
+                match = _NAME.fullmatch(place.name)
+                found += [match['id']] if match else []
+    with _lock:
+        is_used = bool(_alive)
+    remove_families(each for each in families if not is_used or each not in cgroups.directories)
+    return found
+
+
+def _owner_of(name: str) -> OwnerProcess | None:
+    """Return the process that made a group of this name; None if it is not one of ours, or of another machine's."""
+    here = current_owner()
+    match = _NAME.fullmatch(name)
+    if match is not None:
+        same = match['host'] == _short(here.host)
+        return OwnerProcess(host=here.host, pid=int(match['pid']), started=match['started']) if same else None
+    trial = _TRIAL.fullmatch(name)
+    # Nobody knows when that one was started; so it is dead when no process has its number.
+    return (
+        OwnerProcess(host=here.host, pid=int(trial['pid']), started='gone')
+        if trial and not _exists(trial['pid'])
+        else None
+    )
+
+
+def _exists(pid: str) -> bool:
+    return os.path.exists(f'/proc/{pid}')
+
+
+def _find_families(roots: Iterable[Path]) -> Iterator[Path]:
+    """Yield the families in whole hierarchies: an owner may have been in any group."""
+    until = Deadline.after(_LOOK_SECONDS)
+    for root in roots:
+        todo = [str(root)]
+        while todo and not until.has_expired():
+            with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        continue
+                    if entry.name == FAMILY:
+                        yield Path(entry.path)
+                    else:
+                        todo.append(entry.path)
+
+
+def remove_families(families: Iterable[Path]) -> None:
+    """Remove those families that have no group. Whoever wants to make one in it meanwhile makes it anew."""
+    for family in families:
+        with contextlib.suppress(OSError):
+            family.rmdir()
 
 
 def _remove_family(cgroups: Cgroups, pid: int) -> None:
     """At the end of this process, take the family away if no other uses it."""
     if os.getpid() == pid:
-        for directory in cgroups.directories:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        remove_families(cgroups.directories)

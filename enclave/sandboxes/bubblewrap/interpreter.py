@@ -15,7 +15,7 @@ from typing import Any
 from attrs import frozen
 
 from enclave.errors import SandboxStartError
-from enclave.sandboxes.bubblewrap.rootfs import View, find_system_python, get_view
+from enclave.sandboxes.bubblewrap.rootfs import View, find_system_python, get_view, plain_program
 
 _PROBE_SECONDS = 30.0
 # Isolated, so that neither the caller's environment nor a home counts; the sandbox has neither.
@@ -133,7 +133,7 @@ def own_python() -> str | None:
     """Return the Python of this process, or None where the process is another program with a Python in it."""
     path = sys.executable or ''
     is_python = os.path.basename(path).startswith(('python', 'pypy')) and not getattr(sys, 'frozen', False)
-    return path if is_python and os.path.isabs(path) else None
+    return plain_program(path) if is_python and os.path.isabs(path) else None
 
 
 def _is_shown(origin: str, view: View) -> bool:

@@ -71,7 +71,7 @@ for word in settings.decode().split():
         hard=resource.getrlimit(number)[1]
         if hard>=0:
             value=min(value,hard)
-        resource.setrlimit(number,(value,value))
+        resource.setrlimit(number,(value,hard if name=='RLIMIT_CORE' else value))
     else:
         given[name]=value
 stand={}

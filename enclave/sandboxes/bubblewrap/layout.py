@@ -18,6 +18,8 @@ from enclave.errors import ConfigurationError, SandboxStartError
 _OWN = ('/proc', '/sys', '/dev')
 """What the agent needs as the kernel has it: there it finds what it has to kill, and whether memory ran out."""
 _SHARED_MEMORY = '/dev/shm'
+_MOST_ENTRIES = 1000
+"""How many mounts a directory may be shown by."""
 
 
 @frozen
@@ -91,6 +93,54 @@ def check_target(path: str, name: str, links: Iterable[str], shown: Sequence[Vis
             raise _told(path, name, f'{here!r} on this machine cannot be looked at: {error.strerror}') from error
         if stat.S_ISLNK(mode):
             raise _told(path, name, f'{here!r} on this machine, which is shown there, is a symlink')
+
+
+@frozen
+class OpenTree:
+    """A read-only tree in which a place was made: directories of the sandbox's own on the way, and all else as it was.
+
+    Attributes:
+        folders: Paths of the directories, the outer ones first.
+        trees: What is shown in them, ``(host path, path inside)``.
+        links: Symlinks in them, ``(text, path)``.
+    """
+
+    folders: list[str]
+    trees: list[tuple[str, str]]
+    links: list[tuple[str, str]]
+
+
+def open_tree(source: str, path: str, place: str) -> OpenTree | None:
+    """Return how to show a tree with a place in it that it has not; None where it has it, or something else is in the way.
+
+    Args:
+        source, path: The tree: host path and path inside.
+        place: A plain path below ``path``.
+    """
+    found = OpenTree([], [], [])
+    parts = place[len(path) + 1 :].split('/')
+    for number, part in enumerate(parts):
+        try:
+            if number and not stat.S_ISDIR(os.lstat(source).st_mode):
+                return None
+            with os.scandir(source) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return found
+        except OSError:
+            return None
+        if len(entries) > _MOST_ENTRIES:
+            return None
+        found.folders.append(path)
+        for entry in entries:
+            if entry.name == part:
+                continue
+            if entry.is_symlink():
+                found.links.append((os.readlink(entry.path), f'{path}/{entry.name}'))
+            else:
+                found.trees.append((entry.path, f'{path}/{entry.name}'))
+        source, path = f'{source}/{part}', f'{path}/{part}'
+    return None if os.path.lexists(source) else found
 
 
 def _told(path: str, name: str, problem: str) -> SandboxStartError:

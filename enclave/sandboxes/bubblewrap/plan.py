@@ -21,7 +21,7 @@ from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap.cgroups import Group
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.launch import above_streams, memory_file, start_process
-from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, plain
+from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, open_tree, plain
 from enclave.sandboxes.bubblewrap.places import is_reachable, reachable_dir
 from enclave.sandboxes.bubblewrap.program import (
     Program,
@@ -37,6 +37,8 @@ from enclave.sandboxes.bubblewrap.seccomp import get_filter
 from enclave.sandboxes.processors import count_for
 
 _INFO_LIMIT_BYTES = 65536
+SOFT_LIMITS = ('CORE',)
+"""The rlimits that a program may lift again: no core files are written, unless it asks for one, within its disk."""
 
 
 def at_most(name: str, value: int) -> int:
@@ -63,6 +65,9 @@ class Plan:
     _drops: bool = field(init=False)
     _work: str = field(init=False)
     _binds: list[tuple[str, str, str]] = field(init=False)  # host path, path inside, mode
+    _trees: list[tuple[str, str]] = field(init=False)  # host path, path inside
+    _dirs: list[str] = field(init=False)
+    _links: list[tuple[str, str]] = field(init=False)  # text, path
     pid: int = field(default=0, init=False)  # of process 1, as this machine counts, once `read_pid` was told
     is_sure: bool = field(default=True, init=False)  # whether nothing in the sandbox has a say in its rlimits
     _info: int = field(default=-1, init=False)
@@ -92,7 +97,26 @@ class Plan:
         )
         for source, _, mode in self._binds:
             self._check_volume(source, mode)
+        self._open_trees()
         self._check_targets()
+
+    def _open_trees(self) -> None:
+        """Make places in ``/etc`` for volumes: it is a directory of ours, put together for sandboxes."""
+        self._trees, self._dirs, self._links = [*self.view.trees], [], [*self.view.links]
+        volumes = [path for _, path, _ in self._binds]
+        for place in volumes:
+            # What is in another volume is made there.
+            if not is_below(place, '/etc') or any(each != place and is_below(place, each) for each in volumes):
+                continue
+            around = [each for each in self._trees if each[1] != place and is_below(place, each[1])]
+            if around:
+                tree = max(around, key=lambda each: len(each[1]))
+                found = open_tree(*tree, place)
+                if found is not None:
+                    self._trees.remove(tree)
+                    self._dirs += found.folders
+                    self._links += found.links
+                    self._trees += found.trees
 
     def _resolve(self, path: str) -> str:
         """Return a place in the sandbox without the one symlink that we put there, ``/var/tmp``."""
@@ -104,8 +128,8 @@ class Plan:
         return any(path == '/var' for _, path in (*self.view.trees, *self.view.links))
 
     def _check_targets(self) -> None:
-        links = [path for _, path in self.view.links]
-        shown = [VisiblePath(source, path, is_writable=False) for source, path in self.view.trees]
+        links = [path for _, path in self._links]
+        shown = [VisiblePath(source, path, is_writable=False) for source, path in self._trees]
         for source, path, mode in self._binds:
             check_target(path, f"volumes[{source!r}]['bind']", links, shown)
             shown.append(VisiblePath(source, path, is_writable=mode == 'rw'))
@@ -216,11 +240,13 @@ class Plan:
         most = {name: at_most(name, value) for name, value in rlimits.items()}
         try:
             for name, value in most.items():
-                resource.prlimit(self.pid, getattr(resource, f'RLIMIT_{name}'), (value, value))
+                number = getattr(resource, f'RLIMIT_{name}')
+                hard = resource.getrlimit(number)[1] if name in SOFT_LIMITS else value
+                resource.prlimit(self.pid, number, (value, hard))
         except ProcessLookupError:
             pass  # it has ended already; the greeting that fails says why
         except PermissionError:
-            argv = prlimit_command(self.uid, self.uid, self.pid, most)
+            argv = prlimit_command(self.uid, self.uid, self.pid, most, SOFT_LIMITS)
             self.is_sure = bool(argv) and subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
     def release(self) -> None:
@@ -240,7 +266,7 @@ class Plan:
 
     def _arguments(self, opened: list[int]) -> list[str]:
         """Return bubblewrap's options; they travel in a file, since they hold the environment."""
-        config, view = self.config, self.view
+        config = self.config
         words = ['--unshare-all', '--unshare-user', '--uid', str(UID), '--gid', str(UID), '--hostname', 'sandbox']
         words += ['--die-with-parent', '--new-session', '--as-pid-1', '--cap-drop', 'ALL', '--clearenv']
         if self.program.can_disable_userns:
@@ -252,9 +278,11 @@ class Plan:
             words += ['--seccomp', str(opened[-1])]
         for name, value in self._env().items():
             words += ['--setenv', name, value]
-        for target, path in view.links:
+        for path in self._dirs:
+            words += ['--dir', path]
+        for target, path in self._links:
             words += ['--symlink', target, path]
-        for source, path in view.trees:
+        for source, path in self._trees:
             words += self._bind(source, path, 'ro')
         words += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
         cpu_count = count_for(config.cpu_limit)
@@ -269,7 +297,7 @@ class Plan:
             words += ['--dir', '/var', '--symlink', '/tmp', '/var/tmp']
         words += ['--dir', '/run', *_tmpfs(HOME, config.disk_bytes, '0755')]
         # An interpreter of the caller's may lie anywhere, below /tmp and the home too.
-        for source, path in view.trees:
+        for source, path in self._trees:
             if path.startswith(('/tmp/', '/home/')):
                 words += self._bind(source, path, 'ro')
         is_in_volume = any(is_below(self._work, path) for _, path, _ in self._binds)

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -236,11 +236,12 @@ def drop_command(uid: int, gid: int) -> tuple[str, ...]:
     return ()
 
 
-def prlimit_command(uid: int, gid: int, pid: int, limits: Mapping[str, int]) -> list[str]:
+def prlimit_command(uid: int, gid: int, pid: int, limits: Mapping[str, int], soft: Collection[str] = ()) -> list[str]:
     """Return the command by which root sets rlimits on a process of another user, as that user (prlimit(1) of util-linux).
 
     Args:
         limits: ``{'NOFILE': 4096}``, none above our own.
+        soft: Those of which the hard limit is left as it is.
 
     Returns:
         The argv; empty where it or what `drop_command` needs is not installed.
@@ -248,7 +249,8 @@ def prlimit_command(uid: int, gid: int, pid: int, limits: Mapping[str, int]) -> 
     prefix, program = drop_command(uid, gid), _system_program('prlimit')
     if not prefix or program is None:
         return []
-    return [*prefix, program, f'--pid={pid}', *(f'--{name.lower()}={value}:{value}' for name, value in limits.items())]
+    words = (f'--{name.lower()}={value}:{"" if name in soft else value}' for name, value in limits.items())
+    return [*prefix, program, f'--pid={pid}', *words]
 
 
 _STAGE = 'while [ "$1" != -- ]; do mount --rbind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'

@@ -24,34 +24,51 @@ from attrs import define, field, frozen
 
 from enclave.config import MIB, check_env
 from enclave.errors import ImageNotFoundError, InvalidArgumentError, SandboxStartError
+from enclave.sandboxes.bubblewrap.layout import is_below
 from enclave.sandboxes.bubblewrap.places import VARIABLE, cache_dir, keep_tree
+from enclave.sandboxes.bubblewrap.usr_links import find_linked_names, with_targets
 
 UID = 1000
 """Who the code in a sandbox is: the user and group ``sandbox``. Outside it is `BubblewrapSandboxConfig.host_uid`."""
+NOBODY = 65534
+"""What the kernel shows for a user or group that a user namespace does not know."""
 HOME = '/home/sandbox'
 DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 FACTS_FILE = 'enclave.json'
 
 _HOST_ETC = (
+    'R',
     'alternatives',
     'ca-certificates',
     'crypto-policies',
     'debian_version',
     'fonts',
+    'fpc.cfg',
+    'inputrc',
     'ld.so.cache',
     'ld.so.conf',
     'ld.so.conf.d',
+    'ldc2.conf',
     'localtime',
+    'locale.alias',
     'magic',
     'mime.types',
+    'nim',
+    'ocamlfind.conf',
+    'octaverc',
     'os-release',
+    'perl',
+    'php',
     'pki/ca-trust',
     'pki/tls',
     'protocols',
+    'racket',
+    'sbclrc',
     'services',
     'shells',
     'ssl/certs',
     'ssl/openssl.cnf',
+    'terminfo',
     'timezone',
 )
 """What programs need of ``/etc`` and what holds no secret; not ``pki`` and ``ssl`` as a whole, which hold private
@@ -143,7 +160,7 @@ def _host_view(python: str | None, *, network: bool, whole: bool) -> View:
         if os.path.isdir(store):
             trees.append((store, store))
     trees.append((str(_host_etc(network=network)), '/etc'))
-    found, path = python, DEFAULT_PATH
+    found, path = None if python is None else plain_program(python), DEFAULT_PATH
     if found is not None:
         shown = find_interpreter_trees(found)
         if not whole:
@@ -195,6 +212,12 @@ def find_interpreter_trees(python: str) -> list[tuple[str, str]]:
     ]
 
 
+def plain_program(path: str) -> str:
+    """Return a program's path without dots in it: directories that it leads through and back again are in no sandbox."""
+    folder, name = os.path.split(path)
+    return os.path.join(_plain(folder), name)
+
+
 def _plain(folder: str) -> str:
     """Return a directory's path without dots: as it is spelled if that leads to the same, else as it is resolved."""
     plain, real = os.path.normpath(folder), os.path.realpath(folder)
@@ -207,7 +230,10 @@ def _interpreter_key(path: str) -> str:
 
 
 def _host_etc(*, network: bool) -> Path:
-    names = [*_HOST_ETC, *(('resolv.conf', 'nsswitch.conf', 'gai.conf', 'host.conf') if network else ())]
+    linked = with_targets(_HOST_ETC) - {*_HOST_ETC} | {*find_linked_names()}
+    # What is below another name comes with that.
+    further = sorted(each for each in linked if not any(is_below(each, name) for name in _HOST_ETC))
+    names = [*_HOST_ETC, *further, *(('resolv.conf', 'nsswitch.conf', 'gai.conf', 'host.conf') if network else ())]
     seen = [f'{name} {_stamp(Path("/etc", name))}' for name in names]
     return _keep_etc(repr((_ETC_FORMAT, network, seen)), lambda place: _copy_from_host(names, place), lambda name: [])
 
@@ -309,7 +335,7 @@ def open_inside(root: Path, path: str) -> int:
 # /etc -----------------------------------------------------------------------------------------------------------------
 
 _READ = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_CLOEXEC', 0)  # also where this is only imported
-_ETC_FORMAT = 3
+_ETC_FORMAT = 4
 """To be raised when what is put into an ``/etc`` changes: one that is kept is used for as long as this stays."""
 _WRITTEN = frozenset(('hosts', 'hostname', 'passwd', 'group'))
 """What a sandbox has its own of in ``/etc``."""
@@ -362,11 +388,9 @@ def _keep_etc(key: str, copy: Callable[[Path], None], lines: Callable[[str], lis
         copy(place)
         _write(place / 'hosts', ['127.0.0.1 localhost sandbox', '::1 localhost ip6-localhost ip6-loopback'])
         _write(place / 'hostname', ['sandbox'])
-        users = lines('passwd') or [
-            'root:x:0:0:root:/root:/bin/sh',
-            'nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin',
-        ]
-        groups = lines('group') or ['root:x:0:', 'nogroup:x:65534:']
+        # Of this machine's users none exists in a sandbox: a file of theirs shows as nobody's.
+        users = lines('passwd') or [f'nobody:x:{NOBODY}:{NOBODY}:nobody:/:/bin/false']
+        groups = lines('group') or [f'nogroup:x:{NOBODY}:']
         _write(place / 'passwd', [*users, f'sandbox:x:{UID}:{UID}:sandbox:{HOME}:/bin/sh'])
         _write(place / 'group', [*groups, f'sandbox:x:{UID}:'])
         if not os.path.lexists(place / 'nsswitch.conf'):

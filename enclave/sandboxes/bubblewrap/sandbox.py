@@ -74,7 +74,9 @@ class BubblewrapSandbox(AgentBackedSandbox):
             plan.close()  # after what waits for it is killed, or that would go on
 
     def _begin(self, plan: Plan) -> Operations:
-        plan.group = self._group = self._make_group()
+        plan.group = self._group = self._prepare_group()
+        if plan.group is not None:
+            plan.group.create(self.id)
         code = self._agent_code(plan)
         process = self._process = plan.start(agent_command(plan.view.python), is_agent=True)
         stream = self._pipes = PipeStream(process, name=self.id)
@@ -135,11 +137,11 @@ class BubblewrapSandbox(AgentBackedSandbox):
             text += f'; its memory ran out, so memory_limit {self.config.memory_limit!r} is too small'
         return text
 
-    def _make_group(self) -> Group | None:
+    def _prepare_group(self) -> Group | None:
         cgroups = find_cgroups()
         config = self.config
         limits = Limits(memory_bytes=config.memory_bytes, processes=config.pids_limit, cpus=config.cpu_limit)
-        return Group.make(cgroups, self.id, limits) if cgroups.parents else None
+        return Group.prepare(cgroups, self.id, limits) if cgroups.parents else None
 
     def _hold(self, plan: Plan) -> tuple[str, ...]:
         """Set the limits of what was just started; return those that its group holds.

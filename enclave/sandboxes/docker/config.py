@@ -50,6 +50,17 @@ def _check_command(value: Any, name: str) -> None:
         raise ConfigurationError(f'{name} must name a program and its arguments, all strings, not {list(value)!r}')
 
 
+def _as_entrypoint(value: str | Iterable[str] | None) -> Any:
+    return (value,) if isinstance(value, str) else as_tuple(value)
+
+
+def _check_entrypoint(value: Any, name: str) -> None:
+    if value is None or value == ():
+        return
+    if not isinstance(value, tuple) or not all(map(is_text, value)) or not value[0].strip():
+        raise ConfigurationError(f'{name} must be a program, a list of it and its arguments, or [], not {value!r}')
+
+
 def as_address(value: str | None) -> Any:
     """Return an address of this machine as the engine reads it; anything else is left for `check_address`."""
     if not isinstance(value, str):
@@ -155,8 +166,14 @@ class DockerSandboxConfig(SandboxConfig):
     Attributes:
         image: Image name; pulled when missing, as ``pull`` says.
         pull: ``'missing'`` (default), ``'never'`` or ``'always'``.
-        command: The container's own main process, given to the image's entry point; a string goes to a shell. Default is
-            our agent alone. The sandbox ends when this command does.
+        command: The container's own main process, given to the entry point; a string goes to a shell. Default is our agent
+            alone. The sandbox ends when this command does.
+        entrypoint: Instead of the image's entry point: a program, or a list of it and its arguments; an empty list clears it.
+            It has a meaning only beside ``command`` or ``run_image_command``.
+        run_image_command: Run what the image itself says, its ENTRYPOINT and CMD, as the main process, with the agent beside
+            it: so a service image serves. An image that says no more than a shell or an interpreter, which would wait for
+            somebody to type, has its agent as the main process as usual.
+        tty: Give the main process a terminal and an open standard input, so that a bare shell or interpreter stays.
         ports: ``{'8888/tcp': ('127.0.0.1', 8888)}``: container port to host address. A bare number or None (a free port)
             publishes on 127.0.0.1.
         network: Name of a Docker network to join; default is a bridge of ours whose members cannot reach each other.
@@ -179,6 +196,11 @@ class DockerSandboxConfig(SandboxConfig):
     command: str | tuple[str, ...] | None = field(
         default=None, converter=_as_command, validator=checked(_check_command)
     )
+    entrypoint: tuple[str, ...] | None = field(
+        default=None, converter=_as_entrypoint, validator=checked(_check_entrypoint)
+    )
+    run_image_command: bool = field(default=False, validator=is_a(bool))
+    tty: bool = field(default=False, validator=is_a(bool))
     ports: dict[str, PortBinding] = field(factory=dict, converter=_as_ports, validator=checked(_check_ports))
     network: str | None = field(default=None, validator=is_a(str, none=True))
     extra_hosts: dict[str, str] = field(factory=dict, converter=as_text_map, validator=checked(check_text_map))
@@ -214,5 +236,15 @@ class DockerSandboxConfig(SandboxConfig):
             raise ConfigurationError('network is named although network_enabled is False; drop one of them')
         if self.ports and not self.network_enabled:
             raise ConfigurationError('ports are published although network_enabled is False; drop one of them')
+        if self.command is not None and self.run_image_command:
+            raise ConfigurationError(
+                "command is given although run_image_command asks for the image's own; drop one of them"
+            )
+        if self.command is None and not self.run_image_command:
+            for name in ('entrypoint', 'tty'):
+                if getattr(self, name) not in (None, False):
+                    raise ConfigurationError(
+                        f'{name} has a meaning only beside command or run_image_command, and neither is given'
+                    )
         if self.privileged and self.cap_add:
             raise ConfigurationError('cap_add has no meaning beside privileged=True; drop one of them')

@@ -17,6 +17,7 @@ Source: Docker Engine API, "Attach to a container", section "Hijacking".
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -456,6 +457,32 @@ class RawStream:
             raise BrokenPipeError(f'the stream to the engine broke: {error}') from error
         finally:
             self._leave()
+
+    def write_some(self, data: bytes) -> int:
+        """Hand over as much of ``data`` as is taken without blocking, and return how much that was. Where a connection cannot
+        tell, that is all of it, and it blocks.
+
+        Raises:
+            ConnectionError: The stream is closed or broken.
+        """
+        connection = self._connection
+        if not isinstance(connection, socket.socket) or not hasattr(socket, 'MSG_DONTWAIT'):
+            self.write(data)
+            return len(data)
+        if not self._enter():
+            raise BrokenPipeError('the stream to the engine is closed')
+        sent = 0
+        try:
+            with self._write_lock, contextlib.suppress(BlockingIOError):
+                while sent < len(data):
+                    sent += connection.send(memoryview(data)[sent:], socket.MSG_DONTWAIT)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise BrokenPipeError(f'the stream to the engine broke: {error}') from error
+        finally:
+            self._leave()
+        return sent
 
     def close_write(self) -> None:
         """Say that nothing more will be written: the far side's standard input ends. Reading goes on."""

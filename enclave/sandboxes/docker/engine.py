@@ -212,6 +212,29 @@ class Engine:
             warnings=list(info.get('Warnings') or ()),
         )
 
+    def make_client(self) -> docker.DockerClient:
+        """Return a new high-level client of docker-py for this engine, for programs that use it themselves. Theirs to close."""
+        client = docker.DockerClient.__new__(docker.DockerClient)
+        with self.translate('reach the engine'):
+            client.api = self._connect()
+        return client
+
+    def run_as_root(self, container_id: str, argv: list[str]) -> None:
+        """Run a program as root in a container, to its end, whatever user the container has.
+
+        Raises:
+            EngineError: It could not be run, or failed; the message has what it wrote.
+            EngineUnavailableError: The engine does not answer.
+        """
+        what = f'run {argv[0]} in container {container_id[:12]}'
+        with self.translate(what):
+            made = self.api.exec_create(container_id, argv, user='0:0')
+            output = self.api.exec_start(made['Id'])
+            code = self.api.exec_inspect(made['Id'])['ExitCode']
+        if code:
+            words = output.decode('utf-8', 'backslashreplace').strip()
+            raise EngineError(f'could not {what}: exit code {code}: {words}')
+
     # Streams ---------------------------------------------------------------------------------------------------------
 
     def attach_stream(

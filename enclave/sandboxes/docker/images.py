@@ -169,6 +169,27 @@ def find_image(engine: Engine, name: str) -> ImageInfo | None:
     return _info(found, _names(found.get('RepoTags')), labels, found.get('Size'), _parse_time(found.get('Created')))
 
 
+@frozen
+class ImageCommand:
+    """What an image runs by itself: its ENTRYPOINT and its CMD."""
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+
+def get_image_command(engine: Engine, name: str) -> ImageCommand:
+    """Return what an image that is on the engine runs by itself.
+
+    Raises:
+        ImageNotFoundError: The engine has no such image.
+        EngineUnavailableError: It does not answer.
+    """
+    with engine.translate(f'look for the image {name!r}'):
+        found: dict[str, Any] = engine.api.inspect_image(name)  # type: ignore[no-untyped-call]
+    config = found.get('Config') or {}
+    return ImageCommand(tuple(config.get('Entrypoint') or ()), tuple(config.get('Cmd') or ()))
+
+
 def ensure_image(
     engine: Engine,
     name: str,

@@ -42,7 +42,7 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
 
     Attributes:
         gateway_url: Where its kernel gateway is published, like ``'http://127.0.0.1:8888'``; None where none was asked for.
-        gateway_token: What the gateway's clients must send.
+        gateway_token: What the gateway's clients must send; '' where it wants none.
     """
 
     sandbox_type: ClassVar[SandboxType | str] = SandboxType.DOCKER_NOTEBOOK
@@ -67,6 +67,13 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
                 raise
         self._build_image(engine, recipe)
         return super()._post_create(engine, body, what)
+
+    def _ensure_image(self, engine: Engine) -> None:
+        recipe = find_recipe(self.config.image)
+        if recipe is not None and recipe.base and self.config.pull != 'never':
+            self._build_image(engine, recipe)  # which does nothing where it is there
+        else:
+            super()._ensure_image(engine)
 
     def _build_image(self, engine: Engine, recipe: ImageRecipe) -> None:
         from enclave.sandboxes.docker.build import build_image
@@ -107,7 +114,7 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
 
     def _start_gateway(self) -> None:
         """Start the gateway; it comes up while the first kernel does."""
-        self.gateway_token = self.config.token or secrets.token_urlsafe(24)
+        self.gateway_token = (self.config.token or secrets.token_urlsafe(24)) if self.config.gateway_auth else ''
         self._gateway = self._agent().start_process(
             StartProcess(
                 command=(

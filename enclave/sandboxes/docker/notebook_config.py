@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import attrs
 from attrs import field, frozen
 
-from enclave.config import checked, refuses_unknown_keys, whole_number
+from enclave.config import checked, is_a, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError
 from enclave.sandboxes.docker.config import DockerSandboxConfig, as_address, check_address
 from enclave.sandboxes.notebook.config import NotebookConfig
@@ -39,6 +40,7 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
         host: IP address of this machine for the gateway; ``'0.0.0.0'`` is all of them.
         token: What the gateway's clients must know; default is a new one. It is told as ``gateway_token`` of the sandbox and in
             the metadata of its info, and never shown in logs, reprs or the info's configuration.
+        gateway_auth: False lets every program on this machine use the gateway without a token; only on a loopback address.
     """
 
     image: str = field(default=NOTEBOOK_IMAGE)
@@ -47,6 +49,7 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
         default=None, converter=as_address, validator=attrs.validators.optional(checked(check_address))
     )
     token: str | None = field(default=None, validator=checked(_check_words), repr=False)
+    gateway_auth: bool = field(default=True, validator=is_a(bool))
 
     @image.validator
     def _check_own_image(self, attribute: Any, value: Any) -> None:
@@ -61,6 +64,7 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
                 'a kernel gateway (port, host, token) needs a network, and network_enabled is False; drop one of them. '
                 'Cells run without either'
             )
+        self._check_auth()
         published = self.ports.get(GATEWAY_PORT)
         if published is None:
             return
@@ -69,6 +73,17 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
                 raise ConfigurationError(
                     f'{name} is {mine!r}, but ports[{GATEWAY_PORT!r}] says {other!r}; drop one of them'
                 )
+
+    def _check_auth(self) -> None:
+        if self.gateway_auth:
+            return
+        if self.token is not None:
+            raise ConfigurationError('token is given although gateway_auth is False; drop one of them')
+        if not ipaddress.ip_address(self.gateway_binding[0]).is_loopback:
+            raise ConfigurationError(
+                f'gateway_auth=False is for loopback addresses only, and the gateway is published on {self.gateway_binding[0]}; '
+                'give a token instead'
+            )
 
     @property
     def has_gateway(self) -> bool:

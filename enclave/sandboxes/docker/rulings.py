@@ -50,6 +50,13 @@ def _check_gateway(gate: Gate, option: str, value: Any, config: Any) -> Any:
     return value
 
 
+def _check_gateway_auth(gate: Gate, option: str, value: Any, config: Any) -> Any:
+    """Without a token every user of the server's machine gets at the kernels."""
+    if not value:
+        gate.flag('privileged', f'{option}=False may not be asked')
+    return value
+
+
 def _check_tmpfs(gate: Gate, option: str, value: Any, config: Any) -> Any:
     for path, words in value.items():
         check_inner_path(path, option)
@@ -83,6 +90,9 @@ RULINGS: Rulings = {
     'image': image(),
     'pull': Ruling(_check_pull),
     'command': inside(),
+    'entrypoint': inside(),
+    'run_image_command': inside(),
+    'tty': inside(),
     'ports': Ruling(_check_ports),
     'network': among('networks'),
     'extra_hosts': inside(),
@@ -105,4 +115,5 @@ NOTEBOOK_RULINGS: Rulings = {
     'port': Ruling(_check_gateway),
     'host': Ruling(_check_gateway),
     'token': Ruling(_check_gateway),
+    'gateway_auth': Ruling(_check_gateway_auth),
 }

@@ -13,12 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import posixpath
 import re
+import secrets
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
+
+from attrs import frozen
 
 from enclave.agent import OLD_PYTHON_EXIT_CODE, agent_command, bootstrap
 from enclave.channel.channel import Channel
@@ -38,11 +43,11 @@ from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.images import advice, ensure_image
+from enclave.sandboxes.docker.images import advice, ensure_image, get_image_command
 from enclave.sandboxes.docker.network import ensure_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_TENANT
+from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_MAIN, LABEL_TENANT
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import current_owner
@@ -56,9 +61,19 @@ CAPABILITIES = ('CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID', 'KILL', 'SETGID', '
 """What pip and apt need inside (measured with all others dropped), and KILL, with which the agent can end a call's processes
 whatever user they became. No other capability is left, SYS_PTRACE above all, so nothing can look into the agent."""
 OPEN_FILES = 4096
+HOST_NAME = 'sandbox'
+LABEL_START = 'enclave.start'
+"""Tells apart the containers of several starts of one id."""
+LOST_SECONDS = 60.0
+"""For how long a container is looked for whose creation was asked for, and not answered."""
 
 _NO_PYTHON = re.compile(r'python3.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SHELL = re.compile(r'"?sh"?.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
+_NO_SYSCTL = re.compile(r'sysctl|disable_ipv6', re.IGNORECASE)
+_NO_IPV6 = 'cannot set kernel parameters'
+_NO_OWN_NETWORK = re.compile(r'host$|container:')
+_WAITING = re.compile(r'(ba|da|a|z|k|c|tc|fi)?sh|i?python[0-9.]*|pypy[0-9.]*|node|irb|php|julia|R|ghci|jshell')
+"""Programs that alone, without arguments, do nothing but wait for somebody to type."""
 _ALREADY_REMOVING = re.compile(r'removal of container .* is already in progress', re.IGNORECASE)
 
 
@@ -81,7 +96,9 @@ class DockerSandbox(AgentBackedSandbox):
         super().__init__(config, sandbox_id)
         self._engine: Engine | None = None
         self._container = ''
+        self._start_mark = ''  # a label of the container that is being created, for as long as its id is not known
         self._is_taken_up = False  # the container was kept by an earlier run
+        self._has_main = False  # the container's main process is not our agent
         self._channel: Channel | None = None
         self._claim: Claim | None = None  # the processors of a container without an agent as its process 1
         self._mending = threading.Lock()  # held while an agent is made anew, so that several callers make one
@@ -119,22 +136,37 @@ class DockerSandbox(AgentBackedSandbox):
         if found['Config'].get('Labels', {}).get(LABEL_TENANT) != self.tenant:
             self._container = ''  # another tenant's, which is not touched
             raise ConflictError(f'the sandbox id {self.id!r} is taken; choose another', details={'sandbox_id': self.id})
-        if found['State'].get('Running') and self.config.command is None:
+        self._has_main = self.config.command is not None or LABEL_MAIN in found['Config']['Labels']
+        if found['State'].get('Running') and not self._has_main:
             self._container = ''  # whoever runs it has it now
             raise SandboxStartError(
                 f'sandbox {self.id} is running already, in container {self.container_name}; stop it first'
             )
         self._container, self._is_taken_up = found['Id'], True
-        if self.config.command is not None:
+        if self._has_main:
             return self._run_beside(engine)
         entry = found['Config'].get('Entrypoint') or ['']
         return self._attach_agent(engine) if entry[0] == 'python3' else self._attach_shell(engine)
 
     def _begin(self, engine: Engine) -> Operations:
+        try:
+            return self._make(engine)
+        except EngineError as error:
+            if _NO_IPV6 in engine.memory or not _NO_SYSCTL.search(error.message):
+                raise
+            logger.info('sandbox %s: the engine sets no kernel parameters (%s); doing without', self.id, error.message)
+            engine.memory[_NO_IPV6] = True
+        self._abandon()
+        return self._make(engine)
+
+    def _make(self, engine: Engine) -> Operations:
         self._is_taken_up = False
         if self.config.pull == 'always':
             ensure_image(engine, self.config.image, platform=self.config.platform, pull='always')
-        if self.config.command is not None:
+        self._has_main = self.config.command is not None or (
+            self.config.run_image_command and self._image_does_something(engine)
+        )
+        if self._has_main:
             self._create(engine, None)
             return self._run_beside(engine)
         try:
@@ -145,6 +177,19 @@ class DockerSandbox(AgentBackedSandbox):
         self._abandon()
         self._create(engine, LIFELINE_COMMAND)
         return self._attach_shell(engine)
+
+    def _image_does_something(self, engine: Engine) -> bool:
+        """Tell whether the image's own command is more than a shell or an interpreter that waits for somebody to type."""
+        self._ensure_image(engine)
+        own = get_image_command(engine, self.config.image)
+        entry = self.config.entrypoint
+        argv = (own.entrypoint if entry is None else entry) + (() if entry else own.command)
+        return bool(argv) and not (len(argv) == 1 and _WAITING.fullmatch(posixpath.basename(argv[0])))
+
+    def _ensure_image(self, engine: Engine) -> None:
+        """Have the image on the engine, as the configuration allows."""
+        may_pull = self.config.pull != 'never'
+        ensure_image(engine, self.config.image, platform=self.config.platform, pull='missing' if may_pull else 'never')
 
     def _attach_agent(self, engine: Engine) -> Operations:
         """Start the container with its agent attached as process 1."""
@@ -303,6 +348,7 @@ class DockerSandbox(AgentBackedSandbox):
 
     def _create(self, engine: Engine, entrypoint: list[str] | None) -> None:
         """Create the container; a missing image is pulled first if the configuration lets us."""
+        self._start_mark = secrets.token_hex(8)
         body = self._container_body(engine, entrypoint)
         what = f'create sandbox {self.id} from {self.config.image!r}'
         try:
@@ -316,6 +362,7 @@ class DockerSandbox(AgentBackedSandbox):
             ensure_image(engine, self.config.image, platform=self.config.platform)
             made = self._post_create(engine, body, what)
         self._container = made['Id']
+        self._start_mark = ''
         for warning in made.get('Warnings') or ():
             logger.warning('sandbox %s: the engine warns: %s', self.id, warning)
         self.metadata.update(
@@ -349,10 +396,15 @@ class DockerSandbox(AgentBackedSandbox):
         config = self.config
         body: dict[str, Any] = {
             'Image': config.image,
-            'Hostname': 'sandbox',
+            'Hostname': HOST_NAME,
             'WorkingDir': config.working_dir,
             'Env': [f'{name}={value}' for name, value in config.env_vars.items()],
-            'Labels': {LABEL: self.id, 'enclave.type': str(self.sandbox_type), **current_owner().labels()},
+            'Labels': {
+                LABEL: self.id,
+                LABEL_START: self._start_mark,
+                'enclave.type': str(self.sandbox_type),
+                **current_owner().labels(),
+            },
             'HostConfig': self._host_config(engine, is_agent=entrypoint is not None),
         }
         if entrypoint != agent_command():
@@ -379,14 +431,21 @@ class DockerSandbox(AgentBackedSandbox):
                 Tty=False,
             )
         else:
-            assert config.command is not None
-            is_text = isinstance(config.command, str)
-            body['Cmd'] = ['/bin/sh', '-c', config.command] if is_text else list(config.command)
+            body['Labels'][LABEL_MAIN] = '1'
+            if config.command is not None:
+                is_text = isinstance(config.command, str)
+                body['Cmd'] = ['/bin/sh', '-c', config.command] if is_text else list(config.command)
+            if config.entrypoint is not None:
+                body['Entrypoint'] = list(config.entrypoint)
+            if config.tty:
+                body.update(Tty=True, OpenStdin=True)
         return body
 
     def _host_config(self, engine: Engine, *, is_agent: bool) -> dict[str, Any]:
         """Return the engine's HostConfig: every limit on, every door shut that was not asked for."""
         config = self.config
+        # Without a network the engine writes no line for the sandbox's own name, which programs look up at their start.
+        hosts = {**({} if config.network_enabled else {HOST_NAME: '127.0.0.1'}), **config.extra_hosts}
         host: dict[str, Any] = {
             # A container with its own command is removed by us, since its exit code and last output are wanted first.
             'AutoRemove': config.remove_on_exit and is_agent,
@@ -408,12 +467,15 @@ class DockerSandbox(AgentBackedSandbox):
                 {'Name': name, 'Soft': soft, 'Hard': hard}
                 for name, (soft, hard) in {'nofile': (OPEN_FILES, OPEN_FILES), **config.ulimits}.items()
             ],
-            'ExtraHosts': [f'{name}:{address}' for name, address in config.extra_hosts.items()],
+            'ExtraHosts': [f'{name}:{address}' for name, address in hosts.items()],
             'PortBindings': {
                 port: [{'HostIp': address, 'HostPort': '' if number is None else str(number)}]
                 for port, (address, number) in config.ports.items()
             },
         }
+        if not _NO_OWN_NETWORK.match(host['NetworkMode']) and _NO_IPV6 not in engine.memory:
+            # The engine turns IPv6 off, also on the loopback, but names ::1 as 'localhost' in /etc/hosts: binding that fails.
+            host['Sysctls'] = {'net.ipv6.conf.lo.disable_ipv6': '0'}
         if config.memory_bytes is not None:
             # The same value for memory and memory with swap turns swap off.
             host.update(Memory=config.memory_bytes, MemorySwap=config.memory_bytes)
@@ -451,6 +513,10 @@ class DockerSandbox(AgentBackedSandbox):
     def _abandon(self) -> None:
         """Take away what a start that failed has made, and never hide why it failed. What was kept before stays."""
         self._channel = None
+        mark, self._start_mark = self._start_mark, ''
+        if mark and self._engine is not None:
+            # The engine may have made a container, or be about to, although its answer was lost or this thread interrupted.
+            _Abandoned(self._engine, self.container_name, mark).remove(is_lost=_is_answer_lost())
         if self._container:
             try:
                 self._destroy(keep=self._is_taken_up)
@@ -512,7 +578,7 @@ class DockerSandbox(AgentBackedSandbox):
         lost = channel.lost
         if lost is None:
             return None
-        if self.config.command is not None and not lost.is_breach and self._has_new_agent(channel):
+        if self._has_main and not lost.is_breach and self._has_new_agent(channel):
             return None
         return self._describe_end() or lost.reason
 
@@ -564,7 +630,7 @@ class DockerSandbox(AgentBackedSandbox):
         return f'{end}; its last output: {output}' if output else end
 
     def _last_output(self, engine: Engine) -> str:
-        if self.config.command is None:
+        if not self._has_main:
             return ''
         with contextlib.suppress(EngineError), engine.translate('read the last output'):
             text: bytes = engine.api.logs(self._container, tail=20)
@@ -584,7 +650,9 @@ class DockerSandbox(AgentBackedSandbox):
 
     def _shown_command(self) -> str:
         command = self.config.command
-        return repr(command if isinstance(command, str) else shlex.join(command or ()))
+        if command is None:
+            return "(the image's own)"
+        return repr(command if isinstance(command, str) else shlex.join(command))
 
     def get_published_ports(self) -> dict[str, tuple[str, int]]:
         """Return where published ports really are: ``{'8888/tcp': ('127.0.0.1', 49153)}``."""
@@ -592,6 +660,48 @@ class DockerSandbox(AgentBackedSandbox):
         found = self._inspect(engine, self._container) if engine and self._container else None
         bindings = (found or {}).get('NetworkSettings', {}).get('Ports') or {}
         return {port: (hosts[0]['HostIp'], int(hosts[0]['HostPort'])) for port, hosts in bindings.items() if hosts}
+
+
+@frozen
+class _Abandoned:
+    """A container that nobody waits for, known by its name and the mark of its start alone."""
+
+    engine: Engine
+    name: str
+    mark: str
+
+    def remove(self, *, is_lost: bool) -> None:
+        """Remove it if it is there, and if its creation may still be going on, once it is there."""
+        if not self._try_remove() and is_lost:
+            threading.Thread(target=self._watch, name=f'enclave-abandoned-{self.name}', daemon=True).start()
+
+    def _watch(self) -> None:
+        deadline, pause = Deadline.after(LOST_SECONDS), threading.Event()
+        while not deadline.has_expired() and not self._try_remove():
+            pause.wait(0.5)
+
+    def _try_remove(self) -> bool:
+        try:
+            with self.engine.translate(f'look for container {self.name}'):
+                found = self.engine.api.inspect_container(self.name)
+            if (found['Config'].get('Labels') or {}).get(LABEL_START) != self.mark:
+                return False
+            with self.engine.translate(f'remove container {self.name}'):
+                self.engine.api.remove_container(found['Id'], force=True, v=True)
+        except EngineError as error:
+            if error.details.get('status') != 404:
+                logger.debug('container %s may be left: %s', self.name, error)
+            return False
+        logger.info('container %s, whose start was given up, is removed', self.name)
+        return True
+
+
+def _is_answer_lost() -> bool:
+    """Tell whether the error that is being handled leaves open what the engine has done: all but its own refusals do."""
+    error = sys.exc_info()[1]
+    return not (isinstance(error, EngineError) and error.details.get('status')) and not isinstance(
+        error, SandboxStartError
+    )
 
 
 def _own_words(error: BaseException) -> str:

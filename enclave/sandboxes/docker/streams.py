@@ -71,6 +71,10 @@ class ContainerStream:
         """Send all of ``data`` to the agent's stdin."""
         self._raw.write(data)
 
+    def write_some(self, data: bytes) -> int:
+        """Send as much of ``data`` as is taken at once, and return how much that was."""
+        return self._raw.write_some(data)
+
     def close(self) -> None:
         """Close the attachment, which ends a standard input that was opened once."""
         self._raw.close()

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 LABEL = 'enclave.sandbox'
 LABEL_KEPT = 'enclave.kept'
 """On a container that outlives its owner on purpose."""
+LABEL_MAIN = 'enclave.main'
+"""On a container whose main process is not our agent."""
 LABEL_TENANT = 'enclave.tenant'
 """On a container that is a tenant's of a server: who may take it up again."""
 

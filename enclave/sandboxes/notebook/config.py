@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, Literal
 
 from attrs import field, frozen
 
 from enclave.config import checked, is_a, whole_number
 from enclave.errors import ConfigurationError
+
+NOTEBOOK_TOOLS_ENVIRONMENT = 'ENCLAVE_NOTEBOOK_TOOLS'
+"""With the value ``all``, notebook sandboxes load other tools too; see `NotebookConfig`."""
+
+
+def loads_all_tools(asked: str | None) -> bool:
+    """Tell whether a notebook sandbox loads tools that are not made for notebooks: as its configuration says, else as the
+    environment does."""
+    return (asked or os.environ.get(NOTEBOOK_TOOLS_ENVIRONMENT, '').strip().lower()) == 'all'
+
+
+def _check_tools(value: Any, name: str) -> None:
+    if value not in (None, 'notebook', 'all'):
+        raise ConfigurationError(f"{name} must be 'notebook', 'all' or None, not {value!r}")
 
 
 def _check_grace(value: Any, name: str) -> None:
@@ -26,8 +41,12 @@ class NotebookConfig:
         interrupt_grace: Seconds a cell may take to end after it was interrupted, before its kernel is killed.
         max_display_bytes: Bytes of one rich output (a picture, a table as HTML) that are kept, and a quarter of what all those
             of a cell may have together; past it words stand in its place.
+        notebook_tools: ``'notebook'``: only tools made for notebooks are loaded. ``'all'``: those for general-purpose sandboxes
+            too (``shell_executor``, ``file_operation``, ...). None is what the environment variable
+            ``ENCLAVE_NOTEBOOK_TOOLS`` says, else ``'notebook'``.
     """
 
     kernel_name: str = field(default='python3', validator=is_a(str))
     interrupt_grace: float = field(default=3.0, validator=checked(_check_grace))
     max_display_bytes: int = field(default=8 << 20, validator=whole_number(1024, 256 << 20))
+    notebook_tools: Literal['notebook', 'all'] | None = field(default=None, validator=checked(_check_tools))

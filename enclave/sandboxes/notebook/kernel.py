@@ -22,6 +22,7 @@ from enclave.enums import ExecutionStatus
 from enclave.errors import CallCancelledError, ConflictError, KernelDiedError, SandboxStateError
 from enclave.sandboxes.notebook.kernel_process import LEFT, PYTHON_SPEC, CellOutcome, KernelHost, KernelProcess
 from enclave.sandboxes.notebook.outputs import OutputCollector
+from enclave.sandboxes.process import Process
 from enclave.verb_requests import MakeDir, RemovePath
 
 MAX_DISPLAY_IDS = 10_000
@@ -129,6 +130,12 @@ class NotebookKernel:
         self._display_ids: dict[str, None] = {}  # of what cells have shown, oldest first; as _note
 
     # Work -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def processes(self) -> list[Process]:
+        """The processes in the sandbox that the kernel is made of now."""
+        with self._lock:
+            return [] if self._life is None else self._life.processes
 
     def start(self) -> None:
         """Start its process, if none runs, and return when it answers."""

@@ -190,6 +190,11 @@ class KernelProcess:
 
     # Start ------------------------------------------------------------------------------------------------------------
 
+    @property
+    def processes(self) -> list[Process]:
+        """The processes in the sandbox that the kernel is made of."""
+        return [each for each in (self._process, self._relay) if each is not None]
+
     def start(self, directory: str, number: int, cwd: str, env: Mapping[str, str]) -> None:
         """Start the process and return when it answers.
 

@@ -44,9 +44,11 @@ from enclave.errors import (
 from enclave.rendering import strip_escape_codes
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
+from enclave.sandboxes.notebook.config import loads_all_tools
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, python_spec
 from enclave.sandboxes.notebook.outputs import is_writable
+from enclave.sandboxes.process import Process
 from enclave.verb_requests import RunCommand, absolute, as_path
 
 logger = logging.getLogger(__name__)
@@ -224,7 +226,15 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         self._kernels: dict[str, NotebookKernel] = {}
         self._kernels_lock = threading.Lock()  # guards _kernels
 
+    def _own_processes(self) -> list[Process]:
+        with self._kernels_lock:
+            kernels = list(self._kernels.values())
+        return [process for kernel in kernels for process in kernel.processes]
+
     # Life -------------------------------------------------------------------------------------------------------------
+
+    def _loads_all_tools(self) -> bool:
+        return loads_all_tools(self.config.notebook_tools)
 
     def _start(self) -> None:
         super()._start()

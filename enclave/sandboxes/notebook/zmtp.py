@@ -210,16 +210,17 @@ class ZmtpSocket:
         self._decoder = ZmtpDecoder()
         self._waiting: deque[Parts] = deque()
         # libzmq closes the connection when more than the greeting comes before it has sent its own (seen with 4.3.5).
-        stream.sendall(greeting())
+        deadline = Deadline.after(HANDSHAKE_SECONDS)
+        stream.sendall(greeting(), _left(deadline))
         while not self._decoder.has_greeted:
-            data = stream.recv(timeout=HANDSHAKE_SECONDS)
+            data = stream.recv(timeout=_left(deadline))
             if not data:
                 raise ZmtpError('the far end closed the connection instead of greeting')
             self._waiting.extend(self._decoder.feed(data))
         hello = encode_ready(socket_type, identity)
         if socket_type == b'SUB':
             hello += encode_message([b'\x01'])  # subscribe to every topic, as ZMTP 3.0 says it
-        stream.sendall(hello)
+        stream.sendall(hello, _left(deadline))
 
     def send(self, parts: Sequence[bytes], timeout: float | None = None) -> None:
         """Send a message."""
@@ -233,15 +234,21 @@ class ZmtpSocket:
             ZmtpError: What came is no ZMTP.
         """
         while not self._waiting:
-            left = deadline.remaining()
-            data = self._stream.recv(timeout=None if left is None else max(left, 0.001))  # 0 would mean no limit
+            data = self._stream.recv(timeout=_left(deadline))
             if not data:
                 return None
             self._waiting.extend(self._decoder.feed(data))
             while self._decoder.replies:
-                self._stream.sendall(self._decoder.replies.popleft())
+                # A peer that reads nothing may hold this up, too.
+                self._stream.sendall(self._decoder.replies.popleft(), _left(deadline))
         return self._waiting.popleft()
 
     def close(self) -> None:
         """Close the connection. May be called twice, from any thread."""
         self._stream.close()
+
+
+def _left(deadline: Deadline) -> float | None:
+    """Return the seconds that are left as a stream takes them, to which 0 would mean no limit."""
+    left = deadline.remaining()
+    return None if left is None else max(left, 0.001)

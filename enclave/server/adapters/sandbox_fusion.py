@@ -25,7 +25,7 @@ import attrs
 from attrs import define, field, frozen
 
 from enclave.cancellation import Cancellation
-from enclave.config import as_dict, is_a, refuses_unknown_keys, whole_number
+from enclave.config import DEFAULT_OUTPUT_BYTES, as_dict, is_a, refuses_unknown_keys, whole_number
 from enclave.enums import ExecutionStatus
 from enclave.errors import (
     AuthenticationError,
@@ -145,6 +145,8 @@ class SandboxFusion(Adapter):
         return json.dumps({'detail': error.message, 'code': error.code}).encode('ascii'), chosen, JSON
 
 
+_ANSWER_BYTES = 16 << 20
+_LEAST_CELL_BYTES = 64 << 10
 ADAPTER = SandboxFusion()
 HANDLES = 'sandbox_fusion'
 
@@ -380,6 +382,10 @@ def _run_cells(context: Context, asked: _Cells) -> dict[str, Any]:
             f'sandboxes of the kind {made.kind} have no notebooks; run_jupyter cannot be used here'
         )
     options = {'tools_config': {}} if not kind.is_notebook else made.config.non_default_options()
+    # What all cells give is one answer, so each has its part of what one may hold.
+    most = max(_LEAST_CELL_BYTES, _ANSWER_BYTES // max(1, len(asked.cells)))
+    options = {**options, 'max_display_bytes': min(most, options.get('max_display_bytes', most))}
+    context.held.enter_context(service.lanes.holding(tenant.name, 5 * most * len(asked.cells)))
     config = service.checked(tenant, notebook, options).config
     with tenant.reserved(1):
         sandbox_id = tenant.manager.create_sandbox(notebook, config)
@@ -391,7 +397,8 @@ def _run_cells(context: Context, asked: _Cells) -> dict[str, Any]:
         spent = 0.0
         for code in asked.cells:
             limit = min(left, asked.cell_seconds or math.inf)
-            result = sandbox.execute_cell(code, timeout=0 if math.isinf(limit) else max(limit, 1e-3))
+            seconds = 0 if math.isinf(limit) else max(limit, 1e-3)
+            result = sandbox.execute_cell(code, timeout=seconds, max_output_bytes=min(most, DEFAULT_OUTPUT_BYTES))
             cells.append(_cell(result))
             left -= result.execution_time
             spent += result.execution_time

@@ -1,4 +1,4 @@
-"""The server; see `enclave.server`."""
+"""The server."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import pytest
 from enclave.cancellation import Cancellation
 from enclave.errors import NotFoundError, ServerUnavailableError
 from enclave.managers import http_operations
-from enclave.managers.http import _lines
 from enclave.managers.http_operations import followed
+from enclave.managers.http_transport import _lines
 from enclave.managers.protocol import StreamEvent
 
 EVENTS = [StreamEvent(event=name, seq=seq) for seq, name in enumerate(['started', 'a', 'b', 'end'], 1)]

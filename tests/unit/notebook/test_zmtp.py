@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enclave.deadline import Deadline
+from enclave.errors import OperationTimeoutError
 from enclave.sandboxes.notebook.zmtp import (
     MAX_PARTS,
     LeftOut,
@@ -112,3 +113,24 @@ def test_a_ping_is_answered() -> None:
 def test_a_far_end_that_closes_at_once_is_an_error() -> None:
     with pytest.raises(ZmtpError):
         ZmtpSocket(Wire(), b'DEALER')
+
+
+def test_a_peer_that_reads_nothing_does_not_hold_up_whoever_receives() -> None:
+    """An answer that the protocol wants is sent within the deadline too."""
+
+    class Deaf(Wire):
+        def sendall(self, data: bytes, timeout: float | None = None) -> None:
+            super().sendall(data, timeout)
+            self.timeouts = [*getattr(self, 'timeouts', []), timeout]
+            if len(self.sent) > 2:
+                raise OperationTimeoutError('nothing was read')
+
+    wire = Deaf(handshake(), encode_command(b'PING', b'\0\0context'))
+    socket = ZmtpSocket(wire, b'DEALER')
+
+    with pytest.raises(OperationTimeoutError):
+        socket.receive(Deadline.after(5.0))
+
+    assert len(wire.timeouts) == 3
+    assert all(timeout is not None and 0 < timeout <= 60 for timeout in wire.timeouts)
+    assert wire.timeouts[-1] <= 5.0

@@ -459,3 +459,29 @@ def _waiting(lanes: Lanes, tenant: str, gone: list[Callable[[], None]], number: 
 def _wait_in(lanes: Lanes, tenant: str, gone: list[Callable[[], None]]) -> None:
     with contextlib.suppress(CallCancelledError), lanes.queued(tenant, None, gone.append):
         pass
+
+
+def test_a_batch_takes_the_places_of_single_programs() -> None:
+    lanes = Lanes(calls=8, streams=1, waiting=4, keys=2)
+    with lanes.several('program', 'alice', 64) as taken:
+        assert taken == 6  # the rest is kept for the other key
+        with (
+            pytest.raises(TooManyRequestsError, match=r'programs of .alice. run'),
+            lanes.several('program', 'alice', 1),
+        ):
+            pass
+        with lanes.several('program', 'bob', 1) as others:
+            assert others == 1
+    with lanes.several('program', 'alice', 64, tenant_limit=3) as taken:
+        assert taken == 3
+    assert lanes.counts()['program'] == 0
+
+
+def test_a_place_that_a_batch_gives_back_is_the_next_programs() -> None:
+    lanes = Lanes(calls=1, streams=1, waiting=4)
+    with lanes.several('program', 'alice', 4) as taken:
+        assert taken == 1
+        gone: list[Callable[[], None]] = []
+        thread = _waiting(lanes, 'alice', gone, 1)
+    thread.join(60)
+    assert not thread.is_alive()

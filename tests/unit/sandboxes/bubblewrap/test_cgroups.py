@@ -272,3 +272,72 @@ def test_without_any_hierarchy_there_are_no_groups() -> None:
     found = look_for_cgroups([], '')
     assert (found.version, found.parents) == (0, {})
     assert set(found.missing) == {'memory', 'pids', 'cpu'}
+
+
+def test_groups_of_dead_owners_are_swept_wherever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeKernel(monkeypatch, {str(tmp_path): ['cgroup.procs', 'pids.max']})
+    own = tmp_path / 'own/enclave'
+    far = tmp_path / 'a.slice/b.scope/enclave'
+    here = current_owner()
+    short = cgroups._short(here.host)
+    living = f'alive@{short}.{here.pid}.{here.started}.1'
+    for place in (
+        own / living,
+        far / f'dead@{short}.{here.pid}.1.1',
+        far / f'elsewhere@00000000.{here.pid}.1.1',
+        tmp_path / f'c/enclave/other@{short}.{here.pid}.1.1',
+        tmp_path / 'd/enclave/trial.4194303.5',
+        tmp_path / 'e/enclave',
+    ):
+        for each in (*reversed(place.relative_to(tmp_path).parents), place.relative_to(tmp_path)):
+            (tmp_path / each).is_dir() or (tmp_path / each).mkdir()
+
+    swept = cgroups.sweep_groups(Cgroups(version=1, parents={'pids': own}, roots=(tmp_path,)))
+
+    assert sorted(swept) == ['dead', 'other']
+    assert [each.name for each in own.iterdir() if each.is_dir()] == [living]
+    assert [each.name[:9] for each in far.iterdir() if each.is_dir()] == ['elsewhere']
+    for name in 'cde':
+        assert not (tmp_path / name / 'enclave').exists(), name
+
+
+def test_the_family_goes_with_its_last_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeKernel(monkeypatch, {str(tmp_path): ['cgroup.procs', 'pids.max']})
+    family = tmp_path / 'enclave'
+    family.mkdir()
+    found = Cgroups(version=1, parents={'pids': family})
+    monkeypatch.setattr(cgroups, '_alive', set())
+
+    first, second = (Group.make(found, name, Limits()) for name in ('first', 'second'))
+    first.remove()
+    assert family.is_dir()
+    second.remove()
+    assert not family.exists()
+    third = Group.make(found, 'third', Limits())
+    assert family.is_dir()
+    third.remove()
+    assert not family.exists()
+
+
+def test_a_group_whose_making_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeKernel(monkeypatch, {str(tmp_path): ['cgroup.procs', 'pids.max']})
+    families = [tmp_path / 'a/enclave', tmp_path / 'b/enclave']
+    for family in families:
+        family.parent.mkdir()
+        family.mkdir()
+    group = Group.prepare(Cgroups(version=1, parents={'pids': families[0], 'memory': families[1]}), 'x', Limits())
+    make = Path.mkdir
+    made: list[Path] = []
+
+    def interrupt(path: Path, *words: int, **named: bool) -> None:
+        make(path, *words, **named)
+        made.append(path)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, 'mkdir', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        group.create('x')
+
+    assert len(made) == 2
+    assert not any(place.exists() for place in made)

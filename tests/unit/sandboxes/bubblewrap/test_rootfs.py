@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,15 @@ def test_where_a_link_leads_is_not_told_by_its_words(tmp_path: Path) -> None:
     assert os.path.normpath(link.parent / os.readlink(link)) == str(secret)
 
     assert find_interpreter_trees(str(link)) == [(str(tmp_path / 'shown'),) * 2]
+
+
+def test_an_interpreter_named_with_dots_is_shown_where_it_is(tmp_path: Path) -> None:
+    for folder in ('env/bin', 'elsewhere'):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / 'env/bin/python3').symlink_to(sys.executable)
+
+    for way in ('elsewhere/../env/bin/python3', 'env/bin/../bin/./python3', 'env/../elsewhere/../env/bin/python3'):
+        view = get_view(None, f'{tmp_path}/{way}', network=False)
+
+        assert view.python == f'{tmp_path}/env/bin/python3'
+        assert view.path.startswith(f'{tmp_path}/env/bin:')

@@ -1,0 +1,579 @@
+"""How requests travel to a server (floor 5). Requests has its one entry point here.
+
+Which repeats are safe: everything that only asks; and everything that is sent with an idempotency key, which the server does
+once however often it is asked. So a connection that broke, or that a server closed while it rested, is not an error; a server
+that does not answer at all is, soon. What is sent from an iterator cannot be sent twice, and is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import requests
+import requests.adapters
+import urllib3
+
+import enclave
+from enclave import wire
+from enclave.cancellation import Cancellation, is_cancelled, on_cancel, until_cancelled
+from enclave.deadline import Deadline, check_timeout
+from enclave.errors import (
+    AuthenticationError,
+    CallCancelledError,
+    EnclaveError,
+    InvalidArgumentError,
+    ManagerStoppedError,
+    OperationTimeoutError,
+    RequestTooLargeError,
+    ServerError,
+    ServerUnavailableError,
+    TooManyRequestsError,
+    UnsupportedError,
+)
+from enclave.exchange import LINES, CancellableRequest
+from enclave.managers.keyfile import find_key
+from enclave.managers.protocol import (
+    API_KEY_ENVIRONMENT,
+    IDEMPOTENCY_HEADER,
+    KEEP_ALIVE_SECONDS,
+    PROTOCOL_HEADER,
+    PROTOCOL_VERSION,
+    VERSION_HEADER,
+    CancelResponse,
+    StreamEvent,
+    rebuild_error,
+)
+
+logger = logging.getLogger(__name__)
+
+E = TypeVar('E', bound=StreamEvent)
+
+CONNECT_SECONDS = 5.0
+RETRIES = 3
+_PAUSES = (0.05, 0.25, 1.0)
+"""Before the repeats after a broken connection."""
+BUSY_SECONDS = 30.0
+"""How long a server that says it is full is asked again, where the call has no time limit of its own."""
+PIECE_BYTES = 256 << 10
+_MIN_PROTOCOL = 1
+_KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Connections that notice a dead peer by themselves, so that a long call needs no read timeout."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        options = [
+            *urllib3.connection.HTTPConnection.default_socket_options,
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        ]
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+        super().init_poolmanager(*args, **kwargs, socket_options=options, blocksize=PIECE_BYTES)
+        self.poolmanager.pool_classes_by_scheme = LINES
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if isinstance(manager, urllib3.ProxyManager) and not proxy.lower().startswith('socks'):
+            manager.pool_classes_by_scheme = LINES
+        return manager
+
+    def close(self) -> None:
+        # Else connections that rest are closed when their pool is collected, which an old traceback may keep.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+        super().close()
+
+
+class _Sized:
+    """Pieces whose sum is known, so that they travel with a length."""
+
+    def __init__(self, pieces: Iterable[bytes], size: int) -> None:
+        self._pieces = pieces
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+
+class HttpTransport:
+    """Requests to one server. Lives as long as its manager; any thread may use it.
+
+    Args:
+        connect_timeout: Seconds a connection may take.
+        answer_timeout: Seconds an answer may take beyond what the call itself may; None for no limit.
+        cancel_later: Runs what tells the server of a cancelled call, on another thread.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None,
+        connect_timeout: float,
+        answer_timeout: float | None,
+        max_connections: int,
+        verify: bool | str | None,
+        cancel_later: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._base_url = base_url
+        self._connect_timeout = connect_timeout
+        self._answer_timeout = answer_timeout
+        self._cancel_later = cancel_later
+        self._api_key = api_key or os.environ.get(API_KEY_ENVIRONMENT) or None
+        self._found_key: str | None = None
+        self._closing = threading.Event()
+        session = requests.Session()
+        # The environment is looked at once: its proxies and CA bundle count, its .netrc (which would replace our key) does not.
+        settings = session.merge_environment_settings(base_url, {}, None, verify, None)
+        self._proxies = dict(settings['proxies'])
+        self._verify: bool | str = True if settings['verify'] is None else settings['verify']
+        self._adapter = _Adapter(pool_connections=1, pool_maxsize=max_connections, max_retries=0)
+        self._headers = {
+            'User-Agent': f'ms-enclave/{enclave.__version__}',
+            'Accept': '*/*',
+            'Accept-Encoding': 'identity',
+            PROTOCOL_HEADER: str(PROTOCOL_VERSION),
+        }
+
+    def close(self) -> None:
+        """Close the connections that rest; those in use end with their calls."""
+        self._closing.set()
+        self._adapter.close()
+
+    # Verbs ------------------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        answer: Any,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Ask something and return the answer as an instance of ``answer``.
+
+        Args:
+            query: Parameters; those that are None are left out.
+            body: A value to send as JSON; None for no body.
+            timeout: Seconds the call itself may take; None: none to speak of; 0: it takes as long as it takes.
+        """
+        headers, data = _json_body(body)
+        key = uuid.uuid4().hex if method != 'GET' else None
+        if key is not None:
+            headers[IDEMPOTENCY_HEADER] = key
+        with self._cancelled_with(key):
+            response = self._send(
+                method,
+                path,
+                query,
+                headers,
+                lambda: data,
+                self._read_timeout(timeout),
+                is_repeatable=True,
+                stream=False,
+            )
+        return self._decode(response, answer)
+
+    def upload(
+        self,
+        method: str,
+        path: str,
+        answer: Any,
+        data: bytes | Iterable[bytes],
+        *,
+        query: Mapping[str, Any],
+        size: int | None = None,
+        media_type: str = 'application/octet-stream',
+        is_repeatable: bool = True,
+        timeout: float | None = None,
+    ) -> Any:
+        """Send raw bytes and return the answer. Iterables are sent once; bytes may be repeated.
+
+        Cancelling the caller's work closes the connection, by which the server knows that it is to stop too.
+        """
+        whole = isinstance(data, (bytes, bytearray))
+        source: Iterable[bytes] = (data,) if isinstance(data, (bytes, bytearray)) else data
+        if isinstance(data, (bytes, bytearray)):
+            size = len(data)
+        failures: list[BaseException] = []
+        exchange = CancellableRequest('the upload')
+
+        def make() -> Any:
+            pieces = until_cancelled(_noting(source, failures), exchange.what)
+            return pieces if size is None else _Sized(pieces, size)
+
+        try:
+            with exchange.watched():
+                response = self._send(
+                    method,
+                    path,
+                    query,
+                    {'Content-Type': media_type},
+                    make,
+                    self._read_timeout(0 if timeout is None else timeout),
+                    is_repeatable=is_repeatable and whole,
+                    stream=False,
+                    exchange=exchange,
+                )
+        except ServerUnavailableError:
+            if failures:
+                raise failures[0] from None  # what was to be sent could not be had
+            self._check_too_large(size)
+            raise
+        except BaseException:
+            if failures:
+                raise failures[0] from None
+            raise
+        return self._decode(response, answer)
+
+    def _check_too_large(self, size: int | None) -> None:
+        """Raise what a server would have said that closed the connection on a body it does not take."""
+        if size is None or size < 1 << 20:
+            return
+        with contextlib.suppress(ServerUnavailableError, OperationTimeoutError):
+            limits = self.call('GET', '/limits', dict[str, Any])
+            most = limits.get('max_upload_bytes')
+            if isinstance(most, int) and size > most:
+                raise RequestTooLargeError(
+                    f'{size} bytes are more than the {most} that the server at {self._base_url} takes at once',
+                    details={'max_bytes': most},
+                )
+
+    def download(self, path: str, query: Mapping[str, Any]) -> Iterator[bytes]:
+        """Yield raw bytes as they come. The first error there can be is raised by the first step.
+
+        Cancelling the caller's work closes the connection, by which the server knows that it is to stop too.
+        """
+        exchange = CancellableRequest('the download')
+        with exchange.watched():
+            response = self._send(
+                'GET',
+                path,
+                query,
+                {},
+                lambda: None,
+                self._read_timeout(0),
+                is_repeatable=True,
+                stream=True,
+                exchange=exchange,
+            )
+            with response:
+                self._check(response)
+                yield from until_cancelled(self._raw(response, PIECE_BYTES), exchange.what)
+
+    def events(
+        self, method: str, path: str, kind: type[E], *, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> Generator[E, None, None]:
+        """Yield the events of a stream as they come.
+
+        Args:
+            kind: The class of the events.
+            body: A value to send as JSON; what it asks must be such that it may be repeated.
+        """
+        headers, data = _json_body(body)
+        silence = 3 * KEEP_ALIVE_SECONDS
+        response = self._send(method, path, query, headers, lambda: data, silence, is_repeatable=True, stream=True)
+        with response:
+            self._check(response)
+            for line in _lines(self._raw(response, 1 << 16)):
+                yield kind.model_validate(wire.from_json(line, what='an event'))
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have something told to the server on another thread, under no one's cancellation; that it fails is no matter."""
+
+        def tell() -> None:
+            with contextlib.suppress(EnclaveError), Cancellation().applied():
+                action()
+
+        self._cancel_later(tell)
+
+    def _raw(self, response: requests.Response, size: int) -> Iterator[bytes]:
+        """Yield a body as it comes, and say in our words how it broke."""
+        try:
+            yield from response.raw.stream(size, decode_content=False)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise ServerUnavailableError(
+                f'the server at {self._base_url} has gone silent in the middle of an answer'
+            ) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise ServerUnavailableError(
+                f'the server at {self._base_url} broke off in the middle of an answer'
+            ) from error
+
+    # Sending ----------------------------------------------------------------------------------------------------------
+
+    def _read_timeout(self, timeout: float | None) -> float | None:
+        """Return how long to wait for an answer; a call of unknown length is watched over by the connection's keepalive."""
+        if timeout is None:
+            return self._answer_timeout
+        seconds = check_timeout(timeout)
+        if seconds is None or self._answer_timeout is None:
+            return None
+        return seconds + self._answer_timeout
+
+    @contextlib.contextmanager
+    def _cancelled_with(self, key: str | None) -> Iterator[None]:
+        """Tell the server, if the caller's work is cancelled in the block."""
+        if is_cancelled():
+            raise CallCancelledError('the call was cancelled before it was made')
+        if key is None:
+            yield
+            return
+
+        def cancel() -> None:
+            self.call('POST', f'/calls/{key}/cancel', CancelResponse)
+
+        with on_cancel(lambda: self.later(cancel)):
+            yield
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+        make_data: Callable[[], Any],
+        read_timeout: float | None,
+        *,
+        is_repeatable: bool,
+        stream: bool,
+        exchange: CancellableRequest | None = None,
+    ) -> requests.Response:
+        """Send a request, again where that is safe and may help, and return the answer, whatever it says.
+
+        Args:
+            exchange: What the request is to be, so that others can end it.
+        """
+        url = self._base_url + path + _query_text(query)
+        patience = Deadline.after(BUSY_SECONDS if read_timeout is None else min(read_timeout, BUSY_SECONDS))
+        failures = 0
+        while True:
+            if self._closing.is_set():
+                raise ManagerStoppedError('the manager is stopped and takes no new work; make a new one')
+            key_headers = self._key_headers()
+            try:
+                with contextlib.nullcontext() if exchange is None else exchange.made():
+                    response = self._send_once(method, url, {**headers, **key_headers}, make_data(), read_timeout)
+                if not stream:
+                    _ = response.content  # what breaks while it comes may be mended too
+            except requests.exceptions.ConnectTimeout:
+                raise self._unreachable(f'gave no connection within {self._connect_timeout:g} s') from None
+            except requests.exceptions.ReadTimeout:
+                raise OperationTimeoutError(
+                    f'the server at {self._base_url} did not answer {method} {path} within {read_timeout or 0:g} s'
+                ) from None
+            except requests.exceptions.SSLError as error:
+                raise self._unreachable(f'cannot be trusted: {error}') from None
+            except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+                is_hung_up = exchange is not None and exchange.is_hung_up
+                if not is_repeatable or is_hung_up or failures >= RETRIES:
+                    raise self._unreachable(_reason(error)) from None
+                self._closing.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+                failures += 1
+                continue
+            except requests.exceptions.RequestException as error:
+                raise self._unreachable(str(error)) from None
+            if response.status_code == 429 and is_repeatable and self._may_wait(response, patience):
+                continue
+            if response.status_code == 401 and is_repeatable and self._look_for_key():
+                response.close()
+                continue
+            return response
+
+    def _send_once(
+        self, method: str, url: str, headers: Mapping[str, str], data: Any, read_timeout: float | None
+    ) -> requests.Response:
+        """Hand a request to the adapter: a session would take 0.3 ms more, for cookies and redirects that there are none of."""
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = method, url, data
+        request.headers = requests.structures.CaseInsensitiveDict({**self._headers, **headers})
+        request.hooks = requests.hooks.default_hooks()
+        if data is None:
+            if method != 'GET':
+                request.headers['Content-Length'] = '0'
+        elif hasattr(data, '__len__'):
+            request.headers['Content-Length'] = str(len(data))
+        else:
+            request.headers['Transfer-Encoding'] = 'chunked'
+        return self._adapter.send(
+            request,
+            stream=True,
+            timeout=(self._connect_timeout, read_timeout),  # type: ignore[arg-type, unused-ignore]
+            verify=self._verify,
+            proxies=self._proxies,
+        )
+
+    def _may_wait(self, response: requests.Response, patience: Deadline) -> bool:
+        """Wait as long as a full server asks for; False if there is no more time, or it is not the server that is full."""
+        try:
+            error = self._fault(response)
+        except EnclaveError:
+            return False
+        if not isinstance(error, TooManyRequestsError) or patience.has_expired():
+            return False
+        seconds = error.details.get('retry_after', 1.0)
+        pause = seconds if isinstance(seconds, (int, float)) and 0 <= seconds <= 60 else 1.0
+        cancelled = threading.Event()
+        with on_cancel(cancelled.set):
+            # Not all who were refused come back at the same moment.
+            cancelled.wait(min(pause * (0.25 + uuid.uuid4().int % 1000 / 1333), patience.remaining() or 0.0))
+        if cancelled.is_set():
+            raise CallCancelledError('the call was cancelled while the server was full')
+        return not self._closing.is_set()
+
+    # Keys -------------------------------------------------------------------------------------------------------------
+
+    def _key_headers(self) -> dict[str, str]:
+        if self._api_key is None and self._found_key is None:
+            self._found_key = find_key(self._base_url) or ''
+        key = self._api_key or self._found_key
+        return {'Authorization': f'Bearer {key}'} if key else {}
+
+    def _look_for_key(self) -> bool:
+        """Look whether a server that was started anew has left another key; return whether it has."""
+        if self._api_key is not None:
+            return False
+        found = find_key(self._base_url) or ''
+        changed, self._found_key = found != self._found_key and bool(found), found
+        return changed
+
+    # Answers ----------------------------------------------------------------------------------------------------------
+
+    def _decode(self, response: requests.Response, answer: Any) -> Any:
+        with response:
+            self._check(response)
+            try:
+                return wire.decode(wire.from_json(response.content, what='the answer'), answer, what='the answer')
+            except InvalidArgumentError as error:
+                raise ServerError(
+                    f'the server at {self._base_url} (version {response.headers.get(VERSION_HEADER, "unknown")}) gave an '
+                    f'answer that this client (version {enclave.__version__}) does not understand: {error.message}'
+                ) from error
+
+    def _check(self, response: requests.Response) -> None:
+        """Return if it is a good answer of a server of ours; otherwise raise what it says, or that it is none."""
+        protocol = response.headers.get(PROTOCOL_HEADER)
+        if protocol is None:
+            kind = response.headers.get('Server', 'unknown')
+            raise ServerUnavailableError(
+                f'what answers at {self._base_url} is not an enclave server (status {response.status_code}, '
+                f'Server: {kind}); check the address'
+            )
+        if not protocol.isdigit() or int(protocol) < _MIN_PROTOCOL:
+            raise ServerUnavailableError(
+                f'the server at {self._base_url} is too old: it speaks protocol {protocol!r}, '
+                f'this client {_MIN_PROTOCOL} to {PROTOCOL_VERSION}; update the server'
+            )
+        if response.status_code != 200:
+            raise self._fault(response)
+
+    def _fault(self, response: requests.Response) -> EnclaveError:
+        """Return the exception that an answer carries."""
+        if PROTOCOL_HEADER not in response.headers:
+            self._check(response)
+        try:
+            error = rebuild_error(wire.from_json(response.content, what='the answer'))
+        except InvalidArgumentError:
+            return ServerError(
+                f'the server at {self._base_url} answered with status {response.status_code} and nothing else'
+            )
+        if error.details.get('reason') in ('route', 'method'):
+            version = response.headers.get(VERSION_HEADER, 'unknown')
+            return UnsupportedError(
+                f'the server at {self._base_url} (version {version}) is too old for this: {error.message}; update it'
+            )
+        if isinstance(error, AuthenticationError):
+            hint = (
+                'the key it was shown is not one it knows'
+                if 'Authorization' in response.request.headers
+                else error.message
+            )
+            return AuthenticationError(f'the server at {self._base_url} refuses us: {hint}', details=error.details)
+        return error
+
+    def _unreachable(self, why: str) -> ServerUnavailableError:
+        return ServerUnavailableError(
+            f'the server at {self._base_url} {why}; is it running? Start one with: ms-enclave server',
+            details={'base_url': self._base_url},
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """Return in words how a connection failed, from whatever lies at the bottom of it."""
+    cause: BaseException | None = error
+    for _ in range(8):
+        if isinstance(cause, ConnectionRefusedError):
+            return 'refuses connections'
+        if isinstance(cause, socket.gaierror):
+            return 'has a name that cannot be resolved'
+        if (
+            isinstance(cause, OSError)
+            and cause.strerror
+            and not isinstance(cause, requests.exceptions.RequestException)
+        ):
+            return f'cannot be reached: {cause.strerror}'
+        following = getattr(cause, 'reason', None) or getattr(cause, '__context__', None)
+        if following is None and cause is not None and cause.args and isinstance(cause.args[0], BaseException):
+            following = cause.args[0]
+        if not isinstance(following, BaseException):
+            break
+        cause = following
+    return 'went away without an answer'
+
+
+def _query_text(query: Mapping[str, Any] | None) -> str:
+    """Return ``?a=1&b=true``, without what is None."""
+    pairs = {}
+    for name, value in (query or {}).items():
+        if value is not None:
+            pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+
+
+def _json_body(body: Any) -> tuple[dict[str, str], bytes | None]:
+    """Return the headers and the text of a value that is sent as JSON; None is no body."""
+    if body is None:
+        return {}, None
+    return {'Content-Type': 'application/json'}, wire.to_json(body).encode('ascii')
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines of any length as soon as they are complete."""
+    held: list[bytes] = []
+    for piece in pieces:
+        first, *rest = piece.split(b'\n')
+        held.append(first)
+        for following in rest:
+            yield b''.join(held)
+            held = [following]
+
+
+def _noting(pieces: Iterable[bytes], failures: list[BaseException]) -> Iterator[bytes]:
+    """Yield pieces that are not empty (an empty one would end a body sent in pieces), and keep what goes wrong."""
+    try:
+        for piece in pieces:
+            if not isinstance(piece, (bytes, bytearray, memoryview)):
+                raise InvalidArgumentError(f'an iterable source must give bytes, not {type(piece).__name__}')
+            if piece:
+                yield bytes(piece)
+    except Exception as error:
+        failures.append(error)
+        raise

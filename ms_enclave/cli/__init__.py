@@ -1,0 +1,1 @@
+"""The command line under its documented import paths; see `enclave.cli`."""

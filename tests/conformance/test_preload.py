@@ -1,0 +1,63 @@
+"""Preloaded interpreters, over each backend: the same results, and a template out of the guest's reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.tools.python import PythonExecutor
+
+PRELOAD: list[str] = ['decimal']
+
+
+def run(sandbox: AgentBackedSandbox, source: str, preload: list[str] | None = PRELOAD) -> str:
+    result = sandbox.run_script(['python3'], source, 60, suffix='.py', import_path_env='PYTHONPATH', preload=preload)
+    assert result.success, result.stderr
+    return result.stdout
+
+
+def test_modules_are_there_and_programs_do_not_meet(sandbox: AgentBackedSandbox) -> None:
+    first = run(sandbox, 'import decimal, sys; decimal.left = 1; print(__name__, sys.argv[1:])')
+    second = run(sandbox, 'import decimal; print(hasattr(decimal, "left"))')
+
+    assert first == '__main__ []\n'
+    assert second == 'False\n'
+
+
+def test_errors_look_as_they_do_without(sandbox: AgentBackedSandbox) -> None:
+    source = 'def f():\n    raise ValueError("deep")\nf()\n'
+    forked, alone = (
+        sandbox.run_script(['python3'], source, 60, suffix='.py', preload=each) for each in (PRELOAD, None)
+    )
+
+    assert (forked.exit_code, forked.stdout) == (alone.exit_code, alone.stdout) == (1, '')
+    assert forked.stderr.splitlines()[-1] == alone.stderr.splitlines()[-1]
+    assert len(forked.stderr.splitlines()) == len(alone.stderr.splitlines())
+
+
+def test_the_template_is_out_of_the_guests_reach(sandbox: AgentBackedSandbox) -> None:
+    source = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.ptrace(16, os.getppid(), 0, 0))  # PTRACE_ATTACH
+try:
+    open(f'/proc/{os.getppid()}/mem', 'r+b')
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+    assert run(sandbox, source) == '-1\nPermissionError\n'
+
+
+def test_a_killed_template_costs_nobody_a_call(sandbox: AgentBackedSandbox) -> None:
+    assert run(sandbox, 'import os\nos.kill(os.getppid(), 9)\nprint("alive")') == 'alive\n'
+    assert run(sandbox, 'print("next")') == 'next\n'
+
+
+@pytest.mark.parametrize('names', ['json', ['no-module'], [1], ['a'] * 101])
+def test_what_is_no_list_of_modules_is_refused(sandbox: AgentBackedSandbox, names: object) -> None:
+    with pytest.raises(InvalidArgumentError, match='preload'):
+        sandbox.run_script(['python3'], 'pass', suffix='.py', preload=names)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match='preload'):
+        PythonExecutor(preload=names)
