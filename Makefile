@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-clients test-cpython test-e2b test-languages test-browser test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -37,6 +37,10 @@ test-clients: .venv/.installed-dev  ## clients of SandboxFusion's interface, eac
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@$(BIN)/pytest -m clients tests/clients
+
+test-compat-clients: .venv/.installed-dev  ## programs for ms-enclave from PyPI, each in an environment of its own
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
+	@$(BIN)/pytest -m compat_clients tests/compat
 
 test-languages: .venv/.installed-dev  ## programs in every language of the image multi, which is built if it is not there
 	@$(BIN)/python scripts/setup_engine.py --images python:3.11-slim multi \
