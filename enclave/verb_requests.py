@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
 
 import attrs
-from attrs import field, frozen
+from attrs import field, frozen, validators
+from attrs.converters import optional
 
 from enclave.config import SandboxConfig, check_env
 from enclave.deadline import check_timeout
@@ -356,33 +357,34 @@ def _as_command(command: Any) -> str | tuple[str, ...]:
     for word in command:
         if not isinstance(word, str):
             raise InvalidArgumentError(f'command must be a list of strings; {quoted(word)} is none')
-        as_text(word, 'command')
+        if '\0' in word or not word.isascii():
+            as_text(word, 'command')
     if not command[0]:
         raise InvalidArgumentError('the first word of command is empty')
     return tuple(command)
 
 
-def _as_limit(timeout: Any) -> float | None:
-    return None if timeout is None else check_timeout(timeout) or 0.0
+def _as_limit(timeout: Any) -> float:
+    return check_timeout(timeout) or 0.0
 
 
-def _as_env(env: Any) -> dict[str, str] | None:
-    if env is None:
-        return None
+def _as_env(env: Any) -> dict[str, str]:
     check_env(env, 'env')
     return dict(env)
 
 
-def _as_user(user: Any) -> str | None:
-    if user is None:
-        return None
+def _as_cwd(cwd: Any) -> str:
+    return as_path(cwd, 'cwd')
+
+
+def _as_user(user: Any) -> str:
     if not isinstance(user, (str, int)) or isinstance(user, bool) or not str(user):
         raise InvalidArgumentError(f"user must be a name or uid with optional ':group', not {quoted(user)}")
     return as_text(str(user), 'user')
 
 
-def _as_stdin(stdin: Any) -> bytes | None:
-    return None if stdin is None else as_bytes(stdin, 'stdin')
+def _as_stdin(stdin: Any) -> bytes:
+    return as_bytes(stdin, 'stdin')
 
 
 @_verb('POST', '/command', name='execute_command', is_repeatable=True, is_long=True, tag='tools')
@@ -402,15 +404,17 @@ class RunCommand(Request[CommandResult]):
     command: str | tuple[str, ...] = field(converter=_as_command)
     timeout: float | None = field(
         default=None,
-        converter=_as_limit,
+        converter=optional(_as_limit),
         metadata=described(minimum=0, description="Seconds; null takes the sandbox's own, 0 means no limit."),
     )
-    cwd: str | None = _path('cwd', default=None)
-    env: dict[str, str] | None = field(default=None, converter=_as_env, repr=False)
-    user: str | None = field(default=None, converter=_as_user)
-    stdin: bytes | None = field(default=None, converter=_as_stdin, repr=False)
+    cwd: str | None = field(default=None, converter=optional(_as_cwd))
+    env: dict[str, str] | None = field(default=None, converter=optional(_as_env), repr=False)
+    user: str | None = field(default=None, converter=optional(_as_user))
+    stdin: bytes | None = field(default=None, converter=optional(_as_stdin), repr=False)
     max_output_bytes: int | None = field(
-        default=None, validator=_checked(check_cap), metadata=described(minimum=1, maximum=MAX_OUTPUT_BYTES)
+        default=None,
+        validator=validators.optional(_checked(check_cap)),
+        metadata=described(minimum=1, maximum=MAX_OUTPUT_BYTES),
     )
     script: Script | None = None
     path_first: dict[str, str] | None = None
@@ -448,7 +452,10 @@ class RunCommand(Request[CommandResult]):
                 # Python holds back what it prints to a pipe, and that would be lost when it is ended at its time limit, runs out
                 # of memory or crashes.
                 changes['env'] = {PYTHON_UNBUFFERED: '1', **(self.env or {})}
-        return _copied(self, changes)
+        made = copy.copy(self)  # and not evolved, which would check what is known to be right
+        for name, value in changes.items():
+            object.__setattr__(made, name, value)
+        return made
 
     def _arguments(self) -> tuple[list[Any], dict[str, Any]]:
         _, options = super()._arguments()
@@ -462,14 +469,6 @@ class RunCommand(Request[CommandResult]):
 
 
 RunQ = TypeVar('RunQ', bound=RunCommand)
-
-
-def _copied(request: RunQ, changes: Mapping[str, Any]) -> RunQ:
-    """Return a copy with some fields changed to values that are known to be right, so that nothing is checked again."""
-    made = copy.copy(request)
-    for name, value in changes.items():
-        object.__setattr__(made, name, value)
-    return made
 
 
 def _as_tty(tty: Any) -> tuple[int, int] | None:
@@ -490,7 +489,7 @@ class StartProcess(RunCommand):
 
     timeout: float | None = field(
         default=0.0,
-        converter=_as_limit,
+        converter=optional(_as_limit),
         metadata=described(minimum=0, description='Seconds it may run; 0 means no limit.'),
     )
     open_stdin: bool = _flag(False)

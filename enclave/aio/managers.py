@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, ClassVar, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from enclave.aio.proxies import AsyncProxy, Forwarded, entered, run, streamed, to_async, to_async_as
 from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, with_own_words
 from enclave.cancellation import on_cancel
-from enclave.enums import SandboxManagerType, SandboxStatus
+from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
 from enclave.managers import base, http, local, remote  # all now: an import takes longer than a loop may be held up
 from enclave.managers.config import SandboxManagerConfig
@@ -65,7 +66,44 @@ class SandboxManager(AsyncProxy):
     delete_sandbox = to_async(base.SandboxManager.delete_sandbox)
     cleanup_all_sandboxes = to_async(base.SandboxManager.cleanup_all_sandboxes)
     renew = to_async(base.SandboxManager.renew)
-    open = entered(Sandbox, base.SandboxManager.open)
+    if TYPE_CHECKING:  # of a method with several signatures, a checker of types would take the first for the only one
+
+        def open(
+            self,
+            sandbox_type: SandboxType | str | None = None,
+            config: base.Config = None,
+            sandbox_id: str | None = None,
+            *,
+            ttl: base.Lifetime = 'default',
+            idle_timeout: base.Lifetime = 'default',
+            labels: Mapping[str, str] | None = None,
+        ) -> contextlib.AbstractAsyncContextManager[Sandbox]:
+            """See the blocking method."""
+
+        @overload
+        async def get_file(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+
+        @overload
+        async def get_file(self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+
+        async def get_file(self, sandbox_id: str, source: str, target: Any = None) -> Any:
+            """See the blocking method."""
+
+        @overload
+        async def get_archive(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+
+        @overload
+        async def get_archive(
+            self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]
+        ) -> int: ...
+
+        async def get_archive(self, sandbox_id: str, source: str, target: Any = None) -> Any:
+            """See the blocking method."""
+
+    else:
+        open = entered(Sandbox, base.SandboxManager.open)
+        get_file = to_async(base.SandboxManager.get_file)
+        get_archive = to_async(base.SandboxManager.get_archive)
     execute_tool = to_async(base.SandboxManager.execute_tool)
     perform = to_async(base.SandboxManager.perform)
     get_sandbox_tools = to_async(base.SandboxManager.get_sandbox_tools)
@@ -74,11 +112,9 @@ class SandboxManager(AsyncProxy):
     execute_tool_calls = to_async(base.SandboxManager.execute_tool_calls)
     execute_command = to_async(base.SandboxManager.execute_command)  # type: ignore[arg-type]  # keywords may be called self
     put_file = to_async(base.SandboxManager.put_file)
-    get_file = to_async(base.SandboxManager.get_file)
     put_dir = to_async(base.SandboxManager.put_dir)
     get_dir = to_async(base.SandboxManager.get_dir)
     put_archive = to_async(base.SandboxManager.put_archive)
-    get_archive = to_async(base.SandboxManager.get_archive)
     initialize_pool = to_async(base.SandboxManager.initialize_pool)
     acquire_sandbox = to_async(base.SandboxManager.acquire_sandbox, undo=_release)
     release_sandbox = to_async(base.SandboxManager.release_sandbox)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import types
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from enclave.agent import bootstrap
 from enclave.aio.proxies import AsyncProxy, Forwarded, as_workspace, run, streamed, to_async, to_async_as
@@ -246,10 +247,31 @@ class AgentBackedSandbox(Sandbox):
     remove_path = to_async(agent_backed.AgentBackedSandbox.remove_path)
     make_dir = to_async(agent_backed.AgentBackedSandbox.make_dir)
     move_path = to_async(agent_backed.AgentBackedSandbox.move_path)
+    if TYPE_CHECKING:  # of a method with several signatures, a checker of types would take the first for the only one
+
+        @overload
+        async def get_file(self, source: str, target: None = None) -> bytes: ...
+
+        @overload
+        async def get_file(self, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+
+        async def get_file(self, source: str, target: Any = None) -> Any:
+            """See the blocking method."""
+
+        @overload
+        async def get_archive(self, source: str, target: None = None) -> bytes: ...
+
+        @overload
+        async def get_archive(self, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+
+        async def get_archive(self, source: str, target: Any = None) -> Any:
+            """See the blocking method."""
+
+    else:
+        get_file = to_async(agent_backed.AgentBackedSandbox.get_file)
+        get_archive = to_async(agent_backed.AgentBackedSandbox.get_archive)
     put_file = to_async(agent_backed.AgentBackedSandbox.put_file)
-    get_file = to_async(agent_backed.AgentBackedSandbox.get_file)
     put_archive = to_async(agent_backed.AgentBackedSandbox.put_archive)
-    get_archive = to_async(agent_backed.AgentBackedSandbox.get_archive)
     read_archive = streamed(agent_backed.AgentBackedSandbox.read_archive)
     put_dir = to_async(agent_backed.AgentBackedSandbox.put_dir)
     get_dir = to_async(agent_backed.AgentBackedSandbox.get_dir)

@@ -145,11 +145,14 @@ class Reply:
     def pair(self, name: str) -> tuple[int, int]:
         """Return two whole numbers, the second not above the first."""
         value = self._message.get(name)
-        if type(value) is not list or len(value) != 2 or any(type(each) is not int or each < 0 for each in value):
+        if type(value) is not list or len(value) != 2:
             raise ProtocolError(f'{name!r} is not a pair of counts')
-        if value[1] > value[0]:
+        total, sent = value
+        if type(total) is not int or type(sent) is not int or total < 0 or sent < 0:
+            raise ProtocolError(f'{name!r} is not a pair of counts')
+        if sent > total:
             raise ProtocolError(f'{name!r} sent more than there was')
-        return value[0], value[1]
+        return total, sent
 
     def integers(self, name: str, *, high: int = 1 << 16) -> tuple[int, ...]:
         """Return a list of whole numbers within bounds."""

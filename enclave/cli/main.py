@@ -25,6 +25,7 @@ from enclave.errors import EnclaveError
 COMMANDS = {
     'completion': ('enclave.cli.completion:completion', 'Print the shell completion script.'),
     'cp': ('enclave.cli.cp:cp', 'Copy files and directories into and out of a sandbox.'),
+    'create': ('enclave.cli.create:create', 'Make a sandbox that stays, and print its id.'),
     'doctor': ('enclave.cli.doctor:doctor', 'Say what is there, what is missing, and how to mend it.'),
     'exec': ('enclave.cli.exec:exec_', 'Run a command in a sandbox that is there.'),
     'images': ('enclave.cli.images:images', 'List, pull, build and unpack the images that sandboxes are made from.'),

@@ -19,8 +19,8 @@ from enclave.cli.hints import HintedGroup
 from enclave.cli.options import DEFAULT_KIND, json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, visible
 from enclave.cli.place import Place, choose_kind, tell_kind
+from enclave.cli.placing import put_files
 from enclave.cli.relay import endings_as_cancel, endings_as_exit
-from enclave.cli.run import put_files
 from enclave.rendering import strip_escape_codes
 
 _REPAIRS_SHOWN = 10

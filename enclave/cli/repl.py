@@ -17,7 +17,7 @@ from enclave.cli.notebook import notebook_options, open_notebook, show_failure, 
 from enclave.cli.options import parse_files, place_options
 from enclave.cli.output import echo_error, visible
 from enclave.cli.place import Place
-from enclave.cli.run import put_files
+from enclave.cli.placing import put_files
 from enclave.errors import EnclaveError
 from enclave.sandboxes.notebook.outputs import readable
 from enclave.sandboxes.notebook.sandbox import ASK_SECONDS

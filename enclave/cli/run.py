@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import click
 
+from enclave.cli.create import DETACHED_DIR, create_detached, pack_program, ttl_option
 from enclave.cli.options import json_option, parse_files, place_options, sandbox_options
+from enclave.cli.output import echo_json
 from enclave.cli.place import Place
+from enclave.cli.placing import place_program, put_files
 from enclave.cli.program import drive, runs_a_program
 from enclave.cli.relay import endings_as_exit
-from enclave.errors import InvalidArgumentError, SandboxPathExistsError
 
-DEFAULT_DIR = '/sandbox'
-PRIVATE_DIR = '/tmp/enclave-program'
 # Unbuffered, since a person wants to see what it prints when it prints it.
 PYTHON = ['python3', '-u']
 _BY_SUFFIX = {
@@ -52,6 +52,13 @@ _BY_SUFFIX = {
     help='How long it may run.  [default: as long as a server allows, here no limit]',
 )
 @click.option('-n', '--no-stdin', is_flag=True, help='Do not pass standard input on.')
+@click.option(
+    '-d',
+    '--detach',
+    is_flag=True,
+    help='Print the id of its sandbox and leave it running; what it prints is in /tmp/enclave-program/output there.',
+)
+@ttl_option
 @sandbox_options
 @place_options
 @json_option
@@ -65,6 +72,8 @@ def run(
     files: tuple[str, ...],
     timeout: float | None,
     no_stdin: bool,
+    detach: bool,
+    ttl: float,
     sandbox_type: str | None,
     config: dict[str, Any],
     place: Place,
@@ -84,6 +93,7 @@ def run(
       ms-enclave run -f data/ -f config.json:/etc/app.json -e TOKEN script.py
       echo 'echo hello; id' | ms-enclave run --shell -
       ms-enclave run --url http://sandboxes:8000 script.py
+      ms-enclave run -d --ttl 3600 training.py
     """
     if code is not None:
         args = args if program is None else (program, *args)
@@ -95,6 +105,9 @@ def run(
     chosen = _chosen_interpreter(language, interpreter)
     text = _read_program(program) if code is None else code.encode('utf-8', 'surrogateescape')
     copied = parse_files(files)
+    if detach:
+        _run_detached(program, text, code, chosen, args, copied, timeout, ttl, sandbox_type, config, place, as_json)
+        return
 
     with endings_as_exit(), place, place.open(sandbox_type, config, quiet=as_json) as sandbox:
         put_files(sandbox, copied)
@@ -106,7 +119,7 @@ def run(
             stdin = text
         else:
             name = Path(program).name if program not in (None, '-') else 'program'
-            path, env = _place_program(sandbox, name, text, config)
+            path, env = place_program(sandbox, name, text, config)
             command = [*(chosen or _guess_interpreter(name, text)), path]
             stdin = b'' if program == '-' else None
         drive(
@@ -119,6 +132,40 @@ def run(
             as_json=as_json,
             memory=config.get('memory_limit', '1g'),
         )
+
+
+def _run_detached(
+    program: str | None,
+    text: bytes,
+    code: str | None,
+    chosen: list[str] | None,
+    args: tuple[str, ...],
+    copied: list[tuple[Path, str]],
+    timeout: float | None,
+    ttl: float,
+    sandbox_type: str | None,
+    config: dict[str, Any],
+    place: Place,
+    as_json: bool,
+) -> None:
+    """Run a program in a sandbox that stays, and print its id."""
+    name = Path(program).name if program not in (None, '-') else 'program'
+    packed = pack_program(
+        copied,
+        command=(_code_command(code, chosen) or None) if code is not None else None,
+        interpreter=chosen or _guess_interpreter(name, text),
+        name=name,
+        text=text,
+        args=args,
+        timeout=timeout,
+        config=config,
+    )
+    with place:
+        found = create_detached(place, sandbox_type, config, ttl=ttl, program=packed, quiet=as_json)
+    if as_json:
+        echo_json({'id': found, 'output': f'{DETACHED_DIR}/output', 'exit_code': f'{DETACHED_DIR}/exit-code'})
+    else:
+        click.echo(found)
 
 
 def _chosen_interpreter(language: str | None, interpreter: str | None) -> list[str] | None:
@@ -183,34 +230,3 @@ def _stdin_command(text: bytes, chosen: list[str] | None) -> list[str]:
     if _is_python(words):
         return [*words, '-']
     return [*words, '-s', '--'] if _is_shell(words) else []
-
-
-def _place_program(sandbox: Any, name: str, text: bytes, config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Put a program into the sandbox and return its path, and variables it is to be run with.
-
-    It goes where it works, beside what it may want to import and open. But what is mounted there is the host's, and is not
-    to be written to unasked: then it goes to a place of its own, and Python is told where its modules are.
-    """
-    work = str(config.get('working_dir', DEFAULT_DIR)).rstrip('/') or '/'
-    mounts = [str(each['bind']).rstrip('/') for each in config.get('volumes', {}).values()]
-    is_mounted = any(f'{work}/'.startswith(f'{mount}/') for mount in mounts)
-    # Relative, since where it works may be for a server to say; a leading dash would be an option.
-    path = f'{PRIVATE_DIR}/{name}' if is_mounted else f'./{name}' if name.startswith('-') else name
-    try:
-        sandbox.write_file(path, text, exclusive=True, mode=0o755)
-    except SandboxPathExistsError:
-        # Copied in by --file, most likely.
-        if sandbox.read_file(path) != text:
-            raise InvalidArgumentError(
-                f'{path} is in the sandbox already and is another file, from its image or --file; rename one'
-            ) from None
-    return path, {'PYTHONPATH': work} if is_mounted and 'PYTHONPATH' not in config.get('env_vars', {}) else {}
-
-
-def put_files(sandbox: Any, copied: list[tuple[Path, str]]) -> None:
-    """Copy host files, and what is in host directories, each to its path in the sandbox; see `parse_files`."""
-    for source, target in copied:
-        if source.is_dir():
-            sandbox.put_dir(source, target)
-        else:
-            sandbox.put_file(source, target)

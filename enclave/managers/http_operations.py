@@ -106,7 +106,8 @@ class HttpOperations:
     path: str
 
     connect_problem = (
-        'connections into a remote sandbox are not carried over HTTP; publish a port in its configuration instead'
+        'connections into a remote sandbox are not carried over HTTP; what speaks HTTP there is reached at the address '
+        '/sandbox/ID/port/PORT/ of the server, and a published port by itself'
     )
 
     @property

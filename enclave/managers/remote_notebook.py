@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.cells import DEFAULT_KERNEL, CellResult, Completion, Inspection, KernelInfo, KernelSpec, Variable
@@ -48,6 +48,8 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
     What an argument alone tells is raised at once; what the server has to say of a streamed cell (there is no such kernel, its
     policy refuses it) is raised by the first step.
     """
+
+    offers: ClassVar[frozenset[str]] = NotebookSandbox.offers
 
     # Cells ------------------------------------------------------------------------------------------------------------
 

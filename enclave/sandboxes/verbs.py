@@ -709,6 +709,8 @@ class Verbs(ABC):
 class FullSandbox(Verbs, Sandbox):
     """A sandbox with a life and all the verbs, wherever it runs."""
 
+    offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files'})
+
 
 _SOURCE = 'source must be a path, bytes, a binary file object or an iterable of bytes'
 

@@ -65,6 +65,8 @@ class Audit:
 
     def write(self, **facts: Any) -> None:
         """Write the line of a request that has ended; see `AuditLine`."""
+        if self._file is None and not logger.isEnabledFor(logging.INFO):
+            return
         line = AuditLine(time=utc_now().isoformat(timespec='milliseconds'), **facts)
         text = wire.to_json(line)
         logger.info('%s', text)

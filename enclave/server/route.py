@@ -92,12 +92,16 @@ class Streamed:
 
     Attributes:
         pieces: Its first piece has been taken already where errors must still become an answer of their own.
+        media_type: Of the pieces; ``''`` where the headers say it.
         size: How many bytes it will be, where that is known.
+        headers: Further ones.
     """
 
     pieces: Iterator[bytes]
     media_type: str
     size: int | None = None
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @frozen

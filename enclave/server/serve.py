@@ -70,6 +70,7 @@ from enclave.server.auth import (
 from enclave.server.bodies import LiveBody
 from enclave.server.faults import extra_headers, status_of
 from enclave.server.policy import Policy
+from enclave.server.ports import RAW_KEY, takes_upgrade
 from enclave.server.route import ROUTES, VARIABLE, Head
 from enclave.server.service import Service
 
@@ -113,6 +114,29 @@ class _NoBuffer:
         pass
 
 
+class _Endless:
+    """Takes all that comes after a request that was upgraded, as waitress's receivers take a body."""
+
+    completed = False
+    error = None
+
+    def __init__(self, live: LiveBody) -> None:
+        self._live = live
+
+    def received(self, data: bytes) -> int:
+        self._live.append(data)
+        return len(data)
+
+    def getfile(self) -> LiveBody:
+        return self._live
+
+    def getbuf(self) -> LiveBody:
+        return self._live
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+
 class _Gate:
     """What a request's head says about its body. Lives as long as the server."""
 
@@ -123,7 +147,8 @@ class _Gate:
         raw: dict[str, list[str]] = {}
         for route in ROUTES.values():
             if isinstance(route.body, str):
-                raw.setdefault(route.method, []).append(VARIABLE.sub('[^/]+', route.path))
+                path = VARIABLE.sub('[^/]+', route.path)
+                raw.setdefault(route.method, []).append(path.replace('<path:rest>', '.*'))
         self._raw = {method: re.compile('|'.join(paths)) for method, paths in raw.items()}
 
     def limit(self, method: str, path: str) -> int:
@@ -203,6 +228,10 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
             if self.chunked and takes_live_body(self.path):
                 self.live = LiveBody(self.wake)
                 self.body_rcv = ChunkedReceiver(self.live)
+            elif 'UPGRADE' in self.headers and takes_upgrade(self.path) and self.body_rcv is None:
+                self.live = LiveBody(self.wake)
+                self.body_rcv = _Endless(self.live)
+                self.adj.max_request_body_size = 1 << 62
             return
         self._refusal = _Refused(status_of(error), error)
         self.expect_continue = False
@@ -312,10 +341,28 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
                 raise
             self.close_on_finish = True
 
+    is_raw = False
+    wrote_header: bool
+    close_on_finish: bool
+
     def get_environment(self) -> dict[str, Any]:
         environment: dict[str, Any] = super().get_environment()
         environment[WATCH_KEY] = self.channel.watch
+        environment[RAW_KEY] = self.write_raw
         return environment
+
+    def write_raw(self, data: bytes) -> None:
+        """Write bytes as they are; nothing else is answered, and the connection ends with the request."""
+        self.is_raw = self.wrote_header = self.close_on_finish = True
+        self.channel.write_soon(data)
+
+    def write(self, data: bytes) -> None:
+        if not self.is_raw:
+            super().write(data)
+
+    def finish(self) -> None:
+        if not self.is_raw:
+            super().finish()
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
@@ -818,7 +865,9 @@ class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
             lacking = len(self.queue) + 1 - (running - self.active_count)
         if lacking > 0 and 0 < running < self._most and not self.stop_count:
             self.set_thread_count(min(self._most, running + lacking))
-        super().add_task(task)
+        with self.lock:  # as waitress does it, but for its warning that no thread is free: one is coming
+            self.queue.append(task)
+            self.queue_cv.notify()
 
 
 def _start_worker(target: Callable[[int], None], number: int) -> None:

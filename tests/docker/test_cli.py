@@ -19,6 +19,7 @@ import pytest
 
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.sandbox import DockerSandbox
+from tests.support.host import wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -515,3 +516,67 @@ def test_key_is_made_where_strangers_could_come_in(engine: Engine) -> None:
     assert known.returncode == 0, known.stderr
     assert wrong.returncode == 1
     assert b'key' in wrong.stderr
+
+
+# create and run -d ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sandbox_that_stays_is_used_by_other_commands_and_ends_with_its_owner() -> None:
+    sandbox_id = ms_enclave('create', '-m', '128m', '--no-network').stdout.decode().strip()
+    try:
+        owner = json.loads(ms_enclave('info', '--json', sandbox_id).stdout)[0]['metadata']
+        written = ms_enclave('exec', sandbox_id, 'sh', '-c', 'echo kept > file')
+        read = ms_enclave('exec', sandbox_id, 'cat', 'file')
+        taken = ms_enclave('create', '--id', sandbox_id)
+    finally:
+        removed = ms_enclave('rm', sandbox_id)
+
+    assert written.returncode == 0, written.stderr
+    assert read.stdout == b'kept\n'
+    assert taken.returncode == 1
+    assert sandbox_id.encode() in removed.stdout
+    pid = next((value for key, value in owner.items() if 'pid' in key), None)
+    if pid is not None:
+        wait_until(lambda: not os.path.exists(f'/proc/{pid}'))
+
+
+def test_a_detached_program_leaves_its_output_and_exit_code_in_its_sandbox(tmp_path: Path) -> None:
+    (tmp_path / 'program.py').write_text('import sys; print(sys.argv[1:], open("data").read()); sys.exit(3)')
+    (tmp_path / 'data').write_text('brought along')
+
+    done = ms_enclave('run', '-d', '--json', '-f', f'{tmp_path}/data', str(tmp_path / 'program.py'), 'a', 'b c')
+    record = json.loads(done.stdout)
+    try:
+        wait_until(lambda: ms_enclave('exec', record['id'], 'test', '-e', record['exit_code']).returncode == 0)
+        shown = ms_enclave('exec', record['id'], 'cat', record['output'], record['exit_code'])
+    finally:
+        ms_enclave('rm', record['id'])
+
+    assert shown.stdout == b"['a', 'b c'] brought along\n3\n"
+
+
+def test_a_sandbox_that_stays_goes_when_its_time_is_over() -> None:
+    sandbox_id = ms_enclave('create', '--ttl', '1').stdout.decode().strip()
+
+    wait_until(lambda: sandbox_id.encode() not in ms_enclave('ps', '-q').stdout)
+
+
+def test_what_cannot_stay_is_refused() -> None:
+    refused = ms_enclave('create', '--type', 'bubblewrap')
+    missing = ms_enclave('create', '--image', 'nosuch.invalid/image:1', '-o', 'pull=never')
+
+    assert (refused.returncode, missing.returncode) == (1, 1)
+    assert b'--type docker' in refused.stderr
+    assert b'nosuch.invalid/image:1' in missing.stderr
+
+
+def test_a_server_keeps_a_sandbox_that_was_created(served: str) -> None:
+    sandbox_id = ms_enclave('create', '--url', served).stdout.decode().strip()
+    ran = ms_enclave('exec', '--url', served, sandbox_id, 'echo', 'there')
+    detached = ms_enclave('run', '-d', '--url', served, '-c', 'print(5)').stdout.decode().strip()
+    look = ('exec', '--url', served, detached, 'cat', '/tmp/enclave-program/exit-code')
+    wait_until(lambda: ms_enclave(*look).stdout == b'0\n')
+    removed = ms_enclave('rm', '--url', served, sandbox_id, detached)
+
+    assert ran.stdout == b'there\n'
+    assert removed.returncode == 0

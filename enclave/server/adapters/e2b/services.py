@@ -16,7 +16,9 @@ from enclave.server.adapters.e2b import faults
 from enclave.server.adapters.e2b.creation import make_debug_sandbox
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.adapters.e2b.state import DEBUG_ID, SandboxState, State
-from enclave.server.route import Adapter, Context, Head, Identity, route
+from enclave.server.auth import host_name
+from enclave.server.ports import METHODS, reach
+from enclave.server.route import BYTES, Adapter, Context, Head, Identity, RawBody, add_route, route
 from enclave.server.service import Service
 
 PREFIX = '/e2b'
@@ -194,3 +196,25 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
 def empty(status: int = 204) -> flask.Response:
     """Return an answer without a body."""
     return flask.Response(b'', status)
+
+
+def _reach(context: Context, port: str, body: RawBody, rest: str = '') -> Any:
+    """Hand a request on to a port; one that came by a name of the domain has an origin of its own."""
+    domain = state_of(context.service).settings.domain
+    is_own = domain is not None and host_name(flask.request.host).endswith(f'.{domain}')
+    return reach(context, asked_sandbox(context).id, port, rest, body, own_origin=is_own)
+
+
+for _method in METHODS:
+    for _name, _path in (('', '/port/<port>/'), ('_below', '/port/<port>/<path:rest>')):
+        add_route(
+            _method,
+            f'{PREFIX}{_path}',
+            _reach,
+            name=f'e2b_reach_port_{_method.lower()}{_name}',
+            text='Hand a request on to a port of the sandbox.',
+            adapter=FILES,
+            body=BYTES,
+            lane='stream',
+            tag='e2b',
+        )

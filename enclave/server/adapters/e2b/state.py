@@ -22,6 +22,7 @@ from enclave.server.adapters.e2b.identity import Tokens
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.auth import ANONYMOUS
 from enclave.server.service import Service, Tenant
+from enclave.server.views import list_infos
 
 ENVD_VERSION = '0.6.7'
 """The version of E2B's daemon whose interface is answered; the SDK asks it what it may ask."""
@@ -154,9 +155,7 @@ class State:
 
     def known(self) -> dict[str, list[str]]:
         """Return the ids of all sandboxes, by tenant."""
-        return {
-            tenant.name: [each.id for each in tenant.manager.list_sandboxes()] for tenant in self._service.tenants()
-        }
+        return {tenant.name: [each.id for each in list_infos(tenant)] for tenant in self._service.tenants()}
 
     def token(self, tenant: Tenant, sandbox_id: str) -> str:
         """Return the access token of a sandbox."""
