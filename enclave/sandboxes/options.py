@@ -35,6 +35,9 @@ class ProgramOptions(TypedDict, total=False):
     max_output_bytes: int
     timeout_grace: float
     image: str
+    entrypoint: str | Sequence[str] | None
+    run_image_command: bool
+    tty: bool
     pull: Literal['missing', 'never', 'always']
     ports: Ports
     network: str | None
