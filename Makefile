@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -38,6 +38,10 @@ test-clients: .venv/.installed-dev  ## clients of SandboxFusion's interface, eac
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@$(BIN)/pytest -m clients tests/clients
 
+test-compat-clients: .venv/.installed-dev  ## programs for ms-enclave from PyPI, each in an environment of its own
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
+	@$(BIN)/pytest -m compat_clients tests/compat
+
 test-languages: .venv/.installed-dev  ## programs in every language of the image multi, which is built if it is not there
 	@$(BIN)/python scripts/setup_engine.py --images python:3.11-slim multi \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
@@ -54,6 +58,10 @@ test-providers: .venv/.installed-dev  ## tool calls with the real SDKs of model 
 
 test-pyright: .venv/.installed-dev  ## what the documents show, checked with pyright
 	@$(BIN)/pytest -m pyright tests/types
+
+test-browser: .venv/.installed-dev  ## the server's page in Chromium (Debian's package), driven by Playwright
+	@$(PIP) install -q 'playwright>=1.50'
+	@$(BIN)/pytest -m browser tests/browser
 
 test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
 	@$(BIN)/pytest -m mcp tests/mcp

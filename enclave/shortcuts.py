@@ -12,7 +12,7 @@ environment: ``ENCLAVE_URL`` and ``ENCLAVE_API_KEY`` name a server, ``ENCLAVE_TY
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from enclave.config import SandboxConfig
@@ -151,6 +151,8 @@ def run_code(
     timeout: float | None = None,
     expected_output: str | None = None,
     compare: Comparison = 'lines',
+    on_stdout: Callable[[str], object] | None = None,
+    on_stderr: Callable[[str], object] | None = None,
     sandbox_type: SandboxType | str | None = None,
     config: SandboxConfig | Mapping[str, Any] | None = None,
     url: str | None = None,
@@ -164,7 +166,7 @@ def run_code(
     Args:
         code: Its source.
         language: A name or alias of the table of languages, like ``'python'``, ``'bash'`` or ``'cpp'``.
-        stdin, args, files, fetch_files, env, timeout, expected_output, compare: See `Sandbox.run_code`.
+        stdin, args, files, fetch_files, env, timeout, expected_output, compare, on_stdout, on_stderr: See `Sandbox.run_code`.
         sandbox_type, config, url, api_key, options: The sandbox; see `open_sandbox`.
 
     Raises:
@@ -185,6 +187,8 @@ def run_code(
             timeout=timeout,
             expected_output=expected_output,
             compare=compare,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
         )
 
 
@@ -194,6 +198,8 @@ def run_command(
     *,
     env: Mapping[str, str] | None = None,
     stdin: str | bytes | None = None,
+    on_stdout: Callable[[str], object] | None = None,
+    on_stderr: Callable[[str], object] | None = None,
     sandbox_type: SandboxType | str | None = None,
     config: SandboxConfig | Mapping[str, Any] | None = None,
     url: str | None = None,
@@ -204,7 +210,7 @@ def run_command(
 
     Args:
         timeout: Seconds; None takes 30, 0 means no limit.
-        env, stdin: See `Sandbox.execute_command`.
+        env, stdin, on_stdout, on_stderr: See `Sandbox.execute_command`.
         sandbox_type, config, url, api_key, options: The sandbox; see `open_sandbox`.
 
     Raises:
@@ -213,4 +219,4 @@ def run_command(
     """
     given: dict[str, Any] = dict(options)
     with open_sandbox(sandbox_type, config, url=url, api_key=api_key, **given) as sandbox:
-        return sandbox.execute_command(command, timeout, env=env, stdin=stdin)
+        return sandbox.execute_command(command, timeout, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)

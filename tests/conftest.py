@@ -28,7 +28,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-SLOW_SUITES = frozenset({'clients', 'cpython', 'e2b', 'languages', 'mcp', 'providers', 'pyright', 'vm'})
+SLOW_SUITES = frozenset(
+    {'browser', 'clients', 'compat_clients', 'cpython', 'e2b', 'languages', 'mcp', 'providers', 'pyright', 'vm'}
+)
 """Markers of suites that run only where ``-m`` names them; each has a target in the Makefile."""
 
 

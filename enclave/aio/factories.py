@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, overload
 
+from enclave.aio.lazy_kind import LazyKind
 from enclave.aio.managers import SandboxManager
 from enclave.aio.notebooks import BubblewrapNotebookSandbox, DockerNotebookSandbox
 from enclave.aio.proxies import AsyncProxy, ProxyRegistry
-from enclave.aio.sandboxes import BubblewrapSandbox, DockerSandbox, Sandbox
-from enclave.aio.undecided import create_undecided
+from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox, Sandbox
 from enclave.aio.user_coroutines import blocking_class_of
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxType
@@ -117,7 +117,8 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
     ) -> Any:
         """See the blocking factory."""
         if sandbox_type is None and not is_settled(config):
-            return create_undecided(cls._proxy_registry, config, sandbox_id)
+            general = cls._proxy_registry.find(AgentBackedSandbox._blocking_class()) or AgentBackedSandbox
+            return cls._proxy_registry.over(general, LazyKind(config, sandbox_id))
         return cls._proxy_registry.present(sandboxes.SandboxFactory.create_sandbox(sandbox_type, config, sandbox_id))
 
     @classmethod

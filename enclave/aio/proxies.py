@@ -211,11 +211,13 @@ class ProxyRegistry:
         own = getattr(value, '_proxy', None)  # a user's sandbox that was written as a proxy
         if isinstance(own, AsyncProxy):
             return own
-        proxy = kind._over(value)
-        if proxy._proxy_registry is not self:
-            proxy.__dict__['_proxy_registry'] = (
-                self  # a proxy of the parent's: what it gives is told in our words all the same
-            )
+        return self.over(kind, value)
+
+    def over(self, kind: type[F], blocking: Any) -> F:
+        """Return a proxy of a certain class, whose results show themselves as this registry has it."""
+        proxy = kind._over(blocking)
+        if proxy._proxy_registry is not self:  # a class of the parent's
+            proxy.__dict__['_proxy_registry'] = self
         return proxy
 
 
@@ -278,7 +280,7 @@ class AsyncProxy:
         return isinstance(other, AsyncProxy) and other._blocking is self._blocking
 
     def __hash__(self) -> int:
-        # By the id, where there is one, which stays when the kind of an undecided sandbox is chosen.
+        # By the id, where there is one, which stays when the kind of a sandbox is chosen.
         return hash(getattr(self._blocking, 'id', self._blocking))
 
     def __repr__(self) -> str:

@@ -114,6 +114,8 @@ async def run_code(
     timeout: float | None = None,
     expected_output: str | None = None,
     compare: Comparison = 'lines',
+    on_stdout: Callable[[str], object] | None = None,
+    on_stderr: Callable[[str], object] | None = None,
     sandbox_type: SandboxType | str | None = None,
     config: SandboxConfig | Mapping[str, Any] | None = None,
     url: str | None = None,
@@ -134,6 +136,8 @@ async def run_code(
             timeout=timeout,
             expected_output=expected_output,
             compare=compare,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
         )
 
 
@@ -143,6 +147,8 @@ async def run_command(
     *,
     env: Mapping[str, str] | None = None,
     stdin: str | bytes | None = None,
+    on_stdout: Callable[[str], object] | None = None,
+    on_stderr: Callable[[str], object] | None = None,
     sandbox_type: SandboxType | str | None = None,
     config: SandboxConfig | Mapping[str, Any] | None = None,
     url: str | None = None,
@@ -152,4 +158,6 @@ async def run_command(
     """Run one command in a sandbox of its own, which is gone afterwards; see `enclave.shortcuts.run_command`."""
     given: dict[str, Any] = dict(options)
     async with open_sandbox(sandbox_type, config, url=url, api_key=api_key, **given) as sandbox:
-        return await sandbox.execute_command(command, timeout, env=env, stdin=stdin)
+        return await sandbox.execute_command(
+            command, timeout, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr
+        )

@@ -52,8 +52,8 @@ _OPTIONS: dict[str, str | dict[str, str]] = {
     '-ti': _TERMINAL,
     '--interactive': _TERMINAL,
     '--rm': 'a sandbox of `run` or `shell` is always gone afterwards; leave it out',
-    '-d': 'a program runs as long as the command that shows it; put `&` behind it, or use the library or a server',
-    '--detach': 'a program runs as long as the command that shows it; put `&` behind it, or use the library or a server',
+    '-d': '`ms-enclave create` makes a sandbox that stays, and `ms-enclave exec` runs programs in it',
+    '--detach': '`ms-enclave create` makes a sandbox that stays, and `ms-enclave exec` runs programs in it',
     '-p': {
         'run': 'ports are published by -o ports=\'{"80/tcp": 8080}\'',
         'shell': 'ports are published by -o ports=\'{"80/tcp": 8080}\'',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from enclave.errors import UnsupportedError
@@ -15,10 +15,19 @@ class SandboxRunner:
 
     Args:
         sandbox: Any kind of sandbox; a user's own that has no files can run no programs.
+        on_stdout, on_stderr: Are given what steps print, as it comes.
     """
 
-    def __init__(self, sandbox: Any) -> None:
+    def __init__(
+        self,
+        sandbox: Any,
+        *,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+    ) -> None:
         self._sandbox = sandbox
+        callbacks = {'on_stdout': on_stdout, 'on_stderr': on_stderr}
+        self._callbacks = {name: each for name, each in callbacks.items() if each is not None}
         self.id: str = getattr(sandbox, 'id', '')
         self._limited = getattr(sandbox, '_run_limited', None)
 
@@ -41,7 +50,8 @@ class SandboxRunner:
     ) -> CommandResult:
         """Run a command to its end, under limits where the sandbox can keep them."""
         given = {'cwd': cwd, 'env': env, 'stdin': stdin, 'max_output_bytes': max_output_bytes}
-        options = {name: value for name, value in given.items() if value is not None}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        options.update(self._callbacks)
         result: CommandResult
         if self._limited is not None:
             result = self._limited(command, timeout=timeout, limits=limits, source=source, **options)

@@ -88,11 +88,14 @@ class Runner(Protocol):
         """See `Workspace.remove_path`."""
 
 
-def run_program(runner: Runner, request: CodeRequest, language: Language | None = None) -> CodeResult:
+def run_program(
+    runner: Runner, request: CodeRequest, language: Language | None = None, *, patience: float = PATIENCE
+) -> CodeResult:
     """Compile and run a program in a sandbox, and return what became of it.
 
     Args:
         language: An entry to be used in the place of the table's.
+        patience: How many times its time limits a program may wait for a processor beyond them.
 
     Raises:
         NotRegisteredError: There is no such language.
@@ -108,14 +111,14 @@ def run_program(runner: Runner, request: CodeRequest, language: Language | None 
     if plan.file in request.files:
         raise InvalidArgumentError(f'files: {plan.file!r} is where the program itself goes; choose another name')
     if runner.has_sources and _is_simple(plan, request):
-        run = _run(runner, language, plan, request, None)
+        run = _run(runner, language, plan, request, None, patience)
         return CodeResult(language=language.name, run=run, verdict=judge(None, run, request))
     try:
         _write_files(runner, folder, plan, request)
-        compiled = _compile(runner, language, plan, request, folder)
+        compiled = _compile(runner, language, plan, request, folder, patience)
         if compiled is not None and not compiled.success:
             return CodeResult(language=language.name, compile=compiled, verdict=judge(compiled, None, request))
-        ran = _run(runner, language, plan, request, folder)
+        ran = _run(runner, language, plan, request, folder, patience)
         files, errors = _fetch(runner, folder, request)
         return CodeResult(
             language=language.name,
@@ -212,12 +215,14 @@ def _write_files(runner: Runner, folder: str, plan: Plan, request: CodeRequest) 
         runner.write_file(posixpath.join(folder, path), data)
 
 
-def _compile(runner: Runner, language: Language, plan: Plan, request: CodeRequest, folder: str) -> StepResult | None:
+def _compile(
+    runner: Runner, language: Language, plan: Plan, request: CodeRequest, folder: str, patience: float
+) -> StepResult | None:
     timeout = language.compile_timeout if request.compile_timeout is None else request.compile_timeout
     limits = Limits(
         memory_bytes=_size(request.compile_memory_limit),
         output_bytes=request.output_limit,
-        patience=PATIENCE,
+        patience=patience,
     )
     step = None
     for command in plan.compile:
@@ -236,12 +241,14 @@ def _compile(runner: Runner, language: Language, plan: Plan, request: CodeReques
     return step
 
 
-def _run(runner: Runner, language: Language, plan: Plan, request: CodeRequest, folder: str | None) -> StepResult:
+def _run(
+    runner: Runner, language: Language, plan: Plan, request: CodeRequest, folder: str | None, patience: float
+) -> StepResult:
     limits = Limits(
         cpu_seconds=request.cpu_time_limit,
         memory_bytes=_size(request.memory_limit),
         output_bytes=request.output_limit,
-        patience=PATIENCE,
+        patience=patience,
     )
     result = runner.run_step(
         (*plan.run, *request.args),

@@ -211,8 +211,16 @@ class RemoteSandbox(FullSandbox):
             run_batch(self._transport, path, items, make, in_order=in_order, concurrency=check_concurrency(concurrency))
         )
 
-    def _run_code(self, request: CodeRequest) -> CodeResult:
+    def _run_code(
+        self,
+        request: CodeRequest,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+    ) -> CodeResult:
         result: CodeResult = self._transport.call('POST', f'{self.path}/code', CodeResult, body=request, timeout=0)
+        for callback, text in ((on_stdout, result.stdout), (on_stderr, result.stderr)):
+            if callback is not None and text:
+                callback(text)
         return result
 
     def list_processes(self) -> list[ProcessInfo]:

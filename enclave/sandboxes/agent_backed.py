@@ -21,7 +21,7 @@ from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.connection import PortForward
 from enclave.sandboxes.operations import Operations, ProcessEnder
 from enclave.sandboxes.process import Process, ProcessTable
-from enclave.sandboxes.verbs import FullSandbox
+from enclave.sandboxes.verbs import FullSandbox, OnText
 from enclave.verb_requests import Limits, Request, RunCommand, Script, StartProcess
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,14 @@ class AgentBackedSandbox(FullSandbox):
     # Limits -----------------------------------------------------------------------------------------------------------
 
     def _run_limited(
-        self, command: Sequence[str], *, limits: Limits | None, source: tuple[str, bytes] | None, **options: Any
+        self,
+        command: Sequence[str],
+        *,
+        limits: Limits | None,
+        source: tuple[str, bytes] | None,
+        on_stdout: OnText | None = None,
+        on_stderr: OnText | None = None,
+        **options: Any,
     ) -> CommandResult:
         """Run a command under limits; see `enclave.languages.running.Runner.run_step`."""
         script = None if source is None else Script(name=source[0], source=source[1])
@@ -172,9 +179,10 @@ class AgentBackedSandbox(FullSandbox):
         if limits is not None and limits.cpu_seconds is not None and not self._measures:
             # Nobody measures it: the kernel at least ends each of its processes that uses so much.
             line = ('sh', '-c', 'ulimit -S -t "$0" 2>/dev/null; exec "$@"', str(math.ceil(limits.cpu_seconds)))
-            result = self._perform(attrs.evolve(request, command=(*line, *command)))
+            limited = attrs.evolve(request, command=(*line, *command))
+            result = self._run_followed(limited, on_stdout, on_stderr)
             return attrs.evolve(result, command=list(command))
-        return self._perform(request)
+        return self._run_followed(request, on_stdout, on_stderr)
 
     @property
     def _measures(self) -> bool:

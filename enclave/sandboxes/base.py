@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
+import attrs
+
 from enclave.cancellation import if_unwanted
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
@@ -48,6 +50,7 @@ from enclave.parallel import Batch, Outcomes
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
+from enclave.tools.budget import check_max_chars, shorten_command
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
 from enclave.verb_requests import Request
@@ -515,6 +518,9 @@ class Sandbox(ABC):
         output_limit: int = DEFAULT_OUTPUT_LIMIT,
         max_output_bytes: int | None = None,
         max_fetch_bytes: int = DEFAULT_FETCH_BYTES,
+        max_chars: int | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
     ) -> CodeResult:
         """Compile and run a program in a directory of its own, which is gone afterwards, with all that the program started.
 
@@ -527,6 +533,10 @@ class Sandbox(ABC):
                 limit or the sandbox's, 0 is no limit.
             cpu_time_limit: Seconds of processor time it may use, whatever else the machine does.
             expected_output: What it should print, compared as ``compare`` and ``tolerance`` say.
+            max_chars: How many characters of each of its outputs the result has: of what is longer, head and tail, and the whole
+                is kept in a file of the sandbox, which the text and the step's ``stdout_file`` or ``stderr_file`` name.
+            on_stdout, on_stderr: Called with pieces of text as they come, the compiler's too, on this thread; what they raise
+                ends the program. A server's program gives each of them all at its end.
 
         Returns:
             How compiling and running ended, apart, with a judge's verdict. See `enclave.languages.values.CodeResult`.
@@ -557,7 +567,18 @@ class Sandbox(ABC):
             max_output_bytes=max_output_bytes,
             max_fetch_bytes=max_fetch_bytes,
         )
-        return self._run_code(request)
+        check_max_chars(max_chars)
+        if max_chars is None:
+            return self._run_code(request, on_stdout, on_stderr)
+        room: int | None = getattr(self, '_room_for_outputs', None)
+        if request.max_output_bytes is None and room is not None:
+            request = attrs.evolve(request, max_output_bytes=room)
+        result = self._run_code(request, on_stdout, on_stderr)
+        keeper: Any = self
+        short: dict[str, Any] = {}
+        for name, step in (('compile', result.compile), ('run', result.run)):
+            short[name] = None if step is None else shorten_command(keeper, step, max_chars)
+        return attrs.evolve(result, **short)
 
     def run_many(
         self, programs: Iterable[Program], *, concurrency: int | None = None, in_order: bool = False
@@ -586,10 +607,15 @@ class Sandbox(ABC):
         assert concurrency is not None
         return Batch(lambda item: self._run_code(make(item)), items, concurrency=concurrency, is_ordered=in_order)
 
-    def _run_code(self, request: CodeRequest) -> CodeResult:
+    def _run_code(
+        self,
+        request: CodeRequest,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+    ) -> CodeResult:
         """Run a program; see `run_code`."""
         self._check_usable()
-        return run_program(SandboxRunner(self), request)
+        return run_program(SandboxRunner(self, on_stdout=on_stdout, on_stderr=on_stderr), request)
 
     # With -------------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from enclave import wire
 from enclave.cancellation import Cancellation
 from enclave.errors import CallCancelledError
 from enclave.labels import check_labels
+from enclave.managers.base import SandboxManager
 from enclave.managers.protocol import (
     AcquireRequest,
     AliveResponse,
@@ -46,12 +47,12 @@ from enclave.server.route import (
     Text,
     route,
 )
-from enclave.server.views import shown_health, shown_info
+from enclave.server.running import RunningCall
+from enclave.server.views import get_info, list_infos, shown_health
 from enclave.tools.schema import argument
 from enclave.verb_requests import BYTES, StartProcess
 
 PIECE_BYTES = 256 << 10
-
 
 # Reply ----------------------------------------------------------------------------------------------------------------
 
@@ -75,6 +76,12 @@ def get_health(context: Context) -> HealthCheckResult:
 def get_stats(context: Context) -> dict[str, Any]:
     """Return numbers about this key's sandboxes and pools."""
     return context.tenant.manager.get_stats()
+
+
+@route('GET', '/calls', answers=list[RunningCall], while_draining=True, tag='server')
+def list_calls(context: Context) -> list[RunningCall]:
+    """Return the calls of this key that run, the longest first."""
+    return context.tenant.calls.list()
 
 
 @route('GET', '/limits', answers=dict[str, Any], while_draining=True, tag='server')
@@ -177,8 +184,7 @@ class ListQuery:
 @route('GET', '/sandboxes', query=ListQuery, answers=list[SandboxInfo], while_draining=True, tag='sandboxes')
 def list_sandboxes(context: Context, query: ListQuery) -> list[SandboxInfo]:
     """Return what can be said of all sandboxes of this key, oldest first."""
-    found = context.tenant.manager.list_sandboxes(query.status, labels=_labels(query.labels))
-    return [shown_info(context.tenant, info) for info in found]
+    return list_infos(context.tenant, query.status, labels=_labels(query.labels))
 
 
 @route('DELETE', '/sandboxes', answers=SandboxesResponse, lane='end', tag='sandboxes')
@@ -191,7 +197,7 @@ def cleanup_all_sandboxes(context: Context) -> SandboxesResponse:
 @route('GET', '/sandbox/<sandbox_id>', answers=SandboxInfo, while_draining=True, tag='sandboxes')
 def get_sandbox_info(context: Context, sandbox_id: str) -> SandboxInfo:
     """Return what can be said of a sandbox."""
-    return shown_info(context.tenant, context.tenant.manager.get_sandbox_info(sandbox_id))
+    return get_info(context.tenant, sandbox_id)
 
 
 @route('GET', '/sandbox/<sandbox_id>/alive', answers=CancelResponse, lane='end', tag='sandboxes')
@@ -412,12 +418,20 @@ def initialize_pool(context: Context, body: PoolRequest) -> SandboxesResponse:
     manager = tenant.manager
     asked = service.checked(tenant, body.sandbox_type, body.config)
     size = manager.config.pool_size if body.pool_size is None else body.pool_size
-    there = manager.get_stats()['pools'].get(body.name or '', {})
-    most = manager.config.max_size_for(size) if size > 0 else 0
-    with tenant.reserved(max(0, most - there.get('max_size', 0))):
+    with tenant.reserved(_missing_members(manager, body.name, size)):
         ids = manager.initialize_pool(body.pool_size, asked.kind, asked.config, name=body.name)
     asked.note(tenant, ids)
     return SandboxesResponse(sandbox_ids=ids)
+
+
+def _missing_members(manager: SandboxManager, name: str | None, size: int) -> int:
+    """Return how many sandboxes a pool of this size may need beyond those it has."""
+    pools = manager.get_stats()['pools']
+    there = [pools[name]] if name in pools else list(pools.values()) if name is None else []
+    if manager.config.max_sandboxes is not None:  # it counts by itself, also what pools grow by
+        return max(0, size - max((each['size'] for each in there), default=0))
+    most = manager.config.max_size_for(size) if size > 0 else 0
+    return max(0, most - max((each['max_size'] for each in there), default=0))
 
 
 @route('POST', '/pool/execute', body=PoolToolRequest, answers=ToolResult, lane='call', is_repeatable=True, tag='pools')

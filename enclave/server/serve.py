@@ -865,7 +865,9 @@ class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
             lacking = len(self.queue) + 1 - (running - self.active_count)
         if lacking > 0 and 0 < running < self._most and not self.stop_count:
             self.set_thread_count(min(self._most, running + lacking))
-        super().add_task(task)
+        with self.lock:  # as waitress does it, but for its warning that no thread is free: one is coming
+            self.queue.append(task)
+            self.queue_cv.notify()
 
 
 def _start_worker(target: Callable[[int], None], number: int) -> None:

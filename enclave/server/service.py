@@ -40,6 +40,7 @@ from enclave.server.lanes import Lanes
 from enclave.server.metrics import Metrics
 from enclave.server.policy import Policy
 from enclave.server.processes import Processes
+from enclave.server.running import RunningCalls
 
 logger = logging.getLogger(__name__)
 
@@ -60,33 +61,39 @@ class Tenant:
     max_sandboxes: int | None
     max_calls: int | None
     host_paths: dict[str, str] = field(factory=dict)  # as the policy resolved them: as they were asked for
+    calls: RunningCalls = field(factory=RunningCalls, init=False, repr=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     _creating: int = field(default=0, init=False)  # sandboxes being made for it; guarded by _lock
 
     @contextlib.contextmanager
     def reserved(self, count: int) -> Iterator[None]:
-        """Hold room for sandboxes to be made in the block, where the manager itself does not count them.
+        """Hold room for sandboxes to be made in the block.
+
+        A manager that counts them itself refuses what is too much whichever way it comes; here that is said before any is made.
 
         Raises:
             PolicyError: The tenant has as many as it may.
         """
-        if self.max_sandboxes is None or self.manager.config.max_sandboxes is not None:
+        if self.max_sandboxes is None:
             yield
             return
         with self._lock:
-            there = self._count_promised() + self._creating
+            if self.manager.config.max_sandboxes is not None:
+                there, kept = self.manager.get_stats()['total_sandboxes'], 0
+            else:
+                there, kept = self._count_promised() + self._creating, count
             if there + count > self.max_sandboxes:
                 raise PolicyError(
                     f"the server's policy refuses this: {self.name!r} may have {self.max_sandboxes} sandboxes at once and "
                     f'has {there}; delete some (rule max_sandboxes)',
                     details={'rule': 'max_sandboxes', 'max_sandboxes': self.max_sandboxes},
                 )
-            self._creating += count
+            self._creating += kept
         try:
             yield
         finally:
             with self._lock:
-                self._creating -= count
+                self._creating -= kept
 
     def _count_promised(self) -> int:
         """Return how many sandboxes there are, and may become by what pools do by themselves."""

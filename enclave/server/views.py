@@ -17,6 +17,22 @@ _MANAGER_FACTS = ('ttl', 'idle_timeout', 'expires_at', 'pool', 'chosen_because')
 _HIDDEN = '(a path of the server)'
 
 
+def get_info(tenant: Tenant, sandbox_id: str) -> SandboxInfo:
+    """Return what a client may know of one of its sandboxes.
+
+    Raises:
+        SandboxNotFoundError: It has none of this id.
+    """
+    return shown_info(tenant, tenant.manager.get_sandbox_info(sandbox_id))
+
+
+def list_infos(
+    tenant: Tenant, status: str | None = None, *, labels: Mapping[str, str] | None = None
+) -> list[SandboxInfo]:
+    """Return what a client may know of all its sandboxes, or of those in a state and with labels."""
+    return [shown_info(tenant, info) for info in tenant.manager.list_sandboxes(status, labels=labels)]
+
+
 def shown_info(tenant: Tenant, info: SandboxInfo) -> SandboxInfo:
     """Return what a client may know of a sandbox."""
     kind = find_kind(str(info.type))

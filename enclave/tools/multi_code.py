@@ -188,7 +188,8 @@ class MultiCodeExecutor(Tool):
             timeout=30 if arguments.run_timeout is None else arguments.run_timeout,
         )
         try:
-            result = run_program(SandboxRunner(workspace), request, language)
+            # Its callers count real time: a program's limit is not longer where the machine is busy.
+            result = run_program(SandboxRunner(workspace), request, language, patience=0.0)
         except UnsupportedError as error:  # the image lacks the language's programs
             return self.failure(error.message)
         return self._told_result(result, request, workspace)

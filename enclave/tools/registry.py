@@ -192,7 +192,7 @@ def _misfit(
         if not sorts.get(required, required == kind):
             meant = _EQUIVALENT_KINDS.get(required, (required,))
             reason = f'it is for {" and ".join(meant)} sandboxes, and this one is {kind}'
-            if required is SandboxType.DOCKER:
+            if required is GENERAL_TYPES[0]:
                 reason += f'; {_LOADS_ALL}'
             return reason
     missing = sorted(set(tool.needs) - set(offers))

@@ -1352,6 +1352,21 @@ def test_a_budget_of_a_command_keeps_the_whole_output_in_a_file(sandbox: AgentBa
     sandbox.remove_path(result.stdout_file)
 
 
+def test_programs_have_callbacks_and_a_budget_too(sandbox: AgentBackedSandbox) -> None:
+    seen: list[str] = []
+    code = 'import sys\nfor n in range(200000): print("line", n)\nprint("oops", file=sys.stderr)'
+
+    result = sandbox.run_code(code, max_chars=200, on_stdout=seen.append, on_stderr=seen.append)
+
+    assert result.run is not None
+    assert result.run.stdout_file is not None
+    assert len(result.stdout) <= 200
+    assert sandbox.read_file(result.run.stdout_file).count(b'\n') == 200000
+    assert ''.join(seen).count('\n') == 200001
+    assert result.stderr == 'oops\n'
+    sandbox.remove_path(result.run.stdout_file)
+
+
 def test_a_port_is_waited_for_and_has_an_address(sandbox: AgentBackedSandbox) -> None:
     server = (
         'import time; from http.server import HTTPServer, SimpleHTTPRequestHandler as Handler\n'

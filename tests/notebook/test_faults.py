@@ -312,3 +312,37 @@ def test_a_kernel_of_another_kind_loses_no_line(start: Callable[..., NotebookSan
 
     assert result.stdout == ''.join(f'{number}\n' for number in range(count))
     assert not result.stdout_truncated
+
+
+# It says that it is idle before it has sent what its cell printed, as Deno's does.
+LATE_KERNEL = LINES_KERNEL.replace(
+    '        for number in range(int(code)):\n'
+    "            self.send_response(self.iopub_socket, 'stream', {'name': 'stdout', 'text': '%d\\n' % number})\n",
+    '        import threading\n'
+    '        parent = self.get_parent()\n'
+    '        def print_lines():\n'
+    '            for number in range(int(code)):\n'
+    "                text = {'name': 'stdout', 'text': '%d\\n' % number}\n"
+    "                self.session.send(self.iopub_socket, 'stream', text, parent=parent)\n"
+    '        threading.Timer(0.05, print_lines).start()\n',
+)
+
+
+def test_output_that_comes_after_the_end_of_its_cell_is_taken_and_the_note_says_so(
+    start: Callable[..., NotebookSandbox],
+) -> None:
+    assert LATE_KERNEL != LINES_KERNEL
+    sandbox = start(timeout=120)
+    home = sandbox.execute_command('echo $HOME').stdout.strip()
+    python = sandbox.execute_cell('import sys; print(sys.executable)').stdout.strip()
+    sandbox.write_file(f'{home}/late_kernel.py', LATE_KERNEL)
+    argv = ['env', python, f'{home}/late_kernel.py', '-f', '{connection_file}']
+    text = json.dumps({'argv': argv, 'language': 'lines', 'display_name': 'Late'})
+    sandbox.write_file(f'{home}/.local/share/jupyter/kernels/late/kernel.json', text)
+    sandbox.create_kernel('late', 'late')
+
+    result = sandbox.execute_cell('200', kernel='late')
+
+    assert result.stdout == ''.join(f'{number}\n' for number in range(200))
+    assert result.note is not None
+    assert 'after it has said that a cell ended' in result.note

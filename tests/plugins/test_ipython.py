@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +102,21 @@ def test_what_is_wrong_is_one_line(shell: InteractiveShell) -> None:
         shell.run_line_magic('enclave', 'fly')
     with pytest.raises(UsageError, match="did you mean 'memory_limit'"):
         shell.run_line_magic('enclave', 'open docker memory_limits=1g')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_example_notebook_runs(
+    shell: InteractiveShell, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('ENCLAVE_TYPE', kind)
+    notebook = json.loads((Path(__file__).parents[2] / 'examples' / 'jupyter.ipynb').read_text())
+
+    with capture_output() as seen:
+        for each in notebook['cells']:
+            if each['cell_type'] == 'code':
+                assert shell.run_cell(''.join(each['source'])).success, each['source']
+
+    assert 'in a sandbox\n' in seen.stdout
+    assert '42\n' in seen.stdout
+    assert [path.name for path in (tmp_path / 'pictures').iterdir()] == ['picture-1.svg']

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+import enclave.server
 from enclave.errors import AuthenticationError, ConfigurationError, ConflictError, InvalidArgumentError
 from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from enclave.server.auth import ApiKey
 from enclave.server.route import ROUTES, Route
 from enclave.server.serve import create_server
@@ -21,8 +25,19 @@ from tests.support.sandbox import PATIENCE, FakeBackend
 KEYS = [ApiKey(name=name, key=f'{name}-' + 'k' * 20) for name in ('alice', 'bob')]
 
 
-def post(url: str, path: str, body: Any = None, **options: Any) -> requests.Response:
-    return requests.post(f'{url}{path}', json=body, timeout=PATIENCE, **options)
+OURS = {PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
+"""Without it some addresses answer in the shape of ms-enclave 0.0.x."""
+SHAPES = pytest.mark.parametrize('shape', [OURS, {}], ids=['ours', 'ms-enclave 0.0.x'])
+
+
+def post(
+    url: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **options: Any
+) -> requests.Response:
+    return requests.post(f'{url}{path}', json=body, headers={**OURS, **(headers or {})}, timeout=PATIENCE, **options)
+
+
+def get(url: str, headers: dict[str, str] = OURS, **options: Any) -> requests.Response:
+    return requests.get(url, headers=headers, timeout=PATIENCE, **options)
 
 
 def as_key(key: ApiKey) -> dict[str, Any]:
@@ -54,6 +69,24 @@ def test_the_network_of_the_host_is_not_to_be_had_by_the_configuration_of_the_se
     ):
         answer = post(server.url, path, body)
         assert (answer.status_code, answer.json()['details']) == (403, {'rule': 'networks'})
+
+
+def test_programs_for_ms_enclave_pass_the_same_policy(serve: Serve) -> None:
+    """They are known by what they do not send."""
+    server = serve(sandbox_config={'network_enabled': True}, policy={'max_sandboxes': 3})
+
+    for path in (
+        '/sandbox/create?sandbox_type=bubblewrap',
+        '/pool/initialize?pool_size=2&sandbox_type=bubblewrap',
+        '/pool/initialize?pool_size=1000000000&sandbox_type=fake',
+        '/pool/initialize?pool_size=4&sandbox_type=fake',
+    ):
+        answer = requests.post(f'{server.url}{path}', timeout=PATIENCE)
+        assert not answer.ok, path
+    for options in ({'privileged': True}, {'volumes': {'/etc': {'bind': '/x', 'mode': 'ro'}}}, {'network': 'host'}):
+        answer = requests.post(f'{server.url}/sandbox/create?sandbox_type=docker', json=options, timeout=PATIENCE)
+        assert not answer.ok, options
+    assert get(f'{server.url}/sandboxes').json() == []
 
 
 def test_the_own_configuration_of_a_server_is_not_shown_where_it_does_not_fit(serve: Serve) -> None:
@@ -149,7 +182,7 @@ def test_a_body_of_many_values_is_refused_by_its_text(serve: Serve, body: bytes)
 
     for path in ('/sandbox/none/command', '/sandbox/create', '/pool/initialize'):
         answer = requests.post(
-            f'{server.url}{path}', data=body, headers={'Content-Type': 'application/json'}, timeout=PATIENCE
+            f'{server.url}{path}', data=body, headers={**OURS, 'Content-Type': 'application/json'}, timeout=PATIENCE
         )
         assert (answer.status_code, answer.json()['details']) == (413, {'rule': 'max_json_values'})
 
@@ -182,7 +215,7 @@ def test_pools_of_several_names_are_within_the_quota(serve: Serve) -> None:
     assert post(server.url, '/pool/initialize', {'pool_size': 2, 'sandbox_type': 'fake', 'name': 'a'}).ok
     refused = post(server.url, '/pool/initialize', {'pool_size': 2, 'sandbox_type': 'fake', 'name': 'b', 'config': {}})
     assert (refused.status_code, refused.json()['details']['rule']) == (403, 'max_sandboxes')
-    assert len(requests.get(f'{server.url}/sandboxes', timeout=PATIENCE).json()) == 2
+    assert len(get(f'{server.url}/sandboxes').json()) == 2
     assert post(server.url, '/sandbox/create?sandbox_type=fake').ok
     assert post(server.url, '/sandbox/create?sandbox_type=fake').status_code == 403
 
@@ -322,7 +355,8 @@ def test_two_keys_at_once_are_a_mistake() -> None:
 # What is told ---------------------------------------------------------------------------------------------------------
 
 
-def test_clients_see_the_facts_that_a_kind_lists(serve: Serve, connect: Connect) -> None:
+@SHAPES
+def test_clients_see_the_facts_that_a_kind_lists(serve: Serve, connect: Connect, shape: dict[str, str]) -> None:
     server = serve()
     manager = connect(server)
     sandbox_id = manager.create_sandbox('fake', CONFIG)
@@ -342,7 +376,18 @@ def test_clients_see_the_facts_that_a_kind_lists(serve: Serve, connect: Connect)
     assert set(answers[0].json()['metadata']) == {'ttl', 'idle_timeout', 'expires_at', 'pool'}
 
 
-def test_a_host_path_is_shown_as_it_was_asked_for(serve: Serve, connect: Connect, tmp_path: Any) -> None:
+def test_nothing_of_the_server_shows_what_a_manager_says_of_a_sandbox_as_it_is() -> None:
+    """What clients get to see goes through `enclave.server.views`."""
+    folder = Path(enclave.server.__file__).parent
+    raw = re.compile(r'manager\.(get_sandbox_info|list_sandboxes)\(|\.get_info\(\)')
+
+    assert [path.name for path in sorted(folder.rglob('*.py')) if raw.search(path.read_text('utf-8'))] == ['views.py']
+
+
+@SHAPES
+def test_a_host_path_is_shown_as_it_was_asked_for(
+    serve: Serve, connect: Connect, tmp_path: Any, shape: dict[str, str]
+) -> None:
     (tmp_path / 'secret-place').mkdir()
     (tmp_path / 'link').symlink_to(tmp_path / 'secret-place')
     server = serve(policy={'mounts': [f'{tmp_path}:ro']})
@@ -350,7 +395,7 @@ def test_a_host_path_is_shown_as_it_was_asked_for(serve: Serve, connect: Connect
 
     sandbox_id = connect(server).create_sandbox('fake', {'volumes': asked})
 
-    info = requests.get(f'{server.url}/sandbox/{sandbox_id}', timeout=PATIENCE)
+    info = get(f'{server.url}/sandbox/{sandbox_id}', shape)
     assert info.json()['config']['volumes'] == asked
     assert 'secret-place' not in info.text
 
@@ -360,7 +405,7 @@ def test_health_says_nothing_of_how_a_backend_is_reached(backend: FakeBackend, s
     connect(server).create_sandbox('fake', CONFIG)
     backend.is_away = True
 
-    details = requests.get(f'{server.url}/health', timeout=PATIENCE).json()['details']
+    details = get(f'{server.url}/health').json()['details']
 
     assert details['backends'] == {'fake': 'unavailable'}
     backend.is_away = False

@@ -213,6 +213,10 @@ class NotebookKernel:
             notes.append(
                 'The kernel did not say that the output of this cell was complete, so some of it may be missing'
             )
+        elif outcome.is_late:
+            notes.append(
+                'This kernel sends output after it has said that a cell ended; what came seconds later is not in it'
+            )
         if collector.widgets.left_out:
             notes.append(f'{collector.widgets.left_out} changes of widgets were too large to keep')
         return CellResult(

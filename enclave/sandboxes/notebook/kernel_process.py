@@ -64,6 +64,10 @@ _IDLE = 'iopub.status.idle'
 _TIMES = frozenset({'iopub.status.busy', 'iopub.execute_input', _IDLE})
 _RETRY_INTERVAL = 0.01
 _LOOK_INTERVAL = 1.0
+_LATE_SECONDS = (0.2, 3.0)
+"""How long a cell waits for output after its end, and for more of it. Deno's kernel says that it is idle before all is sent."""
+_MOST_LATE_SECONDS = 60.0
+"""How long such output is taken altogether."""
 _INBOX_MESSAGES = 1000
 _INBOX_BYTES = 16 << 20
 _PORTS = ('shell', 'iopub', 'stdin', 'control', 'hb')
@@ -130,6 +134,7 @@ class CellOutcome:
         stopped: What we ended it for.
         reply: The content of the kernel's reply, empty where there is none.
         end: The kernel's own end, if it has ended.
+        is_late: Whether outputs came after the kernel had said that the cell ended, so that more may come.
         is_cut: Whether the kernel did not say that its outputs were complete, so that some may be missing.
         seconds: From the request to its end at the kernel, however slowly its outputs were read.
         timing: When its messages came; see `enclave.cells.CellResult.timing`.
@@ -139,6 +144,7 @@ class CellOutcome:
     reply: dict[str, Any] = Factory(dict)
     end: KernelEnd | None = None
     is_cut: bool = False
+    is_late: bool = False
     seconds: float = 0.0
     timing: dict[str, str] = Factory(dict)
 
@@ -163,6 +169,8 @@ class KernelProcess:
         self._stdin: ZmtpSocket | None = None
         self._relay: Process | None = None
         self._watchdog = KernelWatchdog(self, label)
+        self._may_be_late = False  # its outputs may come after the end of their cell
+        self._was_late = False  # those of the last one did
         self._receiving = threading.Lock()  # held by whoever reads the shell's channel; guards _early
         self._early: tuple[str, dict[str, Any]] | None = None  # a reply that came before it was waited for
         self.language = spec.language
@@ -211,6 +219,7 @@ class KernelProcess:
         deadline = Deadline.after(START_SECONDS)
         try:
             if not options and keeping is None:
+                self._may_be_late = True
                 self._start_relay(f'{directory}/{number}.relay')
             self._shell = self._connect('shell', b'DEALER', deadline)
             self._iopub = self._connect('iopub', b'SUB', deadline)
@@ -537,6 +546,7 @@ class KernelProcess:
             self._clear_inbox_locked(request_id)
             self._is_occupied = True
         started = time.perf_counter()
+        self._was_late = False
         job = self._watchdog.begin(request_id, timeout, grace)
         try:
             with on_cancel(lambda: self._watchdog.stop(job)):
@@ -570,6 +580,7 @@ class KernelProcess:
                 reply=reply,
                 end=end,
                 is_cut=is_cut and end is None,
+                is_late=self._was_late,
                 seconds=max(0.0, finished - started),
                 timing=timing,
             )
@@ -626,12 +637,23 @@ class KernelProcess:
         while, that was lost, and other outputs may have been.
         """
         quiet_since: float | None = None
+        ended_at: float | None = None
+        patience = _LATE_SECONDS[0]
         while True:
-            message = self._next_message()
+            message = self._next_message(_LOOK_INTERVAL if ended_at is None else patience)
+            if message is None and ended_at is not None:
+                return False
             if message is not None:
                 quiet_since = None
+                if ended_at is not None and time.monotonic() - ended_at > _MOST_LATE_SECONDS:
+                    return True
                 if message.type == 'status':
-                    return False
+                    if not self._may_be_late:
+                        return False
+                    ended_at, patience = time.monotonic(), _LATE_SECONDS[0]
+                    continue
+                if ended_at is not None:
+                    self._was_late, patience = True, _LATE_SECONDS[1]
                 event = collector.take(message) if message.type != 'input_request' else _input_event(message)
                 if event is not None:
                     yield event
@@ -649,13 +671,10 @@ class KernelProcess:
                 logger.warning('kernel %s did not say that the output of a cell was complete', self._label)
                 return True
 
-    def _next_message(self) -> Message | None:
+    def _next_message(self, seconds: float) -> Message | None:
         """Return the next message of the cell; None when it is time to look at everything else."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._inbox or self._end is not None or self._is_stuck,
-                _LOOK_INTERVAL,
-            )
+            self._changed.wait_for(lambda: self._inbox or self._end is not None or self._is_stuck, seconds)
             if not self._inbox:
                 return None
             was_full = self._inbox_bytes >= _INBOX_BYTES

@@ -48,6 +48,7 @@ from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.policy import Policy
 from enclave.server.route import TAR, Context, RawBody, Route
 from enclave.server.service import Tenant
+from enclave.server.views import get_info, list_infos
 from enclave.tools.registry import ToolFactory
 from ms_enclave.sandbox.boxes.base import make_config
 from ms_enclave.sandbox.boxes.core_options import docker_options, notebook_options
@@ -221,7 +222,7 @@ def _get_stats(context: Context, query: Any) -> dict[str, Any]:
 
 def _stats(context: Context) -> dict[str, Any]:
     manager, pool = context.tenant.manager, _state(context.tenant).pool
-    infos = manager.list_sandboxes()
+    infos = list_infos(context.tenant)
     return {
         'manager_type': 'local',
         'total_sandboxes': len(infos),
@@ -358,13 +359,13 @@ def _list_sandboxes(context: Context, query: Mapping[str, str]) -> list[dict[str
     words = [each.value for each in StatusWord]
     if wanted is not None and wanted not in words:
         raise _misfit(('query', 'status'), f'Input should be {" or ".join(map(repr, words))}', wanted, 'enum')
-    return [_info(context, each) for each in context.tenant.manager.list_sandboxes(wanted)]
+    return [_info(context, each) for each in list_infos(context.tenant, wanted)]
 
 
 @_answers('get_sandbox_info', method='GET', path='/sandbox/<sandbox_id>', while_draining=True)
 def _get_sandbox_info(context: Context, sandbox_id: str, query: Any) -> dict[str, Any]:
     with _failing_as(500):
-        return _info(context, context.tenant.manager.get_sandbox_info(sandbox_id))
+        return _info(context, get_info(context.tenant, sandbox_id))
 
 
 def _info(context: Context, info: SandboxInfo) -> dict[str, Any]:

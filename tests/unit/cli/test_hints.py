@@ -20,7 +20,7 @@ from tests.unit.cli.conftest import Invoke
         (['run', '-it', 'x.py'], '`ms-enclave shell` opens a terminal'),
         (['shell', '-it'], 'shell is always on this terminal'),
         (['run', '--rm', 'x.py'], 'always gone afterwards'),
-        (['run', '-d', 'x.py'], 'a program runs as long as'),
+        (['run', '-d', 'x.py'], 'makes a sandbox that stays'),
         (['run', '-p', '80:80', 'x.py'], 'ports are published by'),
         (['run', '--name', 'x', 'x.py'], 'a sandbox has an id'),
         (['run', '--name=x', 'x.py'], 'a sandbox has an id'),

@@ -41,7 +41,7 @@ class Life(KernelProcess):
 class Left(Life):
     """Its kernel ends nothing, and its caller presses Ctrl-C whenever it waits."""
 
-    def _next_message(self) -> Message | None:
+    def _next_message(self, seconds: float) -> Message | None:
         raise KeyboardInterrupt
 
 

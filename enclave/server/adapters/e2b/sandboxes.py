@@ -32,6 +32,7 @@ from enclave.server.adapters.e2b.creation import BASE, CODE_INTERPRETER
 from enclave.server.adapters.e2b.services import answer, empty, on_plane, resolved, state_of
 from enclave.server.adapters.e2b.state import ENVD_VERSION, expiry, monotonic
 from enclave.server.route import Context, RawBody
+from enclave.server.views import get_info, list_infos
 
 MAX_PAGE = 100
 CLIENT_ID = 'enclave'
@@ -129,7 +130,7 @@ def e2b_resume(context: Context, sandbox_id: str, body: RawBody) -> flask.Respon
 
 def _info(context: Context, sandbox_id: str) -> SandboxInfo:
     context.facts['sandbox_id'] = sandbox_id
-    return context.tenant.manager.get_sandbox_info(resolved(context, sandbox_id))
+    return get_info(context.tenant, resolved(context, sandbox_id))
 
 
 def _template_of(info: SandboxInfo) -> str:
@@ -188,7 +189,7 @@ def _running(context: Context) -> list[SandboxInfo]:
     metadata = flask.request.args.get('metadata') or ''
     # Names and values are quoted twice: by themselves, and as parts of a query.
     wanted = {unquote(name): unquote(text) for name, text in parse_qsl(metadata, keep_blank_values=True)}
-    return [info for info in context.tenant.manager.list_sandboxes(labels=wanted) if info.status in USABLE]
+    return [info for info in list_infos(context.tenant, labels=wanted) if info.status in USABLE]
 
 
 @on_plane('GET', '/sandboxes', while_draining=True)
