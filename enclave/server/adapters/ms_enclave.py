@@ -1,8 +1,8 @@
 """The HTTP surface of ms-enclave 0.0.x (layer 6), for programs that were written for it: its own clients, curl, httpx.
 
 They use the addresses that we have too, and put things elsewhere: options as the body itself, a pool's size in the query,
-``"timeout": null`` in every call. Our own clients send the header ``X-Enclave-Protocol``; a request for one of the addresses below
-without it is answered from here. Everything else of a request is as ever: keys, hosts, policy, lanes, repeats, audit.
+``"timeout": null`` in every call. Our own clients send the header ``X-Enclave-Protocol``; a request for one of the addresses
+below without it is answered from here. Everything else of a request is as ever: keys, hosts, policy, lanes, repeats, audit.
 
 Tools give the documented results: those of the package ``ms_enclave``, run in the very same sandboxes.
 """
