@@ -109,6 +109,7 @@ def test_a_full_dump_makes_a_sandbox_that_is_shown_as_documented(server: Sandbox
         ('/pool/execute', b'{}', 422, 'tool_name'),
         ('/pool/execute?tool_name=x', b'{}', 400, 'pool is empty'),
         ('/pool/initialize?pool_size=many', b'null', 422, 'integer'),
+        ('/pool/execute?tool_name=x&timeout=nan', b'{}', 422, 'number'),
     ],
 )
 def test_what_is_wrong_is_told_as_documented(
