@@ -243,11 +243,11 @@ class CoreBackedSandbox(Sandbox):
         result: CoreCommandResult = await _as_runtime_error(
             proxy.execute_command(argv, limit or 0, max_output_bytes=self._max_output_bytes)
         )
-        told = _command_result(given, result, timeout)
+        documented = _command_result(given, result, timeout)
         if stream:
-            for line in (told.stdout or '').splitlines() + (told.stderr or '').splitlines():
+            for line in (documented.stdout or '').splitlines() + (documented.stderr or '').splitlines():
                 logger.info('[%s] %s', self.id, line)
-        return told
+        return documented
 
     async def _run_python(self, code: str, timeout: float | None) -> CommandResult:
         """Run code, from a file below ``/tmp``, by the image's ``python``, or ``python3`` where it has no other."""
