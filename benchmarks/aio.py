@@ -1,7 +1,7 @@
 """What the asynchronous proxies cost, beside the same calls made blocking. Prints a table of goals and figures.
 
 Run with: python benchmarks/aio.py [--sandboxes N]. Needs a Docker engine on this machine. While anything is measured but the
-cost of a call, a task ticks on the event loop, and its longest pause is told.
+cost of a call, a task ticks on the event loop, and its longest pause is reported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def kept_waiting() -> float:
 class Ticking:
     """A task that ticks; ``longest`` is the longest time, in seconds, that the loop did not come round to it.
 
-    What the system gave to other programs meanwhile does not count; it is told by ``crowded``.
+    What the system gave to other programs meanwhile does not count; it is reported by ``crowded``.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ async def measure_sleeps(count: int) -> tuple[float, float]:
 
 
 async def measure_pauses() -> dict[str, float]:
-    """Return the longest pauses of the loop, in seconds, by what went on."""
+    """Return the longest pauses of the loop, in seconds, by what continued."""
     pauses = {}
     async with ticking() as ticks:
         manager = aio.LocalSandboxManager(stop_grace=0)

@@ -1,6 +1,6 @@
-"""How a blocking call is told to stop from elsewhere (floor 0).
+"""How a blocking call is made to stop from elsewhere (layer 0).
 
-Whoever starts work on another thread makes a `Cancellation` and sets it in the context of that work; the calls below
+The one that starts work on another thread makes a `Cancellation` and sets it in the context of that work; the calls below
 register what stops them for as long as they wait. `cancel` then runs those actions: the process in the sandbox is killed, a
 queue is left. The asynchronous proxies and the server use it; blocking programs rarely need to.
 """
@@ -20,7 +20,7 @@ from enclave.errors import CallCancelledError
 logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 1 << 20
-"""How much of a transfer may go on after its work was cancelled."""
+"""How much of a transfer may continue after its work was cancelled."""
 
 _current: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar('enclave_cancellation', default=None)
 
@@ -65,7 +65,7 @@ class Cancellation:
                 self._actions.remove(action)
 
     def undo(self) -> None:
-        """Take back, last things first, what the work has brought about and nobody is there to have; see `if_unwanted`."""
+        """Roll back, last things first, what the work has brought about and nobody is there to have; see `if_unwanted`."""
         with self._lock:
             undos, self._undos = self._undos, []
         for undo in reversed(undos):

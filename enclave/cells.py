@@ -1,4 +1,4 @@
-"""What notebooks give back (floor 1): the result of a cell, and what is known of kernels and of what lives in them.
+"""What notebooks give back (layer 1): the result of a cell, and what is known of kernels and of what lives in them.
 
 Outputs are as a notebook stores them (nbformat 4): dicts with an ``output_type`` of ``stream``, ``display_data``,
 ``execute_result`` or ``error``. Source: https://nbformat.readthedocs.io/en/latest/format_description.html

@@ -1,4 +1,4 @@
-"""What a sandbox may be asked to be (floor 1): the words every backend shares, and the checks they are made with.
+"""What a sandbox may be asked to be (layer 1): the words every backend shares, and the checks they are made with.
 
 A backend's own words live in a subclass beside the backend (`enclave.sandboxes.docker.config`). Configs are frozen; change
 one with `model_copy(update={...})`. Unknown keys, wrong types and impossible values raise `ConfigurationError`, whose
@@ -108,7 +108,7 @@ def whole_number(minimum: int, maximum: int | None = None, *, none: bool = False
 
 
 def is_text(value: Any) -> bool:
-    """Return whether a value is text that the operating system can be told: without NUL, and with a form as bytes.
+    """Return whether a value is text that the operating system can take: without NUL, and with a form as bytes.
 
     That is UTF-8, where other bytes are as `os.fsdecode` stands for them; other lone surrogates have none.
     """

@@ -1,4 +1,4 @@
-"""Time limits that travel (floor 0).
+"""Time limits that travel (layer 0).
 
 A `Deadline` is made once, at the door, from the caller's ``timeout``; everything below asks it what remains. Nobody
 restarts the clock half-way down. It reads the monotonic clock, so a change of the wall clock does not move it.

@@ -1,4 +1,4 @@
-"""What this machine has of what the library needs, and the commands that mend the rest (floor 6).
+"""What this machine has of what the library needs, and the commands that mend the rest (layer 6).
 
 Each check looks at one thing and says what was found; `examine` makes them all. Nothing is changed. What a kind of sandbox
 needs is looked at by that kind (`enclave.sandboxes.kinds.SandboxKind.doctor`). A check is *required* when the first of the

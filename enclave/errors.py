@@ -1,4 +1,4 @@
-"""Every exception this library raises (floor 0).
+"""Every exception this library raises (layer 0).
 
 A *result* says what the code in the sandbox did, including failing and running out of time. An *exception* says what we
 could not do. All of them derive from `EnclaveError`; each also wears the builtin exception a stranger would catch, and a
@@ -145,7 +145,7 @@ class SandboxGoneError(SandboxError, ConnectionError):
 
 
 class SandboxBrokenError(SandboxError, ConnectionError):
-    """The far end broke the protocol; the channel is closed and the sandbox can only be deleted."""
+    """The peer broke the protocol; the channel is closed and the sandbox can only be deleted."""
 
     code = 'sandbox-broken'
 
@@ -187,7 +187,7 @@ class EngineUnavailableError(EngineError, ConnectionError):
 
 
 class OperationTimeoutError(EnclaveError, TimeoutError):
-    """Something of ours, not the guest's code, did not finish within its time limit."""
+    """Something of this library, not the guest's code, did not finish within its time limit."""
 
     code = 'timeout'
 
@@ -220,7 +220,7 @@ class ServerError(EnclaveError, RuntimeError):
 
 
 class ServerUnavailableError(ServerError, ConnectionError):
-    """The server cannot be reached, went away, or is not a server of ours."""
+    """The server cannot be reached, went away, or is not a server of this library."""
 
     code = 'server-unavailable'
 

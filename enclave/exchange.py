@@ -1,4 +1,4 @@
-"""HTTP requests that end when the work they are made for is cancelled (floor 0).
+"""HTTP requests that end when the work they are made for is cancelled (layer 0).
 
 A transfer may be blocked in the midst of a system call, because the other side takes nothing or sends nothing. What ends that
 is ending the connection under it, from the thread that cancels. But a connection goes back to its pool as soon as its answer
@@ -37,7 +37,7 @@ class CancellableRequest:
 
     Args:
         what: What it is for, as a noun: ``'the download'``.
-        listens: Hang up by saying no more, and still hear the answer for a while: it tells that the other side has let go.
+        listens: Hang up by saying no more, and still hear the answer for a while: it says that the other side has let go.
     """
 
     what: str
@@ -55,7 +55,7 @@ class CancellableRequest:
             return self._is_hung_up
 
     def hang_up(self) -> None:
-        """End it, now or as soon as it has a connection; whoever is blocked in it wakes up with an error."""
+        """End it, now or as soon as it has a connection; the one that is blocked in it wakes up with an error."""
         with self._lock:
             self._is_hung_up = True
             self._shut_locked()

@@ -1,8 +1,8 @@
 """Many pieces of work at once, and what became of each, as it comes (layer: ground).
 
 A `Batch` takes its items from any iterable, a few at a time, and hands out outcomes in the order in which they come, or in
-that of the items. It holds no more than a window of them: whoever does not take outcomes holds up the work. An error of one
-item is a value and stops nothing; closing the batch cancels what goes on and begins nothing more.
+that of the items. It holds no more than a window of them: the one that does not take outcomes holds up the work. An error of one
+item is a value and stops nothing; closing the batch cancels what continues and begins nothing more.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Followed(Outcomes[R]):
 
 
 def follow_all(source: Outcomes[R]) -> Generator[Outcome[R], None, None]:
-    """Yield all outcomes; whoever leaves early ends what is left."""
+    """Yield all outcomes; the one that leaves early ends what is left."""
     with source:
         yield from source
 
@@ -135,7 +135,7 @@ class Batch(Outcomes[R], Generic[T, R]):
     """Work on many items. An iterator of `Outcome`, and a context manager that ends what is left; lives for one pass.
 
     Args:
-        work: Does one item; called on several threads at once, under the context of whoever made the batch.
+        work: Does one item; called on several threads at once, under the context of the one that made the batch.
         items: Taken one by one, by one thread at a time, no further than the window.
         concurrency: How many items are worked on at once.
         is_ordered: Give outcomes in the order of the items.
@@ -212,7 +212,7 @@ class Batch(Outcomes[R], Generic[T, R]):
             return self._is_closed or (not self._ready and self._is_over_locked())
 
     def stop(self) -> None:
-        """Begin nothing more, cancel what goes on, and wake whoever waits. Does not wait."""
+        """Begin nothing more, cancel what continues, and wake those that wait. Does not wait."""
         with self._changed:
             self._is_closed = True
             running = list(self._running)
@@ -221,7 +221,7 @@ class Batch(Outcomes[R], Generic[T, R]):
             each.cancellation.cancel()
 
     def close(self) -> None:
-        """Stop, and wait for the end of what went on. May be called twice."""
+        """Stop, and wait for the end of what continued. May be called twice."""
         self.stop()
         with self._changed:
             self._changed.wait_for(lambda: not self._workers)

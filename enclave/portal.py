@@ -77,7 +77,7 @@ _own_loop = _OwnLoop()
 
 
 class _Posted:
-    """A coroutine on its way to a loop; whoever claims it first, the loop or the one who posted it, has it."""
+    """A coroutine on its way to a loop; the one that claims it first, the loop or the one who posted it, has it."""
 
     def __init__(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self._function = function

@@ -1,4 +1,4 @@
-"""What calls return (floor 1): frozen values that travel unchanged from the agent's answer to the HTTP client.
+"""What calls return (layer 1): frozen values that travel unchanged from the agent's answer to the HTTP client.
 
 Every record offers `model_dump`, `model_dump_json` and `model_validate`, the names users of such values know.
 Times are aware UTC datetimes, durations are seconds, sizes are bytes.
@@ -45,7 +45,7 @@ def as_sandbox_type(kind: SandboxType | str) -> SandboxType | str:
 
 
 class Model:
-    """The few methods every value of ours offers. It has no fields of its own."""
+    """The few methods every value of this library offers. It has no fields of its own."""
 
     __slots__ = ()
 
@@ -210,7 +210,7 @@ class CommandResult(Model):
     """What became of one command.
 
     ``exit_code`` is the program's own, or 128 + the signal's number when a signal ended it (as shells and Docker count);
-    ``signal`` is then its name (``'SIGSEGV'``), else None, so that the two cases can be told apart. ``stdout`` and
+    ``signal`` is then its name (``'SIGSEGV'``), else None, so that the two cases can take apart. ``stdout`` and
     ``stderr`` hold at most the caller's cap; past it they keep head and tail around a visible marker, ``*_truncated`` is
     true and ``*_bytes`` is still the true count. Bytes that are not UTF-8 show as backslash escapes (``\\xff``).
     ``status`` is ``success`` only for exit code 0; ``timeout`` or ``cancelled`` when we ended it.
@@ -400,7 +400,7 @@ class SandboxInfo(Model):
     """A sandbox as seen from outside. ``config`` never shows the values of ``env_vars``.
 
     ``metadata`` holds what the backend knows: for Docker the container's id and name, the image, and the status text;
-    ``error`` is why the status is ``error``. ``active_calls`` counts commands and file transfers going on. ``offers`` is what
+    ``error`` is why the status is ``error``. ``active_calls`` counts commands and file transfers running. ``offers`` is what
     tools may need of it, of ``'commands'``, ``'files'``, ``'notebook'`` and a user's own words, sorted; empty where it is not
     known, as in what an older version wrote.
     """

@@ -1,4 +1,4 @@
-"""Things by name, for one process (floor 0): ours, which are imported when they are first asked for, and users' own."""
+"""Things by name, for one process (layer 0): ours, which are imported when they are first asked for, and users' own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Registry(Generic[T]):
     """Lives as long as the process. Any thread may use it.
 
     Args:
-        built_in: ``{name: home}`` of ours.
+        built_in: ``{name: home}`` of this library.
     """
 
     _built_in: Mapping[str, Home]

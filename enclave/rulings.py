@@ -257,7 +257,7 @@ def check_host_paths(rulings: Rulings | None, options: SandboxConfig | Mapping[s
     """Check that the host paths which a client names are written out.
 
     Raises:
-        ConfigurationError: One stands for another path of the host, which is not told.
+        ConfigurationError: One stands for another path of the host, which is not reported.
     """
     for option, path in host_paths_in(rulings, options) if isinstance(options, Mapping) else ():
         if isinstance(path, str) and path.startswith(('.', '~')):

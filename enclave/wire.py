@@ -1,4 +1,4 @@
-"""The one strict converter between our values and plain JSON shapes (floor 1, below the values that use it).
+"""The one strict converter between our values and plain JSON shapes (layer 1, below the values that use it).
 
 Decoding is strict on purpose: ``"false"`` is not False, ``"1"`` is not 1, an unknown key is an error, and every message
 names the field. Encoding gives JSON-compatible shapes: enums as their values, datetimes as ISO 8601 with offset, bytes as

@@ -40,7 +40,7 @@ async def one_sandbox() -> None:
             async for chunk in process.chunks():
                 print('live:', chunk.text.strip())
 
-        # A cancelled await ends the program in the sandbox; the sandbox goes on.
+        # A cancelled await ends the program in the sandbox; the sandbox continues.
         try:
             await asyncio.wait_for(sandbox.execute_command('sleep 3600'), timeout=0.5)
         except asyncio.TimeoutError:

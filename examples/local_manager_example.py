@@ -39,7 +39,7 @@ def main() -> None:
         manager.execute_tool(sandbox_id, 'shell_executor', {'command': 'sort -r words.txt > sorted.txt'})
         print('  ', manager.get_file(sandbox_id, 'sorted.txt'))
 
-        print('4. A call that takes too long is cancelled; its sandbox goes on.')
+        print('4. A call that takes too long is cancelled; its sandbox continues.')
         endless = manager.submit('execute_tool', sandbox_id, 'shell_executor', {'command': 'sleep 1000'})
         time.sleep(0.3)
         endless.cancel()

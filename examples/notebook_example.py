@@ -26,7 +26,7 @@ def main() -> None:
         run(sandbox, 'import time\ntime.sleep(60)', timeout=0.5)
         run(sandbox, 'radius')
 
-        print('4. A kernel that dies is told as that, and another is there.')
+        print('4. A kernel that dies is reported as that, and another is there.')
         run(sandbox, 'import os\nos._exit(3)')
         run(sandbox, '1 + 1')
 

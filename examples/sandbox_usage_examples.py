@@ -37,7 +37,7 @@ def tools() -> None:
 
 
 def commands() -> None:
-    """A string goes through the shell, a list is taken as it is; a result tells how it ended."""
+    """A string goes through the shell, a list is taken as it is; a result says how it ended."""
     with SandboxFactory.create_sandbox(SandboxType.DOCKER, CONFIG) as sandbox:
         print(sandbox.execute_command('echo $GREETING | tr a-z A-Z', env={'GREETING': 'hello'}).stdout.strip())
         print(sandbox.execute_command(['printf', '%s\n', '$HOME is data here']).stdout.strip())

@@ -174,7 +174,7 @@ def watch(command: list[str], log: Path) -> None:
 
 
 def start_by_hand(arguments: list[str] | None = None) -> subprocess.Popen[bytes]:
-    """Start dockerd in a session of its own, with no descriptor of ours, and return the process."""
+    """Start dockerd in a session of its own, with no descriptor of this library, and return the process."""
     for pid_file, name in PID_FILES.items():
         remove_stale(pid_file, name)
     log = writable_log(DOCKERD_LOG)

@@ -1,4 +1,4 @@
-"""The agent: the one program of ours that runs inside every sandbox (floor 0).
+"""The agent: the one program of this library that runs inside every sandbox (layer 0).
 
 `agent_command` is the command line that starts it, with a tiny loader on it; `bootstrap` is what must then be sent first. The
 loader speaks any Python, so that one which is too old can say so instead of failing on syntax.

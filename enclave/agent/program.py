@@ -1,4 +1,4 @@
-"""The program that runs inside every sandbox, and the frame codec both ends use (floor 0).
+"""The program that runs inside every sandbox, and the frame codec both ends use (layer 0).
 
 The host sends this file over the sandbox's own standard input (see `enclave.agent.bootstrap`) and also imports it, for the
 codec in the first part. It therefore imports the standard library only, speaks a Python that every CPython from 3.6 on
@@ -8,8 +8,8 @@ What the agent promises the host:
 
 - It answers every call exactly once (``END``), whatever the guest does.
 - It owns the deadline of a call, and at the limit kills everything the call started: each call's processes live under a
-  *supervisor*, a forked child of ours that is their child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that a daemon which
-  forked twice and called setsid is still found below it. A supervisor whose call left nothing behind serves the next one.
+  *supervisor*, a forked child of this library that is their child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that a daemon
+  which forked twice and called setsid is still found below it. A supervisor whose call left nothing behind serves the next one.
 - A call ends when its main process ends. Later output of what it left in the background is read and dropped, so that a
   background server neither blocks nor dies on a full or broken pipe.
 - When the host's end of the stream closes, it exits; as process 1 it takes everything with it.
@@ -25,7 +25,7 @@ Frames, both ways: ``u32 payload length, u8 kind, u32 call id`` (network order),
 CONTROL, EVENT, END and HELLO is ``u32 JSON length, JSON object, rest``; of DATA and ERR raw bytes; of CREDIT a u32.
 
 Flow: every call's output is bounded by credit that the host gives (``window`` in OPEN, then CREDIT frames), its input by
-INPUT_WINDOW plus the CREDIT frames that the agent gives back. Whoever holds no credit keeps the bytes where they are: a
+INPUT_WINDOW plus the CREDIT frames that the agent gives back. The one that holds no credit keeps the bytes where they are: a
 flood in the sandbox fills the guest's own pipe and stops there.
 """
 
@@ -550,7 +550,7 @@ class RunningCall(object):
 
 
 class Run(RunningCall):
-    """A command: ``argv`` or a builtin of ours, in a process of its own under a supervisor.
+    """A command: ``argv`` or a builtin of this library, in a process of its own under a supervisor.
 
     OPEN: ``argv`` (list), ``cwd``, ``env`` (added to the sandbox's), ``path_first`` ({variable: directory} put first in a
     search path), ``user``, ``timeout`` (seconds or null), ``stdin`` ('null' or 'pipe'), ``merge`` (stderr into stdout),
@@ -996,7 +996,7 @@ class Run(RunningCall):
             if self.main:
                 self.pass_signal(message)
             elif len(self.early_signals) < 64:
-                # The program may have written, and been answered, before its supervisor has told us its number.
+                # The program may have written, and been answered, before its supervisor has reported its number.
                 self.early_signals.append(message)
 
     def pass_signal(self, message):
@@ -1180,7 +1180,7 @@ class Run(RunningCall):
             self.agent.flush()  # the answer first: nobody waits for the tidying up
             self.remove_script()
         if self.supervisor:
-            # Whoever still holds the other ends was left in the background on purpose: drain for it, until it closes.
+            # The one that still holds the other ends was left in the background on purpose: drain for it, until it closes.
             if self.sources:
                 self.agent.draining.add(self)
             self.want()
@@ -1199,7 +1199,7 @@ class Supervisor(object):
     call is left).
 
     A template interpreter is a Python that has stopped in the midst of its own start, after it has imported what was asked for.
-    A program that is forked from it goes on from there as an interpreter that was started for it alone would.
+    A program that is forked from it continues from there as an interpreter that was started for it alone would.
     """
 
     def __init__(self, agent, run=None, stdio=()):
@@ -1388,7 +1388,7 @@ class Supervisor(object):
     def wait_for_fork(self, socket, pid):
         # type: (Any, int) -> int
         """Pass on how a fork of the template ended. Returns the fork's pid if the template died before that: then it is a child
-        of ours, as all are whose parents have died."""
+        of this library, as all are whose parents have died."""
         template = self.template
         while True:
             ready = select.select([template.socket], [], [], REAP_SECONDS)[0]
@@ -1705,7 +1705,7 @@ def _serve():
         if problem:
             channel.send(record.pack(b'P', problem, index))
             if problem != b'i':
-                os._exit(0)  # what it has started cannot be taken back: it is left to the programs that want it
+                os._exit(0)  # what it has started cannot be rolled back: it is left to the programs that want it
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -1799,7 +1799,7 @@ def _serve():
     if processes is not None:
         processes.current_process()._config['authkey'] = processes.AuthenticationString(os.urandom(32))
     if real is None:
-        # Then there is no such module, and the start of the interpreter goes on without.
+        # Then there is no such module, and the start of the interpreter continues without.
         raise ImportError('there is none', name='sitecustomize')
 
 
@@ -1908,7 +1908,7 @@ class Killer(object):
         if run:
             self.supervisor = run.supervisor
         if self.supervisor and self.supervisor.run is not run:
-            return set()  # it has told that all are gone, and may have the next call's below it by now
+            return set()  # it has reported that all are gone, and may have the next call's below it by now
         if self.supervisor:
             found = look.below({self.supervisor.pid})
         else:
@@ -2127,7 +2127,7 @@ class Write(RunningCall):
         try:
             os.close(os.open(self.target, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
         except OSError as error:
-            if error.errno != errno.ETXTBSY:  # a program that runs goes on with the old one
+            if error.errno != errno.ETXTBSY:  # a program that runs continues with the old one
                 raise
 
     def on_data(self, data):
@@ -2926,7 +2926,7 @@ class Agent(object):
         if before == mask:
             return
         if mask == 0:
-            # Not registered at all: epoll would go on reporting a hang-up, which no mask can silence.
+            # Not registered at all: epoll would continue reporting a hang-up, which no mask can silence.
             if before is not None:
                 self.poll.unregister(fd)
                 del self.masks[fd]
@@ -3046,7 +3046,7 @@ class Agent(object):
             answer = {'error': error.facts}
         except OSError as error:
             answer = {'error': refused(error).facts}
-        except Exception as error:  # whatever one call meets, the others go on
+        except Exception as error:  # whatever one call meets, the others continue
             answer = {'error': {'message': 'malformed request: %r' % error, 'errno': errno.EINVAL, 'field': ''}}
         if answer is not None:
             self.send(END, number, pack_message(answer))
@@ -3406,8 +3406,8 @@ class Agent(object):
 
     def thaw(self):
         # type: () -> None
-        """Let go on what was not killed. All of it is told: some may not have come to stop yet (signal(7): SIGCONT takes back a
-        SIGSTOP that is still to be heeded)."""
+        """Let what was not killed continue. All of it is reported: some may not have come to stop yet (signal(7): SIGCONT rolls
+        back a SIGSTOP that is still to be heeded)."""
         self.has_frozen = False
         send_signal(-1, signal.SIGCONT)
 

@@ -1,4 +1,4 @@
-"""Makers of proxies by kind (floor 6): plain functions, over the same registries as the blocking ones.
+"""Makers of proxies by kind (layer 6): plain functions, over the same registries as the blocking ones.
 
 They return objects that are not started and connected to nothing, and so may be called anywhere, also without an event loop.
 """

@@ -1,4 +1,4 @@
-"""Managers for ``async with`` (floor 6): proxies of the blocking ones, one line a method."""
+"""Managers for ``async with`` (layer 6): proxies of the blocking ones, one line a method."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _release(blocking: Any, sandbox_id: str) -> None:
 
 
 _UNDOS: dict[str, Callable[[Any, str], None]] = {'create_sandbox': _delete, 'acquire_sandbox': _release}
-"""How what a verb has made is taken back."""
+"""How what a verb has made is rolled back."""
 
 
 def _sandbox_or_none(found: Sandbox | None) -> Sandbox | None:
@@ -211,6 +211,6 @@ class RemoteSandbox(AgentBackedSandbox):
 
     @property
     def active_calls(self) -> int:  # type: ignore[override]
-        """How many calls were going on when the server was asked last."""
+        """How many calls were running when the server was asked last."""
         seen = self._blocking._seen
         return 0 if seen is None else int(seen.active_calls)

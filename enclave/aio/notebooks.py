@@ -1,4 +1,4 @@
-"""Notebook sandboxes for ``async with`` (floor 6): proxies of the blocking ones, one line a method."""
+"""Notebook sandboxes for ``async with`` (layer 6): proxies of the blocking ones, one line a method."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How a blocking call becomes an awaited one (floor 6): the only place where the two meet.
+"""How a blocking call becomes an awaited one (layer 6): the only place where the two meet.
 
-`run` makes a call on a thread of ours. The caller's context variables travel with it, and cancelling the await cancels the
-work: a process that the call waits for in a sandbox is killed, a queue is left, half a file is taken back. The await then
+`run` makes a call on a thread of this library. The caller's context variables travel with it, and cancelling the await cancels
+the work: a process that the call waits for in a sandbox is killed, a queue is left, half a file is rolled back. The await then
 ends as soon as the work has, or after `GRACE_SECONDS` if the work cannot be stopped; what a call that nobody waits for any
 more still brings about (a sandbox that has just been made, say) is undone.
 
@@ -41,7 +41,7 @@ F = TypeVar('F', bound='AsyncProxy')
 GRACE_SECONDS = 1.0
 """How long a cancelled await waits for its work to end."""
 UNDO_SECONDS = 10.0
-"""How long it waits for what the work has brought about all the same to be taken back."""
+"""How long it waits for what the work has brought about all the same to be rolled back."""
 _LOOP_LOOK_SECONDS = 1.0
 
 _NOTHING: Any = object()

@@ -1,4 +1,4 @@
-"""Sandboxes for ``async with`` (floor 6): proxies of the blocking ones, one line a method.
+"""Sandboxes for ``async with`` (layer 6): proxies of the blocking ones, one line a method.
 
 A sandbox of your own may be written with coroutine functions: subclass a proxy, define ``async def start``, ``stop``,
 ``execute_command`` and alike, and register it; see `enclave.aio.user_coroutines` for how sync and async code then use it.
@@ -164,9 +164,9 @@ class Sandbox(AsyncProxy):
     created_at: Forwarded[datetime] = Forwarded('When it was made, in UTC.')
     started_at: Forwarded[datetime | None] = Forwarded('When it was started, in UTC; None before.')
     metadata: Forwarded[dict[str, Any]] = Forwarded('What the backend knows of itself.')
-    labels: Forwarded[dict[str, str]] = Forwarded('What whoever made it calls it.')
+    labels: Forwarded[dict[str, str]] = Forwarded('What the one that made it calls it.')
     error: Forwarded[str | None] = Forwarded('Why the status is error.')
-    active_calls: Forwarded[int] = Forwarded('How many calls are going on.')
+    active_calls: Forwarded[int] = Forwarded('How many calls are running.')
 
     def __init_subclass__(cls, **words: Any) -> None:
         super().__init_subclass__(**words)

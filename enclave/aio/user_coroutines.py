@@ -104,7 +104,7 @@ class Driven:
 
     @property
     def active_calls(self) -> int:
-        """How many calls are going on."""
+        """How many calls are running."""
         below: int = super().active_calls  # type: ignore[misc]
         return max(below, self._driven_calls)
 
@@ -197,7 +197,7 @@ _USES = frozenset({'execute_command', 'run_script', 'execute_tool'})
 def _driven(name: str) -> Callable[..., Any]:
     def verb(self: Driven, *args: Any, **kwargs: Any) -> Any:
         if self._is_driving():
-            # The user's `super()`: what the class below the two of ours does.
+            # The user's `super()`: what the class below the two of this library does.
             return getattr(super(_layer_of(self), self), name)(*args, **kwargs)
         return (self._call if name in _USES else self._drive)(name, *args, **kwargs)
 

@@ -1,1 +1,1 @@
-"""Our end of the stream to an agent (floor 2)."""
+"""Our end of the stream to an agent (layer 2)."""

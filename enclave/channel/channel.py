@@ -1,9 +1,9 @@
-"""Our end of the stream to an agent (floor 2): many calls at once, each with its number, over one stream.
+"""Our end of the stream to an agent (layer 2): many calls at once, each with its number, over one stream.
 
 A `Channel` lives as long as its sandbox runs. It owns one reader thread, which does nothing but cut frames, check them and
-hand them to the calls they belong to; whoever waits for a call does so on its own thread. Writers take turns by frame.
+hand them to the calls they belong to; those that wait for a call do so on their own threads. Writers take turns by frame.
 
-The far end is treated as hostile although it is our own program: it runs among code nobody trusts. Sizes are bounded before
+The peer is treated as hostile although it is our own program: it runs among code nobody trusts. Sizes are bounded before
 anything is stored, every field is checked, nothing is evaluated, and the first breach closes the channel for good.
 """
 
@@ -91,7 +91,7 @@ class Hello:
 
 @frozen
 class Lost:
-    """Why a channel is no more. ``is_breach``: the far end broke the protocol; else its stream ended, or we closed it."""
+    """Why a channel is no more. ``is_breach``: the peer broke the protocol; else its stream ended, or we closed it."""
 
     reason: str
     is_breach: bool = False
@@ -99,7 +99,7 @@ class Lost:
 
 
 class Reply:
-    """A message from the far end, read field by field; a field of a wrong type or range is a breach."""
+    """A message from the peer, read field by field; a field of a wrong type or range is a breach."""
 
     def __init__(self, message: dict[str, Any]) -> None:
         self._message = message
@@ -274,7 +274,7 @@ class Call:
             for_end: Wait for the call's end alone, and whether or not the work is cancelled: it is what ends then.
 
         Raises:
-            CallCancelledError: The caller's work was cancelled. The call itself goes on.
+            CallCancelledError: The caller's work was cancelled. The call itself continues.
         """
 
         def is_ready() -> bool:
@@ -286,7 +286,7 @@ class Call:
         with on_cancel(self._wake), self._changed:
             self._changed.wait_for(lambda: is_ready() or is_cancelled(), deadline.remaining())
             if not is_ready() and is_cancelled():
-                raise CallCancelledError('the waiting was cancelled; what was waited for goes on')
+                raise CallCancelledError('the waiting was cancelled; what was waited for continues')
             return is_ready()
 
     def _wake(self) -> None:
@@ -297,7 +297,7 @@ class Call:
         """Wait for the call to end and return what the agent says of it.
 
         Raises:
-            OperationTimeoutError: It did not end before the deadline; it goes on.
+            OperationTimeoutError: It did not end before the deadline; it continues.
             SandboxGoneError, SandboxBrokenError: The channel was lost before.
         """
         with self._changed:
@@ -373,7 +373,7 @@ class Call:
         self._channel.send(CONTROL, self.number, pack_message(message))
 
     def cancel(self) -> None:
-        """Ask for the call's end: its processes are killed, half a file is taken back. Its END still comes."""
+        """Ask for the call's end: its processes are killed, half a file is rolled back. Its END still comes."""
         self._channel.send(CONTROL, self.number, pack_message({'cancel': True}), quiet=True)
 
 
@@ -406,7 +406,7 @@ class Channel:
         """Send the agent over the stream and wait for its greeting.
 
         Raises:
-            SandboxGoneError: The stream ended; the message carries the far end's last words.
+            SandboxGoneError: The stream ended; the message carries the peer's last output.
             SandboxBrokenError: Something other than an agent answers.
             OperationTimeoutError: Nothing answered in time.
         """
@@ -438,7 +438,7 @@ class Channel:
             data: The first input, at most `INLINE_BYTES`.
             window: Bytes of output the agent may send before it needs more credit.
             limit: The most bytes of output that can be right; default is the window and what may overrun it.
-            live: Wake whoever waits for each piece of output, not for the end alone.
+            live: Wake those that wait for each piece of output, not for the end alone.
         """
         payload = pack_message({**message, 'window': window}, data)
         if len(payload) > MAX_PAYLOAD:
@@ -498,7 +498,7 @@ class Channel:
             return len(self._calls)
 
     def diagnostics(self) -> str:
-        """Return the far end's last words outside the protocol."""
+        """Return the peer's last output outside the protocol."""
         return f'{self._stream.diagnostics()}{self._unexpected}'
 
     def explain(self, lost: Lost) -> SandboxGoneError | SandboxBrokenError:

@@ -1,9 +1,9 @@
 """What goes out on a stream to an agent (channel layer), in order and without making anybody wait for long.
 
 A write blocks for as long as the peer takes nothing: for ever when its container is paused. No caller is to wait for that, since
-each has a time limit of its own. So whoever sends first writes, what others send meanwhile too, for as long as the peer takes
-something within `PATIENCE_SECONDS`; then a thread of the queue's goes on, and callers add to the queue. How much may wait is
-bounded: by the credit of each call, and by `LIMIT_BYTES` for all together.
+each has a time limit of its own. So the one that sends first writes, what others send meanwhile too, for as long as the peer
+takes something within `PATIENCE_SECONDS`; then a thread of the queue's continues, and callers add to the queue. How much may
+wait is bounded: by the credit of each call, and by `LIMIT_BYTES` for all together.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class OutgoingQueue:
         """Send a frame; False if the queue's lock was not to be had in time, and nothing was sent.
 
         Args:
-            timeout: Seconds to wait for the lock, for whoever may be called in the midst of another `put` of the same thread.
+            timeout: Seconds to wait for the lock, for the caller that may be called in the midst of another `put` of the same
+            thread.
 
         Raises:
             OSError: The stream failed.
@@ -71,7 +72,7 @@ class OutgoingQueue:
         return True
 
     def _write(self, frame: bytes) -> None:
-        """Write a frame and what is added meanwhile. Whoever calls this has made the queue busy."""
+        """Write a frame and what is added meanwhile. The one that calls this has made the queue busy."""
         left: bytes | None = frame
         while left is not None:
             left = self._write_part(left)

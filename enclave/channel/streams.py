@@ -1,4 +1,4 @@
-"""The streams a channel can stand on (floor 2): a way to send bytes to an agent and to read what it sends.
+"""The streams a channel can stand on (layer 2): a way to send bytes to an agent and to read what it sends.
 
 Reads and writes block, so that a stream works wherever its transport does; one that can has ``write_some`` and
 ``wait_writable`` besides, for sending what is taken at once and waiting for more room. `close` may be called from any
@@ -16,14 +16,14 @@ from collections import deque
 from typing import IO, Protocol
 
 DIAGNOSTIC_BYTES = 4096
-"""How much of what the far end says outside the protocol is kept, to explain a failure."""
+"""How much of what the peer says outside the protocol is kept, to explain a failure."""
 
 
 class Stream(Protocol):
     """What a channel needs. Errors of the transport are `OSError`."""
 
     def read(self) -> bytes:
-        """Return some bytes as soon as there are any; ``b''`` when the far end has closed."""
+        """Return some bytes as soon as there are any; ``b''`` when the peer has closed."""
 
     def write(self, data: bytes) -> None:
         """Send all of ``data``."""
@@ -32,7 +32,7 @@ class Stream(Protocol):
         """Close both directions."""
 
     def diagnostics(self) -> str:
-        """Return the last words of the far end outside the protocol (its standard error)."""
+        """Return the last output of the peer outside the protocol (its standard error)."""
 
 
 class Tail:
@@ -55,7 +55,7 @@ class PipeStream:
     """The standard streams of a child process that is, or starts, an agent. Lives as long as the process.
 
     `close` closes the process's standard input, which an agent takes as the sign to leave, and kills the process if it has
-    not left within a second. A small thread of ours reads its standard error.
+    not left within a second. A small thread of this library reads its standard error.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], *, name: str = 'pipe') -> None:

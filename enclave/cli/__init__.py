@@ -1,1 +1,1 @@
-"""The command line: `ms-enclave` and `enclave` (floor 6). One file for each group of commands, loaded when it is called."""
+"""The command line: `ms-enclave` and `enclave` (layer 6). One file for each group of commands, loaded when it is called."""

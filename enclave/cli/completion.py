@@ -1,4 +1,4 @@
-"""`ms-enclave completion` (floor 6)."""
+"""`ms-enclave completion` (layer 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ms-enclave cp` (floor 6)."""
+"""`ms-enclave cp` (layer 6)."""
 
 from __future__ import annotations
 

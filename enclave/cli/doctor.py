@@ -1,4 +1,4 @@
-"""`ms-enclave doctor` (floor 6)."""
+"""`ms-enclave doctor` (layer 6)."""
 
 from __future__ import annotations
 

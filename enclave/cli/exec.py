@@ -1,4 +1,4 @@
-"""`ms-enclave exec` (floor 6)."""
+"""`ms-enclave exec` (layer 6)."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def exec_(
     place: Place,
     as_json: bool,
 ) -> None:
-    """Run a command in a running sandbox, whoever started it.
+    """Run a command in a running sandbox, the one that started it.
 
     The beginning of an ID is enough where no other begins so; options go before it. Output is shown as it comes, standard
-    input is passed on, and Ctrl-C ends the command. The sandbox goes on.
+    input is passed on, and Ctrl-C ends the command. The sandbox continues.
 
     \b
     Examples:

@@ -78,7 +78,7 @@ class HintedGroup(click.Group):
     """A group whose wrong calls come with a hint."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words, for the hint, and go on."""
+        """Keep the words, for the hint, and continue."""
         ctx.meta.setdefault(_WORDS, list(args))
         return super().parse_args(ctx, args)
 

@@ -1,4 +1,4 @@
-"""`ms-enclave images`: list, pull, build, ensure and unpack (floor 6)."""
+"""`ms-enclave images`: list, pull, build, ensure and unpack (layer 6)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ca_option = click.option(
     default='auto',
     show_default=True,
     metavar='auto|none|FILE',
-    help='Certificate authorities for the image to trust: those this host was told to, none, or a PEM file.',
+    help='Certificate authorities for the image to trust: those this host is to, none, or a PEM file.',
 )
 
 
@@ -150,7 +150,7 @@ def ensure(names: tuple[str, ...], ca_bundle: str, as_json: bool) -> None:
             with progress(f'Pulling {name}', quiet=as_json) as report:
                 found = pull_image(engine, name, progress=_adapter(report))
         else:
-            if not recipe.base:  # what stands on a base of ours is published nowhere
+            if not recipe.base:  # what stands on a base of this library is published nowhere
                 try:
                     with progress(f'Pulling {name}', quiet=as_json) as report:
                         found = pull_image(engine, name, progress=_adapter(report))

@@ -1,4 +1,4 @@
-"""`ms-enclave info` (floor 6)."""
+"""`ms-enclave info` (layer 6)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The entry point of `ms-enclave` (floor 6).
+"""The entry point of `ms-enclave` (layer 6).
 
 Commands are named in one table and imported when they are called, so that ``--help`` and ``--version`` stay quick and need no
 engine library. To add a command: write it in a file of its own and give it a line in ``COMMANDS``.
 
 Nothing that goes wrong shows a traceback, unless ``ENCLAVE_DEBUG=1`` asks for it. Exit codes: 0 for success, 1 for a failure,
 2 for a wrong call, 130 when interrupted. Commands that run a user's program (`enclave.cli.program`) give back the program's
-own exit code, and 125 for a failure of ours.
+own exit code, and 125 for a failure of this library.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more while it closes the stream.
+        # The one that read our output has enough; Python would complain once more while it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
@@ -127,7 +127,7 @@ def _open_streams() -> None:
 
 
 def explain(error: Exception) -> str:
-    """Return what to tell a person of an exception that ended a command."""
+    """Return what to say to a person about an exception that ended a command."""
     if isinstance(error, EnclaveError):
         return str(error)
     if isinstance(error, OSError):

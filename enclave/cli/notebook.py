@@ -1,4 +1,4 @@
-"""`ms-enclave notebook` (floor 6): notebook files, run in a fresh sandbox."""
+"""`ms-enclave notebook` (layer 6): notebook files, run in a fresh sandbox."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def open_notebook(
 
 @contextlib.contextmanager
 def _announced(what: str, done: str) -> Iterator[None]:
-    """Say what goes on in a ``with`` block that takes longer than a moment, and afterwards how long it took."""
+    """Say what continues in a ``with`` block that takes longer than a moment, and afterwards how long it took."""
     started_at = time.monotonic()
     timer = threading.Timer(ANNOUNCE_SECONDS, lambda: click.echo(f'ms-enclave: {what} ...', err=True))
     timer.daemon = True
@@ -133,7 +133,7 @@ def _announced(what: str, done: str) -> Iterator[None]:
 
 
 def _find_kind(sandbox_type: str | None, config: dict[str, Any]) -> str | None:
-    """Return the kind to ask for; None leaves it to a server, which can tell that a notebook is wanted."""
+    """Return the kind to ask for; None leaves it to a server, which can see that a notebook is wanted."""
     from enclave.sandboxes.choice import default_type, is_for_notebooks, notebook_type
 
     if sandbox_type is not None:

@@ -1,4 +1,4 @@
-"""Options that several commands share (floor 6), and what they become: a place, and a sandbox's configuration."""
+"""Options that several commands share (layer 6), and what they become: a place, and a sandbox's configuration."""
 
 from __future__ import annotations
 
@@ -219,5 +219,5 @@ def complete_sandbox_ids(ctx: click.Context, param: click.Parameter, incomplete:
         )
         with place:
             return [info.id for info in place.list_sandboxes() if info.id.startswith(incomplete)]
-    except Exception:  # completion has nowhere to tell of a failure
+    except Exception:  # completion has nowhere to report a failure
         return []

@@ -1,4 +1,4 @@
-"""How the commands print (floor 6): results on standard output, progress on standard error, JSON when asked.
+"""How the commands print (layer 6): results on standard output, progress on standard error, JSON when asked.
 
 On a terminal progress is one line that moves and tables have colours; anywhere else, a log or a pipe, they are plain lines.
 NO_COLOR takes the colours away, FORCE_COLOR puts them everywhere.

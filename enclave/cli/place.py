@@ -1,4 +1,4 @@
-"""Where the client commands work (floor 6): the engine of this machine, or a server.
+"""Where the client commands work (layer 6): the engine of this machine, or a server.
 
 Locally a sandbox lives and dies with the process that made it, so the sandboxes that other processes own are reached through
 the engine: listed by their labels, stopped and removed as containers, used by an agent of our own (`attach_sandbox`).
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 P = TypeVar('P', bound='Place')
 
 REMOTE_IDLE_SECONDS = 600.0
-"""How long a server keeps a sandbox of ours that nothing runs in: our process may die without a word."""
+"""How long a server keeps a sandbox of this library that nothing runs in: our process may die without a word."""
 
 
 class Place(ABC):
@@ -41,14 +41,14 @@ class Place(ABC):
     def open(
         self, sandbox_type: str | None, config: Mapping[str, Any], *, quiet: bool = False
     ) -> contextlib.AbstractContextManager[Any]:
-        """Return a fresh sandbox for a ``with`` block, after which it is gone. ``quiet`` tells of no pull and no choice.
+        """Return a fresh sandbox for a ``with`` block, after which it is gone. ``quiet`` reports no pull and no choice.
 
         Without a kind, the place chooses one.
         """
 
     @abstractmethod
     def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
-        """Return a running sandbox for a ``with`` block, after which it goes on."""
+        """Return a running sandbox for a ``with`` block, after which it continues."""
 
     @abstractmethod
     def list_sandboxes(self) -> list[SandboxInfo]:

@@ -16,7 +16,7 @@ def place_program(sandbox: Any, name: str, text: bytes, config: Mapping[str, Any
     """Put a program into the sandbox and return its path, and variables it is to be run with.
 
     It goes where it works, beside what it may want to import and open. But what is mounted there is the host's, and is not
-    to be written to unasked: then it goes to a place of its own, and Python is told where its modules are.
+    to be written to unasked: then it goes to a place of its own, and Python learns where its modules are.
     """
     work = str(config.get('working_dir', DEFAULT_DIR)).rstrip('/') or '/'
     mounts = [str(each['bind']).rstrip('/') for each in config.get('volumes', {}).values()]

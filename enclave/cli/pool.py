@@ -1,4 +1,4 @@
-"""`ms-enclave pool` (floor 6): many programs over a pool of warm sandboxes, here or on a server."""
+"""`ms-enclave pool` (layer 6): many programs over a pool of warm sandboxes, here or on a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def pool() -> None:
     """Run many programs over a pool of warm sandboxes.
 
-    A server's pool stays until the server stops: `init` makes it, `exec` and `run` use it, `show` tells of it. On this
+    A server's pool stays until the server stops: `init` makes it, `exec` and `run` use it, `show` reports it. On this
     machine a pool lives as long as `run`.
     """
 

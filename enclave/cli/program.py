@@ -1,4 +1,4 @@
-"""What the commands that run a user's program share (floor 6): `run`, `exec` and `shell`.
+"""What the commands that run a user's program share (layer 6): `run`, `exec` and `shell`.
 
 They give back the program's own exit code, and:
 
@@ -32,7 +32,7 @@ EXIT_CODES = """\b
 
 
 class OwnFailure(click.ClickException):
-    """A failure of ours in a command whose exit code otherwise is the program's."""
+    """A failure of this library in a command whose exit code otherwise is the program's."""
 
     exit_code = FAILED
 

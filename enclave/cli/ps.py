@@ -1,4 +1,4 @@
-"""`ms-enclave ps` (floor 6)."""
+"""`ms-enclave ps` (layer 6)."""
 
 from __future__ import annotations
 

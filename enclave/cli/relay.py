@@ -1,4 +1,4 @@
-"""Between a program in a sandbox and the terminal or pipes of this process (floor 6).
+"""Between a program in a sandbox and the terminal or pipes of this process (layer 6).
 
 What the program writes goes out byte for byte as it comes; what is typed or piped here goes in; a terminal here can be the
 program's terminal, raw and of the same size.
@@ -43,7 +43,7 @@ def relay(process: Any, *, with_stdin: bool, on_terminal: bool = False, quiet: b
         quiet: Keep the output to the result.
 
     Raises:
-        click.exceptions.Exit: We were told to end.
+        click.exceptions.Exit: We were asked to end.
         SandboxGoneError, ...: The sandbox was lost.
     """
     with contextlib.ExitStack() as stack:
@@ -60,7 +60,9 @@ def relay(process: Any, *, with_stdin: bool, on_terminal: bool = False, quiet: b
                 write_out(chunk.stream, chunk.data)
         result = process.result
     if not quiet and result.stderr and not written['stderr'] and not on_terminal:
-        write_out('stderr', result.stderr.encode('utf-8', 'surrogateescape'))  # words of ours, like "cannot run 'x'"
+        write_out(
+            'stderr', result.stderr.encode('utf-8', 'surrogateescape')
+        )  # words of this library, like "cannot run 'x'"
     if warden.signal is not None:
         click.echo(f'ms-enclave: ended by {signal.Signals(warden.signal).name}', err=True)
         raise click.exceptions.Exit(128 + warden.signal)
@@ -79,7 +81,7 @@ class _Warden:
 
     def __init__(self, process: Any) -> None:
         self._process = process
-        self.signal: int | None = None  # what told us to end
+        self.signal: int | None = None  # what asks this process to end
         self._reader, self._writer = os.pipe()
         self._thread = threading.Thread(target=self._serve, name='enclave-cli-warden', daemon=True)
 
@@ -120,7 +122,7 @@ class _Warden:
 
 @contextlib.contextmanager
 def _handled_signals(warden: _Warden, *, with_resize: bool) -> Iterator[None]:
-    """Hand the signals that end us, and that tell of a new terminal size, to the warden. Does nothing off the main thread."""
+    """Hand the signals that end us, and that report a new terminal size, to the warden. Does nothing off the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -210,7 +212,9 @@ class _Feeder:
         self._thread = threading.Thread(target=self._feed, name='enclave-cli-feeder', daemon=True)
 
     def _feed(self) -> None:
-        with contextlib.suppress(EnclaveError, OSError):  # a lost sandbox is told to the thread that takes the output
+        with contextlib.suppress(
+            EnclaveError, OSError
+        ):  # a lost sandbox is reported to the thread that takes the output
             for data in self._pieces():
                 if self._warden is not None:
                     data, ended = self._escape.feed(data)
@@ -270,7 +274,7 @@ class EscapeWatch:
         self._is_held = False
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
-        """Return what is to go on of the keys, and whether they asked to leave."""
+        """Return what is to continue of the keys, and whether they asked to leave."""
         out = bytearray()
         for key in data:
             if self._is_held:

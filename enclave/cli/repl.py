@@ -1,4 +1,4 @@
-"""`ms-enclave repl` (floor 6): type into a Jupyter kernel that runs in a fresh sandbox."""
+"""`ms-enclave repl` (layer 6): type into a Jupyter kernel that runs in a fresh sandbox."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class _Session:
         code = '\n'.join(lines)
         try:
             return bool(self._sandbox.check_complete(code)[0] == 'incomplete')
-        except EnclaveError as error:  # the cell itself will tell what is wrong with the code or the kernel
+        except EnclaveError as error:  # the cell itself will say what is wrong with the code or the kernel
             if isinstance(error, ConnectionError):
                 raise
         try:

@@ -1,4 +1,4 @@
-"""`ms-enclave rm` (floor 6)."""
+"""`ms-enclave rm` (layer 6)."""
 
 from __future__ import annotations
 

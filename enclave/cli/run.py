@@ -1,4 +1,4 @@
-"""`ms-enclave run` (floor 6): one program, one fresh sandbox."""
+"""`ms-enclave run` (layer 6): one program, one fresh sandbox."""
 
 from __future__ import annotations
 

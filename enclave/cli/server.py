@@ -1,4 +1,4 @@
-"""`ms-enclave server` (floor 6)."""
+"""`ms-enclave server` (layer 6)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ DEFAULT_IDLE_SECONDS = 3600.0
     default=5.0,
     show_default=True,
     metavar='SECONDS',
-    help='How long running calls go on at the end.',
+    help='How long running calls continue at the end.',
 )
 @click.option(
     '--cleanup-interval',
@@ -214,7 +214,7 @@ def _e2b_settings(file: Path | None, debug: bool, domain: str | None) -> E2BSett
 
 
 def serve(server: SandboxServer, host: str, port: int, as_json: bool) -> None:
-    """Serve until told to end; with ``as_json`` the address is told to a program instead of a person."""
+    """Serve until it is asked to end; with ``as_json`` the address is reported to a program instead of a person."""
     if not as_json:
         server.run(host, port)
         return

@@ -1,4 +1,4 @@
-"""`ms-enclave shell` (floor 6)."""
+"""`ms-enclave shell` (layer 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ms-enclave stats` (floor 6)."""
+"""`ms-enclave stats` (layer 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ms-enclave stop` (floor 6)."""
+"""`ms-enclave stop` (layer 6)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stop(sandbox_ids: tuple[str, ...], place: Place, as_json: bool) -> None:
 
 
 def each_of(place: Place, ids: tuple[str, ...], verb: object, done: str, as_json: bool) -> None:
-    """Do something to each of several sandboxes, telling of each; one that fails keeps no other from its turn.
+    """Do something to each of several sandboxes, reporting of each; one that fails keeps no other from its turn.
 
     Raises:
         click.exceptions.Exit: With code 1, when any failed.

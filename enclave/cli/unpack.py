@@ -1,4 +1,4 @@
-"""`ms-enclave images unpack` (floor 6): images as root file systems for bubblewrap sandboxes."""
+"""`ms-enclave images unpack` (layer 6): images as root file systems for bubblewrap sandboxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ms-enclave version` (floor 6)."""
+"""`ms-enclave version` (layer 6)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Language(Model):
         npm: Packages of the toolchain on npm, with versions where they matter.
         note: What there is to know.
         image: ``'multi'`` for the languages of that image, ``'multi-full'`` for those that only the larger one has, ``''``
-            for those that no image of ours has.
+            for those that no image of this library has.
     """
 
     name: str

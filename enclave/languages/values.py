@@ -1,6 +1,6 @@
 """What is asked of a program and what became of it (values; they travel).
 
-A request says everything about one program: its source, what it reads, its limits, and what it should print. A result tells
+A request says everything about one program: its source, what it reads, its limits, and what it should print. A result says
 compiling and running apart and, where it can be said, gives a judge's verdict.
 """
 

@@ -1,1 +1,1 @@
-"""Owners of many sandboxes (floor 5)."""
+"""Owners of many sandboxes (layer 5)."""

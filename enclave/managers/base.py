@@ -1,4 +1,4 @@
-"""What a manager is (floor 5): the verbs that every kind has, so that code written for one runs with another.
+"""What a manager is (layer 5): the verbs that every kind has, so that code written for one runs with another.
 
 A manager is used with plain blocking calls from any number of threads. `SandboxManager.submit` has any of them called on the
 manager's own threads instead, and gives a future.
@@ -106,7 +106,7 @@ class SandboxManager(ABC):
     """Owner of many sandboxes. Use it as a context manager, or call `start` and `stop`.
 
     It lives once: from its making (which starts and connects nothing), through `start` (called by the first verb that needs
-    it), to `stop`. One that is forgotten, or still there when the interpreter exits, is told by a `ResourceWarning` and
+    it), to `stop`. One that is forgotten, or still there when the interpreter exits, is reported by a `ResourceWarning` and
     stopped. Every verb may be called by any number of threads at once.
 
     Attributes:
@@ -146,10 +146,10 @@ class SandboxManager(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """End: refuse new work, wake all who wait, let running calls go on for ``stop_grace``, then take everything away.
+        """End: refuse new work, wake all who wait, let running calls continue for ``stop_grace``, then take everything away.
 
         May be called twice, at any stage, from any thread, in a signal handler and while the interpreter exits. Takes at most
-        ``stop_timeout``. A sandbox that could not be taken away is told in the log and stays in `list_sandboxes`; calling
+        ``stop_timeout``. A sandbox that could not be taken away is reported in the log and stays in `list_sandboxes`; calling
         again tries again. Sandboxes with ``remove_on_exit=False`` are stopped and kept.
         """
 
@@ -160,7 +160,7 @@ class SandboxManager(ABC):
         _unstopped.add(self)
 
     def _unwatch(self) -> None:
-        """Take back `_watch`, after a complete `stop`."""
+        """Roll back `_watch`, after a complete `stop`."""
         _unstopped.discard(self)
         finalizer = getattr(self, '_finalizer', None)
         if finalizer is not None:
@@ -194,8 +194,8 @@ class SandboxManager(ABC):
                 ``metadata`` of its info, as ``chosen_because``.
             config: Configuration of the kind, a dict of its options, or None for the manager's ``sandbox_config``.
             sandbox_id: A name of your own; default is a new one.
-            ttl: Seconds from its start after which it is removed, whatever goes on in it; None for never.
-            idle_timeout: Seconds without any call going on after which it is removed; None for never.
+            ttl: Seconds from its start after which it is removed, whatever continues in it; None for never.
+            idle_timeout: Seconds without any call running after which it is removed; None for never.
             labels: Free names with values, to find it again with `list_sandboxes`; 64 of them, 4096 characters together.
 
         Raises:

@@ -134,7 +134,7 @@ def _events(
             if event.event in ('result', 'failed'):
                 index = event.index
                 if index not in left:
-                    raise ServerError(f'the server told of program {index!r} of a batch, which it was not to run')
+                    raise ServerError(f'the server reported of program {index!r} of a batch, which it was not to run')
                 left.discard(index)
                 if event.event == 'result':
                     yield Outcome(places[index], event.result)

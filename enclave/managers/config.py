@@ -1,4 +1,4 @@
-"""What a manager can be asked to be (floor 5, values only): one frozen class for every kind of manager."""
+"""What a manager can be asked to be (layer 5, values only): one frozen class for every kind of manager."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class SandboxManagerConfig(Model):
         api_key: The key to show to a server. Never in a repr.
         cleanup_interval: How often the reaper looks over all sandboxes and sweeps what dead owners left. What has a due time
             of its own (``ttl``, ``idle_timeout``) is not made to wait for it.
-        pool_size: How many sandboxes `initialize_pool` makes when it is not told; the pool keeps at least so many.
+        pool_size: How many sandboxes `initialize_pool` makes when nothing else is asked; the pool keeps at least so many.
         sandbox_type: The kind of sandboxes that are made without one. None leaves it to `enclave.sandboxes.choice`: Docker if
             its engine answers, else bubblewrap; a remote manager leaves it to its server.
         sandbox_config: Configuration of sandboxes that are made without one: a `SandboxConfig` or a dict of options.
         max_workers: How many submitted calls run at once; threads are only made as they are needed.
         parallel_starts: How many sandboxes are being started at once, and how many removed; others wait for their turn.
         ttl: How long a sandbox lives after its start, unless `create_sandbox` says otherwise.
-        idle_timeout: How long a sandbox may be without any call going on, unless `create_sandbox` says otherwise.
+        idle_timeout: How long a sandbox may be without any call running, unless `create_sandbox` says otherwise.
         max_ttl: The longest ``ttl`` anybody may ask for. A pool's sandboxes are exempt.
         max_idle_timeout: The longest ``idle_timeout`` anybody may ask for. A pool's sandboxes are exempt.
         max_sandboxes: How many sandboxes there may be at once, those of pools included; None is no limit.
@@ -71,13 +71,13 @@ class SandboxManagerConfig(Model):
         pool_policy: ``'reuse'``: a sandbox goes back to the pool with all that is in it. ``'fresh'``: it is destroyed after one
             lease and another takes its place.
         pool_clean: What is cleaned of a sandbox that goes back to a pool with ``'reuse'``. ``'processes'``: all that calls left
-            running is ended (a notebook's kernels stay); files stay. ``'nothing'``: it goes on. A sandbox that cannot be cleaned,
-            or in which no process can be started, is destroyed and another takes its place.
+            running is ended (a notebook's kernels stay); files stay. ``'nothing'``: it continues. A sandbox that cannot be
+            cleaned, or in which no process can be started, is destroyed and another takes its place.
         pool_when_empty: What a lease does when no sandbox is idle: ``'wait'`` for one; ``'grow'``: the pool is enlarged up to
             ``pool_max_size``, then wait; ``'fail'`` at once.
         pool_max_size: How far a pool with ``'grow'`` may grow; None is four times its size.
         pool_idle_timeout: How long a sandbox above the pool's size may be idle before it goes.
-        stop_grace: How long `stop` lets running calls go on.
+        stop_grace: How long `stop` lets running calls continue.
         stop_timeout: How long `stop` may take altogether.
         sweep: Whether to remove what owners that are provably dead have left.
     """

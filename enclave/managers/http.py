@@ -1,4 +1,4 @@
-"""The manager of a server's sandboxes (floor 5): every verb of `LocalSandboxManager`, as requests; see `http_transport` for how
+"""The manager of a server's sandboxes (layer 5): every verb of `LocalSandboxManager`, as requests; see `http_transport` for how
 these travel.
 """
 
@@ -125,11 +125,11 @@ class HttpSandboxManager(SandboxManager):
     # Life -------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin; does nothing the second time. Asks the server whether it is one of ours.
+        """Begin; does nothing the second time. Asks the server whether it is one of this library.
 
         Raises:
             ManagerStoppedError: It was stopped already.
-            ServerUnavailableError: Nobody answers there, or no server of ours.
+            ServerUnavailableError: Nobody answers there, or no server of this library.
             AuthenticationError: The server does not know the key.
         """
         with self._state_lock:

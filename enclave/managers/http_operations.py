@@ -1,4 +1,4 @@
-"""What a server's sandboxes are asked, as requests of HTTP (floor 5): the `Operations` of a sandbox elsewhere.
+"""What a server's sandboxes are asked, as requests of HTTP (layer 5): the `Operations` of a sandbox elsewhere.
 
 Requests travel as they are. Time limits and defaults are the server's: what is left out here is left out on the way.
 """
@@ -91,7 +91,7 @@ class Transport(Protocol):
         """Yield the events of a stream as they come, as instances of ``kind``."""
 
     def later(self, action: Callable[[], None]) -> None:
-        """Have something told to the server on another thread, by whoever may not wait for that."""
+        """Have something reported to the server on another thread, for a caller that may not wait for that."""
 
 
 @define(eq=False)
@@ -112,7 +112,7 @@ class HttpOperations:
 
     @property
     def active_calls(self) -> int:
-        """How many commands and file transfers go on in the sandbox, of all clients."""
+        """How many commands and file transfers continue in the sandbox, of all clients."""
         info: SandboxInfo = self._transport.call('GET', self.path, SandboxInfo)
         return info.active_calls
 
@@ -253,7 +253,7 @@ class HttpProgram:
             if self._result is not None:
                 return self._result
             if ready:
-                raise CallCancelledError('the waiting was cancelled; what was waited for goes on')
+                raise CallCancelledError('the waiting was cancelled; what was waited for continues')
             raise OperationTimeoutError('the process sent nothing within the time limit')
 
     def _is_ready_locked(self) -> bool:

@@ -1,4 +1,4 @@
-"""How requests travel to a server (floor 5). Requests has its one entry point here.
+"""How requests travel to a server (layer 5). Requests has its one entry point here.
 
 Which repeats are safe: everything that only asks; and everything that is sent with an idempotency key, which the server does
 once however often it is asked. So a connection that broke, or that a server closed while it rested, is not an error; a server
@@ -117,7 +117,7 @@ class HttpTransport:
     Args:
         connect_timeout: Seconds a connection may take.
         answer_timeout: Seconds an answer may take beyond what the call itself may; None for no limit.
-        cancel_later: Runs what tells the server of a cancelled call, on another thread.
+        cancel_later: Runs what informs the server of a cancelled call, on another thread.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class HttpTransport:
                 yield kind.model_validate(wire.from_json(line, what='an event'))
 
     def later(self, action: Callable[[], None]) -> None:
-        """Have something told to the server on another thread, under no one's cancellation; that it fails is no matter."""
+        """Have something reported to the server on another thread, under no one's cancellation; that it fails is no matter."""
 
         def tell() -> None:
             with contextlib.suppress(EnclaveError), Cancellation().applied():
@@ -469,7 +469,7 @@ class HttpTransport:
                 ) from error
 
     def _check(self, response: requests.Response) -> None:
-        """Return if it is a good answer of a server of ours; otherwise raise what it says, or that it is none."""
+        """Return if it is a good answer of a server of this library; otherwise raise what it says, or that it is none."""
         protocol = response.headers.get(PROTOCOL_HEADER)
         if protocol is None:
             kind = response.headers.get('Server', 'unknown')

@@ -1,4 +1,4 @@
-"""Where a server that made its own API key leaves it for clients of the same user on the same machine (floor 5).
+"""Where a server that made its own API key leaves it for clients of the same user on the same machine (layer 5).
 
 One file a port, ``$XDG_STATE_HOME/enclave/keys/<port>.json`` (``~/.local/state`` where that is unset), which only its owner can
 read: ``{"key": ..., "pid": ..., "port": ...}``. It lives as long as the server.

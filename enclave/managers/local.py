@@ -1,4 +1,4 @@
-"""The manager of sandboxes on this machine (floor 5): every verb said once, over the table that owns the sandboxes."""
+"""The manager of sandboxes on this machine (layer 5): every verb said once, over the table that owns the sandboxes."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class LocalSandboxManager(SandboxManager):
                 self._watch(self._table.stop)
 
     def stop(self) -> None:
-        """End: refuse new work, wake all who wait, let running calls go on for ``stop_grace``, then take everything away.
+        """End: refuse new work, wake all who wait, let running calls continue for ``stop_grace``, then take everything away.
 
         May be called twice, at any stage, from any thread, in a signal handler and while the interpreter exits. Takes at most
-        ``stop_timeout``. A sandbox that could not be taken away is told in the log and stays in `list_sandboxes`; calling
+        ``stop_timeout``. A sandbox that could not be taken away is reported in the log and stays in `list_sandboxes`; calling
         again tries again. Sandboxes with ``remove_on_exit=False`` are stopped and kept.
         """
         self._table.stop()
@@ -153,7 +153,7 @@ class LocalSandboxManager(SandboxManager):
         """Take a sandbox away and forget it; see `SandboxManager.delete_sandbox`."""
         ending = self._table.end(self._table.get(sandbox_id))
         if not wait_for(ending):
-            raise CallCancelledError(f'waiting for the removal of sandbox {sandbox_id} was cancelled; it goes on')
+            raise CallCancelledError(f'waiting for the removal of sandbox {sandbox_id} was cancelled; it continues')
         ending.result()
         return True
 

@@ -1,7 +1,7 @@
-"""A pool of warm sandboxes of one template (floor 5): who gets which, in which order, and how many there are.
+"""A pool of warm sandboxes of one template (layer 5): who gets which, in which order, and how many there are.
 
 Promises: first come, first served; a sandbox is looked at before it is lent and a dead one never is; making and ending
-sandboxes happens elsewhere (`Supply`), never under the lock; whoever waits can be cancelled, and is woken with an error when
+sandboxes happens elsewhere (`Supply`), never under the lock; those that wait can be cancelled, and are woken with an error when
 the pool closes or when nothing can be made any more.
 """
 
@@ -339,7 +339,7 @@ class Pool:
         self._begin(wanted)
 
     def fail(self, error: BaseException) -> None:
-        """Take note that a sandbox could not be made. If there is none at all, those who wait are told why."""
+        """Take note that a sandbox could not be made. If there is none at all, those who wait get the reason."""
         with self._lock:
             self._starting -= 1
             self._failures += 1
@@ -474,7 +474,7 @@ class Pool:
 
 
 def again(error: BaseException) -> BaseException:
-    """Return an error to be raised to one of several who wait: a copy of ours, so that tracebacks do not mix."""
+    """Return an error to be raised to one of several who wait: a copy of this library, so that tracebacks do not mix."""
     if not isinstance(error, EnclaveError):
         return error
     copied: EnclaveError = copy.copy(error)

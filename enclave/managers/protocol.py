@@ -1,4 +1,4 @@
-"""What a server and its clients say to each other (floor 5): header names, bodies, and errors in transit.
+"""What a server and its clients say to each other (layer 5): header names, bodies, and errors in transit.
 
 Both ends encode and decode with the classes below, and the server's OpenAPI document is made from them, so that the three
 cannot drift apart. A body is a JSON object with a class's fields; bytes travel as base64 text in JSON, and raw wherever they
@@ -25,9 +25,9 @@ PROTOCOL_VERSION = 1
 """Raised when an old client and a new server, or the other way round, can no longer understand each other."""
 
 VERSION_HEADER = 'X-Enclave-Version'
-"""In every answer of a server of ours: the version of the package."""
+"""In every answer of a server of this library: the version of the package."""
 PROTOCOL_HEADER = 'X-Enclave-Protocol'
-"""In every answer: the newest `PROTOCOL_VERSION` the server speaks. By this a client knows a server of ours."""
+"""In every answer: the newest `PROTOCOL_VERSION` the server speaks. By this a client knows a server of this library."""
 REQUEST_ID_HEADER = 'X-Request-ID'
 """In every answer, and in the audit line of the request; taken from the request if it is 1 to 64 of ``A-Za-z0-9._-``."""
 API_KEY_HEADER = 'X-API-Key'
@@ -39,7 +39,7 @@ SIZE_HEADER = 'X-Content-Size'
 
 API_KEY_ENVIRONMENT = 'ENCLAVE_API_KEY'
 KEEP_ALIVE_SECONDS = 10.0
-"""How often a stream of events carries an ``alive`` line when there is nothing to tell."""
+"""How often a stream of events carries an ``alive`` line when there is nothing to report."""
 
 
 # Requests -------------------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ class InputResponse(Model):
 
 @frozen(kw_only=True)
 class CancelResponse(Model):
-    """Whether there was such a call going on."""
+    """Whether there was such a call running."""
 
     found: bool
 
@@ -306,9 +306,9 @@ class CheckResponse(Model):
 
 @frozen(kw_only=True)
 class StreamEvent(Model):
-    """What all streams have in common: ``event`` says what a line tells; the last one is ``end``, or ``error`` with why.
+    """What all streams have in common: ``event`` says what a line is about; the last one is ``end``, or ``error`` with why.
 
-    ``seq`` numbers the events from 1 without a gap; ``alive`` (nothing to tell) has none.
+    ``seq`` numbers the events from 1 without a gap; ``alive`` (nothing to report) has none.
     """
 
     event: str
@@ -326,8 +326,8 @@ class CodeEvent(StreamEvent):
     """One line of a batch of programs.
 
     ``event`` is ``result`` (with ``index``, the program's place from 0, and ``result``), ``failed`` (with ``index`` and
-    ``error``: that program could not be run), ``alive`` (nothing to tell) and at the end ``end``, or ``error`` if the batch as a
-    whole ended early.
+    ``error``: that program could not be run), ``alive`` (nothing to report) and at the end ``end``, or ``error`` if the batch as
+    a whole ended early.
     """
 
     index: int | None = None
@@ -356,7 +356,7 @@ class ProcessEvent(StreamEvent):
     """One line of a process's stream.
 
     ``event`` is ``started`` (with ``pid`` and ``process_id``), ``stdout`` or ``stderr`` (with ``text``, or ``data`` where the
-    bytes are not UTF-8), ``alive`` (nothing to tell; has no number), and at the end ``end`` (with ``result``) or ``error``.
+    bytes are not UTF-8), ``alive`` (nothing to report; has no number), and at the end ``end`` (with ``result``) or ``error``.
     ``seq`` numbers the events from 1 without a gap.
     """
 

@@ -1,4 +1,4 @@
-"""The thread that looks after a manager's sandboxes (floor 5): one thread, one Event, deadlines compared."""
+"""The thread that looks after a manager's sandboxes (layer 5): one thread, one Event, deadlines compared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Reaper:
 
     def wake_by(self, due: float) -> None:
         """See to it that ``work`` is called by then."""
-        # While work goes on, wakes_at is infinite: what became due behind its back wakes it once more.
+        # While work continues, wakes_at is infinite: what became due behind its back wakes it once more.
         if due < self._wakes_at:
             self._woken.set()
 

@@ -1,4 +1,4 @@
-"""Kinds of manager by name (floor 5). A kind is one line here, or one `register_manager` of a user's."""
+"""Kinds of manager by name (layer 5). A kind is one line here, or one `register_manager` of a user's."""
 
 from __future__ import annotations
 

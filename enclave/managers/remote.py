@@ -1,4 +1,4 @@
-"""A sandbox of a server, used like one of this machine (floor 5): an identity, and the verbs of `Verbs` over HTTP."""
+"""A sandbox of a server, used like one of this machine (layer 5): an identity, and the verbs of `Verbs` over HTTP."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class RemoteSandbox(FullSandbox):
 
     @property
     def active_calls(self) -> int:
-        """How many commands and file transfers go on in it, of all clients."""
+        """How many commands and file transfers continue in it, of all clients."""
         return self.get_info().active_calls
 
     def _running(self) -> HttpOperations:

@@ -1,4 +1,4 @@
-"""A notebook sandbox of a server, used like one of this machine (floor 5): the verbs of `NotebookSandbox`, as requests."""
+"""A notebook sandbox of a server, used like one of this machine (layer 5): the verbs of `NotebookSandbox`, as requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from enclave.verb_requests import as_path
 class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
     """A notebook sandbox that a server keeps; see `RemoteSandbox` for its life and `NotebookSandbox` for its cells.
 
-    What an argument alone tells is raised at once; what the server has to say of a streamed cell (there is no such kernel, its
+    What an argument alone says is raised at once; what the server has to say of a streamed cell (there is no such kernel, its
     policy refuses it) is raised by the first step.
     """
 
@@ -79,7 +79,7 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
         check_cell(code, max_output_bytes)
         self._check_kernel(kernel)
         body = CellRequest(code=code, timeout=as_seconds(timeout), **options)
-        # No limit of ours: how long the cells before it take is not in its own.
+        # No limit of this library: how long the cells before it take is not in its own.
         result: CellResult = self._transport.call('POST', f'{self.path}/cells', CellResult, body=body, timeout=0)
         return result
 
@@ -97,7 +97,7 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
     ) -> Steps:
         """Yield a cell's outputs as they come, and at last its result; see `NotebookSandbox.stream_cell`.
 
-        A broken connection is taken up again where it was; the cell goes on meanwhile. If this process dies, the server
+        A broken connection is taken up again where it was; the cell continues meanwhile. If this process dies, the server
         interrupts the cell after a while.
         """
         check_cell(code, max_output_bytes)

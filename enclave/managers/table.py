@@ -1,7 +1,7 @@
-"""Keeps the sandboxes of one local manager (floor 5): the table of them, their starts and ends, their lifetimes, and the end.
+"""Keeps the sandboxes of one local manager (layer 5): the table of them, their starts and ends, their lifetimes, and the end.
 
 Starting and ending always happen on threads of the table's own, and the caller waits: so a start whose caller gives up can
-be taken back, and a signal handler that comes while the main thread waits finds nothing half-done on that thread.
+be rolled back, and a signal handler that comes while the main thread waits finds nothing half-done on that thread.
 
 One lock guards the table; no request to a backend is ever made under it. It is reentrant because `stop` may be called by a
 signal handler while its own thread holds it; what is done under it is short and leaves the table whole at every step.
@@ -75,9 +75,9 @@ class Record:
     started: Future[None] = field(factory=Future)  # its start, on the threads for that
     is_up: bool = False
     is_doomed: bool = False  # it is to be removed, even if that has to be tried again
-    ending: Future[None] | None = None  # its removal, while that goes on
+    ending: Future[None] | None = None  # its removal, while that continues
     retry_at: float = math.inf
-    users: int = 0  # calls and leases going on through the manager
+    users: int = 0  # calls and leases running through the manager
     lessee: int | None = None  # the thread that leased it
     last_used: float = 0.0
     expires: float | None = None  # on the monotonic clock
@@ -99,7 +99,7 @@ class PoolSupply:
         self.config = table.make(self.kind, config, None).config  # checked, and as the backend understands it
 
     def create(self, pool: Pool) -> Record:
-        """Begin to make a sandbox; the record's ``started`` tells when that has ended."""
+        """Begin to make a sandbox; the record's ``started`` says when that has ended."""
         sandbox = self._table.make(self.kind, self._config, None)
         sandbox.metadata.update(self._facts)
         return self._table.begin(sandbox, kind=self.kind, pool=pool)
@@ -151,7 +151,7 @@ class SandboxTable:
         self._records: dict[str, Record] = {}
         self._pools: dict[str, Pool] = {}
         self._kinds: set[str] = set()  # of all sandboxes so far
-        self._calls: dict[int, int] = {}  # thread: calls and leases going on
+        self._calls: dict[int, int] = {}  # thread: calls and leases running
         self._clean_at = 0.0
         self._cleaning: Future[None] | None = None
 
@@ -264,7 +264,7 @@ class SandboxTable:
         idle_timeout: float | None = None,
         pool: Pool | None = None,
     ) -> Record:
-        """Put a sandbox in the table and begin to start it; the record's ``started`` tells when that has ended.
+        """Put a sandbox in the table and begin to start it; the record's ``started`` says when that has ended.
 
         Raises:
             ConflictError: The id is taken.
@@ -390,7 +390,7 @@ class SandboxTable:
     # Ending -----------------------------------------------------------------------------------------------------------
 
     def end(self, record: Record, *, unless_used_since: float | None = None) -> Future[None]:
-        """Begin to remove a sandbox and return what tells the end of that; a removal going on already is joined.
+        """Begin to remove a sandbox and return what says the end of that; a removal already under way is joined.
 
         Args:
             unless_used_since: Do nothing if it is in use, or was since this moment on the monotonic clock.
@@ -428,7 +428,7 @@ class SandboxTable:
         halted = self._ends.submit(_carried(record.sandbox.stop))
         wait_for(halted)
         if is_cancelled() and not halted.done():
-            raise CallCancelledError(f'waiting for sandbox {record.id} to stop was cancelled; it goes on stopping')
+            raise CallCancelledError(f'waiting for sandbox {record.id} to stop was cancelled; it continues stopping')
         halted.result()
 
     # Use --------------------------------------------------------------------------------------------------------------
@@ -484,7 +484,7 @@ class SandboxTable:
 
     @property
     def active_calls(self) -> int:
-        """How many calls and leases are going on."""
+        """How many calls and leases are running."""
         with self._lock:
             return sum(self._calls.values())
 
@@ -527,7 +527,7 @@ class SandboxTable:
         moments = [moment for pool in pools if (moment := self._tend_pool(pool, now)) is not None]
         with self._lock:
             moments += [self._due(record) for record in self._records.values()]
-            # Where the last cleaning still goes on although the next is due, look again soon.
+            # Where the last cleaning still continues although the next is due, look again soon.
             return min([self._clean_at if self._clean_at > now else now + BUSY_SECONDS, *moments])
 
     def _tend_pool(self, pool: Pool, now: float) -> float | None:
@@ -646,7 +646,7 @@ class SandboxTable:
         me = threading.get_ident()
         with self._changed:
             if self._stopper == me:
-                return  # a signal handler on a thread that is stopping it already, which goes on afterwards
+                return  # a signal handler on a thread that is stopping it already, which continues afterwards
             self._changed.wait_for(lambda: self._stopper is None)
             if self._state == 'stopped' and not self._records:
                 return
@@ -689,7 +689,8 @@ class SandboxTable:
         logger.info('manager %s stopped', self.id)
 
     def _destroy_all(self, records: list[Record], deadline: Deadline) -> None:
-        """Stop all sandboxes in parallel, on threads that need no lock of ours: our own thread may be holding it below us."""
+        """Stop all sandboxes in parallel, on threads that need no lock of this library: our own thread may be holding it below
+        us."""
         jobs: queue.SimpleQueue[Record] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[Record, BaseException | None]] = queue.SimpleQueue()
         for record in records:
@@ -747,7 +748,7 @@ def try_all(futures: list[Future[None]]) -> None:
 def _carried(call: Callable[[], T]) -> Callable[[], T]:
     """Return a call to be made on another thread, in the context of this moment: whose work it is stays known there.
 
-    It is not cancelled with that work. Whoever waits for it is, and says what becomes of it.
+    It is not cancelled with that work. The one that waits for it is, and says what becomes of it.
     """
     context = contextvars.copy_context()
 

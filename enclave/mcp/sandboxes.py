@@ -174,7 +174,7 @@ class CallerSandboxes:
                 allowed = ', '.join(sorted(self.images)) or 'none but the default one'
                 raise InvalidArgumentError(
                     f'the image {image!r} is not allowed here; allowed: {allowed}. '
-                    'Whoever runs this server allows images with --allow-image'
+                    'The one that runs this server allows images with --allow-image'
                 )
             options['image'] = image
         if notebook is None and self.prefers_notebook and image is None:

@@ -149,7 +149,7 @@ async def _with_progress(work: Callable[[], Answer], report: Report | None) -> A
             seconds = time.monotonic() - started
             await report(round(seconds, 1), f'running for {seconds:.0f} s')
     finally:
-        task.cancel()  # does nothing once it has ended; the work's own clean-up goes on by itself
+        task.cancel()  # does nothing once it has ended; the work's own clean-up continues by itself
 
 
 def as_json(made: Answer) -> dict[str, Any]:

@@ -421,7 +421,7 @@ def read_file(sandboxes: CallerSandboxes, arguments: ReadFile) -> Answer:
         text = data.decode('utf-8', 'ignore')
     following = arguments.offset + len(data)
     return Answer(
-        text=f'{text}\n[cut here; go on with offset={following}]' if is_cut else text,
+        text=f'{text}\n[cut here; continue with offset={following}]' if is_cut else text,
         data={
             'path': arguments.path,
             'content': text,
@@ -519,7 +519,7 @@ def download_file(sandboxes: CallerSandboxes, arguments: DownloadFile) -> Answer
         media_type = picture
         if len(data) <= TRANSFER_BYTES // 2:
             images = ((picture, base64.b64encode(data).decode('ascii')),)
-    text = f'{path}: {len(data)} bytes' + (f'; there is more, go on with offset={following}' if is_cut else '')
+    text = f'{path}: {len(data)} bytes' + (f'; there is more, continue with offset={following}' if is_cut else '')
     return Answer(
         text=text,
         data={'path': path, 'size': len(data), 'truncated': is_cut, 'next_offset': following if is_cut else None},

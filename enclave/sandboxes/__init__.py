@@ -1,1 +1,1 @@
-"""Sandboxes and the backends that make them (floor 4)."""
+"""Sandboxes and the backends that make them (layer 4)."""

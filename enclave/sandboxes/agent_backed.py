@@ -1,4 +1,4 @@
-"""The life of a sandbox that runs an agent, or something that can do its work (floor 4). Its verbs are those of `Verbs`.
+"""The life of a sandbox that runs an agent, or something that can do its work (layer 4). Its verbs are those of `Verbs`.
 
 A backend supplies `_launch` (make it run, return its `Operations`), `_destroy` and `_find_problem`.
 """
@@ -112,7 +112,7 @@ class AgentBackedSandbox(FullSandbox):
 
     @property
     def active_calls(self) -> int:
-        """How many commands and file transfers are going on."""
+        """How many commands and file transfers are running."""
         operations = self._operations
         return 0 if operations is None else operations.active_calls
 
@@ -149,13 +149,13 @@ class AgentBackedSandbox(FullSandbox):
         with self._changed:
             if self._moving or self._status is SandboxStatus.STOPPED:
                 return SandboxGoneError(
-                    f'sandbox {self.id} was stopped while the call was going on', details={'sandbox_id': self.id}
+                    f'sandbox {self.id} was stopped while the call was running', details={'sandbox_id': self.id}
                 )
         problem = self._find_problem()
         if problem is None:
             # The backend could mend it: what ran is lost, the sandbox is not.
             return SandboxGoneError(
-                f'sandbox {self.id}: the call was lost with its agent; the sandbox goes on',
+                f'sandbox {self.id}: the call was lost with its agent; the sandbox continues',
                 details={'sandbox_id': self.id},
             )
         self._fail(problem)

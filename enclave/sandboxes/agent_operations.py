@@ -1,4 +1,4 @@
-"""The verbs of a sandbox, said once over a channel to its agent (floor 4)."""
+"""The verbs of a sandbox, said once over a channel to its agent (layer 4)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class AgentOperations(ByVerb):
 
     @property
     def active_calls(self) -> int:
-        """How many calls are going on."""
+        """How many calls are running."""
         return self.channel.active_calls
 
     # Commands ---------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class AgentOperations(ByVerb):
 
     @staticmethod
     def _feed(call: Call, rest: Iterable[bytes], stays_open: bool) -> None:
-        """Send a program its input; a call that ends before it is all sent tells so itself."""
+        """Send a program its input; a call that ends before it is all sent says so itself."""
         with contextlib.suppress(EnclaveError):
             if call.write_all(rest) and not stays_open and not call.has_ended:
                 call.close_input()
@@ -323,7 +323,7 @@ class AgentOperations(ByVerb):
             return _path_info(self.stat_facts(request.path, follow_symlinks=request.follow_symlinks))
 
     def stat_facts(self, path: str, *, follow_symlinks: bool) -> Reply:
-        """Return what the agent says of a path; beside the fields of `PathInfo`, ``on_root`` tells whether it lies on the
+        """Return what the agent says of a path; beside the fields of `PathInfo`, ``on_root`` says whether it lies on the
         same file system as ``/``."""
         return self._ask({'op': 'stat', 'path': path, 'follow': follow_symlinks}, path=path)
 
@@ -504,7 +504,7 @@ class AgentOperations(ByVerb):
 
     def _silent(self, what: str) -> SandboxSilentError:
         return SandboxSilentError(
-            f'sandbox {self.channel.name} {what}; it may be paused or frozen. What the call began goes on if it is thawed, '
+            f'sandbox {self.channel.name} {what}; it may be paused or frozen. What the call began continues if it is thawed, '
             'until its own time limit; then the sandbox can be used again. Otherwise delete it',
             details={'sandbox_id': self.channel.name},
         )

@@ -1,4 +1,4 @@
-"""What a sandbox is (floor 4): an identity, a life, and tools.
+"""What a sandbox is (layer 4): an identity, a life, and tools.
 
 `Sandbox` holds what every backend shares and what a user's own backend must fill in. What a backend that runs an agent can
 do beyond that is `enclave.sandboxes.agent_backed`.
@@ -75,8 +75,8 @@ class Sandbox(ABC):
 
     Making the object connects nothing and starts nothing. Any thread may use a running sandbox, many at once, but no other
     process: a forked child has copies of its connections and none of the threads that serve them, so there every use and its
-    end are refused, and leaving a ``with`` block leaves it to the parent. A sandbox that is forgotten without `stop` is told by
-    a `ResourceWarning`.
+    end are refused, and leaving a ``with`` block leaves it to the parent. A sandbox that is forgotten without `stop` is reported
+    by a `ResourceWarning`.
 
     A backend of your own subclasses this, defines ``_start``, ``_stop`` and `execute_command`, and is registered with
     `register_sandbox`.
@@ -86,7 +86,7 @@ class Sandbox(ABC):
         config: The checked configuration.
         created_at, started_at: Aware UTC times; ``started_at`` is None before the first start.
         metadata: What the backend knows of itself, for `get_info`.
-        labels: What whoever made it calls it, for `get_info` and to find it again; see `SandboxManager.list_sandboxes`.
+        labels: What the one that made it calls it, for `get_info` and to find it again; see `SandboxManager.list_sandboxes`.
         error: Why the status is ``error``.
         tenant: Whose it is; one that is kept is taken up again by the same tenant only. None is the host's own.
         used_at: When a call last began, on the monotonic clock; 0.0 before the first.
@@ -121,7 +121,7 @@ class Sandbox(ABC):
         self._changed = threading.Condition()  # guards _status and _moving
         self._status = SandboxStatus.INITIALIZING
         self._moving = False  # a thread is starting or stopping it
-        self._is_wanted = False  # somebody else who called `start` has been told that it runs
+        self._is_wanted = False  # somebody else who called `start` has learnt that it runs
         self._pid: int | None = None  # which process started it, until it is stopped
         self._tools = self._load_tools()
 
@@ -238,7 +238,7 @@ class Sandbox(ABC):
         logger.info('sandbox %s stopped', self.id, extra={'enclave_sandbox': self.id})
 
     def _arrive(self, status: SandboxStatus, error: str | None = None) -> None:
-        """Leave the state of moving; whoever waits to start or stop it goes on."""
+        """Leave the state of moving; those that wait to start or stop it continue."""
         with self._changed:
             self._status = status
             if error is not None:
@@ -318,7 +318,7 @@ class Sandbox(ABC):
 
     @property
     def active_calls(self) -> int:
-        """How many calls are going on."""
+        """How many calls are running."""
         return 0
 
     def get_info(self) -> SandboxInfo:

@@ -1,4 +1,4 @@
-"""Which kind of sandbox, where the caller does not say (floor 4).
+"""Which kind of sandbox, where the caller does not say (layer 4).
 
 A configuration that is of one kind's class, or has an option of one kind only, decides by itself. Else it is the kind that the
 environment variable ``ENCLAVE_TYPE`` names, else the first of the kinds with a rank (`enclave.sandboxes.kinds`) that works

@@ -1,4 +1,4 @@
-"""TCP connections into a sandbox, through its agent's stream (floor 4). No port is published, no network needed."""
+"""TCP connections into a sandbox, through its agent's stream (layer 4). No port is published, no network needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backend can do beyond single sandboxes (floor 4): say whether it answers, and sweep what dead owners left.
+"""What a backend can do beyond single sandboxes (layer 4): say whether it answers, and sweep what dead owners left.
 
 A manager asks by kind of sandbox and knows no backend; which housekeeper a kind has, its descriptor says.
 """

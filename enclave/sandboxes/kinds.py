@@ -38,7 +38,7 @@ ENTRY_POINTS = 'enclave.kinds'
 
 
 Report = Callable[[str, 'int | None', 'int | None'], None]
-"""Is told how something slow goes: what it does, and how many bytes of how many are done, None where nobody counts."""
+"""Is reported how something slow goes: what it does, and how many bytes of how many are done, None where nobody counts."""
 
 
 @frozen

@@ -1,4 +1,4 @@
-"""What a backend must be able to do in a running sandbox (floor 4).
+"""What a backend must be able to do in a running sandbox (layer 4).
 
 A sandbox's public verbs (`enclave.sandboxes.verbs`) make a request and hand it to an `Operations` object. There are three: over
 an agent (`agent_operations`), which every backend uses; over a container engine's own calls, for images without Python; and
@@ -55,7 +55,7 @@ class Operations(Protocol):
 
     @property
     def active_calls(self) -> int:
-        """How many calls are going on."""
+        """How many calls are running."""
 
     @property
     def connect_problem(self) -> str | None:
@@ -123,14 +123,14 @@ class ProcessEnder(Protocol):
 
 @define(eq=False)
 class CallCount:
-    """How many calls go on. Lives as long as the operations that it counts for; any thread may use it."""
+    """How many calls continue. Lives as long as the operations that it counts for; any thread may use it."""
 
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     _value: int = field(default=0, init=False)  # guarded by _lock
 
     @property
     def value(self) -> int:
-        """How many go on now."""
+        """How many continue now."""
         with self._lock:
             return self._value
 

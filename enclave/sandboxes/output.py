@@ -1,4 +1,4 @@
-"""From the bytes a program wrote to the text of a result (floor 4)."""
+"""From the bytes a program wrote to the text of a result (layer 4)."""
 
 from __future__ import annotations
 

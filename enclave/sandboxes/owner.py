@@ -1,4 +1,4 @@
-"""Who made a sandbox (floor 4): facts put on it as labels, so that a later run can tell whether its owner still lives.
+"""Who made a sandbox (layer 4): facts put on it as labels, so that a later run can say whether its owner still lives.
 
 The host's boot id and the process's start time make a process id unambiguous: ids are used again, moments are not.
 Source: proc(5), ``/proc/pid/stat`` field 22 and ``/proc/sys/kernel/random/boot_id``.
@@ -22,7 +22,7 @@ LABEL_STARTED = 'enclave.owner.started'
 
 @frozen(kw_only=True)
 class OwnerProcess:
-    """A process: ``host`` tells machines and their boots apart, ``started`` is in clock ticks since boot ('' if unknown)."""
+    """A process: ``host`` distinguishes machines and their boots, ``started`` is in clock ticks since boot ('' if unknown)."""
 
     host: str
     pid: int
@@ -34,7 +34,7 @@ class OwnerProcess:
 
     @classmethod
     def from_labels(cls, labels: Mapping[str, str]) -> OwnerProcess | None:
-        """Return the owner that labels tell of, or None."""
+        """Return the owner that labels report, or None."""
         host, pid = labels.get(LABEL_HOST), labels.get(LABEL_PID, '')
         return cls(host=host, pid=int(pid), started=labels.get(LABEL_STARTED, '')) if host and pid.isdigit() else None
 
@@ -86,7 +86,7 @@ def is_stopped(pid: int) -> bool | None:
 
 
 def read_start_time(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot; '' if there is no such process, or no way to tell."""
+    """Return when a process started, in clock ticks since boot; '' if there is no such process, or no way to report."""
     try:
         line = Path(f'/proc/{pid}/stat').read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""A program that runs in a sandbox while the caller goes on (floor 4)."""
+"""A program that runs in a sandbox while the caller continues (layer 4)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Program(Protocol):
 
         Raises:
             OperationTimeoutError: Nothing came before the deadline.
-            CallCancelledError: The caller's work was cancelled; the program goes on.
+            CallCancelledError: The caller's work was cancelled; the program continues.
             SandboxGoneError, SandboxBrokenError: The sandbox was lost.
         """
 
@@ -97,7 +97,7 @@ class Process:
             timeout: Seconds this may take altogether.
 
         Raises:
-            OperationTimeoutError: The time is over; the program goes on.
+            OperationTimeoutError: The time is over; the program continues.
             SandboxGoneError, SandboxBrokenError: The sandbox was lost.
         """
         deadline = Deadline.after(timeout)
@@ -135,7 +135,7 @@ class Process:
         """Wait for the program's end and return its result, which keeps head and tail of its output within the cap.
 
         Raises:
-            OperationTimeoutError: It did not end in time; it goes on.
+            OperationTimeoutError: It did not end in time; it continues.
             SandboxGoneError, SandboxBrokenError: The sandbox was lost.
         """
         for _chunk in self.chunks(timeout):

@@ -1,4 +1,4 @@
-"""Kinds of sandbox by name (floor 4). A backend is one line here, or one `register_sandbox` of a user's."""
+"""Kinds of sandbox by name (layer 4). A backend is one line here, or one `register_sandbox` of a user's."""
 
 from __future__ import annotations
 

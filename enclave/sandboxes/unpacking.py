@@ -1,4 +1,4 @@
-"""Trees from a sandbox onto this machine's disk (floor 4): nothing is written outside of the directory that was named.
+"""Trees from a sandbox onto this machine's disk (layer 4): nothing is written outside of the directory that was named.
 
 The archive is made where nobody is trusted, and its maker may know every weakness of an unpacker. So this one is small, and
 right by its order: directories and files first, each path walked name by name and refused if any name is a symlink; the

@@ -1,4 +1,4 @@
-"""The verbs of a sandbox: what can be asked of one that runs (floor 4).
+"""The verbs of a sandbox: what can be asked of one that runs (layer 4).
 
 `Verbs` is all of them over an `Operations` object, without a life of its own: each makes a request of `enclave.verb_requests`,
 which checks the arguments, and has it executed. A sandbox of this machine and one of a server differ in what executes it.
@@ -172,7 +172,7 @@ class Verbs(ABC):
     ) -> CommandResult:
         """Run a command to its end: a string through the sandbox's ``sh``, a sequence as it is.
 
-        It ends when its main process does; what that left in the background goes on until the sandbox stops, unless the
+        It ends when its main process does; what that left in the background continues until the sandbox stops, unless the
         call ran out of time: then everything it started is killed.
 
         Args:
@@ -326,8 +326,8 @@ class Verbs(ABC):
     def find_process(self, process_id: str) -> Process:
         """Return a program that `start_process` has started, by its id, to take what comes of it and to control it.
 
-        Of a sandbox of this machine it is the same object, which goes on where whoever had it left off; of a server's sandbox it
-        is followed from its beginning, or from what is kept of that.
+        Of a sandbox of this machine it is the same object, which continues where the one that had it left off; of a server's
+        sandbox it is followed from its beginning, or from what is kept of that.
 
         Raises:
             NotFoundError: There is none of this id, or it was forgotten after its end.
@@ -692,7 +692,7 @@ class Verbs(ABC):
         """Listen on this machine and carry each connection to a port inside the sandbox, until closed.
 
         Args:
-            listen_port: Port on this machine's 127.0.0.1; 0 takes a free one, told by the result's ``port``.
+            listen_port: Port on this machine's 127.0.0.1; 0 takes a free one, reported by the result's ``port``.
             host: Numeric address inside the sandbox.
         """
         check_port(port, 'port')

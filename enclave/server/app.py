@@ -1,7 +1,8 @@
-"""The Flask application (floor 6): the way of every request, said once.
+"""The Flask application (layer 6): the way of every request, said once.
 
 Who is it (guard, key), what is asked (query, body), is there room (lane), was it done already (idempotency), do it, say so. Any
-error of ours becomes its status and ``{code, message, details}``; anything else is logged and becomes a 500 that says nothing.
+error of this library becomes its status and ``{code, message, details}``; anything else is logged and becomes a 500 that says
+nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ from enclave.server.views import without_host
 logger = logging.getLogger(__name__)
 
 WATCH_KEY = 'enclave.watch_client'
-"""In the WSGI environment: takes an action to be called, once, if the client goes away while its request goes on."""
+"""In the WSGI environment: takes an action to be called, once, if the client goes away while its request continues."""
 
 _REQUEST_ID = re.compile(r'[A-Za-z0-9._-]{1,64}')
 _IDEMPOTENCY_KEY = re.compile(r'[A-Za-z0-9._-]{1,128}')
@@ -357,7 +358,7 @@ class _Door:
 
     @staticmethod
     def _weight(route: Route) -> int:
-        """Return how much memory a body may take while a request goes on, in bytes; small ones are not counted."""
+        """Return how much memory a body may take while a request continues, in bytes; small ones are not counted."""
         size = flask.request.content_length or 0
         is_kept = route.body is not None and not isinstance(route.body, str)
         return _BODY_FACTOR * size if is_kept and size > _SMALL_BODY else 0

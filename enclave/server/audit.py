@@ -1,4 +1,4 @@
-"""A line for every request (floor 6): who, what, on which sandbox, how it ended, how long it took.
+"""A line for every request (layer 6): who, what, on which sandbox, how it ended, how long it took.
 
 Lines are JSON objects on the logger ``enclave.server.audit`` at INFO, and in a file if one was named. No body, no message and no
 value of anything that was sent is ever in them.

@@ -1,10 +1,10 @@
-"""Who may come in (floor 6): named API keys, and the checks of Host and Origin where there is no key.
+"""Who may come in (layer 6): named API keys, and the checks of Host and Origin where there is no key.
 
 A key comes in a header only, ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``, never in an address, which proxies log.
 Only digests of keys are held, and each request is compared with all of them in constant time.
 
 On loopback no key is needed; what then protects is that a request names a loopback host (a page whose name was rebound to
-127.0.0.1 does not) and does not come from another site's page (a browser tells, and pages cannot make it not to).
+127.0.0.1 does not) and does not come from another site's page (a browser says, and pages cannot make it not to).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ApiKey(Model):
         key: The secret itself, at least `KEY_LENGTH` characters. Only its digest is kept in use.
         key_sha256: Its SHA-256 in hexadecimal, instead of ``key``, so that the file holds no secret.
         max_sandboxes: How many sandboxes it may have at once.
-        max_concurrent_calls: How many calls it may have going on at once.
+        max_concurrent_calls: How many calls it may have running at once.
     """
 
     name: str = field(validator=is_a(str))
@@ -218,14 +218,14 @@ class HostGuard:
 
     Args:
         hosts: Host names that are ours besides the loopback ones, lower case; None takes any name (where a key protects).
-        domain: What further names of ours end with, a dot first.
+        domain: What further names of this library end with, a dot first.
     """
 
     hosts: frozenset[str] | None = frozenset()
     domain: str | None = None
 
     def check(self, method: str, headers: Mapping[str, str]) -> None:
-        """Return if the request may be one of ours.
+        """Return if the request may be one of this library.
 
         Raises:
             PolicyError: It names another host than this, or comes from another site's page.

@@ -1,4 +1,4 @@
-"""Cells that are followed as they run (floor 6); see `enclave.server.live` for how their outputs are kept.
+"""Cells that are followed as they run (layer 6); see `enclave.server.live` for how their outputs are kept.
 
 A cell waits where its readers do not take its outputs, but no longer than its own time limit, which holds whatever they do.
 """
@@ -33,7 +33,7 @@ class LiveCell(EventLog):
 
     Args:
         steps: What `NotebookSandbox.stream_cell` gave; nothing of it runs before `start`.
-        fingerprint: What tells its request from another.
+        fingerprint: What distinguishes its request from another.
         timeout: Its time limit in seconds, or None.
     """
 

@@ -1,4 +1,4 @@
-"""Streams of events as answers (floor 6): what runs on is followed, and taken up again, whatever it is.
+"""Streams of events as answers (layer 6): what runs on is followed, and taken up again, whatever it is.
 
 One JSON object a line, or server-sent events where ``Accept`` asks for them.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
@@ -19,7 +19,7 @@ from enclave.tools.schema import argument
 
 @frozen(kw_only=True)
 class EventsQuery:
-    """Where to go on."""
+    """Where to continue."""
 
     after: int = argument(default=0, minimum=0, description='The number of the last event that was seen.')
 

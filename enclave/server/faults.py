@@ -1,4 +1,4 @@
-"""Errors as answers (floor 6): which exception is which status, and ``{code, message, details}`` for a body.
+"""Errors as answers (layer 6): which exception is which status, and ``{code, message, details}`` for a body.
 
 The way back is `enclave.managers.protocol.rebuild_error`. No status is 5xx for what a client asked wrongly: those say that the
 server, or what it stands on, could not do its part.

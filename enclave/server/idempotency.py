@@ -1,7 +1,7 @@
-"""Requests that may be repeated (floor 6): under one key the work is done once, and repeats get the first one's answer.
+"""Requests that may be repeated (layer 6): under one key the work is done once, and repeats get the first one's answer.
 
 So a client whose connection broke may ask again without knowing whether the first request arrived. Who repeats while the work
-goes on waits for it. Work whose clients have all gone away is cancelled, a moment later than without a key, because one of them
+continues waits for it. Work whose clients have all gone away is cancelled, a moment later than without a key, because one of them
 may be about to come back.
 """
 
@@ -21,7 +21,7 @@ KEEP_SECONDS = 600.0
 KEEP_BYTES = 64 << 20
 KEEP_COUNT = 10_000
 RETURN_SECONDS = 1.0
-"""How long the work of a client that went away goes on, in case it comes back."""
+"""How long the work of a client that went away continues, in case it comes back."""
 EARLY_SECONDS = 30.0
 """How long it is remembered that work was cancelled which has not come: a request may be overtaken by what cancels it."""
 EARLY_COUNT = 1000
@@ -92,7 +92,7 @@ class Repeats:
         """Return the work under a key, and whether it is new and the caller's to do.
 
         Args:
-            fingerprint: What tells this request from another.
+            fingerprint: What distinguishes this request from another.
 
         Raises:
             ConflictError: The key was used for another request.
@@ -139,7 +139,7 @@ class Repeats:
             entry.cancellation.cancel()
 
     def cancel(self, tenant: str, key: str) -> bool:
-        """Cancel the work under a key, also if it has not come yet; return whether any goes on."""
+        """Cancel the work under a key, also if it has not come yet; return whether any continues."""
         with self._lock:
             records = self._records_locked(tenant)
             entry = records.entries.get(key)

@@ -1,8 +1,8 @@
-"""How many requests of which kind go on at once (floor 6).
+"""How many requests of which kind continue at once (layer 6).
 
 A lane is a number of threads that requests of one kind may hold. Calls that take as long as the code in a sandbox does have
 one, streams another, what ends sandboxes a third; what is quick needs none. The server has threads for all lanes together and
-some to spare, so whoever is refused is refused at once, and `/health` is never behind an execution.
+some to spare, so the one that is refused is refused at once, and `/health` is never behind an execution.
 
 Programs have a lane of their own in which requests wait for their turn: first come, first served within a key, and the keys in
 turn. Only who would be one too many of those that wait is refused.
@@ -31,7 +31,7 @@ class Shares:
     """Something of which there is only so much, shared by all keys. Not safe for several threads by itself.
 
     Where there are several keys, each has a part that the others cannot take: half of all is kept for those that hold less than
-    their part of it. So one key may use much while nobody else comes, and whoever comes then is served all the same.
+    their part of it. So one key may use much while nobody else comes, and the one that comes then is served all the same.
 
     Args:
         limit: How much there is.
@@ -90,10 +90,10 @@ class _Ticket:
 
 
 class Lanes:
-    """Counts what goes on. Lives as long as the server; any thread may enter.
+    """Counts what continues. Lives as long as the server; any thread may enter.
 
     Args:
-        calls, streams, ends: How many requests of each kind go on at once; programs may be as many as calls.
+        calls, streams, ends: How many requests of each kind continue at once; programs may be as many as calls.
         waiting: How many requests may wait for their program's turn.
         memory: How many bytes of output calls may hold together.
         keys: How many keys there are.
@@ -160,11 +160,11 @@ class Lanes:
         mine = shares.held(tenant)
         if lane == 'call' and tenant_limit is not None and mine >= tenant_limit:
             self._refused += 1
-            raise _full(f'{tenant!r} has {mine} calls going on, which is all this key may have')
+            raise _full(f'{tenant!r} has {mine} calls running, which is all this key may have')
         if not shares.has_room(tenant):
             self._refused += 1
             if shares.taken >= shares.limit:
-                raise _full(f'the server is busy: {shares.limit} requests of this kind go on, which is all it takes')
+                raise _full(f'the server is busy: {shares.limit} requests of this kind continue, which is all it takes')
             raise _full(
                 f'the server is busy: {mine} requests of this kind are those of {tenant!r}, and the rest is kept for other keys'
             )
@@ -210,7 +210,7 @@ class Lanes:
         with self._changed:
             if not self._memory.has_room(tenant, amount):
                 self._refused += 1
-                raise _full('the server is busy: the calls that go on may have as much output as it keeps at once')
+                raise _full('the server is busy: the calls that continue may have as much output as it keeps at once')
             self._memory.take(tenant, amount)
         try:
             yield
@@ -311,7 +311,7 @@ class Lanes:
             return self._waiting.taken
 
     def wait_empty(self, timeout: float | None) -> bool:
-        """Wait until no call and no stream goes on; tell whether it came to that."""
+        """Wait until no call and no stream continues; tell whether it came to that."""
         lanes = [self._lanes[lane] for lane in ('call', 'stream', 'program')]
         with self._changed:
             return self._changed.wait_for(
@@ -319,7 +319,7 @@ class Lanes:
             )
 
     def counts(self) -> dict[str, int]:
-        """Return how many requests go on in each lane."""
+        """Return how many requests continue in each lane."""
         with self._changed:
             return {'quick': self._quick, **{str(lane): shares.taken for lane, shares in self._lanes.items()}}
 

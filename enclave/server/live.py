@@ -1,7 +1,7 @@
-"""What runs on while clients come and go (floor 6): what it tells, as numbered events that can be taken up again.
+"""What runs on while clients come and go (layer 6): what it says, as numbered events that can be taken up again.
 
-Each has a thread that takes what it tells. What nobody has read yet is held up to a cap, past which whatever tells it waits;
-what was read is kept for a while, so that a client whose connection broke goes on where it was. Events are held as the text
+Each has a thread that takes what it says. What nobody has read yet is held up to a cap, past which whatever says it waits;
+what was read is kept for a while, so that a client whose connection broke continues where it was. Events are held as the text
 that travels, so that how much memory they take is known, and several readers cost no more than one.
 """
 
@@ -41,13 +41,13 @@ KEPT_SECONDS = 300.0
 ENDED_BYTES = 64 << 20
 """How much the events of all that have ended may take, for each tenant."""
 RESUME_SECONDS = 15.0
-"""How long one that is to be attended goes on after its client went away, unless that comes back."""
+"""How long one that is to be attended continues after its client went away, unless that comes back."""
 _LINE_BYTES = 200
 
 
 @frozen
 class EncodedEvent:
-    """An event as it travels: ``text`` is its JSON. One without a number says only that there is nothing to tell."""
+    """An event as it travels: ``text`` is its JSON. One without a number says only that there is nothing to report."""
 
     event: str
     seq: int | None
@@ -123,7 +123,7 @@ class EventLog(ABC):
     # The producer's side --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to take what it tells."""
+        """Begin to take what it says."""
         self._append(self._started())
         with self._changed:
             timer = self._desert_locked()
@@ -143,7 +143,7 @@ class EventLog(ABC):
             self._end(ServerError(f'taking the output of {self.noun} {self.id} failed; the log of the server says why'))
 
     def _end(self, error: EnclaveError) -> None:
-        self._error = error  # before its event, which tells that it is there
+        self._error = error  # before its event, which says that it is there
         self._append(StreamEvent(event='error', error=error_response(error)))
 
     def _append(self, event: StreamEvent) -> None:
@@ -294,7 +294,7 @@ class EventLog(ABC):
         self.close()
 
     def close(self) -> None:
-        """Have it end soon if it still runs; its end comes as an event to whoever reads."""
+        """Have it end soon if it still runs; its end comes as an event to the caller that reads."""
         self.hurry()
         if not self.is_running:
             return
@@ -385,7 +385,7 @@ class EventLogTable(Generic[L]):
             running = sum(live.is_running for live in self._table.values())
             if running + self._starting >= self._limit:
                 raise TooManyRequestsError(
-                    f'{self._limit} {self._plural} are going on, which is all one key may have; '
+                    f'{self._limit} {self._plural} are running, which is all one key may have; '
                     'end some, or wait until some have ended',
                     details={'retry_after': 5.0},
                 )

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus (floor 6), in its text format, version 0.0.4.
+"""Numbers for Prometheus (layer 6), in its text format, version 0.0.4.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -37,7 +37,7 @@ class Metrics:
 
         Args:
             stats: What `get_stats` says, of each manager.
-            lanes: Requests going on in each lane.
+            lanes: Requests running in each lane.
             refused: Requests refused because a lane was full.
         """
         lines = ['# HELP enclave_info The version of the server.', '# TYPE enclave_info gauge']
@@ -59,7 +59,7 @@ class Metrics:
                 lines.append(_sample(f'{name}_bucket', {'route': route, 'le': edge}, total))
             lines.append(_sample(f'{name}_sum', {'route': route}, round(seconds[route], 6)))
             lines.append(_sample(f'{name}_count', {'route': route}, total))
-        lines += ['# HELP enclave_requests_in_progress Requests going on.', '# TYPE enclave_requests_in_progress gauge']
+        lines += ['# HELP enclave_requests_in_progress Requests running.', '# TYPE enclave_requests_in_progress gauge']
         lines += [
             _sample('enclave_requests_in_progress', {'lane': lane}, count) for lane, count in sorted(lanes.items())
         ]
@@ -87,7 +87,7 @@ def _managers(stats: list[Mapping[str, Any]]) -> list[str]:
                 pools[word] += numbers.get(word, 0)
     lines = ['# HELP enclave_sandboxes Sandboxes by status.', '# TYPE enclave_sandboxes gauge']
     lines += [_sample('enclave_sandboxes', {'status': status}, count) for status, count in sorted(statuses.items())]
-    lines += ['# HELP enclave_active_calls Calls and leases going on.', '# TYPE enclave_active_calls gauge']
+    lines += ['# HELP enclave_active_calls Calls and leases running.', '# TYPE enclave_active_calls gauge']
     lines.append(_sample('enclave_active_calls', {}, calls))
     lines += ['# HELP enclave_pool_sandboxes Sandboxes of pools, and requests waiting for one.']
     lines += ['# TYPE enclave_pool_sandboxes gauge']

@@ -1,6 +1,7 @@
-"""The addresses of notebook sandboxes (floor 6): cells and kernels, by the verbs of `NotebookSandbox`.
+"""The addresses of notebook sandboxes (layer 6): cells and kernels, by the verbs of `NotebookSandbox`.
 
-To ask anything of a kernel is to use a notebook, so whoever may not use the tool ``notebook_executor`` gets in by none of these.
+To ask anything of a kernel is to use a notebook, so the one that may not use the tool ``notebook_executor`` gets in by none of
+these.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _cell_options(body: CellRequest) -> dict[str, Any]:
 def follow_cell(context: Context, sandbox_id: str, cell_id: str, query: EventsQuery) -> Streamed:
     """Follow a cell from an event on: one JSON object a line, the last one ``end`` or ``error``.
 
-    With ``Accept: text/event-stream`` the events come as such, and ``Last-Event-ID`` says where to go on.
+    With ``Accept: text/event-stream`` the events come as such, and ``Last-Event-ID`` says where to continue.
     """
     context.service.policy.check_tool(TOOL, {})
     return resume(context, context.tenant.cells.get(sandbox_id, cell_id), query)
@@ -122,7 +123,7 @@ def follow_cell(context: Context, sandbox_id: str, cell_id: str, query: EventsQu
 
 @route('DELETE', '/sandbox/<sandbox_id>/cells/<cell_id>', answers=DoneResponse, tag='notebooks')
 def interrupt_cell(context: Context, sandbox_id: str, cell_id: str) -> DoneResponse:
-    """Interrupt a cell that is followed, or take it out of the queue; its last event then tells how it ended.
+    """Interrupt a cell that is followed, or take it out of the queue; its last event then says how it ended.
 
     Outputs that a slow reader leaves no room for are left out of its events from then on, and are in its result all the same.
     """

@@ -1,4 +1,4 @@
-"""The server described (floor 6): an OpenAPI 3.1 document and a page that shows it, both made from the routes.
+"""The server described (layer 6): an OpenAPI 3.1 document and a page that shows it, both made from the routes.
 
 Source: https://spec.openapis.org/oas/v3.1.0
 """
@@ -52,9 +52,9 @@ _TAGS = {
     'server': 'The server itself.',
     'sandboxes': 'Making, finding and ending sandboxes.',
     'tools': 'Running tools and commands to their end.',
-    'processes': 'Commands that go on while the client does, with numbered events that can be taken up again.',
+    'processes': 'Commands that continue while the client does, with numbered events that can be taken up again.',
     'notebooks': 'Cells and kernels of notebook sandboxes.',
-    'calls': 'Cancelling what goes on.',
+    'calls': 'Cancelling what continues.',
     'files': 'Files, directories and archives, as raw bytes.',
     'pools': 'Warm sandboxes.',
 }

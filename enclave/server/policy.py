@@ -1,7 +1,7 @@
-"""What a remote client may ask for (floor 6): one frozen object, made in Python or read from a JSON or TOML file.
+"""What a remote client may ask for (layer 6): one frozen object, made in Python or read from a JSON or TOML file.
 
 The defaults let no client reach the host: no host directories, no privileged containers, no host network, no further
-capabilities, ports on loopback only. Whoever runs the server may allow more, word by word. A refusal is a `PolicyError` that
+capabilities, ports on loopback only. The one that runs the server may allow more, word by word. A refusal is a `PolicyError` that
 says which rule refused what.
 """
 
@@ -152,14 +152,14 @@ class Policy(Model):
         max_lifetime: The longest ``ttl`` a sandbox may have, in seconds; those that ask for none get this.
         max_lease: The longest a lease of a pool's sandbox may last, in seconds.
         max_sandboxes: How many sandboxes one key may have at once, those of its pools included.
-        max_concurrent_calls: How many calls may go on at once, of all keys together. Where there are several keys, a part is
-            kept for each that has none going on, so that no key can take all; so it is with streams and ``max_output_memory``.
+        max_concurrent_calls: How many calls may continue at once, of all keys together. Where there are several keys, a part is
+            kept for each that has none running, so that no key can take all; so it is with streams and ``max_output_memory``.
         max_calls_per_key: How many of them may be one key's.
         max_waiting: How many programs may wait for their turn when ``max_concurrent_calls`` of them run, of all keys together.
         max_streams: How many streams of events may be open at once, of all keys together.
         max_repeats: How many answers are kept for repeats under an idempotency key; each key has its part.
         max_repeat_bytes: How much memory they may take.
-        max_processes: How many processes one key may have going on, and how many cells that are followed as they run.
+        max_processes: How many processes one key may have running, and how many cells that are followed as they run.
         max_json_bytes: The largest JSON body.
         max_json_values: How many values a JSON body may hold: lists, objects, and what is in them.
         max_upload_bytes: The largest file or archive that may be sent.

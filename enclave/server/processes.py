@@ -1,4 +1,4 @@
-"""Programs that run on while clients come and go (floor 6); see `enclave.server.live` for how their output is kept.
+"""Programs that run on while clients come and go (layer 6); see `enclave.server.live` for how their output is kept.
 
 Past what is held for its readers, a program waits as it would at a full pipe.
 """

@@ -1,4 +1,4 @@
-"""The addresses where programs are run (floor 6); see `enclave.languages`."""
+"""The addresses where programs are run (layer 6); see `enclave.languages`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a route is (floor 6): a handler, and everything that can be said of it. The app and the OpenAPI document read it here."""
+"""What a route is (layer 6): a handler, and everything that can be said of it. The app and the OpenAPI document read it here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every address of the server but those of notebooks (floor 6). A handler decides nothing but what to ask of whom; checks are the
+"""Every address of the server but those of notebooks (layer 6). A handler decides nothing but what to ask of whom; checks are the
 policy's."""
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def stream_command(context: Context, sandbox_id: str, body: StartProcess) -> Str
     tag='processes',
 )
 def start_process(context: Context, sandbox_id: str, body: StartProcess) -> ProcessInfo:
-    """Start a command and return while it runs. It goes on until it ends, is killed, or its sandbox stops."""
+    """Start a command and return while it runs. It continues until it ends, is killed, or its sandbox stops."""
     return _start_process(context, sandbox_id, body, attended=False).info()
 
 
@@ -321,7 +321,7 @@ def get_process(context: Context, sandbox_id: str, process_id: str) -> ProcessIn
 def follow_process(context: Context, sandbox_id: str, process_id: str, query: EventsQuery) -> Streamed:
     """Follow a process from an event on: one JSON object a line, the last one ``end`` or ``error``.
 
-    With ``Accept: text/event-stream`` the events come as such, and ``Last-Event-ID`` says where to go on.
+    With ``Accept: text/event-stream`` the events come as such, and ``Last-Event-ID`` says where to continue.
     """
     return resume(context, context.tenant.processes.get(sandbox_id, process_id), query)
 

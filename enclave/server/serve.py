@@ -1,8 +1,8 @@
-"""The server itself (floor 6): a socket, waitress, and the safe defaults of who may come in. Waitress has its door here only.
+"""The server itself (layer 6): a socket, waitress, and the safe defaults of who may come in. Waitress has its door here only.
 
 What waitress does not do is added in three small subclasses. A body is refused by its head: a request without a known key, or
 with a body larger than its route takes, is answered before anything of the body is kept. A connection that is too slow with
-a request, or takes nothing of its answer, is closed. Who goes away while their request goes on is noticed at once.
+a request, or takes nothing of its answer, is closed. Who goes away while their request continues is noticed at once.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
     def execute(self) -> None:
         error = self.request.error
         if not isinstance(error, _Refused):
-            # What failed in the application without being told there.
+            # What failed in the application without being reported there.
             error = _refused(error, 0)
         reasons = {
             400: 'Bad Request',
@@ -374,7 +374,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     error_task_class = _ErrorTask
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._live: _Parser | None = None  # whose body goes on coming while it is served; guarded by requests_lock
+        self._live: _Parser | None = None  # whose body continues coming while it is served; guarded by requests_lock
         self._watching = threading.Lock()  # guards the two below
         self._actions: list[Callable[[], None]] = []
         self._gone = False
@@ -738,7 +738,7 @@ class SandboxServer:
         return LocalSandboxManager(own.model_copy(update=changes))
 
     def _serve(self) -> None:
-        """Waitress's loop, until told to end. Its own has no way out but an exception."""
+        """Waitress's loop, until it is asked to end. Its own has no way out but an exception."""
         waitress = self._waitress
         try:
             while not self._ending:
@@ -748,7 +748,7 @@ class SandboxServer:
             self._stop_asked.set()
 
     def stop(self) -> None:
-        """End: refuse new work, let running calls go on for ``stop_grace``, destroy all sandboxes, close.
+        """End: refuse new work, let running calls continue for ``stop_grace``, destroy all sandboxes, close.
 
         May be called twice, and from any thread.
         """
@@ -770,7 +770,7 @@ class SandboxServer:
     def _close(self) -> None:
         if self.service is not None:
             self.service.drain(self._stop_grace)
-            # Sandboxes go before the connections: calls that still go on end by it, and their clients get to know.
+            # Sandboxes go before the connections: calls that still continue end by it, and their clients get to know.
             self.service.stop(self._config.stop_timeout)
         if self._waitress is not None:
             if self.service is not None:
@@ -789,7 +789,7 @@ class SandboxServer:
         logger.info('the server on %s is stopped', self.url)
 
     def run(self, host: str = '127.0.0.1', port: int = DEFAULT_PORT) -> None:
-        """Serve until the process is told to end (SIGTERM, SIGINT) or `stop` is called; then take everything away.
+        """Serve until the process is asked to end (SIGTERM, SIGINT) or `stop` is called; then take everything away.
 
         Raises:
             ServerUnavailableError: The address cannot be listened on.
@@ -815,7 +815,7 @@ class SandboxServer:
         return {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _announce(self) -> None:
-        """Tell whoever started it where it is, and the key if it was made here: this once, and in no log."""
+        """Tell the one that started it where it is, and the key if it was made here: this once, and in no log."""
         lines = [f'enclave serves on {self.url} (documentation: {self.url}/docs)']
         if self.generated_key is not None:
             lines += [

@@ -1,4 +1,4 @@
-"""What stands behind the routes (floor 6): an tenant for each key, each with a manager of its own, and what all share.
+"""What stands behind the routes (layer 6): an tenant for each key, each with a manager of its own, and what all share.
 
 A key sees only its own sandboxes because it has its own manager: there is no table in which it could find another's.
 """
@@ -355,10 +355,10 @@ class Service:
             raise ManagerStoppedError('the server is stopping and takes no new work', details={'retry_after': 5})
 
     def drain(self, grace: float) -> None:
-        """Refuse new work, and wait for what goes on."""
+        """Refuse new work, and wait for what continues."""
         self._draining = True
         if not self.lanes.wait_empty(grace):
-            logger.info('the server stops although calls go on: %s', self.lanes.counts())
+            logger.info('the server stops although calls continue: %s', self.lanes.counts())
 
     def stop(self, timeout: float | None) -> None:
         """Destroy everything, of all tenants at once. May be called twice."""

@@ -1,4 +1,4 @@
-"""The addresses of the verbs of sandboxes (floor 6), one for each row of `VERBS`; what they take and give is in the rows."""
+"""The addresses of the verbs of sandboxes (layer 6), one for each row of `VERBS`; what they take and give is in the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be run in a sandbox (floor 3). Every public name is imported at its first use."""
+"""What can be run in a sandbox (layer 3). Every public name is imported at its first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tool is (floor 3): a name, a typed arguments class, and a `run` over a few workspace verbs.
+"""What a tool is (layer 3): a name, a typed arguments class, and a `run` over a few workspace verbs.
 
 The whole of a user's tool::
 
@@ -16,7 +16,7 @@ The whole of a user's tool::
 The arguments class is the source of the schema that a model reads and the checker of every call. What `run` returns, or
 raises, becomes a `ToolResult` by these rules:
 
-- A `ToolResult` stays as it is, a `CommandResult` is told as `command_result` tells it, None is empty output, and anything
+- A `ToolResult` stays as it is, a `CommandResult` is reported as `command_result` says it, None is empty output, and anything
   else is the output of a success, if it has a JSON form.
 - `SandboxPathError`, `SandboxPathNotFoundError` and an `InvalidArgumentError` about a working directory or user say what
   the guest's world looks like, so they become results with status ``error``.
@@ -81,7 +81,7 @@ class Tool:
 
     Attributes:
         name: What it is called by. Default: the name it is registered under, else the class's name in snake case.
-        description: What it does, for whoever chooses between tools. Default: the first line of the class's docstring.
+        description: What it does, for the caller that chooses between tools. Default: the first line of the class's docstring.
         Arguments: An attrs class: the arguments of a call. See `enclave.tools.schema.argument` for descriptions and bounds.
         Options: An attrs class: what ``tools_config[name]`` may hold; an instance of it is ``self.options``. A tool without
             one takes no options.
@@ -183,7 +183,7 @@ class Tool:
 
     @_overridable
     def execute(self, workspace: Workspace, /, **parameters: Any) -> ToolResult:
-        """Check the arguments of a call, run it in a workspace, and tell what became of it.
+        """Check the arguments of a call, run it in a workspace, and report what became of it.
 
         With an asynchronous proxy of a sandbox in the place of the workspace, this gives what is to be awaited.
 
@@ -329,7 +329,7 @@ def _first_line(cls: type[Tool]) -> str:
 
 
 def _guarded(execute: F) -> F:
-    """Return a user's own `execute` with the checks and the telling that ours has.
+    """Return a user's own `execute` with the checks and the reporting that ours has.
 
     Coroutine functions are left alone: they are their author's to await, and `call_tool` knows how to drive them.
     """

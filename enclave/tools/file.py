@@ -1,4 +1,4 @@
-"""``file_operation`` (floor 3): files and directories of the sandbox, without a shell in between.
+"""``file_operation`` (layer 3): files and directories of the sandbox, without a shell in between.
 
 A path is data: quotes, newlines, ``$()`` and leading dashes have no meaning. Relative paths begin at the working directory.
 
@@ -93,7 +93,7 @@ class FileOperation(Tool):
     ========== ==================================================== ====================================================
 
     A part that begins or ends within a character is read without it; ``offset`` and ``next_offset`` say where the text
-    begins and goes on. ``create`` makes a new file, with parents, and fails where something is; ``write`` replaces what is
+    begins and continues. ``create`` makes a new file, with parents, and fails where something is; ``write`` replaces what is
     there. ``exists`` and ``stat`` follow symlinks. Control characters in listed names show as backslash escapes;
     ``entries`` has the true names.
     """
@@ -174,7 +174,7 @@ class FileOperation(Tool):
         wanted = min(arguments.max_bytes or limit, limit)
         if arguments.encoding != _BASE64:
             wanted = max(wanted, _WIDEST_CHARACTER_BYTES)  # so that reading part after part always gets on
-        # One byte more than wanted tells whether there is more, without a second call.
+        # One byte more than wanted says whether there is more, without a second call.
         data = workspace.read_file(arguments.file_path, offset=arguments.offset, max_bytes=wanted + 1)
         truncated = len(data) > wanted
         if truncated and arguments.max_bytes is None:
@@ -316,7 +316,7 @@ class FileOperation(Tool):
 
 
 def _broken_start(data: bytes, encoding: str) -> int:
-    """Return how many bytes belong to a character that began before; only UTF-8 tells."""
+    """Return how many bytes belong to a character that began before; only UTF-8 says."""
     count = 0
     if codecs.lookup(encoding).name == 'utf-8':
         while count < min(_WIDEST_CHARACTER_BYTES - 1, len(data)) and data[count] & 0xC0 == 0x80:

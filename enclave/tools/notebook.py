@@ -1,4 +1,4 @@
-"""``notebook_executor`` (floor 3): run code in a Jupyter kernel, which keeps its state between calls."""
+"""``notebook_executor`` (layer 3): run code in a Jupyter kernel, which keeps its state between calls."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class NotebookExecutor(Tool):
         keep_escapes: bool = argument(default=False)
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
-        """Run the code and tell its end; where there is no code, nothing is run."""
+        """Run the code and report how it ended; where there is no code, nothing is run."""
         if not arguments.code.strip():
             return self.failure('No code provided')
         notebook = cast('NotebookWorkspace', workspace)

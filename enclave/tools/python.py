@@ -1,4 +1,4 @@
-"""``python_executor`` (floor 3): run Python source as a script."""
+"""``python_executor`` (layer 3): run Python source as a script."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class PythonExecutor(Tool):
         )
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
-        """Run the code and tell its end; where there is no code, nothing is run."""
+        """Run the code and report how it ended; where there is no code, nothing is run."""
         if not arguments.code.strip():
             return self.failure('No code provided')
         options = self.options

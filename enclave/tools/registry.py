@@ -1,4 +1,4 @@
-"""Tools by name (floor 3): where users' tools are registered, ours are found, and a sandbox's are loaded.
+"""Tools by name (layer 3): where users' tools are registered, ours are found, and a sandbox's are loaded.
 
 Our own tools are imported when they are first asked for, so a program that never opens a sandbox pays for none of them.
 """

@@ -1,4 +1,4 @@
-"""JSON schemas out of typed attrs classes (floor 3).
+"""JSON schemas out of typed attrs classes (layer 3).
 
 One class says what a tool takes; this module makes the schema a model reads from it, and `enclave.wire` checks calls against
 the same class, so that the two cannot drift apart. `json_schema` knows every type `enclave.wire` can decode, and serves
@@ -61,7 +61,7 @@ def argument(
     """Return an attrs field whose description and bounds a model gets to see.
 
     Args:
-        description: A sentence for whoever fills the argument in.
+        description: A sentence for the caller that fills the argument in.
         default: Value when it is left out; without one (and without ``factory``) the argument is required.
         factory: Makes the value when it is left out, for values that must not be shared.
         minimum: The least number allowed.

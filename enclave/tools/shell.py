@@ -1,4 +1,4 @@
-"""``shell_executor`` (floor 3): run a shell line, or a program with its arguments."""
+"""``shell_executor`` (layer 3): run a shell line, or a program with its arguments."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ShellExecutor(Tool):
         shell: str | None = argument(default=None)
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
-        """Run the command and tell its end; where there is none, nothing is run."""
+        """Run the command and report how it ended; where there is none, nothing is run."""
         program = arguments.command if isinstance(arguments.command, str) else ''.join(arguments.command[:1])
         if not program.strip():
             return self.failure('No command provided')

@@ -320,7 +320,7 @@ def test_a_program_that_reads_nothing_gets_end_of_file_or_is_not_waited_for(agen
 
 
 def test_live_output_waits_in_the_sandbox_for_credit(agent: AgentProcess) -> None:
-    # It floods when it is told to: until it is known to have started, its output is taken in.
+    # It floods when it is reported to: until it is known to have started, its output is taken in.
     process = AgentOperations(agent.channel).start_process(program('read go; yes', open_stdin=True))
     process.wait_started()
     process.write(b'go\n')
@@ -591,7 +591,7 @@ def test_a_pipe_stream_closes_twice_and_reaps(tmp_path: Path) -> None:
 
 
 def trap(folder: Path, module: str, marker: Path) -> None:
-    """Put a module where an interpreter would find it, which tells in which process it was run."""
+    """Put a module where an interpreter would find it, which says in which process it was run."""
     (folder / f'{module}.py').write_text(f'import os\nopen({str(marker)!r} + "-%d" % os.getpid(), "w").close()\n')
 
 

@@ -16,7 +16,7 @@ Start = Callable[..., BubblewrapSandbox]
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """A host directory that a sandbox may write in, whoever it is outside."""
+    """A host directory that a sandbox may write in, the one that it is outside."""
     place = tmp_path / 'volume'
     place.mkdir()
     place.chmod(0o777)

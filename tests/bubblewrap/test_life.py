@@ -101,7 +101,7 @@ def test_process_1_killed_from_outside_is_noticed_and_named(start: Start) -> Non
 
 
 def facts_of_this_process() -> tuple[int, int, int]:
-    """Return how many descriptors, threads and mounts of ours there are."""
+    """Return how many descriptors, threads and mounts of this library there are."""
     mounts = Path('/proc/self/mountinfo').read_text().count('enclave')
     return len(os.listdir('/proc/self/fd')), threading.active_count(), mounts
 
@@ -164,8 +164,8 @@ CLOSED = """
 import os, sys
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 with BubblewrapSandbox({'python': sys.argv[1]} if len(sys.argv) > 1 else {}) as sandbox:
-    told = os.dup(int(os.environ['TOLD']))
-    os.write(told, sandbox.execute_command('cat; echo x', stdin=b'in ').stdout.encode())
+    reported = os.dup(int(os.environ['TOLD']))
+    os.write(reported, sandbox.execute_command('cat; echo x', stdin=b'in ').stdout.encode())
 """
 
 

@@ -1,4 +1,4 @@
-"""The clients of SandboxFusion, unchanged and in environments of their own, against a server of ours."""
+"""The clients of SandboxFusion, unchanged and in environments of their own, against a server of this library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of our own, each in both colours and each a process of its own, against a real engine."""
+"""Programs of our own, each in sync and async code and each a process of its own, against a real engine."""
 
 from __future__ import annotations
 

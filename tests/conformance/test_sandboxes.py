@@ -549,7 +549,7 @@ def test_the_process_limit_holds(start: Start) -> None:
     assert int(count) < 32
 
 
-# Programs that go on -------------------------------------------------------------------------------------------------
+# Programs that continue -------------------------------------------------------------------------------------------------
 
 
 def test_output_comes_while_the_program_runs(sandbox: AgentBackedSandbox) -> None:
@@ -1053,10 +1053,10 @@ def host_tree(folder: Path, size: int) -> Path:
 
 
 def until_idle(sandbox: AgentBackedSandbox) -> None:
-    """Return when nothing goes on in the sandbox any more."""
+    """Return when nothing continues in the sandbox any more."""
     until = time.monotonic() + PATIENCE
     while sandbox.active_calls:
-        assert time.monotonic() < until, 'something goes on'
+        assert time.monotonic() < until, 'something continues'
 
 
 @pytest.mark.parametrize('size', SIZES)

@@ -112,7 +112,7 @@ async def running(place: str) -> AsyncIterator[Any]:
 async def until_idle(sandbox: Any) -> None:
     give_up_at = time.monotonic() + PATIENCE
     while (await sandbox.get_info()).active_calls:
-        assert time.monotonic() < give_up_at, 'something goes on'
+        assert time.monotonic() < give_up_at, 'something continues'
 
 
 async def cancel_midway(call: Coroutine[Any, Any, Any], under_way: threading.Event) -> None:

@@ -379,7 +379,7 @@ def test_shell_has_this_terminal_its_size_and_its_keys(engine: Engine) -> None:
         terminal.wait_for(b'xterm-256color-')
 
         terminal.resize(40, 120)
-        terminal.process.send_signal(signal.SIGWINCH)  # the kernel tells it to a foreground group alone
+        terminal.process.send_signal(signal.SIGWINCH)  # the kernel says it to a foreground group alone
         # Typed at once, it might be read before the new size has arrived.
         terminal.type(b'until [ "$(stty size)" = "40 120" ]; do sleep 0.05; done; echo re""sized\r')
         terminal.wait_for(b'resized')

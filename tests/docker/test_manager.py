@@ -186,7 +186,7 @@ def test_a_killed_owner_leaves_no_container(
 
 
 def sweep_first(attempt: Callable[[], bool]) -> None:
-    """Try until a sweep of ours came first: every manager on this machine sweeps, those of other tests too."""
+    """Try until a sweep of this library came first: every manager on this machine sweeps, those of other tests too."""
     for _ in range(20):
         if attempt():
             return

@@ -1,4 +1,4 @@
-"""What hostile code in a Docker sandbox tries, and what clumsy callers do: the sandbox goes on, or says what happened."""
+"""What hostile code in a Docker sandbox tries, and what clumsy callers do: the sandbox continues, or says what happened."""
 
 from __future__ import annotations
 

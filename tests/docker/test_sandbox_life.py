@@ -1,4 +1,4 @@
-"""Starting, stopping and losing a Docker sandbox: what is told, and what is left."""
+"""Starting, stopping and losing a Docker sandbox: what is reported, and what is left."""
 
 from __future__ import annotations
 

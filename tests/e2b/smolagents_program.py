@@ -13,7 +13,7 @@ class Scripted(Model):
 
     def generate(self, messages, **options):
         code = self.answers.pop(0)
-        return ChatMessage(role=MessageRole.ASSISTANT, content=f'Thought: go on.\n<code>\n{code}\n</code>')
+        return ChatMessage(role=MessageRole.ASSISTANT, content=f'Thought: continue.\n<code>\n{code}\n</code>')
 
 
 @tool

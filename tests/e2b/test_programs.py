@@ -1,4 +1,4 @@
-"""Programs written for E2B, unchanged from the package index, run against a server of ours."""
+"""Programs written for E2B, unchanged from the package index, run against a server of this library."""
 
 from __future__ import annotations
 

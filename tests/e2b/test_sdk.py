@@ -1,4 +1,4 @@
-"""E2B's SDK, unchanged and in an environment of its own, takes every step against a server of ours."""
+"""E2B's SDK, unchanged and in an environment of its own, takes every step against a server of this library."""
 
 from __future__ import annotations
 

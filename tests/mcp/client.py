@@ -177,7 +177,7 @@ async def cancelled(session: ClientSession, sandbox: dict[str, str]) -> None:
     if MAJOR < 2:  # it sends no cancellation by itself
         import mcp.types as types
 
-        number = max(session._response_streams)  # the requests that go on
+        number = max(session._response_streams)  # the requests that continue
         note = types.CancelledNotification(params=types.CancelledNotificationParams(requestId=number, reason='test'))
         await session.send_notification(types.ClientNotification(note))
     asking.cancel()

@@ -47,7 +47,7 @@ def cell(shell: InteractiveShell, line: str, text: str) -> Any:
 
 def test_cells_run_in_the_sandbox_and_keep_their_variables(opened: InteractiveShell) -> None:
     cell(opened, '', 'import os\nx = 6')
-    seen = cell(opened, '-o result', 'print("told")\nx * 7')
+    seen = cell(opened, '-o result', 'print("reported")\nx * 7')
 
     assert seen.stdout.startswith('told\n')
     assert seen.outputs[0].data['text/plain'] == '42'

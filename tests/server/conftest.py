@@ -21,7 +21,7 @@ Connect = Callable[..., HttpSandboxManager]
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """Nothing of whoever runs the tests counts."""
+    """Nothing of the one that runs the tests counts."""
     for name in ('ENCLAVE_API_KEY', 'ENCLAVE_URL', 'HTTP_PROXY', 'http_proxy'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('XDG_STATE_HOME', str(tmp_path / 'state'))

@@ -68,7 +68,7 @@ def box(server: SandboxServer) -> Iterator[RemoteNotebookSandbox]:
 
 @pytest.fixture
 def path(server: SandboxServer, box: RemoteNotebookSandbox) -> str:
-    """The sandbox's address, with nothing going on in its kernel."""
+    """The sandbox's address, with nothing running in its kernel."""
     wait_idle(box)
     return f'{server.url}{box.path}'
 
@@ -328,7 +328,7 @@ def test_a_flood_that_nobody_takes_stays_in_the_sandbox(
         cell = cell_of(server, 'a-flood-of-mine')
         wait_until(lambda: cell._unread > live.UNREAD_BYTES // 2, 'the flood')
         most = cell.size
-        assert post(f'{path}/kernels', {'name': 'beside'}).status_code == 200, 'others go on'
+        assert post(f'{path}/kernels', {'name': 'beside'}).status_code == 200, 'others continue'
         monkeypatch.setattr(live, 'RESUME_SECONDS', 0.05)
 
     wait_idle(box)

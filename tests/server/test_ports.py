@@ -31,16 +31,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
-        told = repr((self.command, self.path, body, sorted(name.lower() for name in self.headers))).encode()
+        reported = repr((self.command, self.path, body, sorted(name.lower() for name in self.headers))).encode()
         self.send_response(207 if self.path.startswith('/odd') else 200)
         self.send_header('Content-Type', 'text/html')
         self.send_header('Set-Cookie', 'a=b')
         self.send_header('X-Own', 'yes')
         self.send_header('Content-Security-Policy', 'default-src *')
-        self.send_header('Content-Length', str(len(told)))
+        self.send_header('Content-Length', str(len(reported)))
         self.end_headers()
         if self.command != 'HEAD':
-            self.wfile.write(told)
+            self.wfile.write(reported)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = answer
 

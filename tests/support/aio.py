@@ -10,7 +10,7 @@ PATIENCE = 30.0
 
 
 async def until(predicate: Callable[[], object]) -> None:
-    """Let the loop go on until something is true."""
+    """Let the loop continue until something is true."""
     give_up_at = time.monotonic() + PATIENCE
     while not predicate():
         assert time.monotonic() < give_up_at, 'it did not come to that'

@@ -19,7 +19,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """Return the names of those modules of ours that a file imports when it runs, wherever in it the import stands."""
+    """Return the names of those modules of this library that a file imports when it runs, wherever in it the import stands."""
     return {name for name in _names(ast.parse(path.read_text('utf-8')), known) if name in known}
 
 

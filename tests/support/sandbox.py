@@ -1,8 +1,8 @@
 """A sandbox in this process that isolates nothing, for tests of what owns sandboxes.
 
 Its file system is a temporary directory and its commands are programs of the host (`tests.support.workspace`), but for three
-words of its own: ``hold`` goes on until it is let go, cancelled or the sandbox ends; ``hold N`` is held under a name; ``die``
-is the end of the sandbox. A `FakeBackend` stands for the engine: it keeps the record, and is told what shall go wrong.
+words of its own: ``hold`` continues until it is let go, cancelled or the sandbox ends; ``hold N`` is held under a name; ``die``
+is the end of the sandbox. A `FakeBackend` stands for the engine: it keeps the record, and is reported what shall go wrong.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FakeBackend:
         self.may_end.set()
         self.failures: list[Exception] = []  # of the next starts
         self.changed = threading.Condition(self.lock)
-        self.holding = 0  # calls of "hold" going on
+        self.holding = 0  # calls of "hold" running
 
     def fail_starts(self, *errors: Exception) -> None:
         with self.lock:
@@ -179,7 +179,7 @@ class FakeSandbox(Sandbox):
         if is_cancelled():
             return CommandResult(command=command, status=ExecutionStatus.CANCELLED, exit_code=137, signal='SIGKILL')
         if self._ended.is_set():
-            raise SandboxGoneError(f'sandbox {self.id} was stopped while the call was going on')
+            raise SandboxGoneError(f'sandbox {self.id} was stopped while the call was running')
         return CommandResult(command=command, status=ExecutionStatus.SUCCESS)
 
     @contextlib.contextmanager

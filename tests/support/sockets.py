@@ -1,4 +1,4 @@
-"""HTTP by hand, for what no client library would send; and servers that are none of ours."""
+"""HTTP by hand, for what no client library would send; and servers that are none of this library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream whose far end is the test itself."""
+"""A stream whose peer is the test itself."""
 
 from __future__ import annotations
 

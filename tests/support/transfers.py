@@ -53,7 +53,7 @@ def cancel_midway(call: Callable[[], Any], under_way: threading.Event) -> None:
     assert under_way.wait(PATIENCE)
     cancellation.cancel()
     thread.join(PATIENCE)
-    assert not thread.is_alive(), 'the call goes on'
+    assert not thread.is_alive(), 'the call continues'
     assert [type(end) for end in ends] == [CallCancelledError], ends
 
 

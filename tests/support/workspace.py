@@ -2,7 +2,7 @@
 
 The sandbox's ``/`` is a temporary directory; file verbs map absolute paths into it, commands start in its working directory.
 Every call is kept in ``calls`` as ``(verb, arguments)``. What a real sandbox would do on its own account (die, run out of
-memory, time out) is told with `will`.
+memory, time out) is reported with `will`.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ class FakeWorkspace:
 
 
 class _translated:
-    """Tells the host's errors as a sandbox tells the guest's."""
+    """Tells the host's errors as a sandbox says the guest's."""
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -17,7 +17,7 @@ color: contextvars.ContextVar[str] = contextvars.ContextVar('color', default='no
 
 
 class Held:
-    """A blocking call that goes on until it is cancelled or let go, and keeps a record."""
+    """A blocking call that continues until it is cancelled or let go, and keeps a record."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()

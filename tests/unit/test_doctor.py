@@ -114,7 +114,7 @@ def test_kernel_with_every_account_passes() -> None:
 
 
 def test_closed_user_namespaces_name_the_setting(tmp_path: Path) -> None:
-    """Root's sandboxes need them like everybody's, whoever runs this."""
+    """Root's sandboxes need them like everybody's, the one that runs this."""
     (tmp_path / 'kernel').mkdir()
     (tmp_path / 'kernel' / 'unprivileged_userns_clone').write_text('0\n')
 

@@ -1,1 +1,1 @@
-"""Sandboxes from namespaces alone, without a daemon, through bubblewrap (floor 4)."""
+"""Sandboxes from namespaces alone, without a daemon, through bubblewrap (layer 4)."""

@@ -1,4 +1,4 @@
-"""Reading tar archives of strangers, compressed or not, so that what is damaged or cut off is told (floor 4).
+"""Reading tar archives of strangers, compressed or not, so that what is damaged or cut off is reported (layer 4).
 
 `tarfile` decompresses a stream by itself, but does not read it to the end, where the check sums are; so we do.
 """
@@ -124,7 +124,7 @@ def damage_told(what: str) -> Iterator[None]:
 
 
 class WholeTarInfo(tarfile.TarInfo):
-    """A member's header. `tarfile` takes one that is damaged, past the first, for the archive's end; this tells it."""
+    """A member's header. `tarfile` takes one that is damaged, past the first, for the archive's end; this says it."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> WholeTarInfo:

@@ -1,4 +1,4 @@
-"""Control groups for sandboxes without an engine: the limits that hold for a whole family of processes (floor 4).
+"""Control groups for sandboxes without an engine: the limits that hold for a whole family of processes (layer 4).
 
 Each sandbox gets a group of its own below ``enclave`` in the group this process is in (v1, each controller by itself)
 or beside it (v2, where a group with processes may not have limited children). It is removed at the stop, and the family with
@@ -231,8 +231,8 @@ class Group:
 
     @classmethod
     def prepare(cls, cgroups: Cgroups, sandbox_id: str, limits: Limits) -> Group:
-        """Return an object for groups that are not made yet, so that whoever has it can `remove` what `create` has made, also
-        where that is interrupted."""
+        """Return an object for groups that are not made yet, so that the one that has it can `remove` what `create` has made,
+        also where that is interrupted."""
         return cls(cgroups, _group_name(sandbox_id, current_owner(), next(_counter)), limits)
 
     def create(self, sandbox_id: str) -> None:
@@ -392,7 +392,7 @@ def _short(host: str) -> str:
 
 
 def _remove(place: Path) -> None:
-    """Remove a group, waiting for its last processes to be reaped by whoever is their parent.
+    """Remove a group, waiting for its last processes to be reaped by the one that is their parent.
 
     All in it is killed but this process, of which a thread that starts a sandbox may be there (`Group.entered`).
     """
@@ -448,7 +448,7 @@ def sweep_groups(cgroups: Cgroups) -> list[str]:
 
 
 def _owner_of(name: str) -> OwnerProcess | None:
-    """Return the process that made a group of this name; None if it is not one of ours, or of another machine's."""
+    """Return the process that made a group of this name; None if it is not one of this library, or of another machine's."""
     here = current_owner()
     match = _NAME.fullmatch(name)
     if match is not None:
@@ -484,7 +484,7 @@ def _find_families(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def remove_families(families: Iterable[Path]) -> None:
-    """Remove those families that have no group. Whoever wants to make one in it meanwhile makes it anew."""
+    """Remove those families that have no group. The one that wants to make one in it meanwhile makes it anew."""
     for family in families:
         with contextlib.suppress(OSError):
             family.rmdir()

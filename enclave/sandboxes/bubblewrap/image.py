@@ -1,6 +1,6 @@
-"""What an image is made of: its parts in an archive or a directory, and what its documents say (floor 4).
+"""What an image is made of: its parts in an archive or a directory, and what its documents say (layer 4).
 
-The documents are a stranger's. `Node` reads them: whatever has another shape than the specification gives it is told, with
+The documents are a stranger's. `Node` reads them: whatever has another shape than the specification gives it is reported, with
 where it stands.
 
 Source: the OCI image specification (``image-layout.md``, ``manifest.md``, ``config.md``) and Docker's image archive
@@ -37,7 +37,7 @@ T = TypeVar('T')
 
 @frozen(kw_only=True)
 class Part:
-    """A file of an image, a layer or a document: its name, and what is told of it: its digest, ``'sha256:...'``, and size.
+    """A file of an image, a layer or a document: its name, and what is reported of it: its digest, ``'sha256:...'``, and size.
 
     Attributes:
         diff_id: The digest of the tar archive in a layer.
@@ -56,7 +56,7 @@ class Part:
 
     @classmethod
     def described(cls, descriptor: Node) -> Part:
-        """Return the part that a descriptor tells of."""
+        """Return the part that a descriptor reports."""
         digest, size = descriptor.get('digest').digest(), descriptor.find('size')
         return cls(name=f'blobs/{digest.replace(":", "/")}', digest=digest, size_bytes=size.number() if size else None)
 
@@ -229,7 +229,7 @@ def _architecture(descriptor: Node) -> str | None:
 
 
 def _with_diff_ids(layers: list[Part], config: Node) -> tuple[Part, ...]:
-    """Return the layers with what the configuration tells of them, if it does."""
+    """Return the layers with what the configuration reports them, if it does."""
     found = config.find('rootfs')
     found = found.find('diff_ids') if found else None
     if found is None:

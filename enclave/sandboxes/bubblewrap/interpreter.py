@@ -1,4 +1,4 @@
-"""Which Python of this machine runs the kernels of a sandbox without Docker, where nobody says (floor 4).
+"""Which Python of this machine runs the kernels of a sandbox without Docker, where nobody says (layer 4).
 
 The system's ``python3`` if it has ipykernel, else the Python of this process if that has it. It counts only where the sandbox
 sees it: modules in somebody's home (``pip install --user``) or on PYTHONPATH are not shown there.

@@ -1,8 +1,8 @@
-"""Starting bubblewrap: the thread that does it, and the agent in a form that starts quickly (floor 4).
+"""Starting bubblewrap: the thread that does it, and the agent in a form that starts quickly (layer 4).
 
 **The thread.** A sandbox is to die with this process, by bubblewrap's ``--die-with-parent``, which is prctl(2)'s
 PR_SET_PDEATHSIG. The kernel takes the *thread* that forked for the parent, so a sandbox made in a thread that ends
-would end with it. One thread of ours, which lives as long as the process, therefore starts them all.
+would end with it. One thread of this library, which lives as long as the process, therefore starts them all.
 
 **The agent.** Compiling its source takes longer than all the rest of a start. The interpreter it will run under is
 known here, so its code object is compiled once, inside a sandbox with that same interpreter, and kept; the loader only
@@ -227,7 +227,7 @@ def _compile(start: Callable[[list[str]], Started], kill: Callable[[Started], No
     code = bytearray()
     try:
         timer.start()
-        with contextlib.suppress(BrokenPipeError):  # what it says, or its exit code, tells more
+        with contextlib.suppress(BrokenPipeError):  # what it says, or its exit code, says more
             stream.write(_source())
             process.stdin.close()  # type: ignore[union-attr]  # PipeStream has checked it
         while len(code) < _CODE_LIMIT_BYTES and (data := stream.read()):
@@ -294,7 +294,7 @@ class _Launcher:
         try:
             return future.result()
         except BaseException:
-            # Whoever waited may have been interrupted while the thread is still at it, and may go on to take away what
+            # The one that waited may have been interrupted while the thread is still at it, and may continue to take away what
             # `around` entered: so not before the thread has left that, and nothing is left of what it started.
             try:
                 wait([future])

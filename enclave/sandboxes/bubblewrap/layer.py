@@ -1,4 +1,4 @@
-"""Laying an image's layers over each other (floor 4).
+"""Laying an image's layers over each other (layer 4).
 
 A layer is a tar archive and a stranger: every path is resolved as if the target were the root directory, so nothing
 lands outside; devices are left out, and so are set-user-id bits and owners.

@@ -1,8 +1,8 @@
-"""Where in a bubblewrap sandbox the working directory and the volumes may be (floor 4).
+"""Where in a bubblewrap sandbox the working directory and the volumes may be (layer 4).
 
 bubblewrap makes what is missing on the way to a mount, follows the symlinks it meets there, and does so while this machine's
 root is still in view. Both a root file system and a volume may hold symlinks that a stranger made. So a place is looked at
-before: what stands in its way is told by name, and no symlink is followed.
+before: what stands in its way is reported by name, and no symlink is followed.
 """
 
 from __future__ import annotations

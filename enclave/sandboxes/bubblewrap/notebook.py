@@ -1,4 +1,4 @@
-"""Notebook sandboxes without an engine (floor 4): Jupyter kernels in namespaces, under a Python of this machine or a rootfs's."""
+"""Notebook sandboxes without an engine (layer 4): Jupyter kernels in namespaces, under a Python of this machine or a rootfs's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a bubblewrap notebook sandbox's configuration (floor 4), beside those of any bubblewrap sandbox."""
+"""The words of a bubblewrap notebook sandbox's configuration (layer 4), beside those of any bubblewrap sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where this backend keeps things on the host (floor 4).
+"""Where this backend keeps things on the host (layer 4).
 
 Everything is under one directory per user: what can be made again (``etc``, ``agent``, ``seccomp``, ``bwrap``,
 ``mounts``, ``images``) and what ``remove_on_exit=False`` kept (``kept``). Files are made beside their place and renamed into

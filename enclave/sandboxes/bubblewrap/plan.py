@@ -1,4 +1,4 @@
-"""What one start of a bubblewrap sandbox needs (floor 4): its options, the descriptors handed over, and the gate it waits at.
+"""What one start of a bubblewrap sandbox needs (layer 4): its options, the descriptors handed over, and the gate it waits at.
 
 Source: bwrap(1).
 """
@@ -68,7 +68,7 @@ class Plan:
     _trees: list[tuple[str, str]] = field(init=False)  # host path, path inside
     _dirs: list[str] = field(init=False)
     _links: list[tuple[str, str]] = field(init=False)  # text, path
-    pid: int = field(default=0, init=False)  # of process 1, as this machine counts, once `read_pid` was told
+    pid: int = field(default=0, init=False)  # of process 1, as this machine counts, once `read_pid` has it
     is_sure: bool = field(default=True, init=False)  # whether nothing in the sandbox has a say in its rlimits
     _info: int = field(default=-1, init=False)
     _gate: int = field(default=-1, init=False)
@@ -101,7 +101,7 @@ class Plan:
         self._check_targets()
 
     def _open_trees(self) -> None:
-        """Make places in ``/etc`` for volumes: it is a directory of ours, put together for sandboxes."""
+        """Make places in ``/etc`` for volumes: it is a directory of this library, put together for sandboxes."""
         self._trees, self._dirs, self._links = [*self.view.trees], [], [*self.view.links]
         volumes = [path for _, path, _ in self._binds]
         for place in volumes:
@@ -156,7 +156,7 @@ class Plan:
 
     @property
     def waits(self) -> bool:
-        """Whether what is started waits before it runs, for `release`, and `read_pid` tells its process id.
+        """Whether what is started waits before it runs, for `release`, and `read_pid` says its process id.
 
         It takes longer, so that is only where the limits are not to be left to it: where it must be put into its group, and
         where the interpreter is one that the configuration brings along. Or where the process id cannot be had otherwise.
@@ -256,7 +256,7 @@ class Plan:
         self.close()
 
     def close(self) -> None:
-        """Let go of what `start` had opened. What waits for `release` goes on by that, so it must have been killed."""
+        """Let go of what `start` had opened. What waits for `release` continues by that, so it must have been killed."""
         for descriptor in (self._info, self._gate):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -381,7 +381,7 @@ def _join(arguments: list[str]) -> bytes:
     """Return arguments as bubblewrap reads them from a file, each ended by a NUL; so none may hold one, or it were two."""
     for each in arguments:
         if '\0' in each:
-            raise SandboxStartError(f'bubblewrap cannot be told {each!r}, which holds a NUL')
+            raise SandboxStartError(f'bubblewrap cannot take {each!r}, which holds a NUL')
     return '\0'.join([*arguments, '']).encode('utf-8', 'surrogateescape')
 
 

@@ -1,4 +1,4 @@
-"""The bubblewrap program itself: where it is, whether it works here, and what to do when it does not (floor 4)."""
+"""The bubblewrap program itself: where it is, whether it works here, and what to do when it does not (layer 4)."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def find_closed_setting(proc: Path = Path('/proc/sys')) -> tuple[str, str, str] 
 
 
 _WORDS_LENGTH = 500
-"""How much is told of what was said: it may have been an interpreter of a stranger's that said it."""
+"""How much is reported of what was said: it may have been an interpreter of a stranger's that said it."""
 _NO_NAMESPACES = re.compile(
     r'no permissions to create|creating new namespace failed|setting up uid map|RTM_NEWADDR|unshare|user namespace',
     re.IGNORECASE,

@@ -1,4 +1,4 @@
-"""What a bubblewrap sandbox sees of programs (floor 4): this machine's ``/usr``, a directory, or an unpacked image.
+"""What a bubblewrap sandbox sees of programs (layer 4): this machine's ``/usr``, a directory, or an unpacked image.
 
 All of it is read-only, and nothing is shown that was not asked for: no home, no ``/var``, no ``/run``, no ``/etc`` but
 a small one of our own, copied together once and kept in the cache.
@@ -115,7 +115,7 @@ def get_view(rootfs: str | None, python: str | None, *, network: bool, whole: bo
     """Return how to show what a configuration names; looked at afresh every ten seconds.
 
     Args:
-        whole: Show all that lies beside the interpreter, as whoever names it asks for; else only what an environment is made
+        whole: Show all that lies beside the interpreter, as the one that names it asks for; else only what an environment is made
             of (`ENVIRONMENT_PARTS`), since other things may lie there too.
 
     Raises:

@@ -17,7 +17,8 @@ def _check_rootfs(gate: Gate, option: str, value: Any, config: Any) -> Any:
 
 
 def _check_python(gate: Gate, option: str, value: Any, config: Any) -> Any:
-    """An interpreter shows what lies beside it, and beside what it links to. Whether it is there is told to who may have it."""
+    """An interpreter shows what lies beside it, and beside what it links to. Whether it is there is reported to who may have
+    it."""
     if value is None:
         return value
     gate.host_path(option, value, 'ro', is_steady=True)

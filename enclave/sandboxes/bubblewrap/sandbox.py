@@ -1,4 +1,4 @@
-"""Sandboxes made of namespaces alone (floor 4): bubblewrap, our agent as process 1, and pipes.
+"""Sandboxes made of namespaces alone (layer 4): bubblewrap, our agent as process 1, and pipes.
 
 There is no daemon: bubblewrap is a child of this process and dies with it, and so does all that is in the sandbox.
 Limits that hold for the whole family come from control groups where this process may make them (`cgroups`), else from
@@ -72,7 +72,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
             self._destroy(keep=True)
             raise
         finally:
-            plan.close()  # after what waits for it is killed, or that would go on
+            plan.close()  # after what waits for it is killed, or that would continue
 
     def _begin(self, plan: Plan) -> Operations:
         plan.group = self._group = self._prepare_group()

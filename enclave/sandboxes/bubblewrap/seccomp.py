@@ -1,4 +1,4 @@
-"""The system call filter of a bubblewrap sandbox (floor 4; the one door to pyseccomp, and so to libseccomp).
+"""The system call filter of a bubblewrap sandbox (layer 4; the one door to pyseccomp, and so to libseccomp).
 
 What is let through is what Docker's default profile lets through to a container without capabilities (moby,
 ``profiles/seccomp/default.json``), and nothing of another architecture than the machine's own. A call that the profile
@@ -159,7 +159,7 @@ def _make_filter(library: Any) -> bytes:
         for more in allowed:
             _add_all_but(library, rules, name, at, 1, _PID_BITS, *more)
         arguments = [library.Arg(at, masked, _LOW, 1)]
-        if name == 'prlimit64':  # without new limits, the third argument, it only tells
+        if name == 'prlimit64':  # without new limits, the third argument, it only reads
             _add(library, rules, library.ALLOW, name, *arguments, library.Arg(2, library.EQ, 0))
             arguments.append(library.Arg(2, library.NE, 0))
         _add(library, rules, refuse, name, *arguments)

@@ -1,4 +1,4 @@
-"""Unpacking container images into root file systems for bubblewrap sandboxes (floor 4).
+"""Unpacking container images into root file systems for bubblewrap sandboxes (layer 4).
 
 An image is a list of layers, tar archives laid one over the other, and a configuration. It comes from the engine of
 this machine, from an archive (``docker save``, ``podman save``, ``skopeo copy ... oci-archive:``) or from an OCI

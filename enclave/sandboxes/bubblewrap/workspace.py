@@ -1,4 +1,4 @@
-"""Directories in the cache to work in, of which nothing stays whatever ends the work (floor 4).
+"""Directories in the cache to work in, of which nothing stays whatever ends the work (layer 4).
 
 One is locked while it is in use. The kernel takes the lock away with the process, also with one that is killed, so that
 what nobody holds a lock on is nobody's and the next one to come may remove it. Source: flock(2).

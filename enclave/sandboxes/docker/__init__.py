@@ -1,1 +1,1 @@
-"""Sandboxes that are Docker containers; the only place that imports docker (floor 4)."""
+"""Sandboxes that are Docker containers; the only place that imports docker (layer 4)."""

@@ -1,8 +1,8 @@
-"""Attaching to a sandbox that somebody else started (floor 4, docker).
+"""Attaching to a sandbox that somebody else started (layer 4, docker).
 
 The owner's agent speaks over the owner's stream and serves nobody else. So attaching starts a second agent in the container, by
 the engine's exec, with the limits and the few capabilities of that container. `stop` ends this agent, and with it what was
-started through it; the container, its owner's agent and all else in it go on.
+started through it; the container, its owner's agent and all else in it continue.
 """
 
 from __future__ import annotations

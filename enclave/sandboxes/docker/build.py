@@ -1,10 +1,10 @@
-"""Building the images we have recipes for, on machines without a registry (floor 4, docker).
+"""Building the images we have recipes for, on machines without a registry (layer 4, docker).
 
 ``mmdebstrap`` makes a Debian file tree from the package sources that this host itself uses, and the engine imports it; a
 ``dockerfile`` recipe stands on such an image and adds what pip brings. No registry of images is asked for anything.
 
 A network that re-signs TLS has its own certificate authority, which the host trusts and a fresh image does not; pip in it
-then fails. The host's bundle goes into the image when the host was told to use one (``PIP_CERT``, ``REQUESTS_CA_BUNDLE``,
+then fails. The host's bundle goes into the image when the host is to use one (``PIP_CERT``, ``REQUESTS_CA_BUNDLE``,
 ``SSL_CERT_FILE``, ``CURL_CA_BUNDLE``, or files in ``/usr/local/share/ca-certificates``), when the caller names one, or when a
 build has failed for want of it.
 """
@@ -78,7 +78,7 @@ def build_image(
     progress: ProgressCallback | None = None,
     ca_bundle: str | Path | None = 'auto',
 ) -> ImageInfo:
-    """Build an image and return it. An older build of ours that only this name held is removed.
+    """Build an image and return it. An older build of this library that only this name held is removed.
 
     Args:
         recipe: A recipe, its name, or the image's name.
@@ -385,7 +385,7 @@ def _pip_setting(option: str, variable: str) -> str:
 
 
 def _remove_replaced(engine: Engine, before: ImageInfo | None, built: ImageInfo, name: str) -> None:
-    """Remove the build of ours that just lost its only name, unless a container still stands on it."""
+    """Remove the build of this library that just lost its only name, unless a container still stands on it."""
     if before is None or before.id == built.id or before.origin != 'built here' or set(before.names) - {name}:
         return
     try:
@@ -399,7 +399,7 @@ def _remove_replaced(engine: Engine, before: ImageInfo | None, built: ImageInfo,
 
 
 def find_host_ca(report: ProgressCallback = lambda _: None) -> bytes | None:
-    """Return the PEM bundle this host was told to trust, or None if nobody told it anything."""
+    """Return the PEM bundle this host is to trust, or None if nobody reported it anything."""
     for variable in _CA_VARIABLES:
         path = os.environ.get(variable)
         if path and os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""The words of a Docker sandbox's configuration (floor 4), beside the shared ones of `enclave.config`.
+"""The words of a Docker sandbox's configuration (layer 4), beside the shared ones of `enclave.config`.
 
 Source of meanings and bounds: the Docker Engine API's HostConfig.
 """
@@ -176,7 +176,7 @@ class DockerSandboxConfig(SandboxConfig):
         tty: Give the main process a terminal and an open standard input, so that a bare shell or interpreter stays.
         ports: ``{'8888/tcp': ('127.0.0.1', 8888)}``: container port to host address. A bare number or None (a free port)
             publishes on 127.0.0.1.
-        network: Name of a Docker network to join; default is a bridge of ours whose members cannot reach each other.
+        network: Name of a Docker network to join; default is a bridge of this library whose members cannot reach each other.
         extra_hosts: ``{name: address}`` lines for ``/etc/hosts``.
         privileged: Give the container the host's devices and all capabilities. The sandbox is then no protection.
         platform: Like ``'linux/arm64'``.

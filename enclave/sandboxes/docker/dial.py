@@ -1,4 +1,4 @@
-"""How an engine is reached: its address, and raw two-way connections to it (floor 4, docker).
+"""How an engine is reached: its address, and raw two-way connections to it (layer 4, docker).
 
 docker-py carries the ordinary calls. The streams that last as long as a sandbox are dialled here instead, one connection
 each, because what docker-py hands out after an upgrade is a different object on every transport, keeps urllib3's read
@@ -6,7 +6,8 @@ timeout, and drops whatever the engine had sent in the same packet as its answer
 all of them: blocking reads, blocking writes, and a ``close`` that wakes a blocked reader.
 
 - ``unix://``, ``tcp://``: a plain socket.
-- ``tcp://`` with TLS: a plain socket with the TLS state kept in memory under a lock of ours. An `ssl.SSLSocket` may not be
+- ``tcp://`` with TLS: a plain socket with the TLS state kept in memory under a lock of this library. An `ssl.SSLSocket` may not
+be
   read in one thread while another writes: OpenSSL's connection object is not made for it.
 - ``ssh://``: the ``ssh`` program running ``docker system dial-stdio`` on the far side, as the docker command line does, on one
   end of a socket pair; the other end is an ordinary socket. It honours the user's ssh configuration, keys and agent.
@@ -172,7 +173,7 @@ class EngineConnection(Protocol):
         """Bound every later recv and sendall by so many seconds; None blocks."""
 
     def shutdown(self, how: int, /) -> None:
-        """End one direction or both; wakes whoever is blocked in it."""
+        """End one direction or both; wakes the one that is blocked in it."""
 
     def close(self) -> None:
         """Free the file descriptor."""
@@ -413,7 +414,7 @@ class RawStream:
     """A blocking two-way stream of bytes, exactly as the engine sends them.
 
     One thread may read while others write and any thread closes. There is no time limit on either direction. It lives as
-    long as the container's attachment or the exec; whoever opened it closes it.
+    long as the container's attachment or the exec; the one that opened it closes it.
     """
 
     def __init__(self, connection: EngineConnection, leftover: bytes = b'') -> None:
@@ -504,7 +505,7 @@ class RawStream:
             self._leave()
 
     def close_write(self) -> None:
-        """Say that nothing more will be written: the far side's standard input ends. Reading goes on."""
+        """Say that nothing more will be written: the far side's standard input ends. Reading continues."""
         if not self._enter():
             return
         try:

@@ -1,4 +1,4 @@
-"""Images: looking for them, pulling them, and the recipes of the few we can build (floor 4, docker).
+"""Images: looking for them, pulling them, and the recipes of the few we can build (layer 4, docker).
 
 A recipe is a folder under ``recipes/`` with a ``recipe.json`` (`ImageRecipe`); `enclave.sandboxes.docker.build` follows it.
 What was built here says so in its labels, and never passes for what a registry sends under the same name.

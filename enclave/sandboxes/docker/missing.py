@@ -35,7 +35,7 @@ def find_missing(config: Mapping[str, Any]) -> Missing | None:
 
 
 def find_missing_for_notebooks(config: Mapping[str, Any]) -> Missing | None:
-    """Return the image of a notebook sandbox, if the engine lacks it: built by a recipe of ours, else fetched.
+    """Return the image of a notebook sandbox, if the engine lacks it: built by a recipe of this library, else fetched.
 
     Raises:
         EngineUnavailableError: The engine does not answer.

@@ -1,7 +1,7 @@
-"""The bridge that sandboxes with a network join (floor 4, docker).
+"""The bridge that sandboxes with a network join (layer 4, docker).
 
-One bridge for all of ours on an engine, with inter-container communication off, so that a sandbox reaches the world and no
-neighbour. It is made at first need and kept: removing it while another process is about to use it would fail that one.
+One bridge for all of this library on an engine, with inter-container communication off, so that a sandbox reaches the world and
+no neighbour. It is made at first need and kept: removing it while another process is about to use it would fail that one.
 
 The bridge device's name is fixed. An engine lets two networks have one name when they are created at the same moment, and
 from then on refuses every container that asks for that name; two networks with one bridge device it never allows.

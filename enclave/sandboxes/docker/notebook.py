@@ -1,4 +1,4 @@
-"""Notebook sandboxes that are Docker containers (floor 4): kernels without a port, and a gateway where one is asked for."""
+"""Notebook sandboxes that are Docker containers (layer 4): kernels without a port, and a gateway where one is asked for."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
             if result is not None:
                 words = (result.stderr.strip() or result.stdout.strip()).splitlines()
                 raise SandboxStartError(
-                    f'sandbox {self.id}: the kernel gateway ended with exit code {result.exit_code}; its last words: '
+                    f'sandbox {self.id}: the kernel gateway ended with exit code {result.exit_code}; the end of its output: '
                     f'{" ".join(words[-1:])}. The image needs jupyter_kernel_gateway; '
                     'without port, host and token none is started',
                     details={'sandbox_id': self.id, 'output': words[-20:]},
@@ -168,7 +168,7 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
 
     @property
     def active_calls(self) -> int:
-        """How many commands, file transfers and cells are going on; the gateway is none."""
+        """How many commands, file transfers and cells are running; the gateway is none."""
         return max(0, super().active_calls - (self._gateway is not None))
 
 

@@ -1,4 +1,4 @@
-"""The words of a Docker notebook sandbox's configuration (floor 4), beside those of any Docker sandbox."""
+"""The words of a Docker notebook sandbox's configuration (layer 4), beside those of any Docker sandbox."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
             ipykernel will do.
         port: Port of this machine for the gateway; 0 takes a free one.
         host: IP address of this machine for the gateway; ``'0.0.0.0'`` is all of them.
-        token: What the gateway's clients must know; default is a new one. It is told as ``gateway_token`` of the sandbox and in
+        token: What the gateway's clients must know; default is a new one. It is reported as ``gateway_token`` of the sandbox and
+        in
             the metadata of its info, and never shown in logs, reprs or the info's configuration.
         gateway_auth: False lets every program on this machine use the gateway without a token; only on a loopback address.
     """

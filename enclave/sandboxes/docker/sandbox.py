@@ -1,4 +1,4 @@
-"""Sandboxes that are Docker containers (floor 4).
+"""Sandboxes that are Docker containers (layer 4).
 
 The container's process 1 is our agent, attached over the engine's own stream. With standard input opened "once" and automatic
 removal, that stream is also the lifeline: when this process dies, in whatever way, the engine closes it, the agent
@@ -132,13 +132,15 @@ class DockerSandbox(AgentBackedSandbox):
             self._container = ''
             return None
         if found['Config'].get('Labels', {}).get(LABEL) != self.id:
-            raise SandboxStartError(f'a container called {self.container_name!r} exists that is no sandbox of ours')
+            raise SandboxStartError(
+                f'a container called {self.container_name!r} exists that is no sandbox of this library'
+            )
         if found['Config'].get('Labels', {}).get(LABEL_TENANT) != self.tenant:
             self._container = ''  # another tenant's, which is not touched
             raise ConflictError(f'the sandbox id {self.id!r} is taken; choose another', details={'sandbox_id': self.id})
         self._has_main = self.config.command is not None or LABEL_MAIN in found['Config']['Labels']
         if found['State'].get('Running') and not self._has_main:
-            self._container = ''  # whoever runs it has it now
+            self._container = ''  # the one that runs it has it now
             raise SandboxStartError(
                 f'sandbox {self.id} is running already, in container {self.container_name}; stop it first'
             )
@@ -345,7 +347,7 @@ class DockerSandbox(AgentBackedSandbox):
             raise
 
     def _stays(self, engine: Engine) -> bool:
-        """Return whether the container goes on. The engine shows one that has just ended as running for a moment."""
+        """Return whether the container continues. The engine shows one that has just ended as running for a moment."""
         deadline = Deadline.after(SETTLE_SECONDS)
         while (found := self._inspect(engine, self._container)) is not None and found['State'].get('Running'):
             if deadline.has_expired():
@@ -602,7 +604,7 @@ class DockerSandbox(AgentBackedSandbox):
         return self._describe_end() or lost.reason
 
     def _has_new_agent(self, old: Channel) -> bool:
-        """Exec another agent where the old was killed by a guest but the container's own command goes on."""
+        """Exec another agent where the old was killed by a guest but the container's own command continues."""
         engine = self._engine
         with self._mending:
             if self._channel is not old:
@@ -690,7 +692,7 @@ class _Abandoned:
     mark: str
 
     def remove(self, *, is_lost: bool) -> None:
-        """Remove it if it is there, and if its creation may still be going on, once it is there."""
+        """Remove it if it is there, and if its creation may still be running, once it is there."""
         if not self._try_remove() and is_lost:
             threading.Thread(target=self._watch, name=f'enclave-abandoned-{self.name}', daemon=True).start()
 

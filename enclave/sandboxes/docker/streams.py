@@ -1,4 +1,4 @@
-"""A container's attached stream as a channel's stream (floor 4).
+"""A container's attached stream as a channel's stream (layer 4).
 
 Without a TTY the engine interleaves stdout and stderr in frames: one byte stream type, three zero bytes, u32 length, payload
 (Engine API, "Attach to a container", stream format).

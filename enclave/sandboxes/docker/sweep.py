@@ -1,7 +1,7 @@
-"""Housekeeping on a Docker engine (floor 4): is it there, and what did dead owners leave on it.
+"""Housekeeping on a Docker engine (layer 4): is it there, and what did dead owners leave on it.
 
 Most sandboxes need no sweeping: their agent's stream ends with the owner, and the engine removes them. What can stay is a
-container with a ``command`` of its own, which goes on without its agent, and one whose engine was away when its owner died.
+container with a ``command`` of its own, which continues without its agent, and one whose engine was away when its owner died.
 
 Only what is provably dead is touched: the labels must name an owner on this very host and boot whose process is gone (see
 `enclave.sandboxes.owner`), and a sandbox that was meant to be kept (``remove_on_exit=False``) stays.

@@ -1,4 +1,4 @@
-"""File transfers of a Docker sandbox (floor 4): small ones over the agent's stream, large ones over the engine's archive calls.
+"""File transfers of a Docker sandbox (layer 4): small ones over the agent's stream, large ones over the engine's archive calls.
 
 The stream passes through the engine's and its shim's copying in 32 KiB pieces. Measured side by side on two cores: 260 MB/s in
 and 200 MB/s out over the attached stream, 400 and 260 MB/s by the archive calls, which on the other hand cost some 10 ms
@@ -55,7 +55,7 @@ class DockerAgentOperations(AgentOperations):
 
     @property
     def active_calls(self) -> int:
-        """How many calls are going on."""
+        """How many calls are running."""
         return super().active_calls + self._past_channel.value
 
     def read_file(self, request: ReadFile) -> Iterator[bytes]:
@@ -88,7 +88,7 @@ class DockerAgentOperations(AgentOperations):
                 place = self.stat_facts(parent, follow_symlinks=True)
             before = self._find(path)
             is_plain = before is None or (before.kind == 'file' and self._is_writable(path))
-            # The engine writes as root, whoever the sandbox's user is.
+            # The engine writes as root, the one that the sandbox's user is.
             if place.flag('on_root') and place.flag('writable') and is_plain:
                 folder = place.text('path')
                 self._write_large(

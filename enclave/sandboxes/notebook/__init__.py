@@ -1,1 +1,1 @@
-"""Notebook sandboxes, whatever their backend (floor 4): Jupyter kernels whose channels travel through the agent's stream."""
+"""Notebook sandboxes, whatever their backend (layer 4): Jupyter kernels whose channels travel through the agent's stream."""

@@ -1,4 +1,4 @@
-"""Notebook files (floor 4), and the one door to ``nbformat``: read one, run it in a sandbox, write one.
+"""Notebook files (layer 4), and the one door to ``nbformat``: read one, run it in a sandbox, write one.
 
 ``nbformat`` comes with ``pip install 'ms-enclave[notebook]'``.
 """
@@ -304,7 +304,7 @@ class NotebookDocument:
         cells.insert(place, _nbformat().v4.new_code_cell(code, metadata={'tags': [INJECTED_TAG]}))
 
     def is_tolerated(self, index: int, result: CellResult, *, allow_errors: bool = False) -> bool:
-        """Return whether a run goes on after a cell: it succeeded, or raised something where that may be.
+        """Return whether a run continues after a cell: it succeeded, or raised something where that may be.
 
         Args:
             index: The cell's place among all cells, as ``on_cell`` gets it.

@@ -1,7 +1,7 @@
-"""A Jupyter kernel of a sandbox, by name (floor 4): one cell at a time, in order, and always a process that takes the next.
+"""A Jupyter kernel of a sandbox, by name (layer 4): one cell at a time, in order, and always a process that takes the next.
 
 A `NotebookKernel` is a name under which there is always a kernel; a `KernelProcess` is one process that is it for a while. When
-that ends, of itself or since it would not be interrupted, whoever waits is told so, and the next cell finds a new one.
+that ends, of itself or since it would not be interrupted, those that wait learn it, and the next cell finds a new one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class FifoLock:
             self._changed.notify_all()
 
     def close(self, reason: str) -> None:
-        """Give no more turns; whoever waits is told ``reason``."""
+        """Give no more turns; those that wait get ``reason``."""
         with self._changed:
             self._closed = reason
             self._changed.notify_all()
@@ -126,7 +126,7 @@ class NotebookKernel:
         self._cells_run = 0
         self._is_running = False
         self._is_closed = False
-        self._note = ''  # touched only by whoever has the turn
+        self._note = ''  # touched only by the one that has the turn
         self._display_ids: dict[str, None] = {}  # of what cells have shown, oldest first; as _note
 
     # Work -------------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class NotebookKernel:
             return self._living().ask(kind, content, timeout, self._settings.interrupt_grace)
 
     def _living(self) -> KernelProcess:
-        """Return the life that is, or start a new one. To be called by whoever has the turn."""
+        """Return the life that is, or start a new one. To be called by the one that has the turn."""
         with self._lock:
             life = self._life
         if life is not None and life.is_occupied:
@@ -336,7 +336,8 @@ class NotebookKernel:
             self._living()
 
     def close(self, reason: str, verdict: str) -> None:
-        """End the process; whoever waits for a turn is told ``reason``, and the cell that runs that the kernel ``verdict``."""
+        """End the process; those that wait for a turn is reported ``reason``, and the cell that runs that the kernel
+        ``verdict``."""
         self._turns.close(reason)
         with self._lock:
             self._is_closed = True

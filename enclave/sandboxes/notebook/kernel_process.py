@@ -1,4 +1,4 @@
-"""One process of a Jupyter kernel in a sandbox (floor 4): its start, the messages to and from it, its end.
+"""One process of a Jupyter kernel in a sandbox (layer 4): its start, the messages to and from it, its end.
 
 The process is started by the sandbox's agent with a connection file that only its user can read, and its channels are
 connections through the agent's stream, so that no port is open on this machine. Python's own kernel listens on Unix sockets
@@ -164,14 +164,14 @@ class KernelProcess:
         self._iopub: ZmtpSocket | None = None
         self._address: dict[str, Any] = {}
         self._reader: threading.Thread | None = None
-        self._taking = threading.Lock()  # held by whoever takes the process's end, one thread at a time
+        self._taking = threading.Lock()  # held by the one that takes the process's end, one thread at a time
         self._identity = secrets.token_hex(8).encode()  # by which the kernel finds who is to answer its questions
         self._stdin: ZmtpSocket | None = None
         self._relay: Process | None = None
         self._watchdog = KernelWatchdog(self, label)
         self._may_be_late = False  # its outputs may come after the end of their cell
         self._was_late = False  # those of the last one did
-        self._receiving = threading.Lock()  # held by whoever reads the shell's channel; guards _early
+        self._receiving = threading.Lock()  # held by the one that reads the shell's channel; guards _early
         self._early: tuple[str, dict[str, Any]] | None = None  # a reply that came before it was waited for
         self.language = spec.language
         self.language_info: dict[str, Any] = {}
@@ -199,7 +199,7 @@ class KernelProcess:
         """Start the process and return when it answers.
 
         Raises:
-            KernelDiedError: It ended at once; the message carries its last words.
+            KernelDiedError: It ended at once; the message carries the end of its output.
             OperationTimeoutError: It does not answer.
         """
         file = f'{directory}/{number}.json'
@@ -364,7 +364,7 @@ class KernelProcess:
                 return message.content
 
     def _has_replied(self, request_id: str, seconds: float) -> bool:
-        """Tell whether the reply to a request has come, and leave it for whoever receives it."""
+        """Tell whether the reply to a request has come, and leave it for the caller that receives it."""
         if not self._receiving.acquire(timeout=seconds):
             return False
         try:
@@ -680,7 +680,7 @@ class KernelProcess:
             was_full = self._inbox_bytes >= _INBOX_BYTES
             size, message = self._inbox.popleft()
             self._inbox_bytes -= size
-            # Room is told of when there is much of it, so that the reader does not wake for each message.
+            # Room is reported of when there is much of it, so that the reader does not wake for each message.
             if len(self._inbox) == _INBOX_MESSAGES // 2 or (was_full and self._inbox_bytes < _INBOX_BYTES):
                 self._changed.notify_all()
             return message
@@ -786,7 +786,7 @@ class KernelProcess:
             return bool(self._verdict)
 
     def kill(self, verdict: str) -> None:
-        """Kill the process; ``verdict`` goes on "the kernel ..."."""
+        """Kill the process; ``verdict`` continues "the kernel ..."."""
         with self._changed:
             self._verdict = self._verdict or verdict
             self._changed.notify_all()
@@ -831,7 +831,7 @@ def _says_exit(reply: Mapping[str, Any]) -> bool:
 
 
 def _ending(result: CommandResult, memory_limit: str | int | None) -> str:
-    """Return how a process ended, as it goes on after "it"."""
+    """Return how a process ended, as it continues after "it"."""
     if result.oom_killed:
         limit = f" (the sandbox's limit is {memory_limit})" if memory_limit else ''
         return f'ran out of memory{limit}'

@@ -1,4 +1,4 @@
-"""From a kernel's messages to the outputs of a cell (floor 4), as a notebook would store them and within bounds.
+"""From a kernel's messages to the outputs of a cell (layer 4), as a notebook would store them and within bounds.
 
 What a terminal would do is done (`enclave.sandboxes.notebook.terminal`), so a progress bar leaves its last state; colours stay
 in the outputs, as in a notebook, and are taken out of what a person or a program reads. `clear_output`, `update_display` and
@@ -59,7 +59,7 @@ class _Stream:
                 del self._tail[: len(self._tail) - self._tail_size]
 
     def text(self, start: int, end: int) -> str:
-        """Return what is kept between two offsets; whoever holds the place where something was left out has the marker."""
+        """Return what is kept between two offsets; the one that holds the place where something was left out has the marker."""
         tail = bytes(self._tail[-self._tail_size :]) if self._tail_size else b''
         head_end, tail_start = len(self._head), self.size - len(tail)
         head = bytes(self._head[min(start, head_end) : min(end, head_end)])
@@ -78,7 +78,7 @@ class _Segment:
     """One ``stream`` output: a range of its stream, and what can still be changed by what is written next.
 
     Attributes:
-        run: What is read in its place: goes on after what the other stream was given, and ends at a display. So a progress bar
+        run: What is read in its place: continues after what the other stream was given, and ends at a display. So a progress bar
             on stderr is one although there are prints in between.
     """
 
@@ -127,7 +127,7 @@ class OutputCollector:
     _endings: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # the last value and error past all limits
     _streams: dict[str, _Stream] = field(factory=dict, init=False)
     _read: dict[str, _Stream] = field(factory=dict, init=False)  # the same, as it is read
-    _runs: dict[str, _Segment] = field(factory=dict, init=False)  # those that go on
+    _runs: dict[str, _Segment] = field(factory=dict, init=False)  # those that continue
     _written: dict[str, int] = field(factory=lambda: {'stdout': 0, 'stderr': 0}, init=False)
     _lost: set[str] = field(factory=set, init=False)  # streams of which a message was left out
     _ids: dict[str, list[dict[str, Any]]] = field(factory=dict, init=False)
@@ -280,8 +280,8 @@ class OutputCollector:
     def take_reply(self, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Take a kernel's reply to the cell, empty where there is none, after all outputs; return the events to stream on.
 
-        The reply says how the cell ended: an error that was only shown is none of its own. An error that no output told becomes
-        one, and so does every end but ``ok``: nothing else is a success. A page of help (``len?``) is shown as a display.
+        The reply says how the cell ended: an error that was only shown is none of its own. An error that no output reported
+        becomes one, and so does every end but ``ok``: nothing else is a success. A page of help (``len?``) is shown as a display.
         """
         events = []
         payload = reply.get('payload')

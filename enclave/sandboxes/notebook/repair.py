@@ -89,7 +89,7 @@ def repair(found: object) -> tuple[dict[str, Any], list[str]]:
     """Return a valid notebook of format 4.5 with what another has, and what was repaired, a sentence each.
 
     Raises:
-        InvalidArgumentError: It has no cells. The message says what it is, as it goes on after "is no notebook: ".
+        InvalidArgumentError: It has no cells. The message says what it is, as it continues after "is no notebook: ".
     """
     if not isinstance(found, dict):
         raise InvalidArgumentError('it is no JSON object')

@@ -1,4 +1,4 @@
-"""What every notebook sandbox can do, whatever its backend (floor 4): cells, kernels, completion, variables.
+"""What every notebook sandbox can do, whatever its backend (layer 4): cells, kernels, completion, variables.
 
 The verbs are ordinary blocking methods, for any thread. Cells of one kernel run one at a time in the order of asking, cells of
 different kernels at once; `interrupt_kernel`, `restart_kernel` and `delete_kernel` never wait behind a running cell.
@@ -134,7 +134,7 @@ _ASK_VARIABLES = (
 
 
 class CellVerbs(ABC):
-    """What is the same for cells of every sandbox, whoever keeps its kernels."""
+    """What is the same for cells of every sandbox, the one that keeps its kernels."""
 
     def execute_cell(
         self,
@@ -160,7 +160,7 @@ class CellVerbs(ABC):
             kernel: Which kernel; see `create_kernel`.
             on_output: Called with each output as it comes, on this thread; see `stream_cell` for what it gets.
             on_input: Called with the prompt, and whether what is typed is to be hidden, when the cell asks for input; what it
-                returns is the cell's, None is the end of input. It runs on this thread, and the cell's time goes on meanwhile.
+                returns is the cell's, None is the end of input. It runs on this thread, and the cell's time continues meanwhile.
             silent: Run it without a number and without showing its last value.
             store_history: Count it and keep it in the kernel's history.
             keep_escapes: Leave a terminal's escape codes in tracebacks, and colours in texts.
@@ -282,7 +282,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
 
     @property
     def active_calls(self) -> int:
-        """How many commands, file transfers and cells are going on; a kernel that waits for its next cell is none."""
+        """How many commands, file transfers and cells are running; a kernel that waits for its next cell is none."""
         with self._kernels_lock:
             kernels = list(self._kernels.values())
         held = sum(kernel.held_calls for kernel in kernels)
@@ -378,7 +378,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         Raises:
             ConflictError: A kernel has this name.
             NotFoundError: The sandbox has no such kind of kernel; the message names those it has.
-            KernelDiedError: It ended at once; the message has its last words.
+            KernelDiedError: It ended at once; the message has the end of its output.
         """
         check_new_kernel(name, env)
         self._check_usable()
@@ -603,7 +603,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        """Tell the loss of the sandbox as every other verb tells it."""
+        """Report the loss of the sandbox as every other verb says it."""
         try:
             yield
         except SandboxGoneError as error:
@@ -677,7 +677,7 @@ def check_detail(detail: object) -> None:
 
 
 def place(code: str, cursor: int | None) -> dict[str, Any]:
-    """Return a place in code as a kernel is told it: ``{'code': ..., 'cursor_pos': characters before it}``.
+    """Return a place in code as a kernel is reported it: ``{'code': ..., 'cursor_pos': characters before it}``.
 
     Raises:
         InvalidArgumentError: There is no such place.

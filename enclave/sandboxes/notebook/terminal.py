@@ -1,4 +1,4 @@
-"""What a terminal shows of the text that was written to it (floor 4), so that what redraws itself leaves its last state.
+"""What a terminal shows of the text that was written to it (layer 4), so that what redraws itself leaves its last state.
 
 Known are carriage return and backspace, moves of the cursor and erasing (CSI A to H, f, J, K). Colours and bells stay with the
 character after them; every other escape code is left out. Other control characters, such as NUL, are characters like any.
@@ -15,7 +15,7 @@ import re
 ROWS = 100
 """Lines that can still be changed; what is above has scrolled off."""
 COLUMNS = 500
-"""How far to the right the cursor can be moved. Writing goes on further."""
+"""How far to the right the cursor can be moved. Writing continues further."""
 SCREEN_CHARACTERS = 1 << 16
 _MARKS_CHARACTERS = 256  # of colours and the like at one place
 _CODE_CHARACTERS = 4096  # of an escape code whose end has not come yet

@@ -1,6 +1,6 @@
 """The end of what a kernel is to do no longer (layer 4), on a thread of its own.
 
-Whoever reads a cell's outputs may be slow, or not read at all for a while. So the reader does not watch the time: a
+The one that reads a cell's outputs may be slow, or not read at all for a while. So the reader does not watch the time: a
 `KernelWatchdog` does, one for each kernel process, and interrupts or kills what has run too long or was cancelled. It asks the
 kernel itself whether the cell has ended, since its outputs may still wait for their reader.
 

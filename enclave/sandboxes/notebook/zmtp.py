@@ -1,10 +1,10 @@
-"""The wire of ZeroMQ over a connection into a sandbox (floor 4): our half of ZMTP 3.0 with the NULL mechanism.
+"""The wire of ZeroMQ over a connection into a sandbox (layer 4): our half of ZMTP 3.0 with the NULL mechanism.
 
 A kernel's sockets are reached through its sandbox's stream, so nothing listens on this machine, neither on a port nor on a
 socket file, and no other user can reach a kernel. What libzmq would do at this end is little: a greeting, a READY, and frames.
 Source: https://rfc.zeromq.org/spec/23/
 
-The far end is the guest's own process and treated as hostile: lengths are checked before anything is stored. A frame over the
+The peer is the guest's own process and treated as hostile: lengths are checked before anything is stored. A frame over the
 limit is not kept; its size stands in its place, and what follows is read as usual, so that one huge picture costs that picture
 and not the kernel.
 """
@@ -38,7 +38,7 @@ Parts = list[bytes | LeftOut]
 
 
 class ZmtpError(Exception):
-    """The far end does not speak ZMTP 3, or broke its rules."""
+    """The peer does not speak ZMTP 3, or broke its rules."""
 
 
 class ByteStream(Protocol):
@@ -152,11 +152,11 @@ class ZmtpDecoder:
     def _greet(self) -> bool:
         have = self._buffer
         if (have and have[0] != 0xFF) or (len(have) > 9 and have[9] != 0x7F):
-            raise ZmtpError('the far end does not greet as ZMTP does')
+            raise ZmtpError('the peer does not greet as ZMTP does')
         if len(have) < 64:
             return False
         if have[10] < 3 or bytes(have[12:32]).rstrip(b'\0') != b'NULL':
-            raise ZmtpError(f'the far end speaks ZMTP {have[10]} with {bytes(have[12:32]).rstrip(bytes(1))!r}')
+            raise ZmtpError(f'the peer speaks ZMTP {have[10]} with {bytes(have[12:32]).rstrip(bytes(1))!r}')
         del have[:64]
         self.has_greeted = True
         return True
@@ -187,7 +187,7 @@ class ZmtpDecoder:
         elif name == b'PING':
             self.replies.append(encode_command(b'PONG', rest[2:18]))
         elif name == b'ERROR':
-            raise ZmtpError(f'the far end refused the connection: {rest[1:]!r}')
+            raise ZmtpError(f'the peer refused the connection: {rest[1:]!r}')
 
     def _add(self, part: bytes | LeftOut, more: bool, messages: list[Parts]) -> None:
         self._parts.append(part)
@@ -215,7 +215,7 @@ class ZmtpSocket:
         while not self._decoder.has_greeted:
             data = stream.recv(timeout=_left(deadline))
             if not data:
-                raise ZmtpError('the far end closed the connection instead of greeting')
+                raise ZmtpError('the peer closed the connection instead of greeting')
             self._waiting.extend(self._decoder.feed(data))
         hello = encode_ready(socket_type, identity)
         if socket_type == b'SUB':
@@ -227,7 +227,7 @@ class ZmtpSocket:
         self._stream.sendall(encode_message(parts), timeout)
 
     def receive(self, deadline: Deadline) -> Parts | None:
-        """Return the next message, or None when the far end has closed.
+        """Return the next message, or None when the peer has closed.
 
         Raises:
             OperationTimeoutError: None came before the deadline.

@@ -68,7 +68,7 @@ NAME = 'ms_enclave'
 """What the policy's ``adapters`` calls this one."""
 DEFAULT_CALL_SECONDS = 30.0
 OUTPUT_BYTES = 4 * MIB
-"""Cap on each of stdout and stderr of a call; what is left out shows. With it as many calls as may go on have room."""
+"""Cap on each of stdout and stderr of a call; what is left out shows. With it as many calls as may continue have room."""
 _API_VERSION = '1.0.0'
 
 

@@ -17,7 +17,7 @@ PATIENCE = 60.0
 
 
 class Pipe:
-    """A stream of few bytes at a time, whose peer takes something only when it is told to."""
+    """A stream of few bytes at a time, whose peer takes something only when it is reported to."""
 
     def __init__(self) -> None:
         self.taken = bytearray()

@@ -202,8 +202,8 @@ def test_standard_streams_that_the_caller_closed_are_empty_and_keep_their_number
         'try:\n'
         "    main(['version'])\n"
         'finally:\n'
-        "    told = f'{sys.stdin.buffer.read()!r} {sys.stdin.fileno()} {sys.stdout.fileno()} {sys.stderr.fileno()}'\n"
-        "    open(sys.argv[1], 'w').write(told)\n"
+        "    reported = f'{sys.stdin.buffer.read()!r} {sys.stdin.fileno()} {sys.stdout.fileno()} {sys.stderr.fileno()}'\n"
+        "    open(sys.argv[1], 'w').write(reported)\n"
     )
     command = ['sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh', sys.executable, '-c', program, str(tmp_path / 'told')]
 

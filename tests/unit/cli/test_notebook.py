@@ -131,7 +131,7 @@ def test_a_kind_of_kernel_that_is_named_is_noted_in_the_notebook(invoke: Invoke,
 
 
 class InterruptedNotebook(FakeNotebook):
-    """Runs a cell until it is cancelled, and has this process told to end meanwhile."""
+    """Runs a cell until it is cancelled, and has this process reported to end meanwhile."""
 
     def __init__(self, number: int) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ def test_escape_is_found_at_the_beginning_of_a_line_alone(pieces: list[bytes], p
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
-    """The far end of a pipe that is standard input."""
+    """The peer of a pipe that is standard input."""
     reader, writer = os.pipe()
     with open(reader) as stdin, open(writer, 'wb', buffering=0) as far_end:
         monkeypatch.setattr(sys, 'stdin', stdin)

@@ -51,7 +51,7 @@ class StubSandbox:
 
 
 class StubSupply:
-    """Counts what is to be made, and makes it when told."""
+    """Counts what is to be made, and makes it when reported."""
 
     def __init__(self) -> None:
         self.begun = 0

@@ -1,4 +1,4 @@
-"""A kernel's name, over lives that do what they are told to."""
+"""A kernel's name, over lives that do what they are reported to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kernel's life with a kernel that says what it is told to."""
+"""A kernel's life with a kernel that says what it is reported to."""
 
 from __future__ import annotations
 

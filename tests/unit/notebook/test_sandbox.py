@@ -35,7 +35,7 @@ ODD = {
 class Key(str):
     def startswith(self, *_): raise RuntimeError
 globals()[Key('key')] = 2""",
-    'a class that is not told': """
+    'a class that is not reported': """
 class Posing:
     @property
     def __class__(self): raise RuntimeError

@@ -26,7 +26,7 @@ def handshake() -> bytes:
 
 
 class Wire:
-    """A far end that says what it was given, and keeps what it is told."""
+    """A peer that says what it was given, and keeps what it is reported."""
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)

@@ -31,7 +31,7 @@ def steps(*made: Any) -> Steps:
 
 
 def waits(began: threading.Event, *made: Any) -> Steps:
-    """Give these, then go on until it is cancelled, and tell that as a kernel does."""
+    """Give these, then continue until it is cancelled, and tell that as a kernel does."""
     yield from made
     woken = threading.Event()
     began.set()
@@ -113,7 +113,7 @@ def test_cancelling_reaches_one_whose_outputs_nobody_makes_room_for(
 
     cell.cancel()
 
-    assert began.wait(PATIENCE), 'it goes on although nobody reads'
+    assert began.wait(PATIENCE), 'it continues although nobody reads'
     assert [event.event for event in read(cell)] == ['started', 'end']
 
 

@@ -1,4 +1,4 @@
-"""Tar archives on their way to and from a sandbox without an agent (floor 4, docker).
+"""Tar archives on their way to and from a sandbox without an agent (layer 4, docker).
 
 What the agent checks and renames inside of the sandbox is done here, on the host, since a shell cannot: a tar comes
 from a stranger in both directions, and is taken apart and written anew.
@@ -42,7 +42,7 @@ class _Reader:
 
 
 def _members(chunks: Iterable[bytes], mode: str) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
-    """Yield each member and its bytes; take those before going on."""
+    """Yield each member and its bytes; take those before running."""
     reader: Any = _Reader(chunks)
     with tarfile.open(fileobj=reader, mode=mode, bufsize=BLOCK_BYTES, encoding='utf-8') as archive:  # type: ignore[call-overload]
         while (member := archive.next()) is not None:

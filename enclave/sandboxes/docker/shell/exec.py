@@ -1,6 +1,6 @@
-"""A program started by the engine in a running container, with its three streams (floor 4, docker).
+"""A program started by the engine in a running container, with its three streams (layer 4, docker).
 
-`Exec` is any program; `CommandExec` runs a guest's command under the shell program `programs.RUN` and tells
+`Exec` is any program; `CommandExec` runs a guest's command under the shell program `programs.RUN` and says
 when it has ended.
 """
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 STDOUT, STDERR = 1, 2
 INLINE_INPUT_BYTES = 16 * 1024
-"""Input up to this size fits into the buffers on the way to the engine, whoever reads it when."""
+"""Input up to this size fits into the buffers on the way to the engine, the one that reads it when."""
 CALL_VARIABLE = 'ENCLAVE_CALL'
 SILENCE_SECONDS = 3.0
 """How long a paused sandbox may keep a command from being ended, before its caller learns of it."""
@@ -65,7 +65,7 @@ class Exec:
             raise
         self._frames = Demultiplexer()
         self.is_cancelled = False
-        """Whether `cancel` was called, for whoever meets the end of the streams."""
+        """Whether `cancel` was called, for the caller that meets the end of the streams."""
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """Yield ``(STDOUT or STDERR, bytes)`` until both are closed, or this is."""

@@ -1,5 +1,5 @@
 """The verbs of a sandbox whose image has no Python for an agent, through the engine's own exec and archive calls
-(floor 4, docker).
+(layer 4, docker).
 
 Each verb is one program or two of `programs`, run by the engine in the container: slower than an agent by the
 engine's some 60 ms each, but with the same results and the same errors. Files go through these programs too rather
@@ -141,7 +141,7 @@ _NO_USER = re.compile(r'unable to find (user|group) ([^\n]*?): no matching entri
 
 
 class _ScriptError(Exception):
-    """A program of ours said that it failed."""
+    """A program of this library said that it failed."""
 
     def __init__(self, code: int, words: str) -> None:
         super().__init__(code, words)
@@ -215,7 +215,7 @@ class EngineOperations(ByVerb):
         self._lock = threading.Lock()  # guards _has_run, _running, _own_ids and _environment
         self._has_run = False
         self._has_ended_one = False  # so that something may be left of it
-        self._running: set[str] = set()  # the marks of the commands that are going on
+        self._running: set[str] = set()  # the marks of the commands that are running
         self._own_ids: tuple[int, int] | None = None
         self._environment: dict[str, str] | None = None
         self._has_ended = threading.Event()
@@ -232,7 +232,7 @@ class EngineOperations(ByVerb):
 
     @property
     def active_calls(self) -> int:
-        """How many calls are going on."""
+        """How many calls are running."""
         return self._calls.value
 
     def find_problem(self) -> str | None:
@@ -572,7 +572,7 @@ class EngineOperations(ByVerb):
 
     def start_process(self, request: StartProcess) -> Process:
         """Raise; only an agent can do this."""
-        raise UnsupportedError('a process that runs while the caller goes on needs an image with Python 3.6 or later')
+        raise UnsupportedError('a process that runs while the caller continues needs an image with Python 3.6 or later')
 
     # Files ------------------------------------------------------------------------------------------------------------
 
@@ -768,7 +768,7 @@ class EngineOperations(ByVerb):
             if grace > 0 and self._has_run and not self._has_ended.is_set():
                 self._ask(programs.TERMINATE, 'closing', timeout=grace, is_cleaning=True, call_id='closing')
         except (EnclaveError, _ScriptError):
-            pass  # it goes on, or has gone; what follows does not ask
+            pass  # it continues, or has gone; what follows does not ask
         finally:
             if self._stream_in is not None:
                 self._stream_in.close()
@@ -839,7 +839,7 @@ class EngineOperations(ByVerb):
             running.close()
 
         def end_input() -> None:
-            # A program that misses input takes back by itself what it has made of the rest, if it is given the time.
+            # A program that misses input rolls back by itself what it has made of the rest, if it is given the time.
             running.is_cancelled = True
             timers.append(self._make_timer(0.0, running.close_input))  # apart: a write that is blocked holds it up
             timers.append(self._make_timer(LAST_SECONDS, running.close))

@@ -1,4 +1,4 @@
-r"""Shell programs for sandboxes without a Python (floor 4, docker).
+r"""Shell programs for sandboxes without a Python (layer 4, docker).
 
 They run through the engine's exec and need a POSIX ``sh`` (dash, busybox and bash were tried) with the usual
 small tools: ``cat``, ``chmod``, ``env``, ``find``, ``id``, ``ls``, ``mkdir``, ``mv``, ``readlink``, ``rm``,
@@ -6,7 +6,7 @@ small tools: ``cat``, ``chmod``, ``env``, ``find``, ``id``, ``ls``, ``mkdir``, `
 work on comes as arguments, never as text of the program. The first argument says how the others are written: ``p``
 plainly, ``b`` in the escapes of ``printf '%b'``, for bytes that are not UTF-8 and would not survive the engine's JSON.
 
-All but `RUN` answer on stdout, after a ``+`` that tells it from words of the engine, and on stderr with the words of
+All but `RUN` answer on stdout, after a ``+`` that distinguishes it from words of the engine, and on stderr with the words of
 the tools they use, perhaps a line ``errno=N``, and always a last line ``end=CODE``. Variables of `RUN` begin with
 ``encl_``, since a shell passes a changed variable on if it was in its environment.
 """
@@ -290,7 +290,7 @@ printf '%s' "$count"
 """
 )
 """Kills what calls have left, and answers how many processes that were. Arguments: ``1`` where all that has no mark belongs to
-calls, too; the marks of calls that go on."""
+calls, too; the marks of calls that continue."""
 
 TERMINATE = (
     _PRELUDE

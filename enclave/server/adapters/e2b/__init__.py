@@ -1,4 +1,4 @@
-"""The interface of E2B's SDK (layer 6): what ``e2b`` and ``e2b-code-interpreter`` ask, answered from sandboxes of ours.
+"""The interface of E2B's SDK (layer 6): what ``e2b`` and ``e2b-code-interpreter`` ask, answered from sandboxes of this library.
 
 Three services stand behind that interface: the control plane (REST, `sandboxes`), the daemon in a sandbox (processes and file
 systems in Connect's JSON, `processes`, `filesystem`, and plain HTTP for files, `files`) and the code interpreter (`code`). All

@@ -34,7 +34,7 @@ def register(shell: Any) -> None:
 
 
 def chart_of(figure: Any) -> dict[str, Any] | None:
-    """Return what a figure shows; None where nothing can be told."""
+    """Return what a figure shows; None where nothing can take."""
     try:
         charts = [chart for axes in figure.get_axes() if (chart := chart_of_axes(axes)) is not None]
     except Exception:

@@ -228,7 +228,7 @@ def e2b_execute(context: Context, body: RawBody) -> Streamed:
 
 
 def _prepare(sandbox: Any, known: SandboxState, kernel: str, limit: float) -> None:
-    """Have a Python kernel tell what its plots show; once in each life of its process."""
+    """Have a Python kernel say what its plots show; once in each life of its process."""
     info = next((each for each in sandbox.list_kernels() if each.name == kernel), None)
     if info is None or info.language.lower() != 'python' or info.started_at is None:
         return

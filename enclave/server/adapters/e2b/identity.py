@@ -1,4 +1,4 @@
-"""Who asks (layer 6): a key of ours, or the token of one sandbox, or a signature that the token made.
+"""Who asks (layer 6): a key of this library, or the token of one sandbox, or a signature that the token made.
 
 A token says whose sandbox it is for and proves it, by a code that only this server can make; nothing has to be remembered. It
 opens that one sandbox and nothing else. A signature stands in an address, without anything that names the sandbox, so it is

@@ -1,6 +1,6 @@
 """The daemon's service for processes (layer 6): start, follow, take up again, input, signals, terminals.
 
-A process that nobody follows goes on, and what it writes then waits here up to a bound, past which the oldest makes room. Its
+A process that nobody follows continues, and what it writes then waits here up to a bound, past which the oldest makes room. Its
 time limit is the deadline of the request that started it.
 """
 
@@ -138,7 +138,7 @@ def _frames(
     lines = live.events(after, gone, interval=interval if left is None else max(0.001, min(interval, left)))
     for line in lines:
         if deadline.has_expired():
-            yield connect.end_of_stream(OperationTimeoutError('the time to follow the process is over; it goes on'))
+            yield connect.end_of_stream(OperationTimeoutError('the time to follow the process is over; it continues'))
             return
         if line.event in ('stdout', 'stderr'):
             event = json.loads(line.text)

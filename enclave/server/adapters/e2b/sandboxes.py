@@ -394,7 +394,7 @@ def e2b_delete_template(context: Context, template_id: str, body: RawBody) -> fl
 
 @on_plane('POST', '/v3/templates')
 def e2b_build_template(context: Context, body: RawBody) -> NoReturn:
-    """Refuse: images are built by whoever runs the server."""
+    """Refuse: images are built by the one that runs the server."""
     raise UnsupportedError(
         'this server builds no templates; its operator maps names to images in its configuration (docs/e2b.md)'
     )

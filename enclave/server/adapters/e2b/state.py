@@ -117,7 +117,7 @@ class State:
         self._service = service
         self._lock = threading.Lock()  # guards the table
         self._table: dict[tuple[str, str], SandboxState] = {}
-        self._making_debug = threading.Lock()  # held by whoever makes the one sandbox of E2B_DEBUG
+        self._making_debug = threading.Lock()  # held by the one that makes the one sandbox of E2B_DEBUG
 
     def of(self, tenant: Tenant, sandbox_id: str, template: str = '') -> SandboxState:
         """Return what is remembered of a sandbox."""
