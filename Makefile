@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-vm unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-vm unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -61,6 +61,10 @@ test-vm: .venv/.installed-dev  ## limits under cgroup v2, in a virtual machine o
 
 test-pyright: .venv/.installed-dev  ## what the documents show, checked with pyright
 	@$(BIN)/pytest -m pyright tests/types
+
+test-browser: .venv/.installed-dev  ## the server's page in Chromium (Debian's package), driven by Playwright
+	@$(PIP) install -q 'playwright>=1.50'
+	@$(BIN)/pytest -m browser tests/browser
 
 test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
 	@$(BIN)/pytest -m mcp tests/mcp

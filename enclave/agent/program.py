@@ -3155,7 +3155,7 @@ class Agent(object):
         # Looking is a tenth of the time at most, however much there is to be seen.
         self.next_look_at = time.monotonic() + 10 * (time.process_time() - began)
         room = PIDS_LIMIT - sum(facts[3] for facts in look.processes.values())
-        if PIDS_LIMIT and room < min(32, max(4, PIDS_LIMIT // 16)):
+        if PIDS_LIMIT and room < min(32, max(4, PIDS_LIMIT // 8)):
             return self.end_largest(run, families)
         return False
 

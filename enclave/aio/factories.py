@@ -6,7 +6,7 @@ They return objects that are not started and connected to nothing, and so may be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, overload
+from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 from enclave.aio.lazy_kind import LazyKind
 from enclave.aio.managers import SandboxManager
@@ -24,12 +24,6 @@ from enclave.sandboxes.choice import is_settled
 from enclave.tools.registry import ToolFactory
 
 K = TypeVar('K', bound=type[Any])
-S = TypeVar('S', bound=Sandbox)
-D = TypeVar('D', bound=DockerSandbox)
-DN = TypeVar('DN', bound=DockerNotebookSandbox)
-B = TypeVar('B', bound=BubblewrapSandbox)
-BN = TypeVar('BN', bound=BubblewrapNotebookSandbox)
-M = TypeVar('M', bound=SandboxManager)
 
 # What takes long only once is done now, because later it would hold up an event loop: importing tools and making the checkers
 # of their options takes as long as forty calls.
@@ -37,10 +31,10 @@ for _name in ('file_operation', 'python_executor', 'shell_executor'):
     ToolFactory.create_tool(_name)
 
 
-class SandboxMaker(Generic[S, D, DN, B, BN]):
-    """What `SandboxFactory` does, for proxies of whichever proxy_registry."""
+class SandboxFactory:
+    """Makes sandboxes by kind. The registry is that of the blocking `SandboxFactory`; there are no instances."""
 
-    _proxy_registry: ClassVar[ProxyRegistry]
+    _proxy_registry: ClassVar[ProxyRegistry] = Sandbox._proxy_registry
 
     @classmethod
     def register_sandbox(cls, sandbox_type: SandboxType | str, sandbox_class: type[Any], **described: Any) -> None:
@@ -54,14 +48,14 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
         sandboxes.SandboxFactory.register_sandbox(sandbox_type, sandbox_class, **described)
 
     @classmethod
-    def get_sandbox_class(cls, sandbox_type: SandboxType | str) -> type[S]:
+    def get_sandbox_class(cls, sandbox_type: SandboxType | str) -> type[Sandbox]:
         """Return the class of a kind.
 
         Raises:
             NotRegisteredError: There is none.
         """
         blocking = sandboxes.SandboxFactory.get_sandbox_class(sandbox_type)
-        return cast('type[S]', getattr(blocking, 'proxy_class', None) or cls._proxy_registry.find(blocking))
+        return cast('type[Sandbox]', getattr(blocking, 'proxy_class', None) or cls._proxy_registry.find(blocking))
 
     @overload
     @classmethod
@@ -70,7 +64,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
         sandbox_type: Literal[SandboxType.DOCKER, 'docker'],
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
-    ) -> D: ...
+    ) -> DockerSandbox: ...
 
     @overload
     @classmethod
@@ -79,7 +73,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
         sandbox_type: Literal[SandboxType.DOCKER_NOTEBOOK, 'docker_notebook'],
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
-    ) -> DN: ...
+    ) -> DockerNotebookSandbox: ...
 
     @overload
     @classmethod
@@ -88,7 +82,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
         sandbox_type: Literal[SandboxType.BUBBLEWRAP, 'bubblewrap'],
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
-    ) -> B: ...
+    ) -> BubblewrapSandbox: ...
 
     @overload
     @classmethod
@@ -97,7 +91,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
         sandbox_type: Literal[SandboxType.BUBBLEWRAP_NOTEBOOK, 'bubblewrap_notebook'],
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
-    ) -> BN: ...
+    ) -> BubblewrapNotebookSandbox: ...
 
     @overload
     @classmethod
@@ -106,7 +100,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
         sandbox_type: SandboxType | str | None = None,
         config: SandboxConfig | Mapping[str, Any] | None = None,
         sandbox_id: str | None = None,
-    ) -> S: ...
+    ) -> Sandbox: ...
 
     @classmethod
     def create_sandbox(
@@ -127,15 +121,7 @@ class SandboxMaker(Generic[S, D, DN, B, BN]):
         return sandboxes.SandboxFactory.get_registered_types()
 
 
-SandboxMaker.create_sandbox.__func__.__doc__ = sandboxes.SandboxFactory.create_sandbox.__doc__  # type: ignore[attr-defined]
-
-
-class SandboxFactory(
-    SandboxMaker[Sandbox, DockerSandbox, DockerNotebookSandbox, BubblewrapSandbox, BubblewrapNotebookSandbox]
-):
-    """Makes sandboxes by kind. The registry is that of the blocking `SandboxFactory`; there are no instances."""
-
-    _proxy_registry: ClassVar[ProxyRegistry] = Sandbox._proxy_registry
+SandboxFactory.create_sandbox.__func__.__doc__ = sandboxes.SandboxFactory.create_sandbox.__doc__  # type: ignore[attr-defined]
 
 
 def register_sandbox(sandbox_type: SandboxType | str, **described: Any) -> Callable[[K], K]:
@@ -168,10 +154,10 @@ def _registered_for(proxy_class: type[AsyncProxy], manager_type: SandboxManagerT
     return type(proxy_class.__name__, (_Awaited, blocking), {'proxy_class': proxy_class, 'manager_type': manager_type})
 
 
-class ManagerMaker(Generic[M]):
-    """What `SandboxManagerFactory` does, for proxies of whichever proxy_registry."""
+class SandboxManagerFactory:
+    """Makes managers by kind. The registry is that of the blocking `SandboxManagerFactory`; there are no instances."""
 
-    _proxy_registry: ClassVar[ProxyRegistry]
+    _proxy_registry: ClassVar[ProxyRegistry] = SandboxManager._proxy_registry
 
     @classmethod
     def register_manager(cls, manager_type: SandboxManagerType | str, manager_class: type[Any]) -> None:
@@ -187,14 +173,16 @@ class ManagerMaker(Generic[M]):
         managers.SandboxManagerFactory.register_manager(manager_type, manager_class)
 
     @classmethod
-    def get_manager_class(cls, manager_type: SandboxManagerType | str) -> type[M]:
+    def get_manager_class(cls, manager_type: SandboxManagerType | str) -> type[SandboxManager]:
         """Return the class of a kind.
 
         Raises:
             NotRegisteredError: There is none.
         """
         blocking = managers.SandboxManagerFactory.get_manager_class(manager_type)
-        return cast('type[M]', getattr(blocking, 'proxy_class', None) or cls._proxy_registry.find(blocking))
+        return cast(
+            'type[SandboxManager]', getattr(blocking, 'proxy_class', None) or cls._proxy_registry.find(blocking)
+        )
 
     @classmethod
     def create_manager(
@@ -202,14 +190,14 @@ class ManagerMaker(Generic[M]):
         manager_type: SandboxManagerType | str | None = None,
         config: SandboxManagerConfig | Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> M:
+    ) -> SandboxManager:
         """See the blocking factory."""
         if manager_type is not None:
             found = managers.SandboxManagerFactory.get_manager_class(manager_type)
             if issubclass(found, _Awaited):
-                return cast(M, found.proxy_class(config=config, **options))
+                return found.proxy_class(config=config, **options)
         blocking = managers.SandboxManagerFactory.create_manager(manager_type, config, **options)
-        return cast(M, cls._proxy_registry.present(blocking))
+        return cast(SandboxManager, cls._proxy_registry.present(blocking))
 
     @classmethod
     def get_registered_types(cls) -> list[str]:
@@ -217,13 +205,7 @@ class ManagerMaker(Generic[M]):
         return managers.SandboxManagerFactory.get_registered_types()
 
 
-ManagerMaker.create_manager.__func__.__doc__ = managers.SandboxManagerFactory.create_manager.__doc__  # type: ignore[attr-defined]
-
-
-class SandboxManagerFactory(ManagerMaker[SandboxManager]):
-    """Makes managers by kind. The registry is that of the blocking `SandboxManagerFactory`; there are no instances."""
-
-    _proxy_registry: ClassVar[ProxyRegistry] = SandboxManager._proxy_registry
+SandboxManagerFactory.create_manager.__func__.__doc__ = managers.SandboxManagerFactory.create_manager.__doc__  # type: ignore[attr-defined]
 
 
 def register_manager(manager_type: SandboxManagerType | str) -> Callable[[K], K]:

@@ -110,7 +110,7 @@ class SandboxManager(AsyncProxy):
     tool_schemas = to_async(base.SandboxManager.tool_schemas)
     execute_tool_call = to_async(base.SandboxManager.execute_tool_call)
     execute_tool_calls = to_async(base.SandboxManager.execute_tool_calls)
-    execute_command = to_async(base.SandboxManager.execute_command)  # type: ignore[arg-type]  # keywords may be called self
+    execute_command = to_async(base.SandboxManager.execute_command)
     put_file = to_async(base.SandboxManager.put_file)
     put_dir = to_async(base.SandboxManager.put_dir)
     get_dir = to_async(base.SandboxManager.get_dir)
@@ -120,10 +120,10 @@ class SandboxManager(AsyncProxy):
     release_sandbox = to_async(base.SandboxManager.release_sandbox)
     lease = entered(Sandbox, base.SandboxManager.lease)
     execute_tool_in_pool = to_async(base.SandboxManager.execute_tool_in_pool)
-    run_code = to_async(base.SandboxManager.run_code)  # type: ignore[arg-type]
+    run_code = to_async(base.SandboxManager.run_code)
     run_many = streamed(base.SandboxManager.run_many)
     map = streamed(base.SandboxManager.map)
-    run_code_in_pool = to_async(base.SandboxManager.run_code_in_pool)  # type: ignore[arg-type]
+    run_code_in_pool = to_async(base.SandboxManager.run_code_in_pool)
     get_stats = to_async(base.SandboxManager.get_stats)
     health_check = to_async(base.SandboxManager.health_check)
 

@@ -443,6 +443,7 @@ ENTRIES: tuple[Language, ...] = (
         run=('./main',),
         version=('ghc', '--version'),
         packages=('ghc',),
+        note='Not with bubblewrap over the files of a Debian host: GHC keeps its packages below `/var`.',
     ),
     Language(
         name='D',
@@ -564,7 +565,7 @@ ENTRIES: tuple[Language, ...] = (
         aliases=('erl',),
         file='main.erl',
         run=('escript', '{file}'),
-        version=('escript', '-s', 'init', 'stop'),
+        version=('erl', '-noshell', '-eval', 'io:format("~s~n", [erlang:system_info(otp_release)]), halt().'),
         packages=('erlang-base',),
         note='With a `main/1`.',
     ),

@@ -39,8 +39,11 @@ from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_mess
 from enclave.verb_requests import Request
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from enclave.managers.options import ManagerOptions
     from enclave.sandboxes.notebook.sandbox import NotebookSandbox
-    from enclave.sandboxes.options import NotebookKind
+    from enclave.sandboxes.options import CodeOptions, CommandOptions, NotebookKind
     from enclave.sandboxes.verbs import FullSandbox
 
 logger = logging.getLogger(__name__)
@@ -113,7 +116,9 @@ class SandboxManager(ABC):
 
     manager_type: ClassVar[SandboxManagerType | str]
 
-    def __init__(self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Unpack[ManagerOptions]
+    ) -> None:
         """Check the configuration.
 
         Args:
@@ -410,7 +415,11 @@ class SandboxManager(ABC):
         return as_messages(calls, answers)
 
     def execute_command(
-        self, sandbox_id: str, command: str | Sequence[str], timeout: float | None = None, **options: Any
+        self,
+        sandbox_id: str,
+        command: str | Sequence[str],
+        timeout: float | None = None,
+        **options: Unpack[CommandOptions],
     ) -> CommandResult:
         """Run a command in a sandbox: a string through its shell, a sequence as it is.
 
@@ -665,7 +674,7 @@ class SandboxManager(ABC):
     # Programs ---------------------------------------------------------------------------------------------------------
 
     def run_code(
-        self, sandbox_id: str, code: str | bytes | CodeRequest, language: str = 'python', **options: Any
+        self, sandbox_id: str, code: str | bytes | CodeRequest, language: str = 'python', **options: Unpack[CodeOptions]
     ) -> CodeResult:
         """Compile and run a program in a sandbox; see `Sandbox.run_code`, which has the options.
 
@@ -688,7 +697,7 @@ class SandboxManager(ABC):
         *,
         wait_timeout: float | None = None,
         pool: str | None = None,
-        **options: Any,
+        **options: Unpack[CodeOptions],
     ) -> CodeResult:
         """Compile and run a program in whichever sandbox of a pool is free; see `Sandbox.run_code`, which has the options.
 

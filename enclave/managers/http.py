@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import enclave
@@ -52,6 +52,11 @@ from enclave.sandboxes.choice import kind_of
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.tools.budget import check_max_chars
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from enclave.managers.options import ManagerOptions
+
 URL_ENVIRONMENT = 'ENCLAVE_URL'
 
 
@@ -74,7 +79,7 @@ class HttpSandboxManager(SandboxManager):
         connect_timeout: float = CONNECT_SECONDS,
         max_connections: int = 64,
         verify: bool | str | None = None,
-        **options: Any,
+        **options: Unpack[ManagerOptions],
     ) -> None:
         """Check the configuration; nothing is connected yet.
 
@@ -90,7 +95,7 @@ class HttpSandboxManager(SandboxManager):
             ConfigurationError: The configuration is wrong, or there is no address.
         """
         if isinstance(config, str):
-            options = {'base_url': config, **options}
+            options = cast('ManagerOptions', {'base_url': config, **options})
             config = None
         super().__init__(config, **options)
         base_url = self.config.base_url or os.environ.get(URL_ENVIRONMENT)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import enclave
 from enclave.cancellation import is_cancelled, on_cancel
@@ -30,6 +30,11 @@ from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.threads import wait_for
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from enclave.managers.options import ManagerOptions
+
 logger = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 5.0
@@ -41,7 +46,9 @@ class LocalSandboxManager(SandboxManager):
 
     manager_type: ClassVar[SandboxManagerType] = SandboxManagerType.LOCAL
 
-    def __init__(self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Unpack[ManagerOptions]
+    ) -> None:
         """Check the configuration; see `SandboxManager`."""
         super().__init__(config, **options)
         self._table = SandboxTable(self.id, self.config, calls=self._calls, control=self._control)

@@ -74,6 +74,10 @@ _PRELOAD_PROBLEMS = (
 _NO_TEMPLATE = 3
 
 
+BUSY_SECONDS = 60.0
+"""How long one may take that is known to run."""
+
+
 class AgentOperations(ByVerb):
     """See `Operations`. Lives as long as its channel.
 
@@ -82,19 +86,23 @@ class AgentOperations(ByVerb):
     Args:
         channel: A started channel.
         cpu_count: On how many processors a call runs; 0 for all.
+        is_stopped: Tells whether the agent is kept from running, as in a paused container; None where that is not known.
     """
 
     connect_problem = None
     measures = True
     """It keeps limits, measures programs, and takes program texts with a name."""
 
-    def __init__(self, channel: Channel, *, cpu_count: int = 0) -> None:
+    def __init__(
+        self, channel: Channel, *, cpu_count: int = 0, is_stopped: Callable[[], bool | None] | None = None
+    ) -> None:
         if channel.hello is None:
             raise ValueError('the channel is not started')
         self.channel = channel
         self._shell = channel.hello.shell
         self._cpus = channel.hello.cpus
         self._cpu_count = cpu_count
+        self._is_stopped = is_stopped
 
     @property
     def active_calls(self) -> int:
@@ -486,10 +494,13 @@ class AgentOperations(ByVerb):
             SandboxSilentError: It does not.
         """
         call = self.channel.open({'op': 'ping'})
-        try:
-            call.wait(Deadline.after(PING_SECONDS))
-        except OperationTimeoutError:
-            raise self._silent(f'has not answered for {PING_SECONDS:g} s') from None
+        patience = Deadline.after(BUSY_SECONDS)
+        while not call.wait_ready(Deadline.after(PING_SECONDS), for_end=True):
+            # Programs that leave it no processor do not keep it from running: it gets some at last, and ends them.
+            is_busy = self._is_stopped is not None and self._is_stopped() is False
+            if not is_busy or patience.has_expired():
+                raise self._silent(f'has not answered for {PING_SECONDS:g} s')
+        call.wait(Deadline())
 
     def _silent(self, what: str) -> SandboxSilentError:
         return SandboxSilentError(

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypedDict
 
 from enclave.config import Environment, Size, ToolsConfig, Volumes
 from enclave.enums import SandboxType
+from enclave.languages.values import Comparison
 from enclave.sandboxes.docker.config import Ports, Ulimits
 
 NotebookKind = Literal[
@@ -34,6 +35,9 @@ class ProgramOptions(TypedDict, total=False):
     max_output_bytes: int
     timeout_grace: float
     image: str
+    entrypoint: str | Sequence[str] | None
+    run_image_command: bool
+    tty: bool
     pull: Literal['missing', 'never', 'always']
     ports: Ports
     network: str | None
@@ -74,3 +78,37 @@ class SandboxOptions(ProgramOptions, total=False):
     entrypoint: str | Sequence[str] | None
     run_image_command: bool
     tty: bool
+
+
+class CommandOptions(TypedDict, total=False):
+    """What a command of a sandbox takes besides its time limit; see `Verbs.execute_command`."""
+
+    cwd: str | None
+    env: Mapping[str, str] | None
+    user: str | None
+    stdin: str | bytes | None
+    max_output_bytes: int | None
+    max_chars: int | None
+    on_stdout: Callable[[str], object] | None
+    on_stderr: Callable[[str], object] | None
+
+
+class CodeOptions(TypedDict, total=False):
+    """What a program takes besides its source and language; see `enclave.languages.values.CodeRequest`."""
+
+    stdin: str | bytes | None
+    args: Iterable[str]
+    files: Mapping[str, str | bytes] | None
+    fetch_files: Iterable[str]
+    env: Mapping[str, str] | None
+    compile_timeout: float | None
+    timeout: float | None
+    memory_limit: Size | None
+    compile_memory_limit: Size | None
+    cpu_time_limit: float | None
+    output_limit: int
+    max_output_bytes: int | None
+    max_fetch_bytes: int
+    expected_output: str | None
+    compare: Comparison
+    tolerance: float

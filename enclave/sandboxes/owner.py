@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -63,6 +64,25 @@ def _host() -> str:
     except OSError:
         boot, space = '', ''
     return f'{platform.node()}/{boot}/{space}'
+
+
+def is_stopped(pid: int) -> bool | None:
+    """Tell whether a process is kept from running: stopped by a signal, or its control group frozen; None where it is gone.
+
+    One that has something to do and only waits for a processor is runnable (R in proc(5), /proc/pid/stat); so is one that runs.
+    It must have something to do, or it sleeps like one that is frozen. It is looked at several times, since it may wait for
+    the kernel at one moment.
+    """
+    pause = threading.Event()
+    for _ in range(5):
+        try:
+            line = Path(f'/proc/{pid}/stat').read_bytes()
+        except OSError:
+            return None
+        if line[line.rfind(b')') + 2 :][:1] == b'R':
+            return False
+        pause.wait(0.01)
+    return True
 
 
 def read_start_time(pid: int) -> str:

@@ -22,6 +22,8 @@ from enclave.records import PathEvent, PathInfo
 
 MAX_ENTRIES = 10_000
 """How many entries there may be below a directory that is watched."""
+MAX_PATH_CHARACTERS = 1 << 20
+"""How long their paths may be together."""
 INTERVAL_SECONDS = 0.5
 Look = Callable[[], dict[str, PathInfo]]
 
@@ -111,9 +113,10 @@ def by_path(path: str, entries: list[PathInfo]) -> dict[str, PathInfo]:
     Raises:
         SandboxPathError: There are too many.
     """
-    if len(entries) > MAX_ENTRIES:
+    size = sum(len(info.path) + len(info.target or '') for info in entries)
+    if len(entries) > MAX_ENTRIES or size > MAX_PATH_CHARACTERS:
         raise SandboxPathError(
-            f'{quoted(path)} has more than {MAX_ENTRIES} entries, too many to be watched; watch a directory in it, '
+            f'{quoted(path)} has more than {MAX_ENTRIES} entries, or too long names, to be watched; watch a directory in it, '
             'or without recursive',
             details={'max_entries': MAX_ENTRIES},
         )

@@ -40,7 +40,7 @@ from enclave.managers.protocol import (
     VERSION_HEADER,
     error_response,
 )
-from enclave.server import notebooks, ports, programs, routes, verb_routes
+from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
@@ -86,6 +86,7 @@ def create_app(service: Service) -> flask.Flask:
     assert ports is not None  # imported for what it registers
     assert notebooks is not None  # this too
     assert programs is not None  # and this
+    assert page is not None
     app = flask.Flask('enclave', static_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max(service.policy.max_upload_bytes, service.policy.max_json_bytes)
     app.config['MAX_FORM_MEMORY_SIZE'] = 0
@@ -161,7 +162,9 @@ class _Door:
         headers.setdefault('Cache-Control', 'no-store')
         headers['X-Content-Type-Options'] = 'nosniff'
         if response.mimetype == 'text/html':
-            headers.setdefault('Content-Security-Policy', _DOCS_POLICY)
+            at_page = flask.request.endpoint == 'get_page'
+            headers.setdefault('Content-Security-Policy', page.CONTENT_POLICY if at_page else _DOCS_POLICY)
+            headers.setdefault('Referrer-Policy', 'no-referrer')
         account = self._accountant(response.status_code)
         if g.streams:
             response.call_on_close(account)
@@ -268,6 +271,7 @@ class _Door:
                 cancellation = Cancellation()
                 context = self._context(route, tenant, cancellation)
                 stack.enter_context(context.held)
+                stack.enter_context(self._listed(route, tenant, path))
                 if route.lane in ('call', 'program'):
                     context.on_gone(cancellation.cancel)
                 value = self._run(route, context, arguments)
@@ -283,6 +287,15 @@ class _Door:
             return lanes.entered(route.lane, tenant.name, tenant.max_calls)
         on_gone = flask.request.environ.get(WATCH_KEY, lambda action: None)
         return lanes.queued(tenant.name, tenant.max_calls, on_gone)
+
+    @staticmethod
+    def _listed(route: Route, tenant: Tenant, path: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Have a call be among those that run, as long as it does."""
+        if route.lane not in ('call', 'stream', 'program'):
+            return contextlib.nullcontext()
+        if 'sandbox_id' in path:
+            flask.g.facts.setdefault('sandbox_id', path['sandbox_id'])
+        return tenant.calls.running(route.name, flask.g.facts)
 
     def _context(self, route: Route, tenant: Any, cancellation: Cancellation) -> Context:
         request = flask.request
@@ -316,7 +329,7 @@ class _Door:
             return self._repeated(entry, gone)
         outcome = None
         try:
-            with context.held:
+            with context.held, self._listed(route, tenant, arguments):
                 response = _response(self._run(route, context, arguments))
             outcome = Outcome(response.status_code, response.get_data())
         except EnclaveError as error:

@@ -182,6 +182,8 @@ def _answer(connection: Connection, method: str, first: bytes, *, own_origin: bo
     response = http.client.HTTPResponse(cast(Any, _Socket(connection, first)), method=method)
     try:
         response.begin()
+        if response.status < 200:
+            raise http.client.BadStatusLine(str(response.status))
     except (http.client.HTTPException, ValueError) as error:
         raise PortError(f'what listens there does not answer in HTTP: {type(error).__name__}') from None
     headers = [

@@ -47,12 +47,12 @@ from enclave.server.route import (
     Text,
     route,
 )
+from enclave.server.running import RunningCall
 from enclave.server.views import get_info, list_infos, shown_health
 from enclave.tools.schema import argument
 from enclave.verb_requests import BYTES, StartProcess
 
 PIECE_BYTES = 256 << 10
-
 
 # Reply ----------------------------------------------------------------------------------------------------------------
 
@@ -76,6 +76,12 @@ def get_health(context: Context) -> HealthCheckResult:
 def get_stats(context: Context) -> dict[str, Any]:
     """Return numbers about this key's sandboxes and pools."""
     return context.tenant.manager.get_stats()
+
+
+@route('GET', '/calls', answers=list[RunningCall], while_draining=True, tag='server')
+def list_calls(context: Context) -> list[RunningCall]:
+    """Return the calls of this key that run, the longest first."""
+    return context.tenant.calls.list()
 
 
 @route('GET', '/limits', answers=dict[str, Any], while_draining=True, tag='server')

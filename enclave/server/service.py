@@ -40,6 +40,7 @@ from enclave.server.lanes import Lanes
 from enclave.server.metrics import Metrics
 from enclave.server.policy import Policy
 from enclave.server.processes import Processes
+from enclave.server.running import RunningCalls
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Tenant:
     max_sandboxes: int | None
     max_calls: int | None
     host_paths: dict[str, str] = field(factory=dict)  # as the policy resolved them: as they were asked for
+    calls: RunningCalls = field(factory=RunningCalls, init=False, repr=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     _creating: int = field(default=0, init=False)  # sandboxes being made for it; guarded by _lock
 

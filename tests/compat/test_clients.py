@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,17 +31,32 @@ def url() -> Iterator[str]:
         yield address
 
 
-def run(python: Path, *arguments: str, cwd: Path | None = None) -> str:
+def published() -> Path:
+    """Return the Python of an environment with what the published releases stand on."""
+    return environment('ms-enclave', f'ms-enclave[docker]=={RELEASE}', with_enclave=False)
+
+
+def fetch(python: Path, folder: Path, *options: str, release: str) -> None:
+    run(python, '-m', 'pip', 'download', '-q', '--no-deps', *options, f'ms-enclave=={release}', cwd=folder)
+
+
+def run(python: Path, *arguments: str, cwd: Path, path: Path | None = None) -> str:
     env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    if path is not None:
+        env['PYTHONPATH'] = str(path)
     done = subprocess.run([str(python), *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, f'{done.stdout[-4000:]}\n{done.stderr[-4000:]}'
     return done.stdout
 
 
-def test_the_published_client_works_against_our_server(url: str, tmp_path: Path) -> None:
-    python = environment('ms-enclave', f'ms-enclave[docker]=={RELEASE}', with_enclave=False)
+@pytest.mark.parametrize('release', [f'0.0.{number}' for number in range(1, 9)])
+def test_a_published_client_works_against_our_server(release: str, url: str, tmp_path: Path) -> None:
+    python = published()
+    fetch(python, tmp_path, '--only-binary', ':all:', release=release)
+    with zipfile.ZipFile(next(tmp_path.glob('*.whl'))) as wheel:
+        wheel.extractall(tmp_path / release)
 
-    said = run(python, str(PROGRAMS / 'old_client.py'), url, RELEASE, cwd=tmp_path)
+    said = run(python, str(PROGRAMS / 'old_client.py'), url, release, cwd=tmp_path, path=tmp_path / release)
 
     assert said.splitlines()[-1] == 'done'
 
@@ -71,8 +87,7 @@ def test_configurations_of_omegaconf_are_taken(tmp_path: Path) -> None:
 
 def test_the_published_tests_pass(tmp_path: Path) -> None:
     python = environment('published-tests', 'pytest', 'pydantic', 'uvicorn')
-    fetch = ['-m', 'pip', 'download', '-q', '--no-deps', '--no-binary', 'ms-enclave', f'ms-enclave=={RELEASE}']
-    run(environment('ms-enclave', f'ms-enclave[docker]=={RELEASE}', with_enclave=False), *fetch, cwd=tmp_path)
+    fetch(published(), tmp_path, '--no-binary', 'ms-enclave', release=RELEASE)
     with tarfile.open(next(tmp_path.glob('*.tar.gz'))) as archive:
         archive.extractall(tmp_path, filter='data')
     tests = tmp_path / f'ms_enclave-{RELEASE}' / 'tests'

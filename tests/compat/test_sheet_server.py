@@ -109,6 +109,7 @@ def test_a_full_dump_makes_a_sandbox_that_is_shown_as_documented(server: Sandbox
         ('/pool/execute', b'{}', 422, 'tool_name'),
         ('/pool/execute?tool_name=x', b'{}', 400, 'pool is empty'),
         ('/pool/initialize?pool_size=many', b'null', 422, 'integer'),
+        ('/pool/execute?tool_name=x&timeout=nan', b'{}', 422, 'number'),
     ],
 )
 def test_what_is_wrong_is_told_as_documented(
@@ -297,6 +298,22 @@ def test_a_server_that_does_not_answer_is_told_as_documented() -> None:
                 await manager.create_sandbox(SandboxType.DOCKER)
 
     asyncio.run(main())
+
+
+def test_a_server_that_is_full_is_asked_again() -> None:
+    made = create_server(policy={'max_concurrent_calls': 1}, stop_grace=0.0)
+
+    async def main(url: str) -> None:
+        async with HttpSandboxManager(base_url=url) as manager:
+            config = DockerSandboxConfig(tools_config=['shell_executor'], memory_limit='256m')
+            only = await manager.create_sandbox(SandboxType.DOCKER, config)
+            calls = (
+                manager.execute_tool(only, 'shell_executor', {'command': f'sleep 0.2; echo {n}'}) for n in range(3)
+            )
+            assert [each.output for each in await asyncio.gather(*calls)] == ['0\n', '1\n', '2\n']
+
+    with made.running() as url:
+        asyncio.run(main(url))
 
 
 def test_a_notebook_over_http_needs_no_port_of_the_servers_host(server: SandboxServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,15 @@ from enclave import aio
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus
 from enclave.errors import AuthenticationError, ConfigurationError, NotRegisteredError, ServerUnavailableError
+from enclave.languages.values import CodeRequest
+from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.options import ManagerOptions
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
-from enclave.sandboxes.options import ProgramOptions, SandboxOptions
+from enclave.sandboxes.options import CodeOptions, CommandOptions, ProgramOptions, SandboxOptions
+from enclave.sandboxes.verbs import FullSandbox
 from enclave.server.serve import create_server
 
 KEY = 'a-key-for-the-tests-of-shortcuts'
@@ -156,3 +161,10 @@ def test_the_keywords_are_the_options_of_the_kinds() -> None:
 
     assert set(SandboxOptions.__annotations__) == options
     assert set(ProgramOptions.__annotations__) == options - {'timeout', 'command'}
+
+
+def test_the_keywords_of_managers_and_programs_are_those_that_they_take() -> None:
+    assert set(ManagerOptions.__annotations__) == {each.name for each in attrs.fields(SandboxManagerConfig)}
+    assert set(CodeOptions.__annotations__) == {each.name for each in attrs.fields(CodeRequest)} - {'code', 'language'}
+    taken = inspect.signature(FullSandbox.execute_command).parameters
+    assert set(CommandOptions.__annotations__) == set(taken) - {'self', 'command', 'timeout'}

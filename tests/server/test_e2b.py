@@ -525,3 +525,106 @@ def test_the_debug_ports_serve_one_sandbox_that_nobody_creates() -> None:
 
     assert next(json.loads(line) for line in lines.splitlines())['text'] == 'debug'
     assert [each['sandboxID'] for each in listed] == ['debug_sandbox_id']
+
+
+# Two hostile keys -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.bubblewrap
+def test_nothing_of_another_tenant_is_reached_by_ids_tokens_or_numbers(bubblewrap: SandboxServer) -> None:
+    alice, bob = Sdk(bubblewrap), Sdk(bubblewrap, BOB)
+    hers, his = alice.create(), bob.create()
+    message = {'process': {'cmd': 'sleep', 'args': ['100']}, 'stdin': False, 'tag': 'hers'}
+    stream = alice.stream(hers, 'process.Process/Start', message)
+    pid = next(messages(stream))['event']['start']['pid']
+    mixed = {**hers, 'envdAccessToken': his['envdAccessToken']}
+    by_key = {'E2b-Sandbox-Id': hers['sandboxID'], 'X-API-KEY': BOB}
+
+    for name, body in (
+        ('process.Process/List', {}),
+        ('process.Process/SendSignal', {'process': {'pid': pid}, 'signal': 'SIGNAL_SIGKILL'}),
+        ('process.Process/SendInput', {'process': {'tag': 'hers'}, 'input': {'stdin': 'YQ=='}}),
+        ('filesystem.Filesystem/ListDir', {'path': '/'}),
+        ('filesystem.Filesystem/CreateWatcher', {'path': '/tmp'}),
+        ('execute', {'code': '1'}),
+        ('contexts', {}),
+    ):
+        assert bob.call(mixed, name, body).status_code == 401, name
+        assert bob.session.post(f'{bob.base}/{name}', json=body, headers=by_key, timeout=60).status_code == 502, name
+    # The same numbers in one's own sandbox are nobody.
+    for selector in ({'pid': pid + 1000}, {'tag': 'hers'}):
+        answer = bob.call(his, 'process.Process/SendSignal', {'process': selector, 'signal': 'SIGNAL_SIGKILL'})
+        assert answer.status_code == 404, answer.text
+    assert alice.call(hers, 'process.Process/List', {}).json()['processes'][0]['pid'] == pid
+    stream.close()
+
+
+def test_one_keys_repeats_do_not_meet_anothers(fake: SandboxServer) -> None:
+    headers = {'Idempotency-Key': 'the-same-words'}
+    body = {'templateID': 'base'}
+
+    first = Sdk(fake).plane('POST', '/v2/sandboxes', json=body, headers=headers).json()
+    again = Sdk(fake).plane('POST', '/v2/sandboxes', json=body, headers=headers).json()
+    other = Sdk(fake, BOB).plane('POST', '/v2/sandboxes', json=body, headers=headers).json()
+
+    assert first['sandboxID'] == again['sandboxID']
+    assert other['sandboxID'] != first['sandboxID']
+
+
+ODD_HEADERS = (
+    'E2b-Sandbox-Id',
+    'E2b_Sandbox_Id',
+    'X-Access-Token',
+    'X-API-KEY',
+    'Authorization',
+    'Connect-Timeout-Ms',
+    'Host',
+    'Origin',
+)
+
+
+@pytest.mark.parametrize('value', ['http://[', '../../etc', 'a' * 5000, '\xff\xfe', '-1', 'Basic !!', 'Bearer '])
+def test_headers_of_any_kind_are_no_fault_of_the_server(fake: SandboxServer, value: str) -> None:
+    sdk = Sdk(fake)
+    made = sdk.create()
+
+    for name in ODD_HEADERS:
+        headers: Any = {**sdk.headers(made), name: value.encode('latin-1')}
+        for path in ('/e2b/process.Process/List', '/e2b/execute', '/files', '/e2b/v2/sandboxes'):
+            answer = requests.post(fake.url + path, data=b'{}', headers=headers, timeout=30)
+            assert answer.status_code < 500 or answer.status_code in (501, 502), (name, path, answer.text)
+
+
+@pytest.mark.bubblewrap
+def test_what_is_remembered_of_a_sandbox_is_bounded(bubblewrap: SandboxServer) -> None:
+    sdk = Sdk(bubblewrap)
+    made = sdk.create()
+    big = {f'V{number}': 'x' * 60000 for number in range(5)}
+
+    stream = sdk.stream(made, 'process.Process/Start', {'process': {'cmd': 'sleep', 'args': ['50'], 'envs': big}})
+    next(messages(stream))
+    listed = sdk.call(made, 'process.Process/List', {})
+    watchers = [sdk.call(made, 'filesystem.Filesystem/CreateWatcher', {'path': '/tmp'}) for _ in range(33)]
+    long = {**sdk.headers(made), **{f'X-Metadata-{number}': 'x' * 1000 for number in range(5)}}
+    attached = sdk.session.post(f'{sdk.base}/files?path=/tmp/a', data=b'x', headers=long, timeout=60)
+
+    assert len(listed.content) < 10000
+    assert watchers[-2].status_code == 200
+    assert watchers[-1].status_code == 429
+    assert attached.status_code == 400
+    stream.close()
+
+
+@pytest.mark.bubblewrap
+def test_a_policy_without_notebooks_leaves_no_way_to_a_kernel() -> None:
+    with serving(sandbox_type='bubblewrap', policy={'tools': ['shell_executor']}) as server:
+        sdk = Sdk(server)
+        made = sdk.create()
+
+        answers = [
+            sdk.call(made, 'execute', {'code': '1'}),
+            sdk.call(made, 'contexts', {}),
+            sdk.session.get(f'{sdk.base}/contexts', headers=sdk.headers(made), timeout=30),
+        ]
+
+    assert [answer.status_code for answer in answers] == [403, 403, 403]

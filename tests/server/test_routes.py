@@ -188,17 +188,21 @@ def closed() -> Any:
         yield server
 
 
+OPEN = {'/healthz', '/', '/page/style.css', '/page/app.js'}
+"""What answers without a key: that it is alive, and the page, which asks for one."""
+
+
 @pytest.mark.parametrize(('method', 'path'), each_route())
 def test_without_the_key_nothing_is_to_be_had(closed: SandboxServer, method: str, path: str) -> None:
     for headers in ({}, {'Authorization': 'Bearer wrong-key-of-length'}, {'X-API-Key': SECRET + 'x'}):
         answer = ask(closed, method, path, headers=headers)
-        if path == '/healthz':
+        if path in OPEN:
             assert answer.status_code == 200
         else:
             assert (answer.status_code, answer.json()['code']) == (401, 'authentication')
             assert 'Bearer' in answer.headers['WWW-Authenticate']
     in_the_address = ask(closed, method, f'{path}?api_key={SECRET}')
-    assert in_the_address.status_code == (400 if path == '/healthz' else 401)
+    assert in_the_address.status_code == (400 if path in OPEN else 401)
 
 
 def test_unknown_addresses_need_the_key_too(closed: SandboxServer) -> None:

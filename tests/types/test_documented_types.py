@@ -24,6 +24,11 @@ WRONG = {
     'a missing result': "enclave.LocalSandboxManager().get_sandbox('x').id",
     'a cell where there is no kernel': "enclave.open_sandbox('docker').execute_cell('1')",
     'a command that is no command': 'enclave.run_command(7)',
+    'an option of a manager': "enclave.LocalSandboxManager(pool_polcy='fresh')",
+    'a misspelt option of a command': "enclave.open_sandbox().execute_command('ls', workdir='/')",
+    'the same by a manager': "enclave.LocalSandboxManager().execute_command('x', 'ls', workdir='/')",
+    'an option of a program': "enclave.LocalSandboxManager().run_code('x', 'print(1)', stdn='')",
+    'bytes that are a number': "enclave.open_sandbox().get_file('a', 'b').decode()",
 }
 """What a checker must not let pass."""
 

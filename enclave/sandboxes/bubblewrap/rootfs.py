@@ -30,8 +30,6 @@ from enclave.sandboxes.bubblewrap.usr_links import find_linked_names, with_targe
 
 UID = 1000
 """Who the code in a sandbox is: the user and group ``sandbox``. Outside it is `BubblewrapSandboxConfig.host_uid`."""
-NOBODY = 65534
-"""What the kernel shows for a user or group that a user namespace does not know."""
 HOME = '/home/sandbox'
 DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 FACTS_FILE = 'enclave.json'
@@ -44,6 +42,7 @@ _HOST_ETC = (
     'debian_version',
     'fonts',
     'fpc.cfg',
+    'gnucobol',
     'inputrc',
     'ld.so.cache',
     'ld.so.conf',
@@ -53,6 +52,10 @@ _HOST_ETC = (
     'locale.alias',
     'magic',
     'mime.types',
+    'mono/2.0',
+    'mono/4.0',
+    'mono/4.5',
+    'mono/config',
     'nim',
     'ocamlfind.conf',
     'octaverc',
@@ -335,7 +338,7 @@ def open_inside(root: Path, path: str) -> int:
 # /etc -----------------------------------------------------------------------------------------------------------------
 
 _READ = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_CLOEXEC', 0)  # also where this is only imported
-_ETC_FORMAT = 4
+_ETC_FORMAT = 5
 """To be raised when what is put into an ``/etc`` changes: one that is kept is used for as long as this stays."""
 _WRITTEN = frozenset(('hosts', 'hostname', 'passwd', 'group'))
 """What a sandbox has its own of in ``/etc``."""
@@ -388,9 +391,8 @@ def _keep_etc(key: str, copy: Callable[[Path], None], lines: Callable[[str], lis
         copy(place)
         _write(place / 'hosts', ['127.0.0.1 localhost sandbox', '::1 localhost ip6-localhost ip6-loopback'])
         _write(place / 'hostname', ['sandbox'])
-        # Of this machine's users none exists in a sandbox: a file of theirs shows as nobody's.
-        users = lines('passwd') or [f'nobody:x:{NOBODY}:{NOBODY}:nobody:/:/bin/false']
-        groups = lines('group') or [f'nogroup:x:{NOBODY}:']
+        # Of this machine's users none exists in a sandbox, nobody included: no file can be given to one.
+        users, groups = lines('passwd'), lines('group')
         _write(place / 'passwd', [*users, f'sandbox:x:{UID}:{UID}:sandbox:{HOME}:/bin/sh'])
         _write(place / 'group', [*groups, f'sandbox:x:{UID}:'])
         if not os.path.lexists(place / 'nsswitch.conf'):

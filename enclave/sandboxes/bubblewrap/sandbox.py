@@ -36,6 +36,7 @@ from enclave.sandboxes.bubblewrap.program import (
 )
 from enclave.sandboxes.bubblewrap.rootfs import View, get_view
 from enclave.sandboxes.operations import Operations
+from enclave.sandboxes.owner import is_stopped
 from enclave.sandboxes.processors import count_for
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ class BubblewrapSandbox(AgentBackedSandbox):
             seccomp=self.config.seccomp,
             limits=self._tell_limits(held, plan),
         )
-        return AgentOperations(channel, cpu_count=cpu_count)
+        pid: int = self.metadata['pid']
+        return AgentOperations(channel, cpu_count=cpu_count, is_stopped=lambda: is_stopped(pid) if pid else None)
 
     def _agent_code(self, plan: Plan) -> bytes:
         """Return the agent for the sandbox's interpreter, which compiles it, where that was not done before, under the limits."""

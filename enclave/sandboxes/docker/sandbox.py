@@ -50,7 +50,7 @@ from enclave.sandboxes.docker.streams import ContainerStream
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_MAIN, LABEL_TENANT
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
 from enclave.sandboxes.operations import Operations
-from enclave.sandboxes.owner import current_owner
+from enclave.sandboxes.owner import current_owner, is_stopped
 from enclave.sandboxes.processors import Claim, count_for
 
 logger = logging.getLogger(__name__)
@@ -216,8 +216,27 @@ class DockerSandbox(AgentBackedSandbox):
         self.metadata.update(agent_python=hello.python, agent_uid=hello.uid, driven_by='agent')
         direct = not self.config.read_only and not self.config.privileged
         return DockerAgentOperations(
-            channel, engine, self._container, use_archives=direct, cpu_count=count_for(self.config.cpu_limit)
+            channel,
+            engine,
+            self._container,
+            use_archives=direct,
+            cpu_count=count_for(self.config.cpu_limit),
+            is_stopped=self._is_stopped,
         )
+
+    def _is_stopped(self) -> bool | None:
+        """Tell whether the container is paused or frozen; None where that cannot be seen from here."""
+        engine = self._engine
+        try:
+            found = self._inspect(engine, self._container) if engine is not None else None
+        except EngineError:
+            return None
+        state = (found or {}).get('State', {})
+        if state.get('Paused'):
+            return True
+        # On this machine, and where the agent is the container's process 1, that one can be looked at.
+        is_here = engine is not None and engine.endpoint.socket_path is not None and self.config.command is None
+        return is_stopped(state['Pid']) if is_here and state.get('Pid') else None
 
     @staticmethod
     def _count_cpus(engine: Engine) -> int:

@@ -15,7 +15,7 @@ import tarfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from enclave.cancellation import Cancellation, is_cancelled, until_cancelled
 from enclave.channel.channel import Channel
@@ -38,9 +38,16 @@ class DockerAgentOperations(AgentOperations):
     """
 
     def __init__(
-        self, channel: Channel, engine: Engine, container: str, *, use_archives: bool, cpu_count: int = 0
+        self,
+        channel: Channel,
+        engine: Engine,
+        container: str,
+        *,
+        use_archives: bool,
+        cpu_count: int = 0,
+        is_stopped: Callable[[], bool | None] | None = None,
     ) -> None:
-        super().__init__(channel, cpu_count=cpu_count)
+        super().__init__(channel, cpu_count=cpu_count, is_stopped=is_stopped)
         self._engine = engine
         self._container = container
         self._use_archives = use_archives

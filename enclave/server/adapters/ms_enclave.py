@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import json
 import logging
+import math
 import threading
 import time
 import weakref
@@ -687,8 +688,11 @@ def _number(text: str | None, name: str, kind: type[int] | type[float]) -> float
     if text is None or text == '':
         return None
     try:
-        return kind(text)
-    except ValueError:
+        found = kind(text)
+        if not math.isfinite(found):
+            raise ValueError
+        return found
+    except (ValueError, OverflowError):
         word = 'integer' if kind is int else 'number'
         message = f'Input should be a valid {word}, unable to parse string as a {word}'
         raise _misfit(('query', name), message, text, f'{kind.__name__}_parsing') from None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +19,16 @@ import urllib3
 from attrs import frozen
 
 from enclave.aio.proxies import run
+from enclave.cancellation import on_cancel
+from enclave.errors import CallCancelledError
 from enclave.exchange import LINES, CancellableRequest
 from enclave.managers.keyfile import find_key
 from enclave.managers.protocol import API_KEY_ENVIRONMENT, API_KEY_HEADER, IDEMPOTENCY_HEADER, PROTOCOL_HEADER
 
 CONNECT_SECONDS = 10.0
 CONNECTIONS = 64
+BUSY_SECONDS = 3600.0
+"""How long a server that says it is full is asked again, where the manager has no time limit."""
 _TAR = 'application/x-tar'
 
 
@@ -96,6 +102,7 @@ class Wire:
 
     def _ask(self, method: str, url: str, headers: dict[str, str], data: bytes | None) -> Answer:
         tries = 2 if method == 'GET' or (self._does_once and IDEMPOTENCY_HEADER in headers) else 1
+        give_up_at = time.monotonic() + (BUSY_SECONDS if self._timeout is None else self._timeout)
         while True:
             tries -= 1
             request = CancellableRequest(f'{method} {url}')
@@ -116,6 +123,9 @@ class Wire:
                     raise NoConnectionError(f'{method} {url}: {error}') from error
                 continue
             self._does_once = PROTOCOL_HEADER in response.headers
+            if response.status == 429 and self._wait(response.headers.get('Retry-After'), give_up_at):
+                tries += 1
+                continue
             try:
                 value = json.loads(text) if text else None
             except ValueError:
@@ -126,6 +136,22 @@ class Wire:
                     f'{API_KEY_ENVIRONMENT})'
                 }
             return Answer(response.status, value)
+
+    @staticmethod
+    def _wait(seconds: str | None, give_up_at: float) -> bool:
+        """Wait until a server that is full may be asked again; False where that is too late.
+
+        Raises:
+            CallCancelledError: The work was cancelled meanwhile.
+        """
+        pause = float(seconds) if seconds is not None and seconds.isdigit() else 1.0
+        if time.monotonic() + pause > give_up_at:
+            return False
+        cancelled = threading.Event()
+        with on_cancel(cancelled.set):
+            if cancelled.wait(pause):
+                raise CallCancelledError('the request was cancelled while the server was full')
+        return True
 
 
 def path_of(sandbox_id: str) -> str:

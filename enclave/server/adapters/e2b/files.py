@@ -34,6 +34,7 @@ MAX_PARTS = 1000
 MAX_FORM_BYTES = 4 * PIECE_BYTES
 """How much of a form the parser may hold at once; files pass through it in pieces."""
 MAX_ATTRIBUTES = 32
+MAX_ATTRIBUTE_CHARACTERS = 4096
 _ATTRIBUTE_PREFIX = 'x-metadata-'
 _ATTRIBUTE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,128}")
 
@@ -141,6 +142,8 @@ def _attributes() -> dict[str, str]:
     }
     if len(found) > MAX_ATTRIBUTES:
         raise InvalidArgumentError(f'a file may have {MAX_ATTRIBUTES} entries of metadata, not {len(found)}')
+    if sum(len(name) + len(value) for name, value in found.items()) > MAX_ATTRIBUTE_CHARACTERS:
+        raise InvalidArgumentError(f'the metadata of a file may have {MAX_ATTRIBUTE_CHARACTERS} characters together')
     for name, value in found.items():
         if not _ATTRIBUTE_NAME.fullmatch(name) or len(value) > 1024:
             raise InvalidArgumentError(f'the metadata {name[:60]!r} has an impossible name, or is too long')

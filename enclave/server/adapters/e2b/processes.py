@@ -39,6 +39,8 @@ SERVICE = 'process.Process'
 DEFAULT_USER = 'user'
 """E2B's usual account. It stands for whichever account a sandbox runs as by itself."""
 MAX_KEEPALIVE_SECONDS = 90.0
+MAX_SHOWN_BYTES = 64 << 10
+"""How much of what a process was started with is kept for lists; of what is larger there is the program's name."""
 _SIGNALS = {'SIGNAL_SIGTERM': 15, 'SIGNAL_SIGKILL': 9, '15': 15, '9': 9}
 _PIECE_BYTES = 256 << 10
 
@@ -50,7 +52,7 @@ class DaemonProcess(LiveProcess):
         self, sandbox_id: str, process: Process, *, config: dict[str, Any], tag: str | None, tty: bool
     ) -> None:
         super().__init__(sandbox_id, process, attended=False, waits_alone=False)
-        self.config = config
+        self.config = config if len(json.dumps(config)) <= MAX_SHOWN_BYTES else {'cmd': config['cmd'][:4096]}
         self.tag = tag
         self.has_terminal = tty
 
@@ -72,6 +74,8 @@ def e2b_start_process(context: Context, body: RawBody) -> Streamed:
     tag = field(message, 'tag', str)
     size = _size(field(message, 'pty', dict))
     cwd = field(config, 'cwd', str) or None
+    if tag is not None and len(tag) > 1000:
+        raise InvalidArgumentError(f'a tag has at most 1000 characters, not {len(tag)}')
     if tag is not None and any(live.tag == tag for live in _running(context, sandbox)):
         raise InvalidArgumentError(f'a process with the tag {tag[:100]!r} runs already')
     start = verb(sandbox, 'start_process')

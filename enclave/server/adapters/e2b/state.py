@@ -22,14 +22,14 @@ from enclave.server.adapters.e2b.identity import Tokens
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.auth import ANONYMOUS
 from enclave.server.service import Service, Tenant
-from enclave.server.views import list_infos
 
 ENVD_VERSION = '0.6.7'
 """The version of E2B's daemon whose interface is answered; the SDK asks it what it may ask."""
 DEBUG_ID = 'debug_sandbox_id'
 """What the SDK calls its one sandbox under ``E2B_DEBUG``, which it never creates."""
 LOG_ENTRIES = 1000
-FILE_ENTRIES = 10_000
+FILE_CHARACTERS = 1 << 20
+"""How much may be remembered of what was attached to the files of one sandbox; the oldest makes room."""
 NAMES_SECONDS = 30.0
 
 
@@ -40,6 +40,11 @@ class LogEntry:
     at: datetime
     message: str
     fields: dict[str, str]
+
+
+def _weight(attached: tuple[str, dict[str, str]]) -> int:
+    path, attributes = attached
+    return 200 + len(path) + sum(len(name) + len(text) + 100 for name, text in attributes.items())
 
 
 @define(eq=False)
@@ -70,8 +75,10 @@ class SandboxState:
             self.attributes.pop(path, None)
             if attributes:
                 self.attributes[path] = attributes
-                while len(self.attributes) > FILE_ENTRIES:
-                    del self.attributes[next(iter(self.attributes))]
+            size = sum(map(_weight, self.attributes.items()))
+            while size > FILE_CHARACTERS:
+                oldest = next(iter(self.attributes))
+                size -= _weight((oldest, self.attributes.pop(oldest)))
 
     def attached(self, path: str) -> dict[str, str]:
         """Return what is attached to a file."""
@@ -150,15 +157,25 @@ class State:
         if found is None:
             raise NoSandboxError(sandbox_id, 'it was never made here, or it was removed')
         if found.status not in USABLE:
-            raise NoSandboxError(sandbox_id, found.error or f'it is {found.status}')
+            raise NoSandboxError(sandbox_id, f'it is {found.status}')
         return found
 
     def known(self) -> dict[str, list[str]]:
-        """Return the ids of all sandboxes, by tenant."""
-        return {tenant.name: [each.id for each in list_infos(tenant)] for tenant in self._service.tenants()}
+        """Return the ids of all sandboxes whose token was given out, by tenant."""
+        found: dict[str, list[str]] = {}
+        with self._lock:
+            for tenant, sandbox_id in self._table:
+                found.setdefault(tenant, []).append(sandbox_id)
+        return found
+
+    def count_watches(self, tenant: Tenant) -> int:
+        """Return how many directories are watched for a tenant, by turns."""
+        with self._lock:
+            return sum(len(each.watches) for (name, _), each in self._table.items() if name == tenant.name)
 
     def token(self, tenant: Tenant, sandbox_id: str) -> str:
-        """Return the access token of a sandbox."""
+        """Return the access token of a sandbox, whose signatures are known from then on."""
+        self.of(tenant, sandbox_id)
         return self.tokens.make(tenant.name, sandbox_id)
 
     def debug_sandbox(self, make: Any) -> str:

@@ -21,11 +21,11 @@ from enclave.sandboxes.watching import Watch
 from enclave.server.adapters.e2b import connect
 from enclave.server.adapters.e2b.connect import envelope, field
 from enclave.server.adapters.e2b.filesystem import SERVICE, as_entry, asked_path
-from enclave.server.adapters.e2b.services import asked_sandbox, on_call, on_stream, remembered, verb
+from enclave.server.adapters.e2b.services import asked_sandbox, on_call, on_stream, remembered, state_of, verb
 from enclave.server.route import Context, RawBody, Streamed
 
 MAX_WATCHES = 32
-"""How many there may be of one sandbox that are asked by turns."""
+"""How many a tenant may have that are asked by turns."""
 LOOK_SECONDS = 0.25
 _KINDS = {
     'created': 'EVENT_TYPE_CREATE',
@@ -99,11 +99,9 @@ def e2b_create_watcher(context: Context, body: RawBody) -> dict[str, Any]:
     known = remembered(context, sandbox)
     watch = _watch(context, sandbox, message)
     name = uuid.uuid4().hex[:16]
+    if state_of(context.service).count_watches(context.tenant) >= MAX_WATCHES:
+        raise TooManyRequestsError(f'{MAX_WATCHES} directories are watched, which is all one key may have; stop some')
     with known.lock:
-        if len(known.watches) >= MAX_WATCHES:
-            raise TooManyRequestsError(
-                f'{MAX_WATCHES} directories of this sandbox are watched, which is all; stop some'
-            )
         known.watches[name] = watch, field(message, 'includeEntry', bool, False)
     return {'watcherId': name}
 

@@ -1,0 +1,41 @@
+"""The options of managers as keywords (layer: managers), for editors and type checkers.
+
+`ManagerOptions` says the same as `SandboxManagerConfig`, which checks what is given; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+from enclave.config import SandboxConfig
+from enclave.enums import SandboxType
+
+
+class ManagerOptions(TypedDict, total=False):
+    """Options of a manager that is made by keywords."""
+
+    base_url: str | None
+    timeout: float | None
+    api_key: str | None
+    cleanup_interval: float
+    pool_size: int
+    sandbox_type: SandboxType | str | None
+    sandbox_config: SandboxConfig | Mapping[str, Any] | None
+    max_workers: int
+    parallel_starts: int
+    ttl: float | None
+    idle_timeout: float | None
+    max_ttl: float | None
+    max_idle_timeout: float | None
+    max_sandboxes: int | None
+    tenant: str | None
+    pool_unused_timeout: float | None
+    pool_policy: Literal['reuse', 'fresh']
+    pool_clean: Literal['processes', 'nothing']
+    pool_when_empty: Literal['wait', 'grow', 'fail']
+    pool_max_size: int | None
+    pool_idle_timeout: float | None
+    stop_grace: float
+    stop_timeout: float | None
+    sweep: bool

@@ -1,0 +1,105 @@
+"""Limits of a program, as the agent keeps them, in a bare interpreter."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import pytest
+
+from enclave.languages.values import Limits, StepResult
+from enclave.sandboxes.agent_operations import AgentOperations
+from enclave.verb_requests import RunCommand, Script
+from tests.agent.conftest import AgentProcess
+
+
+def run(agent: AgentProcess, code: str, *, timeout: float | None = 60.0, **limits: Any) -> StepResult:
+    """Return what becomes of a program under limits."""
+    request = RunCommand(
+        command=(sys.executable, '-c', code), timeout=timeout, max_output_bytes=1 << 16, limits=Limits(**limits)
+    )
+    result = AgentOperations(agent.channel).run(request)
+    assert isinstance(result, StepResult)
+    return result
+
+
+def test_a_program_is_measured(agent: AgentProcess) -> None:
+    result = run(agent, 'x = bytearray(50 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nprint(1)')
+
+    assert (result.stdout, result.exceeded) == ('1\n', None)
+    assert 0 < (result.cpu_time or 0) < 60
+    assert 50 << 20 < (result.peak_memory_bytes or 0) < 500 << 20
+
+
+@pytest.mark.parametrize(
+    ('code', 'limits', 'exceeded'),
+    [
+        ('while True: pass', {'cpu_seconds': 0.2}, 'cpu'),
+        ('import os\nos.fork()\nos.fork()\nwhile True: pass', {'cpu_seconds': 0.4}, 'cpu'),
+        ('import time; time.sleep(60)', {'timeout': 0.3}, 'time'),
+        (
+            'x = bytearray(300 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nimport time; time.sleep(60)',
+            {'memory_bytes': 100 << 20},
+            'memory',
+        ),
+        ('import sys\nwhile True: sys.stderr.write("x" * 1000)', {'output_bytes': 50_000}, 'output'),
+    ],
+)
+def test_a_program_is_ended_for_the_limit_that_it_goes_over(
+    agent: AgentProcess, code: str, limits: dict[str, Any], exceeded: str
+) -> None:
+    result = run(agent, code, **limits)
+
+    assert (result.exceeded, result.signal) == (exceeded, 'SIGKILL')
+    assert result.timed_out is (exceeded in ('cpu', 'time'))
+
+
+def test_what_a_program_started_ends_with_it(agent: AgentProcess, tmp_path: Any) -> None:
+    note = tmp_path / 'pid'
+    code = (
+        'import os, sys, time\n'
+        'if os.fork() == 0:\n'
+        '    os.setsid()\n'
+        f'    open({str(note)!r}, "w").write(str(os.getpid()))\n'
+        '    time.sleep(600)\n'
+        f'while not os.path.exists({str(note)!r}) or not open({str(note)!r}).read(): time.sleep(0.01)\n'
+    )
+
+    result = run(agent, code)
+
+    assert result.success
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+def test_waiting_for_a_processor_is_not_time_of_the_program(agent: AgentProcess) -> None:
+    burning = 'import time\nwhile time.process_time() < 0.4: pass\nprint("done")'
+    program = (
+        'import subprocess, sys\n'
+        f'many = [subprocess.Popen([sys.executable, "-c", {burning!r}]) for _ in range(8)]\n'
+        'for each in many: each.wait()\n'
+    )
+
+    # Eight of them have a few processors between them, so that each takes longer than the limit, and none runs for so long.
+    result = run(agent, program, timeout=1.0, patience=1000.0)
+
+    assert (result.exceeded, result.stdout) == (None, 'done\n' * 8)
+
+
+def test_a_named_source_lies_in_the_working_directory_and_is_gone_afterwards(agent: AgentProcess) -> None:
+    code = b'import os; open("left", "w"); print(os.getcwd(), os.listdir())'
+    request = RunCommand(
+        command=(sys.executable, 'prog.py'),
+        timeout=60.0,
+        max_output_bytes=1 << 16,
+        limits=Limits(),
+        script=Script(source=code, name='prog.py'),
+    )
+
+    operations = AgentOperations(agent.channel)
+    place, _, listed = operations.run(request).stdout.partition(' ')
+    operations.ping(60.0)  # whatever the agent does after this, it has tidied up before
+
+    assert sorted(eval(listed)) == ['left', 'prog.py']  # the listing of our own program
+    assert not os.path.exists(place)
