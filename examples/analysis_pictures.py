@@ -17,12 +17,9 @@ plt.title('visits')
 plt.show()
 plt.bar(days, visits)
 plt.show()
-print('best day:', max(zip(visits, days))[1])
 """
 
 with enclave.open_sandbox('docker_notebook', network_enabled=False) as sandbox:
-    result = sandbox.execute_cell(ANALYSIS)
-    pictures = result.save_pictures(sys.argv[1] if len(sys.argv) > 1 else 'pictures')
+    pictures = sandbox.execute_cell(ANALYSIS).save_pictures(sys.argv[1] if len(sys.argv) > 1 else 'pictures')
 
-print(result.text.splitlines()[-1])
 print('wrote', ', '.join(str(path) for path in pictures))

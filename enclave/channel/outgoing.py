@@ -1,8 +1,9 @@
-"""What goes out on a stream to an agent (channel layer), in order and without making anybody wait.
+"""What goes out on a stream to an agent (channel layer), in order and without making anybody wait for long.
 
 A write blocks for as long as the peer takes nothing: for ever when its container is paused. No caller is to wait for that, since
-each has a time limit of its own. So a caller writes what the stream takes at once, and a thread of the queue's writes the rest.
-How much that may be is bounded: by the credit of each call, and by `LIMIT_BYTES` for all together.
+each has a time limit of its own. So whoever sends first writes, what others send meanwhile too, for as long as the peer takes
+something within `PATIENCE_SECONDS`; then a thread of the queue's goes on, and callers add to the queue. How much may wait is
+bounded: by the credit of each call, and by `LIMIT_BYTES` for all together.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from enclave.channel.streams import Stream
 
 LIMIT_BYTES: Final = 8 << 20
 """The most that may wait when more is to be added."""
+PATIENCE_SECONDS: Final = 2.0
+"""How long a caller waits for a peer that takes nothing."""
 
 
 class QueueFullError(Exception):
@@ -32,15 +35,14 @@ class OutgoingQueue:
 
     def __init__(self, stream: Stream, name: str, on_error: Callable[[OSError], None], lock: threading.Lock) -> None:
         self._stream = stream
-        # Not every stream can tell how much it takes without blocking.
-        self._write_some: Callable[[bytes], int] | None = getattr(stream, 'write_some', None)
+        # A stream that cannot tell how much it takes without blocking is written to as a whole.
+        self._parts: Any = stream if hasattr(stream, 'write_some') and hasattr(stream, 'wait_writable') else None
         self._name = name
         self._on_error = on_error
-        self._lock = lock  # guards _waiting, _waiting_bytes and _writer
-        self._waiting: deque[bytes] = deque()  # the first is being written by the thread
+        self._lock = lock  # guards _waiting, _waiting_bytes and _is_busy
+        self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
-        self._writer: threading.Thread | None = None
-        self._added = threading.Event()
+        self._is_busy = False  # somebody is writing, and will write what is added meanwhile
         self._closed = False
 
     def put(self, frame: bytes, timeout: float = -1) -> bool:
@@ -56,47 +58,59 @@ class OutgoingQueue:
         if not self._lock.acquire(timeout=timeout):
             return False
         try:
-            if not self._waiting:
-                if self._write_some is None:
-                    self._stream.write(frame)
-                    return True
-                sent = self._write_some(frame)
-                if sent == len(frame):
-                    return True
-                frame = frame[sent:]
-            elif self._waiting_bytes > LIMIT_BYTES:
-                raise QueueFullError
-            self._waiting.append(frame)
-            self._waiting_bytes += len(frame)
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name=f'enclave-writer-{self._name}', daemon=True)
-                self._writer.start()
-            self._added.set()
-            return True
+            if self._is_busy:
+                if self._waiting_bytes > LIMIT_BYTES:
+                    raise QueueFullError
+                self._waiting.append(frame)
+                self._waiting_bytes += len(frame)
+                return True
+            self._is_busy = True
         finally:
             self._lock.release()
+        self._write(frame)
+        return True
+
+    def _write(self, frame: bytes) -> None:
+        """Write a frame and what is added meanwhile. Whoever calls this has made the queue busy."""
+        left: bytes | None = frame
+        while left is not None:
+            left = self._write_part(left)
+            if left:
+                with self._lock:
+                    self._waiting.appendleft(left)
+                    self._waiting_bytes += len(left)
+                threading.Thread(target=self._go_on, name=f'enclave-writer-{self._name}', daemon=True).start()
+                return
+            left = self._next()
+
+    def _write_part(self, frame: bytes) -> bytes:
+        """Write a frame, and return what the peer did not take in time."""
+        if self._parts is None:
+            self._stream.write(frame)
+            return b''
+        while frame := frame[self._parts.write_some(frame) :]:
+            if not self._parts.wait_writable(PATIENCE_SECONDS):
+                return frame
+        return b''
+
+    def _next(self) -> bytes | None:
+        """Return what waits first, or let the queue rest."""
+        with self._lock:
+            if not self._waiting:
+                self._is_busy = False
+                return None
+            frame = self._waiting.popleft()
+            self._waiting_bytes -= len(frame)
+            return frame
+
+    def _go_on(self) -> None:
+        """Write what waits, however long that takes. Runs on a thread of its own, which ends when all is written."""
+        try:
+            while not self._closed and (frame := self._next()) is not None:
+                self._stream.write(frame)
+        except OSError as error:
+            self._on_error(error)
 
     def close(self) -> None:
         """Let the thread go. What it is writing ends with the stream."""
         self._closed = True
-        self._added.set()
-
-    def _write(self) -> None:
-        while not self._closed:
-            self._added.wait()
-            while not self._closed:
-                with self._lock:
-                    if not self._waiting:
-                        self._added.clear()
-                        break
-                    frame = self._waiting[0]
-                try:
-                    self._stream.write(frame)
-                except OSError as error:
-                    self._on_error(error)
-                    return
-                with self._lock:
-                    self._waiting.popleft()
-                    self._waiting_bytes -= len(frame)
-            if self._closed:
-                return

@@ -1,8 +1,8 @@
 """The streams a channel can stand on (floor 2): a way to send bytes to an agent and to read what it sends.
 
-Reads and writes block, so that a stream works wherever its transport does; one that can has a ``write_some`` besides, which
-takes what can be sent at once and returns how much that was. `close` may be called from any thread, at any time, more than
-once, and ends a read that is blocked in another thread.
+Reads and writes block, so that a stream works wherever its transport does; one that can has ``write_some`` and
+``wait_writable`` besides, for sending what is taken at once and waiting for more room. `close` may be called from any
+thread, at any time, more than once, and ends a read that is blocked in another thread.
 """
 
 from __future__ import annotations
@@ -98,6 +98,15 @@ class PipeStream:
             return self._try_write(memoryview(data))
         except ValueError:
             raise BrokenPipeError('the stream is closed') from None
+
+    def wait_writable(self, timeout: float) -> bool:
+        """Wait until the pipe takes something; False if it does not in so many seconds."""
+        try:
+            room = select.poll()
+            room.register(self._stdin.fileno(), select.POLLOUT)
+        except ValueError:
+            raise BrokenPipeError('the stream is closed') from None
+        return bool(room.poll(timeout * 1000))
 
     def _try_write(self, view: memoryview) -> int:
         sent = 0

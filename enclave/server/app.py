@@ -59,6 +59,7 @@ from enclave.server.route import (
     decode_query,
 )
 from enclave.server.service import Service, Tenant
+from enclave.server.views import without_host
 
 logger = logging.getLogger(__name__)
 
@@ -441,7 +442,10 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _encoded(error: EnclaveError) -> bytes:
-    answer = error_response(error).model_copy(update={'detail': getattr(error, 'detail', error.message)})
+    answer = error_response(error)
+    detail = getattr(error, 'detail', error.message)
+    shown = without_host(detail) if isinstance(detail, str) else detail
+    answer = answer.model_copy(update={'message': without_host(answer.message), 'detail': shown})
     try:
         return wire.to_json(answer).encode('ascii')
     except InvalidArgumentError:

@@ -5,9 +5,14 @@ Facts about a sandbox are those that its kind lists for clients; paths of the ho
 
 from __future__ import annotations
 
+import functools
+import os
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+import enclave
 from enclave.managers.protocol import printable
 from enclave.records import HealthCheckResult, SandboxInfo
 from enclave.sandboxes.kinds import find_kind
@@ -44,8 +49,12 @@ def shown_info(tenant: Tenant, info: SandboxInfo) -> SandboxInfo:
     return info.model_copy(
         update={
             'config': config,
-            'metadata': {name: value for name, value in info.metadata.items() if name in known},
-            'error': None if info.error is None else printable(info.error),
+            'metadata': {
+                name: without_host(value) if isinstance(value, str) and name in _MANAGER_FACTS else value
+                for name, value in info.metadata.items()
+                if name in known
+            },
+            'error': None if info.error is None else without_host(printable(info.error)),
         }
     )
 
@@ -67,3 +76,29 @@ def shown_health(health: HealthCheckResult) -> HealthCheckResult:
         return health
     shown = {str(kind): 'ok' if answer == 'ok' else 'unavailable' for kind, answer in backends.items()}
     return health.model_copy(update={'details': {**health.details, 'backends': shown}})
+
+
+_ADDRESS = re.compile(r'(?:unix|npipe|tcp|ssh)://[^\s,;)\'"`]*')
+
+
+@functools.cache
+def _host_paths() -> re.Pattern[str]:
+    """Return what matches paths of this program and of what it keeps; none that is common in sandboxes too."""
+    home = os.path.expanduser('~')
+    own = {
+        sys.prefix,
+        sys.base_prefix,
+        os.getcwd(),
+        os.path.dirname(os.path.dirname(enclave.__file__)),
+        os.environ.get('ENCLAVE_CACHE_DIR', ''),
+        '/var/cache/enclave',
+        os.path.join(home, '.cache', 'enclave'),
+        os.path.join(home, '.local', 'state', 'enclave'),
+    }
+    told = sorted((path for path in own if path.count('/') > 1 and path != '/usr/local'), key=len, reverse=True)
+    return re.compile('|'.join(re.escape(path) + r'(?:/[^\s,;:)\'"`]*)?' for path in told))
+
+
+def without_host(text: str) -> str:
+    """Return a message without what it says of the machine of the server: where an engine listens, where things lie."""
+    return _host_paths().sub(_HIDDEN, _ADDRESS.sub('(an address of the server)', text))

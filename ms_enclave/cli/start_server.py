@@ -37,7 +37,7 @@ class ServerCMD(CLICommand):
         parser.set_defaults(func=ServerCMD)
 
     def execute(self) -> None:
-        """Serve until the process is told to end."""
+        """Serve until the process gets a signal to end."""
         from ms_enclave.sandbox.server.server import create_server
 
         args = self.args

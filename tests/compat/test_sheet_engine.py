@@ -135,11 +135,15 @@ def test_lines_of_a_commands_output_are_logged_unless_it_is_not_streamed(capsys:
         async with docker() as sandbox:
             await sandbox.execute_command('echo shown')
             await sandbox.execute_command('echo hidden', stream=False)
+            await sandbox.execute_command('seq 5000')
 
     asyncio.run(main())
     logged = capsys.readouterr().err
     assert 'shown' in logged
     assert 'hidden' not in logged
+    assert '] 1000\n' in logged
+    assert '] 1001\n' not in logged
+    assert 'more characters' in logged
 
 
 @covers(5, 'put_file', 'put_dir', 'put_archive')

@@ -23,7 +23,7 @@ def with_libraries(request: pytest.FixtureRequest) -> Iterator[SandboxServer]:
     """A server whose kernels have numpy and Pillow, as those of smolagents' template do."""
     if sysconfig.get_python_version() != '3.11':
         pytest.skip("the image's Python is 3.11, and compiled libraries are for one version")
-    python = programs_of('e2b-kernel', 'numpy', 'pillow', with_enclave=False)
+    python = programs_of('e2b-kernel', 'numpy', 'pillow', 'matplotlib', with_enclave=False)
     code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     site = subprocess.run([python, '-c', code], capture_output=True, text=True, check=True).stdout.strip()
     config = {'volumes': {site: {'bind': '/opt/libraries', 'mode': 'ro'}}, 'env_vars': {'PYTHONPATH': '/opt/libraries'}}
@@ -41,6 +41,19 @@ def test_smolagents_runs_its_code_here(with_libraries: SandboxServer) -> None:
     output = run('smolagents_program.py', env=environment(with_libraries), python='smolagents')
 
     assert output.splitlines() == ['state 6', 'again 7', 'logs seen', 'error True', 'agent 22']
+
+
+def test_plots_come_with_what_they_show(with_libraries: SandboxServer) -> None:
+    output = run('charts_program.py', env=environment(with_libraries))
+
+    assert output.splitlines() == [
+        'LineChart T Time (s) s a [(1.0, 4.0), (2.0, 5.0), (3.0, 6.0)]',
+        "BarChart [('x', 3.0), ('y', 4.0)]",
+        'ScatterChart [(1.0, 3.0), (2.0, 4.0)] linear',
+        "PieChart [('p', 90), ('q', 270)]",
+        "SuperChart ['LineChart', 'BarChart']",
+        'None',
+    ]
 
 
 @pytest.mark.parametrize('sandbox_type', ['e2b', 'e2b_code_interpreter'])

@@ -256,6 +256,18 @@ def test_who_asks_for_a_pause_at_the_end_is_told_that_there_is_none(serve: Serve
     assert info['lifecycle'] == {'onTimeout': 'kill', 'autoResume': False}
 
 
+def test_a_sandbox_is_listed_with_its_template_and_metadata(fake: SandboxServer) -> None:
+    sdk = Sdk(fake)
+    made = sdk.create(metadata={'job': '7'})
+
+    info = sdk.plane('GET', f'/sandboxes/{made["sandboxID"]}').json()
+    listed = sdk.plane('GET', '/v2/sandboxes?template=base&metadata=job%3D7').json()
+
+    assert (info['templateID'], info['metadata']) == ('base', {'job': '7'})
+    assert [each['sandboxID'] for each in listed] == [made['sandboxID']]
+    assert sdk.plane('GET', '/v2/sandboxes?template=other').json() == []
+
+
 def test_a_template_of_the_operator_is_under_the_policy_too(serve: Serve) -> None:
     templates = {'big': {'sandbox_type': 'fake', 'config': {'memory_limit': '64g'}}, 'small': 'fake'}
     server = serve(sandbox_type='fake', e2b={'templates': templates})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ import pytest
 import requests
 
 import enclave.server
-from enclave.errors import AuthenticationError, ConfigurationError, ConflictError, InvalidArgumentError
+from enclave.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ConflictError,
+    EngineUnavailableError,
+    InvalidArgumentError,
+)
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from enclave.server.auth import ApiKey
@@ -409,6 +416,23 @@ def test_health_says_nothing_of_how_a_backend_is_reached(backend: FakeBackend, s
 
     assert details['backends'] == {'fake': 'unavailable'}
     backend.is_away = False
+
+
+def test_an_error_names_no_place_of_the_server(backend: FakeBackend, serve: Serve) -> None:
+    backend.fail_starts(
+        EngineUnavailableError(
+            f'nothing listens at unix:///var/run/docker.sock: {sys.prefix}/bin/python3 is not there; /usr/bin/python3 and '
+            f"'/home/sandbox/x' are; see {Path(enclave.__file__).parent}/server"
+        )
+    )
+
+    message = post(serve().url, '/sandbox/create?sandbox_type=fake').json()['message']
+
+    assert 'docker.sock' not in message
+    assert sys.prefix not in message
+    assert str(Path(enclave.__file__).parent) not in message
+    assert '/usr/bin/python3' in message
+    assert "'/home/sandbox/x' are" in message
 
 
 def test_no_error_steers_a_terminal(serve: Serve, connect: Connect) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -39,3 +41,18 @@ def test_a_verb_is_everywhere_it_should_be() -> None:
     assert 'post' in openapi.document()['paths']['/sandbox/{sandbox_id}/copy']
     assert ROUTES['copy_path'].is_repeatable
     assert 'copy' in schema['function']['parameters']['properties']['operation']['enum']
+
+
+def test_a_backend_in_a_child_process_has_every_verb() -> None:
+    program = (
+        'import tempfile, enclave, examples.subprocess_backend\n'
+        'with enclave.SandboxFactory.create_sandbox("subprocess", {"working_dir": tempfile.mkdtemp()}) as sandbox:\n'
+        '    sandbox.write_file("a/b", "text")\n'
+        '    sandbox.copy_path("a", "c", recursive=True)\n'
+        '    print(sandbox.read_file("c/b").decode(), sandbox.run_script(["sh"], "echo $1", args=["hi"]).stdout)\n'
+        '    print(sandbox.sandbox_type, sandbox.is_alive())\n'
+    )
+
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert done.stdout.split() == ['text', 'hi', 'subprocess', 'True']

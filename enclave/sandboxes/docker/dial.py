@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import shlex
 import socket
 import ssl
@@ -483,6 +484,24 @@ class RawStream:
         finally:
             self._leave()
         return sent
+
+    def wait_writable(self, timeout: float) -> bool:
+        """Wait until something is taken; False if that is not so in so many seconds.
+
+        Raises:
+            ConnectionError: The stream is closed.
+        """
+        connection = self._connection
+        if not isinstance(connection, socket.socket) or not hasattr(select, 'poll'):
+            return True
+        if not self._enter():
+            raise BrokenPipeError('the stream to the engine is closed')
+        try:
+            room = select.poll()
+            room.register(connection.fileno(), select.POLLOUT)
+            return bool(room.poll(timeout * 1000))
+        finally:
+            self._leave()
 
     def close_write(self) -> None:
         """Say that nothing more will be written: the far side's standard input ends. Reading goes on."""

@@ -75,6 +75,10 @@ class ContainerStream:
         """Send as much of ``data`` as is taken at once, and return how much that was."""
         return self._raw.write_some(data)
 
+    def wait_writable(self, timeout: float) -> bool:
+        """Wait until something is taken; False if that is not so in so many seconds."""
+        return self._raw.wait_writable(timeout)
+
     def close(self) -> None:
         """Close the attachment, which ends a standard input that was opened once."""
         self._raw.close()

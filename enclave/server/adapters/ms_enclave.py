@@ -1,9 +1,8 @@
 """The HTTP surface of ms-enclave 0.0.x (layer 6), for programs that were written for it: its own clients, curl, httpx.
 
 They use the addresses that we have too, and put things elsewhere: options as the body itself, a pool's size in the query,
-``"timeout": null`` in every call. What tells them from ours is that our clients send the header ``X-Enclave-Protocol``; a request
-for one of the addresses below that comes without is answered from here. Everything else of a request is as ever: keys, hosts,
-policy, lanes, repeats, audit.
+``"timeout": null`` in every call. Our own clients send the header ``X-Enclave-Protocol``; a request for one of the addresses
+below without it is answered from here. Everything else of a request is as ever: keys, hosts, policy, lanes, repeats, audit.
 
 Tools give the documented results: those of the package ``ms_enclave``, run in the very same sandboxes.
 """
@@ -117,7 +116,7 @@ def _is_ours(headers: Mapping[str, str]) -> bool:
 
 
 def find_route(headers: Mapping[str, str], name: str, policy: Policy) -> Route | None:
-    """Return what answers a request for one of our addresses in the place of ours, or None."""
+    """Return what answers a request for an address that we have too, instead of our route; or None."""
     found = None if _is_ours(headers) else _ROUTES.get(name)
     if found is None:
         return None
@@ -131,11 +130,11 @@ def find_route(headers: Mapping[str, str], name: str, policy: Policy) -> Route |
 _ROUTES: dict[str, Route] = {}
 
 
-def _answers(name: str, *, method: str, path: str, **words: Any) -> Callable[[Any], Any]:
+def _answers(name: str, *, method: str, path: str, **options: Any) -> Callable[[Any], Any]:
     """Return a decorator that makes a function answer in the place of the route ``name``."""
 
     def register(handler: Any) -> Any:
-        _ROUTES[name] = Route(name=name, method=method, path=path, handler=handler, **words)
+        _ROUTES[name] = Route(name=name, method=method, path=path, handler=handler, **options)
         return handler
 
     return register
@@ -169,7 +168,7 @@ def _failing_as(
 
 
 def _remedy(error: PolicyError, asked: Mapping[str, Any]) -> str:
-    """Return which line of the server's policy allows what was refused, for whoever runs the server."""
+    """Return which line of the server's policy allows what was refused, for the operator."""
     rule = str(error.details.get('rule', ''))
     lines: dict[str, Any] = {
         'privileged': True,
@@ -195,7 +194,7 @@ def _remedy(error: PolicyError, asked: Mapping[str, Any]) -> str:
     if line is None or line == [None] or rule not in lines:
         return ''
     return (
-        f'. Whoever runs the server allows it by a line of its policy file (ms-enclave server --policy FILE): '
+        f'. The operator of the server allows it by a line of the policy file (ms-enclave server --policy FILE): '
         f'{rule} = {json.dumps(line)}'
     )
 
@@ -256,11 +255,11 @@ def _create_sandbox(context: Context, query: Mapping[str, str], body: Any) -> di
 
 def _kind(given: str | None) -> str:
     """Return the kind of sandbox that is asked for."""
-    words = sorted({each.value for each in SandboxType} | set(SandboxFactory.get_registered_types()))
+    kinds = sorted({each.value for each in SandboxType} | set(SandboxFactory.get_registered_types()))
     if given is None:
         raise _misfit(('query', 'sandbox_type'), 'Field required', None, 'missing')
-    if given not in words:
-        raise _misfit(('query', 'sandbox_type'), f'Input should be {" or ".join(map(repr, words))}', given, 'enum')
+    if given not in kinds:
+        raise _misfit(('query', 'sandbox_type'), f'Input should be {" or ".join(map(repr, kinds))}', given, 'enum')
     return given
 
 
@@ -357,9 +356,9 @@ def _view(sandbox: Any) -> Any:
 @_answers('list_sandboxes', method='GET', path='/sandboxes', while_draining=True)
 def _list_sandboxes(context: Context, query: Mapping[str, str]) -> list[dict[str, Any]]:
     wanted = query.get('status') or None
-    words = [each.value for each in StatusWord]
-    if wanted is not None and wanted not in words:
-        raise _misfit(('query', 'status'), f'Input should be {" or ".join(map(repr, words))}', wanted, 'enum')
+    known = [each.value for each in StatusWord]
+    if wanted is not None and wanted not in known:
+        raise _misfit(('query', 'status'), f'Input should be {" or ".join(map(repr, known))}', wanted, 'enum')
     return [_info(context, each) for each in list_infos(context.tenant, wanted)]
 
 
@@ -632,8 +631,8 @@ def _initialize_pool(context: Context, query: Mapping[str, str], body: Any) -> d
         if sandbox is not None:
             sandbox.set_status(SandboxStatus.IDLE)
             _state(context.tenant).pool.add(each)
-    words = f'{len(ids)} of {max(size, 0)} sandboxes of the pool were made'
-    return {'message': f'{words}{failure}', 'pool_size': len(ids), 'sandbox_ids': ids}
+    message = f'{len(ids)} of {max(size, 0)} sandboxes of the pool were made'
+    return {'message': f'{message}{failure}', 'pool_size': len(ids), 'sandbox_ids': ids}
 
 
 def _make_members(context: Context, making: _Making, size: int) -> tuple[list[str], str]:

@@ -132,10 +132,10 @@ class Sandbox(ABC):
         if not tool.enabled:
             return 'it is not enabled'
         if not tool.is_compatible_with_sandbox(self.sandbox_type):
-            words = ', '.join(str(getattr(each, 'value', each)) for each in tool.required_sandbox_types or ())
+            kinds = ', '.join(str(getattr(each, 'value', each)) for each in tool.required_sandbox_types or ())
             kind = self.sandbox_type
             return (
-                f'it is for sandboxes of the type {words or "unknown"}, and this one is {getattr(kind, "value", kind)}'
+                f'it is for sandboxes of the type {kinds or "unknown"}, and this one is {getattr(kind, "value", kind)}'
             )
         return ''
 

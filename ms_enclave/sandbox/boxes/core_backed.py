@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import contextlib
 import io
+import logging
 import posixpath
 import shlex
 import tarfile
@@ -39,6 +40,8 @@ from ms_enclave.utils.logger import logger
 
 R = TypeVar('R')
 
+MAX_LOGGED_LINES = 1000
+"""How many lines of each stream of a command are logged."""
 MAX_OUTPUT_BYTES = 64 * MIB
 """Cap on each of stdout and stderr of a command. Past it head and tail are kept, around a visible marker."""
 _MIN_OUTPUT_BYTES = 1 * MIB
@@ -243,11 +246,21 @@ class CoreBackedSandbox(Sandbox):
         result: CoreCommandResult = await _as_runtime_error(
             proxy.execute_command(argv, limit or 0, max_output_bytes=self._max_output_bytes)
         )
-        told = _command_result(given, result, timeout)
-        if stream:
-            for line in (told.stdout or '').splitlines() + (told.stderr or '').splitlines():
+        documented = _command_result(given, result, timeout)
+        if stream and logger.isEnabledFor(logging.INFO):
+            for text in (documented.stdout or '', documented.stderr or ''):
+                self._log_lines(text)
+        return documented
+
+    def _log_lines(self, text: str) -> None:
+        """Log the lines of an output; of a long one the beginning, since this holds up the event loop."""
+        lines = text.split('\n', MAX_LOGGED_LINES)
+        rest = lines.pop() if len(lines) > MAX_LOGGED_LINES else ''
+        for line in lines:
+            if line:
                 logger.info('[%s] %s', self.id, line)
-        return told
+        if rest:
+            logger.info('[%s] ... and %d more characters', self.id, len(rest))
 
     async def _run_python(self, code: str, timeout: float | None) -> CommandResult:
         """Run code, from a file below ``/tmp``, by the image's ``python``, or ``python3`` where it has no other."""

@@ -66,12 +66,12 @@ def _cell_result(tool_name: str, result: CellResult, timeout: float | None) -> T
         output = streams + ''.join(f'\nResult: {value}' for value in values)
         return ToolResult(tool_name=tool_name, status=status, output=output)
     if status is ExecutionStatus.TIMEOUT:
-        words = f'Execution timed out after {timeout} seconds'
+        reason = f'Execution timed out after {timeout} seconds'
     elif result.error is not None:
-        words = result.error.traceback or f'{result.error.name}: {result.error.value}'
+        reason = result.error.traceback or f'{result.error.name}: {result.error.value}'
     else:
-        words = result.note or (f'The kernel {result.state_lost}' if result.state_lost else 'The cell failed')
-    error = f'{streams}\n{words}' if streams and not streams.endswith('\n') else streams + words
+        reason = result.note or (f'The kernel {result.state_lost}' if result.state_lost else 'The cell failed')
+    error = f'{streams}\n{reason}' if streams and not streams.endswith('\n') else streams + reason
     return ToolResult(tool_name=tool_name, status=status, output='', error=error)
 
 

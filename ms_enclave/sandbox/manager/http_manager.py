@@ -92,8 +92,8 @@ class HttpSandboxManager(SandboxManager):
             raise RuntimeError('Manager not started: use it with "async with", or await start()')
         return self._wire
 
-    async def _ask(self, method: str, path: str, **words: Any) -> Answer:
-        return await self._started().ask(method, path, **words)
+    async def _ask(self, method: str, path: str, **options: Any) -> Answer:
+        return await self._started().ask(method, path, **options)
 
     # Sandboxes --------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The pool of a local manager: first in, first out, for callers on any event loop.
 
-`PoolCondition` is what programs use to change the pool themselves; whoever waits for a sandbox waits in a queue of the
+`PoolCondition` is what programs use to change the pool themselves; callers that wait for a sandbox are in a queue of the
 manager's, because a condition of asyncio's belongs to one event loop, and a manager may be used from several.
 """
 
@@ -65,7 +65,7 @@ class Waiters:
             self.wake()
 
     def wake(self) -> None:
-        """Have whoever is first in the queue look again."""
+        """Have the first in the queue look again."""
         with self._lock:
             for loop, future in self._queue:
                 try:

@@ -1,4 +1,4 @@
-"""Configurations, requests, results and the words they use."""
+"""Configurations, requests, results and enums."""
 
 from __future__ import annotations
 

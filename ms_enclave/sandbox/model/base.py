@@ -1,4 +1,4 @@
-"""The closed sets of words. Members equal, hash and serialise as their values; `str` of one is ``ClassName.MEMBER``.
+"""The enums. Members equal, hash and serialise as their values; `str` of one is ``ClassName.MEMBER``.
 
 They are open in one way: programs that add a kind of sandbox or manager may add a member of their own to these classes.
 """
@@ -38,7 +38,7 @@ class SandboxType(str, Enum):
 
     @classmethod
     def is_compatible(cls, sandbox_type: SandboxType | str, required_type: SandboxType | str) -> bool:
-        """Tell whether a tool for ``required_type`` fits a sandbox of a kind."""
+        """Return whether a tool for ``required_type`` fits a sandbox of a kind."""
         return required_type in cls.get_compatible_types(sandbox_type)
 
 

@@ -1,7 +1,7 @@
 """What can be configured, with the documented fields and defaults.
 
 Beside its own fields a configuration takes the options of the same kind in `enclave` (``pids_limit``, ``user``, ``read_only``,
-...), which go on to it as they are. An option that neither has is dropped, and a warning names it.
+...), which are passed to it as they are. An option that neither has is dropped, and a warning names it.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _failure(title: str, problems: Sequence[Problem]) -> Exception:
     if library is not None:
         lines = [
             {
-                'type': library.PydanticCustomError(p.kind, '{words}', {'words': p.message}),
+                'type': library.PydanticCustomError(p.kind, '{message}', {'message': p.message}),
                 'loc': p.where,
                 'input': p.value,
             }
@@ -131,7 +131,7 @@ class FieldInfo:
         return ... if self._given is _UNSET else self._given
 
     def is_required(self) -> bool:
-        """Tell whether a value must be given."""
+        """Return whether a value must be given."""
         return self._given is _UNSET and self.default_factory is None
 
     def get_default(self, *, call_default_factory: bool = True) -> Any:
@@ -345,8 +345,8 @@ def _convert_plain(value: Any, kind: type) -> Any:
         try:
             return kind(value)
         except ValueError:
-            words = ' or '.join(repr(each.value) for each in kind)
-            raise Problem('enum', f'Input should be {words}', value) from None
+            members = ' or '.join(repr(each.value) for each in kind)
+            raise Problem('enum', f'Input should be {members}', value) from None
     if issubclass(kind, Model):
         if isinstance(value, kind):
             return value
@@ -398,15 +398,15 @@ def _convert_datetime(value: Any) -> datetime:
     raise Problem('datetime_parsing', 'Input should be a valid datetime', value)
 
 
-def dumped(value: Any, *, mode: str = 'python', **words: Any) -> Any:
+def dumped(value: Any, *, mode: str = 'python', **options: Any) -> Any:
     """Return a value with models, at any depth, as dicts; with ``mode='json'`` as values that JSON has."""
     if isinstance(value, Model):
-        return value.model_dump(mode=mode, **words)
+        return value.model_dump(mode=mode, **options)
     if isinstance(value, Mapping):
         # Dicts keep what is None in them: only fields are left out.
-        return {_key(key, mode): dumped(each, mode=mode, **words) for key, each in value.items()}
+        return {_key(key, mode): dumped(each, mode=mode, **options) for key, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        made = [dumped(each, mode=mode, **words) for each in value]
+        made = [dumped(each, mode=mode, **options) for each in value]
         return made if mode == 'json' else type(value)(made)
     if mode != 'json':
         return value
@@ -703,7 +703,7 @@ class Model:
             setattr(made, name, value)
         return made
 
-    # Telling ----------------------------------------------------------------------------------------------------------
+    # Dumping ----------------------------------------------------------------------------------------------------------
 
     def model_dump(
         self,
@@ -726,7 +726,7 @@ class Model:
             exclude_defaults: Not what has its default.
             exclude_none: Not what is None.
         """
-        words = {
+        options = {
             'exclude_unset': exclude_unset,
             'exclude_defaults': exclude_defaults,
             'exclude_none': exclude_none,
@@ -742,17 +742,17 @@ class Model:
                 continue
             if exclude_defaults and not info.is_required() and value == info.get_default():
                 continue
-            made[name] = dumped(value, mode=mode, **words)
+            made[name] = dumped(value, mode=mode, **options)
         for name, value in self._further_.items():
             if (wanted is None or name in wanted) and name not in unwanted and not (exclude_none and value is None):
-                made[name] = dumped(value, mode=mode, **words)
+                made[name] = dumped(value, mode=mode, **options)
         return made
 
-    def model_dump_json(self, *, indent: int | None = None, **words: Any) -> str:
+    def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
         """Return the fields as JSON text; see `model_dump`."""
         separators = (',', ':') if indent is None else None
         return json.dumps(
-            self.model_dump(**{**words, 'mode': 'json'}), indent=indent, separators=separators, ensure_ascii=False
+            self.model_dump(**{**options, 'mode': 'json'}), indent=indent, separators=separators, ensure_ascii=False
         )
 
     @classmethod

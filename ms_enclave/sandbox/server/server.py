@@ -66,7 +66,7 @@ class SandboxServer(core.SandboxServer):
         return made
 
     def run(self, host: str = '0.0.0.0', port: int = DEFAULT_PORT, **kwargs: Any) -> None:
-        """Serve until the process is told to end.
+        """Serve until the process gets a signal to end.
 
         Args:
             host: Where to listen. Where other machines reach it and no key was given, one is made and printed.

@@ -25,8 +25,8 @@ class Tool(ABC):
     release may say it in ``required_sandbox_type``, one kind or None.
     """
 
-    def __init_subclass__(cls, **words: Any) -> None:
-        super().__init_subclass__(**words)
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         own = cls.__dict__
         if 'required_sandbox_type' in own and 'required_sandbox_types' not in own:
             # The one that was defined last counts, and with one of the two the other is defined too.
@@ -62,7 +62,7 @@ class Tool(ABC):
 
     @property
     def description(self) -> str | None:
-        """What it does, for whoever chooses between tools."""
+        """What it does, for a model that chooses between tools."""
         return self._description
 
     @property
@@ -92,7 +92,7 @@ class Tool(ABC):
         return required[0] if required else None
 
     def is_compatible_with_sandbox(self, sandbox_type: SandboxType | str) -> bool:
-        """Tell whether it may be used in a kind of sandbox. What it requires and cannot be read is required all the same."""
+        """Return whether it may be used in a kind of sandbox. What it requires and cannot be read is required all the same."""
         required = self.required_sandbox_types
         if not required:
             return required is None or isinstance(required, Sequence)

@@ -23,8 +23,8 @@ class SandboxTool(Tool):
     _sandbox_types: list[SandboxType] | None = None
     _sandbox_type: SandboxType | None = None
 
-    def __init_subclass__(cls, **words: Any) -> None:
-        super().__init_subclass__(**words)
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         own = cls.__dict__
         if '_sandbox_type' in own and '_sandbox_types' not in own:
             cls._sandbox_types = None if own['_sandbox_type'] is None else [own['_sandbox_type']]

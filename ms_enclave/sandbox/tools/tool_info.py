@@ -39,7 +39,7 @@ class ToolParams(Model):
 
 
 class ToolInfo(Model):
-    """A tool in the words of whoever chooses between tools."""
+    """What a model gets to know of a tool."""
 
     name: str = field()
     description: str = field()

@@ -57,11 +57,11 @@ def test_bytes_come_out_as_they_are(invoke: Invoke) -> None:
     assert done.stderr_bytes == b'\xfe'
 
 
-def test_running_out_of_time_is_124_and_told(invoke: Invoke) -> None:
-    done = invoke('run', '-t', '0.5', '-c', 'print("begun", flush=True); import threading; threading.Event().wait()')
+def test_running_out_of_time_is_124_and_reported(invoke: Invoke) -> None:
+    # Whether it has printed anything by then depends on the machine's load; that what it printed is kept is tested elsewhere.
+    done = invoke('run', '-t', '0.5', '-c', 'import threading; threading.Event().wait()')
 
     assert done.exit_code == 124
-    assert done.stdout == 'begun\n'
     assert 'longer than 0.5 s' in done.stderr
 
 

@@ -7,6 +7,7 @@ goes away interrupts its cell.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import re
@@ -32,6 +33,7 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.sandboxes.base import Sandbox
+from enclave.server.adapters.e2b import charts
 from enclave.server.adapters.e2b.creation import CODE_INTERPRETER
 from enclave.server.adapters.e2b.filesystem import checked_path
 from enclave.server.adapters.e2b.services import answer, asked_sandbox, empty, on_interpreter, remembered
@@ -175,6 +177,7 @@ def e2b_delete_context(context: Context, context_id: str, body: RawBody) -> flas
     with known.lock:
         known.contexts.pop(context_id, None)
         known.turns.pop(context_id, None)
+        known.prepared.pop(context_id, None)
     return empty()
 
 
@@ -210,6 +213,7 @@ def e2b_execute(context: Context, body: RawBody) -> Streamed:
     turn = known.turn(kernel) if env else contextlib.nullcontext()
 
     def steps() -> Iterator[dict[str, Any]]:
+        _prepare(sandbox, known, kernel, limit)
         with turn:
             if before:
                 _run_silently(sandbox, kernel, before, limit)
@@ -221,6 +225,17 @@ def e2b_execute(context: Context, body: RawBody) -> Streamed:
 
     known.note('code executed', kernel=kernel, characters=len(code))
     return Streamed(_lines(context, steps), EVENTS)
+
+
+def _prepare(sandbox: Any, known: SandboxState, kernel: str, limit: float) -> None:
+    """Have a Python kernel tell what its plots show; once in each life of its process."""
+    info = next((each for each in sandbox.list_kernels() if each.name == kernel), None)
+    if info is None or info.language.lower() != 'python' or info.started_at is None:
+        return
+    with known.lock:
+        is_done, known.prepared[kernel] = known.prepared.get(kernel) == info.started_at, info.started_at
+    if not is_done:
+        _run_silently(sandbox, kernel, _CHARTS, limit)
 
 
 def _kernel_of(sandbox: Any, language: str | None) -> str:
@@ -354,6 +369,8 @@ def _read_env(value: Any) -> dict[str, str]:
 
 _NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 _SAVED = '_enclave_e2b_environment'
+_CHARTS_SOURCE = f'{inspect.getsource(charts)}\nregister(get_ipython())\n'
+_CHARTS = f'exec({_CHARTS_SOURCE!r}, {{"get_ipython": get_ipython, "__name__": "charts"}})'
 
 
 def _env_cells(sandbox: Any, kernel: str, env: dict[str, str]) -> tuple[str, str]:

@@ -146,9 +146,6 @@ def make_sandbox(
     seconds = service.policy.lifetime(wanted.seconds, tenant.manager.config.ttl)
     with service.naming(tenant, sandbox_id), tenant.reserved(1):
         made = tenant.manager.create_sandbox(asked.kind, asked.config, sandbox_id, ttl=seconds, labels=wanted.labels)
-    sandbox = tenant.manager.get_sandbox(made)
-    if sandbox is not None:
-        sandbox.metadata['template'] = wanted.template
     return made
 
 

@@ -103,7 +103,7 @@ def _connect(context: Context, sandbox_id: str, body: RawBody, *, only_longer: b
     is_longer = (expiry(info) - utc_now()).total_seconds() < (seconds or math.inf)
     if is_longer or not only_longer:
         _renew(context, info.id, seconds)
-    return answer(_as_made(context, info.id, _template_of(info)))
+    return answer(_as_made(context, info.id, _template_of(context, info)))
 
 
 @on_plane('POST', '/v2/sandboxes/<sandbox_id>/connect')
@@ -133,12 +133,12 @@ def _info(context: Context, sandbox_id: str) -> SandboxInfo:
     return get_info(context.tenant, resolved(context, sandbox_id))
 
 
-def _template_of(info: SandboxInfo) -> str:
-    return str(info.metadata.get('template') or info.type)
+def _template_of(context: Context, info: SandboxInfo) -> str:
+    return state_of(context.service).template(context.tenant, info.id) or str(info.type)
 
 
-def _as_listed(info: SandboxInfo) -> dict[str, Any]:
-    template = _template_of(info)
+def _as_listed(context: Context, info: SandboxInfo) -> dict[str, Any]:
+    template = _template_of(context, info)
     return {
         'sandboxID': info.id,
         'templateID': template,
@@ -176,7 +176,7 @@ def e2b_get_sandbox(context: Context, sandbox_id: str, body: RawBody) -> flask.R
     state = state_of(context.service)
     return answer(
         {
-            **_as_listed(info),
+            **_as_listed(context, info),
             'envdAccessToken': state.token(context.tenant, info.id),
             'allowInternetAccess': bool(info.config.get('network_enabled')),
             'domain': state.settings.domain,
@@ -195,7 +195,7 @@ def _running(context: Context) -> list[SandboxInfo]:
 @on_plane('GET', '/sandboxes', while_draining=True)
 def e2b_list_sandboxes_v1(context: Context, body: RawBody) -> flask.Response:
     """Return all sandboxes of the key that run, newest first."""
-    return answer([_as_listed(info) for info in reversed(_running(context))])
+    return answer([_as_listed(context, info) for info in reversed(_running(context))])
 
 
 @on_plane('GET', '/v2/sandboxes', while_draining=True)
@@ -211,7 +211,7 @@ def e2b_list_sandboxes(context: Context, body: RawBody) -> flask.Response:
     found = _running(context) if not states or 'running' in states else []
     template = args.get('template')
     if template:
-        found = [info for info in found if _template_of(info) == template]
+        found = [info for info in found if _template_of(context, info) == template]
     after = args.get('startedAfter')
     if after:
         moment = _read_time(after)
@@ -224,7 +224,7 @@ def e2b_list_sandboxes(context: Context, body: RawBody) -> flask.Response:
     limit = _read_limit(args.get('limit'))
     page, rest = found[:limit], found[limit:]
     headers = {'x-next-token': _as_token(page[-1])} if rest else {}
-    return answer([_as_listed(info) for info in page], headers=headers)
+    return answer([_as_listed(context, info) for info in page], headers=headers)
 
 
 def _place(info: SandboxInfo) -> tuple[str, str]:

@@ -60,6 +60,7 @@ class SandboxState:
     names: tuple[float, dict[int, str], dict[int, str]] | None = field(default=None, init=False, repr=False)
     watches: dict[str, tuple[Watch, bool]] = field(factory=dict, init=False, repr=False)
     contexts: dict[str, str] = field(factory=dict, init=False, repr=False)  # the directory of each kernel
+    prepared: dict[str, datetime] = field(factory=dict, init=False, repr=False)  # which life of each kernel
     turns: dict[str, threading.Lock] = field(factory=dict, init=False, repr=False)  # by kernel
     usage: tuple[float, float] | None = field(default=None, init=False, repr=False)  # when, and CPU seconds until then
 
@@ -139,6 +140,12 @@ class State:
         ]
         for name in gone:
             self._table.pop(name).close()
+
+    def template(self, tenant: Tenant, sandbox_id: str) -> str:
+        """Return the template that a sandbox was made from here; '' for one that was made otherwise."""
+        with self._lock:
+            found = self._table.get((tenant.name, sandbox_id))
+        return '' if found is None else found.template
 
     def forget(self, tenant: Tenant, sandbox_id: str) -> None:
         """Forget a sandbox that was removed."""

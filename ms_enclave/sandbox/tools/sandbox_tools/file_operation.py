@@ -61,11 +61,11 @@ class FileOperation(SandboxTool):
             if operation == 'read':
                 return await self._read(sandbox_context, file_path, encoding)
             if operation == 'delete':
-                return self._told(
+                return self._as_result(
                     await _run(sandbox_context, ['rm', '-rf', '--', file_path]), f'Successfully deleted: {file_path}'
                 )
             if operation == 'list':
-                return self._told(await _run(sandbox_context, ['ls', '-la', '--', file_path]))
+                return self._as_result(await _run(sandbox_context, ['ls', '-la', '--', file_path]))
             if operation == 'exists':
                 found = await _run(sandbox_context, ['test', '-e', file_path])
                 return self._success('exists' if found.status == ExecutionStatus.SUCCESS else 'does not exist')
@@ -80,7 +80,7 @@ class FileOperation(SandboxTool):
         except NotImplementedError:
             encoded = base64.b64encode(content.encode(encoding)).decode('ascii')
             result = await _run(sandbox, ['sh', '-c', _WRITE.replace('$2', encoded), 'sh', path])
-            return self._told(result, f'File written successfully: {path}')
+            return self._as_result(result, f'File written successfully: {path}')
         return self._success(f'File written successfully: {path}')
 
     async def _read(self, sandbox: Any, path: str, encoding: str) -> ToolResult:
@@ -90,16 +90,16 @@ class FileOperation(SandboxTool):
             data: bytes | None = await read_bytes(path)
             if data is not None:
                 return self._success(data.decode(encoding))
-        return self._told(await _run(sandbox, ['cat', '--', path]))
+        return self._as_result(await _run(sandbox, ['cat', '--', path]))
 
     def _success(self, output: str) -> ToolResult:
         return ToolResult(tool_name=self.name, status=ExecutionStatus.SUCCESS, output=output)
 
-    def _told(self, result: CommandResult, output: str | None = None) -> ToolResult:
+    def _as_result(self, result: CommandResult, output: str | None = None) -> ToolResult:
         if result.status == ExecutionStatus.SUCCESS:
             return self._success((result.stdout or '') if output is None else output)
-        words = result.stderr or result.stdout
-        return failure(self.name, words or f'Command failed with exit code {result.exit_code}', result.status)
+        output_text = result.stderr or result.stdout
+        return failure(self.name, output_text or f'Command failed with exit code {result.exit_code}', result.status)
 
 
 async def _run(sandbox: Any, command: Sequence[str]) -> CommandResult:
