@@ -209,7 +209,7 @@ def run(machine: Path, accel: str, memory: str, order: dict[str, object]) -> dic
             # Any crash of its own kernel ends the machine. Its check of timers fails on a host that is busy.
             *(
                 '-append',
-                'root=/dev/vda rw console=ttyS0 quiet panic=-1 no_timer_check mitigations=off systemd.show_status=no',
+                'root=/dev/vda rw console=ttyS0 quiet panic=-1 no_timer_check apparmor=0 mitigations=off systemd.show_status=no',
             ),
             *('-drive', f'file={machine}/disk.img,format=raw,if=virtio,snapshot=on,cache=unsafe'),
             *('-drive', f'file={checkout},format=raw,if=virtio,readonly=on'),
