@@ -6,14 +6,20 @@ import functools
 import logging
 import os
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 NAME = 'ms_enclave'
 FORMAT = '[%(levelname)s:%(name)s] %(message)s'
 LEVEL_ENVIRONMENT = 'LOG_LEVEL'
 
 
-class _StandardError(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    _Handler = logging.StreamHandler[TextIO]
+else:
+    _Handler = logging.StreamHandler  # which takes no type before Python 3.11
+
+
+class _StandardError(_Handler):
     """Writes to what ``sys.stderr`` is at the moment, so that a test or a notebook that changes it sees the lines."""
 
     def __init__(self) -> None:
