@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-vm unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -55,6 +55,9 @@ test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes,
 
 test-providers: .venv/.installed-dev  ## tool calls with the real SDKs of model providers
 	@$(BIN)/pytest -m providers tests/providers
+
+test-vm: .venv/.installed-dev  ## limits under cgroup v2, in a virtual machine of Debian 12 without acceleration (an hour)
+	@$(BIN)/python scripts/test_vm.py $(if $(PARTS),--only $(PARTS)) $(if $(TESTS),-- $(TESTS))
 
 test-pyright: .venv/.installed-dev  ## what the documents show, checked with pyright
 	@$(BIN)/pytest -m pyright tests/types
