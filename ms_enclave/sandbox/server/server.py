@@ -10,6 +10,8 @@ from typing import Any
 from enclave import server as core
 from enclave.aio.managers import SandboxManager
 from enclave.errors import ConfigurationError
+from enclave.managers.base import SandboxManager as BlockingManager
+from enclave.server.auth import ANONYMOUS
 from enclave.server.serve import DEFAULT_PORT
 from ms_enclave.sandbox.model.config import SandboxManagerConfig
 from ms_enclave.sandbox.server.application import Application
@@ -40,6 +42,7 @@ class SandboxServer(core.SandboxServer):
             config = SandboxManagerConfig(**kwargs)
         elif not isinstance(config, SandboxManagerConfig):
             config = SandboxManagerConfig.model_validate(config)
+        self._early_manager: BlockingManager | None = None  # of a server that does not run yet
         self.api_key = config.api_key
         self.start_time = time.time()
         self.app = Application(self)
@@ -52,18 +55,28 @@ class SandboxServer(core.SandboxServer):
 
     @property
     def manager(self) -> SandboxManager:
-        """The manager of the sandboxes, to be awaited; there is one once the server runs.
-
-        Raises:
-            RuntimeError: The server does not run.
-        """
+        """The manager of the sandboxes, to be awaited; also before the server runs, which then serves what it has."""
         service = self.service
         if service is None:
-            raise RuntimeError('the server does not run yet')
-        keys = service.authenticator.keys
-        found = service.tenant(keys[0] if keys else None).manager
+            if self._early_manager is None:
+                name = self._keys[0].name if self._keys else ANONYMOUS
+                self._early_manager = super()._make_manager(name, self.policy.max_sandboxes)
+            found = self._early_manager
+        else:
+            found = service.tenant(service.authenticator.keys[0] if service.authenticator.keys else None).manager
         made: SandboxManager = SandboxManager._proxy_registry.present(found)
         return made
+
+    def _make_manager(self, tenant: str, max_sandboxes: int | None) -> BlockingManager:
+        early, self._early_manager = self._early_manager, None
+        return super()._make_manager(tenant, max_sandboxes) if early is None else early
+
+    def stop(self) -> None:
+        """End, also a server that never ran: its sandboxes go."""
+        super().stop()
+        early, self._early_manager = self._early_manager, None
+        if early is not None:
+            early.stop()
 
     def run(self, host: str = '0.0.0.0', port: int = DEFAULT_PORT, **kwargs: Any) -> None:
         """Serve until the process gets a signal to end.
