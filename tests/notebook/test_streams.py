@@ -188,7 +188,7 @@ def test_streams_of_two_kernels_go_on_at_once(sandbox: NotebookSandbox) -> None:
         (lambda box: box.list_variables(timeout=-1), InvalidArgumentError, 'timeout'),
         (lambda box: box.create_kernel('../x'), InvalidArgumentError, "a kernel's name"),
         (lambda box: box.create_kernel('x', env={'A=': 'b'}), InvalidArgumentError, 'env'),
-        (lambda box: box.create_kernel('x', cwd='a\0b'), InvalidArgumentError, 'path'),
+        (lambda box: box.create_kernel('x', cwd='a\0b'), InvalidArgumentError, '(path|cwd) must not contain NUL'),
         (lambda box: box.create_kernel('x', 'fortran'), NotFoundError, 'python3'),
         (lambda box: box.create_kernel('default'), ConflictError, "'default'"),
         (lambda box: box.delete_kernel('nope'), NotFoundError, "no kernel 'nope'"),

@@ -49,9 +49,9 @@ def test_cells_run_in_the_sandbox_and_keep_their_variables(opened: InteractiveSh
     cell(opened, '', 'import os\nx = 6')
     seen = cell(opened, '-o result', 'print("reported")\nx * 7')
 
-    assert seen.stdout.startswith('told\n')
+    assert seen.stdout.startswith('reported\n')
     assert seen.outputs[0].data['text/plain'] == '42'
-    assert opened.user_ns['result'].text == 'told\n42'
+    assert opened.user_ns['result'].text == 'reported\n42'
     assert 'x' not in opened.user_ns
 
 

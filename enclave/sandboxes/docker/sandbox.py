@@ -20,6 +20,7 @@ import shlex
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -217,17 +218,19 @@ class DockerSandbox(AgentBackedSandbox):
             self._give_working_dir(engine, hello.uid, hello.gid)
         self.metadata.update(agent_python=hello.python, agent_uid=hello.uid, driven_by='agent')
         direct = not self.config.read_only and not self.config.privileged
+        # By a weak reference: a sandbox that is forgotten is to go at once, and be warned of.
+        is_paused = weakref.WeakMethod(self._is_stopped)
         return DockerAgentOperations(
             channel,
             engine,
             self._container,
             use_archives=direct,
             cpu_count=count_for(self.config.cpu_limit),
-            is_stopped=self._is_stopped,
+            is_stopped=lambda: None if (ask := is_paused()) is None else ask(),
         )
 
     def _is_stopped(self) -> bool | None:
-        """Tell whether the container is paused or frozen; None where that cannot be seen from here."""
+        """Return whether the container is paused or frozen; None where that cannot be seen from here."""
         engine = self._engine
         try:
             found = self._inspect(engine, self._container) if engine is not None else None
