@@ -45,9 +45,10 @@ PYTHONS = find_pythons()
 class AgentProcess:
     """A running agent and the channel to it."""
 
-    def __init__(self, python: str, cwd: Path) -> None:
+    def __init__(self, python: str, cwd: Path, *, before: tuple[str, ...] = ()) -> None:
         environment = {'PATH': os.environ['PATH'], 'HOME': str(cwd), 'GIVEN': 'by the sandbox'}
-        self.process = subprocess.Popen(agent_command(python), stdin=-1, stdout=-1, stderr=-1, cwd=cwd, env=environment)
+        command = [*before, *agent_command(python)]
+        self.process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, cwd=cwd, env=environment)
         self.stream = PipeStream(self.process)
         self.channel = Channel('test', self.stream)
         self.hello = self.channel.start(Deadline.after(30))
