@@ -82,7 +82,7 @@ class PythonExecutor(Tool):
             max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
             max_chars: Characters of ``output``, and of ``error``, that a result has at most: head and tail, with the whole
                 kept in a file of the sandbox that ``metadata`` names. Default is no such budget.
-            preload: Modules that an interpreter has imported before: each call is then a fork of it, which starts in a quarter of
+            preload: Modules that an interpreter has imported before: each call is then a fork of it, which takes half
                 the time or less and does what an interpreter of its own would (docs/preload.md). ``[]`` preloads nothing but
                 the interpreter. Default is an interpreter for each call.
             interpreter: The program that runs the code, or a list of it and its flags (``['python3', '-X', 'dev']``).
