@@ -2,7 +2,7 @@
 """Programs that must do the same in a fork of a template as in an interpreter of their own, to the byte.
 
 Each is one thing that forked interpreters get wrong, or could: ``{name: source}``. Names of private directories, process
-numbers and addresses are masked by whoever compares.
+numbers and addresses are masked by the test that compares.
 """
 
 from __future__ import annotations
