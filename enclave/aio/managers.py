@@ -65,6 +65,8 @@ class SandboxManager(AsyncProxy):
     stop_sandbox = to_async(base.SandboxManager.stop_sandbox)
     delete_sandbox = to_async(base.SandboxManager.delete_sandbox)
     cleanup_all_sandboxes = to_async(base.SandboxManager.cleanup_all_sandboxes)
+    pause_sandbox = to_async(base.SandboxManager.pause_sandbox)
+    resume_sandbox = to_async(base.SandboxManager.resume_sandbox)
     renew = to_async(base.SandboxManager.renew)
     if TYPE_CHECKING:  # of a method with several signatures, a checker of types would take the first for the only one
 

@@ -64,6 +64,8 @@ _CONTROL = frozenset(
         'stop',
         'stop_sandbox',
         'delete_sandbox',
+        'pause_sandbox',
+        'resume_sandbox',
         'cleanup_all_sandboxes',
         'release_sandbox',
         'renew',
@@ -76,6 +78,17 @@ _CONTROL = frozenset(
     }
 )
 _NOT_SUBMITTED = frozenset({'submit', 'lease', 'open', 'run_many', 'map'})
+
+
+def check_on_expiry(value: str | None) -> bool | None:
+    """Return whether a sandbox is to be paused when its time is over; None where that is left as it is.
+
+    Raises:
+        InvalidArgumentError: It is none of the two.
+    """
+    if value not in (None, 'remove', 'pause'):
+        raise InvalidArgumentError(f"on_expiry must be 'remove' or 'pause', not {value!r}")
+    return None if value is None else value == 'pause'
 
 
 class CallFuture(Future[R]):
@@ -266,12 +279,51 @@ class SandboxManager(ABC):
             EnclaveError: Not all could be deleted: the first failure.
         """
 
+    def pause_sandbox(self, sandbox_id: str, *, ttl: Lifetime = 'default') -> datetime | None:
+        """Keep all that is in a sandbox from running until `resume_sandbox`; see `Sandbox.pause`.
+
+        Its lifetime stands still meanwhile, and it does not count as idle. It stays in the list as ``paused``.
+
+        Args:
+            ttl: How long it may stay paused, after which it is removed; default is the manager's ``paused_ttl``.
+
+        Returns:
+            When it is removed if nobody resumes it (aware, UTC); None for never.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            UnsupportedError: This kind of sandbox cannot be paused, or not on this machine.
+            SandboxStateError, SandboxGoneError: It does not run.
+            InvalidArgumentError: The time is impossible, or beyond what the manager allows.
+        """
+        self._existing(sandbox_id).pause()
+        return None if ttl == 'default' else self.renew(sandbox_id, ttl)
+
+    def resume_sandbox(self, sandbox_id: str) -> datetime | None:
+        """Let a paused sandbox continue, with the lifetime it had left; one that runs is left as it is.
+
+        Returns:
+            When it is removed (aware, UTC); None for never.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            SandboxStateError, SandboxGoneError: It neither runs nor is paused.
+        """
+        self._existing(sandbox_id).resume()
+        return None
+
     @abstractmethod
-    def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
+    def renew(
+        self, sandbox_id: str, ttl: Lifetime = 'default', *, on_expiry: Literal['remove', 'pause'] | None = None
+    ) -> datetime | None:
         """Let a sandbox live ``ttl`` seconds from now, and return that moment (aware, UTC); None for no end.
+
+        Of one that is paused this is how long it may stay so.
 
         Args:
             ttl: Default is the ``ttl`` it was made with.
+            on_expiry: What happens to it then: ``'remove'``, as everything is made, or ``'pause'``: it is paused, and removed
+                only after the manager's ``paused_ttl``, or at once where it cannot be paused. None leaves it as it is.
 
         Raises:
             SandboxNotFoundError: No sandbox has the id.

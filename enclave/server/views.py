@@ -18,7 +18,7 @@ from enclave.records import HealthCheckResult, SandboxInfo
 from enclave.sandboxes.kinds import find_kind
 from enclave.server.service import Tenant
 
-_MANAGER_FACTS = ('ttl', 'idle_timeout', 'expires_at', 'pool', 'chosen_because')
+_MANAGER_FACTS = ('ttl', 'idle_timeout', 'expires_at', 'on_expiry', 'pool', 'chosen_because')
 _HIDDEN = '(a path of the server)'
 
 

@@ -17,11 +17,19 @@ from enclave.channel.channel import Channel
 from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
 from enclave.enums import SandboxType
-from enclave.errors import OperationTimeoutError, SandboxBrokenError, SandboxError, SandboxGoneError, SandboxStartError
+from enclave.errors import (
+    OperationTimeoutError,
+    SandboxBrokenError,
+    SandboxError,
+    SandboxGoneError,
+    SandboxStartError,
+    UnsupportedError,
+)
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.bubblewrap.cgroups import Group, Limits, find_cgroups
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.freezing import continue_all, stop_all
 from enclave.sandboxes.bubblewrap.launch import (
     CompileError,
     agent_code,
@@ -60,6 +68,7 @@ class BubblewrapSandbox(AgentBackedSandbox):
         self._pipes: PipeStream | None = None
         self._channel: Channel | None = None
         self._group: Group | None = None
+        self._frozen: tuple[tuple[int, str], ...] = ()  # what `pause` has stopped
 
     # Start ------------------------------------------------------------------------------------------------------------
 
@@ -220,6 +229,21 @@ class BubblewrapSandbox(AgentBackedSandbox):
 
     def _host_uid(self) -> int:
         return default_host_uid() if self.config.host_uid is None else self.config.host_uid
+
+    # Pause ------------------------------------------------------------------------------------------------------------
+
+    def _pause(self) -> None:
+        pid = self.metadata.get('pid')
+        if not pid:
+            raise UnsupportedError(
+                f'sandbox {self.id} cannot be paused: its first process is not known on this machine',
+                details={'sandbox_id': self.id},
+            )
+        self._frozen = stop_all(pid, self.id)
+
+    def _resume(self) -> None:
+        frozen, self._frozen = self._frozen, ()
+        continue_all(frozen)
 
     # End --------------------------------------------------------------------------------------------------------------
 

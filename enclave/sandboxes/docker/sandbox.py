@@ -562,6 +562,23 @@ class DockerSandbox(AgentBackedSandbox):
             engine.api.remove_container(container, force=True, v=True)
         self._container = ''
 
+    def _pause(self) -> None:
+        engine = self._engine
+        assert engine is not None
+        with engine.translate(f'pause sandbox {self.id}'):
+            engine.api.pause(self._container)
+
+    def _resume(self) -> None:
+        engine = self._engine
+        assert engine is not None
+        try:
+            with engine.translate(f'resume sandbox {self.id}'):
+                engine.api.unpause(self._container)
+        except EngineError as error:
+            # Somebody else has resumed it, or it is gone, which the next look at it says.
+            if error.details.get('status') != 404 and 'is not paused' not in error.message:
+                raise
+
     def _has_remains(self, *, keep: bool) -> bool:
         return self._operations is not None or (not keep and bool(self._container))
 

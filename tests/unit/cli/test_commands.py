@@ -180,3 +180,12 @@ def test_ids_are_completed(invoke: Invoke) -> None:
     done = CliRunner(env=words).invoke(cli, [], prog_name='ms-enclave')
 
     assert done.stdout.split() == ['plain,abc111', 'plain,abd222']
+
+
+@pytest.mark.parametrize(('command', 'done'), [('pause', 'paused'), ('resume', 'resumed')])
+def test_pausing_and_resuming_report_each_sandbox(place: FakePlace, command: str, done: str) -> None:
+    place.infos = [info('abc111')]
+
+    assert invoke(command, 'abc').stdout == 'abc111\n'
+    assert place.calls == [(command, 'abc111')]
+    assert json.loads(invoke(command, 'abc', '--json').stdout) == {done: ['abc111'], 'failed': {}}

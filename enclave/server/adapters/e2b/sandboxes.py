@@ -17,11 +17,13 @@ import flask
 
 from enclave import wire
 from enclave.config import parse_size
+from enclave.enums import SandboxStatus
 from enclave.errors import (
     EnclaveError,
     InvalidArgumentError,
     NotFoundError,
     SandboxNotFoundError,
+    SandboxSilentError,
     SandboxStateError,
     UnsupportedError,
 )
@@ -34,6 +36,7 @@ from enclave.server.adapters.e2b.state import ENVD_VERSION, expiry, monotonic
 from enclave.server.route import Context, RawBody
 from enclave.server.views import get_info, list_infos
 
+SHOWN = USABLE | {SandboxStatus.PAUSED}
 MAX_PAGE = 100
 CLIENT_ID = 'enclave'
 _USAGE = (
@@ -63,7 +66,9 @@ def _create(context: Context, body: RawBody) -> flask.Response:
     context.facts['sandbox_id'] = made
     if context.cancellation.is_cancelled:  # too late for the manager to notice: nobody would ever learn the id
         creation.undo(context.tenant, made)
-    state.of(context.tenant, made, wanted.template).note('sandbox created', template=wanted.template)
+    known = state.of(context.tenant, made, wanted.template)
+    known.resumes = wanted.resumes
+    known.note('sandbox created', template=wanted.template)
     return answer(_as_made(context, made, wanted.template), 201)
 
 
@@ -94,35 +99,60 @@ def _as_made(context: Context, sandbox_id: str, template: str) -> dict[str, Any]
     }
 
 
-def _connect(context: Context, sandbox_id: str, body: RawBody, *, only_longer: bool) -> flask.Response:
+def _connect(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     options = _read(body)
     info = _info(context, sandbox_id)
-    if info.status not in USABLE:
+    if info.status not in SHOWN:
         raise SandboxNotFoundError(f'sandbox {sandbox_id} does not run: it is {info.status}')
     seconds = creation.read_seconds(options.get('timeout'), creation.DEFAULT_SECONDS)
-    is_longer = (expiry(info) - utc_now()).total_seconds() < (seconds or math.inf)
-    if is_longer or not only_longer:
+    was_paused = info.status is SandboxStatus.PAUSED
+    if was_paused:
+        _resume(context, info, options, seconds)
+    elif (expiry(info) - utc_now()).total_seconds() < (seconds or math.inf):
         _renew(context, info.id, seconds)
-    return answer(_as_made(context, info.id, _template_of(context, info)))
+    return answer(_as_made(context, info.id, _template_of(context, info)), 201 if was_paused else 200)
+
+
+def _resume(context: Context, info: SandboxInfo, options: dict[str, Any], seconds: float | None) -> None:
+    if options.get('memory') is False:
+        raise UnsupportedError(
+            "a paused sandbox continues with its memory here and cannot be rebooted; connect without on_resume='reboot'"
+        )
+    context.service.policy.lifetime(seconds, None)  # before it runs
+    context.tenant.manager.resume_sandbox(info.id)
+    _renew(context, info.id, seconds)
+    state_of(context.service).of(context.tenant, info.id).note('sandbox resumed')
 
 
 @on_plane('POST', '/v2/sandboxes/<sandbox_id>/connect')
 def e2b_connect(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Answer with the tokens of a sandbox that runs, and let it live longer if asked."""
-    return _connect(context, sandbox_id, body, only_longer=True)
+    return _connect(context, sandbox_id, body)
 
 
 @on_plane('POST', '/sandboxes/<sandbox_id>/connect')
 def e2b_connect_v1(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Answer as `e2b_connect`, for older clients."""
-    return _connect(context, sandbox_id, body, only_longer=True)
+    return _connect(context, sandbox_id, body)
 
 
 @on_plane('POST', '/sandboxes/<sandbox_id>/resume')
 def e2b_resume(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
-    """Say that a sandbox which runs is not paused; none here ever is."""
-    _info(context, sandbox_id)
-    raise SandboxStateError(f'sandbox {sandbox_id} is running already')
+    """Let a paused sandbox continue, as older clients ask."""
+    options = _read(body)
+    info = _info(context, sandbox_id)
+    if info.status is not SandboxStatus.PAUSED:
+        raise SandboxStateError(f'sandbox {sandbox_id} is running already')
+    _resume(context, info, options, creation.read_seconds(options.get('timeout'), creation.DEFAULT_SECONDS))
+    if isinstance(options.get('autoPause'), bool):
+        context.tenant.manager.renew(
+            info.id, _seconds_left(context, info.id), on_expiry='pause' if options['autoPause'] else 'remove'
+        )
+    return answer(_as_made(context, info.id, _template_of(context, info)), 201)
+
+
+def _seconds_left(context: Context, sandbox_id: str) -> float:
+    return max(1.0, (expiry(_info(context, sandbox_id)) - utc_now()).total_seconds())
 
 
 # Finding --------------------------------------------------------------------------------------------------------------
@@ -149,7 +179,7 @@ def _as_listed(context: Context, info: SandboxInfo) -> dict[str, Any]:
         'cpuCount': max(1, math.ceil(float(info.config.get('cpu_limit') or 1))),
         'memoryMB': _mebibytes(info.config.get('memory_limit')),
         'diskSizeMB': _mebibytes(info.config.get('disk_limit')),
-        'state': 'running',
+        'state': 'paused' if info.status is SandboxStatus.PAUSED else 'running',
         'envdVersion': ENVD_VERSION,
         'metadata': info.labels,
         'volumeMounts': [],
@@ -171,36 +201,41 @@ def _mebibytes(size: Any) -> int:
 def e2b_get_sandbox(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Return what can be said of a sandbox."""
     info = _info(context, sandbox_id)
-    if info.status not in USABLE:
+    if info.status not in SHOWN:
         raise SandboxNotFoundError(f'sandbox {sandbox_id} does not run: {info.error or f"it is {info.status}"}')
     state = state_of(context.service)
+    pauses = info.metadata.get('on_expiry') == 'pause'
     return answer(
         {
             **_as_listed(context, info),
             'envdAccessToken': state.token(context.tenant, info.id),
             'allowInternetAccess': bool(info.config.get('network_enabled')),
             'domain': state.settings.domain,
-            'lifecycle': {'onTimeout': 'kill', 'autoResume': False},
+            'lifecycle': {
+                'onTimeout': 'pause' if pauses else 'kill',
+                'autoResume': pauses and state.of(context.tenant, info.id).resumes,
+            },
         }
     )
 
 
-def _running(context: Context) -> list[SandboxInfo]:
+def _shown(context: Context, states: set[str]) -> list[SandboxInfo]:
     metadata = flask.request.args.get('metadata') or ''
     # Names and values are quoted twice: by themselves, and as parts of a query.
     wanted = {unquote(name): unquote(text) for name, text in parse_qsl(metadata, keep_blank_values=True)}
-    return [info for info in list_infos(context.tenant, labels=wanted) if info.status in USABLE]
+    found = [info for info in list_infos(context.tenant, labels=wanted) if info.status in SHOWN]
+    return [info for info in found if ('paused' if info.status is SandboxStatus.PAUSED else 'running') in states]
 
 
 @on_plane('GET', '/sandboxes', while_draining=True)
 def e2b_list_sandboxes_v1(context: Context, body: RawBody) -> flask.Response:
     """Return all sandboxes of the key that run, newest first."""
-    return answer([_as_listed(context, info) for info in reversed(_running(context))])
+    return answer([_as_listed(context, info) for info in reversed(_shown(context, {'running'}))])
 
 
 @on_plane('GET', '/v2/sandboxes', while_draining=True)
 def e2b_list_sandboxes(context: Context, body: RawBody) -> flask.Response:
-    """Return a page of the sandboxes of the key that run; ``x-next-token`` is where the next one begins."""
+    """Return a page of the sandboxes of the key, paused ones too; ``x-next-token`` is where the next one begins."""
     args = flask.request.args
     states = {each for each in ','.join(args.getlist('state')).split(',') if each}
     if states - {'running', 'paused'}:
@@ -208,7 +243,7 @@ def e2b_list_sandboxes(context: Context, body: RawBody) -> flask.Response:
     order = args.get('order') or 'desc'
     if order not in ('asc', 'desc'):
         raise InvalidArgumentError(f'order must be asc or desc, not {order[:40]!r}')
-    found = _running(context) if not states or 'running' in states else []
+    found = _shown(context, states or {'running', 'paused'})
     template = args.get('template')
     if template:
         found = [info for info in found if _template_of(context, info) == template]
@@ -277,8 +312,14 @@ def e2b_set_timeout(context: Context, sandbox_id: str, body: RawBody) -> flask.R
     if seconds == 0:
         _delete(context, info.id)
     else:
+        _check_running(info)
         _renew(context, info.id, seconds)
     return empty()
+
+
+def _check_running(info: SandboxInfo) -> None:
+    if info.status is SandboxStatus.PAUSED:
+        raise SandboxStateError(f'sandbox {info.id} is paused, so its time stands still; connect to it to resume it')
 
 
 @on_plane('POST', '/sandboxes/<sandbox_id>/refreshes')
@@ -286,6 +327,7 @@ def e2b_refresh(context: Context, sandbox_id: str, body: RawBody) -> flask.Respo
     """Let a sandbox live at least so many seconds from now."""
     seconds = creation.read_seconds(_read(body).get('duration'), creation.DEFAULT_SECONDS)
     info = _info(context, sandbox_id)
+    _check_running(info)
     if seconds and (expiry(info) - utc_now()).total_seconds() < seconds:
         _renew(context, info.id, seconds)
     return empty()
@@ -305,11 +347,19 @@ def _delete(context: Context, sandbox_id: str) -> None:
     state_of(context.service).forget(context.tenant, sandbox_id)
 
 
-@on_plane('POST', '/sandboxes/<sandbox_id>/pause')
-def e2b_pause(context: Context, sandbox_id: str, body: RawBody) -> NoReturn:
-    """Refuse: no backend keeps a sandbox's memory."""
-    _info(context, sandbox_id)
-    raise UnsupportedError('this server cannot pause a sandbox and keep its memory; let it run, and renew its timeout')
+@on_plane('POST', '/sandboxes/<sandbox_id>/pause', lane='end')
+def e2b_pause(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
+    """Keep what is in a sandbox from running, with its memory, until somebody connects to it."""
+    options = _read(body)
+    info = _info(context, sandbox_id)
+    creation.check_memory(options.get('memory'))
+    if info.status is SandboxStatus.PAUSED:
+        raise SandboxStateError(f'sandbox {sandbox_id} is paused already')
+    if options.get('requireHealthyGuest') is True and not context.tenant.manager._existing(info.id).is_alive():
+        raise SandboxSilentError(f'sandbox {sandbox_id} does not answer, so it was not paused')
+    context.tenant.manager.pause_sandbox(info.id)
+    state_of(context.service).of(context.tenant, info.id).note('sandbox paused')
+    return empty()
 
 
 @on_plane('POST', '/sandboxes/<sandbox_id>/snapshots')

@@ -13,6 +13,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from enclave.enums import SandboxStatus
 from enclave.errors import ConflictError, EnclaveError
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import USABLE, Sandbox
@@ -62,6 +63,7 @@ class SandboxState:
     contexts: dict[str, str] = field(factory=dict, init=False, repr=False)  # the directory of each kernel
     prepared: dict[str, datetime] = field(factory=dict, init=False, repr=False)  # which life of each kernel
     turns: dict[str, threading.Lock] = field(factory=dict, init=False, repr=False)  # by kernel
+    resumes: bool = field(default=False, init=False)  # what reaches it while it is paused resumes it
     usage: tuple[float, float] | None = field(default=None, init=False, repr=False)  # when, and CPU seconds until then
 
     def note(self, message: str, **fields: Any) -> None:
@@ -163,8 +165,13 @@ class State:
         found = tenant.manager.get_sandbox(sandbox_id)
         if found is None:
             raise NoSandboxError(sandbox_id, 'it was never made here, or it was removed')
-        if found.status not in USABLE:
-            raise NoSandboxError(sandbox_id, f'it is {found.status}')
+        status = found.status
+        if status is SandboxStatus.PAUSED and self.of(tenant, sandbox_id).resumes:
+            tenant.manager.resume_sandbox(sandbox_id)
+            status = found.status
+        if status not in USABLE:
+            hint = '; connect to it to resume it' if status is SandboxStatus.PAUSED else ''
+            raise NoSandboxError(sandbox_id, f'it is {status}{hint}')
         return found
 
     def known(self) -> dict[str, list[str]]:
