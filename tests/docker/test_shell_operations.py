@@ -43,7 +43,7 @@ pytestmark = pytest.mark.docker
 
 PYTHON_IMAGE = 'python:3.11-slim'
 TOOLS = ['shell_executor', 'file_operation', 'python_executor']
-PATIENCE = 30.0
+PATIENCE = 120.0
 ODD_NAMES = ['plain', '-n', '*', 'two\nlines', 'end\n', '$(id)', '\'"', 'sp  ', 'é', '\\0101', 'bad\udcff', '..x']
 
 
