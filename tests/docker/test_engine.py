@@ -27,7 +27,7 @@ from tests.support.relay import Relay, make_certificates
 pytestmark = pytest.mark.docker
 
 IMAGE = 'python:3.11-slim'
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 Launch = Callable[..., str]
 
