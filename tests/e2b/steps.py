@@ -210,7 +210,12 @@ def metrics(w):
     assert found
     assert found[0].mem_used > 0
     assert found[0].cpu_count >= 1
-    assert Sandbox.get_metrics(w.sandbox.sandbox_id)
+    again = Sandbox.get_metrics(w.sandbox.sandbox_id)
+    assert len(again) > len(found)
+    assert again[0].timestamp == found[0].timestamp
+    last = again[-1].timestamp
+    assert all(each.timestamp >= last for each in w.sandbox.get_metrics(start=last))
+    assert len(w.sandbox.get_metrics(end=found[0].timestamp)) < len(again) + 2
 
 
 @step

@@ -183,9 +183,7 @@ def test_ids_are_completed(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize(('command', 'done'), [('pause', 'paused'), ('resume', 'resumed')])
-def test_pausing_and_resuming_report_each_sandbox(place: FakePlace, command: str, done: str) -> None:
-    place.infos = [info('abc111')]
-
+def test_pausing_and_resuming_report_each_sandbox(invoke: Invoke, place: FakePlace, command: str, done: str) -> None:
     assert invoke(command, 'abc').stdout == 'abc111\n'
     assert place.calls == [(command, 'abc111')]
     assert json.loads(invoke(command, 'abc', '--json').stdout) == {done: ['abc111'], 'failed': {}}

@@ -29,22 +29,16 @@ from enclave.errors import (
 )
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import USABLE
-from enclave.server.adapters.e2b import creation
+from enclave.server.adapters.e2b import creation, metrics
 from enclave.server.adapters.e2b.creation import BASE, CODE_INTERPRETER
 from enclave.server.adapters.e2b.services import answer, empty, on_plane, resolved, state_of
-from enclave.server.adapters.e2b.state import ENVD_VERSION, expiry, monotonic
+from enclave.server.adapters.e2b.state import ENVD_VERSION, expiry
 from enclave.server.route import Context, RawBody
 from enclave.server.views import get_info, list_infos
 
 SHOWN = USABLE | {SandboxStatus.PAUSED}
 MAX_PAGE = 100
 CLIENT_ID = 'enclave'
-_USAGE = (
-    'cat /sys/fs/cgroup/memory.current /sys/fs/cgroup/memory/memory.usage_in_bytes 2>/dev/null | head -n 1; echo =; '
-    'cat /sys/fs/cgroup/cpu.stat 2>/dev/null | sed -n s/usage_usec.//p; echo =; '
-    'df -kP . 2>/dev/null | tail -n 1; echo =; '
-    'cat /proc/[0-9]*/stat 2>/dev/null; echo =; getconf CLK_TCK PAGESIZE 2>/dev/null'
-)
 
 
 def _read(body: RawBody) -> dict[str, Any]:
@@ -483,52 +477,38 @@ def e2b_make_secret(context: Context, body: RawBody) -> NoReturn:
 
 @on_plane('GET', '/sandboxes/<sandbox_id>/metrics', lane='call')
 def e2b_get_metrics(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
-    """Return what a sandbox uses now, as seen from inside: one entry."""
+    """Return what a sandbox used since it was asked first, oldest first; the newest entry is of now, if it runs."""
     info = _info(context, sandbox_id)
-    sandbox = state_of(context.service).sandbox(context.tenant, info.id)
+    begin, end = (_read_moment(name) for name in ('start', 'end'))
     known = state_of(context.service).of(context.tenant, info.id)
-    context.check_output(info.id, 1 << 20)
-    result = sandbox.execute_command(['sh', '-c', _USAGE], 10.0, max_output_bytes=1 << 20)
-    memory, cpu_seconds, disk_used, disk_total = _read_usage(result.stdout)
-    now = monotonic()
-    with known.lock:
-        before, known.usage = known.usage, (now, cpu_seconds)
-    if before is None:
-        before = now - max(1.0, (utc_now() - (info.started_at or info.created_at)).total_seconds()), 0.0
-    moment = utc_now()
-    return answer(
-        [
-            {
-                'timestamp': _as_time(moment),
-                'timestampUnix': int(moment.timestamp()),
-                'cpuCount': max(1, math.ceil(float(info.config.get('cpu_limit') or 1))),
-                'cpuUsedPct': round(max(0.0, 100 * (cpu_seconds - before[1]) / max(0.001, now - before[0])), 2),
-                'memUsed': memory,
-                'memTotal': _mebibytes(info.config.get('memory_limit')) << 20,
-                'memCache': 0,
-                'diskUsed': disk_used,
-                'diskTotal': disk_total,
-            }
-        ]
-    )
+    if info.status in USABLE:
+        context.check_output(info.id, metrics.MAX_BYTES)
+        sandbox = state_of(context.service).sandbox(context.tenant, info.id)
+        known.samples.ask(sandbox, info.started_at or info.created_at)
+    return answer([_as_metric(info, sample) for sample in known.samples.between(begin, end)])
 
 
-def _read_usage(text: str) -> tuple[int, float, int, int]:
-    """Return memory in bytes, CPU seconds, and disk used and total in bytes; what the sandbox does not say is 0."""
-    parts = [*text.split('=\n'), '', '', '', '', ''][:5]
-    units = [int(each) for each in parts[4].split() if each.isdecimal()] or [100, 4096]
-    ticks, page = (units[0] or 100), (units[1] if len(units) > 1 else 4096)
-    lines = [line.rpartition(')')[2].split() for line in parts[3].splitlines()]
-    rows = [line for line in lines if len(line) > 21 and all(line[at].isdecimal() for at in (11, 12, 21))]
-    memory = parts[0].strip()
-    usage = parts[1].strip()
-    disk = parts[2].split()
-    return (
-        int(memory) if memory.isdecimal() else sum(int(line[21]) * page for line in rows),
-        int(usage) / 1e6 if usage.isdecimal() else sum(int(line[11]) + int(line[12]) for line in rows) / ticks,
-        int(disk[2]) << 10 if len(disk) > 3 and disk[2].isdecimal() else 0,
-        int(disk[1]) << 10 if len(disk) > 3 and disk[1].isdecimal() else 0,
-    )
+def _read_moment(name: str) -> float | None:
+    text = flask.request.args.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal() or not text.isascii() or len(text) > 12:
+        raise InvalidArgumentError(f'{name} must be a time in whole seconds since 1970, not {text[:40]!r}')
+    return float(text)
+
+
+def _as_metric(info: SandboxInfo, sample: metrics.Sample) -> dict[str, Any]:
+    return {
+        'timestamp': _as_time(sample.at),
+        'timestampUnix': int(sample.at.timestamp()),
+        'cpuCount': max(1, math.ceil(float(info.config.get('cpu_limit') or 1))),
+        'cpuUsedPct': sample.cpu_percent,
+        'memUsed': sample.memory,
+        'memTotal': _mebibytes(info.config.get('memory_limit')) << 20,
+        'memCache': 0,
+        'diskUsed': sample.disk_used,
+        'diskTotal': sample.disk_total,
+    }
 
 
 @on_plane('GET', '/sandboxes/<sandbox_id>/logs', while_draining=True)

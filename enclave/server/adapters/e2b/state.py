@@ -6,7 +6,6 @@ All of it is bounded, and goes with its sandbox.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +19,7 @@ from enclave.sandboxes.base import USABLE, Sandbox
 from enclave.sandboxes.watching import Watch
 from enclave.server.adapters.e2b.faults import NoSandboxError
 from enclave.server.adapters.e2b.identity import Tokens
+from enclave.server.adapters.e2b.metrics import Samples
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.auth import ANONYMOUS
 from enclave.server.service import Service, Tenant
@@ -64,7 +64,7 @@ class SandboxState:
     prepared: dict[str, datetime] = field(factory=dict, init=False, repr=False)  # which life of each kernel
     turns: dict[str, threading.Lock] = field(factory=dict, init=False, repr=False)  # by kernel
     resumes: bool = field(default=False, init=False)  # what reaches it while it is paused resumes it
-    usage: tuple[float, float] | None = field(default=None, init=False, repr=False)  # when, and CPU seconds until then
+    samples: Samples = field(factory=Samples, init=False, repr=False)
 
     def note(self, message: str, **fields: Any) -> None:
         """Add a line to the log."""
@@ -108,6 +108,7 @@ class SandboxState:
             watches, self.watches = dict(self.watches), {}
         for watch, _ in watches.values():
             watch.close()
+        self.samples.close()
 
 
 class State:
@@ -217,9 +218,4 @@ def expiry(info: SandboxInfo) -> datetime:
         return (info.started_at or info.created_at) + timedelta(days=36500)
 
 
-def monotonic() -> float:
-    """Return a moment of the clock that never jumps."""
-    return time.monotonic()
-
-
-__all__ = ['ANONYMOUS', 'DEBUG_ID', 'ENVD_VERSION', 'SandboxState', 'State', 'expiry', 'monotonic']
+__all__ = ['ANONYMOUS', 'DEBUG_ID', 'ENVD_VERSION', 'SandboxState', 'State', 'expiry']
