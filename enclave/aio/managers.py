@@ -18,6 +18,10 @@ from enclave.managers import base, http, local, remote  # all now: an import tak
 from enclave.managers.config import SandboxManagerConfig
 from enclave.threads import thread_pool
 
+if TYPE_CHECKING:
+    from enclave.aio.notebooks import NotebookSandbox
+    from enclave.sandboxes.options import NotebookKind
+
 M = TypeVar('M', bound='SandboxManager')
 
 
@@ -70,6 +74,19 @@ class SandboxManager(AsyncProxy):
     renew = to_async(base.SandboxManager.renew)
     if TYPE_CHECKING:  # of a method with several signatures, a checker of types would take the first for the only one
 
+        @overload
+        def open(
+            self,
+            sandbox_type: NotebookKind,
+            config: base.Config = None,
+            sandbox_id: str | None = None,
+            *,
+            ttl: base.Lifetime = 'default',
+            idle_timeout: base.Lifetime = 'default',
+            labels: Mapping[str, str] | None = None,
+        ) -> contextlib.AbstractAsyncContextManager[NotebookSandbox]: ...
+
+        @overload
         def open(
             self,
             sandbox_type: SandboxType | str | None = None,
@@ -79,7 +96,18 @@ class SandboxManager(AsyncProxy):
             ttl: base.Lifetime = 'default',
             idle_timeout: base.Lifetime = 'default',
             labels: Mapping[str, str] | None = None,
-        ) -> contextlib.AbstractAsyncContextManager[Sandbox]:
+        ) -> contextlib.AbstractAsyncContextManager[AgentBackedSandbox]: ...
+
+        def open(
+            self,
+            sandbox_type: Any = None,
+            config: base.Config = None,
+            sandbox_id: str | None = None,
+            *,
+            ttl: base.Lifetime = 'default',
+            idle_timeout: base.Lifetime = 'default',
+            labels: Mapping[str, str] | None = None,
+        ) -> contextlib.AbstractAsyncContextManager[Any]:
             """See the blocking method."""
 
         @overload

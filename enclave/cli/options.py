@@ -69,6 +69,31 @@ def _find_place(url: str | None, api_key: str | None, local: bool) -> Place:
     return LocalPlace() if local or not url else RemotePlace(url, api_key)
 
 
+def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the kinds of sandbox for shell completion, those of installed packages too."""
+    try:
+        from enclave.sandboxes.kinds import KINDS
+
+        return [kind.name for kind in KINDS.all() if kind.name.startswith(incomplete)]
+    except Exception:  # completion has nowhere to report a failure
+        return []
+
+
+def complete_images(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of the engine's images for shell completion; none where no engine answers, or a server is meant."""
+    given = ctx.params
+    if (given.get('url') or os.environ.get('ENCLAVE_URL')) and not given.get('local'):
+        return []  # which images a server has is not for its clients
+    try:
+        from enclave.sandboxes.docker.engine import get_engine
+        from enclave.sandboxes.docker.images import list_images
+
+        names = {name for image in list_images(get_engine()) for name in image.names}
+        return sorted(name for name in names if name.startswith(incomplete))
+    except Exception:  # completion has nowhere to report a failure
+        return []
+
+
 DEFAULT_KIND = 'the first that works here, as `ms-enclave doctor` says'
 
 network_option = click.option(
@@ -82,9 +107,15 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
         'sandbox_type',
         metavar='KIND',
         envvar='ENCLAVE_TYPE',
+        shell_complete=complete_kinds,
         help=f'The kind of sandbox.  [env: ENCLAVE_TYPE; default: {DEFAULT_KIND}]',
     ),
-    'image': click.option('--image', metavar='NAME', help='The image it is made from.  [default: python:3.11-slim]'),
+    'image': click.option(
+        '--image',
+        metavar='NAME',
+        shell_complete=complete_images,
+        help='The image it is made from.  [default: python:3.11-slim]',
+    ),
     'memory': click.option(
         '-m', '--memory', metavar='SIZE', help="Memory limit, like 512m or 1g; 'none' for no limit.  [default: 1g]"
     ),

@@ -726,7 +726,15 @@ class SandboxManager(ABC):
     # Programs ---------------------------------------------------------------------------------------------------------
 
     def run_code(
-        self, sandbox_id: str, code: str | bytes | CodeRequest, language: str = 'python', **options: Unpack[CodeOptions]
+        self,
+        sandbox_id: str,
+        code: str | bytes | CodeRequest,
+        language: str = 'python',
+        *,
+        max_chars: int | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        **options: Unpack[CodeOptions],
     ) -> CodeResult:
         """Compile and run a program in a sandbox; see `Sandbox.run_code`, which has the options.
 
@@ -737,7 +745,11 @@ class SandboxManager(ABC):
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
             ManagerStoppedError: The manager is stopping or stopped.
         """
-        return self._run_code(sandbox_id, make_request(code, language=language, **options))
+        request = make_request(code, language=language, **options)
+        if max_chars is None and on_stdout is None and on_stderr is None:
+            return self._run_code(sandbox_id, request)
+        sandbox = self._existing(sandbox_id)
+        return sandbox.run_code(request, max_chars=max_chars, on_stdout=on_stdout, on_stderr=on_stderr)
 
     def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
         return self._existing(sandbox_id).run_code(request)
@@ -749,6 +761,9 @@ class SandboxManager(ABC):
         *,
         wait_timeout: float | None = None,
         pool: str | None = None,
+        max_chars: int | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
         **options: Unpack[CodeOptions],
     ) -> CodeResult:
         """Compile and run a program in whichever sandbox of a pool is free; see `Sandbox.run_code`, which has the options.
@@ -761,7 +776,11 @@ class SandboxManager(ABC):
             PoolError, PoolExhaustedError, CallCancelledError, ManagerStoppedError: As for `acquire_sandbox`.
             NotRegisteredError, UnsupportedError, InvalidArgumentError, ...: As for `run_code`.
         """
-        return self._run_code_in_pool(make_request(code, language=language, **options), wait_timeout, pool)
+        request = make_request(code, language=language, **options)
+        if max_chars is None and on_stdout is None and on_stderr is None:
+            return self._run_code_in_pool(request, wait_timeout, pool)
+        with self.lease(wait_timeout, pool=pool) as sandbox:
+            return sandbox.run_code(request, max_chars=max_chars, on_stdout=on_stdout, on_stderr=on_stderr)
 
     def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
         with self.lease(timeout, pool=pool) as sandbox:
