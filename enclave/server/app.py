@@ -39,12 +39,11 @@ from enclave.managers.protocol import (
     REPLAYED_HEADER,
     REQUEST_ID_HEADER,
     VERSION_HEADER,
-    error_response,
 )
 from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
-from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
+from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, Outcome
 from enclave.server.route import (
     JSON,
@@ -60,7 +59,6 @@ from enclave.server.route import (
     decode_query,
 )
 from enclave.server.service import Service, Tenant
-from enclave.server.views import without_host
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +236,7 @@ class _Door:
             response.headers.update(adapter.headers(error))
             return response
         chosen = getattr(error, 'http_status', status_of(error)) if status is None else status
-        response = flask.Response(_encoded(error), chosen, mimetype=JSON)
+        response = flask.Response(wire.to_json(shown_error(error)).encode('ascii'), chosen, mimetype=JSON)
         for name, value in extra_headers(error, chosen).items():
             response.headers[name] = value
         return response
@@ -440,17 +438,6 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
     except EnclaveError as error:
         logger.info('an answer was broken off: %s', error)
         raise
-
-
-def _encoded(error: EnclaveError) -> bytes:
-    answer = error_response(error)
-    detail = getattr(error, 'detail', error.message)
-    shown = without_host(detail) if isinstance(detail, str) else detail
-    answer = answer.model_copy(update={'message': without_host(answer.message), 'detail': shown})
-    try:
-        return wire.to_json(answer).encode('ascii')
-    except InvalidArgumentError:
-        return wire.to_json(answer.model_copy(update={'details': {}})).encode('ascii')
 
 
 def _adapter() -> Adapter | None:

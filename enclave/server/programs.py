@@ -18,9 +18,9 @@ from enclave.managers.protocol import (
     CodeBatchRequest,
     CodeEvent,
     PoolCodeRequest,
-    error_response,
 )
 from enclave.parallel import MOST_AT_ONCE, Batch, Outcome
+from enclave.server.faults import shown_error
 from enclave.server.route import EVENTS, Context, Streamed, route
 
 _WINDOW = 2
@@ -196,7 +196,7 @@ def _lines(batch: Batch[Any, CodeResult]) -> Iterator[bytes]:
                 yield _line(CodeEvent(event='alive'))
         yield _line(CodeEvent(event='end'))
     except EnclaveError as error:
-        yield _line(CodeEvent(event='error', error=error_response(error)))
+        yield _line(CodeEvent(event='error', error=shown_error(error)))
     finally:
         batch.close()
 
@@ -208,7 +208,7 @@ def _event(outcome: Outcome[CodeResult]) -> CodeEvent:
     if not isinstance(error, EnclaveError):
         logger.error('a program of a batch could not be run', exc_info=error)
         error = ServerError('the server failed; its log says why')
-    return CodeEvent(event='failed', index=outcome.index, error=error_response(error))
+    return CodeEvent(event='failed', index=outcome.index, error=shown_error(error))
 
 
 def _line(event: CodeEvent) -> bytes:
