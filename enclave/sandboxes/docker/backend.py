@@ -45,7 +45,7 @@ from enclave.sandboxes.docker.images import advice, ensure_image, get_image_comm
 from enclave.sandboxes.docker.network import PLAIN, ensure_network, forget_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.docker.sweep import LABEL, LABEL_MAIN, LABEL_TENANT
+from enclave.sandboxes.docker.sweep import LABEL, LABEL_MAIN, LABEL_TENANT, sweep_once
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import is_stopped
@@ -151,6 +151,7 @@ class DockerBackend(Backend):
         return self._attach_agent(engine) if entry[0] == 'python3' else self._attach_shell(engine)
 
     def _begin(self, engine: Engine) -> Operations:
+        sweep_once(engine)
         try:
             return self._make(engine)
         except EngineError as error:
