@@ -48,6 +48,7 @@ from enclave.server.idempotency import Entry, Outcome
 from enclave.server.route import (
     JSON,
     JSON_OPTIONS,
+    LARGE_ANSWER,
     ROUTES,
     Adapter,
     Context,
@@ -277,7 +278,7 @@ class _Door:
                 value = self._run(route, context, arguments)
                 if isinstance(value, Streamed):
                     return self._streamed(value, stack.pop_all())
-                return _response(value)
+                return self._answer(value, context)
         except EnclaveError as error:
             return self._failure(error)
 
@@ -330,7 +331,7 @@ class _Door:
         outcome = None
         try:
             with context.held, self._listed(route, tenant, arguments):
-                response = _response(self._run(route, context, arguments))
+                response = self._answer(self._run(route, context, arguments), context)
             outcome = Outcome(response.status_code, response.get_data())
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:
@@ -339,6 +340,20 @@ class _Door:
             raise
         finally:
             repeats.finish(tenant.name, key, entry, outcome)
+        return response
+
+    def _answer(self, value: Any, context: Context) -> flask.Response:
+        """Return an answer. For a large one there must be room as long as it is being sent: its JSON is longer than its text."""
+        if isinstance(value, (flask.Response, Text)):
+            return _response(value)
+        encoded = wire.encode(value)
+        size = wire.weigh(encoded, LARGE_ANSWER)
+        if not size:
+            return flask.Response(wire.encoded_to_json(encoded), mimetype=JSON)
+        with contextlib.ExitStack() as stack, context.cancellation.applied():
+            stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
+            response = flask.Response(wire.encoded_to_json(encoded), mimetype=JSON)
+            response.call_on_close(stack.pop_all().close)
         return response
 
     def _repeated(self, entry: Entry, gone: threading.Event) -> flask.Response:
