@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 import click
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
+from enclave.cli.completers import complete_images, complete_kinds
 from enclave.cli.hints import HintedGroup
 from enclave.cli.options import (
     DEFAULT_KIND,
-    complete_images,
-    complete_kinds,
     json_option,
     make_config,
     network_option,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from enclave.cli.completers import complete_images, complete_kinds
+
 if TYPE_CHECKING:
     from enclave.cli.place import Place
 
@@ -67,31 +69,6 @@ def _find_place(url: str | None, api_key: str | None, local: bool) -> Place:
     from enclave.cli.place import LocalPlace, RemotePlace
 
     return LocalPlace() if local or not url else RemotePlace(url, api_key)
-
-
-def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the kinds of sandbox for shell completion, those of installed packages too."""
-    try:
-        from enclave.sandboxes.kinds import KINDS
-
-        return [kind.name for kind in KINDS.all() if kind.name.startswith(incomplete)]
-    except Exception:  # completion has nowhere to report a failure
-        return []
-
-
-def complete_images(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of the engine's images for shell completion; none where no engine answers, or a server is meant."""
-    given = ctx.params
-    if (given.get('url') or os.environ.get('ENCLAVE_URL')) and not given.get('local'):
-        return []  # which images a server has is not for its clients
-    try:
-        from enclave.sandboxes.docker.engine import get_engine
-        from enclave.sandboxes.docker.images import list_images
-
-        names = {name for image in list_images(get_engine()) for name in image.names}
-        return sorted(name for name in names if name.startswith(incomplete))
-    except Exception:  # completion has nowhere to report a failure
-        return []
 
 
 DEFAULT_KIND = 'the first that works here, as `ms-enclave doctor` says'

@@ -50,8 +50,8 @@ class Launched:
 class Backend(ABC):
     """Makes one sandbox run, any number of times, one after the other. Lives as long as the sandbox that holds it.
 
-    `launch`, `settle`, `pause`, `resume` and `destroy` are called one at a time; all else by any thread at any time, and must not block unless the
-    sandbox is known to be lost.
+    `launch`, `settle`, `pause`, `resume` and `destroy` are called one at a time; all else by any thread at any time, and must not
+    block unless the sandbox is known to be lost.
 
     Attributes:
         id, config: Those of the sandbox, from ``spec``.

@@ -17,7 +17,7 @@ from tests import test_documents
 from tests.support.environments import environment
 
 ROOT = Path(__file__).parents[2]
-AWAITED = "(await (await enclave.aio.LocalSandboxManager().open('{}').__aenter__()).execute_cell('1')).output"
+AWAITED = "(await (await enclave.aio.LocalSandboxManager().open('docker_notebook').__aenter__()).execute_cell('1'))"
 WRONG = {
     'a word that is no option': "enclave.open_sandbox(memory_limits='1g')",
     'an option of a wrong type': 'enclave.DockerSandboxConfig(cap_add=3)',
@@ -29,11 +29,11 @@ WRONG = {
     'a misspelt option of a command': "enclave.open_sandbox().execute_command('ls', workdir='/')",
     'the same by a manager': "enclave.LocalSandboxManager().execute_command('x', 'ls', workdir='/')",
     'an option of a program': "enclave.LocalSandboxManager().run_code('x', 'print(1)', stdn='')",
-    'a cell where there is no kernel, awaited': f'async def f() -> None: {AWAITED.format("docker")}',
+    'what no cell gives, awaited': f'async def f() -> None: {AWAITED}.stdout_of',
     'bytes that are a number': "enclave.open_sandbox().get_file('a', 'b').decode()",
 }
 """What a checker must not let pass."""
-RIGHT = [f'async def g() -> None: {AWAITED.format("docker_notebook")}']
+RIGHT = [f'async def g() -> None: {AWAITED}.outputs']
 """What is much like it, and right."""
 HEAD = 'import enclave, enclave.aio\n'
 

@@ -225,4 +225,4 @@ def test_images_of_a_server_are_not_asked_for() -> None:
         'ENCLAVE_URL': 'http://127.0.0.1:9',
     }
 
-    assert CliRunner(env=environment).invoke(cli, [], prog_name='ms-enclave').stdout == ''
+    assert CliRunner(env=environment).invoke(cli, [], prog_name='ms-enclave').stdout.strip() == ''
