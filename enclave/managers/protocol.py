@@ -202,8 +202,8 @@ class CodeBatchRequest(Model):
 
     ``concurrency`` is how many run at once; ``timeout`` is how long each may wait for a sandbox of the pool.
 
-    With a ``key`` each program is run once, although the batch is sent again because its connection broke: its place in the batch,
-    of ``places``, distinguishes it, and one that was begun before is waited for, and its outcome given. ``POST
+    With a ``key`` each program is run once, although the batch is sent again because its connection broke: its place in the
+    batch, of ``places``, distinguishes it, and one that was begun before is waited for, and its outcome given. ``POST
     /calls/{key}/cancel`` ends the batch.
     """
 

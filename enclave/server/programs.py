@@ -184,6 +184,7 @@ class _Programs:
     run: Callable[[CodeRequest], CodeResult]
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
     _entries: set[Entry] = field(factory=set, init=False)  # of those that run here; guarded by _lock
+    _is_cancelled: bool = field(default=False, init=False)  # guarded by _lock
 
     def work(self, item: tuple[int, CodeRequest | EnclaveError]) -> CodeEvent:
         """Return what became of a program, also if it was begun by a batch whose connection broke."""
@@ -208,6 +209,9 @@ class _Programs:
     def _begun(self, entry: Entry, request: CodeRequest) -> CodeEvent:
         with self._lock:
             self._entries.add(entry)
+            was_cancelled = self._is_cancelled
+        if was_cancelled:
+            entry.cancellation.cancel()
         try:
             with entry.cancellation.applied():
                 return self._event(request)
@@ -235,6 +239,7 @@ class _Programs:
     def cancel(self) -> None:
         """End what runs at once: nobody comes back for it."""
         with self._lock:
+            self._is_cancelled = True
             entries = list(self._entries)
         for entry in entries:
             entry.cancellation.cancel()
@@ -283,27 +288,28 @@ def _cancelled_by_key(batch: Batch[Any, CodeEvent], programs: _Programs, context
 
 
 def _lines(batch: Batch[Any, CodeEvent], programs: _Programs, context: Context) -> Iterator[bytes]:
-    try:
-        with _cancelled_by_key(batch, programs, context):
+    with _cancelled_by_key(batch, programs, context):
+        try:
             while True:
                 outcome = batch.next(KEEP_ALIVE_SECONDS)
                 if outcome is not None:
                     event = _failed(outcome.error) if outcome.result is None else outcome.result
                     encoded = {**wire.encode(event), 'index': outcome.index}
                     size = wire.weigh(encoded, LARGE_ANSWER)
-                    with (
+                    room = (
                         context.service.lanes.answering(context.tenant.name, size) if size else contextlib.nullcontext()
-                    ):
+                    )
+                    with room:
                         yield wire.encoded_to_json(encoded).encode('ascii') + b'\n'
                 elif batch.is_over:
                     break
                 else:
                     yield _line(CodeEvent(event='alive'))
             yield _line(CodeEvent(event='end'))
-    except EnclaveError as error:
-        yield _line(CodeEvent(event='error', error=shown_error(error)))
-    finally:
-        batch.close()
+        except EnclaveError as error:
+            yield _line(CodeEvent(event='error', error=shown_error(error)))
+        finally:
+            batch.close()
 
 
 def _failed(error: Exception | None) -> CodeEvent:
