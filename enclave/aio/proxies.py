@@ -224,8 +224,8 @@ class ProxyRegistry:
 class AsyncProxy:
     """An asynchronous proxy of a blocking object, which it refers to and adds no state to. Two proxies of one object are equal.
 
-    A public method that the proxy does not name, because the blocking object is of a user's own class, is made asynchronous when it
-    is asked for.
+    A public method that the proxy does not name, because the blocking object is of a user's own class, is made asynchronous when
+    it is asked for.
     """
 
     _blocking: Any
