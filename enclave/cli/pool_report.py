@@ -19,7 +19,9 @@ from attrs import frozen
 from enclave.cli.output import print_table
 from enclave.cli.pool_cases import Case
 from enclave.enums import ExecutionStatus, Verdict
+from enclave.errors import EnclaveError, InvalidArgumentError
 from enclave.languages.values import CodeResult
+from enclave.managers.protocol import error_response
 from enclave.records import ToolResult
 from enclave.tools.base import command_result
 
@@ -30,12 +32,13 @@ _UNWRITABLE = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 
 @frozen
-class Outcome:
+class CaseOutcome:
     """What became of one case; ``problem`` is why there is no result."""
 
     case: Case
     result: CodeResult | None
     problem: str | None = None
+    error: EnclaveError | None = None
 
     @property
     def status(self) -> str:
@@ -79,7 +82,12 @@ class Outcome:
             'success': self.success,
             'result': None if result is None else result.to_dict(),
             'problem': self.problem,
+            'error': None if result is not None else self._error_record(),
         }
+
+    def _error_record(self) -> dict[str, Any]:
+        error = self.error or InvalidArgumentError(self.problem or 'there is no result')
+        return error_response(error).model_dump(mode='json')
 
     def last_line(self) -> str:
         """Return the line that most likely says what went wrong."""
@@ -91,7 +99,7 @@ class Outcome:
         return lines[-1]
 
 
-def print_report(outcomes: Sequence[Outcome], seconds: float) -> None:
+def print_report(outcomes: Sequence[CaseOutcome], seconds: float) -> None:
     """Print a table of all outcomes, and how many there were of which."""
     ordered = sorted(outcomes, key=lambda each: each.case.label)
     rows = [
@@ -112,13 +120,13 @@ def print_report(outcomes: Sequence[Outcome], seconds: float) -> None:
     click.echo(f'{succeeded} succeeded, {len(outcomes) - succeeded} did not{failed}, in {seconds:.1f} s', err=True)
 
 
-def write_report(outcomes: Sequence[Outcome], seconds: float, path: Path) -> None:
+def write_report(outcomes: Sequence[CaseOutcome], seconds: float, path: Path) -> None:
     """Write a report for programs: JUnit XML where the file's name ends in ``.xml``, else JSON."""
     text = _junit(outcomes, seconds) if path.suffix.lower() == '.xml' else _json(outcomes, seconds)
     path.write_text(text, 'utf-8', errors='backslashreplace')  # lone surrogates, which are escapes in JSON then
 
 
-def _json(outcomes: Sequence[Outcome], seconds: float) -> str:
+def _json(outcomes: Sequence[CaseOutcome], seconds: float) -> str:
     succeeded = sum(each.success for each in outcomes)
     report = {
         'total': len(outcomes),
@@ -131,7 +139,7 @@ def _json(outcomes: Sequence[Outcome], seconds: float) -> str:
     return json.dumps(report, indent=2, ensure_ascii=False) + '\n'
 
 
-def _junit(outcomes: Sequence[Outcome], seconds: float) -> str:
+def _junit(outcomes: Sequence[CaseOutcome], seconds: float) -> str:
     numbers = {
         'tests': str(len(outcomes)),
         'failures': str(sum(each.result is not None and not each.success for each in outcomes)),

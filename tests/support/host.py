@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from enclave.sandboxes.bubblewrap import backend as module
 from enclave.sandboxes.bubblewrap import cgroups
-from enclave.sandboxes.bubblewrap import sandbox as module
 from enclave.sandboxes.bubblewrap.cgroups import Cgroups
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def is_running(pid: int) -> bool:

@@ -16,7 +16,7 @@ from enclave.records import CommandResult
 from enclave.server import live
 from enclave.server.live import EventLog, EventLogTable, as_text
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Talk(EventLog):
@@ -33,7 +33,7 @@ class Talk(EventLog):
     def _started(self) -> StreamEvent:
         return StreamEvent(event='started')
 
-    def _told(self) -> Generator[StreamEvent, None, None]:
+    def _events(self) -> Generator[StreamEvent, None, None]:
         try:
             while (word := self.words.get(timeout=PATIENCE)) is not None:
                 if isinstance(word, Exception):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
+from enclave.cancellation import Cancellation
 from enclave.errors import (
     CallCancelledError,
     ConfigurationError,
@@ -23,12 +24,14 @@ from enclave.errors import (
 )
 from enclave.server import idempotency, openapi
 from enclave.server.audit import Audit
-from enclave.server.idempotency import Outcome, Repeats
+from enclave.server.idempotency import Repeats, StoredResponse
 from enclave.server.lanes import SPARE_THREADS, Lanes, Shares
 from enclave.server.metrics import Metrics
 from enclave.server.route import ROUTES, decode_query
 from enclave.server.routes import CreateQuery
 from enclave.verb_requests import ListDir, ReadFile
+
+PATIENCE = 120.0
 
 # Lanes ----------------------------------------------------------------------------------------------------------------
 
@@ -55,6 +58,49 @@ def test_an_owner_has_its_own_limit() -> None:
             pass
         with lanes.entered('call', 'b', 1):
             pass
+
+
+def test_a_large_answer_waits_for_room_and_one_of_each_key_waits_for_none() -> None:
+    lanes = Lanes(calls=4, streams=1, memory=100, keys=2)
+    first, second, other = (threading.Event() for _ in range(3))
+    release = threading.Event()
+
+    def answer(tenant: str, begun: threading.Event) -> None:
+        with lanes.answering(tenant, 300):
+            begun.set()
+            release.wait(PATIENCE)
+
+    threads = [threading.Thread(target=answer, args=('a', first))]
+    threads[0].start()
+    assert first.wait(PATIENCE)
+    threads += [threading.Thread(target=answer, args=each) for each in (('a', second), ('b', other))]
+    for thread in threads[1:]:
+        thread.start()
+    assert other.wait(PATIENCE)
+    assert not second.is_set()
+    assert lanes.memory_held == 600
+    with pytest.raises(TooManyRequestsError, match='as much output'), lanes.holding('b', 1):
+        pass
+
+    release.set()
+    assert second.wait(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert lanes.memory_held == 0
+
+
+def test_an_answer_whose_client_is_gone_waits_no_longer() -> None:
+    lanes = Lanes(calls=4, streams=1, memory=100)
+    cancellation = Cancellation()
+    cancellation.cancel()
+
+    with (
+        lanes.answering('a', 300),
+        cancellation.applied(),
+        pytest.raises(CallCancelledError),
+        lanes.answering('a', 300),
+    ):
+        pass
 
 
 def test_there_are_threads_for_all_lanes_and_some_to_spare() -> None:
@@ -90,13 +136,13 @@ def test_waiting_for_the_end_of_calls() -> None:
 def test_a_repeat_gets_the_first_answer() -> None:
     repeats = Repeats()
     entry, is_mine = repeats.begin('a', 'key', b'print')
-    repeats.finish('a', 'key', entry, Outcome(200, b'{}'))
+    repeats.finish('a', 'key', entry, StoredResponse(200, b'{}'))
 
     again, is_mine_too = repeats.begin('a', 'key', b'print')
 
     assert (is_mine, is_mine_too) == (True, False)
     assert again.done.is_set()
-    assert again.outcome == Outcome(200, b'{}')
+    assert again.outcome == StoredResponse(200, b'{}')
 
 
 def test_a_key_stands_for_one_request() -> None:
@@ -133,7 +179,7 @@ def test_old_answers_are_forgotten() -> None:
     now = [0.0]
     repeats = Repeats(clock=lambda: now[0])
     entry, _ = repeats.begin('a', 'key', b'x')
-    repeats.finish('a', 'key', entry, Outcome(200, b''))
+    repeats.finish('a', 'key', entry, StoredResponse(200, b''))
 
     now[0] = idempotency.KEEP_SECONDS + 1
 
@@ -145,7 +191,7 @@ def test_answers_are_forgotten_when_they_are_too_many(monkeypatch: pytest.Monkey
     repeats = Repeats()
     for key in ('one', 'two', 'three'):
         entry, _ = repeats.begin('a', key, b'x')
-        repeats.finish('a', key, entry, Outcome(200, b'12345678'))
+        repeats.finish('a', key, entry, StoredResponse(200, b'12345678'))
 
     assert repeats.begin('a', 'one', b'x')[1]
     assert not repeats.begin('a', 'three', b'x')[1]
