@@ -1,8 +1,8 @@
 """How many lines of the documented programs are the library's and not their author's.
 
 A line of plumbing is a statement, or the head of a block, that uses the library or something that it gave: it makes, prepares,
-waits for, connects or hands on. The import is none, nor is a line whose only use of the library is to hand over what the author wants
-done (`WORK`). In a notebook each kind of magic counts once, since a cell has to say where it runs.
+waits for, connects or hands on. The import is none, nor is a line whose only use of the library is to hand over what its author
+wants done (`WORK`). In a notebook each kind of magic counts once, since a cell has to say where it runs.
 
 The bounds are half of what the same programs took before there were shortcuts for them. That the programs run, and what they
 print, is tested in tests/test_documents.py and tests/plugins.
