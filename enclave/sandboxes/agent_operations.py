@@ -454,7 +454,7 @@ class AgentOperations(ByVerb):
         """Have the kernel say what changes in a directory; see `ChangeNotifier`."""
         call = self.channel.open({'op': 'changes', 'path': path, 'recursive': recursive}, live=True)
         try:
-            Watch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait_ready(call, Deadline())
+            AgentWatch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait_ready(call, Deadline())
             frame = call.next_frame(Deadline())
         except BaseException:
             call.cancel()
