@@ -98,8 +98,10 @@ sys.addaudithook(_note_program)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Where ``processes`` are left out, fail a test that starts an interpreter all the same: `make unit` gives its verdict in a
-    minute. What is asked once a process, as how a Python is, may be asked by one test or by another, so all that ask are marked."""
+    """Where ``processes`` are left out, fail a test that starts an interpreter all the same: `make unit` is to take a minute.
+
+    What is asked once a process, as what a Python can do, may be asked by one test or by another, so all that ask are marked.
+    """
     global _interpreters
     is_bound = 'not processes' in str(item.config.option.markexpr) and not any(
         item.get_closest_marker(marker) for marker in _MAY_START_INTERPRETERS
