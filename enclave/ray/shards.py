@@ -58,12 +58,15 @@ class ShardRecord:
     Attributes:
         used: How many of its places are taken, as far as is known here.
         reserved: How many are promised to creations that continue.
+        is_own: Whether it is this manager's to end.
+        is_found: Whether another manager made it.
         reported_at: When the report came that was asked for last, on the monotonic clock.
     """
 
     id: str
     handle: Any = field(repr=False)
     is_own: bool
+    is_found: bool = False
     state: State = 'pending'
     facts: dict[str, Any] = field(factory=dict, repr=False)
     client: ShardClient | None = field(default=None, repr=False)
@@ -116,7 +119,7 @@ class Shards:
         on_lost: Callable[[ShardRecord], None],
         cancel_later: Callable[[Callable[[], None]], None],
     ) -> None:
-        self.cluster = options.name or manager_id
+        self.cluster = (options.name or manager_id) + (f'.{config.tenant}' if config.tenant else '')
         self._manager_id = manager_id
         self._config = config
         self._options = options
@@ -142,11 +145,14 @@ class Shards:
     def start(self) -> None:
         """Find or make the first shards, and begin to watch them; Ray is connected."""
         self._gauges = ManagerGauges(self.cluster, self._manager_id)
-        if self._options.attach or self._options.lifetime:
+        is_shared = self._options.attach or self._options.lifetime is not None
+        if is_shared:
             self._discover()
         self._grow()
         self._monitor = threading.Thread(target=self._run, name=f'enclave-ray-{self._manager_id}', daemon=True)
         self._monitor.start()
+        if is_shared:
+            self.discover()
 
     def close(self, error: EnclaveError) -> list[ShardRecord]:
         """Make and give no more; those who wait get ``error``. Return the shards there are, which are the caller's to end."""
@@ -302,15 +308,15 @@ class Shards:
 
     def discover(self) -> None:
         """Look for shards of other managers of the same name, and wait a moment for what they say."""
-        before = set(self._shards)
         self._discover()
-        new = [shard for shard in self._pending() if shard.id not in before]
-        if new:
-            with self._changed, on_cancel(self._notify):
-                self._asking += 1
-                self._wake.set()
-                self._changed.wait_for(lambda: is_cancelled() or all(s.state != 'pending' for s in new), 10.0)
-                self._asking -= 1
+        with self._changed, on_cancel(self._notify):
+            self._asking += 1
+            self._wake.set()
+            self._changed.wait_for(lambda: is_cancelled() or not self._has_unheard_locked(), DISCOVER_SECONDS)
+            self._asking -= 1
+
+    def _has_unheard_locked(self) -> bool:
+        return any(shard.is_found and shard.state == 'pending' for shard in self._shards.values())
 
     # Judging ----------------------------------------------------------------------------------------------------------
 
@@ -405,10 +411,6 @@ class Shards:
             counts = self.counts()
             self._gauges.show(**{name: counts[name] for name in ('up', 'pending', 'lost', 'waiting')})
 
-    def _pending(self) -> list[ShardRecord]:
-        with self._changed:
-            return [shard for shard in self._shards.values() if shard.state == 'pending']
-
     def _discover(self) -> None:
         self._discover_at = time.monotonic() + DISCOVER_SECONDS
         for shard_id in cluster.named_shards(self.cluster):
@@ -418,7 +420,7 @@ class Shards:
             handle = cluster.get_shard(self.cluster, shard_id)
             if handle is None:
                 continue
-            shard = ShardRecord(shard_id, handle, is_own=not self._options.attach)
+            shard = ShardRecord(shard_id, handle, is_own=not self._options.attach, is_found=True)
             shard.asked, shard.asked_at = handle.describe.remote(), time.monotonic()
             with self._changed:
                 self._shards.setdefault(shard_id, shard)
@@ -450,7 +452,7 @@ class Shards:
             if state == 'pending':
                 self._fail_pending(shard, error)
             elif cluster.is_final(error):
-                self._lose(shard, _first_line(error))
+                self._lose(shard, _last_line(error))
             return
         with self._changed:
             shard.asked, shard.silent_since = None, None
@@ -496,7 +498,7 @@ class Shards:
                 self._changed.notify_all()
                 return
             self._is_first = False
-            failure = SandboxStartError(f'a shard could not be started on the cluster: {_first_line(error)}')
+            failure = SandboxStartError(f'a shard could not be started on the cluster: {_last_line(error)}')
             failure.__cause__ = error
             for ticket in self._queue:
                 ticket.error = failure
@@ -637,8 +639,7 @@ def end_all(shards: Iterable[ShardRecord], deadline: Deadline) -> None:
         cluster.end_shard(shard.handle)
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
+    """Return what Ray says last of an error, which is why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if 'Traceback' in str(error) else lines[0]
+    return lines[-1] if lines else type(error).__name__
