@@ -15,6 +15,7 @@ import collections.abc
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
@@ -373,9 +374,46 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
         InvalidArgumentError: Something in it has no JSON form (``nan`` and infinity have none).
     """
     try:
-        return json.dumps(encode(value), indent=indent, separators=None if indent else (',', ':'), allow_nan=False)
+        return encoded_to_json(encode(value), indent=indent)
+    except (TypeError, RecursionError) as failure:
+        raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
+
+
+def encoded_to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return what `encode` gave as JSON text; see `to_json`."""
+    try:
+        return json.dumps(value, indent=indent, separators=None if indent else (',', ':'), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as failure:
         raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
+
+
+def weigh(value: Any, enough: int) -> int:
+    """Return about how many bytes a JSON-compatible value takes in memory while it is written: its texts, which may have four
+    bytes a character, and its JSON twice, in which a NUL is six characters. One that cannot reach ``enough`` is 0.
+    """
+    texts, count, todo = [], 0, [value]
+    while todo:
+        each = todo.pop()
+        count += 1
+        if isinstance(each, str):
+            texts.append(each)
+        elif isinstance(each, dict):
+            texts += each
+            todo += each.values()
+        elif isinstance(each, (list, tuple)):
+            todo += each
+    most = sum(map(len, texts)) * (_WIDEST + 2 * _LONGEST_ESCAPE) + count * _VALUE_BYTES
+    if most < enough:
+        return 0
+    return count * _VALUE_BYTES + sum(sys.getsizeof(text) + 2 * _json_length(text) for text in texts)
+
+
+_WIDEST, _LONGEST_ESCAPE, _VALUE_BYTES, _SLICE = 4, 12, 100, 1 << 16
+
+
+def _json_length(text: str) -> int:
+    """Return how long a text is in JSON, without having it all in memory."""
+    return sum(len(json.dumps(text[start : start + _SLICE])) - 2 for start in range(0, len(text), _SLICE))
 
 
 def from_json(text: str | bytes, *, what: str = 'JSON') -> Any:

@@ -34,6 +34,7 @@ from enclave.languages.values import StepResult
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
+from enclave.sandboxes.listing import Listing
 from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, explain_sizes, make_beside
 from enclave.sandboxes.output import Kept, head_bytes, make_result, tail_bytes
 from enclave.sandboxes.process import OutputChunk, Process, Started
@@ -309,13 +310,14 @@ class AgentOperations(ByVerb):
     def list_dir(self, request: ListDir) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
         path = request.path
-        message = {'op': 'list', 'path': path, 'recursive': request.recursive, 'limit': request.max_entries}
+        listing = Listing(request)
+        message = {'op': 'list', 'path': path, 'recursive': request.recursive, 'limit': listing.wanted}
         call = self.channel.open(message, live=True)
-        entries = []
         with self._killed_on_exit(call), self._checked():
             for page in self._output(call, path):
-                entries += [_path_info(Reply(entry)) for entry in _entries(page)]
-        return sorted(entries, key=lambda entry: entry.path)
+                for entry in _entries(page):
+                    listing.add(_path_info(Reply(entry)))
+        return listing.sorted()
 
     def stat_path(self, request: StatPath) -> PathInfo:
         """Return what is at a path."""

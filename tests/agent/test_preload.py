@@ -75,10 +75,10 @@ def template_of(agent: AgentProcess) -> str:
 
 def test_programs_are_forks_of_one_template_that_has_the_modules(agent: AgentProcess) -> None:
     source = 'import sys, os; print("decimal" in sys.modules, os.getppid())'
-    first, second = (run(agent, source, ('decimal',)).stdout.split() for _ in range(2))
+    found = [run(agent, source, ('decimal',)).stdout.split() for _ in range(10)]
 
-    assert first == second
-    assert first[0] == 'True'
+    assert {has_module for has_module, _ in found} == {'True'}
+    assert len({template for _, template in found}) < 10  # a call may come before the one before it is cleaned away
     assert run(agent, source, None).stdout.split()[0] == 'False'
 
 

@@ -14,7 +14,7 @@ from enclave.sandboxes.verbs import Verbs
 from tests.support.backends import Backend
 from tests.support.server import serving
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @pytest.fixture(params=['here', 'http'])

@@ -41,7 +41,7 @@ from tests.support.ray import on_ray
 from tests.support.sandbox import FakeBackend, FakeSandbox
 from tests.support.server import remote
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 TOOLS = ['shell_executor', 'python_executor', 'file_operation']
 CONFIG = {'tools_config': TOOLS}
 

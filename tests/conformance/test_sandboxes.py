@@ -39,7 +39,7 @@ from tests.support.transfers import UPLOADS, Gate, cancel_midway
 
 Start = Callable[..., AgentBackedSandbox]
 MIB = 1 << 20
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that only a failure reaches."""
 ABSURD_NAMES = [
     ' leading and trailing ',

@@ -21,13 +21,13 @@ from docker.tls import TLSConfig
 from enclave.errors import EngineError, EngineUnavailableError, ImageNotFoundError
 from enclave.sandboxes.docker.dial import Endpoint, RawStream, take_over
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.network import ensure_network
+from enclave.sandboxes.docker.network import Bridge, ensure_network, forget_network
 from tests.support.relay import Relay, make_certificates
 
 pytestmark = pytest.mark.docker
 
 IMAGE = 'python:3.11-slim'
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 Launch = Callable[..., str]
 
@@ -366,20 +366,20 @@ def test_docker_context_chooses_the_engine(tmp_path: Path, monkeypatch: pytest.M
 
 def test_network_is_made_once_by_many_processes_at_once(engine: Engine) -> None:
     suffix = uuid.uuid4().hex[:8]
-    name, bridge = f'enclave-test-{suffix}', f'enct{suffix}'
+    name, device = f'container:enclave-test-{suffix}', f'enct{suffix}'
     program = textwrap.dedent(f"""
         import sys
         import threading
         from enclave.sandboxes.docker.engine import get_engine
-        from enclave.sandboxes.docker.network import ensure_network
+        from enclave.sandboxes.docker.network import Bridge, ensure_network
 
         get_engine().ping()
         print('ready', flush=True)
         sys.stdin.readline()
-        failures = []
+        failures, found = [], set()
         def make():
             try:
-                assert ensure_network(get_engine(), name={name!r}, bridge={bridge!r}) == {name!r}
+                found.add(ensure_network(get_engine(), quick=Bridge({name!r}, {device!r})))
             except BaseException as error:
                 failures.append(error)
         threads = [threading.Thread(target=make) for _ in range(3)]
@@ -387,6 +387,7 @@ def test_network_is_made_once_by_many_processes_at_once(engine: Engine) -> None:
             each.start()
         for each in threads:
             each.join()
+        print(*found)
         sys.exit(repr(failures) if failures else 0)
     """)
     command = [sys.executable, '-c', program]
@@ -399,39 +400,78 @@ def test_network_is_made_once_by_many_processes_at_once(engine: Engine) -> None:
             assert child.stdin is not None
             child.stdin.write('go\n')
             child.stdin.flush()
-        codes = []
+        codes, found = [], []
         for child in children:
-            child.communicate(timeout=PATIENCE)
+            found += child.communicate(timeout=PATIENCE)[0].split()
             codes.append(child.returncode)
         networks = [each for each in engine.api.networks(names=[name]) if each['Name'] == name]
 
         assert codes == [0] * 8
         assert len(networks) == 1
+        assert found == [networks[0]['Id']] * 8
         assert networks[0]['Options']['com.docker.network.bridge.enable_icc'] == 'false'
     finally:
         for each in engine.api.networks(names=[name]):
             engine.api.remove_network(each['Id'])
 
 
-def test_network_removed_behind_our_back_is_made_again(engine: Engine) -> None:
+@pytest.fixture
+def bridges(engine: Engine) -> Iterator[tuple[Bridge, Bridge]]:
     suffix = uuid.uuid4().hex[:8]
-    name, bridge = f'enclave-test-{suffix}', f'enct{suffix}'
-    try:
-        ensure_network(engine, name=name, bridge=bridge)
-        engine.api.remove_network(name)
-
-        ensure_network(engine, name=name, bridge=bridge, fresh=True)
-
-        assert [each['Name'] for each in engine.api.networks(names=[name])] == [name]
-    finally:
-        engine.api.remove_network(name)
+    yield (
+        Bridge(f'container:enclave-test-{suffix}', f'enctq{suffix}'),
+        Bridge(f'enclave-test-{suffix}', f'enctp{suffix}'),
+    )
+    engine.memory.clear()
+    for each in engine.api.networks():
+        if suffix in each['Name']:
+            engine.api.remove_network(each['Id'])
 
 
-def test_network_of_somebody_else_is_not_taken_for_ours(engine: Engine) -> None:
-    name = f'enclave-test-{uuid.uuid4().hex[:8]}'
-    engine.api.create_network(name, driver='bridge')
-    try:
-        with pytest.raises(EngineError, match='not ours'):
-            ensure_network(engine, name=name, bridge='enctother')
-    finally:
-        engine.api.remove_network(name)
+def networks_like(engine: Engine, bridge: Bridge) -> list[str]:
+    return [each['Id'] for each in engine.api.networks() if each['Name'] == bridge.name]
+
+
+def test_network_removed_behind_our_back_is_made_again(engine: Engine, bridges: tuple[Bridge, Bridge]) -> None:
+    quick, plain = bridges
+    lost = ensure_network(engine, quick=quick, plain=plain)
+    engine.api.remove_network(lost)
+
+    forget_network(engine, lost, quick=quick)
+    found = ensure_network(engine, quick=quick, plain=plain)
+
+    assert found != lost
+    assert networks_like(engine, quick) == [found]
+
+
+def test_network_that_containers_cannot_join_is_replaced_by_one_with_an_ordinary_name(
+    engine: Engine, bridges: tuple[Bridge, Bridge]
+) -> None:
+    quick, plain = bridges
+    useless = ensure_network(engine, quick=quick, plain=plain)
+
+    forget_network(engine, useless, quick=quick)
+    found = ensure_network(engine, quick=quick, plain=plain)
+
+    assert found != useless
+    assert networks_like(engine, plain) == [found]
+
+
+def test_engine_that_refuses_the_network_gets_a_network_with_an_ordinary_one(
+    engine: Engine, bridges: tuple[Bridge, Bridge]
+) -> None:
+    quick, plain = bridges
+    refused = Bridge(quick.name, 'a-device-name-that-is-too-long')
+
+    found = ensure_network(engine, quick=refused, plain=plain)
+
+    assert networks_like(engine, plain) == [found]
+
+
+def test_network_of_somebody_else_is_not_taken_for_ours(engine: Engine, bridges: tuple[Bridge, Bridge]) -> None:
+    quick, plain = bridges
+    for each in (quick, plain):
+        engine.api.create_network(each.name, driver='bridge')
+
+    with pytest.raises(EngineError, match='not ours'):
+        ensure_network(engine, quick=quick, plain=plain)

@@ -29,7 +29,7 @@ from tests.support.relay import Relay
 pytestmark = pytest.mark.docker
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
+PATIENCE = 120.0
 CONFIG = {'tools_config': ['shell_executor', 'python_executor']}
 
 

@@ -7,12 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
 from enclave.errors import EngineError, SandboxStartError
 from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.engine import get_engine
+from enclave.sandboxes.docker.network import QUICK
 from enclave.sandboxes.docker.sandbox import DockerSandbox
 
 pytestmark = pytest.mark.docker
@@ -125,6 +128,19 @@ def test_network_joins_our_bridge_where_neighbours_cannot_talk() -> None:
 
         assert one.metadata['network'] == 'enclave'
         assert reached.exit_code == 7
+        # The engine's own name server in each container takes a quarter of its start; there is nobody to look up.
+        assert '127.0.0.11' not in two.execute_command('cat /etc/resolv.conf').stdout
+
+
+def test_network_removed_between_two_sandboxes_is_made_again() -> None:
+    engine = get_engine()
+    name = f'enclave-test-{uuid.uuid4().hex[:8]}'
+    gone = engine.api.create_network(name, driver='bridge')['Id']
+    engine.api.remove_network(gone)
+    engine.memory[f'network:{QUICK.name}'] = gone
+
+    with DockerSandbox({'network_enabled': True}) as sandbox:
+        assert sandbox.execute_command('hostname -I').stdout.strip()
 
 
 def test_published_ports_go_to_loopback() -> None:

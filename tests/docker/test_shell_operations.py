@@ -43,7 +43,7 @@ pytestmark = pytest.mark.docker
 
 PYTHON_IMAGE = 'python:3.11-slim'
 TOOLS = ['shell_executor', 'file_operation', 'python_executor']
-PATIENCE = 30.0
+PATIENCE = 120.0
 ODD_NAMES = ['plain', '-n', '*', 'two\nlines', 'end\n', '$(id)', '\'"', 'sp  ', 'é', '\\0101', 'bad\udcff', '..x']
 
 
@@ -274,6 +274,18 @@ def test_a_fork_bomb_ends_with_its_call(sandbox: Any) -> None:
 
     assert bomb.status is ExecutionStatus.TIMEOUT
     assert sandbox.execute_command('ps | grep -c "[b]omb.sh"').stdout == '0\n'
+
+
+def test_what_forks_without_end_leaves_room_for_the_next_call(bare_image: str) -> None:
+    with make_sandbox(bare_image, memory_limit='64m', pids_limit=64) as sandbox:
+        sandbox.write_file('bomb.sh', 'while :; do sh bomb.sh & sh bomb.sh & done\n')
+
+        left = sandbox.execute_command('env -i setsid sh bomb.sh >/dev/null 2>&1 &')  # without the mark of its call
+        later = [sandbox.execute_command('echo here').stdout for _ in range(3)]
+
+        assert left.status is ExecutionStatus.SUCCESS
+        assert later == ['here\n'] * 3
+        assert sandbox.execute_command('ps | grep -c "[b]omb.sh"').stdout == '0\n'
 
 
 def test_killing_everything_inside_does_not_end_the_sandbox(sandbox: Any) -> None:

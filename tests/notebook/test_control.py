@@ -35,7 +35,7 @@ from tests.support.backends import NOTEBOOK_BACKENDS, Backend
 Start = Callable[..., NotebookSandbox]
 LONG = 'import time\ntime.sleep(600)'
 STUBBORN = 'import time\nwhile True:\n    try:\n        time.sleep(600)\n    except KeyboardInterrupt:\n        pass'
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def wait_busy(sandbox: NotebookSandbox, kernel: str = 'default') -> None:

@@ -32,7 +32,7 @@ from tests.support.server import serving
 
 pytestmark = pytest.mark.docker
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 WAIT_FOR_GO = "import os, time\nwhile not os.path.exists('/sandbox/go'): time.sleep(0.01)\nos.remove('/sandbox/go')\n"
 ENDLESS = "print('on', flush=True)\nimport time\ntime.sleep(600)"
 

@@ -24,7 +24,7 @@ from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import FakeBackend
 from tests.support.sockets import connected, read_all, read_head, talk
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def post(path: str, body: Any, **headers: str) -> bytes:

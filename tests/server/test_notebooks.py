@@ -32,7 +32,7 @@ from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.server import serving
 from tests.support.sockets import connected, read_head
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 CALLS = 2
 ENDLESS = "print('on', flush=True)\nimport time\ntime.sleep(600)"
 FLOOD = "while True: print('x' * 1000)"

@@ -20,7 +20,7 @@ from enclave.server.serve import SandboxServer
 from tests.support.server import serving
 
 pytestmark = pytest.mark.docker
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @pytest.fixture(scope='module')

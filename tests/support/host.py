@@ -17,7 +17,7 @@ from enclave.sandboxes.bubblewrap import cgroups
 from enclave.sandboxes.bubblewrap import sandbox as module
 from enclave.sandboxes.bubblewrap.cgroups import Cgroups
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def is_running(pid: int) -> bool:

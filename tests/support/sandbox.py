@@ -27,7 +27,7 @@ from enclave.sandboxes.base import USABLE, Sandbox
 from enclave.verb_requests import VERBS
 from tests.support.workspace import FakeWorkspace
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class FakeBackend:

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def connected(port: int) -> socket.socket:

@@ -12,7 +12,7 @@ from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.errors import CallCancelledError, InvalidArgumentError
 from enclave.parallel import Batch
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def test_every_item_has_its_outcome_with_its_index() -> None:

@@ -12,7 +12,7 @@ from enclave.deadline import Deadline
 from enclave.errors import ManagerStoppedError
 from enclave.threads import ThreadPool, Workers, wait_for
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def test_workers_are_an_executor_like_any_other() -> None:

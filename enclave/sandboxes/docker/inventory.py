@@ -17,6 +17,7 @@ from enclave.enums import SandboxStatus
 from enclave.errors import EngineError, SandboxNotFoundError
 from enclave.records import Model, SandboxInfo
 from enclave.sandboxes.docker.engine import NOT_JSON, Engine
+from enclave.sandboxes.docker.network import PLAIN, QUICK
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT
 from enclave.sandboxes.owner import OwnerProcess, current_owner
 
@@ -159,7 +160,7 @@ def describe_sandbox(engine: Engine, sandbox_id: str) -> SandboxInfo:
 def enforced_config(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an inspected container is held to, in the words of `DockerSandboxConfig`."""
     config, host = found['Config'], found.get('HostConfig') or {}
-    network = host.get('NetworkMode') or 'default'
+    network = _network(found)
     return {
         'image': config.get('Image', ''),
         'working_dir': config.get('WorkingDir') or '/',
@@ -179,6 +180,15 @@ def enforced_config(found: Mapping[str, Any]) -> dict[str, Any]:
             if mount.get('Type') == 'bind'
         },
     }
+
+
+def _network(found: Mapping[str, Any]) -> str:
+    """Return the name of the network that a container was created on."""
+    mode: str = (found.get('HostConfig') or {}).get('NetworkMode') or 'default'
+    for name, network in (found.get('NetworkSettings', {}).get('Networks') or {}).items():
+        if mode in (name, network.get('NetworkID')):
+            return PLAIN.name if name == QUICK.name else str(name)
+    return mode
 
 
 def _address(found: Mapping[str, Any]) -> str | None:

@@ -45,10 +45,10 @@ from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
 from enclave.sandboxes.docker.images import advice, ensure_image, get_image_command
-from enclave.sandboxes.docker.network import ensure_network
+from enclave.sandboxes.docker.network import PLAIN, ensure_network, forget_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
-from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_MAIN, LABEL_TENANT
+from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_MAIN, LABEL_TENANT, sweep_once
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import current_owner, is_stopped
@@ -98,6 +98,7 @@ class DockerSandbox(AgentBackedSandbox):
         self._engine: Engine | None = None
         self._container = ''
         self._start_mark = ''  # a label of the container that is being created, for as long as its id is not known
+        self._network = ''  # the id of this library's network, where the container is on it
         self._is_taken_up = False  # the container was kept by an earlier run
         self._has_main = False  # the container's main process is not our agent
         self._channel: Channel | None = None
@@ -152,15 +153,27 @@ class DockerSandbox(AgentBackedSandbox):
         return self._attach_agent(engine) if entry[0] == 'python3' else self._attach_shell(engine)
 
     def _begin(self, engine: Engine) -> Operations:
+        sweep_once(engine)
         try:
             return self._make(engine)
         except EngineError as error:
-            if _NO_IPV6 in engine.memory or not _NO_SYSCTL.search(error.message):
+            if not self._may_try_again(engine, error):
                 raise
-            logger.info('sandbox %s: the engine sets no kernel parameters (%s); doing without', self.id, error.message)
-            engine.memory[_NO_IPV6] = True
         self._abandon()
         return self._make(engine)
+
+    def _may_try_again(self, engine: Engine, error: EngineError) -> bool:
+        """Tell whether another start may succeed, since it leaves out what the engine refused or makes it anew."""
+        if _NO_IPV6 not in engine.memory and _NO_SYSCTL.search(error.message):
+            logger.info('sandbox %s: the engine sets no kernel parameters (%s); doing without', self.id, error.message)
+            engine.memory[_NO_IPV6] = True
+            return True
+        if self._network and 'network' in error.message.lower():
+            # Our bridge may have been removed between two requests.
+            logger.info('sandbox %s: not on the network %s (%s); trying again', self.id, self._network, error.message)
+            forget_network(engine, self._network)
+            return True
+        return False
 
     def _make(self, engine: Engine) -> Operations:
         self._is_taken_up = False
@@ -359,14 +372,8 @@ class DockerSandbox(AgentBackedSandbox):
         return False
 
     def _start_container(self, engine: Engine) -> None:
-        try:
-            with engine.translate(f'start sandbox {self.id}'):
-                engine.api.start(self._container)
-        except EngineError as error:
-            if self.config.network_enabled and self.config.network is None and 'network' in error.message.lower():
-                # Our bridge may have been removed between two requests; make it again for the next attempt.
-                ensure_network(engine, fresh=True)
-            raise
+        with engine.translate(f'start sandbox {self.id}'):
+            engine.api.start(self._container)
 
     # Create -----------------------------------------------------------------------------------------------------------
 
@@ -393,7 +400,7 @@ class DockerSandbox(AgentBackedSandbox):
             container_id=self._container,
             container_name=self.container_name,
             image=self.config.image,
-            network=body['HostConfig']['NetworkMode'],
+            network=PLAIN.name if self._network else body['HostConfig']['NetworkMode'],
         )
 
     def _post_create(self, engine: Engine, body: dict[str, Any], what: str) -> dict[str, Any]:
@@ -521,7 +528,10 @@ class DockerSandbox(AgentBackedSandbox):
     def _network_mode(self, engine: Engine) -> str:
         if not self.config.network_enabled:
             return 'none'
-        return self.config.network or ensure_network(engine)
+        if self.config.network is not None:
+            return self.config.network
+        self._network = ensure_network(engine)
+        return self._network
 
     def _tmpfs(self) -> dict[str, str]:
         tmpfs = dict(self.config.tmpfs)

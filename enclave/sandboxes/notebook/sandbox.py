@@ -57,6 +57,8 @@ ASK_SECONDS = 30.0
 """How long completion, inspection and the like may take by default, from the moment that it is their turn. A kernel's first
 completion reads much of Python's library, which takes seconds on a busy machine."""
 MAX_CODE_CHARACTERS = 8 << 20
+MAX_MATCHES = 10_000
+MAX_VARIABLES = 1000
 """The size limit of a cell's code, and of a line that answers its ``input()``."""
 END_OF_INPUT = '\x04'
 """What Jupyter's kernels take for the end of input."""
@@ -455,7 +457,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
     def complete_code(
         self, code: str, cursor: int | None = None, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS
     ) -> Completion:
-        """Return what could stand at a place in the code, after the cells that were asked for before.
+        """Return what could stand at a place in the code, after the cells that were asked for before, 10,000 matches at most.
 
         Args:
             cursor: Characters before the place; default is the end of the code.
@@ -467,7 +469,9 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         matches = reply.get('matches')
         end = len(code) if cursor is None else cursor
         return Completion(
-            matches=[each for each in matches if isinstance(each, str)] if isinstance(matches, list) else [],
+            matches=[each for each in matches if isinstance(each, str)][:MAX_MATCHES]
+            if isinstance(matches, list)
+            else [],
             start=_position(reply.get('cursor_start'), len(code), end),
             end=_position(reply.get('cursor_end'), len(code), end),
         )
@@ -527,7 +531,10 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
             text = reply['user_expressions']['found']['data']['text/plain']
             rows = json.loads(base64.b64decode(text.strip('\'"'), validate=True))
             return sorted(
-                (Variable(name=_text(a), type=_text(b), text=_text(c), shape=_text(d)) for a, b, c, d in rows),
+                (
+                    Variable(name=_text(a), type=_text(b), text=_text(c), shape=_text(d))
+                    for a, b, c, d in rows[:MAX_VARIABLES]
+                ),
                 key=lambda variable: variable.name,
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, binascii.Error) as error:

@@ -13,7 +13,7 @@ from enclave.channel import outgoing
 from enclave.channel.outgoing import OutgoingQueue, QueueFullError
 from enclave.sandboxes.owner import is_stopped
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Pipe:

@@ -21,7 +21,7 @@ from enclave.errors import (
 )
 from enclave.managers.pool import TRUSTED_SECONDS, Pool, Ticket
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Clock:

@@ -8,7 +8,7 @@ import pytest
 
 from enclave.managers.reaper import Reaper
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Work:

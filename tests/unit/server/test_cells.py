@@ -18,7 +18,7 @@ from enclave.server import cells as cells_module
 from enclave.server import live
 from enclave.server.cells import Cells, LiveCell
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 OUTPUT = {'output_type': 'stream', 'name': 'stdout', 'text': 'hi'}
 RESULT = CellResult(status=ExecutionStatus.SUCCESS, outputs=[OUTPUT], text='hi')
 

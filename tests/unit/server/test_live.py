@@ -16,7 +16,7 @@ from enclave.records import CommandResult
 from enclave.server import live
 from enclave.server.live import EventLog, EventLogTable, as_text
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Talk(EventLog):

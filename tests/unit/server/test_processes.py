@@ -16,7 +16,7 @@ from enclave.sandboxes.process import OutputChunk, Process
 from enclave.server import live as live_module
 from enclave.server.processes import LiveProcess, Processes
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class FakeProcess:

@@ -57,6 +57,7 @@ from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.shell import archives, programs
 from enclave.sandboxes.docker.shell.exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
 from enclave.sandboxes.docker.streams import ContainerStream
+from enclave.sandboxes.listing import Listing
 from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, CallCount, explain_sizes, make_beside
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
@@ -95,6 +96,8 @@ ROOM_PROCESSES = 8
 """How many processes a command should at least find room for; four are those of the shell around it."""
 SPARE_PROCESSES = 64
 """By how much the process limit is raised for the programs that end others."""
+STOP_SECONDS = 20.0
+"""How long process 1 may take to stop all others."""
 WORDS_BYTES = 16 * 1024
 """How much of what a tool complains is kept."""
 ANSWER_BYTES = 16 << 20
@@ -219,6 +222,8 @@ class EngineOperations(ByVerb):
         self._own_ids: tuple[int, int] | None = None
         self._environment: dict[str, str] | None = None
         self._has_ended = threading.Event()
+        self._room_lock = threading.Lock()  # one at a time makes room
+        self._has_stopped = threading.Event()  # process 1 has answered SIGUSR1
         self._is_closing = False
         if stream is not None:
             # Asked to leave by closing the stream.
@@ -227,7 +232,7 @@ class EngineOperations(ByVerb):
     def _watch(self) -> None:
         assert self._stream_in is not None
         while self._stream_in.read():
-            pass
+            self._has_stopped.set()  # the only thing that process 1 ever says
         self._has_ended.set()
 
     @property
@@ -296,33 +301,58 @@ class EngineOperations(ByVerb):
             limit = self._pids_limit if self._has_ended_one else None
         return None if limit is None else max(limit // 2, limit - ROOM_PROCESSES)
 
-    def _make_room(self) -> bool:
+    def _make_room(self, *, ended: str = '') -> bool:
         """End what ended calls have left, with the process limit raised for as long as that takes; False if nothing is left.
 
-        Even the program that ends the others takes a process or two.
+        Even the program that ends the others takes a process or two, and what forks faster than it is killed would take its
+        place: so everything else stands still meanwhile, also what other calls run.
+
+        Args:
+            ended: The mark of a call that counts as ended although it is still waited for.
         """
         limit = self._pids_limit
         if limit is None:
             return False
         with self._lock:
-            kept = list(self._running)
+            kept = [each for each in self._running if each != ended]
         try:
-            self._set_process_limit(limit + SPARE_PROCESSES)
-            try:
-                ended = _number(self._ask(programs.CLEAN, self._clean_flag(), *kept, is_cleaning=True))
-            finally:
-                self._set_process_limit(limit)
+            with self._room_lock, self._all_stopped():
+                self._set_process_limit(limit + SPARE_PROCESSES)
+                try:
+                    count = _number(self._ask(programs.CLEAN, self._clean_flag(), *kept, is_cleaning=True))
+                finally:
+                    self._set_process_limit(limit)
         except (EnclaveError, _ScriptError) as error:
             logger.warning('sandbox %s: no room could be made for processes: %s', self._name, error)
             return False
-        if ended:
+        if count:
             logger.warning(
                 'sandbox %s: %d processes that an earlier call had left running were ended, since they left no room for another '
                 '(pids_limit)',
                 self._name,
-                ended,
+                count,
             )
-        return ended > 0
+        return count > 0
+
+    @contextlib.contextmanager
+    def _all_stopped(self) -> Iterator[None]:
+        """Have every process stand still but process 1, where that is ours."""
+        if self._stream_in is None:
+            yield
+            return
+        self._has_stopped.clear()
+        try:
+            self._signal('SIGUSR1')
+            # Without an answer it is tried all the same: what it needs may already have been stopped, which costs that try alone.
+            self._has_stopped.wait(STOP_SECONDS)
+            yield
+        finally:
+            self._signal('SIGUSR2')
+
+    def _signal(self, name: str) -> None:
+        """Send a signal to process 1."""
+        with self._engine.translate(f'signal process 1 of sandbox {self._name}'):
+            self._engine.api.kill(self._container, name)
 
     def _set_process_limit(self, limit: int) -> None:
         with self._engine.translate(f'change the process limit of sandbox {self._name}'):
@@ -362,7 +392,11 @@ class EngineOperations(ByVerb):
 
         def kill(call: CommandExec, *, asks: bool = False) -> None:
             words = (call.id, call.pid, call.since, place(call.id), _flag(asks))
-            self._ask(programs.KILL, *words, user=request.user, is_cleaning=True)
+            try:
+                self._ask(programs.KILL, *words, user=request.user, is_cleaning=True)
+            except (NoRoomError, _ScriptError):  # it finds no place, or they are more than it can end
+                if not asks:
+                    self._make_room(ended=call.id)
 
         call = CommandExec(
             request.max_output_bytes or DEFAULT_OUTPUT_BYTES,
@@ -623,12 +657,13 @@ class EngineOperations(ByVerb):
 
     def list_dir(self, request: ListDir) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
-        path = request.path
+        path, listing = request.path, Listing(request)
         with self._calls.counted(), self._path_errors(path):
             pieces = self._stream(programs.LIST, path, _flag(request.recursive), programs.STAT_FORMAT)
             with contextlib.closing(pieces):
-                entries = list(itertools.islice(_listed(_fields(pieces)), request.max_entries))
-        return sorted(entries, key=lambda entry: entry.path)
+                for entry in itertools.islice(_listed(_fields(pieces)), listing.wanted):
+                    listing.add(entry)
+        return listing.sorted()
 
     def stat_path(self, request: StatPath) -> PathInfo:
         """Return what is at a path; the record's own path is absolute."""

@@ -14,16 +14,28 @@ the tools they use, perhaps a line ``errno=N``, and always a last line ``end=COD
 from __future__ import annotations
 
 LIFELINE = r"""
-trap '' HUP INT QUIT TERM USR1 USR2 ALRM PIPE
+trap '' HUP INT QUIT TERM ALRM PIPE
+trap 'asked=1; kill -STOP -1 2>/dev/null; kill -CONT "$cat" 2>/dev/null; echo stopped' USR1
+trap 'asked=1; kill -CONT -1 2>/dev/null' USR2
 exec 3<&0
 while :; do
   ENCLAVE_CALL=lifeline cat <&3 >/dev/null 2>&1 &
-  wait $!
-  [ $? -gt 128 ] || exit 0
+  cat=$! asked=1 last=0
+  while [ -n "$asked" ]; do
+    asked=
+    wait "$cat"
+    code=$?
+    [ "$code" -eq 127 ] || last=$code
+  done
+  [ "$last" -gt 128 ] || exit 0
 done
 """
 """Process 1: waits for the end of its input. A shell that waits also reaps the orphans that become its children,
-which ``cat`` alone would not; a ``cat`` that a guest killed is started again."""
+which ``cat`` alone would not; a ``cat`` that a guest killed is started again.
+
+SIGUSR1 stops every other process of the sandbox at once, and says so on stdout when it is done: a signal from process 1
+to all others meets those that are being forked, too, so that even a fork bomb stands still while it is cleaned away.
+SIGUSR2 lets what is left continue."""
 
 _ARGUMENTS = r"""
 if [ "$1" = b ]; then

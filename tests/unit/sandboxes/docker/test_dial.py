@@ -11,7 +11,7 @@ from enclave.errors import ConfigurationError, EngineError, EngineUnavailableErr
 from enclave.sandboxes.docker.dial import Dialer, RawStream, find_endpoint, make_endpoint, ssh_command, upgrade
 from enclave.sandboxes.docker.engine import Engine
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def test_docker_host_wins_over_a_context() -> None:
