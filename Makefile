@@ -75,7 +75,7 @@ test-ray: .venv/.installed-dev  ## managers over two simulated nodes of a Ray cl
 	@$(PIP) install -q 'ray[default]>=2.40'
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
-	@$(BIN)/pytest -m ray tests/ray tests/conformance/test_managers.py
+	@$(BIN)/pytest -m ray tests/ray tests/conformance/test_managers.py tests/test_documents.py
 
 lint: .venv/.installed-dev  ## check format and style
 	@echo '==> Format and style'
