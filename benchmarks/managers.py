@@ -117,7 +117,7 @@ def measure_parallel_life(table: Table, engine: Engine, rounds: int) -> None:
     def bare_up(answered: bool) -> str:
         template = DockerSandbox(OPTIONS)
         container: str = api.create_container_from_config(
-            template._container_body(engine, program), template.container_name
+            template.backend.container_body(engine, program), template.container_name
         )['Id']
         stream = engine.attach_stream(container)
         api.start(container)

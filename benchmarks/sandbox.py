@@ -197,7 +197,7 @@ def measure_life(table: Table, engine: Engine, rounds: int) -> None:
     def bare_up() -> None:
         template = DockerSandbox(OPTIONS)
         program = ['python3', '-I', '-S', '-c', 'import os; os.write(1, b"1"); os.read(0, 1)']
-        body = template._container_body(engine, program)
+        body = template.backend.container_body(engine, program)
         api: Any = engine.api
         container = api.create_container_from_config(body, template.container_name)['Id']
         stream = engine.attach_stream(container)

@@ -51,6 +51,7 @@ _COLLECTIONS: dict[Any, type[Any]] = {
     collections.abc.Set: frozenset,
     collections.abc.MutableSet: set,
 }
+_STRING = frozenset({str})
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
@@ -197,10 +198,13 @@ def _collection_factory(cls: Any, made: cattrs.Converter) -> Hook:
 def _mapping_factory(cls: Any, made: cattrs.Converter) -> Hook:
     key_kind, value_kind = get_args(cls) or (Any, Any)
     key_hook, value_hook = made.get_structure_hook(key_kind), made.get_structure_hook(value_kind)
+    is_open = key_kind is str and value_kind is Any
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError(f'must be an object with named fields, not {_short(value)}')
+        if is_open and set(map(type, value)) <= _STRING:
+            return dict(value)  # metadata, mostly: nothing in it is checked
         keys = _structure_items(((key, key, key_hook, key_kind) for key in value), cls)
         values = _structure_items(((key, each, value_hook, value_kind) for key, each in value.items()), cls)
         return dict(zip(keys, values, strict=True))
@@ -252,9 +256,10 @@ def _omitted(cls: Any) -> dict[str, Any]:
 
 def _attrs_factory(cls: Any, made: cattrs.Converter) -> Hook:
     structure = make_dict_structure_fn(cls, made, _cattrs_forbid_extra_keys=True, **_omitted(cls))
+    origin = _origin(cls)
 
     def hook(value: Any, _: Any) -> Any:
-        if isinstance(value, _origin(cls)):
+        if isinstance(value, origin):
             return value
         if not isinstance(value, Mapping):
             raise TypeError(f'must be an object with named fields, not {_short(value)}')
@@ -294,8 +299,8 @@ def converter() -> cattrs.Converter:
     made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode('ascii'))
     made.register_unstructure_hook(datetime, lambda value: value.isoformat())
     made.register_unstructure_hook(Enum, lambda value: value.value)
-    # Our enums are subclasses of str, whose hook is found for them first.
-    made.register_unstructure_hook(str, lambda value: value.value if isinstance(value, Enum) else value)
+    # Our enums are subclasses of str, whose hook is found for them first; this gives their value as a plain string.
+    made.register_unstructure_hook(str, str.__str__)
     return made
 
 

@@ -200,8 +200,8 @@ class Tool:
         self._check_enabled()
         arguments = self.check_arguments(parameters)
         if inspect.iscoroutinefunction(self.run):
-            return self._told(lambda: _drive(self.run, workspace, arguments), workspace)
-        return self._told(lambda: self.run(workspace, arguments), workspace)
+            return self._told(functools.partial(_drive, self.run, workspace, arguments), workspace)
+        return self._told(functools.partial(self.run, workspace, arguments), workspace)
 
     @_overridable
     def run(self, workspace: Workspace, arguments: Any) -> Any:
@@ -365,7 +365,8 @@ def call_tool(
     Raises:
         ToolArgumentsError, EnclaveError: As for `Tool.execute`.
     """
-    check_max_chars(max_chars)
+    if max_chars is not None:
+        check_max_chars(max_chars)
     budget: int | None = getattr(tool.options, 'max_chars', None) if max_chars is None else max_chars
     is_async = inspect.iscoroutinefunction(tool.execute)
     place: Any = workspace

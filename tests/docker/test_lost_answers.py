@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from enclave.errors import EnclaveError
-from enclave.sandboxes.docker import sandbox as module
+from enclave.sandboxes.docker import backend as module
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.sandbox import DockerSandbox
 from tests.support.host import wait_until
