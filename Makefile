@@ -58,7 +58,7 @@ test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes,
 test-providers: .venv/.installed-dev  ## tool calls with the real SDKs of model providers
 	@$(BIN)/pytest -m providers tests/providers
 
-test-vm: .venv/.installed-dev  ## limits under cgroup v2, in a virtual machine of Debian 12 without acceleration (an hour)
+test-vm: .venv/.installed-dev  ## bubblewrap and limits under cgroup v2, in a virtual machine of Debian 12 without acceleration (hours)
 	@$(BIN)/python scripts/test_vm.py $(if $(PARTS),--only $(PARTS)) $(if $(TESTS),-- $(TESTS))
 
 test-pyright: .venv/.installed-dev  ## what the documents show, checked with pyright

@@ -125,14 +125,14 @@ class Repeats:
                 records.bytes += len(outcome.body)
         entry.done.set()
 
-    def leave(self, entry: Entry) -> None:
+    def leave(self, entry: Entry, seconds: float = RETURN_SECONDS) -> None:
         """A client of the work went away. Blocks while it may come back, then cancels the work if nobody else waits for it."""
         with self._lock:
             entry.clients -= 1
             if entry.clients or entry.done.is_set():
                 return
             entry.joined.clear()
-        entry.joined.wait(RETURN_SECONDS)
+        entry.joined.wait(seconds)
         with self._lock:
             deserted = not entry.clients and not entry.done.is_set()
         if deserted:
