@@ -24,6 +24,7 @@ RAY_PAGE = 'docs/ray.md'
 ENVIRONMENT = {
     **os.environ,
     'PYTHONPATH': str(ROOT),
+    'RAY_raylet_start_wait_time_s': '250',
     'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
 }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from enclave.managers.base import SandboxManager
 
+os.environ.setdefault('RAY_raylet_start_wait_time_s', '600')  # on a machine with much else to do a node takes its time
 STORE_BYTES = 100 << 20
 CPUS = 4
 
