@@ -478,7 +478,7 @@ class Sink(object):
         return data
 
 
-class RunningCall(object):
+class HostCall(object):
     """One call of the host. Subclasses act; this one holds what all share."""
 
     def __init__(self, agent, number, message, data):
@@ -501,7 +501,7 @@ class RunningCall(object):
 
     def grant(self, size):
         # type: (int) -> None
-        """Tell the host that ``size`` bytes of input were used up, in steps worth a frame."""
+        """Report to the host that ``size`` bytes of input were used up, in steps worth a frame."""
         self.ungranted += size
         if self.ungranted >= INPUT_WINDOW // 4:
             self.send(CREDIT, U32.pack(self.ungranted))
@@ -549,7 +549,7 @@ class RunningCall(object):
         """Ask epoll for what the call can use now."""
 
 
-class Run(RunningCall):
+class Run(HostCall):
     """A command: ``argv`` or a builtin of this library, in a process of its own under a supervisor.
 
     OPEN: ``argv`` (list), ``cwd``, ``env`` (added to the sandbox's), ``path_first`` ({variable: directory} put first in a
@@ -575,7 +575,7 @@ class Run(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         self.message = message
         self.argv = [to_bytes(word, 'command') for word in message.get('argv', ())]
         if not self.argv:
@@ -1361,7 +1361,7 @@ class Supervisor(object):
             pid = self.wait_for_fork(socket, pid)
         while not self.is_all_gone():
             try:
-                # Told before it is reaped: were we killed in between, our parent could not learn it any more.
+                # Reported before it is reaped: were we killed in between, our parent could not learn it any more.
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:
                 break
@@ -1989,12 +1989,12 @@ class EverythingKiller(Killer):
         return not any(run.number not in self.kept for run in self.agent.runs())
 
 
-class Read(RunningCall):
+class Read(HostCall):
     """A file: ``path``, ``offset``, ``length`` (null: to the end). END: ``size``, ``mode``; a small file's bytes come with it."""
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         try:
             self.file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -2052,7 +2052,7 @@ class Read(RunningCall):
         os.close(self.file)
 
 
-class Write(RunningCall):
+class Write(HostCall):
     """A file from the call's input: ``path``, ``append``, ``exclusive``, ``parents``, ``mode``; ``eof``: all came with OPEN.
 
     A whole file is written beside its place and renamed into it, so that nobody meets half of it and a failed transfer
@@ -2061,7 +2061,7 @@ class Write(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         self.target = os.path.realpath(path)
         self.temporary = b''
@@ -2185,7 +2185,7 @@ class Write(RunningCall):
                     pass
 
 
-class Listing(RunningCall):
+class ListingCall(HostCall):
     """A directory: ``path``, ``recursive``, ``limit``. DATA frames hold entries, each a JSON object and a line end.
 
     END: ``count``, and ``more`` when the limit cut the listing short.
@@ -2193,7 +2193,7 @@ class Listing(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         limit = message.get('limit')
         try:
@@ -2257,7 +2257,7 @@ class Listing(RunningCall):
         self.entries.close()
 
 
-class Connect(RunningCall):
+class Connect(HostCall):
     """A TCP connection to ``host``:``port``, or to the Unix socket ``path``, as seen from inside.
 
     EVENT ``connected`` first; then DATA both ways; EOF each way closes that half; END when both are closed.
@@ -2265,7 +2265,7 @@ class Connect(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         import _socket
 
         if message.get('path'):
@@ -2414,12 +2414,12 @@ class Connect(RunningCall):
         self.socket.close()
 
 
-class Idle(RunningCall):
+class Idle(HostCall):
     """Waits until nothing of the guest's runs any more. END has nothing to say."""
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         self.check()
 
     def check(self):
@@ -2435,7 +2435,7 @@ class Idle(RunningCall):
         self.agent.waiting_idle = None
 
 
-class Clean(RunningCall):
+class Clean(HostCall):
     """Ends all that calls have started, but for the calls in ``keep`` (their numbers).
 
     END: ``ended`` (how many processes), ``left`` (how many could not be ended), ``starts`` (whether one can be started now).
@@ -2443,7 +2443,7 @@ class Clean(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         kept = {int(each) for each in message.get('keep') or ()}
         for call in list(agent.calls.values()):
             if isinstance(call, Run) and call.number not in kept:
@@ -2558,7 +2558,7 @@ CALLS = {
     'run': Run,
     'read': Read,
     'write': Write,
-    'list': Listing,
+    'list': ListingCall,
     'connect': Connect,
     'idle': Idle,
     'clean': Clean,
@@ -2876,7 +2876,7 @@ class Agent(object):
         self.masks = {}  # type: Dict[int, int]
         self.ready_fd = -1
         self.highest_fd = 16
-        self.calls = {}  # type: Dict[int, RunningCall]
+        self.calls = {}  # type: Dict[int, HostCall]
         self.supervisors = {}  # type: Dict[int, Supervisor]
         self.free_supervisors = []  # type: List[Supervisor]
         self.bounds = ()  # type: Tuple[Any, ...]
@@ -3187,7 +3187,7 @@ class Agent(object):
 
     def can_start(self):
         # type: () -> bool
-        """Tell whether a process can be started, by starting one."""
+        """Return whether a process can be started, by starting one."""
         try:
             pid = os.fork()
         except OSError:

@@ -202,7 +202,7 @@ def server(
         manager_options['sandbox_type'] = sandbox_type
     if config:
         manager_options['sandbox_config'] = config
-    door: dict[str, Any] = {
+    settings: dict[str, Any] = {
         'policy': policy,
         'api_key': api_key,
         'keys': keys_file,
@@ -217,11 +217,11 @@ def server(
         raise click.UsageError('--ray-options are for --manager ray.')
     shards: dict[str, Any] = {} if ray_options is None else read_settings(ray_options)
     if not pool_size:
-        made = create_server(manager_options, manager_type=manager_type, manager_options=shards, **door)
+        made = create_server(manager_options, manager_type=manager_type, manager_options=shards, **settings)
         serve(made, host, port, as_json)
         return
     with endings_as_exit(), SandboxManagerFactory.create_manager(manager_type, manager_options, **shards) as manager:
-        made = create_server(manager=manager, **door)  # refuses what is wrong before the pool is made
+        made = create_server(manager=manager, **settings)  # refuses what is wrong before the pool is made
         with progress(f'Starting {pool_size} sandboxes', quiet=as_json):
             manager.initialize_pool(pool_size, sandbox_type, with_tools(config, sandbox_type, ()))
         serve(made, host, port, as_json)

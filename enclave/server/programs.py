@@ -26,7 +26,7 @@ from enclave.managers.protocol import (
 )
 from enclave.parallel import MOST_AT_ONCE, Batch
 from enclave.server.faults import shown_error
-from enclave.server.idempotency import Entry, Outcome
+from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.route import EVENTS, LARGE_ANSWER, Context, Streamed, route
 from enclave.threads import thread_pool
 
@@ -201,7 +201,7 @@ class _Programs:
             try:
                 event = self._begun(entry, request)
                 if event.error is None or event.error.code not in _NOT_BEGUN:
-                    outcome = Outcome(200, wire.to_json(event).encode('ascii'))
+                    outcome = StoredResponse(200, wire.to_json(event).encode('ascii'))
             finally:
                 repeats.finish(tenant, key, entry, outcome)
         return event
