@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from enclave.aio.managers import SandboxManager
 from enclave.aio.proxies import Forwarded, to_async
-from enclave.aio.sandboxes import with_own_words
+from enclave.aio.sandboxes import with_docstrings
 from enclave.ray import manager
 from enclave.ray.config import RayOptions
 
 
-@with_own_words
+@with_docstrings
 class RaySandboxManager(SandboxManager):
     """Sandboxes on the nodes of a Ray cluster. See `enclave.ray.manager.RaySandboxManager`."""
 

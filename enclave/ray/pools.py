@@ -23,7 +23,7 @@ from enclave.ray.shards import ShardRecord
 
 
 @define(eq=False)
-class _Ticket:
+class _PartTicket:
     ready: threading.Event = field(factory=threading.Event)
     shard: ShardRecord | None = None
     error: BaseException | None = None
@@ -55,7 +55,7 @@ class ShardedPool:
     most: int = 0
     _changed: threading.Condition = field(factory=threading.Condition, init=False, repr=False)
     _parts: dict[str, _Part] = field(factory=dict, init=False)
-    _queue: collections.deque[_Ticket] = field(factory=collections.deque, init=False)
+    _queue: collections.deque[_PartTicket] = field(factory=collections.deque, init=False)
     _closed: BaseException | None = field(default=None, init=False)
     is_growing: bool = field(default=False, init=False)
     leases: int = field(default=0, init=False)
@@ -72,7 +72,7 @@ class ShardedPool:
             PoolExhaustedError: None was free in time.
             CallCancelledError: The caller's work was cancelled.
         """
-        ticket, begun = _Ticket(), time.monotonic()
+        ticket, begun = _PartTicket(), time.monotonic()
         with self._changed:
             if self._closed is not None:
                 raise again(self._closed)

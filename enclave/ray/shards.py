@@ -92,7 +92,7 @@ class ShardRecord:
 
 
 @define(eq=False)
-class _Ticket:
+class _RoomTicket:
     """Somebody who waits for room. Guarded by the table's lock, but for ``ready``."""
 
     ready: threading.Event = field(factory=threading.Event)
@@ -129,7 +129,7 @@ class Shards:
         self._changed = threading.Condition()  # guards all below
         self._shards: dict[str, ShardRecord] = {}
         self._losses: collections.OrderedDict[str, SandboxGoneError] = collections.OrderedDict()
-        self._queue: collections.deque[_Ticket] = collections.deque()
+        self._queue: collections.deque[_RoomTicket] = collections.deque()
         self._asking = 0  # callers who wait to know whether a shard lives
         self._is_first = options.min_shards > 0  # whether the first shards are still to come
         self._lost_count = 0
@@ -184,7 +184,7 @@ class Shards:
             ManagerStoppedError: The manager was stopped.
             SandboxStartError: Shards cannot be started.
         """
-        tickets = [_Ticket() for _ in range(count)]
+        tickets = [_RoomTicket() for _ in range(count)]
         with self._changed:
             self._check_open_locked()
             if is_first:
