@@ -76,3 +76,4 @@ class SandboxManagerType(_Word):
 
     LOCAL = 'local'
     HTTP = 'http'
+    RAY = 'ray'
