@@ -77,3 +77,4 @@ class SandboxManagerType(_Word):
 
     LOCAL = 'local'
     HTTP = 'http'
+    RAY = 'ray'

@@ -57,7 +57,7 @@ def place_options(function: F) -> F:
             '--url',
             metavar='URL',
             envvar='ENCLAVE_URL',
-            help='A server to work with; default is the engine of this machine.  [env: ENCLAVE_URL]',
+            help='A server to work with, or ray:NAME for shards on a Ray cluster; default is this machine.  [env: ENCLAVE_URL]',
         ),
     ):
         decorated = option(decorated)

@@ -18,7 +18,7 @@ from enclave.errors import InvalidArgumentError, SandboxNotFoundError
 from enclave.records import SandboxInfo
 
 if TYPE_CHECKING:
-    from enclave.managers.http import HttpSandboxManager
+    from enclave.managers.base import SandboxManager
     from enclave.sandboxes.choice import Choice
     from enclave.sandboxes.kinds import Inventory
 
@@ -207,19 +207,30 @@ class LocalPlace(Place):
         self._inventory_of(sandbox_id).remove(sandbox_id)
 
 
+RAY_SCHEME = 'ray:'
+"""What the address of the shards on a Ray cluster begins with; their name follows."""
+
+
 class RemotePlace(Place):
-    """A server."""
+    """A server, or the shards of a name on the Ray cluster that this machine is of."""
 
     is_remote = True
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self.url = url
         self._api_key = api_key
-        self._manager: HttpSandboxManager | None = None
+        self._manager: SandboxManager | None = None
 
     @property
-    def manager(self) -> HttpSandboxManager:
-        """The manager that speaks to the server."""
+    def manager(self) -> SandboxManager:
+        """The manager that speaks to the server, or to the shards."""
+        if self._manager is None and self.url.startswith(RAY_SCHEME):
+            from enclave.ray.manager import RaySandboxManager
+
+            name = self.url.removeprefix(RAY_SCHEME)
+            found = RaySandboxManager(name=name, attach=True, address='auto', capacity_timeout=60.0)
+            found.start()
+            self._manager = found
         if self._manager is None:
             from enclave.managers.http import HttpSandboxManager
 
@@ -230,6 +241,8 @@ class RemotePlace(Place):
     @property
     def where(self) -> str:
         """The server's address."""
+        if self.url.startswith(RAY_SCHEME):
+            return f'on the shards {self.url.removeprefix(RAY_SCHEME)!r} of the Ray cluster'
         return f'on the server at {self.url}'
 
     def open(
@@ -274,7 +287,8 @@ class RemotePlace(Place):
 
     def longest_timeout(self) -> float:
         """See `Place.longest_timeout`; the server's policy says it."""
-        seconds = self.manager.get_limits().get('max_timeout')
+        find_limits = getattr(self.manager, 'get_limits', None)  # shards have none
+        seconds = None if find_limits is None else find_limits().get('max_timeout')
         return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
     def close(self) -> None:

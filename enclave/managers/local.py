@@ -45,13 +45,14 @@ class LocalSandboxManager(SandboxManager):
     """Many sandboxes with one owner, in this process; see `SandboxManager` for its verbs and `SandboxManagerConfig`."""
 
     manager_type: ClassVar[SandboxManagerType] = SandboxManagerType.LOCAL
+    _table_class: ClassVar[type[SandboxTable]] = SandboxTable
 
     def __init__(
         self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Unpack[ManagerOptions]
     ) -> None:
         """Check the configuration; see `SandboxManager`."""
         super().__init__(config, **options)
-        self._table = SandboxTable(self.id, self.config, calls=self._calls, control=self._control)
+        self._table = self._table_class(self.id, self.config, calls=self._calls, control=self._control)
         self._pools_changed = threading.Condition()  # guards the three below
         self._templates: dict[str, PoolSupply] = {}  # by the names of pools that are there or being made
         self._making: set[str | None] = set()

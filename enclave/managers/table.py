@@ -702,6 +702,14 @@ class SandboxTable:
             self._pools[pool.name] = pool
         self._reaper.wake_by(0.0)
 
+    def remove_pool(self, name: str) -> Pool | None:
+        """Close a pool; None if there is none of that name. Its sandboxes stay in the table."""
+        with self._lock:
+            pool = self._pools.pop(name, None)
+        if pool is not None:
+            pool.close(PoolError(f'the pool {name!r} was dissolved'))
+        return pool
+
     def remove_pools(self, error: BaseException) -> None:
         """Close all pools; who waits in them gets ``error``. Their sandboxes stay in the table."""
         with self._lock:

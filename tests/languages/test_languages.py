@@ -12,7 +12,7 @@ from enclave.languages.table import get_language, list_languages
 from enclave.languages.toolchains import HELLOS
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.docker.engine import get_engine
-from enclave.sandboxes.docker.images import find_image
+from enclave.sandboxes.images.catalog import find_image
 from enclave.sandboxes.registry import SandboxFactory
 from tests.languages.programs import PROGRAMS
 

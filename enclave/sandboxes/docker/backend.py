@@ -41,12 +41,12 @@ from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.container import LABEL_START, container_body
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.images import advice, ensure_image, get_image_command
 from enclave.sandboxes.docker.network import PLAIN, ensure_network, forget_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_MAIN, LABEL_TENANT, sweep_once
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
+from enclave.sandboxes.images.catalog import advice, ensure_image, get_image_command
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import is_stopped
 from enclave.sandboxes.processors import Claim, count_for
