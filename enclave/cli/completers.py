@@ -24,7 +24,7 @@ def complete_images(ctx: click.Context, param: click.Parameter, incomplete: str)
         return []  # which images a server has is not for its clients
     try:
         from enclave.sandboxes.docker.engine import get_engine
-        from enclave.sandboxes.docker.images import list_images
+        from enclave.sandboxes.images.catalog import list_images
 
         names = {name for image in list_images(get_engine()) for name in image.names}
         return sorted(name for name in names if name.startswith(incomplete))
