@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from enclave.cancellation import Cancellation
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
@@ -145,7 +146,8 @@ class RemoteSandbox(FullSandbox):
         self._stop(keep=False)
 
     def _stop(self, *, keep: bool) -> None:
-        with contextlib.suppress(SandboxNotFoundError):
+        # Also where it is stopped because the work in it was cancelled.
+        with contextlib.suppress(SandboxNotFoundError), Cancellation().applied():
             if keep:
                 self._transport.call('POST', f'{self.path}/stop', DoneResponse)
             else:
