@@ -15,7 +15,7 @@ from enclave.languages.toolchains import HELLOS, find_toolchains
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.bubblewrap.rootfs import DEFAULT_PATH
 from enclave.sandboxes.docker.engine import get_engine
-from enclave.sandboxes.docker.images import find_image
+from enclave.sandboxes.images.catalog import find_image
 from enclave.sandboxes.registry import SandboxFactory
 from tests.languages.programs import PROGRAMS
 
