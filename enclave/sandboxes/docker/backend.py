@@ -468,6 +468,25 @@ class DockerBackend(Backend):
             engine.api.remove_container(container, force=True, v=True)
         self.container = ''
 
+    def pause(self) -> None:
+        """Have the engine freeze the container."""
+        engine = self.engine
+        assert engine is not None
+        with engine.translate(f'pause sandbox {self.id}'):
+            engine.api.pause(self.container)
+
+    def resume(self) -> None:
+        """Have the engine thaw it."""
+        engine = self.engine
+        assert engine is not None
+        try:
+            with engine.translate(f'resume sandbox {self.id}'):
+                engine.api.unpause(self.container)
+        except EngineError as error:
+            # Somebody else has resumed it, or it is gone, which the next look at it says.
+            if error.details.get('status') != 404 and 'is not paused' not in error.message:
+                raise
+
     @property
     def has_leftovers(self) -> bool:
         """See `Backend.has_leftovers`."""
