@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES = 1 << 20
 """How much of a transfer may continue after its work was cancelled."""
 
+_NOTHING = contextlib.nullcontext()
 _current: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar('enclave_cancellation', default=None)
 
 
@@ -88,15 +89,10 @@ def _run(action: Callable[[], None]) -> None:
         logger.warning('an action on cancelling failed', exc_info=True)
 
 
-@contextlib.contextmanager
-def on_cancel(action: Callable[[], None]) -> Iterator[None]:
-    """Have ``action`` called if the current context's work is cancelled within this block."""
+def on_cancel(action: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+    """Have ``action`` called if the current context's work is cancelled within the block of what this returns."""
     current = _current.get()
-    if current is None:
-        yield
-    else:
-        with current.calls(action):
-            yield
+    return _NOTHING if current is None else current.calls(action)
 
 
 def if_unwanted(undo: Callable[[], None]) -> None:

@@ -31,8 +31,32 @@ class EnclaveError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of it, whose keys are the same for every refusal and failure; see `error_record`."""
+        return error_record(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.details))
+
+
+def error_record(error: BaseException) -> dict[str, Any]:
+    """Return an exception as the one record that every refusal and failure is: here, in a batch, over HTTP, on the command line.
+
+    Its keys are ``code`` (which class it is, for programs), ``message``, ``details`` (facts for programs) and ``detail`` (the
+    message, or what an adapter for another interface shows in its place). An exception that is not of this library has the code
+    ``'enclave'`` and the name of its class in its details.
+    """
+    if isinstance(error, EnclaveError):
+        detail = getattr(error, 'detail', None)
+        return {
+            'code': error.code,
+            'message': error.message,
+            'details': dict(error.details),
+            'detail': error.message if detail is None else detail,
+        }
+    name = type(error).__name__
+    message = f'{name}: {error}' if str(error) else name
+    return {'code': EnclaveError.code, 'message': message, 'details': {'exception': name}, 'detail': message}
 
 
 def _rebuild(cls: type[EnclaveError], message: str, details: dict[str, Any]) -> EnclaveError:

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.deadline import Deadline
-from enclave.errors import CallCancelledError, InvalidArgumentError
+from enclave.errors import CallCancelledError, InvalidArgumentError, error_record
 from enclave.threads import thread_pool
 
 T = TypeVar('T')
@@ -44,6 +44,15 @@ class Outcome(Generic[R]):
     def failed(self) -> bool:
         """Whether there is an error and no result."""
         return self.error is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a dict: ``index``, ``result`` (as a dict too, where it is a record) and ``error`` (see `error_record`)."""
+        dump = getattr(self.result, 'to_dict', None)
+        return {
+            'index': self.index,
+            'result': dump() if callable(dump) else self.result,
+            'error': None if self.error is None else error_record(self.error),
+        }
 
     def unwrap(self) -> R:
         """Return the result, or raise the error."""

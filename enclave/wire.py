@@ -15,6 +15,7 @@ import collections.abc
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
@@ -50,6 +51,7 @@ _COLLECTIONS: dict[Any, type[Any]] = {
     collections.abc.Set: frozenset,
     collections.abc.MutableSet: set,
 }
+_STRING = frozenset({str})
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
@@ -196,10 +198,13 @@ def _collection_factory(cls: Any, made: cattrs.Converter) -> Hook:
 def _mapping_factory(cls: Any, made: cattrs.Converter) -> Hook:
     key_kind, value_kind = get_args(cls) or (Any, Any)
     key_hook, value_hook = made.get_structure_hook(key_kind), made.get_structure_hook(value_kind)
+    is_open = key_kind is str and value_kind is Any
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError(f'must be an object with named fields, not {_short(value)}')
+        if is_open and set(map(type, value)) <= _STRING:
+            return dict(value)  # metadata, mostly: nothing in it is checked
         keys = _structure_items(((key, key, key_hook, key_kind) for key in value), cls)
         values = _structure_items(((key, each, value_hook, value_kind) for key, each in value.items()), cls)
         return dict(zip(keys, values, strict=True))
@@ -251,9 +256,10 @@ def _omitted(cls: Any) -> dict[str, Any]:
 
 def _attrs_factory(cls: Any, made: cattrs.Converter) -> Hook:
     structure = make_dict_structure_fn(cls, made, _cattrs_forbid_extra_keys=True, **_omitted(cls))
+    origin = _origin(cls)
 
     def hook(value: Any, _: Any) -> Any:
-        if isinstance(value, _origin(cls)):
+        if isinstance(value, origin):
             return value
         if not isinstance(value, Mapping):
             raise TypeError(f'must be an object with named fields, not {_short(value)}')
@@ -293,8 +299,8 @@ def converter() -> cattrs.Converter:
     made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode('ascii'))
     made.register_unstructure_hook(datetime, lambda value: value.isoformat())
     made.register_unstructure_hook(Enum, lambda value: value.value)
-    # Our enums are subclasses of str, whose hook is found for them first.
-    made.register_unstructure_hook(str, lambda value: value.value if isinstance(value, Enum) else value)
+    # Our enums are subclasses of str, whose hook is found for them first; this gives their value as a plain string.
+    made.register_unstructure_hook(str, str.__str__)
     return made
 
 
@@ -373,9 +379,46 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
         InvalidArgumentError: Something in it has no JSON form (``nan`` and infinity have none).
     """
     try:
-        return json.dumps(encode(value), indent=indent, separators=None if indent else (',', ':'), allow_nan=False)
+        return encoded_to_json(encode(value), indent=indent)
+    except (TypeError, RecursionError) as failure:
+        raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
+
+
+def encoded_to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return what `encode` gave as JSON text; see `to_json`."""
+    try:
+        return json.dumps(value, indent=indent, separators=None if indent else (',', ':'), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as failure:
         raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
+
+
+def weigh(value: Any, enough: int) -> int:
+    """Return about how many bytes a JSON-compatible value takes in memory while it is written: its texts, which may have four
+    bytes a character, and its JSON twice, in which a NUL is six characters. One that cannot reach ``enough`` is 0.
+    """
+    texts, count, todo = [], 0, [value]
+    while todo:
+        each = todo.pop()
+        count += 1
+        if isinstance(each, str):
+            texts.append(each)
+        elif isinstance(each, dict):
+            texts += each
+            todo += each.values()
+        elif isinstance(each, (list, tuple)):
+            todo += each
+    most = sum(map(len, texts)) * (_WIDEST + 2 * _LONGEST_ESCAPE) + count * _VALUE_BYTES
+    if most < enough:
+        return 0
+    return count * _VALUE_BYTES + sum(sys.getsizeof(text) + 2 * _json_length(text) for text in texts)
+
+
+_WIDEST, _LONGEST_ESCAPE, _VALUE_BYTES, _SLICE = 4, 12, 100, 1 << 16
+
+
+def _json_length(text: str) -> int:
+    """Return how long a text is in JSON, without having it all in memory."""
+    return sum(len(json.dumps(text[start : start + _SLICE])) - 2 for start in range(0, len(text), _SLICE))
 
 
 def from_json(text: str | bytes, *, what: str = 'JSON') -> Any:

@@ -1,6 +1,6 @@
 """A kind of sandbox of one's own, in forty lines: an agent in a child process, in a directory that goes with it.
 
-It isolates nothing: what runs in it can do all that this program can. A real one puts a wall around the process in `_launch`; all
+It isolates nothing: what runs in it can do all that this program can. A real one puts a wall around the process in `launch`; all
 else is the library's: every verb, the tools, the managers and pools, the server, and the asynchronous side.
 """
 
@@ -19,15 +19,13 @@ from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
+from enclave.sandboxes.backend import Backend, Launched
 
 
-@enclave.register_sandbox('subprocess')
-class SubprocessSandbox(AgentBackedSandbox):
-    """An agent in a child process of this one."""
+class SubprocessBackend(Backend):
+    """Runs an agent in a child process of this one."""
 
-    sandbox_type = 'subprocess'
-
-    def _launch(self) -> AgentOperations:
+    def launch(self) -> Launched:
         folder = self.config.working_dir
         self._made = None if os.path.isdir(folder) else tempfile.mkdtemp(prefix='subprocess-')
         self._folder = self._made or folder
@@ -37,17 +35,25 @@ class SubprocessSandbox(AgentBackedSandbox):
         self._stream = PipeStream(process, name=self.id)
         self._channel = Channel(self.id, self._stream)
         self._channel.start(Deadline.after(30))
-        return AgentOperations(self._channel)
+        return Launched(AgentOperations(self._channel))
 
-    def _destroy(self, *, keep: bool) -> None:
+    def destroy(self, *, keep: bool) -> None:
         self._channel.close()
         self._stream.release()
         if self._made and not keep:
             shutil.rmtree(self._made, ignore_errors=True)
 
-    def _find_problem(self) -> str | None:
+    def find_problem(self) -> str | None:
         lost = self._channel.lost
         return None if lost is None else lost.reason
+
+
+@enclave.register_sandbox('subprocess')
+class SubprocessSandbox(AgentBackedSandbox):
+    """A sandbox of programs of this machine."""
+
+    sandbox_type = 'subprocess'
+    backend_class = SubprocessBackend
 
 
 if __name__ == '__main__':

@@ -232,6 +232,9 @@ class AgentBackedSandbox(Sandbox):
 
     _home: ClassVar[tuple[str, str]] = ('enclave.sandboxes.agent_backed', 'AgentBackedSandbox')
 
+    backend: Any = Forwarded('What makes it run, an `enclave.sandboxes.backend.Backend`.')
+    backend_class: Any = Forwarded('The class of that.')
+
     execute_command = to_async(agent_backed.AgentBackedSandbox.execute_command)
     run_script = to_async(agent_backed.AgentBackedSandbox.run_script)
     start_process = to_async_as(Process, agent_backed.AgentBackedSandbox.start_process, undo=kill)

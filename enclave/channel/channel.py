@@ -107,6 +107,10 @@ class Reply:
     def __contains__(self, name: str) -> bool:
         return self._message.get(name) is not None
 
+    def names(self) -> frozenset[str]:
+        """Return the names of the fields that it has."""
+        return frozenset([name for name, value in self._message.items() if value is not None])
+
     def integer(self, name: str, *, low: int = 0, high: int = 1 << 63) -> int:
         """Return a whole number within bounds."""
         value = self._message.get(name)
@@ -316,13 +320,12 @@ class Call:
     def take_output(self) -> tuple[bytes, bytes]:
         """Return all output that has come and was not taken, as ``(stdout, stderr)``."""
         with self._changed:
-            frames = list(self._frames)
-            self._frames.clear()
+            frames, self._frames = self._frames, deque()
             self._growing.clear()
-        return (
-            b''.join(payload for kind, payload in frames if kind == DATA),
-            b''.join(payload for kind, payload in frames if kind == ERR),
-        )
+        pieces: dict[int, list[bytes | bytearray]] = {DATA: [], ERR: [], EVENT: [], EOF: []}
+        for kind, payload in frames:
+            pieces[kind].append(payload)
+        return b''.join(pieces[DATA]), b''.join(pieces[ERR])
 
     def take_rest(self) -> bytes:
         """Return the bytes that came with the END."""

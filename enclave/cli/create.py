@@ -20,7 +20,8 @@ from enclave.cli.options import json_option, place_options, sandbox_options
 from enclave.cli.output import echo_json, progress
 from enclave.cli.place import Place, RemotePlace, choose_kind
 from enclave.cli.placing import PRIVATE_DIR, place_program, put_files
-from enclave.errors import ERROR_TYPES, EnclaveError, SandboxStartError, UnsupportedError
+from enclave.errors import SandboxStartError, UnsupportedError
+from enclave.managers.protocol import rebuild_error
 
 DETACHED_DIR = PRIVATE_DIR
 """Where a program of `run -d` leaves what it prints (``output``) and how it ended (``exit-code``)."""
@@ -147,7 +148,7 @@ def _start_holder(request: Mapping[str, Any]) -> str:
         raise SandboxStartError('the process that was to keep the sandbox ended without a word')
     answer = json.loads(line)
     if 'error' in answer:
-        raise ERROR_TYPES.get(answer['code'], EnclaveError)(answer['error'])
+        raise rebuild_error(answer['error'])
     holder.returncode = 0  # it is left alone from here on; nobody waits for it
     return str(answer['id'])
 

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from enclave.cli.options import json_option
 from enclave.cli.output import echo_json
 
 _MARKS = {'ok': ('ok', 'green'), 'warning': ('warn', 'yellow'), 'failed': ('FAIL', 'red'), 'skipped': ('skip', 'cyan')}
@@ -40,7 +41,7 @@ def _tell_languages(sandbox_type: str | None, image: str | None, as_json: bool) 
 @click.option('--languages', is_flag=True, help='Start a sandbox and say which languages work in it, with versions.')
 @click.option('--type', 'sandbox_type', metavar='KIND', help='With --languages: the kind of sandbox.')
 @click.option('--image', metavar='IMAGE', help='With --languages: the image, like multi.')
-@click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+@json_option
 def doctor(base_url: str | None, languages: bool, sandbox_type: str | None, image: str | None, as_json: bool) -> None:
     """Say what is there, what is missing, and how to mend it.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from enclave.cli.create import start_program
 from enclave.errors import EnclaveError
+from enclave.managers.protocol import error_response
 from enclave.sandboxes.base import USABLE, Sandbox
 from enclave.sandboxes.registry import SandboxFactory
 
@@ -33,14 +34,14 @@ def main() -> None:
         sandbox = SandboxFactory.create_sandbox(request['sandbox_type'], request['config'], request['sandbox_id'])
         sandbox.start()
     except Exception as error:
-        _answer({'error': str(error), 'code': getattr(error, 'code', EnclaveError.code)})
+        _answer({'error': error_response(error).model_dump(mode='json')})
         return
     try:
         try:
             if request['program'] is not None:
                 start_program(sandbox, request['program'])
         except Exception as error:
-            _answer({'error': str(error), 'code': getattr(error, 'code', EnclaveError.code)})
+            _answer({'error': error_response(error).model_dump(mode='json')})
             return
         _answer({'id': sandbox.id})
         _wait(sandbox, ending, request['ttl'])

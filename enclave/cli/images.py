@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from enclave.cli.hints import HintedGroup
+from enclave.cli.options import json_option
 from enclave.cli.output import Reporter, echo_json, format_size, print_table, progress, visible
 from enclave.cli.unpack import unpack
 from enclave.errors import EngineUnavailableError, ImageNotFoundError, InvalidArgumentError, SandboxStartError
@@ -17,7 +18,6 @@ from enclave.errors import EngineUnavailableError, ImageNotFoundError, InvalidAr
 if TYPE_CHECKING:
     from enclave.sandboxes.bubblewrap.unpack import UnpackedImage
 
-_json_option = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 _ca_option = click.option(
     '--ca-bundle',
     default='auto',
@@ -36,7 +36,7 @@ images.add_command(unpack)
 
 
 @images.command('list')
-@_json_option
+@json_option
 def list_(as_json: bool) -> None:
     """List the images on the engine, those unpacked for bubblewrap, and what can be built."""
     from enclave.sandboxes.docker.engine import get_engine
@@ -82,7 +82,7 @@ def _find_unpacked() -> list[UnpackedImage]:
 @images.command()
 @click.argument('names', nargs=-1, required=True, metavar='IMAGE...')
 @click.option('--platform', help="Another platform than the engine's own, like linux/arm64.")
-@_json_option
+@json_option
 def pull(names: tuple[str, ...], platform: str | None, as_json: bool) -> None:
     """Pull images from their registry, as they are there now."""
     from enclave.sandboxes.docker.engine import get_engine
@@ -101,7 +101,7 @@ def pull(names: tuple[str, ...], platform: str | None, as_json: bool) -> None:
 @click.argument('names', nargs=-1, required=True, metavar='IMAGE...')
 @click.option('--tag', help='Name the image something else; for one image only.')
 @_ca_option
-@_json_option
+@json_option
 def build(names: tuple[str, ...], tag: str | None, ca_bundle: str, as_json: bool) -> None:
     """Build images by our own recipes, without a registry. `images list` names what can be built."""
     from enclave.sandboxes.docker.build import build_image
@@ -127,7 +127,7 @@ def build(names: tuple[str, ...], tag: str | None, ca_bundle: str, as_json: bool
 @images.command()
 @click.argument('names', nargs=-1, metavar='[IMAGE...]')
 @_ca_option
-@_json_option
+@json_option
 def ensure(names: tuple[str, ...], ca_bundle: str, as_json: bool) -> None:
     """Have images on the engine: leave those that are there, pull the others, build what no registry gives.
 

@@ -11,16 +11,19 @@ own exit code, and 125 for a failure of this library.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from enclave import __version__
 from enclave.cli.hints import HintedGroup
+from enclave.cli.options import WANTS_JSON
 from enclave.cli.output import echo_error, wants_color
-from enclave.errors import EnclaveError
+from enclave.errors import EnclaveError, InvalidArgumentError, error_record
 
 COMMANDS = {
     'completion': ('enclave.cli.completion:completion', 'Print the shell completion script.'),
@@ -60,6 +63,23 @@ class LazyGroup(HintedGroup):
         module, _, name = COMMANDS[cmd_name][0].partition(':')
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember whether JSON is asked for by words that may not be understood."""
+        words = args[: args.index('--')] if '--' in args else args
+        self._names_json = '--json' in words
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named; where JSON was asked for, its failure is printed as JSON too."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.exceptions.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.meta.get(WANTS_JSON) or (isinstance(error, click.UsageError) and self._names_json):
+                click.echo(json.dumps({'error': failure_record(error)}, ensure_ascii=False))
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands with their one line of help, importing none."""
@@ -112,6 +132,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         echo_error(explain(error))
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def failure_record(error: Exception) -> dict[str, Any]:
+    """Return the record of what ended a command, with the keys that every failure has."""
+    from enclave.managers.protocol import error_response
+
+    cause = error.__cause__ if isinstance(error.__cause__, EnclaveError) else error
+    if not isinstance(cause, EnclaveError):
+        if isinstance(error, click.ClickException):
+            cause = InvalidArgumentError(error.format_message())
+        else:
+            cause = EnclaveError(explain(error), details=error_record(error)['details'])
+    return error_response(cause).model_dump(mode='json')
 
 
 def _open_streams() -> None:

@@ -19,7 +19,23 @@ F = TypeVar('F', bound=Callable[..., Any])
 
 _DRIVE = re.compile(r'[A-Za-z]:[\\/]')
 
-json_option = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+
+def _remember_json(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    if value:
+        context.meta[WANTS_JSON] = True
+    return value
+
+
+WANTS_JSON = 'enclave.cli.wants_json'
+"""Set in the ``meta`` of a command's context that is to print JSON, its failures too."""
+json_option = click.option(
+    '--json',
+    'as_json',
+    is_flag=True,
+    is_eager=True,  # so that what is wrong with other options is printed as JSON too
+    callback=_remember_json,
+    help='Print JSON; a failure is {"error": {"code", "message", "details", "detail"}}.',
+)
 
 
 def place_options(function: F) -> F:

@@ -276,7 +276,7 @@ def _run_one(manager: SandboxManager, case: Case) -> Outcome:
     try:
         return Outcome(case, manager.run_code_in_pool(case.request))
     except EnclaveError as error:
-        return Outcome(case, None, str(error))
+        return Outcome(case, None, str(error), error)
 
 
 def _server(place: Place, verb: str) -> SandboxManager:

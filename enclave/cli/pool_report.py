@@ -19,7 +19,9 @@ from attrs import frozen
 from enclave.cli.output import print_table
 from enclave.cli.pool_cases import Case
 from enclave.enums import ExecutionStatus, Verdict
+from enclave.errors import EnclaveError, InvalidArgumentError
 from enclave.languages.values import CodeResult
+from enclave.managers.protocol import error_response
 from enclave.records import ToolResult
 from enclave.tools.base import command_result
 
@@ -36,6 +38,7 @@ class Outcome:
     case: Case
     result: CodeResult | None
     problem: str | None = None
+    error: EnclaveError | None = None
 
     @property
     def status(self) -> str:
@@ -79,7 +82,12 @@ class Outcome:
             'success': self.success,
             'result': None if result is None else result.to_dict(),
             'problem': self.problem,
+            'error': None if result is not None else self._error_record(),
         }
+
+    def _error_record(self) -> dict[str, Any]:
+        error = self.error or InvalidArgumentError(self.problem or 'there is no result')
+        return error_response(error).model_dump(mode='json')
 
     def last_line(self) -> str:
         """Return the line that most likely says what went wrong."""

@@ -8,6 +8,7 @@ from enclave.cli.options import complete_sandbox_ids, json_option, place_options
 from enclave.cli.output import echo_error, echo_json
 from enclave.cli.place import Place
 from enclave.errors import EnclaveError
+from enclave.managers.protocol import error_response
 
 
 @click.command()
@@ -36,13 +37,14 @@ def each_of(place: Place, ids: tuple[str, ...], verb: object, done: str, as_json
         click.exceptions.Exit: With code 1, when any failed.
     """
     assert callable(verb)
-    succeeded, failed = [], {}
+    succeeded, failed, errors = [], {}, {}
     for start in ids:
         try:
             sandbox_id = place.find_id(start)
             verb(sandbox_id)
         except EnclaveError as error:
             failed[start] = str(error)
+            errors[start] = error_response(error).model_dump(mode='json')
             if not as_json:
                 echo_error(str(error))
         else:
@@ -50,6 +52,6 @@ def each_of(place: Place, ids: tuple[str, ...], verb: object, done: str, as_json
             if not as_json:
                 click.echo(sandbox_id)
     if as_json:
-        echo_json({done: succeeded, 'failed': failed})
+        echo_json({done: succeeded, 'failed': failed, 'errors': errors})
     if failed:
         raise click.exceptions.Exit(1)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from attrs import Factory, field, frozen
 
+from enclave import wire
 from enclave.cells import DEFAULT_KERNEL, CellResult
-from enclave.errors import ERROR_TYPES, EnclaveError, ServerError
+from enclave.errors import ERROR_TYPES, EnclaveError, InvalidArgumentError, ServerError, error_record
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.records import CommandResult, Model
 from enclave.records import ProcessInfo as ProcessInfo
@@ -285,7 +286,9 @@ class AliveResponse(Model):
 
 @frozen(kw_only=True)
 class ErrorResponse(Model):
-    """Why a request failed: ``code`` names the exception's class for programs, ``message`` is for a person.
+    """Why something failed: ``code`` names the exception's class for programs, ``message`` is for a person.
+
+    It is the body of a response, the ``error`` of a stream's or a batch's line, and what the command line prints with ``--json``.
 
     ``detail`` is where programs written for ms-enclave look: the message, or a list of what does not fit in their request.
     """
@@ -407,9 +410,18 @@ def unwrapped(answer: Any) -> Any:
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def error_response(error: EnclaveError) -> ErrorResponse:
-    """Return an exception as it travels; its message steers no terminal."""
-    return ErrorResponse(code=error.code, message=printable(error.message), details=error.details)
+def error_response(error: Exception) -> ErrorResponse:
+    """Return an exception as it travels, in the one form that all refusals and failures have; its message steers no terminal.
+
+    Details that have no JSON form are left out.
+    """
+    record = error_record(error)
+    try:
+        wire.to_json(record)
+    except InvalidArgumentError:
+        record.update(details={}, detail=record['message'])
+    texts = {name: printable(value) for name, value in record.items() if isinstance(value, str)}
+    return ErrorResponse(**{**record, **texts})
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,8 @@ from typing import Any, TextIO
 
 import enclave
 from enclave.aio.proxies import run
-from enclave.errors import ConfigurationError, EnclaveError
+from enclave.errors import ConfigurationError, EnclaveError, ServerError
+from enclave.managers.protocol import error_response
 from enclave.mcp.sandboxes import CallerSandboxes
 from enclave.mcp.tools import TOOLS, Answer, call
 
@@ -128,12 +129,22 @@ async def answer(
     try:
         made = await _with_progress(functools.partial(call, sandboxes, name, arguments), report)
     except EnclaveError as error:
-        return {'content': [{'type': 'text', 'text': error.message}], 'isError': True}
+        return failed(error)
     except Exception as error:
         logger.exception('the tool %s failed', name)
         text = f'the tool {name} failed inside the server ({type(error).__name__}); its log says why'
-        return {'content': [{'type': 'text', 'text': text}], 'isError': True}
+        return failed(ServerError(text))
     return as_json(made)
+
+
+def failed(error: EnclaveError) -> dict[str, Any]:
+    """Return a refusal or a failure in the protocol's form: its sentence for a model, its record for a program."""
+    response = error_response(error)
+    return {
+        'content': [{'type': 'text', 'text': error.message}],
+        'structuredContent': {'error': response.model_dump(mode='json')},
+        'isError': True,
+    }
 
 
 async def _with_progress(work: Callable[[], Answer], report: Report | None) -> Answer:

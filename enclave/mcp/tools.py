@@ -461,13 +461,21 @@ class ListFiles:
 def list_files(sandboxes: CallerSandboxes, arguments: ListFiles) -> Answer:
     """List a directory of the sandbox, with kinds and sizes."""
     sandbox = sandboxes.find(arguments.sandbox_id)
-    entries = sandbox.list_dir(arguments.path, recursive=arguments.recursive, max_entries=MAX_ENTRIES)
+    entries = sandbox.list_dir(arguments.path, recursive=arguments.recursive, max_entries=MAX_ENTRIES + 1)
+    is_cut = len(entries) > MAX_ENTRIES
+    entries = entries[:MAX_ENTRIES]
     lines = [
         f'{entry.kind[0]} {entry.size:>10} {entry.path}{"/" if entry.kind == "directory" else ""}' for entry in entries
     ]
+    if is_cut:
+        lines.append(f'... (more than {MAX_ENTRIES} entries; list a directory in it)')
     return Answer(
         text='\n'.join(lines) or '(empty)',
-        data={'path': arguments.path, 'entries': [{'path': e.path, 'kind': e.kind, 'size': e.size} for e in entries]},
+        data={
+            'path': arguments.path,
+            'truncated': is_cut,
+            'entries': [{'path': e.path, 'kind': e.kind, 'size': e.size} for e in entries],
+        },
     )
 
 

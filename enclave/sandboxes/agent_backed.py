@@ -1,22 +1,20 @@
-"""The life of a sandbox that runs an agent, or something that can do its work (layer 4). Its verbs are those of `Verbs`.
-
-A backend supplies `_launch` (make it run, return its `Operations`), `_destroy` and `_find_problem`.
-"""
+"""The life of a sandbox that a backend makes run (layer 4). Its verbs are those of `Verbs`, over what the backend launched."""
 
 from __future__ import annotations
 
 import logging
 import math
 import threading
-from abc import abstractmethod
+import weakref
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 
 from enclave.enums import SandboxStatus
 from enclave.errors import SandboxError, SandboxGoneError, SandboxStateError
 from enclave.records import CommandResult, ProcessInfo
+from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.connection import PortForward
 from enclave.sandboxes.operations import Operations, ProcessEnder
@@ -35,7 +33,12 @@ CLEAN_SECONDS = 10.0
 
 
 class AgentBackedSandbox(FullSandbox):
-    """A sandbox with all the verbs. See `Sandbox` for its life, `Workspace` for the errors of the verbs."""
+    """A sandbox with all the verbs. See `Sandbox` for its life, `Workspace` for the errors of the verbs.
+
+    A kind of one's own names its backend in ``backend_class``, and has every verb.
+    """
+
+    backend_class: ClassVar[type[Backend] | None] = None
 
     def __init__(self, config: Any = None, sandbox_id: str | None = None) -> None:
         super().__init__(config, sandbox_id)
@@ -43,23 +46,28 @@ class AgentBackedSandbox(FullSandbox):
         self._forwards: set[PortForward] = set()
         self._forwards_lock = threading.Lock()  # guards _forwards
         self._processes = ProcessTable(self.id)
+        self._made_backend: Backend | None = None
+        self._recovering = threading.Lock()  # held while operations are replaced, so that several callers do it once
 
-    # For backends -----------------------------------------------------------------------------------------------------
+    # Life -------------------------------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def _launch(self) -> Operations:
-        """Make the sandbox run and return its operations, or raise and leave nothing behind."""
+    @property
+    def backend(self) -> Backend:
+        """What makes it run. It is made when it is first needed: by then the sandbox has its tenant."""
+        if self._made_backend is None:
+            spec = SandboxSpec(id=self.id, kind=str(self.sandbox_type), config=self.config, tenant=self.tenant)
+            self._made_backend = self._make_backend(spec)
+        return self._made_backend
 
-    @abstractmethod
-    def _destroy(self, *, keep: bool) -> None:
-        """Stop and, unless ``keep``, take away what `_launch` made, also when it is gone already."""
-
-    def _has_history(self) -> bool:
-        """Return whether what runs holds what an earlier run was to keep, so that a failed start must leave it."""
-        return False
+    def _make_backend(self, spec: SandboxSpec) -> Backend:
+        return _OwnMethods(spec, self) if self.backend_class is None else self.backend_class(spec)
 
     def _start(self) -> None:
-        self._operations = self._launch()
+        self._take(self.backend.launch())
+
+    def _take(self, launched: Launched) -> None:
+        self._operations = launched.operations
+        self.metadata.update(launched.facts)
 
     def _stop(self, *, keep: bool) -> None:
         with self._forwards_lock:
@@ -74,10 +82,10 @@ class AgentBackedSandbox(FullSandbox):
         except Exception:
             logger.warning('sandbox %s: closing its stream failed', self.id, exc_info=True)
         finally:
-            self._destroy(keep=keep)
+            self.backend.destroy(keep=keep)
 
     def _has_remains(self, *, keep: bool) -> bool:
-        return self._operations is not None
+        return self._operations is not None or (not keep and self.backend.has_leftovers)
 
     def is_alive(self) -> bool:
         """Ask the sandbox itself whether it works: whether it answers within ten seconds and can start a process."""
@@ -107,14 +115,39 @@ class AgentBackedSandbox(FullSandbox):
         return operations.end_processes(CLEAN_SECONDS, keep=self._own_processes())
 
     def _own_processes(self) -> list[Process]:
-        """Return the processes that are the sandbox's own and not a caller's: a notebook's kernels."""
-        return []
+        """Return the processes that are the sandbox's own and not a caller's."""
+        return list(self.backend.own_processes)
 
     @property
     def active_calls(self) -> int:
         """How many commands and file transfers are running."""
         operations = self._operations
-        return 0 if operations is None else operations.active_calls
+        return 0 if operations is None else max(0, operations.active_calls - len(self.backend.own_processes))
+
+    def _changeable_places(self) -> tuple[str, ...] | None:
+        return self.backend.changeable_places()
+
+    def _find_problem(self) -> str | None:
+        problem = self.backend.find_problem()
+        return None if problem is None or self._has_recovered() else problem
+
+    def _has_recovered(self) -> bool:
+        """Have what executes requests replaced, where the sandbox itself continues."""
+        with self._recovering:
+            if self.backend.find_problem() is None:
+                return True  # another thread was here before
+            launched = self.backend.recover()
+            if launched is None:
+                return False
+            with self._changed:
+                stays = not self._moving and self._status in USABLE
+                if stays:
+                    self._take(launched)
+        if not stays:
+            launched.operations.close(grace=0.1)
+            return False
+        logger.warning('sandbox %s: its agent was ended from inside; another was started', self.id)
+        return True
 
     def _running(self) -> Operations:
         self._check_usable()
@@ -188,3 +221,19 @@ class AgentBackedSandbox(FullSandbox):
     def _measures(self) -> bool:
         """Whether what runs now keeps limits and takes program texts with a name."""
         return bool(getattr(self._operations, 'measures', False))
+
+
+class _OwnMethods(Backend):
+    """The backend of a class that names none, and defines ``_launch``, ``_destroy`` and ``_find_problem`` itself."""
+
+    def __init__(self, spec: SandboxSpec, sandbox: Any) -> None:
+        super().__init__(spec)
+        if not hasattr(sandbox, '_launch'):
+            raise TypeError(f'{type(sandbox).__name__} names no backend_class, so nothing can make it run')
+        self._sandbox = weakref.proxy(sandbox)
+
+    def launch(self) -> Launched:
+        return Launched(self._sandbox._launch())
+
+    def destroy(self, *, keep: bool) -> None:
+        self._sandbox._destroy(keep=keep)

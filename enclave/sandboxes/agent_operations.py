@@ -34,6 +34,7 @@ from enclave.languages.values import StepResult
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
+from enclave.sandboxes.listing import Listing
 from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, explain_sizes, make_beside
 from enclave.sandboxes.output import Kept, head_bytes, make_result, tail_bytes
 from enclave.sandboxes.process import OutputChunk, Process, Started
@@ -114,7 +115,8 @@ class AgentOperations(ByVerb):
     def execute_command(self, request: RunCommand) -> CommandResult:
         """Run a command to its end, or to the end of its time."""
         cap = request.max_output_bytes or DEFAULT_OUTPUT_BYTES
-        kept = {'head': head_bytes(cap), 'tail': tail_bytes(cap)}
+        tail = tail_bytes(cap)
+        kept = {'head': cap - tail, 'tail': tail}
         with Claim(self._cpus, self._cpu_count) as claim:
             message, first, rest = self._run_message(request, {**kept, 'cpus': claim.cpus})
             # The agent never sends more than head and tail, so no credit need ever be given while it runs.
@@ -222,29 +224,30 @@ class AgentOperations(ByVerb):
         self, request: RunCommand, facts: Reply, stdout: bytes, stderr: bytes, *, live: bool = False
     ) -> CommandResult:
         """Return the result, from what the agent says (checked) and the output that came."""
+        given = facts.names()
         with self._checked():
-            if 'error' in facts:
+            if 'error' in given:
                 self._raise(facts.facts('error'))
-            out_total, out_sent = facts.pair('out') if 'out' in facts else (0, 0)
-            err_total, err_sent = facts.pair('err') if 'err' in facts else (0, 0)
+            out_total, out_sent = facts.pair('out') if 'out' in given else (0, 0)
+            err_total, err_sent = facts.pair('err') if 'err' in given else (0, 0)
             if not live and (out_sent != len(stdout) or err_sent != len(stderr)):
                 raise ProtocolError('the output does not have the length the agent says')
-            exit_code = facts.integer('exit', high=255) if 'exit' in facts else None
-            killed_by = facts.integer('signal', low=1, high=127) if 'signal' in facts else None
-            if 'missing' in facts:
+            exit_code = facts.integer('exit', high=255) if 'exit' in given else None
+            killed_by = facts.integer('signal', low=1, high=127) if 'signal' in given else None
+            if 'missing' in given:
                 name = request.command if isinstance(request.command, str) else request.command[0]
                 number = facts.integer('missing', high=4096)
                 words = explain_sizes(request) if number == errno.E2BIG else _errno_words(number)
                 stderr = f'enclave: cannot run {quoted(name)}: {words}\n'.encode('utf-8', 'backslashreplace')
                 err_total = len(stderr)
-            if 'cleared' in facts:
+            if 'cleared' in given:
                 logger.warning(
                     'sandbox %s: %d processes that an earlier call had left running were ended, since they left no room for '
                     'another (pids_limit)',
                     self.channel.name,
                     facts.integer('cleared'),
                 )
-            if 'preload_problems' in facts and request.script is not None:
+            if 'preload_problems' in given and request.script is not None:
                 self._report_preload(request.script, facts.integers('preload_problems', high=1000))
             cancelled = facts.flag('cancelled')
             timed_out = facts.flag('timed_out')
@@ -264,7 +267,7 @@ class AgentOperations(ByVerb):
                 timed_out=timed_out,
                 cancelled=cancelled,
                 oom_killed=facts.flag('oom'),
-                seconds=facts.number('seconds') if 'seconds' in facts else 0.0,
+                seconds=facts.number('seconds') if 'seconds' in given else 0.0,
             )
             return result if request.limits is None else _measured(result, facts)
 
@@ -309,13 +312,14 @@ class AgentOperations(ByVerb):
     def list_dir(self, request: ListDir) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
         path = request.path
-        message = {'op': 'list', 'path': path, 'recursive': request.recursive, 'limit': request.max_entries}
+        listing = Listing(request)
+        message = {'op': 'list', 'path': path, 'recursive': request.recursive, 'limit': listing.wanted}
         call = self.channel.open(message, live=True)
-        entries = []
         with self._killed_on_exit(call), self._checked():
             for page in self._output(call, path):
-                entries += [_path_info(Reply(entry)) for entry in _entries(page)]
-        return sorted(entries, key=lambda entry: entry.path)
+                for entry in _entries(page):
+                    listing.add(_path_info(Reply(entry)))
+        return listing.sorted()
 
     def stat_path(self, request: StatPath) -> PathInfo:
         """Return what is at a path."""

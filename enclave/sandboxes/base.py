@@ -257,7 +257,7 @@ class Sandbox(ABC):
         return self._pid not in (None, os.getpid())
 
     def _check_process(self) -> None:
-        if self._is_another_process():
+        if self._pid is not None and self._pid != os.getpid():
             raise SandboxStateError(
                 f'sandbox {self.id} was started by process {self._pid}, which this process was forked from; only that one '
                 'can use it. Make another here',

@@ -48,7 +48,7 @@ def text_of(data: bytes, total: int, cap: int) -> str:
     Of output over the cap, the first ``head_bytes(cap)`` bytes are the head and the rest is the tail.
     """
     if total <= len(data):
-        return decode(data)
+        return data.decode('utf-8', 'backslashreplace')  # as `decode` does; every result comes by here, twice
     head = head_bytes(cap)
     return shorten(data[:head], data[head:], total - len(data))
 

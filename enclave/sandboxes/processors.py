@@ -35,7 +35,8 @@ class Claim:
         self._is_held = False
         if 0 < count < len(among):
             with _lock:
-                ordered = sorted(among, key=lambda cpu: (_used[cpu], random.random()))
+                ordered = random.sample(among, len(among))
+                ordered.sort(key=_used.__getitem__)
                 self.cpus = sorted(ordered[:count])
                 self._is_held = True
                 _used.update(self.cpus)

@@ -379,7 +379,14 @@ class Verbs(ABC):
         return self._write(request, _checked_pieces(data, 'data must be bytes, text or an iterable of bytes'), size)
 
     def list_dir(self, path: str = '.', *, recursive: bool = False, max_entries: int | None = None) -> list[PathInfo]:
-        """Return a directory's entries sorted by path, each path relative to ``path``; symlinks are not followed."""
+        """Return a directory's entries sorted by path, each path relative to ``path``; symlinks are not followed.
+
+        Args:
+            max_entries: Return at most so many, in no order of the sandbox's; None is all there are.
+
+        Raises:
+            SandboxPathError: There is no such directory, or without ``max_entries`` it has more than 100,000 entries.
+        """
         return self._perform(ListDir(path=path, recursive=recursive, max_entries=max_entries))
 
     def stat_path(self, path: str, *, follow_symlinks: bool = True) -> PathInfo:

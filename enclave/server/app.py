@@ -39,16 +39,16 @@ from enclave.managers.protocol import (
     REPLAYED_HEADER,
     REQUEST_ID_HEADER,
     VERSION_HEADER,
-    error_response,
 )
 from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
-from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, status_of
+from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, Outcome
 from enclave.server.route import (
     JSON,
     JSON_OPTIONS,
+    LARGE_ANSWER,
     ROUTES,
     Adapter,
     Context,
@@ -60,7 +60,6 @@ from enclave.server.route import (
     decode_query,
 )
 from enclave.server.service import Service, Tenant
-from enclave.server.views import without_host
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +237,7 @@ class _Door:
             response.headers.update(adapter.headers(error))
             return response
         chosen = getattr(error, 'http_status', status_of(error)) if status is None else status
-        response = flask.Response(_encoded(error), chosen, mimetype=JSON)
+        response = flask.Response(wire.to_json(shown_error(error)).encode('ascii'), chosen, mimetype=JSON)
         for name, value in extra_headers(error, chosen).items():
             response.headers[name] = value
         return response
@@ -279,7 +278,7 @@ class _Door:
                 value = self._run(route, context, arguments)
                 if isinstance(value, Streamed):
                     return self._streamed(value, stack.pop_all())
-                return _response(value)
+                return self._answer(value, context)
         except EnclaveError as error:
             return self._failure(error)
 
@@ -332,7 +331,7 @@ class _Door:
         outcome = None
         try:
             with context.held, self._listed(route, tenant, arguments):
-                response = _response(self._run(route, context, arguments))
+                response = self._answer(self._run(route, context, arguments), context)
             outcome = Outcome(response.status_code, response.get_data())
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:
@@ -341,6 +340,20 @@ class _Door:
             raise
         finally:
             repeats.finish(tenant.name, key, entry, outcome)
+        return response
+
+    def _answer(self, value: Any, context: Context) -> flask.Response:
+        """Return an answer. For a large one there must be room as long as it is being sent: its JSON is longer than its text."""
+        if isinstance(value, (flask.Response, Text)):
+            return _response(value)
+        encoded = wire.encode(value)
+        size = wire.weigh(encoded, LARGE_ANSWER)
+        if not size:
+            return flask.Response(wire.encoded_to_json(encoded), mimetype=JSON)
+        with contextlib.ExitStack() as stack, context.cancellation.applied():
+            stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
+            response = flask.Response(wire.encoded_to_json(encoded), mimetype=JSON)
+            response.call_on_close(stack.pop_all().close)
         return response
 
     def _repeated(self, entry: Entry, gone: threading.Event) -> flask.Response:
@@ -440,17 +453,6 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
     except EnclaveError as error:
         logger.info('an answer was broken off: %s', error)
         raise
-
-
-def _encoded(error: EnclaveError) -> bytes:
-    answer = error_response(error)
-    detail = getattr(error, 'detail', error.message)
-    shown = without_host(detail) if isinstance(detail, str) else detail
-    answer = answer.model_copy(update={'message': without_host(answer.message), 'detail': shown})
-    try:
-        return wire.to_json(answer).encode('ascii')
-    except InvalidArgumentError:
-        return wire.to_json(answer.model_copy(update={'details': {}})).encode('ascii')
 
 
 def _adapter() -> Adapter | None:

@@ -1,4 +1,4 @@
-"""Errors as answers (layer 6): which exception is which status, and ``{code, message, details}`` for a body.
+"""Errors as responses (layer 6): which exception is which status, and the one record of it for a body, a stream or a batch.
 
 The way back is `enclave.managers.protocol.rebuild_error`. No status is 5xx for what a client asked wrongly: those say that the
 server, or what it stands on, could not do its part.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enclave import errors
 from enclave.errors import EnclaveError
+from enclave.managers.protocol import ErrorResponse, error_response
+from enclave.server.hiding import without_host
 
 _STATUSES: dict[type[EnclaveError], int] = {
     EnclaveError: 500,
@@ -56,6 +58,13 @@ def status_of(error: BaseException) -> int:
         if cls in _STATUSES:
             return _STATUSES[cls]
     return 500
+
+
+def shown_error(error: EnclaveError) -> ErrorResponse:
+    """Return an exception as a client sees it, by whichever way: with all its keys, and nothing of the host in its words."""
+    answer = error_response(error)
+    detail = without_host(answer.detail) if isinstance(answer.detail, str) else answer.detail
+    return answer.model_copy(update={'message': without_host(answer.message), 'detail': detail})
 
 
 def extra_headers(error: BaseException, status: int) -> dict[str, str]:

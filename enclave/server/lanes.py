@@ -18,6 +18,7 @@ from typing import Literal
 
 from attrs import define, field
 
+from enclave.cancellation import is_cancelled
 from enclave.errors import CallCancelledError, TooManyRequestsError
 
 Lane = Literal['quick', 'call', 'stream', 'end', 'program']
@@ -25,6 +26,8 @@ Lane = Literal['quick', 'call', 'stream', 'end', 'program']
 END_THREADS = 16
 SPARE_THREADS = 12
 RETRY_AFTER_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+"""How often one that waits for room looks whether its client is still there."""
 
 
 class Shares:
@@ -119,6 +122,7 @@ class Lanes:
         self._queues: collections.OrderedDict[str, collections.deque[_Ticket]] = collections.OrderedDict()
         self._waiting = Shares(waiting, keys)
         self._memory = Shares(memory, keys)
+        self._answers: dict[str, int] = {}  # large ones that are being sent, by tenant
         self._quick = 0
         self._refused = 0
 
@@ -217,6 +221,40 @@ class Lanes:
         finally:
             with self._changed:
                 self._memory.give(tenant, amount)
+                self._changed.notify_all()
+
+    @property
+    def memory_held(self) -> int:
+        """How many bytes calls and answers hold."""
+        with self._changed:
+            return self._memory.taken
+
+    @contextlib.contextmanager
+    def answering(self, tenant: str, size: int) -> Iterator[None]:
+        """Hold room for an answer that is there, as large as it is in memory, for the block: wait for it, since the work is done.
+
+        One answer of each key waits for none, so that there is always one that gets on; for that time more may be held than there
+        is, and no new call begins.
+
+        Raises:
+            CallCancelledError: The client went away meanwhile.
+        """
+        with self._changed:
+            while self._answers.get(tenant) and not self._memory.has_room(tenant, size):
+                if is_cancelled():
+                    raise CallCancelledError('the client went away before there was room for the answer')
+                self._changed.wait(_LOOK_SECONDS)
+            self._answers[tenant] = self._answers.get(tenant, 0) + 1
+            self._memory.take(tenant, size)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._memory.give(tenant, size)
+                self._answers[tenant] -= 1
+                if not self._answers[tenant]:
+                    del self._answers[tenant]
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def queued(

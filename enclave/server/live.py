@@ -28,7 +28,8 @@ from enclave.errors import (
     ServerError,
     TooManyRequestsError,
 )
-from enclave.managers.protocol import KEEP_ALIVE_SECONDS, StreamEvent, error_response
+from enclave.managers.protocol import KEEP_ALIVE_SECONDS, StreamEvent
+from enclave.server.faults import shown_error
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class EventLog(ABC):
 
     def _end(self, error: EnclaveError) -> None:
         self._error = error  # before its event, which says that it is there
-        self._append(StreamEvent(event='error', error=error_response(error)))
+        self._append(StreamEvent(event='error', error=shown_error(error)))
 
     def _append(self, event: StreamEvent) -> None:
         """Add an event once there is room for it; one that ends it needs none. Called by one thread at a time."""

@@ -142,7 +142,8 @@ class Policy(Model):
         max_disk: The most that ``storage_opt`` may give as a size.
         max_open_files: The most ``open_files_limit`` may be.
         max_output_bytes: The most that ``max_output_bytes`` may be, of a call, a process, a cell, a tool or a sandbox.
-        max_output_memory: How much output all calls together may hold at once, twice their ``max_output_bytes`` each.
+        max_output_memory: How much output all calls together may hold at once: twice their ``max_output_bytes`` each while they
+            run, and for a large answer what it takes as text and as JSON until it is sent.
         max_display_bytes: The most that ``max_display_bytes`` of a notebook may be.
         max_file_bytes: The largest file that a tool may be set to read or write at once.
         max_entries: How many entries of a directory are listed at once.

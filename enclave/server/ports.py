@@ -19,10 +19,9 @@ from urllib.parse import quote
 import flask
 
 from enclave.errors import EnclaveError, InvalidArgumentError, SandboxError, SandboxPathError, ServerError
-from enclave.managers.protocol import error_response
 from enclave.sandboxes.connection import Connection
 from enclave.server.auth import sent_key
-from enclave.server.faults import status_of
+from enclave.server.faults import shown_error, status_of
 from enclave.server.route import BYTES, Adapter, Context, Head, Identity, RawBody, Streamed, add_route
 from enclave.server.service import Service
 from enclave.wire import to_json
@@ -67,7 +66,7 @@ class Ports(Adapter):
     def failure(self, error: EnclaveError, status: int | None) -> tuple[bytes, int, str]:
         """Return an error as the server's own addresses answer it; a port that is not open is a bad gateway."""
         number = 502 if isinstance(error, PortError) else status_of(error) if status is None else status
-        return to_json(error_response(error)).encode('ascii'), number, 'application/json'
+        return to_json(shown_error(error)).encode('ascii'), number, 'application/json'
 
 
 class PortError(SandboxError):

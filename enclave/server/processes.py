@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Generator
 
 from enclave.errors import OperationTimeoutError
-from enclave.managers.protocol import ProcessEvent, ProcessInfo, chunk_event, error_response
+from enclave.managers.protocol import ProcessEvent, ProcessInfo, chunk_event
 from enclave.sandboxes.process import Process
 from enclave.server import live
+from enclave.server.faults import shown_error
 from enclave.server.live import EventLog, EventLogTable
 
 _START_SECONDS = 30.0
@@ -53,7 +54,7 @@ class LiveProcess(EventLog):
             running=running,
             last_seq=self.last_seq,
             result=None if running else self.process.result,
-            error=None if running or error is None else error_response(error).model_dump(mode='json'),
+            error=None if running or error is None else shown_error(error).model_dump(mode='json'),
         )
 
 

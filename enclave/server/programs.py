@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Iterator
@@ -18,10 +19,10 @@ from enclave.managers.protocol import (
     CodeBatchRequest,
     CodeEvent,
     PoolCodeRequest,
-    error_response,
 )
 from enclave.parallel import MOST_AT_ONCE, Batch, Outcome
-from enclave.server.route import EVENTS, Context, Streamed, route
+from enclave.server.faults import shown_error
+from enclave.server.route import EVENTS, LARGE_ANSWER, Context, Streamed, route
 
 _WINDOW = 2
 """How many times as many outcomes may wait to be sent as programs run at once."""
@@ -181,22 +182,25 @@ def _allowed(request: CodeRequest | EnclaveError) -> CodeRequest:
 
 def _streamed_batch(context: Context, batch: Batch[Any, CodeResult]) -> Streamed:
     context.on_gone(batch.stop)
-    return Streamed(_lines(batch), EVENTS)
+    return Streamed(_lines(batch, context), EVENTS)
 
 
-def _lines(batch: Batch[Any, CodeResult]) -> Iterator[bytes]:
+def _lines(batch: Batch[Any, CodeResult], context: Context) -> Iterator[bytes]:
     try:
         while True:
             outcome = batch.next(KEEP_ALIVE_SECONDS)
             if outcome is not None:
-                yield _line(_event(outcome))
+                event = wire.encode(_event(outcome))
+                size = wire.weigh(event, LARGE_ANSWER)
+                with context.service.lanes.answering(context.tenant.name, size) if size else contextlib.nullcontext():
+                    yield wire.encoded_to_json(event).encode('ascii') + b'\n'
             elif batch.is_over:
                 break
             else:
                 yield _line(CodeEvent(event='alive'))
         yield _line(CodeEvent(event='end'))
     except EnclaveError as error:
-        yield _line(CodeEvent(event='error', error=error_response(error)))
+        yield _line(CodeEvent(event='error', error=shown_error(error)))
     finally:
         batch.close()
 
@@ -208,7 +212,7 @@ def _event(outcome: Outcome[CodeResult]) -> CodeEvent:
     if not isinstance(error, EnclaveError):
         logger.error('a program of a batch could not be run', exc_info=error)
         error = ServerError('the server failed; its log says why')
-    return CodeEvent(event='failed', index=outcome.index, error=error_response(error))
+    return CodeEvent(event='failed', index=outcome.index, error=shown_error(error))
 
 
 def _line(event: CodeEvent) -> bytes:

@@ -78,6 +78,10 @@ class Context:
         self.held.enter_context(self.service.lanes.holding(self.tenant.name, 2 * size))
 
 
+LARGE_ANSWER = 1 << 20
+"""What an answer may take in memory, as text and as JSON, before room is held for it."""
+
+
 @frozen
 class RawBody:
     """A body that is not JSON, as it comes."""

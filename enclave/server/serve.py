@@ -49,7 +49,6 @@ from enclave.managers.protocol import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
     REQUEST_ID_HEADER,
-    error_response,
 )
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.adapters import adapter_at, takes_live_body
@@ -68,7 +67,7 @@ from enclave.server.auth import (
     read_keys,
 )
 from enclave.server.bodies import LiveBody
-from enclave.server.faults import extra_headers, status_of
+from enclave.server.faults import extra_headers, shown_error, status_of
 from enclave.server.policy import Policy
 from enclave.server.ports import RAW_KEY, takes_upgrade
 from enclave.server.route import ROUTES, VARIABLE, Head
@@ -300,8 +299,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
             431: 'Request Header Fields Too Large',
         }
         self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
-        answer = error_response(error.fault).model_copy(update={'detail': error.fault.message})
-        body = wire.to_json(answer).encode('ascii')
+        body = wire.to_json(shown_error(error.fault)).encode('ascii')
         request_id = f'refused-{time.monotonic_ns():x}'
         self.response_headers = [
             ('Content-Type', 'application/json'),

@@ -9,7 +9,9 @@ import attrs
 
 from enclave.errors import SandboxPathError, UnsupportedError
 from enclave.managers.protocol import DoneResponse, SizeResponse, response_type, wrapped
+from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
+from enclave.sandboxes.listing import LISTED_ENTRIES
 from enclave.server.route import Context, RawBody, Streamed, add_route
 from enclave.verb_requests import (
     BYTES,
@@ -49,13 +51,15 @@ def list_dir(context: Context, sandbox_id: str, request: ListDir) -> list[PathIn
     """List no more entries than one answer may have."""
     policy = context.service.policy
     asked = policy.entries(request.max_entries)
-    most = policy.max_entries + 1 if asked is None else asked
-    found = context.tenant.manager.perform(sandbox_id, attrs.evolve(request, max_entries=most))
-    if asked is None and len(found) > policy.max_entries:
+    if asked is not None or policy.max_entries >= LISTED_ENTRIES:
+        return context.tenant.manager.perform(sandbox_id, request)
+    most = policy.max_entries
+    found = context.tenant.manager.perform(sandbox_id, attrs.evolve(request, max_entries=most + 1))
+    if len(found) > most:
         raise SandboxPathError(
-            f'{request.path!r} has more than {policy.max_entries} entries; list parts of it, or say max_entries for the first '
-            'ones',
-            details={'rule': 'max_entries'},
+            f'{quoted(request.path)} has more than {most} entries; list parts of it, or pass max_entries=N to have N of them, at '
+            f'most {most}',
+            details={'rule': 'max_entries', 'max_entries': most},
         )
     return found
 

@@ -5,21 +5,16 @@ Facts about a sandbox are those that its kind lists for clients; paths of the ho
 
 from __future__ import annotations
 
-import functools
-import os
-import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-import enclave
 from enclave.managers.protocol import printable
 from enclave.records import HealthCheckResult, SandboxInfo
 from enclave.sandboxes.kinds import find_kind
+from enclave.server.hiding import HIDDEN, without_host
 from enclave.server.service import Tenant
 
 _MANAGER_FACTS = ('ttl', 'idle_timeout', 'expires_at', 'pool', 'chosen_because')
-_HIDDEN = '(a path of the server)'
 
 
 def get_info(tenant: Tenant, sandbox_id: str) -> SandboxInfo:
@@ -63,10 +58,10 @@ def _without_paths(value: Any, known: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         shown: dict[str, Any] = {}
         for number, (path, each) in enumerate(value.items(), 1):
-            shown[known.get(path, f'{_HIDDEN[:-1]}, {number})')] = each
+            shown[known.get(path, f'{HIDDEN[:-1]}, {number})')] = each
         return shown
     # A name that is no path, as that of an image, is what the client asked for.
-    return known.get(value, _HIDDEN) if isinstance(value, str) and value.startswith('/') else value
+    return known.get(value, HIDDEN) if isinstance(value, str) and value.startswith('/') else value
 
 
 def shown_health(health: HealthCheckResult) -> HealthCheckResult:
@@ -76,29 +71,3 @@ def shown_health(health: HealthCheckResult) -> HealthCheckResult:
         return health
     shown = {str(kind): 'ok' if answer == 'ok' else 'unavailable' for kind, answer in backends.items()}
     return health.model_copy(update={'details': {**health.details, 'backends': shown}})
-
-
-_ADDRESS = re.compile(r'(?:unix|npipe|tcp|ssh)://[^\s,;)\'"`]*')
-
-
-@functools.cache
-def _host_paths() -> re.Pattern[str]:
-    """Return what matches paths of this program and of what it keeps; none that is common in sandboxes too."""
-    home = os.path.expanduser('~')
-    own = {
-        sys.prefix,
-        sys.base_prefix,
-        os.getcwd(),
-        os.path.dirname(os.path.dirname(enclave.__file__)),
-        os.environ.get('ENCLAVE_CACHE_DIR', ''),
-        '/var/cache/enclave',
-        os.path.join(home, '.cache', 'enclave'),
-        os.path.join(home, '.local', 'state', 'enclave'),
-    }
-    told = sorted((path for path in own if path.count('/') > 1 and path != '/usr/local'), key=len, reverse=True)
-    return re.compile('|'.join(re.escape(path) + r'(?:/[^\s,;:)\'"`]*)?' for path in told))
-
-
-def without_host(text: str) -> str:
-    """Return a message without what it says of the machine of the server: where an engine listens, where things lie."""
-    return _host_paths().sub(_HIDDEN, _ADDRESS.sub('(an address of the server)', text))

@@ -90,7 +90,8 @@ class Tool:
         needs: What it needs from a sandbox, of ``'commands'``, ``'files'`` and ``'notebook'``.
         enabled: A tool that is not enabled is not loaded.
         parameters: A schema written by hand, where there is no arguments class.
-        metadata: What the metadata of every result holds, whatever became of the call, with default values.
+        metadata: What the metadata of every result holds, whatever became of the call, with default values. That of a failure
+            holds `COMMAND_METADATA` too, whatever stopped the call.
     """
 
     name: str = ''
@@ -199,8 +200,8 @@ class Tool:
         self._check_enabled()
         arguments = self.check_arguments(parameters)
         if inspect.iscoroutinefunction(self.run):
-            return self._told(lambda: _drive(self.run, workspace, arguments), workspace)
-        return self._told(lambda: self.run(workspace, arguments), workspace)
+            return self._told(functools.partial(_drive, self.run, workspace, arguments), workspace)
+        return self._told(functools.partial(self.run, workspace, arguments), workspace)
 
     @_overridable
     def run(self, workspace: Workspace, arguments: Any) -> Any:
@@ -298,8 +299,9 @@ class Tool:
             result = self.failure(f'{kind}: {error}' if str(error) else kind, exception=kind)
         if result.execution_time is None:
             result = attrs.evolve(result, execution_time=time.perf_counter() - started)
-        if self.metadata.keys() - result.metadata.keys():
-            result = attrs.evolve(result, metadata={**self.metadata, **result.metadata})
+        expected = self.metadata if result.success else {**COMMAND_METADATA, **self.metadata}
+        if expected.keys() - result.metadata.keys():
+            result = attrs.evolve(result, metadata={**expected, **result.metadata})
         return result
 
     def _as_result(self, value: Any, workspace: Workspace) -> ToolResult:
@@ -312,7 +314,10 @@ class Tool:
         try:
             return self.success(wire.from_json(wire.to_json(value)))
         except InvalidArgumentError as error:
-            return self.failure(f'{self.name} returned a {type(value).__name__} that has no JSON form: {error.message}')
+            return self.failure(
+                f'{self.name} returned a {type(value).__name__} that has no JSON form: {error.message}',
+                error_code=error.code,
+            )
 
 
 SandboxTool = Tool
@@ -360,7 +365,8 @@ def call_tool(
     Raises:
         ToolArgumentsError, EnclaveError: As for `Tool.execute`.
     """
-    check_max_chars(max_chars)
+    if max_chars is not None:
+        check_max_chars(max_chars)
     budget: int | None = getattr(tool.options, 'max_chars', None) if max_chars is None else max_chars
     is_async = inspect.iscoroutinefunction(tool.execute)
     place: Any = workspace
@@ -393,9 +399,13 @@ COMMAND_METADATA: dict[str, Any] = {
     'stderr_truncated': False,
     'output_file': None,
     'stderr_file': None,
+    'error_code': None,
+    'exception': None,
 }
-"""What the metadata of every result of a tool that runs a command holds, with the values of one that ran nothing. ``*_file`` is
-the path in the sandbox of a file with the whole of what was shortened to a budget of characters."""
+"""What the metadata of every result of a tool that runs a command holds, and of every failure of any tool, with the values of one
+that ran nothing. ``*_file`` is the path in the sandbox of a file with the whole of what was shortened to a budget of characters;
+``error_code`` is the code of this library's error that refused or ended the call (see `enclave.errors`), ``exception`` the class
+of what a tool's own code raised. Both are None where it was the program that failed."""
 
 
 def command_result(
@@ -419,6 +429,7 @@ def command_result(
         exit_code=result.exit_code,
         execution_time=result.execution_time,
         metadata={
+            **COMMAND_METADATA,
             'stderr': result.stderr,
             'signal': result.signal,
             'timed_out': result.timed_out,

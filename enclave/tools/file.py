@@ -148,7 +148,8 @@ class FileOperation(Tool):
         if len(data) > limit:
             return self.failure(
                 f'The content of {arguments.file_path!r} is {len(data)} bytes, more than the {limit} allowed for one call '
-                "(max_file_bytes); write the first part and add the others with the operation 'append'"
+                "(max_file_bytes); write the first part and add the others with the operation 'append'",
+                error_code=InvalidArgumentError.code,
             )
         size = workspace.write_file(arguments.file_path, data, **how)
         return self.success(f'{did} {arguments.file_path} ({len(data)} bytes)', size=size, bytes=len(data))
@@ -183,6 +184,7 @@ class FileOperation(Tool):
                 f'{arguments.file_path!r} is {size} bytes, more than the {limit} allowed for one call (max_file_bytes); '
                 'read it in parts with offset and max_bytes',
                 size=size,
+                error_code=SandboxPathError.code,
             )
         data = data[:wanted]
         start = arguments.offset
@@ -197,7 +199,8 @@ class FileOperation(Tool):
                 return self.failure(
                     f'{arguments.file_path!r} is not {arguments.encoding} text: byte {start + error.start} is '
                     f"0x{error.object[error.start]:02x}. Read it with encoding='base64' for its exact bytes, or with "
-                    "'latin-1' to see each byte as a character"
+                    "'latin-1' to see each byte as a character",
+                    error_code=SandboxPathError.code,
                 )
         facts: dict[str, Any] = {
             'encoding': arguments.encoding,

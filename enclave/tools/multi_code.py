@@ -14,13 +14,13 @@ import attrs
 from attrs import frozen
 
 from enclave.enums import ExecutionStatus, SandboxType
-from enclave.errors import UnsupportedError
+from enclave.errors import InvalidArgumentError, NotRegisteredError, UnsupportedError
 from enclave.languages.runner import SandboxRunner
 from enclave.languages.running import run_program
 from enclave.languages.table import Language, find_language
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.records import CommandResult, ToolResult
-from enclave.tools.base import Tool, command_result, memory_limit_of
+from enclave.tools.base import COMMAND_METADATA, Tool, command_result, memory_limit_of
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
@@ -119,6 +119,7 @@ class MultiCodeExecutor(Tool):
         'prints. Every call has a directory of its own, which is gone afterwards.'
     )
     needs = frozenset({'commands', 'files'})
+    metadata = COMMAND_METADATA
     _sandbox_type = SandboxType.DOCKER
 
     LANG_MAIN_FILES: ClassVar[dict[str, str]] = {
@@ -174,10 +175,10 @@ class MultiCodeExecutor(Tool):
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         """Compile and run the program."""
         if not arguments.language.strip() or not arguments.code.strip():
-            return self.failure('Invalid input')
+            return self.failure('Invalid input', error_code=InvalidArgumentError.code)
         language = self._find_language(arguments.language)
         if language is None:
-            return self.failure(f'Unsupported language: {arguments.language}')
+            return self.failure(f'Unsupported language: {arguments.language}', error_code=NotRegisteredError.code)
         main = language.file.replace('{name}', language.find_name(arguments.code) or '')
         files = {posixpath.basename(path): text for path, text in (arguments.files or {}).items()}
         request = CodeRequest(
@@ -191,7 +192,7 @@ class MultiCodeExecutor(Tool):
             # Its callers count real time: a program's limit is not longer where the machine is busy.
             result = run_program(SandboxRunner(workspace), request, language, patience=0.0)
         except UnsupportedError as error:  # the image lacks the language's programs
-            return self.failure(error.message)
+            return self.failure(error.message, error_code=error.code)
         return self._told_result(result, request, workspace)
 
     @classmethod

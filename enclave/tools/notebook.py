@@ -8,9 +8,10 @@ from attrs import frozen
 
 from enclave.cells import DEFAULT_KERNEL, KERNEL_DELETED, SANDBOX_STOPPED, CellResult, KernelInfo
 from enclave.enums import ExecutionStatus, SandboxType
+from enclave.errors import InvalidArgumentError
 from enclave.records import ToolResult
 from enclave.rulings import at_most, inside
-from enclave.tools.base import Tool
+from enclave.tools.base import COMMAND_METADATA, Tool
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
@@ -43,18 +44,12 @@ class NotebookWorkspace(Protocol):
 
 
 CELL_METADATA: dict[str, Any] = {
+    **COMMAND_METADATA,
     'outputs': [],
     'stdout': '',
-    'stderr': '',
-    'stdout_bytes': 0,
-    'stderr_bytes': 0,
-    'stdout_truncated': False,
-    'stderr_truncated': False,
     'error': None,
     'execution_count': None,
     'kernel': DEFAULT_KERNEL,
-    'timed_out': False,
-    'oom_killed': False,
     'state_lost': None,
     'note': None,
     'outputs_left_out': 0,
@@ -62,7 +57,6 @@ CELL_METADATA: dict[str, Any] = {
     'display_updates': [],
     'timing': {},
     'widgets': {},
-    'output_file': None,
 }
 """What the metadata of every result holds, with the values of one that ran nothing. ``output_file`` is the path in the sandbox
 of a file with the whole text, where it was shortened to a budget of characters."""
@@ -122,7 +116,7 @@ class NotebookExecutor(Tool):
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         """Run the code and report how it ended; where there is no code, nothing is run."""
         if not arguments.code.strip():
-            return self.failure('No code provided')
+            return self.failure('No code provided', error_code=InvalidArgumentError.code)
         notebook = cast('NotebookWorkspace', workspace)
         options = self.options
         kernel = arguments.kernel or DEFAULT_KERNEL
@@ -153,6 +147,7 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
         timeout: The call's time limit in seconds, for the message; None where only the sandbox knows it.
     """
     metadata: dict[str, Any] = {
+        **CELL_METADATA,
         'outputs': result.outputs,
         'stdout': result.stdout,
         'stderr': result.stderr,
@@ -172,7 +167,6 @@ def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = N
         'display_updates': result.display_updates,
         'timing': result.timing,
         'widgets': result.widgets,
-        'output_file': None,
     }
     return ToolResult(
         tool_name=tool_name,

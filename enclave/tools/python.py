@@ -10,7 +10,7 @@ from attrs import frozen
 
 from enclave.config import check_env, checked
 from enclave.enums import SandboxType
-from enclave.errors import ConfigurationError, UnsupportedError
+from enclave.errors import ConfigurationError, InvalidArgumentError, UnsupportedError
 from enclave.records import ToolResult
 from enclave.rulings import at_most, inside
 from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
@@ -99,7 +99,7 @@ class PythonExecutor(Tool):
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:
         """Run the code and report how it ended; where there is no code, nothing is run."""
         if not arguments.code.strip():
-            return self.failure('No code provided')
+            return self.failure('No code provided', error_code=InvalidArgumentError.code)
         options = self.options
         interpreter = [options.interpreter] if isinstance(options.interpreter, str) else list(options.interpreter)
         timeout = options.timeout if arguments.timeout is None else arguments.timeout
@@ -120,7 +120,7 @@ class PythonExecutor(Tool):
                 ),
             )
         except UnsupportedError as error:  # a sandbox of a user's own that knows commands only
-            return self.failure(str(error))
+            return self.failure(str(error), error_code=error.code)
         told = command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))
         if result.exit_code in (_NOT_EXECUTABLE, _NOT_FOUND) and not self._runs(workspace, interpreter, arguments):
             return told.model_copy(update={'error': _missing_text(interpreter[0], result.exit_code)})

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from enclave.config import check_env, checked
 from enclave.enums import SandboxType
+from enclave.errors import InvalidArgumentError
 from enclave.records import ToolResult
 from enclave.rulings import at_most, inside
 from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
@@ -78,7 +79,7 @@ class ShellExecutor(Tool):
         """Run the command and report how it ended; where there is none, nothing is run."""
         program = arguments.command if isinstance(arguments.command, str) else ''.join(arguments.command[:1])
         if not program.strip():
-            return self.failure('No command provided')
+            return self.failure('No command provided', error_code=InvalidArgumentError.code)
         command: str | tuple[str, ...] = arguments.command
         timeout = self.options.timeout if arguments.timeout is None else arguments.timeout
         options = given(

@@ -598,7 +598,7 @@ def test_what_is_kept_belongs_to_nobody_else(start: Start) -> None:
     sandbox = start(remove_on_exit=False)
     sandbox.write_file('/sandbox/x', 'kept')
     sandbox.stop()
-    kept = sandbox._kept_dir()
+    kept = sandbox.backend.kept_dir
     assert kept is not None
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     sandbox.cleanup()
@@ -642,7 +642,7 @@ def test_what_stays_of_a_kept_directory_is_told(start: Start, monkeypatch: pytes
             sandbox.cleanup()
 
     sandbox.cleanup()
-    kept = sandbox._kept_dir()
+    kept = sandbox.backend.kept_dir
     assert kept is not None
     assert not kept.exists()
 

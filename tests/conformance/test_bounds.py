@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from enclave.errors import EnclaveError, InvalidArgumentError, SandboxPathError
+from enclave.sandboxes import listing
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 
 Start = Callable[..., AgentBackedSandbox]
@@ -37,6 +38,26 @@ def test_a_sparse_file_fills_neither_memory_nor_disk(sandbox: AgentBackedSandbox
     assert size == (tmp_path / 'some').stat().st_size == 64 * MIB + 4
     assert (tmp_path / 'some').stat().st_blocks * 512 < 4 * MIB
     assert sandbox.read_file(f'{place}/huge', max_bytes=5) == bytes(5)
+
+
+def test_a_directory_of_many_files_is_listed_as_far_as_was_asked_for(
+    sandbox: AgentBackedSandbox, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.execute_command('mkdir d && cd d && for n in $(seq 30); do : > $n; done', cwd=place)
+    assert len(sandbox.list_dir(place, recursive=True)) == 31
+
+    monkeypatch.setattr(listing, 'LISTED_ENTRIES', 20)
+    for path, is_recursive in ((f'{place}/d', False), (place, True)):
+        with pytest.raises(SandboxPathError, match=r'more than 20 entries.*max_entries=N') as caught:
+            sandbox.list_dir(path, recursive=is_recursive)
+        assert caught.value.details['max_entries'] == 20
+        assert len(sandbox.list_dir(path, recursive=is_recursive, max_entries=25)) == 25
+        assert len(sandbox.list_dir(path, recursive=is_recursive, max_entries=1000)) == 30 + is_recursive
+
+    monkeypatch.setattr(listing, 'LISTED_CHARACTERS', 10)
+    monkeypatch.setattr(listing, 'CHARACTERS_EACH', 1)
+    with pytest.raises(SandboxPathError, match=r'names .* are too long'):
+        sandbox.list_dir(f'{place}/d', max_entries=20)
 
 
 @pytest.mark.parametrize('kind', ['fifo', 'device'])

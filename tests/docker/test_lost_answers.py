@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 import requests
 
 from enclave.errors import EnclaveError
-from enclave.sandboxes.docker import sandbox as module
+from enclave.sandboxes.docker import backend as module
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.sandbox import DockerSandbox
 from tests.support.host import wait_until
@@ -108,3 +111,35 @@ def test_an_engine_that_cannot_set_kernel_parameters_is_asked_without(
 
     assert asked == [True, False, False]
     assert module._NO_IPV6 in engine.memory
+
+
+KILLED_BEFORE_THE_START = """
+import os, signal
+from enclave.sandboxes.docker.engine import get_engine
+from enclave.sandboxes.docker.sandbox import DockerSandbox
+sandbox = DockerSandbox({'network_enabled': False})
+def start(*arguments, **options):
+    print(sandbox.container_name, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+get_engine().api.start = start
+sandbox.start()
+"""
+
+
+def test_what_an_owner_left_that_was_killed_before_the_start_goes_with_the_next_sandbox_of_anybody(
+    engine: Engine,
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, '-c', KILLED_BEFORE_THE_START], capture_output=True, text=True, check=False
+    )
+    name = killed.stdout.strip()
+    assert name
+    assert killed.returncode == -signal.SIGKILL
+
+    engine.memory.pop('swept by', None)  # as in a process that has made none yet
+    sandbox = DockerSandbox({'network_enabled': False})  # without a manager
+    try:
+        sandbox.start()
+        wait_until(lambda: not is_there(engine, name))
+    finally:
+        sandbox.stop()

@@ -86,7 +86,7 @@ def test_an_image_that_does_not_exist_is_named_with_what_to_do() -> None:
 
 def test_an_engine_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     elsewhere = Engine(f'unix://{tmp_path}/nobody.sock')
-    monkeypatch.setattr('enclave.sandboxes.docker.sandbox.get_engine', lambda: elsewhere)
+    monkeypatch.setattr('enclave.sandboxes.docker.backend.get_engine', lambda: elsewhere)
 
     with pytest.raises(EngineUnavailableError, match='ms-enclave doctor') as caught:
         DockerSandbox(OFFLINE).start()
@@ -255,7 +255,7 @@ def test_nothing_of_the_host_process_grows() -> None:
 def test_a_forgotten_sandbox_warns() -> None:
     sandbox = DockerSandbox(OFFLINE)
     sandbox.start()
-    keep = sandbox._operations, sandbox._container
+    keep = sandbox._operations, sandbox.backend.container
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         del sandbox
@@ -272,7 +272,7 @@ def test_an_engine_that_goes_away_in_mid_call_is_told(monkeypatch: pytest.Monkey
     assert engine.endpoint.socket_path is not None
     with Relay(engine.endpoint.socket_path) as relay:
         cut = Engine(f'tcp://127.0.0.1:{relay.port}')
-        monkeypatch.setattr('enclave.sandboxes.docker.sandbox.get_engine', lambda: cut)
+        monkeypatch.setattr('enclave.sandboxes.docker.backend.get_engine', lambda: cut)
         monkeypatch.setattr(engine_module, 'get_engine', lambda: cut)
         sandbox = DockerSandbox(OFFLINE)
         sandbox.start()

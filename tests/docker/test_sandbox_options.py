@@ -32,7 +32,7 @@ def shell(command: str, **options: object) -> str:
 
 def test_memory_limit_is_the_containers_and_swap_is_off() -> None:
     with DockerSandbox({'memory_limit': '64m', 'network_enabled': False}) as sandbox:
-        found = sandbox._inspect(sandbox._engine, sandbox._container)  # type: ignore[arg-type]
+        found = sandbox.backend.inspect(get_engine(), sandbox.backend.container)
 
     assert found is not None
     assert found['HostConfig']['Memory'] == 64 * 1024 * 1024
@@ -41,7 +41,7 @@ def test_memory_limit_is_the_containers_and_swap_is_off() -> None:
 
 def test_cpu_limit_sets_the_quota() -> None:
     with DockerSandbox({'cpu_limit': '0.5', 'network_enabled': False}) as sandbox:
-        found = sandbox._inspect(sandbox._engine, sandbox._container)  # type: ignore[arg-type]
+        found = sandbox.backend.inspect(get_engine(), sandbox.backend.container)
 
     assert found is not None
     assert found['HostConfig']['NanoCpus'] == 500_000_000

@@ -109,7 +109,7 @@ def test_an_image_without_ipykernel_says_what_to_do_and_leaves_nothing() -> None
 
     with pytest.raises(SandboxStartError, match='needs ipykernel'):
         sandbox.start()
-    assert not sandbox._container
+    assert not sandbox.backend.container
 
 
 def test_a_user_who_is_not_root_and_a_read_only_root_work() -> None:

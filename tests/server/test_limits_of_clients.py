@@ -175,6 +175,30 @@ def test_calls_hold_no_more_output_than_the_server_keeps(backend: FakeBackend, s
         each.cancel()
 
 
+def test_a_large_answer_holds_what_its_json_takes_until_it_is_sent(serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'max_output_memory': 8 << 20})
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', {**CONFIG, 'max_output_bytes': 1 << 20})
+    lanes = server.service.lanes
+    weighed: list[int] = []
+    answering = lanes.answering
+
+    def spy(tenant: str, size: int) -> Any:
+        weighed.append(size)
+        return answering(tenant, size)
+
+    lanes.answering = spy  # type: ignore[method-assign]
+    results = [manager.submit('execute_command', sandbox_id, 'head -c 1000000 /dev/zero') for _ in range(4)]
+
+    assert [each.result(PATIENCE).stdout for each in results] == ['\0' * 1_000_000] * 4
+    assert len(weighed) == 4
+    assert min(weighed) > 13_000_000
+    manager.execute_command(sandbox_id, 'true')
+    assert len(weighed) == 4
+    with lanes._changed:
+        assert lanes._changed.wait_for(lambda: lanes.memory_held == 0, PATIENCE)
+
+
 def test_a_null_where_the_schema_has_one_is_taken() -> None:
     assert StartProcess.model_validate({'command': 'true', 'timeout': None}).timeout is None
     with pytest.raises(InvalidArgumentError, match='or more seconds'):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from enclave.sandboxes.bubblewrap import backend as module
 from enclave.sandboxes.bubblewrap import cgroups
-from enclave.sandboxes.bubblewrap import sandbox as module
 from enclave.sandboxes.bubblewrap.cgroups import Cgroups
 
 PATIENCE = 120.0

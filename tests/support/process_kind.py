@@ -18,7 +18,7 @@ from enclave.config import SandboxConfig, refuses_unknown_keys
 from enclave.deadline import Deadline
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
-from enclave.sandboxes.operations import Operations
+from enclave.sandboxes.backend import Backend, Launched
 
 
 @refuses_unknown_keys
@@ -29,17 +29,14 @@ class ProcessConfig(SandboxConfig):
     niceness: int = field(default=0)
 
 
-class ProcessSandbox(AgentBackedSandbox):
+class ProcessBackend(Backend):
     """Runs our agent as a child of this process."""
 
-    sandbox_type: ClassVar[str] = 'process'
-    config_class: ClassVar[type[ProcessConfig]] = ProcessConfig
-    config: ProcessConfig
     alive: ClassVar[set[str]] = set()
     _stream: PipeStream | None = None
     _place: str = ''
 
-    def _launch(self) -> Operations:
+    def launch(self) -> Launched:
         self._place = tempfile.mkdtemp(prefix='process-kind-')
         process = subprocess.Popen(
             agent_command(sys.executable),
@@ -52,9 +49,9 @@ class ProcessSandbox(AgentBackedSandbox):
         channel = Channel(self.id, self._stream)
         channel.start(Deadline.after(30.0))
         self.alive.add(self.id)
-        return AgentOperations(channel)
+        return Launched(AgentOperations(channel), {'place': self._place})
 
-    def _destroy(self, *, keep: bool) -> None:
+    def destroy(self, *, keep: bool) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -63,8 +60,14 @@ class ProcessSandbox(AgentBackedSandbox):
             shutil.rmtree(self._place, ignore_errors=True)
         self.alive.discard(self.id)
 
-    def _find_problem(self) -> str | None:
-        return None
+
+class ProcessSandbox(AgentBackedSandbox):
+    """A sandbox of programs of this machine."""
+
+    sandbox_type: ClassVar[str] = 'process'
+    config_class: ClassVar[type[ProcessConfig]] = ProcessConfig
+    backend_class: ClassVar[type[Backend] | None] = ProcessBackend
+    config: ProcessConfig
 
 
 class ProcessExaminer:

@@ -25,7 +25,7 @@ from enclave.sandboxes import choice
 from enclave.sandboxes.choice import choose, choose_for, kind_of
 from enclave.sandboxes.kinds import ENTRY_POINTS, KINDS, Missing, SandboxKind, register_kind
 from enclave.sandboxes.registry import SandboxFactory
-from tests.support.process_kind import ProcessConfig, ProcessExaminer, ProcessSandbox
+from tests.support.process_kind import ProcessBackend, ProcessConfig, ProcessExaminer, ProcessSandbox
 from tests.support.server import serving
 
 RULINGS = {**SHARED, 'niceness': inside()}
@@ -37,7 +37,7 @@ def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     KINDS.all()
     monkeypatch.setattr(KINDS, 'registered', dict(KINDS.registered))
     yield
-    assert ProcessSandbox.alive == set()
+    assert ProcessBackend.alive == set()
 
 
 def register(**described: Any) -> SandboxKind:

@@ -54,3 +54,23 @@ def test_of_a_large_value_a_message_shows_the_beginning() -> None:
         with pytest.raises(InvalidArgumentError) as info:
             wire.decode({'command': 'x', 'timeout': value}, RunCommand)
         assert len(info.value.message) < 500
+
+
+@pytest.mark.parametrize(
+    ('text', 'least'),
+    [
+        ('\0' * 300_000, 13 * 300_000),
+        ('\x1b' * 300_000, 13 * 300_000),
+        ('x' * 300_000, 3 * 300_000),
+        ('\U0001f600' * 300_000, 28 * 300_000),
+        ('"' * 300_000, 5 * 300_000),
+    ],
+)
+def test_a_value_weighs_what_it_takes_as_text_and_as_json(text: str, least: int) -> None:
+    written = len(wire.to_json({'a': [text]}))
+    weight = wire.weigh({'a': [text]}, 1000)
+
+    assert least <= weight <= least + 10_000
+    assert weight > 2 * written
+    assert wire.weigh({'a': 'x'}, 1000) == 0
+    assert wire.weigh([{}] * 20_000, 1_000_000) >= 1_000_000

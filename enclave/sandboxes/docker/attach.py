@@ -13,6 +13,8 @@ from typing import Any
 
 from enclave.errors import EnclaveError, SandboxGoneError, SandboxNotFoundError, SandboxStartError, SandboxStateError
 from enclave.records import SandboxInfo
+from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
+from enclave.sandboxes.docker.backend import DockerBackend, NoAgentError
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
 from enclave.sandboxes.docker.inventory import (
@@ -23,7 +25,7 @@ from enclave.sandboxes.docker.inventory import (
     remove_sandbox,
     stop_sandbox,
 )
-from enclave.sandboxes.docker.sandbox import DockerSandbox, NoAgentError
+from enclave.sandboxes.docker.sandbox import DockerSandbox
 from enclave.sandboxes.docker.shell.operations import EngineOperations
 from enclave.sandboxes.operations import Operations
 
@@ -66,27 +68,39 @@ class AttachedDockerSandbox(DockerSandbox):
     def __init__(self, config: DockerSandboxConfig, sandbox_id: str, *, engine: Engine, container: str) -> None:
         super().__init__(config, sandbox_id)
         self._engine = engine
+        self._container = container
+
+    def _make_backend(self, spec: SandboxSpec) -> Backend:
+        return _AttachedBackend(spec, self._engine, self._container)
+
+
+class _AttachedBackend(DockerBackend):
+    """Runs an agent in a container that another process owns."""
+
+    def __init__(self, spec: SandboxSpec, engine: Engine, container: str) -> None:
+        super().__init__(spec)
+        self.engine = engine
         self._attached_to = container
 
-    def _launch(self) -> Operations:
-        engine = self._engine
+    def launch(self) -> Launched:
+        engine = self.engine
         assert engine is not None
-        found = self._inspect(engine, self._attached_to)
+        found = self.inspect(engine, self._attached_to)
         if found is None:
             raise SandboxNotFoundError(f'sandbox {self.id} was removed meanwhile', details={'sandbox_id': self.id})
-        self._container = self._attached_to
-        self.metadata.update(
-            container_id=self._container,
-            container_name=found['Name'].lstrip('/'),
-            image=self.config.image,
-            attached=True,
-        )
+        self.container = self._attached_to
+        self._facts = {
+            'container_id': self.container,
+            'container_name': found['Name'].lstrip('/'),
+            'image': self.config.image,
+            'attached': True,
+        }
         try:
-            return self._exec_agent(engine)
+            operations: Operations = self._exec_agent(engine)
         except NoAgentError:
             self._channel = None
-            self.metadata.update(agent_python=None, driven_by='engine')
-            return EngineOperations(engine, self._container, None, name=self.id, user=self.config.user)
+            self._facts.update(agent_python=None, driven_by='engine')
+            operations = EngineOperations(engine, self.container, None, name=self.id, user=self.config.user)
         except SandboxGoneError as error:
             raise SandboxStartError(
                 f'could not attach to sandbox {self.id}: {error.message}', details={'sandbox_id': self.id}
@@ -94,14 +108,15 @@ class AttachedDockerSandbox(DockerSandbox):
         except EnclaveError:
             self._channel = None
             raise
+        return Launched(operations, self._facts)
 
     def _give_working_dir(self, engine: Engine, uid: int, gid: int) -> None:
         """Leave the working directory as its owner made it."""
 
-    def _destroy(self, *, keep: bool) -> None:
+    def destroy(self, *, keep: bool) -> None:
         """Let go of the container; it is its owner's."""
         self._channel = None
-        self._container = ''
+        self.container = ''
 
 
 class DockerInventory:

@@ -6,7 +6,8 @@ import logging
 import secrets
 import threading
 import time
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 from enclave.cancellation import is_cancelled
 from enclave.deadline import Deadline
@@ -19,11 +20,15 @@ from enclave.errors import (
     SandboxPathNotFoundError,
     SandboxStartError,
 )
+from enclave.sandboxes.agent_operations import AgentOperations
+from enclave.sandboxes.backend import Backend, SandboxSpec
+from enclave.sandboxes.docker.backend import DockerBackend
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.images import ImageRecipe, Progress, find_image, find_recipe
 from enclave.sandboxes.docker.notebook_config import GATEWAY_PORT, DockerNotebookConfig
 from enclave.sandboxes.docker.sandbox import DockerSandbox
-from enclave.sandboxes.notebook.sandbox import NotebookSandbox
+from enclave.sandboxes.notebook.sandbox import NotebookSandbox, agent_of
+from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.process import Process
 from enclave.verb_requests import StartProcess
 
@@ -37,23 +42,21 @@ _RUNTIME_DIR = '/tmp/.jupyter-runtime'  # the home directory may be another user
 _building = threading.Lock()  # held while an image is built, so that many sandboxes that miss it build it once
 
 
-class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
-    """A notebook sandbox in a container of its own. See `DockerNotebookConfig` for what can be asked of it.
+class DockerNotebookBackend(DockerBackend):
+    """Makes a notebook sandbox run in a container, with a kernel gateway where one is asked for.
 
     Attributes:
-        gateway_url: Where its kernel gateway is published, like ``'http://127.0.0.1:8888'``; None where none was asked for.
-        gateway_token: What the gateway's clients must send; '' where it wants none.
+        gateway_url, gateway_token: See `DockerNotebookSandbox`.
     """
 
-    sandbox_type: ClassVar[SandboxType | str] = SandboxType.DOCKER_NOTEBOOK
-    config_class: ClassVar[type[DockerNotebookConfig]] = DockerNotebookConfig
     config: DockerNotebookConfig
 
-    def __init__(self, config: Any = None, sandbox_id: str | None = None) -> None:
-        super().__init__(config, sandbox_id)
+    def __init__(self, spec: SandboxSpec) -> None:
+        super().__init__(spec)
         self.gateway_url: str | None = None
         self.gateway_token: str | None = None
         self._gateway: Process | None = None
+        self._agent: AgentOperations | None = None  # that the gateway was started by
 
     # Image ------------------------------------------------------------------------------------------------------------
 
@@ -95,8 +98,9 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
 
     # Gateway ----------------------------------------------------------------------------------------------------------
 
-    def _container_body(self, engine: Engine, entrypoint: list[str] | None) -> dict[str, Any]:
-        body = super()._container_body(engine, entrypoint)
+    def container_body(self, engine: Engine, entrypoint: Sequence[str] | None) -> dict[str, Any]:
+        """See `DockerBackend.container_body`: with the gateway's port published."""
+        body = super().container_body(engine, entrypoint)
         if self.config.has_gateway:
             address, number = self.config.gateway_binding
             body.setdefault('ExposedPorts', {})[GATEWAY_PORT] = {}
@@ -105,17 +109,17 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
             ]
         return body
 
-    def _start_notebook(self) -> None:
+    def _run(self, engine: Engine) -> Operations:
+        operations = super()._run(engine)
         if self.config.has_gateway:
-            self._start_gateway()
-        super()._start_notebook()
-        if self.config.has_gateway:
-            self._wait_gateway()
+            self._start_gateway(agent_of(operations, self.id))
+        return operations
 
-    def _start_gateway(self) -> None:
+    def _start_gateway(self, agent: AgentOperations) -> None:
         """Start the gateway; it comes up while the first kernel does."""
         self.gateway_token = (self.config.token or secrets.token_urlsafe(24)) if self.config.gateway_auth else ''
-        self._gateway = self._agent().start_process(
+        self._agent = agent
+        self._gateway = agent.start_process(
             StartProcess(
                 command=(
                     'jupyter',
@@ -134,9 +138,10 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
             )
         )
 
-    def _wait_gateway(self) -> None:
-        """Return when the gateway answers to its token, and note where it is published."""
-        assert self._gateway is not None
+    def settle(self) -> Mapping[str, Any]:
+        """Return when the gateway answers to its token, with where it is published."""
+        if self._gateway is None:
+            return {}
         deadline, pause = Deadline.after(GATEWAY_SECONDS), threading.Event()
         while not self._gateway_answers():
             result = self._gateway.poll()
@@ -155,21 +160,51 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
             pause.wait(_RETRY_INTERVAL)
         address, port = self.get_published_ports()[GATEWAY_PORT]
         self.gateway_url = f'http://{f"[{address}]" if ":" in address else address}:{port}'
-        self.metadata['gateway'] = {'url': self.gateway_url, 'token': self.gateway_token}
+        return {'gateway': {'url': self.gateway_url, 'token': self.gateway_token}}
 
     def _gateway_answers(self) -> bool:
+        assert self._agent is not None
         request = f'GET /api/kernelspecs HTTP/1.0\r\nAuthorization: token {self.gateway_token}\r\n\r\n'
         try:
-            with self._agent().connect(_gateway_port(), '127.0.0.1', timeout=10.0) as connection:
+            with self._agent.connect(_gateway_port(), '127.0.0.1', timeout=10.0) as connection:
                 connection.sendall(request.encode(), 10.0)
                 return b' 200 ' in connection.recv(timeout=10.0)[:32]
         except (SandboxPathError, SandboxPathNotFoundError, BrokenPipeError):
             return False
 
     @property
-    def active_calls(self) -> int:
-        """How many commands, file transfers and cells are running; the gateway is none."""
-        return max(0, super().active_calls - (self._gateway is not None))
+    def own_processes(self) -> Sequence[Process]:
+        """The gateway."""
+        return () if self._gateway is None else (self._gateway,)
+
+    def destroy(self, *, keep: bool) -> None:
+        """See `Backend.destroy`."""
+        self._gateway = self._agent = None
+        super().destroy(keep=keep)
+
+
+class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
+    """A notebook sandbox in a container of its own. See `DockerNotebookConfig` for what can be asked of it."""
+
+    sandbox_type: ClassVar[SandboxType | str] = SandboxType.DOCKER_NOTEBOOK
+    config_class: ClassVar[type[DockerNotebookConfig]] = DockerNotebookConfig
+    backend_class: ClassVar[type[Backend] | None] = DockerNotebookBackend
+    config: DockerNotebookConfig
+
+    @property
+    def backend(self) -> DockerNotebookBackend:
+        """What makes it run."""
+        return cast(DockerNotebookBackend, super().backend)
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Where its kernel gateway is published, like ``'http://127.0.0.1:8888'``; None where none was asked for."""
+        return self.backend.gateway_url
+
+    @property
+    def gateway_token(self) -> str | None:
+        """What the gateway's clients must send; '' where it wants none."""
+        return self.backend.gateway_token
 
 
 def _gateway_port() -> int:

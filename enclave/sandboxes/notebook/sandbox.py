@@ -48,6 +48,7 @@ from enclave.sandboxes.notebook.config import loads_all_tools
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, python_spec
 from enclave.sandboxes.notebook.outputs import is_writable
+from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.process import Process
 from enclave.verb_requests import RunCommand, absolute, as_path
 
@@ -57,6 +58,8 @@ ASK_SECONDS = 30.0
 """How long completion, inspection and the like may take by default, from the moment that it is their turn. A kernel's first
 completion reads much of Python's library, which takes seconds on a busy machine."""
 MAX_CODE_CHARACTERS = 8 << 20
+MAX_MATCHES = 10_000
+MAX_VARIABLES = 1000
 """The size limit of a cell's code, and of a line that answers its ``input()``."""
 END_OF_INPUT = '\x04'
 """What Jupyter's kernels take for the end of input."""
@@ -215,8 +218,8 @@ class CellVerbs(ABC):
 class NotebookSandbox(CellVerbs, AgentBackedSandbox):
     """A sandbox with Jupyter kernels, beside all the verbs of `AgentBackedSandbox`.
 
-    A kernel called ``'default'`` is there from the start. A backend's class derives from this one and from the backend's own;
-    its configuration derives from `enclave.sandboxes.notebook.config.NotebookConfig` too.
+    A kernel called ``'default'`` is there from the start. A kind's class names its backend, and its configuration
+    derives from `enclave.sandboxes.notebook.config.NotebookConfig`.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files', 'notebook'})
@@ -229,7 +232,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
     def _own_processes(self) -> list[Process]:
         with self._kernels_lock:
             kernels = list(self._kernels.values())
-        return [process for kernel in kernels for process in kernel.processes]
+        return [*super()._own_processes(), *(process for kernel in kernels for process in kernel.processes)]
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -242,7 +245,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
             self._start_notebook()
         except BaseException as error:
             try:
-                self._stop(keep=self._has_history())
+                self._stop(keep=self.backend.has_history)
             except Exception:
                 logger.warning('sandbox %s: taking away a failed start failed', self.id, exc_info=True)
             if isinstance(error, KernelDiedError):
@@ -258,20 +261,13 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         with self._kernels_lock:
             self._kernels = {DEFAULT_KERNEL: kernel}
         kernel.start()
-
-    def _kernel_python(self) -> str:
-        """Return the path, or name, in the sandbox of the Python that has ipykernel."""
-        return 'python3'
+        self.metadata.update(self.backend.settle())
 
     def _advise(self, error: KernelDiedError) -> str:
         words = str(error.details.get('last_words', ''))
         if 'ipykernel' in words or error.details.get('exit_code') == 127:
-            return f'. {self._explain_missing()}'
+            return f'. {self.backend.explain_missing_kernel()}'
         return ''
-
-    def _explain_missing(self) -> str:
-        """Return a sentence for a person on how to get ipykernel where this sandbox looks for it."""
-        return 'The image needs ipykernel: install it there with pip, or use an image that has it'
 
     def _stop(self, *, keep: bool) -> None:
         with self._kernels_lock:
@@ -292,11 +288,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         operations = self._operations
         if operations is None:
             raise SandboxStateError(f'sandbox {self.id} is being stopped', details={'sandbox_id': self.id})
-        if not isinstance(operations, AgentOperations):
-            raise SandboxStartError(
-                f'sandbox {self.id}: kernels need an image with python3, which our agent runs on; this one has none'
-            )
-        return operations
+        return agent_of(operations, self.id)
 
     # Cells ------------------------------------------------------------------------------------------------------------
 
@@ -347,11 +339,11 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         """
         line = check_input(text)
         found = self._kernel(kernel)
-        with self._telling():
+        with self._explaining_loss():
             found.answer_input(line)
 
     def _steps(self, kernel: NotebookKernel, code: str, timeout: float | None, options: dict[str, Any]) -> Steps:
-        with self._telling():
+        with self._explaining_loss():
             result = yield from kernel.run_cell(code, timeout, **options)
         yield result
 
@@ -386,7 +378,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
             known = self._kernels.get(name)
         if known is not None and exist_ok:
             return known.info()
-        with self._telling():
+        with self._explaining_loss():
             kernel = self._make_kernel(name, self._find_spec(spec), self._place(cwd), env or {})
             with self._kernels_lock:
                 taken = self._kernels.setdefault(name, kernel)
@@ -432,13 +424,13 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
     def list_kernel_specs(self) -> list[KernelSpec]:
         """Return the kinds of kernels that the sandbox has, by name."""
         self._check_usable()
-        with self._telling():
+        with self._explaining_loss():
             return sorted(self._specs().values(), key=lambda spec: spec.name)
 
     def interrupt_kernel(self, name: str = DEFAULT_KERNEL) -> None:
         """Interrupt the cell that runs in a kernel, as Ctrl-C does; where none runs, nothing happens."""
         kernel = self._kernel(name)
-        with self._telling():
+        with self._explaining_loss():
             kernel.interrupt()
 
     def restart_kernel(self, name: str = DEFAULT_KERNEL) -> None:
@@ -447,7 +439,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         A cell that runs ends with an error that says so; cells that wait run in the new process.
         """
         kernel = self._kernel(name)
-        with self._telling():
+        with self._explaining_loss():
             kernel.restart()
 
     # Questions --------------------------------------------------------------------------------------------------------
@@ -455,7 +447,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
     def complete_code(
         self, code: str, cursor: int | None = None, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS
     ) -> Completion:
-        """Return what could stand at a place in the code, after the cells that were asked for before.
+        """Return what could stand at a place in the code, after the cells that were asked for before, 10,000 matches at most.
 
         Args:
             cursor: Characters before the place; default is the end of the code.
@@ -467,7 +459,9 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         matches = reply.get('matches')
         end = len(code) if cursor is None else cursor
         return Completion(
-            matches=[each for each in matches if isinstance(each, str)] if isinstance(matches, list) else [],
+            matches=[each for each in matches if isinstance(each, str)][:MAX_MATCHES]
+            if isinstance(matches, list)
+            else [],
             start=_position(reply.get('cursor_start'), len(code), end),
             end=_position(reply.get('cursor_end'), len(code), end),
         )
@@ -527,7 +521,10 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
             text = reply['user_expressions']['found']['data']['text/plain']
             rows = json.loads(base64.b64decode(text.strip('\'"'), validate=True))
             return sorted(
-                (Variable(name=_text(a), type=_text(b), text=_text(c), shape=_text(d)) for a, b, c, d in rows),
+                (
+                    Variable(name=_text(a), type=_text(b), text=_text(c), shape=_text(d))
+                    for a, b, c, d in rows[:MAX_VARIABLES]
+                ),
                 key=lambda variable: variable.name,
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, binascii.Error) as error:
@@ -536,7 +533,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
     def _ask(self, kind: str, content: dict[str, Any], kernel: str, timeout: float) -> dict[str, Any]:
         found = self._kernel(kernel)
         seconds = check_timeout(timeout)
-        with self._telling():
+        with self._explaining_loss():
             return found.ask(kind, content, ASK_SECONDS if seconds is None else seconds)
 
     # Help -------------------------------------------------------------------------------------------------------------
@@ -567,7 +564,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
 
     def _find_spec(self, name: str) -> KernelSpec:
         if name == PYTHON_SPEC.name:
-            return python_spec(self._kernel_python())
+            return python_spec(self.backend.kernel_python)
         specs = self._specs()
         if name not in specs:
             raise NotFoundError(
@@ -578,7 +575,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
 
     def _specs(self) -> dict[str, KernelSpec]:
         """Ask the sandbox's own jupyter_client, which knows where kernels are installed there."""
-        python = self._kernel_python()
+        python = self.backend.kernel_python
         request = RunCommand(command=[python, '-c', _FIND_SPECS], timeout=60.0, max_output_bytes=1 << 20)
         result = self._agent().run(request)
         found: Any = None
@@ -602,12 +599,25 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         return specs
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _explaining_loss(self) -> Iterator[None]:
         """Report the loss of the sandbox as every other verb says it."""
         try:
             yield
         except SandboxGoneError as error:
             raise self._gone(error) from error
+
+
+def agent_of(operations: Operations, sandbox_id: str) -> AgentOperations:
+    """Return the operations of an agent, which kernels need.
+
+    Raises:
+        SandboxStartError: They are not an agent's.
+    """
+    if not isinstance(operations, AgentOperations):
+        raise SandboxStartError(
+            f'sandbox {sandbox_id}: kernels need an image with python3, which our agent runs on; this one has none'
+        )
+    return operations
 
 
 # Checks, for every class that has these verbs ---------------------------------------------------------------------------

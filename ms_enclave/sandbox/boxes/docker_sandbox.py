@@ -63,7 +63,7 @@ class DockerSandbox(CoreBackedSandbox):
 
     @property
     def _container_id(self) -> str:
-        return self._core._container if self._core is not None else ''
+        return self._core.backend.container if self._core is not None else ''
 
     async def get_execution_context(self) -> Any:
         """Return the container."""
@@ -110,7 +110,7 @@ class DockerSandbox(CoreBackedSandbox):
         core = self._core
 
         def unpack() -> None:
-            engine, container = get_engine(), core._container
+            engine, container = get_engine(), core.backend.container
             engine.run_as_root(container, ['mkdir', '-p', '--', target_dir])
             engine.write_archive(container, target_dir, [data])
 

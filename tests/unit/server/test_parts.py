@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
+from enclave.cancellation import Cancellation
 from enclave.errors import (
     CallCancelledError,
     ConfigurationError,
@@ -29,6 +30,8 @@ from enclave.server.metrics import Metrics
 from enclave.server.route import ROUTES, decode_query
 from enclave.server.routes import CreateQuery
 from enclave.verb_requests import ListDir, ReadFile
+
+PATIENCE = 120.0
 
 # Lanes ----------------------------------------------------------------------------------------------------------------
 
@@ -55,6 +58,49 @@ def test_an_owner_has_its_own_limit() -> None:
             pass
         with lanes.entered('call', 'b', 1):
             pass
+
+
+def test_a_large_answer_waits_for_room_and_one_of_each_key_waits_for_none() -> None:
+    lanes = Lanes(calls=4, streams=1, memory=100, keys=2)
+    first, second, other = (threading.Event() for _ in range(3))
+    release = threading.Event()
+
+    def answer(tenant: str, begun: threading.Event) -> None:
+        with lanes.answering(tenant, 300):
+            begun.set()
+            release.wait(PATIENCE)
+
+    threads = [threading.Thread(target=answer, args=('a', first))]
+    threads[0].start()
+    assert first.wait(PATIENCE)
+    threads += [threading.Thread(target=answer, args=each) for each in (('a', second), ('b', other))]
+    for thread in threads[1:]:
+        thread.start()
+    assert other.wait(PATIENCE)
+    assert not second.is_set()
+    assert lanes.memory_held == 600
+    with pytest.raises(TooManyRequestsError, match='as much output'), lanes.holding('b', 1):
+        pass
+
+    release.set()
+    assert second.wait(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert lanes.memory_held == 0
+
+
+def test_an_answer_whose_client_is_gone_waits_no_longer() -> None:
+    lanes = Lanes(calls=4, streams=1, memory=100)
+    cancellation = Cancellation()
+    cancellation.cancel()
+
+    with (
+        lanes.answering('a', 300),
+        cancellation.applied(),
+        pytest.raises(CallCancelledError),
+        lanes.answering('a', 300),
+    ):
+        pass
 
 
 def test_there_are_threads_for_all_lanes_and_some_to_spare() -> None:

@@ -22,7 +22,7 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.records import CommandResult, PathInfo, ToolResult
-from enclave.tools.base import SandboxTool, Tool, command_result
+from enclave.tools.base import COMMAND_METADATA, SandboxTool, Tool, command_result
 from enclave.tools.registry import ToolFactory, register_tool
 from enclave.tools.schema import ToolParams
 from enclave.tools.workspace import Workspace
@@ -201,7 +201,7 @@ def test_a_tool_result_stays_and_gets_its_time(workspace: FakeWorkspace) -> None
 
     result = Returns(made).execute(workspace)
 
-    assert (result.tool_name, result.error, result.metadata) == ('other', 'no', {'a': 1})
+    assert (result.tool_name, result.error, result.metadata) == ('other', 'no', {**COMMAND_METADATA, 'a': 1})
     assert result.execution_time is not None
 
 
@@ -231,7 +231,7 @@ def test_what_the_guests_world_looks_like_is_a_result(workspace: FakeWorkspace, 
 
     assert result.status is ExecutionStatus.ERROR
     assert result.error == error.message
-    assert result.metadata == {'error_code': error.code}
+    assert result.metadata == {**COMMAND_METADATA, 'error_code': error.code}
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_fault_of_the_tool_is_a_result_and_a_warning(
 
     assert result.status is ExecutionStatus.ERROR
     assert result.error == "KeyError: 'lost'"
-    assert result.metadata == {'exception': 'KeyError'}
+    assert result.metadata == {**COMMAND_METADATA, 'exception': 'KeyError'}
     assert caplog.records[0].exc_info is not None
 
 
@@ -500,4 +500,6 @@ def test_metadata_carries_the_facts_of_a_command() -> None:
         'stderr_truncated': False,
         'output_file': None,
         'stderr_file': None,
+        'error_code': None,
+        'exception': None,
     }

@@ -57,6 +57,7 @@ from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.shell import archives, programs
 from enclave.sandboxes.docker.shell.exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
 from enclave.sandboxes.docker.streams import ContainerStream
+from enclave.sandboxes.listing import Listing
 from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, CallCount, explain_sizes, make_beside
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
@@ -656,12 +657,13 @@ class EngineOperations(ByVerb):
 
     def list_dir(self, request: ListDir) -> list[PathInfo]:
         """Return a directory's entries, sorted by path."""
-        path = request.path
+        path, listing = request.path, Listing(request)
         with self._calls.counted(), self._path_errors(path):
             pieces = self._stream(programs.LIST, path, _flag(request.recursive), programs.STAT_FORMAT)
             with contextlib.closing(pieces):
-                entries = list(itertools.islice(_listed(_fields(pieces)), request.max_entries))
-        return sorted(entries, key=lambda entry: entry.path)
+                for entry in itertools.islice(_listed(_fields(pieces)), listing.wanted):
+                    listing.add(entry)
+        return listing.sorted()
 
     def stat_path(self, request: StatPath) -> PathInfo:
         """Return what is at a path; the record's own path is absolute."""
