@@ -28,9 +28,11 @@ import attrs
 from benchmarks import field, goals, report
 from benchmarks.measure import machine
 from benchmarks.participant import HERE, find_python
-from benchmarks.parts import beside, curves, others
+from benchmarks.parts import beside, curves, e2b, others
 from tests.support.environments import environment
 
+LATE_SECONDS, LATE_SCALE = 600.0, 0.2
+"""From this moment on the parts that are left measure for a shorter time, so that a run ends after some twelve minutes."""
 PLOTS = ('bench-plots', 'matplotlib')
 NUMPY = ('bench-numpy', 'numpy')
 
@@ -50,12 +52,12 @@ def find_kinds() -> tuple[list[str], str]:
     return kinds, engine
 
 
-def find_environment(name: str, package: str) -> str | None:
-    """Return the Python of an environment with this package, None where it cannot be installed."""
+def find_environment(name: str, *packages: str) -> str | None:
+    """Return the Python of an environment with these packages, None where they cannot be installed."""
     try:
-        return str(environment(name, package, with_enclave=False))
+        return str(environment(name, *packages, with_enclave=False))
     except subprocess.CalledProcessError as error:
-        print(f'    {package} cannot be installed: {error}', flush=True)
+        print(f'    {packages[0]} cannot be installed: {error}', flush=True)
         return None
 
 
@@ -96,7 +98,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, part in parts.items():
         if arguments.only and name not in arguments.only:
             continue
-        print(f'==> {name}, at {time.monotonic() - began:.0f} s', flush=True)
+        elapsed = time.monotonic() - began
+        print(f'==> {name}, at {elapsed:.0f} s', flush=True)
+        if elapsed > LATE_SECONDS:
+            arguments.scale = min(arguments.scale, LATE_SCALE)
         try:
             results['parts'][name] = part()
         except Exception as error:
@@ -181,8 +186,8 @@ def main() -> int:
     if arguments.prepare:
         for entry in field.peers():
             print(f'==> {entry.name}: {find_python(entry)}', flush=True)
-        for name, package in (PLOTS, NUMPY):
-            print(f'==> {package}: {find_environment(name, package)}', flush=True)
+        for name, *packages in (PLOTS, NUMPY, e2b.SDK):
+            print(f'==> {packages[0]}: {find_environment(name, *packages)}', flush=True)
         return 0
     results = json.loads(arguments.report.read_text('utf-8')) if arguments.report else measure(arguments)
     for each in goals.goals(results):

@@ -32,6 +32,9 @@ OUTPUT_CODE = f"import sys; sys.stdout.write('x' * {OUTPUT_BYTES})"
 class Way:
     """What a way may inherit from."""
 
+    shares_loop = False
+    """Several of it are called as tasks of one event loop (``print_one_async``), not by threads."""
+
     def prepare(self) -> None:
         """Do what is not measured: look at an image, start a server."""
 
@@ -133,6 +136,8 @@ class Driver:
                 getattr(each, operation)()
             self._pool = made
         until, counts, failures = time.perf_counter() + seconds, [], []
+        if self._way.shares_loop:
+            return {'rate': self._gather(f'{operation}_async', seconds)}
 
         def work(way: Any) -> None:
             count = 0
@@ -154,7 +159,28 @@ class Driver:
             raise failures[0]
         return {'rate': sum(counts) / (time.perf_counter() - began)}
 
+    def _gather(self, operation: str, seconds: float) -> float:
+        """Do the same with tasks of one event loop, where a way's calls cannot do without it."""
+
+        async def work(way: Any) -> int:
+            count = 0
+            while time.perf_counter() < until:
+                await getattr(way, operation)()
+                count += 1
+            return count
+
+        async def gather() -> int:
+            return sum(await asyncio.gather(*(work(each) for each in self._pool)))
+
+        began = time.perf_counter()
+        until = began + seconds
+        return self._way.wait(gather()) / (time.perf_counter() - began)  # type: ignore[no-any-return]
+
     def end_pool(self) -> dict[str, Any]:
+        if self._way.shares_loop:
+            for each in self._pool:
+                each.stop()
+            self._pool = []
         threads = [threading.Thread(target=each.stop) for each in self._pool]
         for each in threads:
             each.start()

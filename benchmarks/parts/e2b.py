@@ -17,6 +17,7 @@ from enclave import HttpSandboxManager, create_server
 from tests.support.environments import environment
 
 BATCH = 20
+SDK = ('e2b-sdk', 'e2b>=2.63', 'e2b-code-interpreter>=2.11', 'httpx')
 ARGV = ['/bin/bash', '-l', '-c', 'true']
 THERE = """
 import json, sys, time
@@ -50,7 +51,7 @@ def measure(kinds: list[str], scale: float) -> list[Table]:
 
 
 def _measure(table: Table, kind: str, rounds: int) -> None:
-    python = environment('e2b-sdk', 'e2b>=2.63', 'e2b-code-interpreter>=2.11', 'httpx', with_enclave=False)
+    python = environment(*SDK, with_enclave=False)
     with create_server(sandbox_type=kind).running() as url, HttpSandboxManager(base_url=url) as manager:
         base = f'{url}/e2b'
         env = {**os.environ, 'E2B_API_URL': base, 'E2B_SANDBOX_URL': base, 'E2B_API_KEY': 'none-is-needed-here'}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import tempfile
@@ -27,8 +28,10 @@ logging.disable(logging.WARNING)
 class Peer(AsyncWay):
     """One sample's environment."""
 
+    shares_loop = True  # what limits its calls belongs to one event loop
+    loop = asyncio.new_event_loop()
+
     def __init__(self) -> None:
-        super().__init__()
         from inspect_ai.util._concurrency import init_concurrency
         from inspect_ai.util._sandbox.docker.docker import DockerSandboxEnvironment
 
@@ -61,6 +64,9 @@ class Peer(AsyncWay):
 
     def print_one(self) -> None:
         check(self.run('python3', '-c', 'print(1)').stdout, '1\n')
+
+    async def print_one_async(self) -> None:
+        check((await self.box.exec(['python3', '-c', 'print(1)'])).stdout, '1\n')
 
     def write(self) -> None:
         self.wait(self.box.write_file('/tmp/f', KILOBYTE))
