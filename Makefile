@@ -49,8 +49,8 @@ test-languages: .venv/.installed-dev  ## programs in every language of the image
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@$(BIN)/pytest -m languages tests/languages
 
-unit: .venv/.installed-dev  ## the tests that need no engine
-	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap'
+unit: .venv/.installed-dev  ## the tests that need no engine and start no interpreter: a verdict in a minute
+	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap and not processes'
 
 test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes, where this machine has them
 	@$(BIN)/pytest -n 2 -m cpython tests/cpython
@@ -58,7 +58,7 @@ test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes,
 test-providers: .venv/.installed-dev  ## tool calls with the real SDKs of model providers
 	@$(BIN)/pytest -m providers tests/providers
 
-test-vm: .venv/.installed-dev  ## limits under cgroup v2, in a virtual machine of Debian 12 without acceleration (an hour)
+test-vm: .venv/.installed-dev  ## bubblewrap and limits under cgroup v2, in a virtual machine of Debian 12 without acceleration (hours)
 	@$(BIN)/python scripts/test_vm.py $(if $(PARTS),--only $(PARTS)) $(if $(TESTS),-- $(TESTS))
 
 test-pyright: .venv/.installed-dev  ## what the documents show, checked with pyright

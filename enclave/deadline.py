@@ -1,6 +1,6 @@
 """Time limits that travel (layer 0).
 
-A `Deadline` is made once, at the door, from the caller's ``timeout``; everything below asks it what remains. Nobody
+A `Deadline` is made once, where a call enters, from the caller's ``timeout``; everything below asks it what remains. Nobody
 restarts the clock half-way down. It reads the monotonic clock, so a change of the wall clock does not move it.
 """
 

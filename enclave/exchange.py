@@ -5,7 +5,7 @@ is ending the connection under it, from the thread that cancels. But a connectio
 was read, and may carry somebody else's request a moment later. So the connections here know which
 `CancellableRequest` they serve, and notify it when they no longer do.
 
-Both doors to HTTP, the container engine's client and the manager's, stand on urllib3, and have these connections put in
+Both HTTP clients, the container engine's client and the manager's, stand on urllib3, and have these connections put in
 their pools.
 """
 

@@ -194,7 +194,7 @@ def _names(given: Iterable[str] | None, argument: str) -> frozenset[str] | None:
 
 
 def is_default(attribute: attrs.Attribute[Any], value: Any) -> bool:
-    """Tell whether a value of a field is its default."""
+    """Return whether a value of a field is its default."""
     default: Any = attribute.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         default = attrs.NOTHING if default.takes_self else default.factory()

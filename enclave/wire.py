@@ -4,7 +4,7 @@ Decoding is strict on purpose: ``"false"`` is not False, ``"1"`` is not 1, an un
 names the field. Encoding gives JSON-compatible shapes: enums as their values, datetimes as ISO 8601 with offset, bytes as
 base64 text, tuples as lists.
 
-cattrs has its door here and nowhere else; it is imported with this module, so modules that must load fast import this one
+cattrs is used here and nowhere else; it is imported with this module, so modules that must load fast import this one
 inside the functions that need it.
 """
 

@@ -42,7 +42,7 @@ PACKAGES = (
     'docker.io iptables ca-certificates',
 )
 IMAGE_PACKAGES = 'python3-minimal libpython3-stdlib procps'
-HOURS = 4.0
+HOURS = 6.0
 """How long all of it may take before the machine is switched off."""
 MARK = '=== vm: '
 """What a line of `tests/vm/guest.py` for this program begins with; the last one holds the exit codes as JSON."""

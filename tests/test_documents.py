@@ -147,6 +147,7 @@ EXTRAS = set(
 )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('block', of('console'), ids=str)
 def test_console_blocks_hold_commands_that_exist(block: Block) -> None:
     """They are what a person types; running them here would set up the machine again or need one's own files.
@@ -218,6 +219,7 @@ def test_examples_run(example: Path, tmp_path: Path) -> None:
     assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.processes
 def test_the_package_imports_fast_because_it_loads_nothing_heavy() -> None:
     program = (
         'import sys, enclave; print(sorted(set(sys.modules) & {"docker", "cattrs", "attrs", "flask", "requests"}))'

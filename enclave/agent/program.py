@@ -152,6 +152,7 @@ KILL_SLICE = 0.02  # seconds spent on killing before the loop turns again
 KILL_PATIENCE = 5.0  # seconds after which a process that waits in the kernel (state D), or is not reaped, is given up
 KILL_LIMIT = 60.0  # seconds after which everything is; nothing is known that would not die by then
 STATUS = struct.Struct('!ccI')
+STATUS_BYTES = 16 * STATUS.size  # the most that one message of a supervisor's holds
 REAP_SECONDS = 0.25  # how often orphans are reaped while a fork of a template runs
 FAMILY_SECONDS = 0.02  # how long what a limited program left may take to end by itself
 MEMORY_SECONDS = 0.02  # how often the memory of a program with a limit of it is looked at
@@ -478,7 +479,7 @@ class Sink(object):
         return data
 
 
-class RunningCall(object):
+class HostCall(object):
     """One call of the host. Subclasses act; this one holds what all share."""
 
     def __init__(self, agent, number, message, data):
@@ -501,7 +502,7 @@ class RunningCall(object):
 
     def grant(self, size):
         # type: (int) -> None
-        """Tell the host that ``size`` bytes of input were used up, in steps worth a frame."""
+        """Report to the host that ``size`` bytes of input were used up, in steps worth a frame."""
         self.ungranted += size
         if self.ungranted >= INPUT_WINDOW // 4:
             self.send(CREDIT, U32.pack(self.ungranted))
@@ -549,7 +550,7 @@ class RunningCall(object):
         """Ask epoll for what the call can use now."""
 
 
-class Run(RunningCall):
+class Run(HostCall):
     """A command: ``argv`` or a builtin of this library, in a process of its own under a supervisor.
 
     OPEN: ``argv`` (list), ``cwd``, ``env`` (added to the sandbox's), ``path_first`` ({variable: directory} put first in a
@@ -575,7 +576,7 @@ class Run(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         self.message = message
         self.argv = [to_bytes(word, 'command') for word in message.get('argv', ())]
         if not self.argv:
@@ -780,7 +781,9 @@ class Run(RunningCall):
         changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
         words = [to_text(word) for word in self.argv]
         places = [to_text(self.script_dir), to_text(template_dir)] if preload else None
-        request = json.dumps([words, changed, to_text(self.cwd), preload, places, self.cpus]).encode('ascii')
+        request = json.dumps(
+            [words, changed, to_text(self.cwd), preload, places, self.cpus, self.limits is not None]
+        ).encode('ascii')
         return request if len(request) < REQUEST_BYTES else b''
 
     def open_stdio(self, opened):
@@ -1214,6 +1217,8 @@ class Supervisor(object):
         self.template_for = None  # type: Optional[List[Any]]
         self.template_dir = b''
         self.refused = []  # type: List[List[Any]]
+        self.is_measured = True
+        self.is_fork = False
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         agent.note_fd(ours.fileno(), theirs.fileno())
         agent.set_guest_oom_score()
@@ -1255,7 +1260,8 @@ class Supervisor(object):
         if not request:
             return False
         self.run = run
-        self.template_for, self.template_dir = preload, template_dir
+        if preload:
+            self.template_for, self.template_dir = preload, template_dir
         run.template_dir = template_dir
         send_signal(self.pid, signal.SIGCONT)  # a guest may have stopped it
         self.agent.place_on_cpus(self.pid, run)
@@ -1267,26 +1273,30 @@ class Supervisor(object):
         # type: (int) -> None
         while True:
             try:
-                data = self.socket.recv(STATUS.size)
+                data = self.socket.recv(STATUS_BYTES)
             except OSError:  # nothing more now, or the supervisor was killed: then it is reaped
                 return
             if len(data) < STATUS.size:
                 self.agent.unwatch(self.socket.fileno())
                 return
-            what, stage, value = STATUS.unpack(data)
-            if what == b'D':
-                run, self.run = self.run, None
-                self.agent.on_supervisor_done(self)
-                if run and not run.ended:
-                    run.on_family_gone()
-            elif what == b'T':
-                self.template_pid = value
-                if value and self.run:
-                    self.template_for, self.template_dir = self.run.preload(), self.run.template_dir
-                else:
-                    self.template_for, self.template_dir = None, b''
-            elif self.run and not self.run.ended:
-                self.run.on_status(what, stage, value)
+            for at in range(0, len(data) - STATUS.size + 1, STATUS.size):
+                self.on_record(*STATUS.unpack_from(data, at))
+
+    def on_record(self, what, stage, value):
+        # type: (bytes, bytes, int) -> None
+        if what == b'D':
+            run, self.run = self.run, None
+            self.agent.on_supervisor_done(self)
+            if run and not run.ended:
+                run.on_family_gone()
+        elif what == b'T':
+            self.template_pid = value
+            if value and self.run:
+                self.template_for, self.template_dir = self.run.preload(), self.run.template_dir
+            else:
+                self.template_for, self.template_dir = None, b''
+        elif self.run and not self.run.ended:
+            self.run.on_status(what, stage, value)
 
     def on_gone(self):
         # type: () -> None
@@ -1347,58 +1357,85 @@ class Supervisor(object):
         # type: (Any, Callable[[], int], Tuple[int, ...]) -> None
         """Start the main process, adopt and reap whatever it leaves, report."""
         self.reports = socket
+        self.is_measured = True
+        self.is_fork = False
+        ending = b''
         try:
             pid = start()
         except StartFailed as failure:
-            socket.send(STATUS.pack(b'E', failure.stage, failure.number))
-            socket.send(STATUS.pack(b'X', b' ', (127 if failure.number in NOT_THERE else 126) << 8))
+            ending = STATUS.pack(b'E', failure.stage, failure.number)
+            ending += STATUS.pack(b'X', b' ', (127 if failure.number in NOT_THERE else 126) << 8)
             pid = 0
         for fd in set(stdio):
             os.close(fd)
         if pid:
-            socket.send(STATUS.pack(b'S', b' ', pid))
-        if pid and self.template and self.template.is_busy:
-            pid = self.wait_for_fork(socket, pid)
+            forked = STATUS.pack(b'F', b' ', pid) if self.is_fork else b''
+            socket.send(forked + STATUS.pack(b'S', b' ', pid))
+        if self.is_fork:
+            pid, ending = self.wait_for_fork(socket, pid)
         while not self.is_all_gone():
+            if ending:
+                socket.send(ending)
+                ending = b''
             try:
-                # Told before it is reaped: were we killed in between, our parent could not learn it any more.
+                # Reported before it is reaped: were we killed in between, our parent could not learn it any more.
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:
+                if pid:  # its template has reaped it, and was killed before it could say so
+                    ending = STATUS.pack(b'X', b' ', signal.SIGKILL)
                 break
             assert ended is not None  # that is for WNOHANG
-            if ended.si_pid == pid:
+            is_main = ended.si_pid == pid
+            if is_main:
                 outcome = ended.si_status << 8 if ended.si_code == os.CLD_EXITED else ended.si_status
-                socket.send(STATUS.pack(b'X', b' ', outcome))
+                ending = STATUS.pack(b'X', b' ', outcome)
+                if self.is_measured or not self.is_last(pid):
+                    socket.send(ending)
+                    ending = b''
+                else:
+                    socket.send(ending + STATUS.pack(b'D', b' ', 0))
+                    os.waitpid(pid, 0)
+                    return
             usage = os.wait4(ended.si_pid, 0)[2]
-            if ended.si_pid == pid:
-                self.report_usage(socket, usage)
+            if is_main:
+                # In units of 10 microseconds and of KiB, as far as they fit.
+                used = int((usage.ru_utime + usage.ru_stime) * 100000)
+                ending = STATUS.pack(b'U', b'c', min(used, 0xFFFFFFFF))
+                ending += STATUS.pack(b'U', b'm', min(int(usage.ru_maxrss), 0xFFFFFFFF))
+                pid = 0
             if self.template and ended.si_pid == self.template.pid:
                 self.forget_template()
-        socket.send(STATUS.pack(b'D', b' ', 0))
+        socket.send(ending + STATUS.pack(b'D', b' ', 0))
         if not self.serves_again:
             os._exit(0)
 
-    def report_usage(self, socket, usage):
-        # type: (Any, Any) -> None
-        # In units of 10 microseconds and of KiB, as far as they fit.
-        used = int((usage.ru_utime + usage.ru_stime) * 100000)
-        socket.send(STATUS.pack(b'U', b'c', min(used, 0xFFFFFFFF)))
-        socket.send(STATUS.pack(b'U', b'm', min(int(usage.ru_maxrss), 0xFFFFFFFF)))
+    def is_last(self, pid):
+        # type: (int) -> bool
+        """Return whether nothing of the call is left but its main process, which has ended."""
+        mine = {b'%d' % pid}
+        try:
+            if self.template:
+                mine.add(b'%d' % self.template.pid)
+                if read_children(self.template.pid):
+                    return False
+            return self.serves_again and set(read_children(os.getpid())) == mine
+        except OSError:
+            return False
 
     def wait_for_fork(self, socket, pid):
-        # type: (Any, int) -> int
-        """Pass on how a fork of the template ended. Returns the fork's pid if the template died before that: then it is a child
-        of this library, as all are whose parents have died."""
+        # type: (Any, int) -> Tuple[int, bytes]
+        """Pass on how a fork of the template ended, but for the last message, which is returned. With it comes the fork's pid if
+        the template died before that: then it is a child of this library, as all are whose parents have died."""
         template = self.template
+        ending = b''
         while True:
             ready = select.select([template.socket], [], [], REAP_SECONDS)[0]
-            data = template.socket.recv(STATUS.size) if ready else None
+            data = template.socket.recv(STATUS_BYTES) if ready else None
+            if data and ending:
+                return 0, bytes(data) + ending
             if data:
-                what = data[:1]
-                socket.send(data)
-                if what == b'X':
-                    template.is_busy = False
-                    return 0
+                ending = bytes(data)  # its end; that it is reaped comes next
+                continue
             while True:
                 try:
                     ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
@@ -1409,13 +1446,13 @@ class Supervisor(object):
                 os.waitpid(ended.si_pid, 0)
                 if ended.si_pid == template.pid:
                     self.forget_template()
-                    return pid
+                    return 0 if ending else pid, ending
             if data == b'':
                 # It has closed its end, and will be gone in a moment.
                 send_signal(template.pid, signal.SIGKILL)
                 os.waitpid(template.pid, 0)
                 self.forget_template()
-                return pid
+                return 0 if ending else pid, ending
 
     def is_all_gone(self):
         # type: () -> bool
@@ -1445,6 +1482,7 @@ class Supervisor(object):
         # type: (Any, Tuple[int, ...]) -> int
         """Start the program without copying this process: posix_spawn(3) shares its memory until the exec."""
         argv = [to_bytes(word) for word in request[0]]
+        self.is_measured = request[6]
         env = PROCESS_ENV
         if request[1]:
             env = dict(env)
@@ -1455,11 +1493,12 @@ class Supervisor(object):
                 os.chdir(to_bytes(request[2]))
         except OSError as error:
             raise StartFailed(b'c', error.errno or 0)
-        if self.template and (self.template.preload, self.template.folder) != (
-            request[3],
-            request[4] and request[4][1],
+        if (
+            self.template
+            and request[3]
+            and [self.template.preload, self.template.folder] != [request[3], request[4][1]]
         ):
-            self.end_template()
+            self.end_template()  # a call without a template leaves it where it is
         if request[3] and request[3] not in self.refused:
             pid = self.fork_from_template(request, env, stdio)
             if pid:
@@ -1526,8 +1565,7 @@ class Supervisor(object):
         what, _, value = STATUS.unpack(data)
         if what == b'E':
             raise StartFailed(b'f', value)
-        template.is_busy = True
-        self.reports.send(STATUS.pack(b'F', b' ', value))
+        self.is_fork = True
         return int(value)
 
     def start_template(self, request, env):
@@ -1628,7 +1666,6 @@ class Template(object):
         self.folder = folder
         self.socket = socket
         self.preload = preload
-        self.is_busy = False
 
 
 def stored_zip(name, data):
@@ -1642,13 +1679,21 @@ def stored_zip(name, data):
 
 
 HOOK = r"""
-def _serve():
+def _prepare():
     import sys
 
     known = set(sys.modules)
-    import _socket, ctypes, gc, marshal, os, struct
+    import _socket, ctypes, gc, io, marshal, os, struct
 
-    prctl = ctypes.CDLL(None).prctl
+    import _functools, _weakref
+
+    kind, weak = type(sys), _weakref.ref
+    api, libc = ctypes.pythonapi, ctypes.PyDLL(None)
+    prctl, fopen, leave = libc.prctl, libc.fopen, libc.exit
+    on_signal, send_signal, own_number = libc.signal, libc.kill, libc.getpid
+    fopen.restype = ctypes.c_void_p
+    hold = api.Py_IncRef
+    hold.argtypes, hold.restype = [ctypes.py_object], None
     prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no other program of this user may look in or change anything here
     place = '/proc/self/fd/4'
     sys.path[:] = [each for each in sys.path if each != place]
@@ -1691,119 +1736,209 @@ def _serve():
         module = sys.modules.get('threading')
         return 1 if module is None else module.active_count()
 
-    there = sockets()
-    for index, name in enumerate(names):
-        problem = b''
-        try:
-            __import__(os.fsdecode(name))
-        except BaseException:
-            problem = b'i'
-        if threads() > 1:
-            problem = b't'
-        elif sockets() != there:
-            problem = b's'
-        if problem:
-            channel.send(record.pack(b'P', problem, index))
-            if problem != b'i':
-                os._exit(0)  # what it has started cannot be rolled back: it is left to the programs that want it
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            pass
-    if sys.modules.get('gc') is gc and 'gc' not in known and not any(os.fsdecode(each) == 'gc' for each in names):
-        del sys.modules['gc']
-    gc.collect()
-    if hasattr(gc, 'freeze'):
-        gc.freeze()  # so that a program's end does not touch, and copy, all of this
-    channel.send(record.pack(b'R', b' ', 0))
-    has_resource = 'resource' in sys.modules
-    space = _socket.CMSG_SPACE(16)
-    while True:
-        data, ancillary, _, _ = channel.recvmsg(1 << 17, space, _socket.MSG_CMSG_CLOEXEC)
-        if not data:
-            os._exit(0)
-        given = struct.unpack('4i', ancillary[0][2])
-        stdio, go = given[:3], given[3]
-        try:
-            pid = os.fork()
-        except OSError as error:
-            channel.send(record.pack(b'E', b'f', error.errno or 0))
+    def load():
+        there = sockets()
+        for index, name in enumerate(names):
+            problem = b''
+            try:
+                __import__(os.fsdecode(name))
+            except BaseException:
+                problem = b'i'
+            if threads() > 1:
+                problem = b't'
+            elif sockets() != there:
+                problem = b's'
+            if problem:
+                channel.send(record.pack(b'P', problem, index))
+                if problem != b'i':
+                    os._exit(0)  # what it has started cannot be rolled back: it is left to the programs that want it
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+
+    # What runs the program are C's own functions, called by C: so no frame stands above it, and it is known how it ended.
+
+    known_sys = frozenset(sys.__dict__).union(('ps1', 'ps2', 'last_exc', 'last_type', 'last_value', 'last_traceback'))
+    is_finalizing = sys.is_finalizing
+    code, script, at_end, flags = ctypes.c_int(0), ctypes.c_void_p(), [], (ctypes.c_int * 2)(0, sys.version_info[1])
+
+    def note_end(result):
+        if result:
+            error = getattr(sys, 'last_type', None)
+            code.value = 130 if error is KeyboardInterrupt else 1
+        at_end.append(True)
+        raise ImportError('the next one')
+
+    run_file = api.PyRun_SimpleFileExFlags
+    run_file.restype = note_end
+    run = _functools.partial(run_file, script, os.fsencode(sys.argv[0]), 1, ctypes.byref(flags))
+    end = _functools.partial(api.Py_Exit, code)
+
+    class End(object):
+        # Goes when the interpreter, after threads, exit functions and flushing, begins to clear its modules. It does that as the
+        # interpreter would, but for what was there before the program; and ends the process, if it is known how.
+        def __init__(self, held):
+            own, builtins = sys.__dict__, sys.modules['builtins'].__dict__
+            streams, kinds = (sys.stdout, sys.stderr), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+            self.given = held, own, builtins, frozenset(builtins).union('_'), streams, kinds, sys.modules, gc, sys.flags
+
+        def __del__(self):
+            held, own, builtins, known_builtins, streams, kinds, modules, gc, flags = self.given
+            if not is_finalizing():
+                return
+            for name, module in held:
+                if modules.get(name) is module:
+                    del modules[name]
+            if not at_end or not known_sys.issuperset(own) or not known_builtins.issuperset(builtins):
+                return
+            if gc.callbacks or gc.get_debug() or flags.verbose:
+                return
+            for name in ('stdin', 'stdout', 'stderr'):
+                own[name] = own['__%s__' % name]
+            left = [weak(each) for name, each in modules.items() if isinstance(each, kind) and each.__dict__ is not own]
+            modules.clear()
+            del name, module, held
+            each = None
+            gc.collect()
+            for found in reversed(left):
+                module = found()
+                names = None if module is None or module.__dict__ is builtins else module.__dict__
+                for is_private in (True, False) if names else ():
+                    for name in [each for each in names if isinstance(each, str)]:
+                        if is_private == (name[:1] == '_' != name[1:2]) and name != '__builtins__':
+                            names[name] = None
+            names = module = None
+            gc.collect()
+            try:
+                for stream in streams:
+                    if not stream.closed:
+                        stream.flush()
+                for each in gc.get_objects():
+                    if type(each) in kinds and not each.closed:
+                        each.flush()
+            except (OSError, ValueError):
+                return  # the interpreter says so itself
+            if code.value == 130:
+                on_signal(2, None)
+                send_signal(own_number(), 2)
+            leave(code)
+
+    def serve(path):
+        if path != sys.argv[0]:
+            raise ImportError(path)
+        hold(sys.path_hooks)
+        sys.path_hooks = sys.path_hooks[:-3]
+        load()
+        if sys.modules.get('gc') is gc and 'gc' not in known and not any(os.fsdecode(each) == 'gc' for each in names):
+            del sys.modules['gc']
+        held = [(name, module) for name, module in sys.modules.items() if name not in ('__main__', 'sys', 'builtins')]
+        hold([module.__dict__ for name, module in held if hasattr(module, '__dict__')])
+        sys.__interactivehook__.end = End(held)
+        gc.collect()
+        if hasattr(gc, 'freeze'):
+            gc.freeze()  # so that a program's end does not touch, and copy, all of this
+        channel.send(record.pack(b'R', b' ', 0))
+        usage, wait_for = (ctypes.c_long * 18)(), libc.wait4  # getrusage(2)
+        space = _socket.CMSG_SPACE(16)
+        while True:
+            data, ancillary, _, _ = channel.recvmsg(1 << 17, space, _socket.MSG_CMSG_CLOEXEC)
+            if not data:
+                os._exit(0)
+            given = struct.unpack('4i', ancillary[0][2])
+            stdio, go = given[:3], given[3]
+            try:
+                pid = os.fork()
+            except OSError as error:
+                channel.send(record.pack(b'E', b'f', error.errno or 0))
+                for fd in set(given):
+                    os.close(fd)
+                continue
+            if pid == 0:
+                break
             for fd in set(given):
                 os.close(fd)
-            continue
-        if pid == 0:
-            break
-        for fd in set(given):
+            channel.send(record.pack(b'S', b' ', pid))
+            # Reported before it is reaped: were this process killed in between, nobody could learn it any more.
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            outcome = ended.si_status << 8 if ended.si_code == os.CLD_EXITED else ended.si_status
+            channel.send(record.pack(b'X', b' ', outcome))
+            wait_for(pid, None, 0, usage)
+            used = usage[0] * 100000 + usage[1] // 10 + usage[2] * 100000 + usage[3] // 10
+            records = record.pack(b'U', b'c', min(used, 0xFFFFFFFF)) + record.pack(b'U', b'm', min(usage[4], 0xFFFFFFFF))
+            channel.send(records)
+
+        # The program, from here on.
+        channel.close()
+        if os.read(go, 1) != b'g':
+            os._exit(1)
+        os.close(go)
+        args, changed, cwd, cpus = marshal.loads(data)
+        prctl(4, 1, 0, 0, 0)
+        os.setsid()
+        for number, fd in enumerate(stdio):
+            os.dup2(fd, number)
+        for fd in set(stdio):
             os.close(fd)
-        channel.send(record.pack(b'S', b' ', pid))
-        _, status, usage = os.wait4(pid, 0)
-        if not has_resource:
-            sys.modules.pop('resource', None)  # wait4 has imported it
-        used = int((usage.ru_utime + usage.ru_stime) * 100000)
-        channel.send(record.pack(b'U', b'c', min(used, 0xFFFFFFFF)))
-        channel.send(record.pack(b'U', b'm', min(int(usage.ru_maxrss), 0xFFFFFFFF)))
-        channel.send(record.pack(b'X', b' ', status))
+        try:
+            fd = os.open('/proc/self/oom_score_adj', os.O_WRONLY)
+            os.write(fd, b'900')  # before the template
+            os.close(fd)
+        except OSError:
+            pass
+        try:
+            if cpus:
+                os.sched_setaffinity(0, cpus)
+        except (OSError, AttributeError):
+            pass
+        if cwd:
+            os.chdir(cwd)
+        for name, value in changed.items():
+            if os.environb.get(name) != value:
+                os.environb[name] = value
+        first = [each for each in os.environ.get('PYTHONPATH', '').split(':') if each]
+        sys.path[:0] = [each for each in first if each not in sys.path]
+        args = [os.fsdecode(each) for each in args]
+        sys.argv.extend(args)
+        if hasattr(sys, 'orig_argv'):
+            sys.orig_argv.extend(args)
+        if not os.path.samestat(os.fstat(0), os.stat('/dev/null')):
+            old = sys.stdin
+            buffer = io.open(0, 'rb', closefd=False)
+            buffer.raw.name = '<stdin>'
+            sys.stdin = sys.__stdin__ = io.TextIOWrapper(
+                buffer, old.encoding, old.errors, '\n', old.line_buffering, getattr(old, 'write_through', False)
+            )
+            sys.stdin.mode = 'r'
+        # One that is not frozen: what lives in it until the end is to be collected then.
+        main = type(sys)('__main__')
+        main.__dict__.clear()
+        main.__dict__.update(sys.modules['__main__'].__dict__)
+        sys.modules['__main__'] = main
+        numbers = sys.modules.get('numpy.random')
+        if numbers is not None:
+            numbers.seed()
+        processes = sys.modules.get('multiprocessing.process')
+        if processes is not None:
+            processes.current_process()._config['authkey'] = processes.AuthenticationString(os.urandom(32))
+        if (3, 9) <= sys.version_info < (3, 12):
+            # The calls from C to C, which stand above the program, do not count towards its recursion limit.
+            api.Py_LeaveRecursiveCall()
+            api.Py_LeaveRecursiveCall()
+        if not getattr(sys.flags, 'safe_path', False):
+            sys.path.insert(0, os.path.dirname(path))
+        sys.path_importer_cache[path] = None
+        script.value = fopen(os.fsencode(path), b'rbe')
+        raise ImportError(path)
 
-    # The program, from here on.
-    channel.close()
-    if os.read(go, 1) != b'g':
-        os._exit(1)
-    os.close(go)
-    args, changed, cwd, cpus = marshal.loads(data)
-    prctl(4, 1, 0, 0, 0)
-    os.setsid()
-    for number, fd in enumerate(stdio):
-        os.dup2(fd, number)
-    for fd in set(stdio):
-        os.close(fd)
-    try:
-        with open('/proc/self/oom_score_adj', 'w') as file:
-            file.write('900')  # before the template
-    except OSError:
-        pass
-    try:
-        if cpus:
-            os.sched_setaffinity(0, cpus)
-    except (OSError, AttributeError):
-        pass
-    if cwd:
-        os.chdir(cwd)
-    for name, value in changed.items():
-        os.environb[name] = value
-    first = [each for each in os.environ.get('PYTHONPATH', '').split(':') if each]
-    sys.path[:0] = [each for each in first if each not in sys.path]
-    args = [os.fsdecode(each) for each in args]
-    sys.argv.extend(args)
-    if hasattr(sys, 'orig_argv'):
-        sys.orig_argv.extend(args)
-    if not os.path.samestat(os.fstat(0), os.stat('/dev/null')):
-        import io
-
-        old = sys.stdin
-        buffer = io.open(0, 'rb', closefd=False)
-        buffer.raw.name = '<stdin>'
-        sys.stdin = sys.__stdin__ = io.TextIOWrapper(
-            buffer, old.encoding, old.errors, '\n', old.line_buffering, getattr(old, 'write_through', False)
-        )
-        sys.stdin.mode = 'r'
-    # One that is not frozen: what lives in it until the end is to be collected then.
-    main = type(sys)('__main__')
-    main.__dict__.clear()
-    main.__dict__.update(sys.modules['__main__'].__dict__)
-    sys.modules['__main__'] = main
-    numbers = sys.modules.get('numpy.random')
-    if numbers is not None:
-        numbers.seed()
-    processes = sys.modules.get('multiprocessing.process')
-    if processes is not None:
-        processes.current_process()._config['authkey'] = processes.AuthenticationString(os.urandom(32))
+    sys.path_hooks += [serve, run, end]
     if real is None:
         # Then there is no such module, and the start of the interpreter continues without.
         raise ImportError('there is none', name='sitecustomize')
 
 
-_serve()
+_prepare()
 """
 
 
@@ -1989,12 +2124,12 @@ class EverythingKiller(Killer):
         return not any(run.number not in self.kept for run in self.agent.runs())
 
 
-class Read(RunningCall):
+class Read(HostCall):
     """A file: ``path``, ``offset``, ``length`` (null: to the end). END: ``size``, ``mode``; a small file's bytes come with it."""
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         try:
             self.file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -2052,7 +2187,7 @@ class Read(RunningCall):
         os.close(self.file)
 
 
-class Write(RunningCall):
+class Write(HostCall):
     """A file from the call's input: ``path``, ``append``, ``exclusive``, ``parents``, ``mode``; ``eof``: all came with OPEN.
 
     A whole file is written beside its place and renamed into it, so that nobody meets half of it and a failed transfer
@@ -2061,7 +2196,7 @@ class Write(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         self.target = os.path.realpath(path)
         self.temporary = b''
@@ -2185,7 +2320,7 @@ class Write(RunningCall):
                     pass
 
 
-class Listing(RunningCall):
+class ListingCall(HostCall):
     """A directory: ``path``, ``recursive``, ``limit``. DATA frames hold entries, each a JSON object and a line end.
 
     END: ``count``, and ``more`` when the limit cut the listing short.
@@ -2193,7 +2328,7 @@ class Listing(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         path = to_path(message)
         limit = message.get('limit')
         try:
@@ -2257,7 +2392,7 @@ class Listing(RunningCall):
         self.entries.close()
 
 
-class Connect(RunningCall):
+class Connect(HostCall):
     """A TCP connection to ``host``:``port``, or to the Unix socket ``path``, as seen from inside.
 
     EVENT ``connected`` first; then DATA both ways; EOF each way closes that half; END when both are closed.
@@ -2265,7 +2400,7 @@ class Connect(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         import _socket
 
         if message.get('path'):
@@ -2414,12 +2549,12 @@ class Connect(RunningCall):
         self.socket.close()
 
 
-class Idle(RunningCall):
+class Idle(HostCall):
     """Waits until nothing of the guest's runs any more. END has nothing to say."""
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         self.check()
 
     def check(self):
@@ -2435,7 +2570,7 @@ class Idle(RunningCall):
         self.agent.waiting_idle = None
 
 
-class Clean(RunningCall):
+class Clean(HostCall):
     """Ends all that calls have started, but for the calls in ``keep`` (their numbers).
 
     END: ``ended`` (how many processes), ``left`` (how many could not be ended), ``starts`` (whether one can be started now).
@@ -2443,7 +2578,7 @@ class Clean(RunningCall):
 
     def __init__(self, agent, number, message, data):
         # type: (Agent, int, Dict[str, Any], bytes) -> None
-        RunningCall.__init__(self, agent, number, message, data)
+        HostCall.__init__(self, agent, number, message, data)
         kept = {int(each) for each in message.get('keep') or ()}
         for call in list(agent.calls.values()):
             if isinstance(call, Run) and call.number not in kept:
@@ -2558,7 +2693,7 @@ CALLS = {
     'run': Run,
     'read': Read,
     'write': Write,
-    'list': Listing,
+    'list': ListingCall,
     'connect': Connect,
     'idle': Idle,
     'clean': Clean,
@@ -2876,7 +3011,7 @@ class Agent(object):
         self.masks = {}  # type: Dict[int, int]
         self.ready_fd = -1
         self.highest_fd = 16
-        self.calls = {}  # type: Dict[int, RunningCall]
+        self.calls = {}  # type: Dict[int, HostCall]
         self.supervisors = {}  # type: Dict[int, Supervisor]
         self.free_supervisors = []  # type: List[Supervisor]
         self.bounds = ()  # type: Tuple[Any, ...]
@@ -3084,7 +3219,7 @@ class Agent(object):
         """Give a call to a free supervisor, or to a new one; None if it is too large for any."""
         preload = run.preload()
         # The last one is taken first: the one with the right template, else the one that was used last.
-        self.free_supervisors.sort(key=lambda each: each.template_for == preload)
+        self.free_supervisors.sort(key=lambda each: (each.template_for == preload, not each.template_for))
         while self.free_supervisors:
             supervisor = self.free_supervisors.pop()
             if not supervisor.is_untouched():
@@ -3187,7 +3322,7 @@ class Agent(object):
 
     def can_start(self):
         # type: () -> bool
-        """Tell whether a process can be started, by starting one."""
+        """Return whether a process can be started, by starting one."""
         try:
             pid = os.fork()
         except OSError:

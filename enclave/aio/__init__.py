@@ -12,7 +12,7 @@ class; factories, configurations and results are the same as there. Calls are ma
 ``enclave-thread-N``, with the caller's context variables, and never hold up the event loop. Cancelling an await stops the work
 in the sandbox. Everything may be used from several event loops, at once or one after the other.
 
-This package is asyncio's one door into the library (layer 6).
+This package is asyncio's one entry to the library (layer 6).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from enclave.aio.proxies import AsyncProxy, Forwarded, entered, run, streamed, to_async, to_async_as
-from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, with_own_words
+from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, with_docstrings
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
@@ -173,14 +173,14 @@ class SandboxManager(AsyncProxy):
         await self.stop()
 
 
-@with_own_words
+@with_docstrings
 class LocalSandboxManager(SandboxManager):
     """Many sandboxes with one owner, in this process. See `enclave.managers.local.LocalSandboxManager`."""
 
     _home: ClassVar[tuple[str, str]] = (local.__name__, 'LocalSandboxManager')
 
 
-@with_own_words
+@with_docstrings
 class HttpSandboxManager(SandboxManager):
     """Sandboxes of a server elsewhere. See `enclave.managers.http.HttpSandboxManager`."""
 
@@ -189,7 +189,7 @@ class HttpSandboxManager(SandboxManager):
     get_limits = to_async(http.HttpSandboxManager.get_limits)
 
 
-@with_own_words
+@with_docstrings
 class RemoteSandbox(AgentBackedSandbox):
     """A sandbox that a server keeps. See `enclave.managers.remote.RemoteSandbox`.
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from enclave.aio.managers import RemoteSandbox
 from enclave.aio.proxies import AsyncProxy, Forwarded, run, streamed, to_async
-from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox, with_own_words
+from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox, with_docstrings
 
 # Now: an import takes longer than a loop may be held up.
 from enclave.managers import remote_notebook
@@ -17,7 +17,7 @@ from enclave.sandboxes.notebook import document
 from enclave.sandboxes.notebook import sandbox as notebook_sandbox
 
 
-@with_own_words
+@with_docstrings
 class NotebookSandbox(AgentBackedSandbox):
     """A sandbox with Jupyter kernels. See `enclave.sandboxes.notebook.sandbox.NotebookSandbox`.
 
@@ -41,7 +41,7 @@ class NotebookSandbox(AgentBackedSandbox):
     list_variables = to_async(notebook_sandbox.NotebookSandbox.list_variables)
 
 
-@with_own_words
+@with_docstrings
 class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
     """A notebook sandbox in a Docker container. See `enclave.sandboxes.docker.notebook.DockerNotebookSandbox`."""
 
@@ -53,14 +53,14 @@ class DockerNotebookSandbox(NotebookSandbox, DockerSandbox):
     gateway_token: Forwarded[str | None] = Forwarded("What the gateway's clients must send.")
 
 
-@with_own_words
+@with_docstrings
 class BubblewrapNotebookSandbox(NotebookSandbox, BubblewrapSandbox):
     """A notebook sandbox without an engine. See `enclave.sandboxes.bubblewrap.notebook.BubblewrapNotebookSandbox`."""
 
     _home: ClassVar[tuple[str, str]] = (bubblewrap_notebook.__name__, 'BubblewrapNotebookSandbox')
 
 
-@with_own_words
+@with_docstrings
 class RemoteNotebookSandbox(RemoteSandbox, NotebookSandbox):
     """A notebook sandbox that a server keeps. See `enclave.managers.remote_notebook.RemoteNotebookSandbox`."""
 

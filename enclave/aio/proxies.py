@@ -86,9 +86,9 @@ class _Work:
             if error is None:
                 self.is_undoing = True
                 self._have_patience(UNDO_SECONDS)
-                thread_pool.submit(lambda: self._take_back_and_tell(value))
+                thread_pool.submit(lambda: self._roll_back_and_report(value))
             else:
-                self._tell_ended()
+                self._report_ended()
         elif error is None:
             self.outcome.set_result(value)
         elif isinstance(error, StopIteration):
@@ -102,10 +102,10 @@ class _Work:
                 self.undo(value)
         self.cancellation.undo()
 
-    def _take_back_and_tell(self, value: Any) -> None:
+    def _roll_back_and_report(self, value: Any) -> None:
         self._take_back(value)
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            self.loop.call_soon_threadsafe(self._tell_ended)
+            self.loop.call_soon_threadsafe(self._report_ended)
 
     async def abandon(self) -> None:
         """Stop the work, and wait a little for its end."""
@@ -129,9 +129,9 @@ class _Work:
         if self.patience is not None:
             self.patience.cancel()
         waits = seconds is not None and self.ended is not None
-        self.patience = self.loop.call_later(seconds or 0.0, self._tell_ended) if waits else None
+        self.patience = self.loop.call_later(seconds or 0.0, self._report_ended) if waits else None
 
-    def _tell_ended(self) -> None:
+    def _report_ended(self) -> None:
         self.is_over = True
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
@@ -183,10 +183,10 @@ class ProxyRegistry:
     """Which proxies results show themselves in, and in which words.
 
     ``proxies`` holds them by the names (module, dot, name) of the classes they are proxies of; what is not in it is looked up in
-    ``parent``. ``tell`` changes tools' results.
+    ``parent``. ``adapt`` changes tools' results.
     """
 
-    tell: Callable[[ToolResult], ToolResult] | None = None
+    adapt: Callable[[ToolResult], ToolResult] | None = None
     parent: ProxyRegistry | None = None
     proxies: dict[str, type[AsyncProxy]] = field(factory=dict)
 
@@ -204,7 +204,7 @@ class ProxyRegistry:
     def present(self, value: Any) -> Any:
         """Return a blocking call's result as the asynchronous caller is to see it."""
         if isinstance(value, ToolResult):
-            return value if self.tell is None else self.tell(value)
+            return value if self.adapt is None else self.adapt(value)
         kind = self.find(type(value))
         if kind is None:
             return value
@@ -224,7 +224,7 @@ class ProxyRegistry:
 class AsyncProxy:
     """An asynchronous proxy of a blocking object, which it refers to and adds no state to. Two proxies of one object are equal.
 
-    A public method of the blocking object that the proxy does not name, because it is a user's own backend, is lifted when
+    A public method that the proxy does not name, because the blocking object is of a user's own class, is made asynchronous when
     it is asked for.
     """
 

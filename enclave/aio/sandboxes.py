@@ -40,7 +40,7 @@ def kill(_: object, started: process.Process) -> None:
         pass
 
 
-def with_own_words(proxy: K) -> K:
+def with_docstrings(proxy: K) -> K:
     """Give a proxy the methods of its blocking class that it does not name, and the docstrings where they differ.
 
     Naming a method in the class is for type checkers only.
@@ -226,7 +226,7 @@ def present_workspace(workspace: Any) -> AsyncProxy:
     return as_workspace(Sandbox._proxy_registry, workspace)
 
 
-@with_own_words
+@with_docstrings
 class AgentBackedSandbox(Sandbox):
     """A sandbox with all the verbs. See `enclave.sandboxes.agent_backed.AgentBackedSandbox`."""
 
@@ -283,7 +283,7 @@ class AgentBackedSandbox(Sandbox):
     forward_port = to_async_as(PortForward, agent_backed.AgentBackedSandbox.forward_port, undo=_close)
 
 
-@with_own_words
+@with_docstrings
 class DockerSandbox(AgentBackedSandbox):
     """A sandbox in a Docker container. See `enclave.sandboxes.docker.sandbox.DockerSandbox`."""
 
@@ -294,7 +294,7 @@ class DockerSandbox(AgentBackedSandbox):
     get_published_ports = to_async(docker_sandbox.DockerSandbox.get_published_ports)
 
 
-@with_own_words
+@with_docstrings
 class BubblewrapSandbox(AgentBackedSandbox):
     """A sandbox without an engine. See `enclave.sandboxes.bubblewrap.sandbox.BubblewrapSandbox`."""
 

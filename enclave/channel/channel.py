@@ -512,7 +512,9 @@ class Channel:
                 'Delete the sandbox and make a new one'
             )
         words = self.diagnostics()
-        return SandboxGoneError(f'sandbox {self.name}: {lost.reason}{f"; its last words: {words}" if words else ""}')
+        return SandboxGoneError(
+            f'sandbox {self.name}: {lost.reason}{f"; the end of its output: {words}" if words else ""}'
+        )
 
     def fail(self, lost: Lost) -> None:
         """Close the channel because of what an answer said."""

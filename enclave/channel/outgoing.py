@@ -35,7 +35,7 @@ class OutgoingQueue:
 
     def __init__(self, stream: Stream, name: str, on_error: Callable[[OSError], None], lock: threading.Lock) -> None:
         self._stream = stream
-        # A stream that cannot tell how much it takes without blocking is written to as a whole.
+        # A stream that does not know how much it takes without blocking is written to as a whole.
         self._parts: Any = stream if hasattr(stream, 'write_some') and hasattr(stream, 'wait_writable') else None
         self._name = name
         self._on_error = on_error

@@ -15,7 +15,7 @@ _MARKS = {'ok': ('ok', 'green'), 'warning': ('warn', 'yellow'), 'failed': ('FAIL
 _LANGUAGE_MARKS = {'ok': ('ok', 'green'), 'broken': ('FAIL', 'red'), 'missing': ('no', 'cyan')}
 
 
-def _tell_languages(sandbox_type: str | None, image: str | None, as_json: bool) -> None:
+def _report_languages(sandbox_type: str | None, image: str | None, as_json: bool) -> None:
     from enclave.cli.place import LocalPlace
     from enclave.languages.runner import SandboxRunner
     from enclave.languages.toolchains import find_toolchains
@@ -28,9 +28,9 @@ def _tell_languages(sandbox_type: str | None, image: str | None, as_json: bool) 
     else:
         width = max(len(each.title) for each in found)
         for each in found:
-            mark, colour = _LANGUAGE_MARKS[each.status]
+            mark, color = _LANGUAGE_MARKS[each.status]
             said = each.version or ('needs ' + ', '.join((*each.packages, *each.npm)) if each.packages else 'not here')
-            click.echo(f'{click.style(f"{mark:>4}", fg=colour)}  {each.title:<{width}}  {said}')
+            click.echo(f'{click.style(f"{mark:>4}", fg=color)}  {each.title:<{width}}  {said}')
             if each.problem:
                 click.echo(f'{"":>4}  {"":<{width}}  -> {each.problem}')
     sys.exit(1 if any(each.status == 'broken' for each in found) else 0)
@@ -49,7 +49,7 @@ def doctor(base_url: str | None, languages: bool, sandbox_type: str | None, imag
     and does not work.
     """
     if languages:
-        _tell_languages(sandbox_type, image, as_json)
+        _report_languages(sandbox_type, image, as_json)
         return
     if sandbox_type or image:
         raise click.UsageError('--type and --image go with --languages')
@@ -62,8 +62,8 @@ def doctor(base_url: str | None, languages: bool, sandbox_type: str | None, imag
         sys.exit(0 if found.can_run else 1)
     width = max(len(each.name) for each in found.checks)
     for each in found.checks:
-        mark, colour = _MARKS[each.status]
-        click.echo(f'{click.style(f"{mark:>4}", fg=colour)}  {each.name:<{width}}  {each.summary}')
+        mark, color = _MARKS[each.status]
+        click.echo(f'{click.style(f"{mark:>4}", fg=color)}  {each.name:<{width}}  {each.summary}')
         if each.remedy:
             click.echo(f'{"":>4}  {"":<{width}}  -> {each.remedy}')
     if found.can_run:

@@ -18,7 +18,7 @@ from enclave.cells import DEFAULT_KERNEL, CellResult
 from enclave.cli.hints import HintedGroup
 from enclave.cli.options import DEFAULT_KIND, json_option, make_config, network_option, parse_files, place_options
 from enclave.cli.output import echo_error, echo_json, visible
-from enclave.cli.place import Place, choose_kind, tell_kind
+from enclave.cli.place import Place, choose_kind, report_kind
 from enclave.cli.placing import put_files
 from enclave.cli.relay import endings_as_cancel, endings_as_exit
 from enclave.rendering import strip_escape_codes
@@ -263,7 +263,7 @@ def run(
                 'failed': failed,
                 'repairs': document.repairs,
                 'output': None if output is None else str(output),
-                **tell_kind(sandbox),
+                **report_kind(sandbox),
                 'results': [result.model_dump(mode='json') for result in results],
             }
         )

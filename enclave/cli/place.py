@@ -115,7 +115,7 @@ def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = Fals
     return choice
 
 
-def tell_kind(sandbox: Any) -> dict[str, Any]:
+def report_kind(sandbox: Any) -> dict[str, Any]:
     """Return what a record says of a sandbox's kind; ``chosen_because`` is None where the kind was named."""
     return {'sandbox_type': str(sandbox.sandbox_type), 'chosen_because': sandbox.metadata.get('chosen_because')}
 

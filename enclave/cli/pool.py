@@ -18,7 +18,7 @@ from enclave.cli.options import json_option, parse_value, place_options, sandbox
 from enclave.cli.output import echo_json, progress, visible
 from enclave.cli.place import Place, RemotePlace
 from enclave.cli.pool_cases import Case, find_cases, languages_by_suffix
-from enclave.cli.pool_report import TIMED_OUT, Outcome, print_report, write_report
+from enclave.cli.pool_report import TIMED_OUT, CaseOutcome, print_report, write_report
 from enclave.cli.relay import endings_as_exit
 from enclave.cli.stats import print_pools
 from enclave.enums import ExecutionStatus
@@ -206,7 +206,7 @@ def run(
         raise click.UsageError("--fresh is about a pool of this machine; a server's pool has a policy of its own.")
     size = min(size, len(cases))
     began = time.monotonic()
-    outcomes: list[Outcome] = []
+    outcomes: list[CaseOutcome] = []
 
     with (
         endings_as_exit(),
@@ -250,10 +250,10 @@ def _pool_manager(
         yield manager
 
 
-def _run_all(manager: SandboxManager, cases: Sequence[Case], size: int) -> Iterator[Outcome]:
+def _run_all(manager: SandboxManager, cases: Sequence[Case], size: int) -> Iterator[CaseOutcome]:
     """Yield outcomes as programs end; no more programs are under way than there are sandboxes."""
     waiting = iter(cases)
-    running: set[Future[Outcome]] = set()
+    running: set[Future[CaseOutcome]] = set()
     with ThreadPoolExecutor(size, thread_name_prefix='enclave-cli-pool') as workers:
         try:
             while True:
@@ -270,13 +270,13 @@ def _run_all(manager: SandboxManager, cases: Sequence[Case], size: int) -> Itera
             raise
 
 
-def _run_one(manager: SandboxManager, case: Case) -> Outcome:
+def _run_one(manager: SandboxManager, case: Case) -> CaseOutcome:
     if case.request is None:
-        return Outcome(case, None, case.problem)
+        return CaseOutcome(case, None, case.problem)
     try:
-        return Outcome(case, manager.run_code_in_pool(case.request))
+        return CaseOutcome(case, manager.run_code_in_pool(case.request))
     except EnclaveError as error:
-        return Outcome(case, None, str(error), error)
+        return CaseOutcome(case, None, str(error), error)
 
 
 def _server(place: Place, verb: str) -> SandboxManager:

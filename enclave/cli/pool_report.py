@@ -32,7 +32,7 @@ _UNWRITABLE = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 
 @frozen
-class Outcome:
+class CaseOutcome:
     """What became of one case; ``problem`` is why there is no result."""
 
     case: Case
@@ -99,7 +99,7 @@ class Outcome:
         return lines[-1]
 
 
-def print_report(outcomes: Sequence[Outcome], seconds: float) -> None:
+def print_report(outcomes: Sequence[CaseOutcome], seconds: float) -> None:
     """Print a table of all outcomes, and how many there were of which."""
     ordered = sorted(outcomes, key=lambda each: each.case.label)
     rows = [
@@ -120,13 +120,13 @@ def print_report(outcomes: Sequence[Outcome], seconds: float) -> None:
     click.echo(f'{succeeded} succeeded, {len(outcomes) - succeeded} did not{failed}, in {seconds:.1f} s', err=True)
 
 
-def write_report(outcomes: Sequence[Outcome], seconds: float, path: Path) -> None:
+def write_report(outcomes: Sequence[CaseOutcome], seconds: float, path: Path) -> None:
     """Write a report for programs: JUnit XML where the file's name ends in ``.xml``, else JSON."""
     text = _junit(outcomes, seconds) if path.suffix.lower() == '.xml' else _json(outcomes, seconds)
     path.write_text(text, 'utf-8', errors='backslashreplace')  # lone surrogates, which are escapes in JSON then
 
 
-def _json(outcomes: Sequence[Outcome], seconds: float) -> str:
+def _json(outcomes: Sequence[CaseOutcome], seconds: float) -> str:
     succeeded = sum(each.success for each in outcomes)
     report = {
         'total': len(outcomes),
@@ -139,7 +139,7 @@ def _json(outcomes: Sequence[Outcome], seconds: float) -> str:
     return json.dumps(report, indent=2, ensure_ascii=False) + '\n'
 
 
-def _junit(outcomes: Sequence[Outcome], seconds: float) -> str:
+def _junit(outcomes: Sequence[CaseOutcome], seconds: float) -> str:
     numbers = {
         'tests': str(len(outcomes)),
         'failures': str(sum(each.result is not None and not each.success for each in outcomes)),

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from enclave.cli.output import echo_error, echo_json
-from enclave.cli.place import tell_kind
+from enclave.cli.place import report_kind
 from enclave.cli.relay import relay
 
 F = TypeVar('F', bound=Callable[..., Any])
@@ -92,13 +92,13 @@ def drive(
     with process:
         result = relay(process, with_stdin=with_stdin, on_terminal=tty is not None, quiet=as_json)
     if as_json:
-        echo_json({**result.model_dump(mode='json'), **tell_kind(sandbox)})
+        echo_json({**result.model_dump(mode='json'), **report_kind(sandbox)})
     else:
-        _tell_end(result, timeout, memory)
+        _report_end(result, timeout, memory)
     raise click.exceptions.Exit(TIMED_OUT if result.timed_out else result.exit_code)
 
 
-def _tell_end(result: Any, timeout: float | None, memory: Any) -> None:
+def _report_end(result: Any, timeout: float | None, memory: Any) -> None:
     """Say on standard error why a program ended that did not end by itself."""
     if result.timed_out:
         click.echo(f'ms-enclave: the program was ended: it ran longer than {timeout:g} s', err=True)

@@ -167,12 +167,12 @@ def endings_as_cancel() -> Iterator[None]:
     asked: queue.SimpleQueue[bool] = (
         queue.SimpleQueue()
     )  # whose `put` is safe in a signal handler; cancelling takes locks
-    told: list[int] = []
+    received: list[int] = []
 
     def end(number: int, _: object) -> None:
-        if told:
+        if received:
             raise KeyboardInterrupt
-        told.append(number)
+        received.append(number)
         asked.put(True)
 
     def serve() -> None:
@@ -186,15 +186,15 @@ def endings_as_cancel() -> Iterator[None]:
         with cancellation.applied():
             yield
     except CallCancelledError:
-        if not told:
+        if not received:
             raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         asked.put(False)
         thread.join()
-    if told:
-        raise KeyboardInterrupt if told[0] == signal.SIGINT else SystemExit(128 + told[0])
+    if received:
+        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
 
 
 class _Feeder:

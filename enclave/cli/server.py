@@ -184,7 +184,7 @@ def server(
         manager_options['sandbox_type'] = sandbox_type
     if config:
         manager_options['sandbox_config'] = config
-    door: dict[str, Any] = {
+    settings: dict[str, Any] = {
         'policy': policy,
         'api_key': api_key,
         'keys': keys_file,
@@ -196,10 +196,10 @@ def server(
         'e2b': _e2b_settings(e2b_file, e2b_debug, e2b_domain),
     }
     if not pool_size:
-        serve(create_server(manager_options, **door), host, port, as_json)
+        serve(create_server(manager_options, **settings), host, port, as_json)
         return
     with endings_as_exit(), LocalSandboxManager(manager_options) as manager:
-        made = create_server(manager=manager, **door)  # refuses what is wrong before the pool is made
+        made = create_server(manager=manager, **settings)  # refuses what is wrong before the pool is made
         with progress(f'Starting {pool_size} sandboxes', quiet=as_json):
             manager.initialize_pool(pool_size, sandbox_type, with_tools(config, sandbox_type, ()))
         serve(made, host, port, as_json)

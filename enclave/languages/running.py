@@ -178,7 +178,7 @@ def as_step(result: CommandResult, limits: Limits) -> StepResult:
 
 
 def _is_over(step: StepResult, cpu_seconds: float) -> bool:
-    """Tell whether a program used more processor time; where nobody measured it, the kernel has ended it for that (SIGXCPU)."""
+    """Return whether a program used more processor time; where nobody measured it, the kernel has ended it for that (SIGXCPU)."""
     if step.cpu_time is not None:
         return step.cpu_time > cpu_seconds
     return step.signal == 'SIGXCPU' or step.exit_code == 128 + 24

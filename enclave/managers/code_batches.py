@@ -7,6 +7,7 @@ the programs whose outcomes had not come. Leaving early closes the connection, b
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from attrs import define, field
 from enclave.cancellation import is_cancelled
 from enclave.errors import CallCancelledError, EnclaveError, ServerError, ServerUnavailableError
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.protocol import CodeBatchRequest, CodeEvent, rebuild_error
+from enclave.managers.protocol import CancelResponse, CodeBatchRequest, CodeEvent, rebuild_error
 from enclave.parallel import Outcome
 
 MOST_PROGRAMS = 512
@@ -34,6 +35,8 @@ class _Exchange:
     waiting: dict[int, CodeRequest] = field(factory=dict)
     failed: list[Outcome[CodeResult]] = field(factory=list)  # those of which no request could be made
     size: int = 0
+    key: str = field(factory=lambda: secrets.token_hex(16))
+    """Under which the server runs each of them once, however often they are sent."""
 
     @property
     def count(self) -> int:
@@ -104,16 +107,26 @@ def _run_exchange(
     while exchange.waiting:
         places = list(exchange.waiting)
         body = CodeBatchRequest(
-            requests=list(exchange.waiting.values()), concurrency=concurrency, timeout=timeout, pool=pool
+            requests=list(exchange.waiting.values()),
+            key=exchange.key,
+            places=[place - exchange.first for place in places],
+            concurrency=concurrency,
+            timeout=timeout,
+            pool=pool,
         )
         try:
             for outcome in _events(transport, path, body, places):
                 breaks = 0
                 del exchange.waiting[outcome.index]
                 yield outcome
+        except (GeneratorExit, CallCancelledError):
+            # Nobody comes back for what runs. The server would know by itself, some seconds later.
+            transport.later(lambda: transport.call('POST', f'/calls/{exchange.key}/cancel', CancelResponse))
+            raise
         except ServerUnavailableError as error:
             breaks += 1
             if is_cancelled():
+                transport.later(lambda: transport.call('POST', f'/calls/{exchange.key}/cancel', CancelResponse))
                 raise CallCancelledError('the batch was cancelled') from error
             if breaks < MOST_BREAKS:
                 continue

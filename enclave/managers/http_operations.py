@@ -221,7 +221,7 @@ def followed(open_events: Callable[[int], Generator[E, None, None]], noun: str) 
 
 @define(eq=False)
 class HttpProgram:
-    """A program that runs at a server; see `Program`.
+    """A program that runs at a server; see `RunningProgram`.
 
     A thread follows its events once somebody wants them. Any thread may use it.
     """
@@ -238,7 +238,7 @@ class HttpProgram:
     _follower: threading.Thread | None = field(default=None, init=False, repr=False)
 
     def next(self, deadline: Deadline) -> OutputChunk | Started | CommandResult | None:
-        """Return the next that comes of it; see `Program.next`."""
+        """Return the next that comes of it; see `RunningProgram.next`."""
         self._follow()
         with on_cancel(self._wake), self._changed:
             ready = self._changed.wait_for(lambda: self._is_ready_locked() or is_cancelled(), deadline.remaining())

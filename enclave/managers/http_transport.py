@@ -299,11 +299,11 @@ class HttpTransport:
     def later(self, action: Callable[[], None]) -> None:
         """Have something reported to the server on another thread, under no one's cancellation; that it fails is no matter."""
 
-        def tell() -> None:
+        def inform() -> None:
             with contextlib.suppress(EnclaveError), Cancellation().applied():
                 action()
 
-        self._cancel_later(tell)
+        self._cancel_later(inform)
 
     def _raw(self, response: requests.Response, size: int) -> Iterator[bytes]:
         """Yield a body as it comes, and say in our words how it broke."""
@@ -331,7 +331,7 @@ class HttpTransport:
 
     @contextlib.contextmanager
     def _cancelled_with(self, key: str | None) -> Iterator[None]:
-        """Tell the server, if the caller's work is cancelled in the block."""
+        """Inform the server, if the caller's work is cancelled in the block."""
         if is_cancelled():
             raise CallCancelledError('the call was cancelled before it was made')
         if key is None:

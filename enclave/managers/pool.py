@@ -345,10 +345,10 @@ class Pool:
             self._failures += 1
             least, greatest = RETRY_SECONDS
             self._retry_at = self._clock() + min(greatest, least * 2 ** min(self._failures - 1, 16))
-            told: list[Ticket] = []
+            informed: list[Ticket] = []
             if not self._members and not self._starting:
-                told, self._queue = self._queue, []
-            for ticket in told:
+                informed, self._queue = self._queue, []
+            for ticket in informed:
                 ticket.error = error
                 ticket.ready.set()
         if self._closed is None:
@@ -420,9 +420,9 @@ class Pool:
         """Lend and make no more; those who wait are woken with ``error``. Its sandboxes are its owner's to end."""
         with self._lock:
             self._closed = self._closed or error
-            told, self._queue = self._queue, []
+            informed, self._queue = self._queue, []
             self._idle.clear()
-            for ticket in told:
+            for ticket in informed:
                 ticket.error = error
                 ticket.ready.set()
 

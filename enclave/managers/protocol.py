@@ -201,9 +201,15 @@ class CodeBatchRequest(Model):
     """Run many programs, each in whichever sandbox of a pool is free, or all in one sandbox.
 
     ``concurrency`` is how many run at once; ``timeout`` is how long each may wait for a sandbox of the pool.
+
+    With a ``key`` each program is run once, although the batch is sent again because its connection broke: its place in the
+    batch, of ``places``, distinguishes it, and one that was begun before is waited for, and its outcome given. ``POST
+    /calls/{key}/cancel`` ends the batch.
     """
 
     requests: list[CodeRequest]
+    key: str | None = None
+    places: list[int] | None = None
     concurrency: int | None = argument(default=None, minimum=1, maximum=1024)
     timeout: float | None = argument(default=None, minimum=0)
     pool: str | None = None

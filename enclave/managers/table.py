@@ -112,7 +112,7 @@ class PoolSupply:
             pool.fail(error)
             return
 
-        def tell(started: Future[None]) -> None:
+        def pass_on(started: Future[None]) -> None:
             try:
                 started.result()
             except BaseException as error:
@@ -120,7 +120,7 @@ class PoolSupply:
             else:
                 pool.arrive(record.sandbox)
 
-        record.started.add_done_callback(tell)
+        record.started.add_done_callback(pass_on)
 
     def discard(self, sandbox: Sandbox) -> None:
         """Have a sandbox destroyed; what goes wrong is the reaper's to mend."""

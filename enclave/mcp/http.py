@@ -124,7 +124,7 @@ class App:
         await send({'type': 'lifespan.shutdown.complete'})
 
     async def _serve(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        headers = _Headers(scope)
+        headers = _ScopeHeaders(scope)
         try:
             self._guard.check(scope['method'], headers)
             caller = await run(lambda: self._callers.identify(sent_key(headers)))
@@ -142,7 +142,7 @@ class App:
             await self._sessions.handle_request({**scope, _SCOPE_KEY: caller}, receive, send)
 
 
-class _Headers(Mapping[str, str]):
+class _ScopeHeaders(Mapping[str, str]):
     """A request's headers by name, whatever its case; the first of several of one name."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:

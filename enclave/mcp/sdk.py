@@ -22,7 +22,7 @@ from enclave.aio.proxies import run
 from enclave.errors import ConfigurationError, EnclaveError, ServerError
 from enclave.managers.protocol import error_response
 from enclave.mcp.sandboxes import CallerSandboxes
-from enclave.mcp.tools import TOOLS, Answer, call
+from enclave.mcp.tools import TOOLS, CallResponse, call
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def failed(error: EnclaveError) -> dict[str, Any]:
     }
 
 
-async def _with_progress(work: Callable[[], Answer], report: Report | None) -> Answer:
+async def _with_progress(work: Callable[[], CallResponse], report: Report | None) -> CallResponse:
     if report is None:
         return await run(work)
     started = time.monotonic()
@@ -163,7 +163,7 @@ async def _with_progress(work: Callable[[], Answer], report: Report | None) -> A
         task.cancel()  # does nothing once it has ended; the work's own clean-up continues by itself
 
 
-def as_json(made: Answer) -> dict[str, Any]:
+def as_json(made: CallResponse) -> dict[str, Any]:
     """Return an answer in the protocol's form."""
     content: list[dict[str, Any]] = [{'type': 'text', 'text': made.text}]
     content += [{'type': 'image', 'mimeType': kind, 'data': data} for kind, data in made.images]

@@ -37,7 +37,7 @@ SANDBOX_ID = (
 
 
 @frozen(kw_only=True)
-class Answer:
+class CallResponse:
     """What a call gives back.
 
     Attributes:
@@ -61,7 +61,7 @@ class McpTool:
     title: str
     description: str
     arguments: type[Any]
-    run: Callable[[CallerSandboxes, Any], Answer]
+    run: Callable[[CallerSandboxes, Any], CallResponse]
     hints: Mapping[str, bool]
 
     @property
@@ -75,10 +75,12 @@ class McpTool:
 TOOLS: dict[str, McpTool] = {}
 
 
-def tool(title: str, arguments: type[Any], **hints: bool) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+def tool(
+    title: str, arguments: type[Any], **hints: bool
+) -> Callable[[Callable[..., CallResponse]], Callable[..., CallResponse]]:
     """Return a decorator that enters a function as a tool; its docstring is the description a model reads."""
 
-    def enter(run: Callable[..., Answer]) -> Callable[..., Answer]:
+    def enter(run: Callable[..., CallResponse]) -> Callable[..., CallResponse]:
         text = ' '.join((run.__doc__ or '').split())
         all_hints = {'readOnlyHint': False, 'destructiveHint': False, 'idempotentHint': False, 'openWorldHint': False}
         TOOLS[run.__name__] = McpTool(
@@ -89,7 +91,7 @@ def tool(title: str, arguments: type[Any], **hints: bool) -> Callable[[Callable[
     return enter
 
 
-def call(sandboxes: CallerSandboxes, name: str, arguments: Mapping[str, Any] | None) -> Answer:
+def call(sandboxes: CallerSandboxes, name: str, arguments: Mapping[str, Any] | None) -> CallResponse:
     """Check the arguments and run a tool.
 
     Raises:
@@ -131,7 +133,7 @@ class RunPython:
 
 
 @tool('Run Python', RunPython, openWorldHint=True)
-def run_python(sandboxes: CallerSandboxes, arguments: RunPython) -> Answer:
+def run_python(sandboxes: CallerSandboxes, arguments: RunPython) -> CallResponse:
     """Run a Python program in a fresh interpreter in the sandbox, and return what it printed and its exit code. Files it
     writes stay in the sandbox; variables do not (run_cell keeps them)."""
     code = _text(arguments.code, 'code')
@@ -144,7 +146,7 @@ def run_python(sandboxes: CallerSandboxes, arguments: RunPython) -> Answer:
         import_path_env='PYTHONPATH',
         max_output_bytes=OUTPUT_BYTES,
     )
-    return _command_answer(sandbox.id, result)
+    return _command_response(sandbox.id, result)
 
 
 @frozen(kw_only=True)
@@ -162,7 +164,7 @@ class RunCode:
 
 
 @tool('Run a program in any language', RunCode, openWorldHint=True)
-def run_code(sandboxes: CallerSandboxes, arguments: RunCode) -> Answer:
+def run_code(sandboxes: CallerSandboxes, arguments: RunCode) -> CallResponse:
     """Compile, where the language wants that, and run a program in a directory of its own that is gone afterwards; return
     what it printed and how it ended. The sandbox must have the language's tools."""
     code = _text(arguments.code, 'code')
@@ -188,7 +190,7 @@ def run_code(sandboxes: CallerSandboxes, arguments: RunCode) -> Answer:
         'oom_killed': step.oom_killed,
         'execution_time': result.execution_time,
     }
-    return Answer(text='\n'.join([*parts, *([ending] if ending else [])]) or '(no output)', data=data)
+    return CallResponse(text='\n'.join([*parts, *([ending] if ending else [])]) or '(no output)', data=data)
 
 
 @frozen(kw_only=True)
@@ -202,13 +204,13 @@ class RunShell:
 
 
 @tool('Run a shell command', RunShell, openWorldHint=True)
-def run_shell(sandboxes: CallerSandboxes, arguments: RunShell) -> Answer:
+def run_shell(sandboxes: CallerSandboxes, arguments: RunShell) -> CallResponse:
     """Run a command line in the sandbox's shell, and return what it printed and its exit code. For servers and whatever
     takes long, start_command returns at once."""
     command = _text(arguments.command, 'command')
     sandbox = sandboxes.find(arguments.sandbox_id)
     result = sandbox.execute_command(command, arguments.timeout, cwd=arguments.cwd, max_output_bytes=OUTPUT_BYTES)
-    return _command_answer(sandbox.id, result)
+    return _command_response(sandbox.id, result)
 
 
 @frozen(kw_only=True)
@@ -221,7 +223,7 @@ class RunCell:
 
 
 @tool('Run a notebook cell', RunCell, openWorldHint=True)
-def run_cell(sandboxes: CallerSandboxes, arguments: RunCell) -> Answer:
+def run_cell(sandboxes: CallerSandboxes, arguments: RunCell) -> CallResponse:
     """Run a cell in the sandbox's Jupyter kernel, which keeps variables between calls; plots come back as images."""
     code = _text(arguments.code, 'code')
     sandbox = sandboxes.find(arguments.sandbox_id)
@@ -240,7 +242,7 @@ def run_cell(sandboxes: CallerSandboxes, arguments: RunCell) -> Answer:
         text = f'{text}\n{_cell_ending(result)}'.strip('\n')
     if result.state_lost:
         text = f'{text}\n(the variables are lost: the kernel {result.state_lost})'.strip('\n')
-    return Answer(
+    return CallResponse(
         text=_bounded(text) or '(no output)',
         data={
             'sandbox_id': sandbox.id,
@@ -279,14 +281,16 @@ def _pictures(result: CellResult) -> list[tuple[str, str]]:
     return found
 
 
-def _command_answer(sandbox_id: str, result: CommandResult) -> Answer:
+def _command_response(sandbox_id: str, result: CommandResult) -> CallResponse:
     parts = [result.stdout.rstrip('\n')] if result.stdout else []
     if result.stderr:
         parts.append(f'[stderr]\n{result.stderr}'.rstrip('\n') if result.stdout else result.stderr.rstrip('\n'))
     ending = _ending(result)
     if ending:
         parts.append(ending)
-    return Answer(text='\n'.join(parts) or '(no output)', data={'sandbox_id': sandbox_id, **_command_data(result)})
+    return CallResponse(
+        text='\n'.join(parts) or '(no output)', data={'sandbox_id': sandbox_id, **_command_data(result)}
+    )
 
 
 def _ending(result: CommandResult | StepResult) -> str:
@@ -331,13 +335,13 @@ class StartCommand:
 
 
 @tool('Start a background command', StartCommand, openWorldHint=True)
-def start_command(sandboxes: CallerSandboxes, arguments: StartCommand) -> Answer:
+def start_command(sandboxes: CallerSandboxes, arguments: StartCommand) -> CallResponse:
     """Start a command line in the background and return its command_id at once; read_command_output then reads what it
     prints, stop_command ends it."""
     command = sandboxes.start_command(
         arguments.sandbox_id, _text(arguments.command, 'command'), timeout=arguments.timeout or 0, cwd=arguments.cwd
     )
-    return Answer(
+    return CallResponse(
         text=f'started; command_id is {command.id}',
         data={'sandbox_id': command.sandbox_id, 'command_id': command.id, 'running': True},
     )
@@ -354,7 +358,7 @@ class ReadCommandOutput:
 
 
 @tool('Read the output of a background command', ReadCommandOutput, idempotentHint=False)
-def read_command_output(sandboxes: CallerSandboxes, arguments: ReadCommandOutput) -> Answer:
+def read_command_output(sandboxes: CallerSandboxes, arguments: ReadCommandOutput) -> CallResponse:
     """Return what a background command printed since it was last asked, and whether it still runs."""
     command = sandboxes.find_command(arguments.command_id)
     output = command.read(arguments.timeout, OUTPUT_BYTES)
@@ -375,7 +379,7 @@ def read_command_output(sandboxes: CallerSandboxes, arguments: ReadCommandOutput
     }
     if output.result is not None:
         data.update(exit_code=output.result.exit_code, signal=output.result.signal, status=str(output.result.status))
-    return Answer(text=f'{left_out}{output.text.rstrip()}\n{ending}'.lstrip('\n'), data=data)
+    return CallResponse(text=f'{left_out}{output.text.rstrip()}\n{ending}'.lstrip('\n'), data=data)
 
 
 @frozen(kw_only=True)
@@ -386,7 +390,7 @@ class StopCommand:
 
 
 @tool('Stop a background command', StopCommand, destructiveHint=True, idempotentHint=True)
-def stop_command(sandboxes: CallerSandboxes, arguments: StopCommand) -> Answer:
+def stop_command(sandboxes: CallerSandboxes, arguments: StopCommand) -> CallResponse:
     """Kill a background command and everything it started, and return the rest of its output."""
     command = sandboxes.find_command(arguments.command_id)
     command.stop(10.0)
@@ -397,7 +401,7 @@ def stop_command(sandboxes: CallerSandboxes, arguments: StopCommand) -> Answer:
 
 
 @frozen(kw_only=True)
-class ReadFile:
+class ReadTextFile:
     """Which file."""
 
     path: str = argument(description='Path in the sandbox; a relative one begins at its working directory.')
@@ -406,8 +410,8 @@ class ReadFile:
     sandbox_id: str | None = _sandbox_id()
 
 
-@tool('Read a text file', ReadFile, readOnlyHint=True, idempotentHint=True)
-def read_file(sandboxes: CallerSandboxes, arguments: ReadFile) -> Answer:
+@tool('Read a text file', ReadTextFile, readOnlyHint=True, idempotentHint=True)
+def read_file(sandboxes: CallerSandboxes, arguments: ReadTextFile) -> CallResponse:
     """Return the text of a file in the sandbox; for bytes use download_file."""
     sandbox = sandboxes.find(arguments.sandbox_id)
     data = sandbox.read_file(arguments.path, offset=arguments.offset, max_bytes=arguments.max_bytes + 1)
@@ -420,7 +424,7 @@ def read_file(sandboxes: CallerSandboxes, arguments: ReadFile) -> Answer:
             raise InvalidArgumentError(f'{arguments.path!r} is not text in UTF-8; read it with download_file') from None
         text = data.decode('utf-8', 'ignore')
     following = arguments.offset + len(data)
-    return Answer(
+    return CallResponse(
         text=f'{text}\n[cut here; continue with offset={following}]' if is_cut else text,
         data={
             'path': arguments.path,
@@ -432,7 +436,7 @@ def read_file(sandboxes: CallerSandboxes, arguments: ReadFile) -> Answer:
 
 
 @frozen(kw_only=True)
-class WriteFile:
+class WriteTextFile:
     """A text file."""
 
     path: str = argument(description='Path in the sandbox; directories that are missing are made.')
@@ -440,12 +444,12 @@ class WriteFile:
     sandbox_id: str | None = _sandbox_id()
 
 
-@tool('Write a text file', WriteFile, destructiveHint=True, idempotentHint=True)
-def write_file(sandboxes: CallerSandboxes, arguments: WriteFile) -> Answer:
+@tool('Write a text file', WriteTextFile, destructiveHint=True, idempotentHint=True)
+def write_file(sandboxes: CallerSandboxes, arguments: WriteTextFile) -> CallResponse:
     """Write a text file in the sandbox, in the place of any that is there."""
     sandbox = sandboxes.find(arguments.sandbox_id)
     size = sandbox.write_file(arguments.path, _encoded(arguments.content, 'content'))
-    return Answer(text=f'{arguments.path}: {size} bytes written', data={'path': arguments.path, 'size': size})
+    return CallResponse(text=f'{arguments.path}: {size} bytes written', data={'path': arguments.path, 'size': size})
 
 
 @frozen(kw_only=True)
@@ -458,7 +462,7 @@ class ListFiles:
 
 
 @tool('List files', ListFiles, readOnlyHint=True, idempotentHint=True)
-def list_files(sandboxes: CallerSandboxes, arguments: ListFiles) -> Answer:
+def list_files(sandboxes: CallerSandboxes, arguments: ListFiles) -> CallResponse:
     """List a directory of the sandbox, with kinds and sizes."""
     sandbox = sandboxes.find(arguments.sandbox_id)
     entries = sandbox.list_dir(arguments.path, recursive=arguments.recursive, max_entries=MAX_ENTRIES + 1)
@@ -469,7 +473,7 @@ def list_files(sandboxes: CallerSandboxes, arguments: ListFiles) -> Answer:
     ]
     if is_cut:
         lines.append(f'... (more than {MAX_ENTRIES} entries; list a directory in it)')
-    return Answer(
+    return CallResponse(
         text='\n'.join(lines) or '(empty)',
         data={
             'path': arguments.path,
@@ -489,7 +493,7 @@ class UploadFile:
 
 
 @tool('Upload a file', UploadFile, destructiveHint=True, idempotentHint=True)
-def upload_file(sandboxes: CallerSandboxes, arguments: UploadFile) -> Answer:
+def upload_file(sandboxes: CallerSandboxes, arguments: UploadFile) -> CallResponse:
     """Write a file of any bytes in the sandbox, given in base64."""
     try:
         data = base64.b64decode(arguments.content, validate=True)
@@ -499,7 +503,7 @@ def upload_file(sandboxes: CallerSandboxes, arguments: UploadFile) -> Answer:
         raise InvalidArgumentError(f'content has {len(data)} bytes; one upload may have {UPLOAD_BYTES}')
     sandbox = sandboxes.find(arguments.sandbox_id)
     size = sandbox.write_file(arguments.path, data)
-    return Answer(text=f'{arguments.path}: {size} bytes written', data={'path': arguments.path, 'size': size})
+    return CallResponse(text=f'{arguments.path}: {size} bytes written', data={'path': arguments.path, 'size': size})
 
 
 @frozen(kw_only=True)
@@ -512,7 +516,7 @@ class DownloadFile:
 
 
 @tool('Download a file', DownloadFile, readOnlyHint=True, idempotentHint=True)
-def download_file(sandboxes: CallerSandboxes, arguments: DownloadFile) -> Answer:
+def download_file(sandboxes: CallerSandboxes, arguments: DownloadFile) -> CallResponse:
     """Return a file's bytes as a resource in base64; a picture also as an image. Large files come in parts, by offset."""
     sandbox = sandboxes.find(arguments.sandbox_id)
     path, offset = arguments.path, arguments.offset
@@ -528,7 +532,7 @@ def download_file(sandboxes: CallerSandboxes, arguments: DownloadFile) -> Answer
         if len(data) <= TRANSFER_BYTES // 2:
             images = ((picture, base64.b64encode(data).decode('ascii')),)
     text = f'{path}: {len(data)} bytes' + (f'; there is more, continue with offset={following}' if is_cut else '')
-    return Answer(
+    return CallResponse(
         text=text,
         data={'path': path, 'size': len(data), 'truncated': is_cut, 'next_offset': following if is_cut else None},
         images=images,
@@ -558,11 +562,11 @@ class CreateSandbox:
 
 
 @tool('Make a sandbox', CreateSandbox)
-def create_sandbox(sandboxes: CallerSandboxes, arguments: CreateSandbox) -> Answer:
+def create_sandbox(sandboxes: CallerSandboxes, arguments: CreateSandbox) -> CallResponse:
     """Make a fresh sandbox and return its sandbox_id. It stays until delete_sandbox, or until the server takes it away."""
     made = sandboxes.create(image=arguments.image, notebook=arguments.notebook)
     info = sandboxes.manager.get_sandbox_info(made)
-    return Answer(text=f'sandbox_id is {made}', data={'sandbox_id': made, 'type': str(info.type)})
+    return CallResponse(text=f'sandbox_id is {made}', data={'sandbox_id': made, 'type': str(info.type)})
 
 
 @frozen(kw_only=True)
@@ -571,7 +575,7 @@ class Nothing:
 
 
 @tool('List sandboxes', Nothing, readOnlyHint=True, idempotentHint=True)
-def list_sandboxes(sandboxes: CallerSandboxes, arguments: Nothing) -> Answer:
+def list_sandboxes(sandboxes: CallerSandboxes, arguments: Nothing) -> CallResponse:
     """List the sandboxes that this connection or key has made, with the background commands that run in them."""
     found = [
         {
@@ -584,7 +588,7 @@ def list_sandboxes(sandboxes: CallerSandboxes, arguments: Nothing) -> Answer:
         for info in sandboxes.manager.list_sandboxes()
     ]
     lines = [f'{each["sandbox_id"]} {each["type"]} {each["status"]}' for each in found]
-    return Answer(text='\n'.join(lines) or '(none)', data={'sandboxes': found})
+    return CallResponse(text='\n'.join(lines) or '(none)', data={'sandboxes': found})
 
 
 @frozen(kw_only=True)
@@ -595,10 +599,10 @@ class DeleteSandbox:
 
 
 @tool('Delete a sandbox', DeleteSandbox, destructiveHint=True, idempotentHint=True)
-def delete_sandbox(sandboxes: CallerSandboxes, arguments: DeleteSandbox) -> Answer:
+def delete_sandbox(sandboxes: CallerSandboxes, arguments: DeleteSandbox) -> CallResponse:
     """Take a sandbox away, with its files and whatever runs in it."""
     sandboxes.delete(arguments.sandbox_id)
-    return Answer(text=f'sandbox {arguments.sandbox_id} is deleted', data={'sandbox_id': arguments.sandbox_id})
+    return CallResponse(text=f'sandbox {arguments.sandbox_id} is deleted', data={'sandbox_id': arguments.sandbox_id})
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------

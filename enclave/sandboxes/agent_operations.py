@@ -87,7 +87,7 @@ class AgentOperations(ByVerb):
     Args:
         channel: A started channel.
         cpu_count: On how many processors a call runs; 0 for all.
-        is_stopped: Tells whether the agent is kept from running, as in a paused container; None where that is not known.
+        is_stopped: Says whether the agent is kept from running, as in a paused container; None where that is not known.
     """
 
     connect_problem = None
@@ -418,11 +418,11 @@ class AgentOperations(ByVerb):
             if facts.flag('cancelled'):
                 raise CallCancelledError('the file operation was cancelled')
             try:
-                told = json.loads(problem)
+                about = json.loads(problem)
             except ValueError:
-                told = None
-            if isinstance(told, dict):
-                self._raise(Reply({'field': '', **told}))
+                about = None
+            if isinstance(about, dict):
+                self._raise(Reply({'field': '', **about}))
         raise SandboxError('the file operation was ended from inside the sandbox')
 
     # Network ----------------------------------------------------------------------------------------------------------
@@ -485,11 +485,11 @@ class AgentOperations(ByVerb):
 
     # Silence ----------------------------------------------------------------------------------------------------------
 
-    def _watch(self, request: RunCommand) -> Watch:
+    def _watch(self, request: RunCommand) -> AgentWatch:
         """Return what watches over a command that is about to run."""
         patience = 0.0 if request.limits is None else request.limits.patience
         limit = request.timeout * (1.0 + patience) + request.grace + LATE_SECONDS if request.timeout else None
-        return Watch(self._check_answers, Deadline.after(limit))
+        return AgentWatch(self._check_answers, Deadline.after(limit))
 
     def _check_answers(self) -> None:
         """Ask the agent whether it answers.
@@ -515,12 +515,12 @@ class AgentOperations(ByVerb):
 
     def _await_end(self, call: Call) -> Reply:
         """Wait for the end of a call that has no limit of its own, for as long as the agent answers."""
-        return Watch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait(call)
+        return AgentWatch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait(call)
 
     def _frames(self, call: Call) -> Iterator[tuple[int, bytes]]:
         """Yield a call's output for as long as the agent answers."""
         while True:
-            Watch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait_ready(call, Deadline())
+            AgentWatch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait_ready(call, Deadline())
             frame = call.next_frame(Deadline())
             if frame is None:
                 return
@@ -625,7 +625,7 @@ class AgentOperations(ByVerb):
             raise self.channel.explain(lost) from error
 
 
-class Watch:
+class AgentWatch:
     """Waits for a call's agent, which keeps the call's limit; when it is late it is asked whether it answers at all.
 
     Args:
@@ -662,13 +662,13 @@ def _earlier(one: Deadline, other: Deadline) -> Deadline:
 
 @define(eq=False)
 class AgentProgram:
-    """A running program as its agent reports it; see `Program`."""
+    """A running program as its agent reports it; see `RunningProgram`."""
 
     _operations: AgentOperations = field(repr=False)
     call: Call
     _request: StartProcess = field(repr=False)
     _claim: Claim = field(repr=False)
-    _watch: Watch = field(repr=False)
+    _watch: AgentWatch = field(repr=False)
     _out: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
     _err: Kept = field(default=Factory(lambda self: Kept(self._cap), takes_self=True), init=False, repr=False)
 
@@ -682,7 +682,7 @@ class AgentProgram:
         return self.call.has_ended
 
     def next(self, deadline: Deadline) -> OutputChunk | Started | CommandResult | None:
-        """Return the next that comes of it; see `Program.next`."""
+        """Return the next that comes of it; see `RunningProgram.next`."""
         self._watch.wait_ready(self.call, deadline)
         frame = self.call.next_frame(deadline)
         if frame is None:

@@ -67,7 +67,7 @@ def _host() -> str:
 
 
 def is_stopped(pid: int) -> bool | None:
-    """Tell whether a process is kept from running: stopped by a signal, or its control group frozen; None where it is gone.
+    """Return whether a process is kept from running: stopped by a signal, or its control group frozen; None where it is gone.
 
     One that has something to do and only waits for a processor is runnable (R in proc(5), /proc/pid/stat); so is one that runs.
     It must have something to do, or it sleeps like one that is frozen. It is looked at several times, since it may wait for

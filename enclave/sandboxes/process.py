@@ -39,7 +39,7 @@ class Started:
     pid: int
 
 
-class Program(Protocol):
+class RunningProgram(Protocol):
     """A running program as whatever runs it gives it to a `Process`. Any thread may use it; one at a time takes output."""
 
     @property
@@ -84,7 +84,7 @@ class Process:
     """
 
     command: str | tuple[str, ...]
-    _program: Program = field(repr=False)
+    _program: RunningProgram = field(repr=False)
     id: str = field(factory=lambda: uuid.uuid4().hex[:12], kw_only=True)
     pid: int | None = field(default=None, init=False)
     result: CommandResult | None = field(default=None, init=False, repr=False)

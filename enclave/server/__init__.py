@@ -1,4 +1,4 @@
-"""The HTTP door: a manager's verbs as routes, safe by default. Nothing heavy is imported before it is used."""
+"""The HTTP entry: a manager's verbs as routes, safe by default. Nothing heavy is imported before it is used."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
-from enclave.server.idempotency import Entry, Outcome
+from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.route import (
     JSON,
     JSON_OPTIONS,
@@ -92,30 +92,30 @@ def create_app(service: Service) -> flask.Flask:
     app.config['MAX_CONTENT_LENGTH'] = max(service.policy.max_upload_bytes, service.policy.max_json_bytes)
     app.config['MAX_FORM_MEMORY_SIZE'] = 0
     app.url_map.strict_slashes = True
-    door = _Door(service)
-    app.before_request(door.enter)
-    app.after_request(door.leave)
-    app.register_error_handler(HTTPException, door.refuse)
-    app.register_error_handler(Exception, door.fail)
+    entry = _Entry(service)
+    app.before_request(entry.enter)
+    app.after_request(entry.leave)
+    app.register_error_handler(HTTPException, entry.refuse)
+    app.register_error_handler(Exception, entry.fail)
     for each in ROUTES.values():
         app.add_url_rule(
             each.path,
             endpoint=each.name,
-            view_func=_view(door, each),
+            view_func=_view(entry, each),
             methods=[each.method],
             provide_automatic_options=False,
         )
     return app
 
 
-def _view(door: _Door, route: Route) -> Callable[..., flask.Response]:
+def _view(entry: _Entry, route: Route) -> Callable[..., flask.Response]:
     def view(**path: str) -> flask.Response:
-        return door.serve(route, path)
+        return entry.serve(route, path)
 
     return view
 
 
-class _Door:
+class _Entry:
     """The steps of a request. One for the application; what belongs to a request is in `flask.g`."""
 
     def __init__(self, service: Service) -> None:
@@ -332,11 +332,11 @@ class _Door:
         try:
             with context.held, self._listed(route, tenant, arguments):
                 response = self._answer(self._run(route, context, arguments), context)
-            outcome = Outcome(response.status_code, response.get_data())
+            outcome = StoredResponse(response.status_code, response.get_data())
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:
                 failed = self._failure(error)
-                outcome = Outcome(failed.status_code, failed.get_data(), error.code)
+                outcome = StoredResponse(failed.status_code, failed.get_data(), error.code)
             raise
         finally:
             repeats.finish(tenant.name, key, entry, outcome)

@@ -51,7 +51,7 @@ class LiveCell(EventLog):
     def _started(self) -> CellEvent:
         return CellEvent(event='started', cell_id=self.id, kernel=self._kernel)
 
-    def _told(self) -> Generator[CellEvent, None, None]:
+    def _events(self) -> Generator[CellEvent, None, None]:
         with self._cancellation.applied(), contextlib.closing(self._steps):
             for step in self._steps:
                 if isinstance(step, CellResult):

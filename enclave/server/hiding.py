@@ -28,8 +28,8 @@ def _host_paths() -> re.Pattern[str]:
         os.path.join(home, '.cache', 'enclave'),
         os.path.join(home, '.local', 'state', 'enclave'),
     }
-    told = sorted((path for path in own if path.count('/') > 1 and path != '/usr/local'), key=len, reverse=True)
-    return re.compile('|'.join(re.escape(path) + r'(?:/[^\s,;:)\'"`]*)?' for path in told))
+    named = sorted((path for path in own if path.count('/') > 1 and path != '/usr/local'), key=len, reverse=True)
+    return re.compile('|'.join(re.escape(path) + r'(?:/[^\s,;:)\'"`]*)?' for path in named))
 
 
 def without_host(text: str) -> str:

@@ -28,7 +28,7 @@ EARLY_COUNT = 1000
 
 
 @frozen
-class Outcome:
+class StoredResponse:
     """An answer as it was given."""
 
     status: int
@@ -43,7 +43,7 @@ class Entry:
     fingerprint: bytes
     cancellation: Cancellation = field(factory=Cancellation)
     done: threading.Event = field(factory=threading.Event)
-    outcome: Outcome | None = None
+    outcome: StoredResponse | None = None
     clients: int = 1
     joined: threading.Event = field(factory=threading.Event)
     ended_at: float = 0.0
@@ -112,7 +112,7 @@ class Repeats:
             entry.joined.set()
             return entry, False
 
-    def finish(self, tenant: str, key: str, entry: Entry, outcome: Outcome | None) -> None:
+    def finish(self, tenant: str, key: str, entry: Entry, outcome: StoredResponse | None) -> None:
         """Say how the work ended; None means that it was not done, and a repeat may do it."""
         with self._lock:
             entry.outcome = outcome
@@ -125,14 +125,14 @@ class Repeats:
                 records.bytes += len(outcome.body)
         entry.done.set()
 
-    def leave(self, entry: Entry) -> None:
+    def leave(self, entry: Entry, seconds: float = RETURN_SECONDS) -> None:
         """A client of the work went away. Blocks while it may come back, then cancels the work if nobody else waits for it."""
         with self._lock:
             entry.clients -= 1
             if entry.clients or entry.done.is_set():
                 return
             entry.joined.clear()
-        entry.joined.wait(RETURN_SECONDS)
+        entry.joined.wait(seconds)
         with self._lock:
             deserted = not entry.clients and not entry.done.is_set()
         if deserted:

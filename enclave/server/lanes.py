@@ -53,7 +53,7 @@ class Shares:
         return self._held.get(tenant, 0)
 
     def has_room(self, tenant: str, amount: int = 1) -> bool:
-        """Tell whether a key may take so much more."""
+        """Return whether a key may take so much more."""
         mine = self.held(tenant) + amount
         if self.taken + amount > self.limit:
             return False
@@ -349,7 +349,7 @@ class Lanes:
             return self._waiting.taken
 
     def wait_empty(self, timeout: float | None) -> bool:
-        """Wait until no call and no stream continues; tell whether it came to that."""
+        """Wait until no call and no stream continues, and return whether it came to that."""
         lanes = [self._lanes[lane] for lane in ('call', 'stream', 'program')]
         with self._changed:
             return self._changed.wait_for(

@@ -114,7 +114,7 @@ class EventLog(ABC):
         """Return its first event."""
 
     @abstractmethod
-    def _told(self) -> Generator[StreamEvent, None, None]:
+    def _events(self) -> Generator[StreamEvent, None, None]:
         """Yield its events as they come, without numbers, the last one ``end``. Runs on a thread of its own."""
 
     @abstractmethod
@@ -134,8 +134,8 @@ class EventLog(ABC):
 
     def _produce(self) -> None:
         try:
-            with contextlib.closing(self._told()) as told:
-                for event in told:
+            with contextlib.closing(self._events()) as events:
+                for event in events:
                     self._append(event)
         except EnclaveError as error:
             self._end(error)

@@ -30,7 +30,7 @@ class LiveProcess(EventLog):
     def _started(self) -> ProcessEvent:
         return ProcessEvent(event='started', process_id=self.id, pid=self.process.pid)
 
-    def _told(self) -> Generator[ProcessEvent, None, None]:
+    def _events(self) -> Generator[ProcessEvent, None, None]:
         most = live.UNREAD_BYTES // 4
         for chunk in self.process.chunks():
             for start in range(0, len(chunk.data), most):

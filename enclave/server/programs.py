@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
+from attrs import define, field
 
 from enclave import wire
+from enclave.cancellation import is_cancelled, on_cancel
 from enclave.config import DEFAULT_OUTPUT_BYTES
-from enclave.errors import EnclaveError, ServerError
+from enclave.errors import CallCancelledError, EnclaveError, InvalidArgumentError, ServerError
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.protocol import (
     KEEP_ALIVE_SECONDS,
@@ -20,12 +24,19 @@ from enclave.managers.protocol import (
     CodeEvent,
     PoolCodeRequest,
 )
-from enclave.parallel import MOST_AT_ONCE, Batch, Outcome
+from enclave.parallel import MOST_AT_ONCE, Batch
 from enclave.server.faults import shown_error
+from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.route import EVENTS, LARGE_ANSWER, Context, Streamed, route
+from enclave.threads import thread_pool
 
 _WINDOW = 2
 """How many times as many outcomes may wait to be sent as programs run at once."""
+RETURN_SECONDS = 10.0
+"""How long a program that runs continues for a batch whose connection broke."""
+_LOOK_SECONDS = 1.0
+_NOT_BEGUN = frozenset({'too-many-requests', 'manager-stopped', 'pool-exhausted'})
+"""Codes of errors by which a program was not begun, so that it may be when it is sent again."""
 logger = logging.getLogger(__name__)
 
 
@@ -93,12 +104,10 @@ def run_many_in_pool(context: Context, body: CodeBatchRequest) -> Streamed:
     concurrency = _concurrency(context, body.concurrency or size, len(requests), room)
     return _streamed_batch(
         context,
-        Batch(
-            lambda each: manager.run_code_in_pool(_allowed(each), wait_timeout=body.timeout, pool=body.pool),
-            requests,
-            concurrency=concurrency,
-            window=_WINDOW * concurrency,
-        ),
+        body,
+        requests,
+        lambda each: manager.run_code_in_pool(each, wait_timeout=body.timeout, pool=body.pool),
+        concurrency,
     )
 
 
@@ -118,15 +127,7 @@ def run_many(context: Context, sandbox_id: str, body: CodeBatchRequest) -> Strea
     asked = body.concurrency or max(2, math.ceil(sandbox.config.cpu_limit))
     requests, room = _checked_requests(context, body.requests, sandbox_id)
     concurrency = _concurrency(context, asked, len(requests), room)
-    return _streamed_batch(
-        context,
-        Batch(
-            lambda each: sandbox.run_code(_allowed(each)),
-            requests,
-            concurrency=concurrency,
-            window=_WINDOW * concurrency,
-        ),
-    )
+    return _streamed_batch(context, body, requests, sandbox.run_code, concurrency)
 
 
 def _concurrency(context: Context, asked: int, count: int, room: int) -> int:
@@ -174,45 +175,148 @@ def _checked_requests(
     return checked, room
 
 
-def _allowed(request: CodeRequest | EnclaveError) -> CodeRequest:
-    if isinstance(request, EnclaveError):
-        raise request
-    return request
+@define(eq=False)
+class _Programs:
+    """The programs of a batch as they are run: each once, if the batch has a key. Lives as long as the stream of its outcomes."""
+
+    context: Context
+    key: str | None
+    run: Callable[[CodeRequest], CodeResult]
+    _lock: threading.Lock = field(factory=threading.Lock, init=False)
+    _entries: set[Entry] = field(factory=set, init=False)  # of those that run here; guarded by _lock
+    _is_cancelled: bool = field(default=False, init=False)  # guarded by _lock
+
+    def work(self, item: tuple[int, CodeRequest | EnclaveError]) -> CodeEvent:
+        """Return what became of a program, also if it was begun by a batch whose connection broke."""
+        place, request = item
+        if self.key is None or isinstance(request, EnclaveError):
+            return self._event(request)
+        repeats, tenant, key = self.context.service.repeats, self.context.tenant.name, f'{self.key}.{place}'
+        entry, is_mine = repeats.begin(tenant, key, hashlib.sha256(wire.to_json(request).encode('ascii')).digest())
+        # The client went away: it may come back for this one.
+        with on_cancel(lambda: thread_pool.submit(lambda: repeats.leave(entry, RETURN_SECONDS))):
+            if not is_mine:
+                return self._outcome(entry)
+            outcome = None
+            try:
+                event = self._begun(entry, request)
+                if event.error is None or event.error.code not in _NOT_BEGUN:
+                    outcome = StoredResponse(200, wire.to_json(event).encode('ascii'))
+            finally:
+                repeats.finish(tenant, key, entry, outcome)
+        return event
+
+    def _begun(self, entry: Entry, request: CodeRequest) -> CodeEvent:
+        with self._lock:
+            self._entries.add(entry)
+            was_cancelled = self._is_cancelled
+        if was_cancelled:
+            entry.cancellation.cancel()
+        try:
+            with entry.cancellation.applied():
+                return self._event(request)
+        finally:
+            with self._lock:
+                self._entries.discard(entry)
+
+    @staticmethod
+    def _outcome(entry: Entry) -> CodeEvent:
+        while not entry.done.wait(_LOOK_SECONDS):
+            if is_cancelled():
+                raise CallCancelledError('the client went away')
+        if entry.outcome is None:
+            raise CallCancelledError('the program was not run to its end, since its batch was cancelled')
+        return CodeEvent.model_validate_json(entry.outcome.body)
+
+    def _event(self, request: CodeRequest | EnclaveError) -> CodeEvent:
+        try:
+            if isinstance(request, EnclaveError):
+                raise request
+            return CodeEvent(event='result', result=self.run(request))
+        except Exception as error:
+            return _failed(error)
+
+    def cancel(self) -> None:
+        """End what runs at once: nobody comes back for it."""
+        with self._lock:
+            self._is_cancelled = True
+            entries = list(self._entries)
+        for entry in entries:
+            entry.cancellation.cancel()
 
 
-def _streamed_batch(context: Context, batch: Batch[Any, CodeResult]) -> Streamed:
+def _streamed_batch(
+    context: Context,
+    body: CodeBatchRequest,
+    requests: list[CodeRequest | EnclaveError],
+    run: Callable[[CodeRequest], CodeResult],
+    concurrency: int,
+) -> Streamed:
+    places = list(range(len(requests))) if body.places is None else body.places
+    if len(places) != len(requests):
+        raise InvalidArgumentError(f'places must be as many as requests, {len(requests)}, not {len(places)}')
+    programs = _Programs(context, body.key, run)
+    batch = Batch(
+        programs.work,
+        zip(places, requests, strict=True),
+        concurrency=concurrency,
+        window=_WINDOW * concurrency,
+    )
     context.on_gone(batch.stop)
-    return Streamed(_lines(batch, context), EVENTS)
+    return Streamed(_lines(batch, programs, context), EVENTS)
 
 
-def _lines(batch: Batch[Any, CodeResult], context: Context) -> Iterator[bytes]:
+@contextlib.contextmanager
+def _cancelled_by_key(batch: Batch[Any, CodeEvent], programs: _Programs, context: Context) -> Iterator[None]:
+    """Have the batch end in the block when its key is cancelled."""
+    if programs.key is None:
+        yield
+        return
+
+    def cancel() -> None:
+        batch.stop()
+        programs.cancel()
+
+    repeats, tenant = context.service.repeats, context.tenant.name
+    entry, is_mine = repeats.begin(tenant, programs.key, b'a batch')
     try:
-        while True:
-            outcome = batch.next(KEEP_ALIVE_SECONDS)
-            if outcome is not None:
-                event = wire.encode(_event(outcome))
-                size = wire.weigh(event, LARGE_ANSWER)
-                with context.service.lanes.answering(context.tenant.name, size) if size else contextlib.nullcontext():
-                    yield wire.encoded_to_json(event).encode('ascii') + b'\n'
-            elif batch.is_over:
-                break
-            else:
-                yield _line(CodeEvent(event='alive'))
-        yield _line(CodeEvent(event='end'))
-    except EnclaveError as error:
-        yield _line(CodeEvent(event='error', error=shown_error(error)))
+        with entry.cancellation.calls(cancel):
+            yield
     finally:
-        batch.close()
+        if is_mine:
+            repeats.finish(tenant, programs.key, entry, None)
 
 
-def _event(outcome: Outcome[CodeResult]) -> CodeEvent:
-    error = outcome.error
-    if error is None:
-        return CodeEvent(event='result', index=outcome.index, result=outcome.result)
+def _lines(batch: Batch[Any, CodeEvent], programs: _Programs, context: Context) -> Iterator[bytes]:
+    with _cancelled_by_key(batch, programs, context):
+        try:
+            while True:
+                outcome = batch.next(KEEP_ALIVE_SECONDS)
+                if outcome is not None:
+                    event = _failed(outcome.error) if outcome.result is None else outcome.result
+                    encoded = {**wire.encode(event), 'index': outcome.index}
+                    size = wire.weigh(encoded, LARGE_ANSWER)
+                    room = (
+                        context.service.lanes.answering(context.tenant.name, size) if size else contextlib.nullcontext()
+                    )
+                    with room:
+                        yield wire.encoded_to_json(encoded).encode('ascii') + b'\n'
+                elif batch.is_over:
+                    break
+                else:
+                    yield _line(CodeEvent(event='alive'))
+            yield _line(CodeEvent(event='end'))
+        except EnclaveError as error:
+            yield _line(CodeEvent(event='error', error=shown_error(error)))
+        finally:
+            batch.close()
+
+
+def _failed(error: Exception | None) -> CodeEvent:
     if not isinstance(error, EnclaveError):
         logger.error('a program of a batch could not be run', exc_info=error)
         error = ServerError('the server failed; its log says why')
-    return CodeEvent(event='failed', index=outcome.index, error=shown_error(error))
+    return CodeEvent(event='failed', error=shown_error(error))
 
 
 def _line(event: CodeEvent) -> bytes:

@@ -379,7 +379,7 @@ def send_signal(context: Context, sandbox_id: str, process_id: str, body: Signal
     tag='processes',
 )
 def resize_terminal(context: Context, sandbox_id: str, process_id: str, body: ResizeRequest) -> DoneResponse:
-    """Tell the terminal of a process its new size."""
+    """Give the terminal of a process its new size."""
     context.tenant.processes.get(sandbox_id, process_id).process.resize(body.rows, body.columns)
     return DoneResponse(message='the terminal has its new size')
 

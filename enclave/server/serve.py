@@ -1,4 +1,4 @@
-"""The server itself (layer 6): a socket, waitress, and the safe defaults of who may come in. Waitress has its door here only.
+"""The server itself (layer 6): a socket, waitress, and the safe defaults of who may come in. Waitress is used here only.
 
 What waitress does not do is added in three small subclasses. A body is refused by its head: a request without a known key, or
 with a body larger than its route takes, is answered before anything of the body is kept. A connection that is too slow with
@@ -136,7 +136,7 @@ class _Endless:
         return len(self._live)
 
 
-class _Gate:
+class _HeadCheck:
     """What a request's head says about its body. Lives as long as the server."""
 
     def __init__(self, service: Service) -> None:
@@ -167,7 +167,7 @@ class _Gate:
         return _too_large(limit) if size > limit else None
 
     def _identify(self, request: Any) -> None:
-        headers = _Headers(request.headers)
+        headers = _WaitressHeaders(request.headers)
         adapter = adapter_at(request.path)
         if adapter is None:
             self._authenticator.identify(headers)
@@ -183,7 +183,7 @@ def _too_large(limit: int) -> RequestTooLargeError:
     )
 
 
-class _Headers(dict[str, str]):
+class _WaitressHeaders(dict[str, str]):
     """Waitress's headers, ``X_API_KEY``, under the names people write."""
 
     def get(self, name: str, default: str = '') -> str:  # type: ignore[override]
@@ -199,7 +199,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
         wake: Has waitress look again at what can be read.
     """
 
-    gate: _Gate
+    gate: _HeadCheck
     wake: Callable[[], None] = staticmethod(lambda: None)
     path: str
     locate: Callable[[str, str], tuple[str, dict[str, str]]] | None = None
@@ -328,7 +328,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
 
 
 class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
-    """Tells the application how to learn that the client went away, and breaks off answers that fail in the middle."""
+    """Lets the application learn that the client went away, and breaks off answers that fail in the middle."""
 
     def service(self) -> None:
         try:
@@ -667,7 +667,7 @@ class SandboxServer:
         assert self.service is not None
         adjustments, family = self._adjustments(host, port)
         facts = {
-            'gate': _Gate(self.service),
+            'gate': _HeadCheck(self.service),
             'locate': None if locate is None else staticmethod(locate),
             'wake': staticmethod(self._wake),
         }
@@ -813,7 +813,7 @@ class SandboxServer:
         return {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _announce(self) -> None:
-        """Tell the one that started it where it is, and the key if it was made here: this once, and in no log."""
+        """Show the one that started it where it is, and the key if it was made here: this once, and in no log."""
         lines = [f'enclave serves on {self.url} (documentation: {self.url}/docs)']
         if self.generated_key is not None:
             lines += [

@@ -200,8 +200,8 @@ class Tool:
         self._check_enabled()
         arguments = self.check_arguments(parameters)
         if inspect.iscoroutinefunction(self.run):
-            return self._told(functools.partial(_drive, self.run, workspace, arguments), workspace)
-        return self._told(functools.partial(self.run, workspace, arguments), workspace)
+            return self._reported(functools.partial(_drive, self.run, workspace, arguments), workspace)
+        return self._reported(functools.partial(self.run, workspace, arguments), workspace)
 
     @_overridable
     def run(self, workspace: Workspace, arguments: Any) -> Any:
@@ -282,7 +282,7 @@ class Tool:
         except TypeError as error:
             raise self.arguments_error(str(error)) from None
 
-    def _told(self, call: Callable[[], Any], workspace: Workspace) -> ToolResult:
+    def _reported(self, call: Callable[[], Any], workspace: Workspace) -> ToolResult:
         """Make ``call`` and return what became of it, by the rules of this module."""
         started = time.perf_counter()
         try:
@@ -347,7 +347,7 @@ def _guarded(execute: F) -> F:
             awaited: ToolResult = lift(workspace, functools.partial(guarded, self), parameters)
             return awaited
         self._check_own(signature, (self, workspace), parameters)
-        return self._told(lambda: execute(self, workspace, **parameters), workspace)
+        return self._reported(lambda: execute(self, workspace, **parameters), workspace)
 
     return guarded  # type: ignore[return-value]
 
@@ -374,7 +374,7 @@ def call_tool(
         place = BudgetedWorkspace(workspace, budget)
     if is_async:
         tool._check_own(inspect.signature(tool.execute), (place,), parameters)
-        result = tool._told(lambda: _drive(tool.execute, place, **parameters), place)
+        result = tool._reported(lambda: _drive(tool.execute, place, **parameters), place)
     else:
         result = tool.execute(place, **parameters)
     return result if budget is None else shorten_result(workspace, result, budget)
@@ -411,7 +411,7 @@ of what a tool's own code raised. Both are None where it was the program that fa
 def command_result(
     tool_name: str, result: CommandResult, *, timeout: float | None = None, memory_limit: str | int | None = None
 ) -> ToolResult:
-    """Tell a command's end as a tool's result.
+    """Report a command's end as a tool's result.
 
     ``output`` is its stdout. ``error`` is None on success; otherwise its stderr, after a line that says what ended it when
     that was not the program itself; where there is no stderr, a sentence ending in ``exit code N``. ``metadata`` holds

@@ -110,8 +110,8 @@ class FileOperation(Tool):
         """Do the operation, each by one workspace verb (a second one where an error needs a fact)."""
         self._check_together(arguments)
         result: ToolResult = getattr(self, f'_{arguments.operation}')(workspace, arguments)
-        told = {'operation': arguments.operation, 'path': arguments.file_path, **result.metadata}
-        return attrs.evolve(result, metadata=told)
+        metadata = {'operation': arguments.operation, 'path': arguments.file_path, **result.metadata}
+        return attrs.evolve(result, metadata=metadata)
 
     def _check_together(self, arguments: Arguments) -> None:
         operation = arguments.operation

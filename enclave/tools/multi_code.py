@@ -193,7 +193,7 @@ class MultiCodeExecutor(Tool):
             result = run_program(SandboxRunner(workspace), request, language, patience=0.0)
         except UnsupportedError as error:  # the image lacks the language's programs
             return self.failure(error.message, error_code=error.code)
-        return self._told_result(result, request, workspace)
+        return self._reported_result(result, request, workspace)
 
     @classmethod
     def _find_language(cls, name: str) -> Language | None:
@@ -202,20 +202,20 @@ class MultiCodeExecutor(Tool):
             return None
         return attrs.evolve(found, **_ENTRIES.get(found.name, {}))
 
-    def _told_result(self, result: CodeResult, request: CodeRequest, workspace: Workspace) -> ToolResult:
+    def _reported_result(self, result: CodeResult, request: CodeRequest, workspace: Workspace) -> ToolResult:
         built, ran = result.compile, result.run
         if ran is None:
             assert built is not None
             if result.language == 'scala' and not built.execution_time and not built.timed_out:
                 return self.failure('Object name not found.')
-            told = self._told_step(built, request.compile_timeout, workspace)
-            error = told.error if built.timed_out or built.oom_killed else built.stderr.strip() and built.stderr
-            return attrs.evolve(told, error=error or 'Compilation failed')
-        told = self._told_step(ran, request.timeout, workspace)
+            reported = self._report_step(built, request.compile_timeout, workspace)
+            error = reported.error if built.timed_out or built.oom_killed else built.stderr.strip() and built.stderr
+            return attrs.evolve(reported, error=error or 'Compilation failed')
+        reported = self._report_step(ran, request.timeout, workspace)
         outputs = [text for text in (built.stdout if built is not None else '', ran.stdout) if text]
-        return attrs.evolve(told, output='\n'.join(outputs), execution_time=result.execution_time)
+        return attrs.evolve(reported, output='\n'.join(outputs), execution_time=result.execution_time)
 
-    def _told_step(self, step: StepResult, timeout: float | None, workspace: Workspace) -> ToolResult:
+    def _report_step(self, step: StepResult, timeout: float | None, workspace: Workspace) -> ToolResult:
         plain: CommandResult = step
         if step.status is ExecutionStatus.SUCCESS and step.exceeded is not None:
             plain = attrs.evolve(step, status=ExecutionStatus.ERROR)

@@ -134,7 +134,7 @@ class NotebookExecutor(Tool):
 
 
 def cell_result(tool_name: str, result: CellResult, *, timeout: float | None = None) -> ToolResult:
-    """Tell a cell's end as a tool's result.
+    """Report a cell's end as a tool's result.
 
     ``output`` is the text a person reads: stdout and the values shown. ``error`` is None on success; otherwise the traceback,
     after a line that says what ended the cell when that was not its own code. ``metadata`` holds ``outputs`` (as a notebook

@@ -121,10 +121,10 @@ class PythonExecutor(Tool):
             )
         except UnsupportedError as error:  # a sandbox of a user's own that knows commands only
             return self.failure(str(error), error_code=error.code)
-        told = command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))
+        reported = command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))
         if result.exit_code in (_NOT_EXECUTABLE, _NOT_FOUND) and not self._runs(workspace, interpreter, arguments):
-            return told.model_copy(update={'error': _missing_text(interpreter[0], result.exit_code)})
-        return told
+            return reported.model_copy(update={'error': _missing_text(interpreter[0], result.exit_code)})
+        return reported
 
     @staticmethod
     def _runs(workspace: Workspace, interpreter: Sequence[str], arguments: Arguments) -> bool:

@@ -1,6 +1,6 @@
 """What a tool may ask of its surroundings (layer 3).
 
-`Workspace` is the small part of a sandbox that tools are written against, so that this floor never imports sandboxes. Every
+`Workspace` is the small part of a sandbox that tools are written against, so that this layer never imports sandboxes. Every
 backend's `Sandbox` fulfils it; a test may fulfil it with a fake.
 """
 

@@ -82,6 +82,14 @@ def test_programs_are_forks_of_one_template_that_has_the_modules(agent: AgentPro
     assert run(agent, source, None).stdout.split()[0] == 'False'
 
 
+def test_a_call_that_needs_no_template_leaves_it_where_it_is(agent: AgentProcess) -> None:
+    before = template_of(agent)
+    for _ in range(3):
+        assert AgentOperations(agent.channel).run(RunCommand(command=('true',), timeout=60.0)).exit_code == 0
+
+    assert template_of(agent) == before
+
+
 def test_a_template_that_a_guest_kills_is_replaced(agent: AgentProcess) -> None:
     before = template_of(agent)
     killer = run(agent, 'import os, signal; os.kill(os.getppid(), signal.SIGKILL); print("still here")')

@@ -175,7 +175,7 @@ def test_sandboxes_are_listed_by_state(manager: SandboxManager, kind: str) -> No
         manager.list_sandboxes('asleep')
 
 
-def test_an_unknown_id_is_both_errors_and_named(manager: SandboxManager) -> None:
+def test_an_unknown_id_is_both_errors_and_named(manager: SandboxManager, tmp_path: Path) -> None:
     calls: list[tuple[str, tuple[Any, ...]]] = [
         ('get_sandbox_info', ()),
         ('stop_sandbox', ()),
@@ -186,8 +186,8 @@ def test_an_unknown_id_is_both_errors_and_named(manager: SandboxManager) -> None
         ('get_sandbox_tools', ()),
         ('put_file', (b'', 'x')),
         ('get_file', ('x',)),
-        ('put_dir', ('.', '.')),
-        ('get_dir', ('.', 'x')),
+        ('put_dir', (str(tmp_path), '.')),
+        ('get_dir', ('.', str(tmp_path / 'x'))),
         ('put_archive', (b'', '.')),
         ('get_archive', ('.',)),
     ]
@@ -286,6 +286,7 @@ def test_wrong_tool_calls_are_refused(manager: SandboxManager, kind: str) -> Non
         manager.execute_tool(sandbox_id, 'shell_executor', {'comand': 'true'})
 
 
+@pytest.mark.processes
 def test_failing_code_is_a_result(manager: SandboxManager, kind: str) -> None:
     result = manager.execute_tool(manager.create_sandbox(kind), 'python_executor', {'code': 'print(1/0)'})
 

@@ -239,11 +239,11 @@ def test_without_json_a_failure_prints_nothing_on_standard_output(monkeypatch: p
 
 def test_a_case_of_pool_run_that_cannot_be_run_holds_the_record() -> None:
     from enclave.cli.pool_cases import Case
-    from enclave.cli.pool_report import Outcome
+    from enclave.cli.pool_report import CaseOutcome
 
     for outcome in (
-        Outcome(Case(path=Path('x.py'), problem='no such file'), None, 'no such file'),
-        Outcome(Case(path=Path('x.py')), None, 'full', SandboxPathError('full')),
+        CaseOutcome(Case(path=Path('x.py'), problem='no such file'), None, 'no such file'),
+        CaseOutcome(Case(path=Path('x.py')), None, 'full', SandboxPathError('full')),
     ):
         check_record(outcome.as_json()['error'])
 

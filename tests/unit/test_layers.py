@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -48,3 +49,15 @@ def test_every_module_has_a_layer_and_imports_none_above_it(module: str) -> None
 
 def test_no_module_imports_itself_through_others() -> None:
     assert cycles(GRAPH) == []
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """Proxies have the names of what they stand for; what is defined inside another class has that one's."""
+    homes: dict[str, list[str]] = {}
+    for module, path in KNOWN.items():
+        if module.startswith('enclave.') and not module.startswith('enclave.aio.'):
+            for node in ast.parse(path.read_text('utf-8')).body:
+                if isinstance(node, ast.ClassDef):
+                    homes.setdefault(node.name, []).append(module)
+
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}

@@ -111,7 +111,7 @@ class Measured(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def damage_told(what: str) -> Iterator[None]:
+def damage_reported(what: str) -> Iterator[None]:
     """Turn what nonsense in an archive raises while it is read into a `SandboxStartError` that begins with ``what``."""
     try:
         yield

@@ -20,7 +20,7 @@ from enclave.deadline import Deadline
 from enclave.errors import OperationTimeoutError, SandboxBrokenError, SandboxError, SandboxGoneError, SandboxStartError
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
-from enclave.sandboxes.bubblewrap.cgroups import Group, Limits, find_cgroups
+from enclave.sandboxes.bubblewrap.cgroups import Group, GroupLimits, find_cgroups
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.launch import (
     CompileError,
@@ -29,7 +29,7 @@ from enclave.sandboxes.bubblewrap.launch import (
     make_bootstrap,
 )
 from enclave.sandboxes.bubblewrap.places import cache_dir, remove_tree
-from enclave.sandboxes.bubblewrap.plan import Plan, at_most, find_child
+from enclave.sandboxes.bubblewrap.plan import StartPlan, at_most, find_child
 from enclave.sandboxes.bubblewrap.program import (
     default_host_uid,
     explain_failure,
@@ -63,7 +63,7 @@ class BubblewrapBackend(Backend):
     def launch(self) -> Launched:
         """See `Backend.launch`."""
         self.destroy(keep=True)  # what is left of a run that was lost
-        plan = Plan(self.config, self.id, self._host_uid(), self.kept_dir, self._find_view)
+        plan = StartPlan(self.config, self.id, self._host_uid(), self.kept_dir, self._find_view)
         try:
             return self._begin(plan)
         except BaseException:
@@ -72,7 +72,7 @@ class BubblewrapBackend(Backend):
         finally:
             plan.close()  # after what waits for it is killed, or that would continue
 
-    def _begin(self, plan: Plan) -> Launched:
+    def _begin(self, plan: StartPlan) -> Launched:
         plan.group = self._group = self._prepare_group()
         if plan.group is not None:
             plan.group.create(self.id)
@@ -113,7 +113,7 @@ class BubblewrapBackend(Backend):
     def _more_facts(self) -> dict[str, Any]:
         return {}
 
-    def _agent_code(self, plan: Plan) -> bytes:
+    def _agent_code(self, plan: StartPlan) -> bytes:
         """Return the agent for the sandbox's interpreter, which compiles it, where that was not done before, under the limits."""
 
         def start(command: list[str]) -> subprocess.Popen[bytes]:
@@ -145,10 +145,10 @@ class BubblewrapBackend(Backend):
     def _prepare_group(self) -> Group | None:
         cgroups = find_cgroups()
         config = self.config
-        limits = Limits(memory_bytes=config.memory_bytes, processes=config.pids_limit, cpus=config.cpu_limit)
+        limits = GroupLimits(memory_bytes=config.memory_bytes, processes=config.pids_limit, cpus=config.cpu_limit)
         return Group.prepare(cgroups, self.id, limits) if cgroups.parents else None
 
-    def _hold(self, plan: Plan) -> tuple[str, ...]:
+    def _hold(self, plan: StartPlan) -> tuple[str, ...]:
         """Set the limits of what was just started; return those that its group holds.
 
         A Python of this machine still waits for its program by then, so bubblewrap may be at work meanwhile. One that came
@@ -166,7 +166,7 @@ class BubblewrapBackend(Backend):
         plan.release()
         return held
 
-    def _enter(self, plan: Plan) -> None:
+    def _enter(self, plan: StartPlan) -> None:
         """Put the sandbox's process 1 into its group, and with it all it will start."""
         group = plan.group
         if group is None:
@@ -196,7 +196,7 @@ class BubblewrapBackend(Backend):
             limits['NPROC'] = config.pids_limit
         return limits
 
-    def _describe_limits(self, held: tuple[str, ...], plan: Plan) -> dict[str, str]:
+    def _describe_limits(self, held: tuple[str, ...], plan: StartPlan) -> dict[str, str]:
         config = self.config
         doubt = '; left to its own Python to set, since this process may not (it lacks CAP_SYS_RESOURCE)'
         doubt = '' if plan.is_sure else doubt

@@ -49,7 +49,7 @@ _OCTAL = re.compile(r'\\([0-7]{3})')
 
 
 @frozen(kw_only=True)
-class Limits:
+class GroupLimits:
     """What a group holds: bytes of memory (swap included), processes and threads, CPUs. None is no limit."""
 
     memory_bytes: int | None = None
@@ -214,12 +214,12 @@ class Group:
 
     cgroups: Cgroups
     name: str
-    limits: Limits
+    limits: GroupLimits
     held: tuple[str, ...] = field(default=(), init=False)
     _made: list[Path] = field(factory=list, init=False, repr=False)
 
     @classmethod
-    def make(cls, cgroups: Cgroups, sandbox_id: str, limits: Limits) -> Group:
+    def make(cls, cgroups: Cgroups, sandbox_id: str, limits: GroupLimits) -> Group:
         """Make the groups; `hold` sets their limits.
 
         Raises:
@@ -230,7 +230,7 @@ class Group:
         return group
 
     @classmethod
-    def prepare(cls, cgroups: Cgroups, sandbox_id: str, limits: Limits) -> Group:
+    def prepare(cls, cgroups: Cgroups, sandbox_id: str, limits: GroupLimits) -> Group:
         """Return an object for groups that are not made yet, so that the one that has it can `remove` what `create` has made,
         also where that is interrupted."""
         return cls(cgroups, _group_name(sandbox_id, current_owner(), next(_counter)), limits)

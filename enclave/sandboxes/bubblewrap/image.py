@@ -22,7 +22,7 @@ from attrs import evolve, frozen
 
 from enclave import wire
 from enclave.errors import InvalidArgumentError, SandboxStartError
-from enclave.sandboxes.bubblewrap.archive import Measured, damage_told
+from enclave.sandboxes.bubblewrap.archive import Measured, damage_reported
 from enclave.sandboxes.bubblewrap.rootfs import resolve_inside
 
 _DOCUMENT_LIMIT_BYTES = 16 << 20
@@ -188,7 +188,7 @@ def _find_document(parts: Folder | Archive, part: Part) -> Node | None:
     if file is None:
         return None
     where = part.name if part.name.isprintable() else repr(part.name)  # the image may have chosen it
-    with damage_told(f'the image is damaged: {where}'), file:
+    with damage_reported(f'the image is damaged: {where}'), file:
         measured = Measured(file, (part.digest,))
         reader = io.BufferedReader(measured)
         data = reader.read(_DOCUMENT_LIMIT_BYTES + 1)

@@ -188,7 +188,7 @@ def agent_code(key: str, start: Callable[[list[str]], Started], kill: Callable[[
     """Return the agent's code object, marshalled for an interpreter; compiled at most once per machine.
 
     Args:
-        key: Tells interpreters apart.
+        key: Distinguishes interpreters.
         start: Starts a command in a sandbox that has the interpreter, with pipes, under the sandbox's limits.
         kill: Ends what was started, however the limits slow it.
     """

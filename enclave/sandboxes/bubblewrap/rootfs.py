@@ -100,7 +100,7 @@ class View:
         python: The interpreter for the agent, as seen inside.
         path: The value of ``PATH``.
         env: Further variables, an image's own.
-        key: Tells one interpreter from another, for what is compiled for it.
+        key: Distinguishes interpreters, for what is compiled for it.
     """
 
     trees: tuple[tuple[str, str], ...]

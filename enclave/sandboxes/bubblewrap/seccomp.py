@@ -1,4 +1,4 @@
-"""The system call filter of a bubblewrap sandbox (layer 4; the one door to pyseccomp, and so to libseccomp).
+"""The system call filter of a bubblewrap sandbox (layer 4; the one entry to pyseccomp, and so to libseccomp).
 
 What is let through is what Docker's default profile lets through to a container without capabilities (moby,
 ``profiles/seccomp/default.json``), and nothing of another architecture than the machine's own. A call that the profile

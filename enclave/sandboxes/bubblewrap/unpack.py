@@ -25,7 +25,7 @@ from attrs import frozen
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
 from enclave.records import Model, utc_now
-from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, WholeTarInfo, damage_told, find_decompressor
+from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, WholeTarInfo, damage_reported, find_decompressor
 from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
 from enclave.sandboxes.bubblewrap.image import Archive, Folder, read_image
 from enclave.sandboxes.bubblewrap.layer import apply_layer
@@ -58,33 +58,33 @@ def unpack_image(source: str, *, name: str | None = None, progress: Progress | N
         EngineUnavailableError: It is no file, and no engine answers.
         SandboxStartError: The archive is none of an image, or cannot be unpacked.
     """
-    told = progress or (lambda message: None)
+    report = progress or (lambda message: None)
     path = Path(source)
     if not path.is_dir() and not path.is_file() and source.startswith(('/', '.')):
         raise ImageNotFoundError(f'there is no image archive at {source!r}')
     with workspace(cache_dir('images')) as work, contextlib.ExitStack() as stack:
         if path.is_dir():
-            return _unpack(Folder(path), name or path.resolve().name, work, told)
+            return _unpack(Folder(path), name or path.resolve().name, work, report)
         if path.is_file():
             file: IO[bytes] = stack.enter_context(path.open('rb'))
         else:
-            told(f'taking {source} from the engine')
+            report(f'taking {source} from the engine')
             name = name or source
             file = stack.enter_context(_spool(work))
             _save_from_engine(source, file)
             file.seek(0)
-        with damage_told(f'{source!r} is not an image archive, or not a whole one'):
+        with damage_reported(f'{source!r} is not an image archive, or not a whole one'):
             decompress = find_decompressor(file)
             if decompress is not None:
                 # Once and to its end; parts are read in another order than they are stored in.
-                told('decompressing')
+                report('decompressing')
                 plain = stack.enter_context(_spool(work))
                 shutil.copyfileobj(decompress(file), plain, COPY_BYTES)
                 plain.seek(0)
                 file = plain
             archive = stack.enter_context(tarfile.open(fileobj=file, mode='r:', tarinfo=WholeTarInfo))
             parts = Archive(archive)
-        return _unpack(parts, name, work, told)
+        return _unpack(parts, name, work, report)
 
 
 def _spool(work: Path) -> IO[bytes]:
@@ -104,7 +104,7 @@ def _save_from_engine(image: str, target: IO[bytes]) -> None:
 # Unpacking ------------------------------------------------------------------------------------------------------------
 
 
-def _unpack(parts: Folder | Archive, name: str | None, work: Path, told: Progress) -> UnpackedImage:
+def _unpack(parts: Folder | Archive, name: str | None, work: Path, report: Progress) -> UnpackedImage:
     image = read_image(parts)
     name = name or image.name
     if not name:
@@ -119,7 +119,7 @@ def _unpack(parts: Folder | Archive, name: str | None, work: Path, told: Progres
         each.chmod(0o755)  # whatever the umask
     for number, layer in enumerate(image.layers, 1):
         what = f'layer {number} of {len(image.layers)}'
-        told(what)
+        report(what)
         file = parts.open(layer.name)
         if file is None:
             raise SandboxStartError(f'the image lacks its {what}, {layer.name!r}')

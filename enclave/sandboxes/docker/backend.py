@@ -161,7 +161,7 @@ class DockerBackend(Backend):
         return self._make(engine)
 
     def _may_try_again(self, engine: Engine, error: EngineError) -> bool:
-        """Tell whether another start may succeed, since it leaves out what the engine refused or makes it anew."""
+        """Return whether another start may succeed, since it leaves out what the engine refused or makes it anew."""
         if _NO_IPV6 not in engine.memory and _NO_SYSCTL.search(error.message):
             logger.info('sandbox %s: the engine sets no kernel parameters (%s); doing without', self.id, error.message)
             engine.memory[_NO_IPV6] = True
@@ -193,7 +193,7 @@ class DockerBackend(Backend):
         return self._attach_shell(engine)
 
     def _image_does_something(self, engine: Engine) -> bool:
-        """Tell whether the image's own command is more than a shell or an interpreter that waits for somebody to type."""
+        """Return whether the image's own command is more than a shell or an interpreter that waits for somebody to type."""
         self._ensure_image(engine)
         own = get_image_command(engine, self.config.image)
         entry = self.config.entrypoint
@@ -407,7 +407,7 @@ class DockerBackend(Backend):
                 words = str(error).lower()
                 if 'bind source path does not exist' in words or 'invalid mount config' in words:
                     raise SandboxStartError(
-                        f'could not {what}: volumes: {_own_words(error)}. Create the host path first'
+                        f'could not {what}: volumes: {_text_of(error)}. Create the host path first'
                     ) from error
                 if 'is already in use by container' in words:
                     raise SandboxStartError(
@@ -617,12 +617,12 @@ class _Abandoned:
 
 
 def _is_answer_lost() -> bool:
-    """Tell whether the error that is being handled leaves open what the engine has done: all but its own refusals do."""
+    """Return whether the error that is being handled leaves open what the engine has done: all but its own refusals do."""
     error = sys.exc_info()[1]
     return not (isinstance(error, EngineError) and error.details.get('status')) and not isinstance(
         error, SandboxStartError
     )
 
 
-def _own_words(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return str(getattr(error, 'explanation', None) or error)

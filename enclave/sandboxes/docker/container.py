@@ -18,7 +18,7 @@ whatever user they became. No other capability is left, SYS_PTRACE above all, so
 OPEN_FILES = 4096
 HOST_NAME = 'sandbox'
 LABEL_START = 'enclave.start'
-"""Tells apart the containers of several starts of one id."""
+"""Distinguishes the containers of several starts of one id."""
 
 _NO_OWN_NETWORK = re.compile(r'host$|container:')
 

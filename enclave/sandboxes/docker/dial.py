@@ -462,7 +462,7 @@ class RawStream:
 
     def write_some(self, data: bytes) -> int:
         """Hand over as much of ``data`` as is taken without blocking, and return how much that was. Where a connection cannot
-        tell, that is all of it, and it blocks.
+        say, that is all of it, and it blocks.
 
         Raises:
             ConnectionError: The stream is closed or broken.

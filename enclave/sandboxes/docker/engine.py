@@ -1,4 +1,4 @@
-"""The one door to the container engine (layer 4, docker).
+"""The one entry to the container engine (layer 4, docker).
 
 Promises: one client per process, made at first use and again after a fork; the address chosen as the docker command line
 chooses it; ordinary calls bounded in time, streams not; a pool that neither blocks nor complains however many threads

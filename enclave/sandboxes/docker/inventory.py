@@ -53,7 +53,7 @@ def list_sandboxes(engine: Engine) -> list[SandboxInfo]:
 
     ``metadata`` holds ``container_id``, ``container_name``, ``image``, ``state`` (the engine's own word), ``status_text``,
     ``kept`` (it outlives its owner on purpose), ``owner`` (``{'host', 'pid', 'alive'}``, ``alive`` None where this process
-    cannot tell; or None), and ``is_orphan``: its owner is provably dead and nobody asked to keep it.
+    does not know; or None), and ``is_orphan``: its owner is provably dead and nobody asked to keep it.
 
     Raises:
         EngineUnavailableError: The engine does not answer.

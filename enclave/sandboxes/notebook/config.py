@@ -15,7 +15,7 @@ NOTEBOOK_TOOLS_ENVIRONMENT = 'ENCLAVE_NOTEBOOK_TOOLS'
 
 
 def loads_all_tools(asked: str | None) -> bool:
-    """Tell whether a notebook sandbox loads tools that are not made for notebooks: as its configuration says, else as the
+    """Return whether a notebook sandbox loads tools that are not made for notebooks: as its configuration says, else as the
     environment does."""
     return (asked or os.environ.get(NOTEBOOK_TOOLS_ENVIRONMENT, '').strip().lower()) == 'all'
 

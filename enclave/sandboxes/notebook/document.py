@@ -1,4 +1,4 @@
-"""Notebook files (layer 4), and the one door to ``nbformat``: read one, run it in a sandbox, write one.
+"""Notebook files (layer 4), and the one entry to ``nbformat``: read one, run it in a sandbox, write one.
 
 ``nbformat`` comes with ``pip install 'ms-enclave[notebook]'``.
 """

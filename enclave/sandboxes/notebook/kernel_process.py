@@ -277,7 +277,7 @@ class KernelProcess:
             with self._changed:
                 how = self._verdict or _ending(result, self._memory_limit)
             raise KernelDiedError(
-                f'the kernel {self._spec.name!r} did not start: it {how}{f"; its last words: {words}" if words else ""}',
+                f'the kernel {self._spec.name!r} did not start: it {how}{f"; the end of its output: {words}" if words else ""}',
                 details={'exit_code': result.exit_code, 'last_words': words},
             )
         if is_cancelled():
@@ -364,7 +364,7 @@ class KernelProcess:
                 return message.content
 
     def _has_replied(self, request_id: str, seconds: float) -> bool:
-        """Tell whether the reply to a request has come, and leave it for the caller that receives it."""
+        """Return whether the reply to a request has come, and leave it for the caller that receives it."""
         if not self._receiving.acquire(timeout=seconds):
             return False
         try:
@@ -439,7 +439,7 @@ class KernelProcess:
                 self._changed.notify_all()
 
     def _is_wanted(self, parts: Parts) -> bool:
-        """Tell quickly whether a message can belong to the running request; what does is then read and checked."""
+        """Return quickly whether a message can belong to the running request; what does is then read and checked."""
         with self._changed:
             current = self._current.encode()
         return bool(current) and any(
@@ -688,7 +688,7 @@ class KernelProcess:
     # For the watchdog -------------------------------------------------------------------------------------------------
 
     def has_finished(self, request_id: str, seconds: float) -> bool:
-        """Tell whether the kernel has ended a request, or has ended itself; wait up to so many seconds for it."""
+        """Return whether the kernel has ended a request, or has ended itself; wait up to so many seconds for it."""
         until = time.monotonic() + seconds
         while True:
             left = max(0.0, until - time.monotonic())

@@ -1,4 +1,4 @@
-"""Jupyter's messages (layer 4), and the one door to ``jupyter_client``: its `Session` builds, signs and checks them.
+"""Jupyter's messages (layer 4), and the one entry to ``jupyter_client``: its `Session` builds, signs and checks them.
 
 Source: https://jupyter-client.readthedocs.io/en/stable/messaging.html
 

@@ -381,7 +381,7 @@ def _output(output: dict[str, Any], report: _Report, *, is_old: bool) -> dict[st
     is_missing = 'metadata' not in output
     about = _object(output.get('metadata'), 'metadata of an output', report, is_missing=is_missing, is_silent=is_old)
     made['metadata'] = {_OLD_MIMES.get(name, name): value for name, value in about.items()} if is_old else about
-    _tell_unknown(output, known, report)
+    _report_unknown(output, known, report)
     return made
 
 
@@ -404,7 +404,7 @@ def _stream(output: dict[str, Any], report: _Report, *, is_old: bool) -> dict[st
     if 'text' not in output:
         report.add('a stream had no text')
     text = _text(output.get('text', ''), 'the text of a stream', report)
-    _tell_unknown(output, {'output_type', 'name', 'stream', 'text', 'metadata' if is_old else 'text'}, report)
+    _report_unknown(output, {'output_type', 'name', 'stream', 'text', 'metadata' if is_old else 'text'}, report)
     return {'output_type': 'stream', 'name': name, 'text': text}
 
 
@@ -430,11 +430,11 @@ def _error(output: dict[str, Any], report: _Report) -> dict[str, Any]:
     kept = [line for line in lines if isinstance(line, str)]
     if len(kept) < len(lines):
         report.add('lines of a traceback that were no text were left out')
-    _tell_unknown(output, {'output_type', 'ename', 'evalue', 'traceback', 'etype', 'value'}, report)
+    _report_unknown(output, {'output_type', 'ename', 'evalue', 'traceback', 'etype', 'value'}, report)
     return {**made, 'traceback': kept}
 
 
-def _tell_unknown(output: dict[str, Any], known: Iterable[str], report: _Report) -> None:
+def _report_unknown(output: dict[str, Any], known: Iterable[str], report: _Report) -> None:
     unknown = output.keys() - set(known) - ({'metadata'} if output.get('metadata') == {} else set())
     for name in unknown:
         report.add(f'the unknown key {name!r} of an output was left out')

@@ -1,4 +1,4 @@
-"""What a Python kernel does before its first cell (floor 4): this file's source is sent along and runs there.
+"""What a Python kernel does before its first cell (layer 4): this file's source is sent along and runs there.
 
 It is plain old Python that imports the standard library only. It reaches into IPython and ipykernel, whose insides may change:
 a step that does not fit the version found is left out, and the kernel then works as it would without it. What comes from a
@@ -41,7 +41,7 @@ def prepare(shell: Any) -> None:
         replace_surrogates,
         guard_flushes,
         await_programs,
-        tell_errors,
+        report_errors,
         interrupt_awaits,
     )
     for step in steps:
@@ -255,7 +255,7 @@ def replace_surrogates(shell: Any) -> None:
 class GuardedStream:
     """Stands before a standard stream where ipykernel uses it: what cells put there may have no ``flush``, or a broken one.
 
-    A kernel that cannot flush neither answers nor ends the cell. What else is missing, such as being told which cell runs, is
+    A kernel that cannot flush neither answers nor ends the cell. What else is missing, such as knowing which cell runs, is
     done by the kernel's own stream, which is flushed too, since the cell's may write there.
     """
 
@@ -309,7 +309,7 @@ def is_taken(stream: Any) -> bool:
     """Return whether all that programs wrote to a stream's file descriptor has come to the stream.
 
     ipykernel has a thread that reads it from a pipe and writes it to the stream. It has done so when the pipe is empty and the
-    thread is back in its read(2), which /proc/<pid>/task/<tid>/syscall tells (proc(5): number, then arguments in hexadecimal).
+    thread is back in its read(2), which /proc/<pid>/task/<tid>/syscall shows (proc(5): number, then arguments in hexadecimal).
     """
     waiting = array.array('i', [0])
     fcntl.ioctl(stream._fid, termios.FIONREAD, waiting)
@@ -382,7 +382,7 @@ def readable_error(error: Any) -> Any:
     return error
 
 
-def tell_errors(shell: Any) -> None:
+def report_errors(shell: Any) -> None:
     """Send every error as one, no larger than our end takes: groups and wrong magics too, which IPython prints to stderr."""
     send, show = shell._showtraceback, shell.showtraceback
 

@@ -29,7 +29,7 @@ class Watched(Protocol):
     """What the watchdog does to a kernel process, and asks it."""
 
     def has_finished(self, request_id: str, seconds: float) -> bool:
-        """Tell whether the kernel has ended a request, or has ended itself; wait up to so many seconds for it."""
+        """Return whether the kernel has ended a request, or has ended itself; wait up to so many seconds for it."""
 
     def interrupt(self) -> None:
         """Interrupt what it does."""

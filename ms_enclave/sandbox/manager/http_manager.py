@@ -10,7 +10,7 @@ from typing import Any
 
 from ms_enclave.sandbox.boxes.base import make_config
 from ms_enclave.sandbox.manager.base import Config, SandboxManager, register_manager
-from ms_enclave.sandbox.manager.wire import Answer, NoConnectionError, Wire, path_of
+from ms_enclave.sandbox.manager.wire import NoConnectionError, Wire, WireResponse, path_of
 from ms_enclave.sandbox.model.base import SandboxManagerType, SandboxStatus, SandboxType
 from ms_enclave.sandbox.model.config import SandboxConfig, SandboxManagerConfig
 from ms_enclave.sandbox.model.responses import SandboxInfo, ToolResult
@@ -92,7 +92,7 @@ class HttpSandboxManager(SandboxManager):
             raise RuntimeError('Manager not started: use it with "async with", or await start()')
         return self._wire
 
-    async def _ask(self, method: str, path: str, **options: Any) -> Answer:
+    async def _ask(self, method: str, path: str, **options: Any) -> WireResponse:
         return await self._started().ask(method, path, **options)
 
     # Sandboxes --------------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ class HttpSandboxManager(SandboxManager):
         return ToolResult.model_validate(_value(answer))
 
 
-def _value(answer: Answer) -> Any:
+def _value(answer: WireResponse) -> Any:
     """Return what an answer holds.
 
     Raises:

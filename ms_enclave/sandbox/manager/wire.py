@@ -37,7 +37,7 @@ class NoConnectionError(RuntimeError):
 
 
 @frozen
-class Answer:
+class WireResponse:
     """What a server said."""
 
     status: int
@@ -77,7 +77,7 @@ class Wire:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
         archive: bytes | None = None,
-    ) -> Answer:
+    ) -> WireResponse:
         """Make a request and return the answer, whatever its status.
 
         Raises:
@@ -100,7 +100,7 @@ class Wire:
     def _key(self) -> str | None:
         return self._api_key or os.environ.get(API_KEY_ENVIRONMENT) or find_key(self._base_url)
 
-    def _ask(self, method: str, url: str, headers: dict[str, str], data: bytes | None) -> Answer:
+    def _ask(self, method: str, url: str, headers: dict[str, str], data: bytes | None) -> WireResponse:
         tries = 2 if method == 'GET' or (self._does_once and IDEMPOTENCY_HEADER in headers) else 1
         give_up_at = time.monotonic() + (BUSY_SECONDS if self._timeout is None else self._timeout)
         while True:
@@ -132,10 +132,10 @@ class Wire:
                 value = text.decode('utf-8', 'replace')
             if response.status == 401 and not self._key():
                 value = {
-                    'detail': f'{Answer(401, value).detail} (this client has no key: give api_key=, or set '
+                    'detail': f'{WireResponse(401, value).detail} (this client has no key: give api_key=, or set '
                     f'{API_KEY_ENVIRONMENT})'
                 }
-            return Answer(response.status, value)
+            return WireResponse(response.status, value)
 
     @staticmethod
     def _wait(seconds: str | None, give_up_at: float) -> bool:

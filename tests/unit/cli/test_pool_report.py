@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from enclave.cli.pool_cases import Case, find_cases
-from enclave.cli.pool_report import Outcome, print_report, write_report
+from enclave.cli.pool_report import CaseOutcome, print_report, write_report
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
 
 
@@ -18,10 +18,10 @@ def find(*paths: Path) -> list[Case]:
     return find_cases(paths, 5.0, 'lines')
 
 
-def outcome(name: str, **words: Any) -> Outcome:
+def outcome(name: str, **words: Any) -> CaseOutcome:
     verdict = words.pop('verdict', None)
     step = StepResult(**{'command': 'x', 'status': 'success', **words})
-    return Outcome(Case(path=Path(name)), CodeResult(language='python', run=step, verdict=verdict))
+    return CaseOutcome(Case(path=Path(name)), CodeResult(language='python', run=step, verdict=verdict))
 
 
 OUTCOMES = [
@@ -29,7 +29,7 @@ OUTCOMES = [
     outcome('wrong.py', stdout='2 \x1b[31m\x00\ud800\n', verdict='wrong_answer'),
     outcome('slow.py', status='timeout', exit_code=137, signal='SIGKILL', timed_out=True, verdict='time_limit'),
     outcome('ran.py', stderr='a warning\n'),
-    Outcome(Case(path=Path('none.py'), name='7'), None, 'the sandbox is gone'),
+    CaseOutcome(Case(path=Path('none.py'), name='7'), None, 'the sandbox is gone'),
 ]
 
 

@@ -87,7 +87,7 @@ def test_long_text_is_sent_in_pieces_of_the_same_cell() -> None:
 
 def test_a_large_error_is_sent_with_head_and_tail() -> None:
     shell = Shell()
-    startup.tell_errors(shell)
+    startup.report_errors(shell)
 
     shell._showtraceback(ValueError, ValueError('a' * 20_000_000 + 'z'), ['first', 'b' * 20_000_000, 'last'])
 
@@ -103,7 +103,7 @@ def test_a_large_error_is_sent_with_head_and_tail() -> None:
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='this Python has no groups')
 def test_a_group_is_sent_as_an_error_and_others_are_left_to_the_shell() -> None:
     shell = Shell()
-    startup.tell_errors(shell)
+    startup.report_errors(shell)
     group = vars(__import__('builtins'))['ExceptionGroup']('both', [ValueError('a'), TypeError('b')])
     later = KeyError('k')
     later.__context__ = group
@@ -119,7 +119,7 @@ def test_a_group_is_sent_as_an_error_and_others_are_left_to_the_shell() -> None:
 
 def test_a_wrong_magic_is_sent_as_an_error_and_an_old_traceback_is_forgotten() -> None:
     shell = Shell()
-    startup.tell_errors(shell)
+    startup.report_errors(shell)
 
     shell.show_usage_error(LookupError('no such magic'))
     for action in shell.called:

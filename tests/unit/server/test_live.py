@@ -33,7 +33,7 @@ class Talk(EventLog):
     def _started(self) -> StreamEvent:
         return StreamEvent(event='started')
 
-    def _told(self) -> Generator[StreamEvent, None, None]:
+    def _events(self) -> Generator[StreamEvent, None, None]:
         try:
             while (word := self.words.get(timeout=PATIENCE)) is not None:
                 if isinstance(word, Exception):

@@ -153,9 +153,9 @@ class _ScriptError(Exception):
 
     def find_number(self) -> int | None:
         """Return the errno: as our program said it, or as the words of a tool's last complaint mean it."""
-        told = _ERRNO_LINE.search(self.words)
-        if told:
-            return int(told[1])
+        found = _ERRNO_LINE.search(self.words)
+        if found:
+            return int(found[1])
         for line in reversed(self.words.splitlines()):
             for words, number in _NUMBERS.items():
                 if line.rstrip().endswith(words):

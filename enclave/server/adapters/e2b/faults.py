@@ -74,5 +74,5 @@ def of_interpreter(error: EnclaveError, status: int | None = None) -> tuple[byte
 
 
 def may_retry(error: EnclaveError) -> bool:
-    """Tell whether the same request may do better in a moment."""
+    """Return whether the same request may do better in a moment."""
     return isinstance(error, TooManyRequestsError) or error.code == 'manager-stopped'

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap import cgroups
-from enclave.sandboxes.bubblewrap.cgroups import Cgroups, Group, Limits, look_for_cgroups, own_group, parse_mounts
+from enclave.sandboxes.bubblewrap.cgroups import Cgroups, Group, GroupLimits, look_for_cgroups, own_group, parse_mounts
 from enclave.sandboxes.owner import current_owner
 
 V1 = """\
@@ -104,7 +104,7 @@ def test_v1_groups_are_below_the_own_ones(v1: Cgroups, tmp_path: Path) -> None:
 
 
 def test_v1_limits_are_written_and_taken_away(v1: Cgroups) -> None:
-    group = Group.make(v1, 'box', Limits(memory_bytes=1000, processes=7, cpus=0.5))
+    group = Group.make(v1, 'box', GroupLimits(memory_bytes=1000, processes=7, cpus=0.5))
     group.hold('box')
     place = {name: parent / group.name for name, parent in v1.parents.items()}
 
@@ -126,7 +126,7 @@ def test_v1_limits_are_written_and_taken_away(v1: Cgroups) -> None:
 
 
 def test_a_thread_enters_and_leaves_v1_groups(v1: Cgroups) -> None:
-    group = Group.make(v1, 'box', Limits(processes=7))
+    group = Group.make(v1, 'box', GroupLimits(processes=7))
     group.hold('box')
     assert not group.takes_threads, 'there would be no way back'
     homes = [parent.parent / 'tasks' for parent in v1.parents.values()]
@@ -140,14 +140,14 @@ def test_a_thread_enters_and_leaves_v1_groups(v1: Cgroups) -> None:
 
 
 def test_what_is_not_limited_is_not_written(v1: Cgroups) -> None:
-    group = Group.make(v1, 'box', Limits(processes=7))
+    group = Group.make(v1, 'box', GroupLimits(processes=7))
     group.hold('box')
     assert group.held == ('pids',)
     group.remove()
 
 
 def test_no_more_processes_are_written_than_the_kernel_takes(v1: Cgroups) -> None:
-    group = Group.make(v1, 'box', Limits(processes=4_194_304))
+    group = Group.make(v1, 'box', GroupLimits(processes=4_194_304))
     group.hold('box')
     assert (v1.parents['pids'] / group.name / 'pids.max').read_text() == '4194304'
 
@@ -156,14 +156,14 @@ def test_a_setting_that_is_refused_names_its_file(v1: Cgroups, monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise OSError(errno.EINVAL, 'Invalid argument')  # as a write does, without a name
 
-    group = Group.make(v1, 'box', Limits(processes=7))
+    group = Group.make(v1, 'box', GroupLimits(processes=7))
     monkeypatch.setattr(Path, 'write_text', refuse)
     with pytest.raises(SandboxStartError, match=rf'could not be set: Invalid argument: .*{group.name}/pids\.max'):
         group.hold('box')
 
 
 def test_only_groups_of_the_dead_are_swept(v1: Cgroups) -> None:
-    mine = Group.make(v1, 'mine', Limits(processes=5))
+    mine = Group.make(v1, 'mine', GroupLimits(processes=5))
     mine.hold('mine')
     here = current_owner()
     names = {
@@ -181,7 +181,7 @@ def test_only_groups_of_the_dead_are_swept(v1: Cgroups) -> None:
 
 
 def test_this_very_process_is_never_killed_with_a_group(v1: Cgroups, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = Group.make(v1, 'box', Limits(processes=7))
+    group = Group.make(v1, 'box', GroupLimits(processes=7))
     procs = [parent / group.name / 'cgroup.procs' for parent in v1.parents.values()]
     for file in procs:
         file.write_text(f'{os.getpid()}\n4242\n')
@@ -226,7 +226,7 @@ def test_v2_groups_are_beside_the_own_one(v2: Cgroups, tmp_path: Path) -> None:
 
 
 def test_v2_limits_are_written(v2: Cgroups) -> None:
-    group = Group.make(v2, 'box', Limits(memory_bytes=1000, processes=7, cpus=1.5))
+    group = Group.make(v2, 'box', GroupLimits(memory_bytes=1000, processes=7, cpus=1.5))
     group.hold('box')
     place = v2.directories[0] / group.name
     assert (place / 'memory.max').read_text() == '1000'
@@ -247,7 +247,7 @@ def test_a_family_that_another_process_removes_at_its_end_is_made_again(
     kernel.steals = 3
     found = look_for_cgroups(parse_mounts(text.format(root=tmp_path)), groups)
     kernel.steals = 3
-    group = Group.make(found, 'box', Limits(processes=7))
+    group = Group.make(found, 'box', GroupLimits(processes=7))
 
     assert (set(found.parents), found.missing) == ({'memory', 'pids', 'cpu'}, {})
     group.hold('box')
@@ -308,12 +308,12 @@ def test_the_family_goes_with_its_last_group(tmp_path: Path, monkeypatch: pytest
     found = Cgroups(version=1, parents={'pids': family})
     monkeypatch.setattr(cgroups, '_alive', set())
 
-    first, second = (Group.make(found, name, Limits()) for name in ('first', 'second'))
+    first, second = (Group.make(found, name, GroupLimits()) for name in ('first', 'second'))
     first.remove()
     assert family.is_dir()
     second.remove()
     assert not family.exists()
-    third = Group.make(found, 'third', Limits())
+    third = Group.make(found, 'third', GroupLimits())
     assert family.is_dir()
     third.remove()
     assert not family.exists()
@@ -325,7 +325,7 @@ def test_a_group_whose_making_is_interrupted_leaves_nothing(tmp_path: Path, monk
     for family in families:
         family.parent.mkdir()
         family.mkdir()
-    group = Group.prepare(Cgroups(version=1, parents={'pids': families[0], 'memory': families[1]}), 'x', Limits())
+    group = Group.prepare(Cgroups(version=1, parents={'pids': families[0], 'memory': families[1]}), 'x', GroupLimits())
     make = Path.mkdir
     made: list[Path] = []
 

@@ -585,6 +585,7 @@ def cut_short(stage: str, source: str, how: signal.Signals, folder: Path) -> int
         return process.wait(60)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('stage', ['apply_layer', '_save_from_engine'])
 @pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_one_that_is_told_to_end_leaves_nothing(tmp_path: Path, stage: str, how: signal.Signals) -> None:
@@ -597,6 +598,7 @@ def test_one_that_is_told_to_end_leaves_nothing(tmp_path: Path, stage: str, how:
     assert list((tmp_path / 'tmp').iterdir()) == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('stage', ['apply_layer', '_save_from_engine'])
 def test_what_a_killed_one_left_is_swept_by_the_next(tmp_path: Path, stage: str) -> None:
     archive = str(saved(tmp_path / 'a.tar', ONE))

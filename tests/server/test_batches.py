@@ -1,0 +1,161 @@
+"""Batches of programs over HTTP whose connection breaks: no program is run twice, and every outcome comes."""
+
+from __future__ import annotations
+
+import collections
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from enclave.cancellation import on_cancel
+from enclave.errors import CallCancelledError, SandboxPathError
+from enclave.languages.values import CodeRequest, CodeResult, StepResult
+from enclave.managers.http import HttpSandboxManager
+from enclave.managers.local import LocalSandboxManager
+from enclave.server import programs
+from enclave.server.serve import SandboxServer
+from tests.server.conftest import CONFIG, Connect, Serve
+
+PATIENCE = 120.0
+
+
+class Runs:
+    """What is run in the place of programs: ``slow`` waits until it may end, ``bad`` fails."""
+
+    def __init__(self) -> None:
+        self.begun: collections.Counter[str] = collections.Counter()
+        self.may_end = threading.Event()
+        self.is_running = threading.Event()
+        self.was_cancelled = threading.Event()
+
+    def run(self, manager: Any, request: CodeRequest, **_: Any) -> CodeResult:
+        code = str(request.code)
+        self.begun[code] += 1
+        if code == 'bad':
+            raise SandboxPathError('no space')
+        if code == 'slow':
+            self.is_running.set()
+            with on_cancel(self._cancel):
+                assert self.may_end.wait(PATIENCE)
+            if self.was_cancelled.is_set():
+                raise CallCancelledError('cancelled')
+        return CodeResult(language='python', run=StepResult(command=['x'], status='success', stdout=code))
+
+    def _cancel(self) -> None:
+        self.was_cancelled.set()
+        self.may_end.set()
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+    found = Runs()
+    monkeypatch.setattr(
+        LocalSandboxManager, 'run_code_in_pool', lambda self, request, **options: found.run(self, request, **options)
+    )
+    yield found
+    found.may_end.set()
+
+
+@pytest.fixture
+def server(serve: Serve) -> SandboxServer:
+    return serve()
+
+
+@pytest.fixture
+def manager(server: SandboxServer, connect: Connect) -> HttpSandboxManager:
+    made = connect(server)
+    made.initialize_pool(4, 'fake', CONFIG)
+    return made
+
+
+def send(server: SandboxServer, codes: list[str], places: list[int], key: str = 'k1') -> requests.Response:
+    body = {'requests': [{'code': each} for each in codes], 'key': key, 'places': places, 'concurrency': 4}
+    return requests.post(f'{server.url}/pool/code/batch', json=body, stream=True, timeout=PATIENCE)
+
+
+def outcomes_of(response: requests.Response) -> dict[int, Any]:
+    lines = [json.loads(line) for line in response.iter_lines()]
+    assert lines[-1]['event'] == 'end', lines
+    return {each['index']: each for each in lines[:-1] if each['event'] in ('result', 'failed')}
+
+
+def test_a_batch_that_is_sent_again_runs_nothing_twice(
+    server: SandboxServer, manager: HttpSandboxManager, runs: Runs
+) -> None:
+    broken = send(server, ['a', 'bad', 'slow'], [0, 1, 2])
+    lines = broken.iter_lines()
+    assert {json.loads(next(lines))['index'] for _ in range(2)} == {0, 1}
+    assert runs.is_running.wait(PATIENCE)
+    broken.close()  # in the middle of the slow one
+
+    again = send(server, ['slow', 'bad', 'new'], [2, 1, 3])
+    runs.may_end.set()
+    found = outcomes_of(again)
+
+    assert [found[n]['event'] for n in range(3)] == ['result', 'failed', 'result']
+    assert (found[0]['result']['run']['stdout'], found[1]['error']['code']) == ('slow', 'path')
+    assert runs.begun == {'a': 1, 'bad': 1, 'slow': 1, 'new': 1}
+    assert not runs.was_cancelled.is_set()
+
+
+def test_the_client_sends_a_broken_batch_again_and_has_every_outcome_once(
+    manager: HttpSandboxManager, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, breaks = programs._lines, iter([1, 2])
+
+    def breaking(*arguments: Any) -> Iterator[bytes]:
+        left = next(breaks, 1000)
+        for line in lines(*arguments):
+            left -= 1
+            if left < 0:
+                raise RuntimeError('the connection breaks here')
+            yield line
+
+    monkeypatch.setattr(programs, '_lines', breaking)
+    runs.may_end.set()
+    codes = [str(number) for number in range(40)]
+
+    found = [each.unwrap().stdout for each in manager.run_many(codes, in_order=True, concurrency=4)]
+
+    assert found == codes
+    assert runs.begun == dict.fromkeys(codes, 1)
+
+
+def test_leaving_a_batch_ends_what_runs_without_waiting_for_anybody_to_come_back(
+    manager: HttpSandboxManager, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, 'RETURN_SECONDS', 10 * PATIENCE)
+
+    with manager.run_many(['a', 'slow', *['a'] * 100], concurrency=2) as outcomes:
+        assert next(outcomes).unwrap().stdout == 'a'
+        assert runs.is_running.wait(PATIENCE)
+
+    assert runs.was_cancelled.wait(PATIENCE)
+
+
+def test_a_program_that_was_deserted_is_ended_and_not_run_again(
+    server: SandboxServer, manager: HttpSandboxManager, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, 'RETURN_SECONDS', 0.01)
+    broken = send(server, ['a', 'slow'], [0, 1])
+    next(broken.iter_lines())
+    assert runs.is_running.wait(PATIENCE)
+    broken.close()
+    assert runs.was_cancelled.wait(PATIENCE)
+
+    found = outcomes_of(send(server, ['slow'], [1]))
+
+    assert found[0]['error']['code'] == 'cancelled'
+    assert runs.begun['slow'] == 1
+
+
+def test_places_that_are_not_those_of_the_requests_are_refused(
+    server: SandboxServer, manager: HttpSandboxManager
+) -> None:
+    answer = send(server, ['a', 'b'], [0])
+
+    assert (answer.status_code, 'places' in answer.json()['message']) == (400, True)
