@@ -92,7 +92,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     parts: dict[str, Callable[[], Any]] = {
         'beside': lambda: measure_beside(results, kinds, arguments),
-        'curves': lambda: curves.measure(kinds, scale=arguments.scale),
+        'curves': lambda: measure_curves(results, kinds, arguments),
         **{name: (lambda part=part: tables(part, kinds, arguments.scale)) for name, part in others.PARTS.items()},  # type: ignore[misc]
     }
     for name, part in parts.items():
@@ -108,8 +108,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             if arguments.strict:
                 raise
             print(f'    failed: {type(error).__name__}: {error}', flush=True)
-            results['parts'][name] = None
-    results['parts'] = {name: part for name, part in results['parts'].items() if part is not None}
     results['load_after'] = os.getloadavg()[0]
     results['seconds'] = time.monotonic() - began
     return results
@@ -120,24 +118,36 @@ def tables(part: Callable[[list[str], float], list[Any]], kinds: list[str], scal
     return [attrs.asdict(each) for each in part(kinds, scale)]
 
 
+def measure_curves(results: dict[str, Any], kinds: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure how it scales; what was measured before a failure stays."""
+    figures: dict[str, Any] = {}
+    results['parts']['curves'] = figures
+    curves.measure(kinds, figures, scale=arguments.scale)
+    return figures
+
+
 def measure_beside(results: dict[str, Any], kinds: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run everything that is compared side by side."""
+    """Run everything that is compared side by side; what was measured before a failure stays."""
+    figures: dict[str, Any] = {}
     numpy_python = find_environment(*NUMPY) if 'bubblewrap' in kinds else None
     found = chosen_entries(kinds, numpy_python, with_peers=not arguments.without_peers)
     if arguments.ways:
         found = [each for each in found if any(word in each.name for word in arguments.ways)]
     with tempfile.TemporaryDirectory(prefix='enclave-bench-') as logs, field.running(found, Path(logs)) as taking_part:
-        figures = beside.measure(taking_part, scale=arguments.scale)
-        results['participants'] = [
-            {
-                'name': each.name,
-                'version': each.version,
-                'note': each.entry.note,
-                'reason': each.reason,
-                'failures': each.failures,
-            }
-            for each in taking_part
-        ]
+        results['parts']['beside'] = figures
+        try:
+            beside.measure(taking_part, figures, scale=arguments.scale)
+        finally:
+            results['participants'] = [
+                {
+                    'name': each.name,
+                    'version': each.version,
+                    'note': each.entry.note,
+                    'reason': each.reason,
+                    'failures': each.failures,
+                }
+                for each in taking_part
+            ]
     return figures
 
 

@@ -113,6 +113,8 @@ class Participant:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE_SECONDS)
         if not ready:
+            self._process.kill()  # its clean-up would hang as well
+            self._process.wait()
             raise ParticipantError(f'no answer within {PATIENCE_SECONDS:.0f} s')
         line = self._process.stdout.readline()
         if not line:
@@ -145,15 +147,16 @@ class Participant:
         process, self._process = self._process, None
         if process is None:
             return
-        self._process = process
-        with contextlib.suppress(ParticipantError):
-            self.ask('end')
-        self._process = None
-        with contextlib.suppress(OSError):
-            process.communicate(timeout=20)
         if process.poll() is None:
+            self._process = process
+            with contextlib.suppress(ParticipantError):
+                self.ask('end')
+            self._process = None
+        try:
+            process.communicate(timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def find_python(entry: Entry) -> Path:

@@ -140,8 +140,8 @@ def main():
     parts = results['parts']
     if parts.get('beside'):
         beside(parts['beside'], folder)
-    if parts.get('curves'):
-        for name, draw in (('callers', callers), ('alive', alive), ('sizes', sizes)):
+    for name, draw in (('callers', callers), ('alive', alive), ('sizes', sizes)):
+        if parts.get('curves', {}).get(name):
             draw(parts['curves'][name], folder)
 
 

@@ -31,7 +31,7 @@ def page(results: Mapping[str, Any]) -> str:
         '',
     ]
     lines += _goals(results)
-    if beside:
+    if beside and beside['calls']:
         lines += _participants(results) + _beside(beside)
     if results['parts'].get('curves'):
         lines += _curves(results['parts']['curves'])
@@ -134,23 +134,34 @@ def _beside(beside: Mapping[str, Any]) -> list[str]:
 
 
 def _curves(curves: Mapping[str, Any]) -> list[str]:
-    lines = ['## How it scales', '', '### Callers', '']
+    lines = ['## How it scales', '']
+    for name, show in (('callers', _callers), ('alive', _alive), ('sizes', _sizes)):
+        if curves.get(name):
+            lines += show(curves[name])
+    return lines
+
+
+def _callers(curves: Mapping[str, Any]) -> list[str]:
+    lines = ['### Callers', '']
     lines += [
         'Calls of `true` a second in a pool of eight. From eight callers on the line is level, and a wait is as long as its',
         'queue.',
         '',
     ]
-    names = list(curves['callers'])
     lines += [
-        f'| callers | {" | ".join(f"{name} | p50 ms | p99 ms" for name in names)} |',
-        '| ---: |' + ' ---: |' * 3 * len(names),
+        f'| callers | {" | ".join(f"{name} | p50 ms | p99 ms" for name in curves)} |',
+        '| ---: |' + ' ---: |' * 3 * len(curves),
     ]
-    for points in zip(*curves['callers'].values(), strict=True):
+    for points in zip(*curves.values(), strict=True):
         cells = [f'{each["rate"]:.0f} | {_short(1000 * each["p50"])} | {_short(1000 * each["p99"])}' for each in points]
         lines.append(f'| {points[0]["callers"]} | {" | ".join(cells)} |')
-    lines += ['', '![Throughput and waits against callers](callers.svg)', '', '### Sandboxes alive', '']
+    return [*lines, '', '![Throughput and waits against callers](callers.svg)', '']
+
+
+def _alive(curves: Mapping[str, Any]) -> list[str]:
+    lines = ['### Sandboxes alive', '']
     lines += ['The line is level for times, and straight for memory: what is shown is for each sandbox.', '']
-    for kind, points in curves['alive'].items():
+    for kind, points in curves.items():
         lines += [
             f'| {kind}: alive | creation ms (four at a time) | `true` ms | p99 ms | host process KB | sandbox MiB |',
             '| ---: |' + ' ---: |' * 5,
@@ -162,16 +173,18 @@ def _curves(curves: Mapping[str, Any]) -> list[str]:
                 f'{each["sandbox_bytes"] / 2**20:.1f} |'
             )
         lines.append('')
-    lines += ['![Cost of each sandbox against their number](alive.svg)', '', '### Sizes', '']
+    return [*lines, '![Cost of each sandbox against their number](alive.svg)', '']
+
+
+def _sizes(curves: Mapping[str, Any]) -> list[str]:
+    lines = ['### Sizes', '']
     lines += [
         'Milliseconds for outputs (all returned; or one MiB of them kept) and files. The line is a fixed cost and a rate.',
         '',
     ]
-    titles = {'output': 'output', 'capped': 'output, 1 MiB kept', 'in': 'file in', 'out': 'file out'}
-    for way, title in titles.items():
-        names = list(curves['sizes'][way])
-        lines += [f'| {title} | {" | ".join(names)} |', '| ---: |' + ' ---: |' * len(names)]
-        for points in zip(*curves['sizes'][way].values(), strict=True):
+    for way, title in {'output': 'output', 'capped': 'output, 1 MiB kept', 'in': 'file in', 'out': 'file out'}.items():
+        lines += [f'| {title} | {" | ".join(curves[way])} |', '| ---: |' + ' ---: |' * len(curves[way])]
+        for points in zip(*curves[way].values(), strict=True):
             cells = [_short(1000 * each['seconds']) for each in points]
             lines.append(f'| {_size(points[0]["bytes"])} | {" | ".join(cells)} |')
         lines.append('')

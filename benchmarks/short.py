@@ -75,18 +75,18 @@ def rows(kinds: list[str]) -> Iterator[list[Row]]:
         for kind in kinds:
             box, quick, remote = begin(Local(kind)), begin(Preloaded(kind, '[]')), begin(Remote(kind))
             found += [
-                Row(f'{kind}: true', 'native', 6, box.true, native.true, MANY),
-                Row(f'{kind}: print(1)', 'native', 2.5, box.print_one, native.print_one),
-                Row(f'{kind}: print(1), preload []', 'native', 1.5, quick.print_one, native.print_one),
-                Row(f'{kind}: write 1 KB', 'native true', 3, box.write, native.true, MANY),
-                Row(f'{kind}: read 1 KB', 'native true', 3, box.read, native.true, MANY),
-                Row(f'{kind}: 5 MB of output', 'native', 6, box.output, native.output, 4),
-                Row(f'{kind}: true over HTTP', 'the same in this process', 10, remote.true, box.true, MANY),
+                Row(f'{kind}: true', 'native', 8, box.true, native.true, MANY),
+                Row(f'{kind}: print(1)', 'native', 4, box.print_one, native.print_one),
+                Row(f'{kind}: print(1), preload []', 'native', 2.5, quick.print_one, native.print_one),
+                Row(f'{kind}: write 1 KB', 'native true', 5, box.write, native.true, MANY),
+                Row(f'{kind}: read 1 KB', 'native true', 5, box.read, native.true, MANY),
+                Row(f'{kind}: 5 MB of output', 'native', 12, box.output, native.output, 4),
+                Row(f'{kind}: true over HTTP', 'the same in this process', 12, remote.true, box.true, MANY),
             ]
         if 'bubblewrap' in kinds:
             bare, new = Bubblewrap(bubblewrap_program()), Local('bubblewrap')
             up = renewed(new, new.print_one)
-            found.append(Row('bubblewrap: create, print(1), stop', 'bare bwrap', 6, up, bare.print_one, 6))
+            found.append(Row('bubblewrap: create, print(1), stop', 'bare bwrap', 8, up, bare.print_one, 6))
         if 'docker' in kinds:
             engine, alone, fresh = Engine(), EngineFirst(), Local('docker')
             for each in (engine, alone):
@@ -98,7 +98,7 @@ def rows(kinds: list[str]) -> Iterator[list[Row]]:
                 Row(
                     'docker: create, true, stop',
                     "the engine's own calls",
-                    2,
+                    2.5,
                     renewed(fresh, fresh.true),
                     renewed(alone, alone.true),
                     3,

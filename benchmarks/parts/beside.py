@@ -169,9 +169,10 @@ class Beside:
         }
 
 
-def measure(participants: Sequence[Participant], *, scale: float) -> dict[str, Any]:
-    """Measure all; see `Beside`."""
+def measure(participants: Sequence[Participant], results: dict[str, Any], *, scale: float) -> None:
+    """Measure all (see `Beside`) and put it into ``results`` as it comes."""
     part = Beside(participants, scale=scale)
+    results.update(part.result())
     began = time.monotonic()
 
     def say(what: str) -> None:
@@ -187,7 +188,7 @@ def measure(participants: Sequence[Participant], *, scale: float) -> dict[str, A
     part.stop()
     say('throughput')
     part.fill(max(1, round(3 * scale)), [each.name for each in participants if each.name not in ALONE])
-    return part.result()
+    say('done')
 
 
 EACH_ANEW = ('native', 'native, numpy')

@@ -87,12 +87,19 @@ def load(manager: SandboxManager, callers: int, duration: float) -> tuple[list[f
     lock, ready = threading.Lock(), threading.Barrier(callers + 1)
     until = [0.0]
 
+    failures: list[str] = []
+
     def work() -> None:
         mine = []
         ready.wait()
-        while (began := time.perf_counter()) < until[0]:
-            assert manager.execute_tool_in_pool('shell_executor', {'command': 'true'}).success
-            mine.append(time.perf_counter() - began)
+        try:
+            while (began := time.perf_counter()) < until[0] and not failures:
+                result = manager.execute_tool_in_pool('shell_executor', {'command': 'true'})
+                if not result.success:
+                    raise RuntimeError(result)
+                mine.append(time.perf_counter() - began)
+        except Exception as error:
+            failures.append(f'{type(error).__name__}: {error}')
         with lock:
             waits.extend(mine)
 
@@ -104,6 +111,8 @@ def load(manager: SandboxManager, callers: int, duration: float) -> tuple[list[f
     began = time.perf_counter()
     for each in threads:
         each.join()
+    if failures:
+        raise RuntimeError(f'{callers} callers: {failures[0]}')
     return waits, len(waits) / (time.perf_counter() - began)
 
 
@@ -201,9 +210,8 @@ def action(box: Any, way: str, size: int, data: bytes) -> Callable[[], None]:
     return {'output': output, 'capped': capped, 'in': put, 'out': get}[way]
 
 
-def measure(kinds: list[str], *, scale: float) -> dict[str, Any]:
-    """Measure all curves."""
-    result: dict[str, Any] = {}
+def measure(kinds: list[str], result: dict[str, Any], *, scale: float) -> None:
+    """Measure all curves and put them into ``result`` as they come."""
     with managers(kinds) as found:
         print('    callers', flush=True)
         result['callers'] = measure_callers(found, scale)
@@ -211,4 +219,3 @@ def measure(kinds: list[str], *, scale: float) -> dict[str, Any]:
         result['sizes'] = measure_sizes(found, scale)
     print('    sandboxes alive', flush=True)
     result['alive'] = measure_alive(kinds, 128 if scale >= 0.5 else 16)
-    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def test_goals_of_a_run_without_figures_are_not_measured() -> None:
 
 
 def test_pictures_that_the_page_shows_are_there() -> None:
-    for name in ('alive', 'callers', 'calls', 'creation', 'sizes'):
-        assert (FOLDER / f'{name}.svg').is_file()
+    shown = re.findall(r'\]\((\w+\.svg)\)', (FOLDER / 'index.md').read_text('utf-8'))
+
+    assert shown
+    assert [name for name in shown if not (FOLDER / name).is_file()] == []
 
 
 def test_a_ratio_is_of_each_round_so_that_a_slow_round_counts_once() -> None:
