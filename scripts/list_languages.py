@@ -19,7 +19,13 @@ def _command(words: tuple[str, ...]) -> str:
     text = ' '.join(words)
     text = text if len(text) <= 60 else f'{text[:57]}...'
     return (
-        '`' + text.replace('|', '\\|').replace('{file}', 'FILE').replace('{name}', 'NAME').replace('{dir}', 'DIR') + '`'
+        '`'
+        + text.replace('|', '\\|')
+        .replace('{file}', 'FILE')
+        .replace('{name}', 'NAME')
+        .replace('{class}', 'NAME')
+        .replace('{dir}', 'DIR')
+        + '`'
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,13 +30,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 SLOW_SUITES = frozenset(
-    {'browser', 'clients', 'compat_clients', 'cpython', 'e2b', 'languages', 'mcp', 'providers', 'pyright', 'vm'}
+    {'browser', 'clients', 'compat_clients', 'cpython', 'e2b', 'languages', 'mcp', 'providers', 'pyright', 'ray', 'vm'}
 )
 """Markers of suites that run only where ``-m`` names them; each has a target in the Makefile."""
 
 
+ALL_PROCESSES = ('tests/agent/', 'tests/plugins/', 'tests/types/', 'tests/compat/test_types.py')
+"""Where every test starts interpreters or other programs that take as long."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the slow suites, but for those that were asked for."""
+    for item in items:
+        if any(each in item.path.as_posix() for each in ALL_PROCESSES):
+            item.add_marker(pytest.mark.processes)
     unwanted = {suite for suite in SLOW_SUITES if suite not in str(config.option.markexpr)}
     left_out = [item for item in items if any(item.get_closest_marker(suite) for suite in unwanted)]
     if left_out:
@@ -69,6 +77,44 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 _used_docker = pytest.StashKey[bool]()
+
+
+# What belongs into `make unit` --------------------------------------------------------------------------------------------
+
+_MAY_START_INTERPRETERS = frozenset({'processes', 'docker', 'bubblewrap', *SLOW_SUITES})
+_interpreters: list[str] | None = None
+"""The interpreters that the running test has started; None while a test runs that may."""
+
+
+def _note_program(event: str, arguments: tuple[object, ...]) -> None:
+    if event == 'subprocess.Popen' and _interpreters is not None:
+        program = os.path.basename(os.fsdecode(arguments[0]))  # type: ignore[arg-type]
+        if program.startswith('python'):
+            _interpreters.append(program)
+
+
+sys.addaudithook(_note_program)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Where ``processes`` are left out, fail a test that starts an interpreter all the same: `make unit` is to take a minute.
+
+    What is asked once a process, as what a Python can do, may be asked by one test or by another, so all that ask are marked.
+    """
+    global _interpreters
+    is_bound = 'not processes' in str(item.config.option.markexpr) and not any(
+        item.get_closest_marker(marker) for marker in _MAY_START_INTERPRETERS
+    )
+    started: list[str] = []
+    _interpreters = started if is_bound else None
+    try:
+        result = yield
+    finally:
+        _interpreters = None
+    if started:
+        pytest.fail(f'it started {", ".join(started)}: mark it with pytest.mark.processes', pytrace=False)
+    return result
 
 
 @pytest.fixture(scope='session')

@@ -6,8 +6,8 @@ To add one of your own::
 
     register_language(Language(name='awk', title='AWK', file='main.awk', run=('awk', '-f', '{file}')))
 
-In commands ``{file}`` is the main file's name, ``{name}`` what ``name_patterns`` found in the source, and ``{dir}`` the
-program's own directory, in which every command starts.
+In commands ``{file}`` is the main file's name, ``{name}`` what ``name_patterns`` found in the source, ``{class}`` the same with
+the package that ``package_pattern`` found, and ``{dir}`` the program's own directory, in which every command starts.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Language(Model):
         files: Further files that are written, unless the request brings them: ``{path: text}``.
         name_patterns: Regular expressions whose first group is ``{name}``, the first that is found counts.
         default_name: ``{name}`` if none is found; None makes that a compile error.
+        package_pattern: A regular expression whose first group is the package of a source that has one.
         flags: ``((pattern, flags), ...)``: flags that are added to the last compile command if the source has the pattern.
         compile_timeout: Seconds that compiling may take unless the request says otherwise.
         timeout: Seconds that running may take unless the request says otherwise; None is the sandbox's own limit.
@@ -75,6 +76,7 @@ class Language(Model):
     files: dict[str, str] = field(factory=dict, converter=as_dict)
     name_patterns: tuple[str, ...] = field(default=(), converter=as_tuple)
     default_name: str | None = 'Main'
+    package_pattern: str = ''
     flags: tuple[tuple[str, Command], ...] = field(default=(), converter=as_tuple)
     compile_timeout: float = 60.0
     timeout: float | None = None
@@ -90,7 +92,7 @@ class Language(Model):
         for command in (self.run, *self.compile):
             if not command or not all(isinstance(word, str) for word in command):
                 raise InvalidArgumentError(f'a command of {self.name!r} must be a list of strings, not {command!r}')
-        for pattern in (*self.name_patterns, *(pattern for pattern, _ in self.flags)):
+        for pattern in (*self.name_patterns, self.package_pattern, *(pattern for pattern, _ in self.flags)):
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -115,17 +117,21 @@ class Language(Model):
                 return match[1]
         return self.default_name
 
+    def find_class(self, source: str, name: str) -> str:
+        """Return ``{class}``: the name with its package, where the source has one."""
+        match = re.match(self.package_pattern, source) if self.package_pattern else None
+        return f'{"".join(match[1].split())}.{name}' if match else name
+
     def plan(self, source: str, folder: str) -> Plan | None:
         """Return the files and commands for a source; None if it lacks the name that the language needs."""
         name = self.find_name(source)
         if name is None:
             return None
         file = self.file.replace('{name}', name)
+        words = {'{file}': file, '{name}': name, '{class}': self.find_class(source, name), '{dir}': folder}
 
         def filled(command: Command) -> Command:
-            return tuple(
-                word.replace('{file}', file).replace('{name}', name).replace('{dir}', folder) for word in command
-            )
+            return tuple(_PLACE.sub(lambda match: words[match[0]], word) for word in command)
 
         compile_commands = [filled(command) for command in self.compile]
         for pattern, flags in self.flags:
@@ -151,6 +157,9 @@ class Plan:
     files: dict[str, bytes]
 
 
+_PLACE = re.compile(r'\{(?:file|name|class|dir)\}')
+# The first thing in a file, after comments; names may have blanks around their dots.
+_PACKAGE = r'\A(?:\s|//[^\n]*(?:\n|\Z)|/\*(?:(?!\*/).)*\*/)*package\s+([A-Za-z_$][\w$]*(?:\s*\.\s*[A-Za-z_$][\w$]*)*)'
 _CLASS_WITH_MAIN = r'\bclass\s+([A-Za-z_$][\w$]*)(?:(?!\bclass\s).)*?\bstatic\s+(?:public\s+|final\s+)*void\s+main\b'
 _GO_ENV = {
     'GOCACHE': '{dir}/.cache/go-build',
@@ -181,7 +190,7 @@ _JUNIT = (
     '/usr/share/java/hamcrest-core.jar:/usr/share/java/opentest4j.jar:/usr/share/java/apiguardian-api.jar:'
     '/usr/share/java/picocli.jar:/usr/share/java/univocity-parsers.jar'
 )
-_OPENSSL = (r'^\s*#\s*include\s*<openssl/', ('-lssl', '-lcrypto'))
+_OPENSSL = (r'^[ \t]*#[ \t]*include[ \t]*<openssl/', ('-lssl', '-lcrypto'))
 
 ENTRIES: tuple[Language, ...] = (
     # In the image `multi` ---------------------------------------------------------------------------------------------
@@ -302,11 +311,12 @@ ENTRIES: tuple[Language, ...] = (
         title='Java',
         file='{name}.java',
         name_patterns=(
-            r'^\s*public\s+(?:(?:final|abstract|strictfp)\s+)*class\s+([A-Za-z_$][\w$]*)',
+            r'(?:^|\A[^{}]*;)[ \t]*public\s+(?:(?:final|abstract|strictfp)\s+)*class\s+([A-Za-z_$][\w$]*)',
             _CLASS_WITH_MAIN,
         ),
+        package_pattern=f'(?s){_PACKAGE}',
         compile=(*_JAVAC, '-cp', '.', '-d', '.', '{file}'),
-        run=(*_JAVA, '-cp', '.', '{name}'),
+        run=(*_JAVA, '-cp', '.', '{class}'),
         version=('javac', '-version'),
         packages=('openjdk-17-jdk-headless',),
         image='multi',
@@ -315,7 +325,7 @@ ENTRIES: tuple[Language, ...] = (
         name='junit',
         title='Java tests (JUnit 5 and 4)',
         file='{name}.java',
-        name_patterns=(r'^\s*public\s+(?:(?:final|abstract|strictfp)\s+)*class\s+([A-Za-z_$][\w$]*)',),
+        name_patterns=(r'(?:^|\A[^{}]*;)[ \t]*public\s+(?:(?:final|abstract|strictfp)\s+)*class\s+([A-Za-z_$][\w$]*)',),
         compile=('sh', '-c', f'exec {" ".join(_JAVAC)} -cp {_JUNIT} -d classes *.java'),
         run=(
             *_JAVA,
@@ -405,10 +415,11 @@ ENTRIES: tuple[Language, ...] = (
         name='scala',
         title='Scala',
         file='Main.scala',
-        name_patterns=(r'^\s*(?:case\s+)?object\s+([A-Za-z_$][\w$]*)',),
+        name_patterns=(r'^[ \t]*(?:case\s+)?object\s+([A-Za-z_$][\w$]*)',),
         default_name=None,
+        package_pattern=f'(?s){_PACKAGE}',
         compile=('scalac', '-d', '.', '{file}'),
-        run=('scala', '-cp', '.', '{name}'),
+        run=('scala', '-cp', '.', '{class}'),
         compile_timeout=120.0,
         version=('scala', '-version'),
         packages=('scala',),
@@ -443,7 +454,6 @@ ENTRIES: tuple[Language, ...] = (
         run=('./main',),
         version=('ghc', '--version'),
         packages=('ghc',),
-        note='Not with bubblewrap over the files of a Debian host: GHC keeps its packages below `/var`.',
     ),
     Language(
         name='D',

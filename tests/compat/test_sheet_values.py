@@ -119,6 +119,7 @@ def test_the_documented_modules_say_what_they_export() -> None:
     assert constants.DEFAULT_POOL_EXECUTION_TIMEOUT == 3600
 
 
+@pytest.mark.processes
 @covers(1, 'ms_enclave.utils.logger')
 def test_the_logger_shows_info_without_any_set_up(tmp_path: Path) -> None:
     program = (
@@ -694,6 +695,7 @@ def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.processes
 @covers(8, 'ms-enclave -v, --version', 'ms-enclave', 'ms-enclave server')
 def test_the_command_line_answers_as_documented() -> None:
     import ms_enclave

@@ -234,12 +234,13 @@ def test_large_bodies_are_made_into_values_a_few_at_a_time(serve: Serve, connect
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
-@pytest.mark.parametrize('value', ['', 'x', [], {}, [[]], '1g', True, None, 1e308, -1])
 @pytest.mark.parametrize('option', ['max_output_bytes', 'timeout', 'enabled', 'shell', 'nothing'])
-def test_an_odd_option_of_a_tool_is_no_error_of_the_server(serve: Serve, option: str, value: Any) -> None:
-    body = {'tools_config': {'shell_executor': {option: value}}}
+def test_an_odd_option_of_a_tool_is_no_error_of_the_server(serve: Serve, option: str) -> None:
+    url = serve().url
+    for value in ('', 'x', [], {}, [[]], '1g', True, None, 1e308, -1):
+        body = {'tools_config': {'shell_executor': {option: value}}}
 
-    assert post(serve().url, '/sandbox/create?sandbox_type=fake', body).status_code in (200, 400, 403)
+        assert post(url, '/sandbox/create?sandbox_type=fake', body).status_code in (200, 400, 403), value
 
 
 # What keys share ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import requests
 
 from enclave.cancellation import Cancellation
 from enclave.errors import ManagerStoppedError, ServerUnavailableError
+from enclave.managers import table
 from enclave.server import idempotency
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import FakeBackend
@@ -130,7 +131,10 @@ def test_cancelling_reaches_the_sandbox(serve: Serve, connect: Connect, backend:
     assert manager.execute_command(sandbox_id, 'echo still there').stdout == 'still there\n'
 
 
-def test_a_creation_given_up_leaves_nothing(serve: Serve, connect: Connect, backend: FakeBackend) -> None:
+def test_a_creation_given_up_leaves_nothing(
+    serve: Serve, connect: Connect, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, 'UNDO_SECONDS', 0.1)  # it cannot go before `may_start`
     server = serve()
     backend.may_start.clear()
 
@@ -333,6 +337,7 @@ print('ended', flush=True)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name == 'nt', reason='there are no signals to send')
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_takes_everything_away(number: signal.Signals, connect: Connect) -> None:
@@ -353,6 +358,7 @@ def test_a_signal_takes_everything_away(number: signal.Signals, connect: Connect
     assert process.returncode == 0
 
 
+@pytest.mark.processes
 def test_a_made_key_is_printed_once(connect: Connect) -> None:
     process = subprocess.Popen(
         [sys.executable, '-c', PROGRAM, '0.0.0.0'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

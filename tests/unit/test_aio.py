@@ -1055,6 +1055,7 @@ def run_program(program: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.processes
 def test_a_hook_of_the_program_can_stop_through_the_face_at_exit() -> None:
     done = run_program("""
 async def main():
@@ -1068,6 +1069,7 @@ asyncio.run(main())
     assert 'ResourceWarning' not in done.stderr
 
 
+@pytest.mark.processes
 def test_a_hook_works_when_no_thread_can_be_made_any_more() -> None:
     done = run_program("""
 async def main():
@@ -1086,6 +1088,7 @@ asyncio.run(main())
     assert done.stdout.count('ended') == 1
 
 
+@pytest.mark.processes
 def test_a_hook_stops_a_sandbox_with_coroutine_functions_when_no_thread_can_be_made() -> None:
     done = run_program("""
 class Own(aio.Sandbox):
@@ -1111,6 +1114,7 @@ asyncio.run(sandbox.start())
     assert done.stdout.count('ended') == 1
 
 
+@pytest.mark.processes
 def test_a_program_that_stops_nothing_leaves_nothing() -> None:
     done = run_program("""
 async def main():

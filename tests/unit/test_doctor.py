@@ -145,6 +145,7 @@ def test_pid_file_of_a_process_that_is_not_dockerd_counts_as_none(tmp_path: Path
     assert running_dockerd(tmp_path / 'missing.pid') is None
 
 
+@pytest.mark.processes
 def test_without_an_engine_docker_cannot_run_and_every_failure_has_a_remedy(tmp_path: Path) -> None:
     found = examine(f'unix://{tmp_path}/nothing.sock')
 
@@ -155,6 +156,7 @@ def test_without_an_engine_docker_cannot_run_and_every_failure_has_a_remedy(tmp_
     assert all(each.remedy for each in found.checks if each.status in ('failed', 'warning'))
 
 
+@pytest.mark.processes
 def test_address_that_cannot_be_used_is_a_failed_check() -> None:
     found = examine('nonsense')
 
@@ -162,6 +164,7 @@ def test_address_that_cannot_be_used_is_a_failed_check() -> None:
     assert 'nonsense' in next(each.summary for each in found.checks if each.name == 'engine')
 
 
+@pytest.mark.processes
 def test_diagnosis_travels_as_json(tmp_path: Path) -> None:
     found = examine(f'unix://{tmp_path}/nothing.sock')
 
@@ -213,6 +216,7 @@ def test_what_a_notebook_would_stand_on_is_told(statuses: dict[str, str], status
     assert (check.remedy is None) is (status == 'ok')
 
 
+@pytest.mark.processes
 def test_a_missing_ipykernel_has_a_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter, 'find_system_python', lambda: '/bin/false')
     monkeypatch.setattr(interpreter, 'own_python', lambda: '/opt/none/bin/python3')

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/extending.md').read_text('utf-8')
 
@@ -43,6 +45,7 @@ def test_a_verb_is_everywhere_it_should_be() -> None:
     assert 'copy' in schema['function']['parameters']['properties']['operation']['enum']
 
 
+@pytest.mark.processes
 def test_a_backend_in_a_child_process_has_every_verb() -> None:
     program = (
         'import tempfile, enclave, examples.subprocess_backend\n'

@@ -16,6 +16,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('program', PROGRAMS.values(), ids=list(PROGRAMS))
 def test_the_first_failure_is_one_screen(program: str) -> None:
     environment = {**os.environ, 'DOCKER_HOST': 'unix:///nonexistent/docker.sock', 'COLUMNS': '80'}

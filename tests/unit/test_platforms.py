@@ -64,6 +64,7 @@ def test_what_is_taken_away_is_what_windows_lacks() -> None:
     assert 'pidfd_open' in unix_only('os', 'darwin')
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('platform', PLATFORMS)
 @pytest.mark.parametrize('program', [NAMES, COMMANDS, CLIENT], ids=['names', 'commands', 'client'])
 def test_everything_public_can_be_imported(program: str, platform: str) -> None:

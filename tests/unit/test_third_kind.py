@@ -83,6 +83,7 @@ def test_a_configuration_of_no_kind_makes_no_sandbox_of_another() -> None:
                 manager.create_sandbox(config=config)
 
 
+@pytest.mark.processes
 def test_its_configuration_goes_before_the_usual_kind_of_a_manager() -> None:
     register()
     with LocalSandboxManager(sandbox_type='docker') as manager:
@@ -113,6 +114,7 @@ def test_one_with_a_rank_has_its_turn() -> None:
     assert tried
 
 
+@pytest.mark.processes
 def test_asynchronous_programs_have_it() -> None:
     register()
 
@@ -123,6 +125,7 @@ def test_asynchronous_programs_have_it() -> None:
     assert asyncio.run(main()) == 'hello\n'
 
 
+@pytest.mark.processes
 def test_it_has_pools() -> None:
     register()
     with LocalSandboxManager() as manager:
@@ -143,6 +146,7 @@ def test_the_doctor_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ] == 'process, since this machine has processes'
 
 
+@pytest.mark.processes
 def test_the_command_line_has_it() -> None:
     register()
 
@@ -154,6 +158,7 @@ def test_the_command_line_has_it() -> None:
     assert (done.exit_code, shown['stdout'], shown['sandbox_type']) == (0, 'hello\n', 'process')
 
 
+@pytest.mark.processes
 def test_what_it_lacks_is_fetched_for_the_command_line() -> None:
     got: list[Any] = []
     register(find_missing=lambda options: Missing('Fetching processes', lambda report: got.append(dict(options))))
@@ -165,6 +170,7 @@ def test_what_it_lacks_is_fetched_for_the_command_line() -> None:
     assert 'Fetching processes' in done.stderr
 
 
+@pytest.mark.processes
 def test_clients_of_a_server_have_it_once_it_says_what_it_reaches() -> None:
     register(rulings=None)
     with serving() as server, HttpSandboxManager(base_url=server.url) as manager:

@@ -71,6 +71,7 @@ def test_an_unknown_option_is_named_with_its_like(invoke: Invoke) -> None:
     assert '--timeout' in invoke('run', '--timeuot', '3', 'x.py').stderr
 
 
+@pytest.mark.processes
 def test_the_module_is_the_command_line() -> None:
     found = subprocess.run([sys.executable, '-m', 'enclave', '--version'], capture_output=True, text=True, check=True)
 

@@ -23,6 +23,7 @@ def run(*arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.processes
 def test_help_lists_every_command_and_imports_no_engine_library() -> None:
     program = (
         'import sys\n'
@@ -116,6 +117,7 @@ def test_doctor_succeeds_where_any_code_can_run(
     assert json.loads(capsys.readouterr().out)['backends'] == backends
 
 
+@pytest.mark.processes
 def test_reader_that_goes_away_is_no_traceback() -> None:
     command = [sys.executable, '-m', 'enclave.cli.main', 'version']
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -93,6 +93,7 @@ def test_tables_on_a_terminal_break_no_word(
         assert max(map(len, shown.splitlines())) <= columns
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ('variables', 'has_colors'),
     [
@@ -113,6 +114,7 @@ def test_colors_are_declined_and_asked_for_as_everywhere(
     assert ('\x1b[' in found.stderr) is has_colors
 
 
+@pytest.mark.processes
 def test_without_colors_a_terminal_gets_none() -> None:
     program = 'import pty, sys; pty.spawn([sys.executable, "-m", "enclave", "images", "unpack", "/missing"])'
     environment = {name: value for name, value in os.environ.items() if name != 'FORCE_COLOR'}

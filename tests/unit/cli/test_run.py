@@ -10,6 +10,7 @@ from tests.support.place import FakePlace
 from tests.unit.cli.conftest import Invoke
 
 
+@pytest.mark.processes
 def test_file_is_run_with_its_own_arguments_and_exit_code(invoke: Invoke, place: FakePlace, tmp_path: Path) -> None:
     script = tmp_path / 'script.py'
     script.write_text('import sys; print(sys.argv[1:]); sys.exit(7)')
@@ -21,6 +22,7 @@ def test_file_is_run_with_its_own_arguments_and_exit_code(invoke: Invoke, place:
     assert place.calls == [('open', None, {'memory_limit': '64m'}), ('gone',)]
 
 
+@pytest.mark.processes
 def test_program_lies_beside_the_files_that_were_copied_in(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / 'helper.py').write_text('WORD = "helped"')
     script = tmp_path / 'script.py'
@@ -32,17 +34,20 @@ def test_program_lies_beside_the_files_that_were_copied_in(invoke: Invoke, tmp_p
     assert done.stdout == 'helped data\n'
 
 
+@pytest.mark.processes
 def test_text_is_run_with_all_words_its_arguments(invoke: Invoke) -> None:
     assert invoke('run', '-c', 'import sys; print(sys.argv)', 'a', '-b').stdout == "['-c', 'a', '-b']\n"
     assert invoke('run', '--shell', '-c', 'echo $0 $1 $#', 'a', '-b').stdout == 'sh a 2\n'
 
 
+@pytest.mark.processes
 def test_standard_input_is_the_program_or_its_input(invoke: Invoke) -> None:
     assert invoke('run', '-', 'a', input='import sys; print(sys.argv, sys.stdin.read())').stdout == "['-', 'a'] \n"
     assert invoke('run', '--shell', '-', 'a', input='echo $1').stdout == 'a\n'
     assert invoke('run', '-c', 'print(input())', input='typed\n').stdout == 'typed\n'
 
 
+@pytest.mark.processes
 def test_no_stdin_is_an_empty_one(invoke: Invoke, place: FakePlace) -> None:
     done = invoke('run', '-n', '-c', 'import sys; print(repr(sys.stdin.read()))', input='not for it')
 
@@ -50,6 +55,7 @@ def test_no_stdin_is_an_empty_one(invoke: Invoke, place: FakePlace) -> None:
     assert place.sandbox.started[0]['open_stdin'] is False
 
 
+@pytest.mark.processes
 def test_bytes_come_out_as_they_are(invoke: Invoke) -> None:
     done = invoke('run', '-c', r'import os; os.write(1, b"\xff\x00\xc3"); os.write(1, b"\xa9"); os.write(2, b"\xfe")')
 
@@ -57,6 +63,7 @@ def test_bytes_come_out_as_they_are(invoke: Invoke) -> None:
     assert done.stderr_bytes == b'\xfe'
 
 
+@pytest.mark.processes
 def test_running_out_of_time_is_124_and_reported(invoke: Invoke) -> None:
     # Whether it has printed anything by then depends on the machine's load; that what it printed is kept is tested elsewhere.
     done = invoke('run', '-t', '0.5', '-c', 'import threading; threading.Event().wait()')
@@ -65,6 +72,7 @@ def test_running_out_of_time_is_124_and_reported(invoke: Invoke) -> None:
     assert 'longer than 0.5 s' in done.stderr
 
 
+@pytest.mark.processes
 def test_death_by_a_signal_is_told(invoke: Invoke) -> None:
     done = invoke('run', '-c', 'import os; os.kill(os.getpid(), 11)')
 
@@ -72,6 +80,7 @@ def test_death_by_a_signal_is_told(invoke: Invoke) -> None:
     assert 'SIGSEGV' in done.stderr
 
 
+@pytest.mark.processes
 def test_json_is_the_result_with_the_kind_and_nothing_else(invoke: Invoke, place: FakePlace) -> None:
     place.sandbox.metadata['chosen_because'] = 'it is a test'
     done = invoke('run', '--json', '-c', 'import sys; print(1); print(2, file=sys.stderr); sys.exit(3)')
@@ -126,6 +135,7 @@ def test_other_interpreters_get_a_file(invoke: Invoke, place: FakePlace) -> None
     assert place.sandbox.started[0]['command'] == ['cat', 'program']
 
 
+@pytest.mark.processes
 def test_program_does_not_replace_another_file(invoke: Invoke, place: FakePlace, tmp_path: Path) -> None:
     (tmp_path / 'script.py').write_text('print(1)')
     (tmp_path / 'other.py').write_text('print(2)')

@@ -86,6 +86,14 @@ def test_an_impossible_entry_is_refused(changes: dict[str, object]) -> None:
         ('class A {}\nclass B { static public void x() {} public static void main(String[] a) {} }', 'B.java', 'B'),
         ('interface I {}\npublic final class Deep { }', 'Deep.java', 'Deep'),
         ('record P(int x) {}', 'Main.java', 'Main'),
+        ('package foo; public class Bar { }', 'Bar.java', 'foo.Bar'),
+        (
+            '// package no;\n/* package neither; */\npackage a .b.c ;\nclass X { static void main() {} }',
+            'X.java',
+            'a.b.c.X',
+        ),
+        ('import x.y;\npublic class Bar { String s = "package z;"; }', 'Bar.java', 'Bar'),
+        ('packages x; public class Bar { }', 'Bar.java', 'Bar'),
     ],
 )
 def test_a_java_program_goes_by_the_name_of_its_class(source: str, file: str, name: str) -> None:
@@ -93,6 +101,16 @@ def test_a_java_program_goes_by_the_name_of_its_class(source: str, file: str, na
 
     assert plan is not None
     assert (plan.file, plan.run[-1]) == (file, name)
+
+
+@pytest.mark.parametrize(
+    'source',
+    ['\n' * 300_000, '/**/' * 100_000, '// x\n' * 100_000, '/*' * 200_000, 'class A ' * 50_000, 'public ' * 50_000],
+)
+def test_no_source_makes_its_patterns_slow(source: str) -> None:
+    """A pattern that looks at everything from every place takes minutes for these, and holds up the whole process."""
+    for language in list_languages():
+        language.plan(source, '/d')
 
 
 def test_flags_come_with_what_a_source_includes() -> None:

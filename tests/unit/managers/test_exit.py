@@ -43,6 +43,7 @@ def run(program: str, *, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.processes
 def test_a_program_that_forgets_to_stop_is_told_and_leaves_nothing() -> None:
     done = run('')
 
@@ -50,6 +51,7 @@ def test_a_program_that_forgets_to_stop_is_told_and_leaves_nothing() -> None:
     assert 'was not stopped before the program ended' in done.stderr
 
 
+@pytest.mark.processes
 def test_a_program_that_ends_in_an_exception_leaves_nothing() -> None:
     done = subprocess.run(
         [sys.executable, '-c', PRELUDE + '1/0'], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
@@ -59,6 +61,7 @@ def test_a_program_that_ends_in_an_exception_leaves_nothing() -> None:
     assert 'ZeroDivisionError' in done.stderr
 
 
+@pytest.mark.processes
 def test_a_hook_of_the_program_can_stop_at_exit() -> None:
     done = run('atexit.register(manager.stop)')
 
@@ -66,6 +69,7 @@ def test_a_hook_of_the_program_can_stop_at_exit() -> None:
     assert 'ResourceWarning' not in done.stderr
 
 
+@pytest.mark.processes
 def test_a_call_without_end_does_not_keep_the_program() -> None:
     done = run("""
 held = manager.submit('execute_command', sandbox_id, 'hold')
@@ -75,6 +79,7 @@ Telling.backend.wait_until(lambda: Telling.backend.holding == 1)
     assert done.stdout.count('ended') == 3
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(
     (3, 12) <= sys.version_info[:3] < (3, 12, 2),
     reason='no thread can be made there after the main one (CPython issue 113964)',
@@ -93,6 +98,7 @@ threading.Thread(target=work).start()
     assert done.stdout.count('ended') == 4
 
 
+@pytest.mark.processes
 def test_sys_exit_in_a_signal_handler_that_stops() -> None:
     done = run(
         """
@@ -113,6 +119,7 @@ manager.execute_command(sandbox_id, 'hold')
     assert 'ResourceWarning' not in done.stderr
 
 
+@pytest.mark.processes
 def test_a_stop_that_a_signal_handler_interrupts_is_completed() -> None:
     done = run(
         """
@@ -134,6 +141,7 @@ manager.stop()
     assert done.stdout.count('ended') == 3
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(__import__('os'), 'fork'), reason='needs fork')
 def test_a_forked_child_that_ends_takes_nothing_away() -> None:
     done = run("""

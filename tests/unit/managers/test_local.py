@@ -97,8 +97,9 @@ def test_a_start_that_fails_leaves_nothing_in_the_table(manager: LocalSandboxMan
 
 
 def test_a_creation_whose_caller_is_cancelled_leaves_nothing(
-    manager: LocalSandboxManager, backend: FakeBackend
+    manager: LocalSandboxManager, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(table, 'UNDO_SECONDS', 0.1)  # it cannot go before `may_start`
     backend.may_start.clear()
     future = manager.submit('create_sandbox', 'fake')
     backend.wait_until(lambda: backend.starting == 1)
@@ -367,7 +368,10 @@ def test_a_pool_of_which_one_cannot_start_is_not_made(manager: LocalSandboxManag
     assert len(manager.initialize_pool(4, 'fake')) == 4
 
 
-def test_making_a_pool_can_be_cancelled(manager: LocalSandboxManager, backend: FakeBackend) -> None:
+def test_making_a_pool_can_be_cancelled(
+    manager: LocalSandboxManager, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, 'UNDO_SECONDS', 0.1)  # none can go before `may_start`
     backend.may_start.clear()
     making = manager.submit('initialize_pool', 3, 'fake')
     backend.wait_until(lambda: backend.starting == 3)

@@ -80,6 +80,7 @@ def test_nobody_is_sent_to_install_into_the_systems_python() -> None:
         choose_kernel_python('/usr/bin/python3', '/usr/bin/python3', look=lambda _: None)
 
 
+@pytest.mark.processes
 def test_a_program_that_is_no_python_has_no_ipykernel() -> None:
     assert look_for_kernel('/bin/false') is None
     assert look_for_kernel('/no/such/python') is None

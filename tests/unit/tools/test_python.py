@@ -17,6 +17,7 @@ def tool() -> PythonExecutor:
     return PythonExecutor(interpreter=sys.executable)
 
 
+@pytest.mark.processes
 def test_what_the_code_prints_is_the_output(tool: PythonExecutor, workspace: FakeWorkspace) -> None:
     result = tool.execute(workspace, code='print("hé"); import sys; print("aside", file=sys.stderr)')
 
@@ -25,6 +26,7 @@ def test_what_the_code_prints_is_the_output(tool: PythonExecutor, workspace: Fak
     assert result.metadata['stderr'] == 'aside\n'
 
 
+@pytest.mark.processes
 def test_an_exception_is_the_error_with_its_traceback(tool: PythonExecutor, workspace: FakeWorkspace) -> None:
     result = tool.execute(workspace, code='print("before")\nprint(1/0)')
 
@@ -35,6 +37,7 @@ def test_an_exception_is_the_error_with_its_traceback(tool: PythonExecutor, work
     assert result.exit_code == 1
 
 
+@pytest.mark.processes
 def test_a_silent_failure_ends_in_its_exit_code(tool: PythonExecutor, workspace: FakeWorkspace) -> None:
     result = tool.execute(workspace, code='import sys; sys.exit(3)')
 
@@ -50,6 +53,7 @@ def test_no_code_is_told_without_running_anything(tool: PythonExecutor, workspac
     assert workspace.calls == []
 
 
+@pytest.mark.processes
 def test_args_stdin_env_and_cwd_reach_the_code(tool: PythonExecutor, workspace: FakeWorkspace) -> None:
     workspace.make_dir('sub')
     workspace.write_file('sub/helper.py', b'value = 41')
@@ -67,6 +71,7 @@ def test_args_stdin_env_and_cwd_reach_the_code(tool: PythonExecutor, workspace: 
     assert result.output == """['--x', "it's"] typed b c sub\n"""
 
 
+@pytest.mark.processes
 def test_the_call_is_one_script_with_the_working_directory_on_its_path(workspace: FakeWorkspace) -> None:
     PythonExecutor().execute(workspace, code='1')
 
@@ -76,12 +81,14 @@ def test_the_call_is_one_script_with_the_working_directory_on_its_path(workspace
     assert (call['timeout'], call['max_output_bytes'], call['env']) == (None, None, None)
 
 
+@pytest.mark.processes
 def test_an_interpreter_may_have_flags(workspace: FakeWorkspace) -> None:
     tool = PythonExecutor(interpreter=[sys.executable, '-X', 'utf8'])
 
     assert tool.execute(workspace, code='import sys; print(sys.flags.utf8_mode)').output == '1\n'
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ('option', 'argument', 'used'),
     [(None, None, None), (5, None, 5.0), (5, 2, 2.0), (5, 0, 0.0), (0, None, 0.0), (None, 1.5, 1.5)],
@@ -94,12 +101,14 @@ def test_the_timeout_of_the_call_wins_over_the_tools(
     assert workspace.called('run_script')[0]['timeout'] == used
 
 
+@pytest.mark.processes
 def test_the_output_cap_of_the_tool_is_used(workspace: FakeWorkspace) -> None:
     PythonExecutor(max_output_bytes=99).execute(workspace, code='1')
 
     assert workspace.called('run_script')[0]['max_output_bytes'] == 99
 
 
+@pytest.mark.processes
 def test_running_out_of_time_keeps_what_was_printed(tool: PythonExecutor, workspace: FakeWorkspace) -> None:
     result = tool.execute(workspace, code='import time\nprint("partly", flush=True)\ntime.sleep(600)', timeout=5)
 
@@ -141,6 +150,7 @@ def test_an_interpreter_that_may_not_run_is_named(workspace: FakeWorkspace) -> N
     assert 'may not be executed' in (result.error or '')
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('code', [126, 127])
 def test_code_may_end_with_the_numbers_of_a_missing_program(
     tool: PythonExecutor, workspace: FakeWorkspace, code: int
@@ -187,6 +197,7 @@ def test_wrong_arguments_are_named(workspace: FakeWorkspace, parameters: dict[st
     assert workspace.calls == []
 
 
+@pytest.mark.processes
 def test_null_means_left_out(tool: PythonExecutor, workspace: FakeWorkspace) -> None:
     result = tool.execute(workspace, code='print(1)', timeout=None, args=None, stdin=None, cwd=None, env=None)
 

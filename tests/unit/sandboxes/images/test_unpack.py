@@ -27,10 +27,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enclave.errors import ConfigurationError, EnclaveError, ImageNotFoundError, SandboxStartError
-from enclave.sandboxes.bubblewrap.layer import apply_layer
 from enclave.sandboxes.bubblewrap.rootfs import find_unpacked, image_place, resolve_inside
-from enclave.sandboxes.bubblewrap.unpack import list_unpacked, remove_unpacked, unpack_image
 from enclave.sandboxes.bubblewrap.workspace import workspace
+from enclave.sandboxes.images.layer import apply_layer
+from enclave.sandboxes.images.unpack import list_unpacked, remove_unpacked, unpack_image
 
 ARCHITECTURE = {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(platform.machine(), platform.machine())
 
@@ -520,7 +520,7 @@ def test_a_part_of_an_oci_layout_that_is_another_is_told(tmp_path: Path, what: s
 
 
 def test_a_layer_compressed_in_an_unknown_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('enclave.sandboxes.bubblewrap.archive._DECOMPRESSORS', {})
+    monkeypatch.setattr('enclave.sandboxes.images.archive._DECOMPRESSORS', {})
     with pytest.raises(SandboxStartError, match='zstd'):
         apply_layer(tmp_path, io.BytesIO(b'\x28\xb5\x2f\xfd' + bytes(100)))
 
@@ -556,7 +556,7 @@ CUT_SHORT = """
 import sys, threading
 from pathlib import Path
 from enclave.cli.main import main
-from enclave.sandboxes.bubblewrap import unpack
+from enclave.sandboxes.images import unpack
 
 def stop_at(first, file, **named):
     if isinstance(first, Path):
@@ -585,6 +585,7 @@ def cut_short(stage: str, source: str, how: signal.Signals, folder: Path) -> int
         return process.wait(60)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('stage', ['apply_layer', '_save_from_engine'])
 @pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_one_that_is_told_to_end_leaves_nothing(tmp_path: Path, stage: str, how: signal.Signals) -> None:
@@ -597,6 +598,7 @@ def test_one_that_is_told_to_end_leaves_nothing(tmp_path: Path, stage: str, how:
     assert list((tmp_path / 'tmp').iterdir()) == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('stage', ['apply_layer', '_save_from_engine'])
 def test_what_a_killed_one_left_is_swept_by_the_next(tmp_path: Path, stage: str) -> None:
     archive = str(saved(tmp_path / 'a.tar', ONE))
