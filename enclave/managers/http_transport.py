@@ -97,8 +97,14 @@ class _Adapter(requests.adapters.HTTPAdapter):
         super().close()
 
 
-class _Answer:
-    """An answer of the pool's, as `requests` would show it."""
+class HttpResponse:
+    """An answer, as `requests` would show it.
+
+    Attributes:
+        exchange: What the request was, where that is to live as long as its answer is read.
+    """
+
+    exchange: CancellableRequest | None = None
 
     def __init__(self, raw: Any, sent: Mapping[str, str]) -> None:
         self.raw = raw
@@ -125,7 +131,7 @@ class _Answer:
             self.raw.close()
         self.raw.release_conn()
 
-    def __enter__(self) -> _Answer:
+    def __enter__(self) -> HttpResponse:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -353,7 +359,7 @@ class HttpTransport:
 
         self._cancel_later(inform)
 
-    def _raw(self, response: _Answer, size: int) -> Iterator[bytes]:
+    def _raw(self, response: HttpResponse, size: int) -> Iterator[bytes]:
         """Yield a body as it comes, and say in our words how it broke."""
         try:
             yield from response.raw.stream(size, decode_content=False)
@@ -404,7 +410,7 @@ class HttpTransport:
         is_repeatable: bool,
         stream: bool,
         exchange: CancellableRequest | None = None,
-    ) -> _Answer:
+    ) -> HttpResponse:
         """Send a request, again where that is safe and may help, and return the answer, whatever it says.
 
         Args:
@@ -448,7 +454,7 @@ class HttpTransport:
 
     def _send_once(
         self, method: str, url: str, headers: Mapping[str, str], data: Any, read_timeout: float | None
-    ) -> _Answer:
+    ) -> HttpResponse:
         """Send a request over the pool's connections: a session of `requests` would take half a millisecond more."""
         sent = {**self._headers, **headers}
         if data is None:
@@ -473,7 +479,7 @@ class HttpTransport:
             verify=self._verify,
             proxies=self._proxies,
         )
-        return _Answer(response.raw, sent)
+        return HttpResponse(response.raw, sent)
 
     def _find_pool(self, url: str) -> Any:
         """Return the connections to the server; None where a proxy stands between, which `requests` knows how to use."""
@@ -494,7 +500,7 @@ class HttpTransport:
         headers: Mapping[str, str],
         body: bytes | None,
         read_timeout: float | None,
-    ) -> _Answer:
+    ) -> HttpResponse:
         """Send a request and return its answer; what goes wrong is raised as `requests` would."""
         timeout = urllib3.Timeout(connect=self._connect_timeout, read=read_timeout)
         target = url[len(self._origin) :] or '/'
@@ -523,9 +529,9 @@ class HttpTransport:
             raise requests.exceptions.InvalidURL(error) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise requests.exceptions.ConnectionError(error) from error
-        return _Answer(raw, headers)
+        return HttpResponse(raw, headers)
 
-    def _may_wait(self, response: _Answer, patience: Deadline) -> bool:
+    def _may_wait(self, response: HttpResponse, patience: Deadline) -> bool:
         """Wait as long as a full server asks for; False if there is no more time, or it is not the server that is full."""
         try:
             error = self._fault(response)
@@ -561,7 +567,7 @@ class HttpTransport:
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
-    def _decode(self, response: _Answer, answer: Any) -> Any:
+    def _decode(self, response: HttpResponse, answer: Any) -> Any:
         with response:
             self._check(response)
             try:
@@ -574,7 +580,7 @@ class HttpTransport:
                     f'answer that this client (version {enclave.__version__}) does not understand: {error.message}'
                 ) from error
 
-    def _check(self, response: _Answer) -> None:
+    def _check(self, response: HttpResponse) -> None:
         """Return if it is a good answer of a server of this library; otherwise raise what it says, or that it is none."""
         protocol = response.headers.get(PROTOCOL_HEADER)
         if protocol is None:
@@ -591,7 +597,7 @@ class HttpTransport:
         if response.status_code != 200:
             raise self._fault(response)
 
-    def _fault(self, response: _Answer) -> EnclaveError:
+    def _fault(self, response: HttpResponse) -> EnclaveError:
         """Return the exception that an answer carries."""
         if PROTOCOL_HEADER not in response.headers:
             self._check(response)

@@ -408,9 +408,20 @@ def test_what_has_no_long_text_is_plain_json() -> None:
 
 @pytest.mark.parametrize(
     'data',
-    [b'', b'\n', b'[1]\n', b'[null,[[[],3]]]\nab', b'[null,[[[],1]]]\nab', b'[{},[[["a","b"],0]]]\n', b'[[],[[[3],0]]]\n', b'[null,1]\n',
-     b'[null,[[[],1]]]\n\xff', b'[null,[[[],-1]]]\n', b'[null,[[1,0]]]\n'],
-)  # fmt: skip
+    [
+        b'',
+        b'\n',
+        b'[1]\n',
+        b'[null,[[[],3]]]\nab',
+        b'[null,[[[],1]]]\nab',
+        b'[{},[[["a","b"],0]]]\n',
+        b'[[],[[[3],0]]]\n',
+        b'[null,1]\n',
+        b'[null,[[[],1]]]\n\xff',
+        b'[null,[[[],-1]]]\n',
+        b'[null,[[1,0]]]\n',
+    ],
+)
 def test_parts_that_are_none_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidArgumentError, match='the parts'):
         wire.from_parts(data)
