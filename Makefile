@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-vm unit lint format typecheck engine images bench bench-prepare bench-short clean
+.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-slow test-vm unit lint format typecheck engine images bench bench-prepare bench-short clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -76,6 +76,8 @@ test-ray: .venv/.installed-dev  ## managers over two simulated nodes of a Ray cl
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@$(BIN)/pytest -m ray tests/ray tests/conformance/test_managers.py tests/test_documents.py
+
+test-slow: test-pyright test-providers test-clients test-mcp test-e2b  ## the slow suites that CI runs
 
 lint: .venv/.installed-dev  ## check format and style
 	@echo '==> Format and style'
