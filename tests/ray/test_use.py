@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import json
 import os
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -228,6 +231,47 @@ def test_a_manager_that_was_forgotten_is_found_out_and_its_shards_end() -> None:
 
     with pytest.warns(ResourceWarning, match='forgotten'):
         assert is_found_out()
+
+
+def test_the_command_line_serves_shards_and_works_with_them_by_name(tmp_path: Path) -> None:
+    address = two_nodes().address
+    options = tmp_path / 'shards.json'
+    options.write_text(json.dumps({'address': address, 'name': 'by-command', 'num_cpus': 0.5, 'max_shards': 1}))
+    command = [sys.executable, '-m', 'enclave.cli.main']
+    serve = [
+        *command,
+        'server',
+        '--manager',
+        'ray',
+        '--ray-options',
+        str(options),
+        '--type',
+        'bubblewrap',
+        '--port',
+        '0',
+        '--json',
+    ]
+    server = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())['url']
+        with HttpSandboxManager(base_url=url) as client:
+            made = client.create_sandbox()
+            assert client.execute_command(made, 'echo hello').stdout == 'hello\n'
+
+            environment = {**os.environ, 'RAY_ADDRESS': address}
+            listed = subprocess.run(
+                [*command, 'ps', '--url', 'ray:by-command', '--json'],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+
+            assert made in listed.stdout
+    finally:
+        server.terminate()
+        server.communicate(timeout=PATIENCE)
 
 
 def test_metrics_of_shards_are_ray_s_own(manager: Any) -> None:
