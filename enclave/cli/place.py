@@ -63,6 +63,14 @@ class Place(ABC):
         """Stop a sandbox."""
 
     @abstractmethod
+    def pause(self, sandbox_id: str) -> None:
+        """Pause a sandbox."""
+
+    @abstractmethod
+    def resume(self, sandbox_id: str) -> None:
+        """Resume a sandbox."""
+
+    @abstractmethod
     def remove(self, sandbox_id: str) -> None:
         """Take a sandbox away."""
 
@@ -186,6 +194,14 @@ class LocalPlace(Place):
         """See `Place.stop`."""
         self._inventory_of(sandbox_id).stop(sandbox_id)
 
+    def pause(self, sandbox_id: str) -> None:
+        """See `Place.pause`."""
+        self._inventory_of(sandbox_id).pause(sandbox_id)
+
+    def resume(self, sandbox_id: str) -> None:
+        """See `Place.resume`."""
+        self._inventory_of(sandbox_id).resume(sandbox_id)
+
     def remove(self, sandbox_id: str) -> None:
         """See `Place.remove`."""
         self._inventory_of(sandbox_id).remove(sandbox_id)
@@ -256,6 +272,14 @@ class RemotePlace(Place):
     def stop(self, sandbox_id: str) -> None:
         """See `Place.stop`."""
         self.manager.stop_sandbox(sandbox_id)
+
+    def pause(self, sandbox_id: str) -> None:
+        """See `Place.pause`."""
+        self.manager.pause_sandbox(sandbox_id)
+
+    def resume(self, sandbox_id: str) -> None:
+        """See `Place.resume`."""
+        self.manager.resume_sandbox(sandbox_id)
 
     def remove(self, sandbox_id: str) -> None:
         """See `Place.remove`."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import enclave
 from enclave.cancellation import is_cancelled, on_cancel
@@ -21,7 +21,7 @@ from enclave.errors import (
     PoolError,
 )
 from enclave.labels import check_labels, has_labels
-from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager
+from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, check_on_expiry
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
@@ -168,10 +168,27 @@ class LocalSandboxManager(SandboxManager):
         try_all([self._table.end(record) for record in records])
         return [record.id for record in records]
 
-    def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
-        """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
+    def pause_sandbox(self, sandbox_id: str, *, ttl: Lifetime = 'default') -> datetime | None:
+        """Keep all that is in a sandbox from running; see `SandboxManager.pause_sandbox`."""
+        seconds = None if ttl == 'default' else self._lifetime('ttl', ttl)
         record = self._table.get(sandbox_id)
-        return self._table.set_ttl(record, record.ttl if ttl == 'default' else self._lifetime('ttl', ttl))
+        self._table.pause(record)
+        return record.expires_at if ttl == 'default' else self._table.set_ttl(record, seconds)
+
+    def resume_sandbox(self, sandbox_id: str) -> datetime | None:
+        """Let a paused sandbox continue; see `SandboxManager.resume_sandbox`."""
+        record = self._table.get(sandbox_id)
+        self._table.resume(record)
+        return record.expires_at
+
+    def renew(
+        self, sandbox_id: str, ttl: Lifetime = 'default', *, on_expiry: Literal['remove', 'pause'] | None = None
+    ) -> datetime | None:
+        """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
+        pauses = check_on_expiry(on_expiry)
+        record = self._table.get(sandbox_id)
+        seconds = record.ttl if ttl == 'default' else self._lifetime('ttl', ttl)
+        return self._table.set_ttl(record, seconds, pauses=pauses)
 
     def _using(self, sandbox_id: str) -> AbstractContextManager[Sandbox]:
         return self._table.use(sandbox_id)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import attrs
 
@@ -416,9 +416,19 @@ class RaySandboxManager(SandboxManager):
             self._cleared_at = time.monotonic()
         return found
 
-    def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
+    def pause_sandbox(self, sandbox_id: str, *, ttl: Lifetime = 'default') -> datetime | None:
+        """Keep all that is in a sandbox from running; see `SandboxManager.pause_sandbox`."""
+        return self._client_of(sandbox_id).pause_sandbox(sandbox_id, ttl=ttl)
+
+    def resume_sandbox(self, sandbox_id: str) -> datetime | None:
+        """Let a paused sandbox continue; see `SandboxManager.resume_sandbox`."""
+        return self._client_of(sandbox_id).resume_sandbox(sandbox_id)
+
+    def renew(
+        self, sandbox_id: str, ttl: Lifetime = 'default', *, on_expiry: Literal['remove', 'pause'] | None = None
+    ) -> datetime | None:
         """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
-        return self._client_of(sandbox_id).renew(sandbox_id, ttl)
+        return self._client_of(sandbox_id).renew(sandbox_id, ttl, on_expiry=on_expiry)
 
     # Tools and commands -----------------------------------------------------------------------------------------------
 

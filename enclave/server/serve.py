@@ -738,6 +738,9 @@ class SandboxServer:
             changes['max_sandboxes'] = min(max_sandboxes, own.max_sandboxes or max_sandboxes)
         if own.pool_unused_timeout is None:
             changes['pool_unused_timeout'] = own.idle_timeout
+        longest = self.policy.max_lifetime
+        if longest is not None and (own.paused_ttl is None or own.paused_ttl > longest):
+            changes['paused_ttl'] = longest
         if tenant != ANONYMOUS:
             changes['tenant'] = tenant
         return self._manager_class(own.model_copy(update=changes), **self._manager_options)

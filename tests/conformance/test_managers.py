@@ -565,6 +565,13 @@ def test_programs_run_in_a_sandbox_and_in_a_pool(manager: SandboxManager, kind: 
     with pytest.raises(ValueError, match='klingon'):
         manager.run_code(sandbox_id, 'x', 'klingon')
     manager.initialize_pool(1, kind, CONFIG)
+    seen: list[str] = []
+    short = manager.run_code(sandbox_id, 'print("x" * 5000)', max_chars=400, on_stdout=seen.append)
+    assert len(short.stdout) <= 400
+    assert 'x' * 100 in ''.join(seen)
+    short = manager.run_code_in_pool('print("x" * 5000)', max_chars=400, on_stdout=seen.append)
+    assert len(short.stdout) <= 400
+
     judged = manager.run_code_in_pool('print(2)', expected_output='3', files={'a/b': b'\xff'}, fetch_files=['a/b'])
     assert (str(judged.verdict), judged.files) == ('wrong_answer', {'a/b': b'\xff'})
 

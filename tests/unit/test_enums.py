@@ -12,7 +12,7 @@ from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, Sa
     ('cls', 'values'),
     [
         (SandboxType, {'docker', 'docker_notebook', 'bubblewrap', 'bubblewrap_notebook', 'dummy'}),
-        (SandboxStatus, {'initializing', 'running', 'idle', 'busy', 'stopping', 'stopped', 'error'}),
+        (SandboxStatus, {'initializing', 'running', 'idle', 'busy', 'paused', 'stopping', 'stopped', 'error'}),
         (ExecutionStatus, {'success', 'error', 'timeout', 'cancelled'}),
         (SandboxManagerType, {'local', 'http', 'ray'}),
     ],
