@@ -63,6 +63,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
+ASKED_AT_ONCE = 64
+"""How many shards are asked at once of what concerns them all."""
 _OPTIONS = frozenset(attrs.fields_dict(RayOptions))
 _GONE = (SandboxGoneError, ServerUnavailableError, ManagerStoppedError)
 """What a call on a shard raises that is no more, or is just ending."""
@@ -256,19 +258,20 @@ class RaySandboxManager(SandboxManager):
 
     def _each(self, call: Callable[[ShardRecord], T]) -> dict[ShardRecord, T]:
         """Call something for every shard that serves, at once; those that are lost meanwhile are left out."""
-        shards = self._shards.up()
-        if len(shards) == 1:
-            jobs = {shards[0]: _called(call, shards[0])}
-        else:
-            jobs = {shard: _begun(call, shard) for shard in shards}
         found: dict[ShardRecord, T] = {}
-        for shard, future in jobs.items():
-            wait_for(future)
-            try:
-                found[shard] = future.result()
-            except _GONE as error:
-                self._check_open()
-                logger.debug('shard %s gave no answer: %s', shard.id, error)
+        shards = self._shards.up()
+        for start in range(0, len(shards), ASKED_AT_ONCE):
+            part = shards[start : start + ASKED_AT_ONCE]
+            # The last is asked on this thread, which would only wait.
+            jobs = {shard: _begun(call, shard) for shard in part[:-1]}
+            jobs[part[-1]] = _called(call, part[-1])
+            for shard, future in jobs.items():
+                wait_for(future)
+                try:
+                    found[shard] = future.result()
+                except _GONE as error:
+                    self._check_open()
+                    logger.debug('shard %s gave no answer: %s', shard.id, error)
         return found
 
     # Sandboxes --------------------------------------------------------------------------------------------------------

@@ -51,6 +51,8 @@ DISCOVER_SECONDS = 5.0
 REST_SECONDS = 60.0
 """How often a manager that only uses the shards of others looks for new ones, and asks those that it has no call on. There may be
 a thousand of such managers."""
+MOST_REPORTS = 1000
+"""How many reports are asked for in a second, however many shards there are; so many take a third of a core."""
 REMEMBERED_LOSSES = 1000
 """How many lost shards are remembered, so that a call on what was in them is answered with what became of it."""
 
@@ -77,6 +79,7 @@ class ShardRecord:
     size: int = 0
     used: int = 0
     reserved: int = 0
+    doubts: int = 0  # callers who wait to know whether it lives
     since: float = field(factory=time.monotonic)  # when it came into its state, or was last in use
     asked: Any = field(default=None, repr=False)  # the reference of what it was asked, and since when
     asked_at: float = 0.0
@@ -345,6 +348,7 @@ class Shards:
         limit = self._options.lost_after + 2.0
         with self._changed, on_cancel(self._notify):
             self._asking += 1
+            shard.doubts += 1
             self._wake.set()
             self._changed.wait_for(
                 lambda: (
@@ -356,6 +360,7 @@ class Shards:
                 limit,
             )
             self._asking -= 1
+            shard.doubts -= 1
             if shard.loss is not None:
                 found = again(shard.loss)
                 assert isinstance(found, EnclaveError)
@@ -456,13 +461,14 @@ class Shards:
 
     def _interval_locked(self, shard: ShardRecord) -> float:
         """Return how often a shard is to be asked how it is."""
-        if self._asking:
+        if shard.doubts:
             return QUICK_TICK_SECONDS
-        if self._queue:
-            return min(self._options.report_interval, 4 * QUICK_TICK_SECONDS)
-        if self._options.attach and not shard.the_client().is_in_use:
+        if self._options.attach and not self._queue and not shard.the_client().is_in_use:
             return REST_SECONDS
-        return self._options.report_interval
+        wanted = self._options.report_interval
+        if self._queue:
+            wanted = min(wanted, 4 * QUICK_TICK_SECONDS)
+        return max(wanted, len(self._shards) / MOST_REPORTS)
 
     def _hear(self, shard: ShardRecord, ref: Any) -> None:
         """Take what a shard answered, or what Ray answered in its place."""
