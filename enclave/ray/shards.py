@@ -52,7 +52,7 @@ REST_SECONDS = 60.0
 """How often a manager that only uses the shards of others looks for new ones, and asks those that it has no call on. There may be
 a thousand of such managers."""
 MOST_REPORTS = 1000
-"""How many reports are asked for in a second, however many shards there are; so many take a third of a core."""
+"""How many reports are asked for in a second at most, however many shards there are."""
 REMEMBERED_LOSSES = 1000
 """How many lost shards are remembered, so that a call on what was in them is answered with what became of it."""
 
