@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-vm unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-vm unit lint format typecheck engine images bench clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -70,6 +70,12 @@ test-browser: .venv/.installed-dev  ## the server's page in Chromium (Debian's p
 
 test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
 	@$(BIN)/pytest -m mcp tests/mcp
+
+test-ray: .venv/.installed-dev  ## managers over two simulated nodes of a Ray cluster
+	@$(PIP) install -q 'ray[default]>=2.40'
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@$(BIN)/pytest -m ray tests/ray tests/conformance/test_managers.py tests/test_documents.py
 
 lint: .venv/.installed-dev  ## check format and style
 	@echo '==> Format and style'

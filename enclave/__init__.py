@@ -29,6 +29,7 @@ _HOMES = {
     'enclave.managers.registry': ('SandboxManagerFactory', 'register_manager'),
     'enclave.managers.remote': ('RemoteSandbox',),
     'enclave.managers.remote_notebook': ('RemoteNotebookSandbox',),
+    'enclave.ray.manager': ('RaySandboxManager',),
     'enclave.records': (
         'CommandResult',
         'HealthCheckResult',
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from enclave.managers.registry import register_manager as register_manager
     from enclave.managers.remote import RemoteSandbox as RemoteSandbox
     from enclave.managers.remote_notebook import RemoteNotebookSandbox as RemoteNotebookSandbox
+    from enclave.ray.manager import RaySandboxManager as RaySandboxManager
     from enclave.records import CommandResult as CommandResult
     from enclave.records import HealthCheckResult as HealthCheckResult
     from enclave.records import PathEvent as PathEvent

@@ -37,14 +37,15 @@ class SandboxStatus(_Word):
     """Where a sandbox is in its life.
 
     ``initializing`` until `start` has returned, ``running`` while it can be used (``idle`` and ``busy`` say the same of a
-    pool's sandbox between and during leases), ``stopping``, ``stopped`` after `stop`, ``error`` when it failed to start,
-    died or was removed behind our back.
+    pool's sandbox between and during leases), ``paused`` between `pause` and `resume`, ``stopping``, ``stopped`` after `stop`,
+    ``error`` when it failed to start, died or was removed behind our back.
     """
 
     INITIALIZING = 'initializing'
     RUNNING = 'running'
     IDLE = 'idle'
     BUSY = 'busy'
+    PAUSED = 'paused'
     STOPPING = 'stopping'
     STOPPED = 'stopped'
     ERROR = 'error'
@@ -76,3 +77,4 @@ class SandboxManagerType(_Word):
 
     LOCAL = 'local'
     HTTP = 'http'
+    RAY = 'ray'

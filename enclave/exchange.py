@@ -64,6 +64,13 @@ class CancellableRequest:
                 self._patience.name, self._patience.daemon = 'enclave-hang-up', True
                 self._patience.start()
 
+    def break_off(self) -> None:
+        """End its connection, which is an error to the one that is blocked in it, and not a cancellation."""
+        with self._lock:
+            listens, self.listens = self.listens, False
+            self._shut_locked()
+            self.listens = listens
+
     def _hear_no_more(self) -> None:
         with self._lock:
             self.listens = False

@@ -39,8 +39,7 @@ def main() -> None:
 
     with LocalSandboxManager(sandbox_config=SANDBOX, pool_policy='fresh') as manager:
         manager.initialize_pool(given.pool)
-        outcomes = manager.map(lambda program: request(program, given.timeout), programs)
-        results = [outcome.unwrap() for outcome in outcomes]
+        results = [each.unwrap() for each in manager.map(lambda path: request(path, given.timeout), programs)]
 
     for program, result in zip(programs, results, strict=True):
         print(f'{program.name:24} {result.verdict or result.status}')

@@ -23,7 +23,7 @@ from pathlib import Path
 from enclave.doctor import explain_engine_failure, find_dockerd, running_dockerd
 from enclave.errors import EnclaveError, EngineUnavailableError
 from enclave.sandboxes.docker.engine import Engine
-from enclave.sandboxes.docker.images import find_image
+from enclave.sandboxes.images.catalog import find_image
 
 ANSWER_TIMEOUT = 10.0
 START_TIMEOUT = 90.0

@@ -30,7 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 SLOW_SUITES = frozenset(
-    {'browser', 'clients', 'compat_clients', 'cpython', 'e2b', 'languages', 'mcp', 'providers', 'pyright', 'vm'}
+    {'browser', 'clients', 'compat_clients', 'cpython', 'e2b', 'languages', 'mcp', 'providers', 'pyright', 'ray', 'vm'}
 )
 """Markers of suites that run only where ``-m`` names them; each has a target in the Makefile."""
 

@@ -19,9 +19,12 @@ OUTPUT = re.compile(r'\s*^```text\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 """A block of text right after a program is what that prints; three dots stand for anything."""
 LINK = re.compile(r'\[[^\]]+\]\((?!https?:|#|mailto:)([^)#]+)')
 OWN_LINK = re.compile(r'https://github\.com/modelscope/ms-enclave/(?:blob|tree)/main/([^)#\s]+)')
+RAY_PAGE = 'docs/ray.md'
+"""The page whose programs need a cluster of Ray's."""
 ENVIRONMENT = {
     **os.environ,
     'PYTHONPATH': str(ROOT),
+    'RAY_raylet_start_wait_time_s': '250',
     'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
 }
 
@@ -57,13 +60,15 @@ def runnable(*languages: str) -> list[Any]:
     """Blocks with the marks of what they run on: Docker, unless they speak of bubblewrap's sandboxes."""
     found = []
     for block in of(*languages):
-        mark = pytest.mark.bubblewrap if 'bubblewrap' in block.text.lower() else pytest.mark.docker
-        found.append(pytest.param(block, id=str(block), marks=mark))
+        marks = [pytest.mark.bubblewrap if 'bubblewrap' in block.text.lower() else pytest.mark.docker]
+        if block.document == RAY_PAGE:
+            marks = [pytest.mark.ray, pytest.mark.bubblewrap]
+        found.append(pytest.param(block, id=str(block), marks=marks))
     return found
 
 
 def test_every_block_names_a_language_that_is_checked() -> None:
-    known = {'python', 'bash', 'console', 'toml', 'json', 'text'}
+    known = {'python', 'bash', 'console', 'toml', 'json', 'text', 'yaml'}
 
     assert not [str(block) for block in BLOCKS if block.language not in known]
 
@@ -120,10 +125,22 @@ def test_toml_blocks_are_policies_and_settings(block: Block, tmp_path: Path) -> 
     path = tmp_path / 'policy.toml'
     path.write_text(block.text)
 
-    if block.document == 'docs/e2b.md':
+    if block.document == RAY_PAGE:
+        from enclave.ray.config import RayOptions
+        from enclave.server.auth import read_settings
+
+        assert RayOptions(**read_settings(path)) != RayOptions()
+    elif block.document == 'docs/e2b.md':
         assert E2BSettings.read(path) != E2BSettings()
     else:
         assert Policy.from_file(path) != Policy()
+
+
+@pytest.mark.parametrize('block', of('yaml'), ids=str)
+def test_yaml_blocks_can_be_read(block: Block) -> None:
+    yaml = pytest.importorskip('yaml')  # mkdocs brings it
+
+    assert yaml.safe_load(block.text)['available_node_types']
 
 
 @pytest.mark.parametrize('block', of('json'), ids=str)
@@ -200,11 +217,21 @@ def test_the_readme_is_whole_on_its_own() -> None:
     assert text[:hello].count('\n') <= 24, 'the first output comes on the first screen'
 
 
-@pytest.mark.docker
-@pytest.mark.parametrize('example', EXAMPLES, ids=lambda path: path.name)
+def example_of(path: Path) -> Any:
+    """An example with the marks of what it runs on."""
+    needs_ray = path.name.startswith('ray')
+    marks = [pytest.mark.ray, pytest.mark.bubblewrap] if needs_ray else [pytest.mark.docker]
+    return pytest.param(path, id=path.name, marks=marks)
+
+
+FEWER = {'ray_rewards.py': ['60']}
+"""Arguments of examples that do much: as much as a test needs."""
+
+
+@pytest.mark.parametrize('example', [example_of(path) for path in EXAMPLES])
 def test_examples_run(example: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(example)],
+        [sys.executable, str(example), *FEWER.get(example.name, [])],
         cwd=tmp_path,
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,

@@ -55,6 +55,14 @@ MAX_REPLY = 1 << 20  # of what the agent sends, which the host does not trust
 CHUNK = 1 << 16
 INPUT_WINDOW = 1 << 18
 
+MAX_CHANGES = 4  # calls that watch a directory: what the kernel has for that is one user's, for all its sandboxes
+MAX_WATCHED = 10000  # directories of one
+INOTIFY_EVENT = struct.Struct('iIII')  # wd, mask, cookie, size of the name after it; linux/inotify.h
+IN_CREATE, IN_DELETE, IN_MOVED_FROM, IN_MOVED_TO = 0x100, 0x200, 0x40, 0x80
+IN_DONT_FOLLOW, IN_ISDIR, IN_IGNORED = 0x2000000, 0x40000000, 0x8000
+# Those, and IN_MODIFY, IN_ATTRIB, IN_DELETE_SELF, IN_MOVE_SELF, of directories only (IN_ONLYDIR).
+IN_WATCHED = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | 0x2 | 0x4 | 0x400 | 0x800 | 0x1000000
+
 HELLO = 1
 OPEN = 2
 DATA = 3
@@ -248,6 +256,31 @@ def load_prctl():
     return lambda option, value: int(
         function(ctypes.c_int(option), ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
     )
+
+
+def load_inotify():
+    # type: () -> Optional[Tuple[Callable[[], int], Callable[[int, bytes, int], int]]]
+    """Return functions that make an inotify instance and add a watch to one, each negative where it fails; else None."""
+    try:
+        import ctypes
+
+        library = ctypes.CDLL(None, use_errno=True)
+        init, add = library.inotify_init1, library.inotify_add_watch
+    except (ImportError, OSError, AttributeError):
+        return None
+    error = ctypes.get_errno
+
+    def begin():
+        # type: () -> int
+        number = int(init(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)))
+        return number if number >= 0 else -error()
+
+    def watch(fd, path, mask):
+        # type: (int, bytes, int) -> int
+        number = int(add(ctypes.c_int(fd), ctypes.c_char_p(path), ctypes.c_uint32(mask)))
+        return number if number >= 0 else -error()
+
+    return begin, watch
 
 
 def open_oom_events():
@@ -2549,6 +2582,104 @@ class Connect(HostCall):
         self.socket.close()
 
 
+class Changes(HostCall):
+    """What changes in a directory, by inotify(7): ``path``, ``recursive``. It ends when it is cancelled.
+
+    EVENT ``watching`` once it does. DATA frames hold lines, each a JSON array: ``[]`` says that something has changed,
+    ``["+", path]`` that a name below the directory came and ``["-", path]`` that one went. Without credit nothing is read, and
+    what the kernel cannot keep then is said as ``[]``.
+    """
+
+    def __init__(self, agent, number, message, data):
+        # type: (Agent, int, Dict[str, Any], bytes) -> None
+        HostCall.__init__(self, agent, number, message, data)
+        self.top = to_path(message)
+        self.recursive = bool(message.get('recursive'))
+        self.directories = {}  # type: Dict[int, bytes]
+        if agent.inotify is None:
+            raise Refusal('this Python cannot call inotify', errno.ENOSYS)
+        if agent.changes >= MAX_CHANGES:
+            raise Refusal('%d directories are watched by inotify already' % agent.changes, errno.EMFILE)
+        self.fd = agent.inotify[0]()
+        if self.fd < 0:
+            raise Refusal('inotify cannot be used: %s' % os.strerror(-self.fd), -self.fd)
+        agent.note_fd(self.fd)
+        agent.changes += 1
+        problem = self.add(b'')
+        if problem:
+            self.abort()
+            raise Refusal('%s cannot be watched: %s' % (shown(self.top), os.strerror(problem)), problem)
+        self.send(EVENT, pack_message({'watching': True}))
+        self.want()
+
+    def add(self, first):
+        # type: (bytes) -> int
+        """Watch a directory, and with ``recursive`` those below it; return an errno where that is not possible."""
+        assert self.agent.inotify is not None
+        todo = deque([first])
+        while todo:
+            prefix = todo.popleft()
+            path = os.path.join(self.top, prefix)
+            if len(self.directories) >= MAX_WATCHED:
+                return errno.ENOSPC
+            mask = IN_WATCHED | (IN_DONT_FOLLOW if prefix else 0)
+            number = self.agent.inotify[1](self.fd, path, mask)
+            if number < 0:
+                if not prefix or -number == errno.ENOSPC:
+                    return -number
+                continue  # it went meanwhile, or may not be read
+            self.directories[number] = prefix
+            if self.recursive:
+                try:
+                    with os.scandir(path) as entries:
+                        todo.extend(
+                            os.path.join(prefix, each.name) for each in entries if each.is_dir(follow_symlinks=False)
+                        )
+                except OSError:
+                    pass
+        return 0
+
+    def on_ready(self, mask):
+        # type: (int) -> None
+        try:
+            data = os.read(self.fd, 2048)
+        except OSError:
+            data = b''
+        lines, at = [b'[]'], 0
+        while at + INOTIFY_EVENT.size <= len(data):
+            number, what, _, size = INOTIFY_EVENT.unpack_from(data, at)
+            at += INOTIFY_EVENT.size
+            name = data[at : at + size].rstrip(b'\0')
+            at += size
+            if what & IN_IGNORED:
+                self.directories.pop(number, None)
+            if not name or number not in self.directories:
+                continue
+            path = os.path.join(self.directories[number], name)
+            comes = what & (IN_CREATE | IN_MOVED_TO)
+            if comes or what & (IN_DELETE | IN_MOVED_FROM):
+                lines.append(json.dumps(['+' if comes else '-', to_text(path)]).encode('ascii'))
+            if comes and what & IN_ISDIR and self.recursive:
+                self.add(path)
+        self.send_data(DATA, b'\n'.join(lines) + b'\n')
+        self.want()
+
+    def on_credit(self):
+        # type: () -> None
+        self.want()
+
+    def want(self):
+        # type: () -> None
+        if not self.ended:
+            open_tap = self.credit > 0 and not self.agent.is_clogged
+            self.agent.watch(self.fd, select.EPOLLIN if open_tap else 0, self.on_ready)
+
+    def abort(self):
+        # type: () -> None
+        self.agent.changes -= 1
+        self.agent.forget(self.fd)
+
+
 class Idle(HostCall):
     """Waits until nothing of the guest's runs any more. END has nothing to say."""
 
@@ -2695,6 +2826,7 @@ CALLS = {
     'write': Write,
     'list': ListingCall,
     'connect': Connect,
+    'changes': Changes,
     'idle': Idle,
     'clean': Clean,
 }
@@ -3032,6 +3164,8 @@ class Agent(object):
         self.oom_events = open_oom_events()
         self.start_dir = os.open('.', os.O_RDONLY | os.O_DIRECTORY)
         self.prctl = load_prctl()
+        self.inotify = load_inotify()
+        self.changes = 0  # how many calls watch a directory
         self.root_device = os.stat('/').st_dev
         try:
             self.proc_device = os.stat('/proc').st_dev

@@ -17,13 +17,21 @@ This package is asyncio's one entry to the library (layer 6).
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from enclave.aio.factories import (
     SandboxFactory,
     SandboxManagerFactory,
     register_manager,
     register_sandbox,
 )
-from enclave.aio.managers import HttpSandboxManager, LocalSandboxManager, RemoteSandbox, SandboxManager
+from enclave.aio.managers import (
+    HttpSandboxManager,
+    LocalSandboxManager,
+    RemoteSandbox,
+    SandboxManager,
+)
 from enclave.aio.notebooks import (
     BubblewrapNotebookSandbox,
     DockerNotebookSandbox,
@@ -56,6 +64,9 @@ from enclave.tools.base import Tool
 from enclave.tools.registry import ToolFactory, register_tool
 from enclave.tools.schema import ToolParams
 
+if TYPE_CHECKING:
+    from enclave.aio.ray import RaySandboxManager as RaySandboxManager
+
 __all__ = [
     'AgentBackedSandbox',
     'BubblewrapNotebookConfig',
@@ -83,6 +94,7 @@ __all__ = [
     'PathInfo',
     'PortForward',
     'Process',
+    'RaySandboxManager',
     'RemoteNotebookSandbox',
     'RemoteSandbox',
     'Sandbox',
@@ -109,3 +121,13 @@ __all__ = [
     'run_code',
     'run_command',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != 'RaySandboxManager':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return importlib.import_module('enclave.aio.ray').RaySandboxManager
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), 'RaySandboxManager'})

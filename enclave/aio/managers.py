@@ -18,6 +18,10 @@ from enclave.managers import base, http, local, remote  # all now: an import tak
 from enclave.managers.config import SandboxManagerConfig
 from enclave.threads import thread_pool
 
+if TYPE_CHECKING:
+    from enclave.aio.notebooks import NotebookSandbox
+    from enclave.sandboxes.options import NotebookKind
+
 M = TypeVar('M', bound='SandboxManager')
 
 
@@ -65,9 +69,24 @@ class SandboxManager(AsyncProxy):
     stop_sandbox = to_async(base.SandboxManager.stop_sandbox)
     delete_sandbox = to_async(base.SandboxManager.delete_sandbox)
     cleanup_all_sandboxes = to_async(base.SandboxManager.cleanup_all_sandboxes)
+    pause_sandbox = to_async(base.SandboxManager.pause_sandbox)
+    resume_sandbox = to_async(base.SandboxManager.resume_sandbox)
     renew = to_async(base.SandboxManager.renew)
     if TYPE_CHECKING:  # of a method with several signatures, a checker of types would take the first for the only one
 
+        @overload
+        def open(
+            self,
+            sandbox_type: NotebookKind,
+            config: base.Config = None,
+            sandbox_id: str | None = None,
+            *,
+            ttl: base.Lifetime = 'default',
+            idle_timeout: base.Lifetime = 'default',
+            labels: Mapping[str, str] | None = None,
+        ) -> contextlib.AbstractAsyncContextManager[NotebookSandbox]: ...
+
+        @overload
         def open(
             self,
             sandbox_type: SandboxType | str | None = None,
@@ -77,7 +96,18 @@ class SandboxManager(AsyncProxy):
             ttl: base.Lifetime = 'default',
             idle_timeout: base.Lifetime = 'default',
             labels: Mapping[str, str] | None = None,
-        ) -> contextlib.AbstractAsyncContextManager[Sandbox]:
+        ) -> contextlib.AbstractAsyncContextManager[AgentBackedSandbox]: ...
+
+        def open(
+            self,
+            sandbox_type: Any = None,
+            config: base.Config = None,
+            sandbox_id: str | None = None,
+            *,
+            ttl: base.Lifetime = 'default',
+            idle_timeout: base.Lifetime = 'default',
+            labels: Mapping[str, str] | None = None,
+        ) -> contextlib.AbstractAsyncContextManager[Any]:
             """See the blocking method."""
 
         @overload

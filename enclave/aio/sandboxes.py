@@ -167,6 +167,7 @@ class Sandbox(AsyncProxy):
     labels: Forwarded[dict[str, str]] = Forwarded('What the one that made it calls it.')
     error: Forwarded[str | None] = Forwarded('Why the status is error.')
     active_calls: Forwarded[int] = Forwarded('How many calls are running.')
+    can_be_paused: Forwarded[bool] = Forwarded('Whether this kind of sandbox can be paused at all.')
 
     def __init_subclass__(cls, **words: Any) -> None:
         super().__init_subclass__(**words)
@@ -192,6 +193,8 @@ class Sandbox(AsyncProxy):
     start = to_async(base.Sandbox.start)
     stop = to_async(base.Sandbox.stop)
     cleanup = to_async(base.Sandbox.cleanup)
+    pause = to_async(base.Sandbox.pause)
+    resume = to_async(base.Sandbox.resume)
     is_alive = to_async(base.Sandbox.is_alive)
     get_info = to_async(base.Sandbox.get_info)
     execute_tool = to_async(base.Sandbox.execute_tool)

@@ -7,7 +7,8 @@ from click.shell_completion import get_completion_class
 
 # Both names of the program complete by the same function.
 _ACTIVATION = {
-    'bash': 'complete -o nosort -F {function} enclave',
+    # The name of an image has a colon, at which bash would begin a new word.
+    'bash': 'complete -o nosort -F {function} enclave\nCOMP_WORDBREAKS=${{COMP_WORDBREAKS//:}}',
     'zsh': 'compdef {function} enclave',
     'fish': 'complete --no-files --command enclave --arguments "({function})"',
 }
@@ -16,7 +17,7 @@ _ACTIVATION = {
 @click.command()
 @click.argument('shell', type=click.Choice(['bash', 'zsh', 'fish']))
 def completion(shell: str) -> None:
-    """Print the script that makes a shell complete commands, options and the ids of sandboxes.
+    """Print the script that makes a shell complete commands, options, kinds, images and the ids of sandboxes.
 
     \b
     Examples:

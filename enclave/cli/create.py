@@ -115,7 +115,7 @@ def create_detached(
 def _ensure_image(kind: str, config: Mapping[str, Any], *, quiet: bool) -> None:
     """Have the image, with progress shown: the process that will make the sandbox has nobody to show it to."""
     from enclave.sandboxes.docker.engine import get_engine
-    from enclave.sandboxes.docker.images import ensure_image, find_image
+    from enclave.sandboxes.images.catalog import ensure_image, find_image
     from enclave.sandboxes.registry import SandboxFactory
 
     image = SandboxFactory.create_sandbox(kind, config).config.image  # checks the configuration too

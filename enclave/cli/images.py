@@ -16,7 +16,7 @@ from enclave.cli.unpack import unpack
 from enclave.errors import EngineUnavailableError, ImageNotFoundError, InvalidArgumentError, SandboxStartError
 
 if TYPE_CHECKING:
-    from enclave.sandboxes.bubblewrap.unpack import UnpackedImage
+    from enclave.sandboxes.images.unpack import UnpackedImage
 
 _ca_option = click.option(
     '--ca-bundle',
@@ -40,7 +40,7 @@ images.add_command(unpack)
 def list_(as_json: bool) -> None:
     """List the images on the engine, those unpacked for bubblewrap, and what can be built."""
     from enclave.sandboxes.docker.engine import get_engine
-    from enclave.sandboxes.docker.images import list_images, list_recipes
+    from enclave.sandboxes.images.catalog import list_images, list_recipes
 
     unpacked = _find_unpacked()
     recipes, found = list_recipes(), []
@@ -71,7 +71,7 @@ def list_(as_json: bool) -> None:
 
 
 def _find_unpacked() -> list[UnpackedImage]:
-    from enclave.sandboxes.bubblewrap.unpack import list_unpacked
+    from enclave.sandboxes.images.unpack import list_unpacked
 
     if sys.platform.startswith('linux'):
         with contextlib.suppress(SandboxStartError):  # there is no directory to unpack into
@@ -86,7 +86,7 @@ def _find_unpacked() -> list[UnpackedImage]:
 def pull(names: tuple[str, ...], platform: str | None, as_json: bool) -> None:
     """Pull images from their registry, as they are there now."""
     from enclave.sandboxes.docker.engine import get_engine
-    from enclave.sandboxes.docker.images import pull_image
+    from enclave.sandboxes.images.catalog import pull_image
 
     engine = get_engine()
     done = []
@@ -104,9 +104,9 @@ def pull(names: tuple[str, ...], platform: str | None, as_json: bool) -> None:
 @json_option
 def build(names: tuple[str, ...], tag: str | None, ca_bundle: str, as_json: bool) -> None:
     """Build images by our own recipes, without a registry. `images list` names what can be built."""
-    from enclave.sandboxes.docker.build import build_image
     from enclave.sandboxes.docker.engine import get_engine
-    from enclave.sandboxes.docker.images import get_recipe
+    from enclave.sandboxes.images.build import build_image
+    from enclave.sandboxes.images.catalog import get_recipe
 
     if tag is not None and len(names) != 1:
         raise InvalidArgumentError('--tag names one image, so give one image to build')
@@ -133,9 +133,9 @@ def ensure(names: tuple[str, ...], ca_bundle: str, as_json: bool) -> None:
 
     Without names: every image we have a recipe for.
     """
-    from enclave.sandboxes.docker.build import build_image
     from enclave.sandboxes.docker.engine import get_engine
-    from enclave.sandboxes.docker.images import find_image, find_recipe, list_recipes, pull_image
+    from enclave.sandboxes.images.build import build_image
+    from enclave.sandboxes.images.catalog import find_image, find_recipe, list_recipes, pull_image
 
     engine = get_engine()
     done = []

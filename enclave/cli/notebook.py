@@ -15,8 +15,16 @@ from typing import Any, TypeVar
 import click
 
 from enclave.cells import DEFAULT_KERNEL, CellResult
+from enclave.cli.completers import complete_images, complete_kinds
 from enclave.cli.hints import HintedGroup
-from enclave.cli.options import DEFAULT_KIND, json_option, make_config, network_option, parse_files, place_options
+from enclave.cli.options import (
+    DEFAULT_KIND,
+    json_option,
+    make_config,
+    network_option,
+    parse_files,
+    place_options,
+)
 from enclave.cli.output import echo_error, echo_json, visible
 from enclave.cli.place import Place, choose_kind, report_kind
 from enclave.cli.placing import put_files
@@ -35,11 +43,13 @@ _OPTIONS: dict[str, Any] = {
         '--type',
         'sandbox_type',
         metavar='KIND',
+        shell_complete=complete_kinds,
         help=f'The kind of sandbox.  [env: ENCLAVE_TYPE; default: {DEFAULT_KIND}]',
     ),
     'image': click.option(
         '--image',
         metavar='NAME',
+        shell_complete=complete_images,
         help='An image with ipykernel, for kinds that have images.  [default: one of our own, built if missing]',
     ),
     'memory': click.option(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from enclave.cli.completers import complete_images, complete_kinds
+
 if TYPE_CHECKING:
     from enclave.cli.place import Place
 
@@ -55,7 +57,7 @@ def place_options(function: F) -> F:
             '--url',
             metavar='URL',
             envvar='ENCLAVE_URL',
-            help='A server to work with; default is the engine of this machine.  [env: ENCLAVE_URL]',
+            help='A server to work with, or ray:NAME for shards on a Ray cluster; default is this machine.  [env: ENCLAVE_URL]',
         ),
     ):
         decorated = option(decorated)
@@ -82,9 +84,15 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
         'sandbox_type',
         metavar='KIND',
         envvar='ENCLAVE_TYPE',
+        shell_complete=complete_kinds,
         help=f'The kind of sandbox.  [env: ENCLAVE_TYPE; default: {DEFAULT_KIND}]',
     ),
-    'image': click.option('--image', metavar='NAME', help='The image it is made from.  [default: python:3.11-slim]'),
+    'image': click.option(
+        '--image',
+        metavar='NAME',
+        shell_complete=complete_images,
+        help='The image it is made from.  [default: python:3.11-slim]',
+    ),
     'memory': click.option(
         '-m', '--memory', metavar='SIZE', help="Memory limit, like 512m or 1g; 'none' for no limit.  [default: 1g]"
     ),

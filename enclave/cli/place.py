@@ -18,7 +18,7 @@ from enclave.errors import InvalidArgumentError, SandboxNotFoundError
 from enclave.records import SandboxInfo
 
 if TYPE_CHECKING:
-    from enclave.managers.http import HttpSandboxManager
+    from enclave.managers.base import SandboxManager
     from enclave.sandboxes.choice import Choice
     from enclave.sandboxes.kinds import Inventory
 
@@ -61,6 +61,14 @@ class Place(ABC):
     @abstractmethod
     def stop(self, sandbox_id: str) -> None:
         """Stop a sandbox."""
+
+    @abstractmethod
+    def pause(self, sandbox_id: str) -> None:
+        """Pause a sandbox."""
+
+    @abstractmethod
+    def resume(self, sandbox_id: str) -> None:
+        """Resume a sandbox."""
 
     @abstractmethod
     def remove(self, sandbox_id: str) -> None:
@@ -186,24 +194,43 @@ class LocalPlace(Place):
         """See `Place.stop`."""
         self._inventory_of(sandbox_id).stop(sandbox_id)
 
+    def pause(self, sandbox_id: str) -> None:
+        """See `Place.pause`."""
+        self._inventory_of(sandbox_id).pause(sandbox_id)
+
+    def resume(self, sandbox_id: str) -> None:
+        """See `Place.resume`."""
+        self._inventory_of(sandbox_id).resume(sandbox_id)
+
     def remove(self, sandbox_id: str) -> None:
         """See `Place.remove`."""
         self._inventory_of(sandbox_id).remove(sandbox_id)
 
 
+RAY_SCHEME = 'ray:'
+"""What the address of the shards on a Ray cluster begins with; their name follows."""
+
+
 class RemotePlace(Place):
-    """A server."""
+    """A server, or the shards of a name on the Ray cluster that this machine is of."""
 
     is_remote = True
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self.url = url
         self._api_key = api_key
-        self._manager: HttpSandboxManager | None = None
+        self._manager: SandboxManager | None = None
 
     @property
-    def manager(self) -> HttpSandboxManager:
-        """The manager that speaks to the server."""
+    def manager(self) -> SandboxManager:
+        """The manager that speaks to the server, or to the shards."""
+        if self._manager is None and self.url.startswith(RAY_SCHEME):
+            from enclave.ray.manager import RaySandboxManager
+
+            name = self.url.removeprefix(RAY_SCHEME)
+            found = RaySandboxManager(name=name, attach=True, address='auto', capacity_timeout=60.0)
+            found.start()
+            self._manager = found
         if self._manager is None:
             from enclave.managers.http import HttpSandboxManager
 
@@ -214,6 +241,8 @@ class RemotePlace(Place):
     @property
     def where(self) -> str:
         """The server's address."""
+        if self.url.startswith(RAY_SCHEME):
+            return f'on the shards {self.url.removeprefix(RAY_SCHEME)!r} of the Ray cluster'
         return f'on the server at {self.url}'
 
     def open(
@@ -244,13 +273,22 @@ class RemotePlace(Place):
         """See `Place.stop`."""
         self.manager.stop_sandbox(sandbox_id)
 
+    def pause(self, sandbox_id: str) -> None:
+        """See `Place.pause`."""
+        self.manager.pause_sandbox(sandbox_id)
+
+    def resume(self, sandbox_id: str) -> None:
+        """See `Place.resume`."""
+        self.manager.resume_sandbox(sandbox_id)
+
     def remove(self, sandbox_id: str) -> None:
         """See `Place.remove`."""
         self.manager.delete_sandbox(sandbox_id)
 
     def longest_timeout(self) -> float:
         """See `Place.longest_timeout`; the server's policy says it."""
-        seconds = self.manager.get_limits().get('max_timeout')
+        find_limits = getattr(self.manager, 'get_limits', None)  # shards have none
+        seconds = None if find_limits is None else find_limits().get('max_timeout')
         return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
     def close(self) -> None:

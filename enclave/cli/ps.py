@@ -77,13 +77,11 @@ def check_orphans(orphans: bool, place: Place) -> None:
 
 
 def _local_row(info: SandboxInfo) -> tuple[Any, ...]:
-    state = info.metadata.get('state', '')
-    status = f'{info.status} (paused)' if state == 'paused' else str(info.status)
     return (
         info.id,
         info.type,
         info.metadata.get('image'),
-        status,
+        info.status,
         format_age(info.created_at, utc_now()),
         owner_text(info),
     )

@@ -67,6 +67,20 @@ DEFAULT_IDLE_SECONDS = 3600.0
     help="Which sandboxes E2B's templates are, in JSON or TOML.",
 )
 @click.option(
+    '--manager',
+    'manager_type',
+    type=click.Choice(['local', 'ray']),
+    default='local',
+    show_default=True,
+    help='Where sandboxes are: on this machine, or on the nodes of a Ray cluster.',
+)
+@click.option(
+    '--ray-options',
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar='FILE',
+    help='What the shards on a Ray cluster are, in JSON or TOML: address, shard_size, num_cpus, memory, strategy, ...',
+)
+@click.option(
     '--pool-size', type=click.IntRange(min=0), default=0, metavar='N', help='Warm sandboxes to have at the start.'
 )
 @click.option(
@@ -137,6 +151,8 @@ def server(
     e2b_debug: bool,
     e2b_domain: str | None,
     e2b_file: Path | None,
+    manager_type: str,
+    ray_options: Path | None,
     pool_size: int,
     pool_policy: str,
     pool_when_empty: str,
@@ -163,8 +179,10 @@ def server(
       ms-enclave server --host 0.0.0.0 --port 8000
       ms-enclave server --host 0.0.0.0 --keys-file keys.json --policy policy.toml
       ms-enclave server --pool-size 8 --no-network -m 256m
+      ms-enclave server --manager ray --ray-options shards.toml
     """
-    from enclave.managers.local import LocalSandboxManager
+    from enclave.managers.registry import SandboxManagerFactory
+    from enclave.server.auth import read_settings
     from enclave.server.serve import create_server
 
     logging.basicConfig(level=log_level.upper(), format='%(asctime)s %(levelname)s %(name)s: %(message)s')
@@ -195,10 +213,14 @@ def server(
         'sandbox_fusion': sandbox_fusion,
         'e2b': _e2b_settings(e2b_file, e2b_debug, e2b_domain),
     }
+    if ray_options is not None and manager_type != 'ray':
+        raise click.UsageError('--ray-options are for --manager ray.')
+    shards: dict[str, Any] = {} if ray_options is None else read_settings(ray_options)
     if not pool_size:
-        serve(create_server(manager_options, **settings), host, port, as_json)
+        made = create_server(manager_options, manager_type=manager_type, manager_options=shards, **settings)
+        serve(made, host, port, as_json)
         return
-    with endings_as_exit(), LocalSandboxManager(manager_options) as manager:
+    with endings_as_exit(), SandboxManagerFactory.create_manager(manager_type, manager_options, **shards) as manager:
         made = create_server(manager=manager, **settings)  # refuses what is wrong before the pool is made
         with progress(f'Starting {pool_size} sandboxes', quiet=as_json):
             manager.initialize_pool(pool_size, sandbox_type, with_tools(config, sandbox_type, ()))

@@ -20,7 +20,7 @@ def unpack(source: str | None, name: str | None, as_list: bool, remove: bool, as
 
     SOURCE is an image on the engine, an archive (`docker save`, `podman save`), or an OCI layout directory.
     """
-    from enclave.sandboxes.bubblewrap.unpack import list_unpacked, remove_unpacked, unpack_image
+    from enclave.sandboxes.images.unpack import list_unpacked, remove_unpacked, unpack_image
 
     if as_list:
         found = list_unpacked()

@@ -454,7 +454,6 @@ ENTRIES: tuple[Language, ...] = (
         run=('./main',),
         version=('ghc', '--version'),
         packages=('ghc',),
-        note='Not with bubblewrap over the files of a Debian host: GHC keeps its packages below `/var`.',
     ),
     Language(
         name='D',

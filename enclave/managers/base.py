@@ -64,6 +64,8 @@ _CONTROL = frozenset(
         'stop',
         'stop_sandbox',
         'delete_sandbox',
+        'pause_sandbox',
+        'resume_sandbox',
         'cleanup_all_sandboxes',
         'release_sandbox',
         'renew',
@@ -76,6 +78,17 @@ _CONTROL = frozenset(
     }
 )
 _NOT_SUBMITTED = frozenset({'submit', 'lease', 'open', 'run_many', 'map'})
+
+
+def check_on_expiry(value: str | None) -> bool | None:
+    """Return whether a sandbox is to be paused when its time is over; None where that is left as it is.
+
+    Raises:
+        InvalidArgumentError: It is none of the two.
+    """
+    if value not in (None, 'remove', 'pause'):
+        raise InvalidArgumentError(f"on_expiry must be 'remove' or 'pause', not {value!r}")
+    return None if value is None else value == 'pause'
 
 
 class CallFuture(Future[R]):
@@ -266,12 +279,51 @@ class SandboxManager(ABC):
             EnclaveError: Not all could be deleted: the first failure.
         """
 
+    def pause_sandbox(self, sandbox_id: str, *, ttl: Lifetime = 'default') -> datetime | None:
+        """Keep all that is in a sandbox from running until `resume_sandbox`; see `Sandbox.pause`.
+
+        Its lifetime stands still meanwhile, and it does not count as idle. It stays in the list as ``paused``.
+
+        Args:
+            ttl: How long it may stay paused, after which it is removed; default is the manager's ``paused_ttl``.
+
+        Returns:
+            When it is removed if nobody resumes it (aware, UTC); None for never.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            UnsupportedError: This kind of sandbox cannot be paused, or not on this machine.
+            SandboxStateError, SandboxGoneError: It does not run.
+            InvalidArgumentError: The time is impossible, or beyond what the manager allows.
+        """
+        self._existing(sandbox_id).pause()
+        return None if ttl == 'default' else self.renew(sandbox_id, ttl)
+
+    def resume_sandbox(self, sandbox_id: str) -> datetime | None:
+        """Let a paused sandbox continue, with the lifetime it had left; one that runs is left as it is.
+
+        Returns:
+            When it is removed (aware, UTC); None for never.
+
+        Raises:
+            SandboxNotFoundError: No sandbox has the id.
+            SandboxStateError, SandboxGoneError: It neither runs nor is paused.
+        """
+        self._existing(sandbox_id).resume()
+        return None
+
     @abstractmethod
-    def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
+    def renew(
+        self, sandbox_id: str, ttl: Lifetime = 'default', *, on_expiry: Literal['remove', 'pause'] | None = None
+    ) -> datetime | None:
         """Let a sandbox live ``ttl`` seconds from now, and return that moment (aware, UTC); None for no end.
+
+        Of one that is paused this is how long it may stay so.
 
         Args:
             ttl: Default is the ``ttl`` it was made with.
+            on_expiry: What happens to it then: ``'remove'``, as everything is made, or ``'pause'``: it is paused, and removed
+                only after the manager's ``paused_ttl``, or at once where it cannot be paused. None leaves it as it is.
 
         Raises:
             SandboxNotFoundError: No sandbox has the id.
@@ -674,7 +726,15 @@ class SandboxManager(ABC):
     # Programs ---------------------------------------------------------------------------------------------------------
 
     def run_code(
-        self, sandbox_id: str, code: str | bytes | CodeRequest, language: str = 'python', **options: Unpack[CodeOptions]
+        self,
+        sandbox_id: str,
+        code: str | bytes | CodeRequest,
+        language: str = 'python',
+        *,
+        max_chars: int | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        **options: Unpack[CodeOptions],
     ) -> CodeResult:
         """Compile and run a program in a sandbox; see `Sandbox.run_code`, which has the options.
 
@@ -685,7 +745,11 @@ class SandboxManager(ABC):
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
             ManagerStoppedError: The manager is stopping or stopped.
         """
-        return self._run_code(sandbox_id, make_request(code, language=language, **options))
+        request = make_request(code, language=language, **options)
+        if max_chars is None and on_stdout is None and on_stderr is None:
+            return self._run_code(sandbox_id, request)
+        sandbox = self._existing(sandbox_id)
+        return sandbox.run_code(request, max_chars=max_chars, on_stdout=on_stdout, on_stderr=on_stderr)
 
     def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
         return self._existing(sandbox_id).run_code(request)
@@ -697,6 +761,9 @@ class SandboxManager(ABC):
         *,
         wait_timeout: float | None = None,
         pool: str | None = None,
+        max_chars: int | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
         **options: Unpack[CodeOptions],
     ) -> CodeResult:
         """Compile and run a program in whichever sandbox of a pool is free; see `Sandbox.run_code`, which has the options.
@@ -709,7 +776,11 @@ class SandboxManager(ABC):
             PoolError, PoolExhaustedError, CallCancelledError, ManagerStoppedError: As for `acquire_sandbox`.
             NotRegisteredError, UnsupportedError, InvalidArgumentError, ...: As for `run_code`.
         """
-        return self._run_code_in_pool(make_request(code, language=language, **options), wait_timeout, pool)
+        request = make_request(code, language=language, **options)
+        if max_chars is None and on_stdout is None and on_stderr is None:
+            return self._run_code_in_pool(request, wait_timeout, pool)
+        with self.lease(wait_timeout, pool=pool) as sandbox:
+            return sandbox.run_code(request, max_chars=max_chars, on_stdout=on_stdout, on_stderr=on_stderr)
 
     def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
         with self.lease(timeout, pool=pool) as sandbox:

@@ -64,6 +64,7 @@ class SandboxManagerConfig(Model):
         idle_timeout: How long a sandbox may be without any call running, unless `create_sandbox` says otherwise.
         max_ttl: The longest ``ttl`` anybody may ask for. A pool's sandboxes are exempt.
         max_idle_timeout: The longest ``idle_timeout`` anybody may ask for. A pool's sandboxes are exempt.
+        paused_ttl: How long a sandbox may stay paused, which keeps its memory; it is removed then. At most ``max_ttl``.
         max_sandboxes: How many sandboxes there may be at once, those of pools included; None is no limit.
         tenant: Whose sandboxes these are, where several managers on a machine are different people's: what one keeps
             (``remove_on_exit=False``) is taken up again only by a manager of the same name.
@@ -95,6 +96,7 @@ class SandboxManagerConfig(Model):
     idle_timeout: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))
     max_ttl: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))
     max_idle_timeout: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))
+    paused_ttl: float | None = field(default=86400.0, converter=_as_seconds, validator=checked(_check_seconds))
     max_sandboxes: int | None = field(default=None, validator=whole_number(0, none=True))
     tenant: str | None = field(default=None, validator=is_a(str, none=True))
     pool_unused_timeout: float | None = field(default=None, converter=_as_seconds, validator=checked(_check_seconds))

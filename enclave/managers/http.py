@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
 import enclave
@@ -28,7 +28,7 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.base import Config, Lifetime, SandboxManager
+from enclave.managers.base import Config, Lifetime, SandboxManager, check_on_expiry
 from enclave.managers.code_batches import run_batch
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
@@ -45,7 +45,7 @@ from enclave.managers.protocol import (
     SandboxResponse,
     ToolRequest,
 )
-from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters
+from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters, pause, resume
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.choice import kind_of
@@ -259,11 +259,22 @@ class HttpSandboxManager(SandboxManager):
         answer: SandboxesResponse = self._open_transport().call('DELETE', '/sandboxes', SandboxesResponse, timeout=0)
         return answer.sandbox_ids
 
-    def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
+    def pause_sandbox(self, sandbox_id: str, *, ttl: Lifetime = 'default') -> datetime | None:
+        """Keep all that is in a sandbox from running; see `SandboxManager.pause_sandbox`."""
+        return pause(self._open_transport(), _path(sandbox_id), ttl)
+
+    def resume_sandbox(self, sandbox_id: str) -> datetime | None:
+        """Let a paused sandbox continue; see `SandboxManager.resume_sandbox`."""
+        return resume(self._open_transport(), _path(sandbox_id))
+
+    def renew(
+        self, sandbox_id: str, ttl: Lifetime = 'default', *, on_expiry: Literal['remove', 'pause'] | None = None
+    ) -> datetime | None:
         """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
+        check_on_expiry(on_expiry)
         seconds: Lifetime = ttl if ttl == 'default' else check_timeout(ttl, 'ttl')
         answer: RenewResponse = self._open_transport().call(
-            'POST', f'{_path(sandbox_id)}/renew', RenewResponse, body=RenewRequest(ttl=seconds)
+            'POST', f'{_path(sandbox_id)}/renew', RenewResponse, body=RenewRequest(ttl=seconds, on_expiry=on_expiry)
         )
         return answer.expires_at
 

@@ -9,7 +9,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from attrs import define, field
 
@@ -22,7 +22,6 @@ from enclave.errors import (
     NotFoundError,
     OperationTimeoutError,
     ServerUnavailableError,
-    UnsupportedError,
 )
 from enclave.managers.protocol import (
     CancelResponse,
@@ -42,6 +41,9 @@ from enclave.records import CommandResult, SandboxInfo
 from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.verb_requests import VERBS, Download, Request, StartProcess, Upload
 
+if TYPE_CHECKING:
+    from enclave.sandboxes.connection import Connection
+
 T = TypeVar('T')
 R = TypeVar('R')
 E = TypeVar('E', bound=StreamEvent)
@@ -54,6 +56,10 @@ _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 class Transport(Protocol):
     """How requests travel; see `enclave.managers.http_transport`. Any thread may use it. Errors are those of the verbs."""
+
+    @property
+    def connect_problem(self) -> str | None:
+        """Why `connect` is not possible; None where it is."""
 
     def call(
         self,
@@ -90,6 +96,9 @@ class Transport(Protocol):
     ) -> Generator[E, None, None]:
         """Yield the events of a stream as they come, as instances of ``kind``."""
 
+    def connect(self, sandbox_id: str, port: int, host: str, timeout: float | None) -> Connection:
+        """Return a connection to a TCP port as seen from inside a sandbox."""
+
     def later(self, action: Callable[[], None]) -> None:
         """Have something reported to the server on another thread, for a caller that may not wait for that."""
 
@@ -104,11 +113,6 @@ class HttpOperations:
 
     _transport: Transport = field(repr=False)
     path: str
-
-    connect_problem = (
-        'connections into a remote sandbox are not carried over HTTP; what speaks HTTP there is reached at the address '
-        '/sandbox/ID/port/PORT/ of the server, and a published port by itself'
-    )
 
     @property
     def active_calls(self) -> int:
@@ -171,9 +175,14 @@ class HttpOperations:
         )
         return cast(R, unwrapped(answer))
 
-    def connect(self, port: int, host: str, *, timeout: float | None) -> NoReturn:
-        """Raise: connections into sandboxes do not travel over HTTP."""
-        raise UnsupportedError(self.connect_problem)
+    @property
+    def connect_problem(self) -> str | None:
+        """Why connections into the sandbox do not travel; None where they do."""
+        return self._transport.connect_problem
+
+    def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
+        """Connect to a TCP port as seen from inside, where that travels."""
+        return self._transport.connect(self.path.rpartition('/')[2], port, host, timeout)
 
     def ping(self, timeout: float) -> None:
         """Return if the server's sandbox answers."""

@@ -120,6 +120,11 @@ class HttpTransport:
         cancel_later: Runs what informs the server of a cancelled call, on another thread.
     """
 
+    connect_problem: str | None = (
+        'connections into a remote sandbox are not carried over HTTP; what speaks HTTP there is reached at the address '
+        '/sandbox/ID/port/PORT/ of the server, and a published port by itself'
+    )
+
     def __init__(
         self,
         base_url: str,
@@ -295,6 +300,10 @@ class HttpTransport:
             self._check(response)
             for line in _lines(self._raw(response, 1 << 16)):
                 yield kind.model_validate(wire.from_json(line, what='an event'))
+
+    def connect(self, sandbox_id: str, port: int, host: str, timeout: float | None) -> Any:
+        """Raise: connections into sandboxes do not travel over HTTP."""
+        raise UnsupportedError(str(self.connect_problem))
 
     def later(self, action: Callable[[], None]) -> None:
         """Have something reported to the server on another thread, under no one's cancellation; that it fails is no matter."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import enclave
 from enclave.cancellation import is_cancelled, on_cancel
@@ -21,7 +21,7 @@ from enclave.errors import (
     PoolError,
 )
 from enclave.labels import check_labels, has_labels
-from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager
+from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, check_on_expiry
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
@@ -45,13 +45,14 @@ class LocalSandboxManager(SandboxManager):
     """Many sandboxes with one owner, in this process; see `SandboxManager` for its verbs and `SandboxManagerConfig`."""
 
     manager_type: ClassVar[SandboxManagerType] = SandboxManagerType.LOCAL
+    _table_class: ClassVar[type[SandboxTable]] = SandboxTable
 
     def __init__(
         self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Unpack[ManagerOptions]
     ) -> None:
         """Check the configuration; see `SandboxManager`."""
         super().__init__(config, **options)
-        self._table = SandboxTable(self.id, self.config, calls=self._calls, control=self._control)
+        self._table = self._table_class(self.id, self.config, calls=self._calls, control=self._control)
         self._pools_changed = threading.Condition()  # guards the three below
         self._templates: dict[str, PoolSupply] = {}  # by the names of pools that are there or being made
         self._making: set[str | None] = set()
@@ -167,10 +168,27 @@ class LocalSandboxManager(SandboxManager):
         try_all([self._table.end(record) for record in records])
         return [record.id for record in records]
 
-    def renew(self, sandbox_id: str, ttl: Lifetime = 'default') -> datetime | None:
-        """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
+    def pause_sandbox(self, sandbox_id: str, *, ttl: Lifetime = 'default') -> datetime | None:
+        """Keep all that is in a sandbox from running; see `SandboxManager.pause_sandbox`."""
+        seconds = None if ttl == 'default' else self._lifetime('ttl', ttl)
         record = self._table.get(sandbox_id)
-        return self._table.set_ttl(record, record.ttl if ttl == 'default' else self._lifetime('ttl', ttl))
+        self._table.pause(record)
+        return record.expires_at if ttl == 'default' else self._table.set_ttl(record, seconds)
+
+    def resume_sandbox(self, sandbox_id: str) -> datetime | None:
+        """Let a paused sandbox continue; see `SandboxManager.resume_sandbox`."""
+        record = self._table.get(sandbox_id)
+        self._table.resume(record)
+        return record.expires_at
+
+    def renew(
+        self, sandbox_id: str, ttl: Lifetime = 'default', *, on_expiry: Literal['remove', 'pause'] | None = None
+    ) -> datetime | None:
+        """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
+        pauses = check_on_expiry(on_expiry)
+        record = self._table.get(sandbox_id)
+        seconds = record.ttl if ttl == 'default' else self._lifetime('ttl', ttl)
+        return self._table.set_ttl(record, seconds, pauses=pauses)
 
     def _using(self, sandbox_id: str) -> AbstractContextManager[Sandbox]:
         return self._table.use(sandbox_id)

@@ -28,6 +28,7 @@ class ManagerOptions(TypedDict, total=False):
     idle_timeout: float | None
     max_ttl: float | None
     max_idle_timeout: float | None
+    paused_ttl: float | None
     max_sandboxes: int | None
     tenant: str | None
     pool_unused_timeout: float | None

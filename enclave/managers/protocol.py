@@ -162,6 +162,16 @@ class RenewRequest(Model):
     """Let a sandbox live ``ttl`` seconds from now; null for no end, ``"default"`` for what it was made with."""
 
     ttl: float | Literal['default'] | None = 'default'
+    on_expiry: Literal['remove', 'pause'] | None = argument(
+        default=None, description='What happens to it then; null leaves it as it is, which is "remove" at first.'
+    )
+
+
+@frozen(kw_only=True)
+class PauseRequest(Model):
+    """Pause a sandbox, for ``ttl`` seconds at most; null for no end, ``"default"`` for what the server says."""
+
+    ttl: float | Literal['default'] | None = 'default'
 
 
 @frozen(kw_only=True)

@@ -17,6 +17,7 @@ MANAGERS: Registry[type[SandboxManager]] = Registry(
     {
         'local': ('enclave.managers.local', 'LocalSandboxManager'),
         'http': ('enclave.managers.http', 'HttpSandboxManager'),
+        'ray': ('enclave.ray.manager', 'RaySandboxManager'),
     }
 )
 

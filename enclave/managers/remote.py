@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any, ClassVar, Literal
 
 import attrs
 
 from enclave.config import SandboxConfig
+from enclave.deadline import check_timeout
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
     EnclaveError,
@@ -23,7 +25,7 @@ from enclave.errors import (
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request
 from enclave.managers.code_batches import run_batch
 from enclave.managers.http_operations import HttpOperations, Transport
-from enclave.managers.protocol import CancelResponse, DoneResponse, ToolRequest
+from enclave.managers.protocol import CancelResponse, DoneResponse, PauseRequest, RenewResponse, ToolRequest
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.records import ProcessInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.base import USABLE
@@ -151,6 +153,19 @@ class RemoteSandbox(FullSandbox):
             else:
                 self._transport.call('DELETE', self.path, DoneResponse)
 
+    @property
+    def can_be_paused(self) -> bool:
+        """True: the server says it when it is asked to."""
+        return True
+
+    def pause(self) -> None:
+        """Keep all that is in it from running, on the server; see `Sandbox.pause`."""
+        pause(self._transport, self.path)
+
+    def resume(self) -> None:
+        """Let it continue; see `Sandbox.resume`."""
+        resume(self._transport, self.path)
+
     def is_alive(self) -> bool:
         """Have the server ask the sandbox itself whether it works."""
         try:
@@ -233,6 +248,19 @@ class RemoteSandbox(FullSandbox):
 
     def __repr__(self) -> str:
         return f'<RemoteSandbox {self.id}>'
+
+
+def pause(transport: Transport, path: str, ttl: float | Literal['default'] | None = 'default') -> datetime | None:
+    """Pause the sandbox at an address of a server, and return when it is removed if nobody resumes it."""
+    body = PauseRequest(ttl=ttl if ttl == 'default' else check_timeout(ttl, 'ttl'))
+    answer: RenewResponse = transport.call('POST', f'{path}/pause', RenewResponse, body=body, timeout=0)
+    return answer.expires_at
+
+
+def resume(transport: Transport, path: str) -> datetime | None:
+    """Resume the sandbox at an address of a server, and return when it is removed."""
+    answer: RenewResponse = transport.call('POST', f'{path}/resume', RenewResponse, timeout=0)
+    return answer.expires_at
 
 
 def as_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:

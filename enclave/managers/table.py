@@ -82,6 +82,9 @@ class Record:
     last_used: float = 0.0
     expires: float | None = None  # on the monotonic clock
     expires_at: datetime | None = None
+    pauses: bool = False  # when its time is over it is paused, and not removed
+    is_paused: bool = False
+    time_left: float | None = None  # of its own lifetime, which stands still while it is paused
 
     @property
     def id(self) -> str:
@@ -231,6 +234,7 @@ class SandboxTable:
                 'idle_timeout': record.idle_timeout,
                 'expires_at': record.expires_at.isoformat() if record.expires_at else None,
                 'pool': record.pool.name if record.pool else None,
+                'on_expiry': 'pause' if record.pauses else 'remove',
             }
         return info.model_copy(update={'metadata': {**info.metadata, **facts}})
 
@@ -273,6 +277,7 @@ class SandboxTable:
         """
         self.start()
         record = Record(sandbox, kind, ttl, idle_timeout, pool)
+        sandbox._on_pause = lambda is_paused: self._note_pause(record, is_paused)
         self._await_removal(sandbox.id)
         with self._lock:
             self.check_open()
@@ -431,6 +436,46 @@ class SandboxTable:
             raise CallCancelledError(f'waiting for sandbox {record.id} to stop was cancelled; it continues stopping')
         halted.result()
 
+    def pause(self, record: Record) -> None:
+        """Pause a sandbox, and wait for that."""
+        self._apart(record, record.sandbox.pause, 'pause')
+
+    def resume(self, record: Record) -> None:
+        """Resume a sandbox, and wait for that."""
+        self._apart(record, record.sandbox.resume, 'be resumed')
+
+    def _apart(self, record: Record, move: Callable[[], None], what: str) -> None:
+        self.check_open()
+        moved = self._ends.submit(_carried(move))
+        wait_for(moved)
+        if is_cancelled() and not moved.done():
+            raise CallCancelledError(f'waiting for sandbox {record.id} to {what} was cancelled; it continues')
+        moved.result()
+
+    def _note_pause(self, record: Record, is_paused: bool) -> None:
+        """Let the lifetime of a sandbox stand still from its pause on, and continue at its resumption.
+
+        A lease goes on: somebody else waits for its end.
+        """
+        with self._lock:
+            if record.is_paused is is_paused:
+                return
+            record.is_paused = is_paused
+            record.last_used = now = time.monotonic()
+            if record.pool is None:
+                if is_paused:
+                    record.time_left = None if record.expires is None else max(0.0, record.expires - now)
+                    self._set_ttl_locked(record, self.paused_ttl)
+                else:
+                    self._set_ttl_locked(record, record.time_left)
+        self._reaper.wake_by(self._due(record))
+
+    @property
+    def paused_ttl(self) -> float | None:
+        """How long a sandbox may stay paused where nobody says."""
+        limits = [each for each in (self.config.paused_ttl, self.config.max_ttl) if each is not None]
+        return min(limits, default=None)
+
     # Use --------------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -490,10 +535,16 @@ class SandboxTable:
 
     # Lifetimes --------------------------------------------------------------------------------------------------------
 
-    def set_ttl(self, record: Record, ttl: float | None) -> datetime | None:
-        """Let a sandbox live ``ttl`` seconds from now and return the moment, or None for no end."""
+    def set_ttl(self, record: Record, ttl: float | None, *, pauses: bool | None = None) -> datetime | None:
+        """Let a sandbox live ``ttl`` seconds from now and return the moment, or None for no end.
+
+        Args:
+            pauses: Whether it is paused then, and not removed; None leaves that as it is.
+        """
         with self._lock:
             self._set_ttl_locked(record, ttl)
+            if pauses is not None:
+                record.pauses = pauses
         self._reaper.wake_by(self._due(record))
         return record.expires_at
 
@@ -506,7 +557,7 @@ class SandboxTable:
         if record.ending is not None or not record.is_up:
             return math.inf
         due = min(record.retry_at, math.inf if record.expires is None else record.expires)
-        if record.idle_timeout is not None and not record.users:
+        if record.idle_timeout is not None and not record.users and not record.is_paused:
             due = min(due, record.last_used + record.idle_timeout)
         return due
 
@@ -557,6 +608,9 @@ class SandboxTable:
                 with self._lock:
                     record.last_used = max(record.last_used, used_at)
                 return  # when it is due now is for the next look, which follows at once if need be
+        if record.pauses and not record.is_paused and record.retry_at > now and expired:
+            self._pause_expired(record)
+            return
         logger.info(
             'sandbox %s is removed: %s',
             record.id,
@@ -564,6 +618,24 @@ class SandboxTable:
             extra={'enclave_sandbox': record.id},
         )
         self.end(record, unless_used_since=None if expired else record.last_used)
+
+    def _pause_expired(self, record: Record) -> None:
+        """Begin to pause a sandbox whose time is over; one that cannot be paused is removed."""
+        with self._lock:
+            # Not due again meanwhile; when it is resumed, it has as long as it was made with.
+            record.expires = record.expires_at = None
+
+        def pause() -> None:
+            try:
+                record.sandbox.pause()
+                with self._lock:
+                    record.time_left = record.ttl
+            except Exception as error:
+                logger.info('sandbox %s, whose time is over, cannot be paused and is removed: %s', record.id, error)
+                self.end(record)
+
+        with contextlib.suppress(ManagerStoppedError):
+            self._ends.submit(_carried(pause))
 
     def _clean(self) -> None:
         """Look at every sandbox, so that it shows what has become of it, and sweep. Runs on a thread for ends; may be slow."""
@@ -629,6 +701,14 @@ class SandboxTable:
             self.check_open()
             self._pools[pool.name] = pool
         self._reaper.wake_by(0.0)
+
+    def remove_pool(self, name: str) -> Pool | None:
+        """Close a pool; None if there is none of that name. Its sandboxes stay in the table."""
+        with self._lock:
+            pool = self._pools.pop(name, None)
+        if pool is not None:
+            pool.close(PoolError(f'the pool {name!r} was dissolved'))
+        return pool
 
     def remove_pools(self, error: BaseException) -> None:
         """Close all pools; who waits in them gets ``error``. Their sandboxes stay in the table."""

@@ -84,6 +84,18 @@ class AgentBackedSandbox(FullSandbox):
         finally:
             self.backend.destroy(keep=keep)
 
+    @property
+    def can_be_paused(self) -> bool:
+        """Whether this kind of sandbox can be paused at all."""
+        own = type(self)._pause is not AgentBackedSandbox._pause
+        return own or type(self.backend).pause is not Backend.pause
+
+    def _pause(self) -> None:
+        self.backend.pause()
+
+    def _resume(self) -> None:
+        self.backend.resume()
+
     def _has_remains(self, *, keep: bool) -> bool:
         return self._operations is not None or (not keep and self.backend.has_leftovers)
 

@@ -73,6 +73,7 @@ _PRELOAD_PROBLEMS = (
     'this interpreter cannot be stopped in its start',
 )
 _NO_TEMPLATE = 3
+_NOTICES_AT_ONCE = 64
 
 
 BUSY_SECONDS = 60.0
@@ -449,6 +450,19 @@ class AgentOperations(ByVerb):
             raise
         return Connection(call)
 
+    def notice_changes(self, path: str, *, recursive: bool) -> KernelNotices | None:
+        """Have the kernel say what changes in a directory; see `ChangeNotifier`."""
+        call = self.channel.open({'op': 'changes', 'path': path, 'recursive': recursive}, live=True)
+        try:
+            AgentWatch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait_ready(call, Deadline())
+            frame = call.next_frame(Deadline())
+        except BaseException:
+            call.cancel()
+            raise
+        if frame is None or frame[0] != EVENT:
+            return None  # it has ended, and said why
+        return KernelNotices(call)
+
     # Life -------------------------------------------------------------------------------------------------------------
 
     def ping(self, timeout: float) -> None:
@@ -772,3 +786,47 @@ def _errno_words(number: int) -> str:
     """Return what an error number of Linux means, also where this side is not Linux."""
     known = {errno.ENOENT: 'No such file or directory', errno.EACCES: 'Permission denied'}
     return known.get(number) or f'{errno.errorcode.get(number, "error")} ({number})'
+
+
+@define(eq=False)
+class KernelNotices:
+    """What the agent says of changes in a directory; see `Notices`. It is bounded, as everything that the agent says."""
+
+    _call: Call = field(repr=False)
+    _rest: bytes = field(default=b'', init=False, repr=False)
+
+    def wait(self, deadline: Deadline) -> bool:
+        """Wait until something has changed; see `Notices.wait`."""
+        return self._call.wait_ready(deadline) and not self.has_ended
+
+    def take(self) -> list[tuple[str, str]]:
+        """Return which names came and went; see `Notices.take`."""
+        found: list[tuple[str, str]] = []
+        # What comes while this takes is the next one's, or a guest could keep it here for ever.
+        for _ in range(_NOTICES_AT_ONCE):
+            if not self._call.wait_ready(Deadline.after(0.000001)):
+                break
+            frame = self._call.next_frame(Deadline())
+            if frame is None:
+                break
+            *lines, rest = (self._rest + frame[1]).split(b'\n')
+            self._rest = rest[:CHUNK]  # no line of ours is longer
+            for line in lines:
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value):
+                    found.append((value[0], value[1]))
+        return found
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._call.has_ended
+
+    def close(self) -> None:
+        """End it. May be called twice."""
+        if not self._call.has_ended:
+            with contextlib.suppress(EnclaveError):
+                self._call.cancel()

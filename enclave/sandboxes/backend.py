@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from enclave.errors import UnsupportedError
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.process import Process
 
@@ -49,8 +50,8 @@ class Launched:
 class Backend(ABC):
     """Makes one sandbox run, any number of times, one after the other. Lives as long as the sandbox that holds it.
 
-    `launch`, `settle` and `destroy` are called one at a time; all else by any thread at any time, and must not block unless the
-    sandbox is known to be lost.
+    `launch`, `settle`, `pause`, `resume` and `destroy` are called one at a time; all else by any thread at any time, and must not
+    block unless the sandbox is known to be lost.
 
     Attributes:
         id, config: Those of the sandbox, from ``spec``.
@@ -84,6 +85,20 @@ class Backend(ABC):
     def has_leftovers(self) -> bool:
         """Whether something may be there although nothing runs, for ``destroy(keep=False)`` to take away."""
         return False
+
+    def pause(self) -> None:
+        """Keep all that is in the sandbox from running until `resume`, or raise and leave it running.
+
+        Raises:
+            UnsupportedError: That cannot be done here, or by this backend at all.
+        """
+        raise UnsupportedError(
+            f'sandbox {self.id}, of the kind {self.spec.kind}, cannot be paused; let it run, or stop it',
+            details={'sandbox_id': self.id},
+        )
+
+    def resume(self) -> None:  # noqa: B027 - what cannot be paused need not be resumed
+        """Let what `pause` has stopped continue."""
 
     # Looking ----------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from enclave.cancellation import if_unwanted
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
+    EnclaveError,
     EngineUnavailableError,
     InvalidArgumentError,
     SandboxGoneError,
@@ -123,6 +124,8 @@ class Sandbox(ABC):
         self._moving = False  # a thread is starting or stopping it
         self._is_wanted = False  # somebody else who called `start` has learnt that it runs
         self._pid: int | None = None  # which process started it, until it is stopped
+        self._before_pause = SandboxStatus.RUNNING  # what it is again when it is resumed
+        self._on_pause: Callable[[bool], None] | None = None  # learns of each pause (True) and resumption (False)
         self._tools = self._load_tools()
 
     @classmethod
@@ -152,7 +155,7 @@ class Sandbox(ABC):
         """Where it is in its life, looked at afresh: a sandbox that died shows ``error``."""
         with self._changed:
             status = self._status
-        if status in USABLE:
+        if status in USABLE or status is SandboxStatus.PAUSED:
             problem = self._find_problem()
             if problem is not None:
                 self._fail(problem)
@@ -179,6 +182,10 @@ class Sandbox(ABC):
             if self._status in USABLE:
                 self._is_wanted = True
                 return
+            if self._status is SandboxStatus.PAUSED:
+                raise SandboxStateError(
+                    f'sandbox {self.id} is paused; resume() it', details={'sandbox_id': self.id, 'status': 'paused'}
+                )
             self._moving, self._is_wanted = True, False
             self._pid = os.getpid()
             self._status = SandboxStatus.INITIALIZING
@@ -217,6 +224,60 @@ class Sandbox(ABC):
         """Stop it and take everything away, also what ``remove_on_exit=False`` had kept."""
         self._end(keep=False)
 
+    def pause(self) -> None:
+        """Keep all that is in it from running until `resume`: processes, memory, files and connections stay as they are.
+
+        It takes no calls meanwhile (`SandboxStateError`) and needs no processor, but keeps its memory. The time limits of calls
+        that run continue: a call whose time is over ends when it is resumed. Does nothing if it is paused.
+
+        Raises:
+            UnsupportedError: This kind of sandbox cannot be paused, or not on this machine.
+            SandboxStateError, SandboxGoneError: It does not run.
+            SandboxError: It could not be paused; it continues.
+            EngineUnavailableError: Its backend does not answer.
+        """
+        self._move_between(SandboxStatus.PAUSED)
+
+    def resume(self) -> None:
+        """Let what `pause` has stopped continue where it was. Does nothing if it runs.
+
+        Raises:
+            SandboxStateError, SandboxGoneError: It neither runs nor is paused.
+            EngineUnavailableError: Its backend does not answer; it stays paused.
+        """
+        self._move_between(SandboxStatus.RUNNING)
+
+    @property
+    def can_be_paused(self) -> bool:
+        """Whether this kind of sandbox can be paused at all."""
+        return type(self)._pause is not Sandbox._pause
+
+    def _move_between(self, wanted: SandboxStatus) -> None:
+        """Pause it, or resume it, unless that was done before."""
+        pausing = wanted is SandboxStatus.PAUSED
+        self._check_process()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._moving)
+            was = self._status
+            if (was is wanted) if pausing else (was in USABLE):
+                return
+            is_possible = was in USABLE if pausing else was is SandboxStatus.PAUSED
+            self._moving = is_possible
+        if not is_possible:
+            self._check_usable()  # which says what is to be said about that
+            raise SandboxStateError(f'sandbox {self.id} is {was}, not running', details={'sandbox_id': self.id})
+        if pausing:
+            self._before_pause = was
+        try:
+            self._pause() if pausing else self._resume()
+        except BaseException:
+            self._arrive(was)
+            raise
+        self._arrive(wanted if pausing else self._before_pause)
+        logger.info('sandbox %s %s', self.id, 'paused' if pausing else 'resumed', extra={'enclave_sandbox': self.id})
+        if self._on_pause is not None:
+            self._on_pause(pausing)
+
     def _end(self, *, keep: bool) -> None:
         self._check_process()
         with self._changed:
@@ -229,6 +290,8 @@ class Sandbox(ABC):
             self._moving = True
             self._status = SandboxStatus.STOPPING
         try:
+            if was is SandboxStatus.PAUSED:
+                self._let_go_on()
             self._stop(keep=keep)
         except BaseException as error:
             self._arrive(SandboxStatus.ERROR, str(error))
@@ -236,6 +299,13 @@ class Sandbox(ABC):
         self._pid = None
         self._arrive(SandboxStatus.STOPPED)
         logger.info('sandbox %s stopped', self.id, extra={'enclave_sandbox': self.id})
+
+    def _let_go_on(self) -> None:
+        """Resume what is about to be stopped, or it could not end by itself. What cannot be resumed is killed as it is."""
+        try:
+            self._resume()
+        except EnclaveError as error:
+            logger.debug('sandbox %s could not be resumed before its end: %s', self.id, error)
 
     def _arrive(self, status: SandboxStatus, error: str | None = None) -> None:
         """Leave the state of moving; those that wait to start or stop it continue."""
@@ -248,7 +318,7 @@ class Sandbox(ABC):
 
     def _fail(self, problem: str) -> None:
         with self._changed:
-            if self._status in USABLE:
+            if self._status in USABLE or self._status is SandboxStatus.PAUSED:
                 self._status = SandboxStatus.ERROR
                 self.error = problem
                 logger.warning('sandbox %s is lost: %s', self.id, problem, extra={'enclave_sandbox': self.id})
@@ -275,6 +345,8 @@ class Sandbox(ABC):
                 f'sandbox {self.id} is lost: {self.error}', details={'sandbox_id': self.id, 'status': str(status)}
             )
         hint = 'call start() or use it in a with block' if self.started_at is None else 'make a new one, or start() it'
+        if status is SandboxStatus.PAUSED:
+            hint = 'resume() it first'
         raise SandboxStateError(
             f'sandbox {self.id} is {status}, not running; {hint}',
             details={'sandbox_id': self.id, 'status': str(status)},
@@ -290,9 +362,23 @@ class Sandbox(ABC):
     def _stop(self, *, keep: bool) -> None:
         """Stop what runs; unless ``keep``, take everything away. Called at most once at a time."""
 
+    def _pause(self) -> None:
+        """Keep all its processes from running, or raise and leave them running."""
+        raise UnsupportedError(
+            f'sandbox {self.id}, a {type(self).__name__}, cannot be paused; let it run, or stop it',
+            details={'sandbox_id': self.id},
+        )
+
+    def _resume(self) -> None:  # noqa: B027 - what cannot be paused need not be resumed
+        """Undo `_pause`."""
+
     def _has_remains(self, *, keep: bool) -> bool:
         """Return whether there is anything for `_stop` to do. Called with the lock held; must not block."""
-        return self._status in USABLE or (self._status is SandboxStatus.ERROR and self.started_at is not None)
+        return (
+            self._status in USABLE
+            or self._status is SandboxStatus.PAUSED
+            or (self._status is SandboxStatus.ERROR and self.started_at is not None)
+        )
 
     def _find_problem(self) -> str | None:
         """Return why a sandbox that should run does not, or None. Quick while all is well: only what is known to be lost may

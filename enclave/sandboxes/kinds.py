@@ -68,6 +68,12 @@ class Inventory(Protocol):
     def stop(self, sandbox_id: str) -> None:
         """Stop one."""
 
+    def pause(self, sandbox_id: str) -> None:
+        """Keep what is in one from running."""
+
+    def resume(self, sandbox_id: str) -> None:
+        """Let what is in a paused one continue."""
+
     def remove(self, sandbox_id: str) -> None:
         """Take one away."""
 

@@ -20,6 +20,7 @@ from enclave.quoting import quoted
 from enclave.verb_requests import Download, Request, RunCommand, StartProcess, Upload
 
 if TYPE_CHECKING:
+    from enclave.deadline import Deadline
     from enclave.sandboxes.connection import Connection
     from enclave.sandboxes.process import Process
 
@@ -83,9 +84,12 @@ class Operations(Protocol):
         """Ask what still runs to end, wait at most ``grace`` seconds, and let go of the sandbox."""
 
 
+BESIDE = '.enclave-'
+
+
 def make_beside() -> str:
     """Return a name for what is made beside its place."""
-    return f'.enclave-{secrets.token_hex(8)}'
+    return f'{BESIDE}{secrets.token_hex(8)}'
 
 
 class ByVerb:
@@ -119,6 +123,35 @@ class ProcessEnder(Protocol):
         Raises:
             SandboxError: Some could not be ended, or no process can be started afterwards.
         """
+
+
+class Notices(Protocol):
+    """What the kernel says of changes in a directory, as it comes. One thread at a time may wait and take."""
+
+    def wait(self, deadline: Deadline) -> bool:
+        """Wait until something has changed; whether that is so.
+
+        Raises:
+            CallCancelledError: The caller's work was cancelled.
+        """
+
+    def take(self) -> list[tuple[str, str]]:
+        """Return which names came (``'+'``) and went (``'-'``) since the last time, below the directory."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes."""
+
+    def close(self) -> None:
+        """End it; who waits returns. May be called twice."""
+
+
+@runtime_checkable
+class ChangeNotifier(Protocol):
+    """Operations that can have the kernel say what changes in a directory."""
+
+    def notice_changes(self, path: str, *, recursive: bool) -> Notices | None:
+        """Begin; None where that is not possible in this sandbox, or not for one more directory."""
 
 
 @define(eq=False)

@@ -42,7 +42,7 @@ from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo, ProcessInfo
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.connection import Connection, PortForward
-from enclave.sandboxes.operations import Operations
+from enclave.sandboxes.operations import ChangeNotifier, Operations
 from enclave.sandboxes.output import make_decoder
 from enclave.sandboxes.process import Process
 from enclave.sandboxes.unpacking import unpack_tree
@@ -420,8 +420,9 @@ class Verbs(ABC):
     def watch_dir(self, path: str = '.', *, recursive: bool = False, interval: float = INTERVAL_SECONDS) -> Watch:
         """Watch a directory from now on, and what is below it with ``recursive``; see `Watch` for how changes are taken.
 
-        The sandbox is asked for a listing again and again, so what comes and goes between two looks is not seen, and a file
-        that was renamed is one with the same size, times and owner.
+        Where its agent can, the kernel says when something changes (inotify): nothing is asked while nothing does, and what
+        comes and goes at once is seen. Else, on a server and in images without Python, a listing is asked for again and again,
+        and what comes and goes between two looks is not seen. A file that was renamed is one with the same size, times and owner.
 
         Args:
             interval: Seconds between two looks while somebody waits for a change.
@@ -439,7 +440,16 @@ class Verbs(ABC):
         def look() -> dict[str, PathInfo]:
             return by_path(top, self.list_dir(top, recursive=recursive, max_entries=MAX_ENTRIES + 1))
 
-        return Watch(top, look, float(interval))
+        operations = self._running()
+        notices = (
+            operations.notice_changes(top, recursive=recursive) if isinstance(operations, ChangeNotifier) else None
+        )
+        try:
+            return Watch(top, look, float(interval), notices)
+        except BaseException:
+            if notices is not None:
+                notices.close()
+            raise
 
     def copy_path(self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False) -> None:
         """Copy a file or a symlink inside the sandbox, or with ``recursive`` a directory with everything in it.

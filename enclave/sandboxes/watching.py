@@ -1,14 +1,15 @@
-"""What changes in a directory of a sandbox (layer 4), seen by looking at it again and again.
+"""What changes in a directory of a sandbox (layer 4), seen by comparing two looks at it.
 
-Looking needs nothing but the listing that every sandbox has, also one of a server or of an image without Python. It leaves
-nothing in the sandbox: a guest cannot use up what the kernel has for such things. What comes and goes between two looks is not
-seen.
+Looking needs nothing but the listing that every sandbox has, also one of a server or of an image without Python. Where the kernel
+says when something changes (`Notices`), there is a look only then; names that came and went since the last look are reported
+too. Where it does not, or does no more, there is a look every `interval`, and what comes and goes in between is not seen.
 """
 
 from __future__ import annotations
 
 import posixpath
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -19,12 +20,17 @@ from enclave.deadline import Deadline
 from enclave.errors import CallCancelledError, SandboxPathError, SandboxPathNotFoundError
 from enclave.quoting import quoted
 from enclave.records import PathEvent, PathInfo
+from enclave.sandboxes.operations import BESIDE, Notices
 
 MAX_ENTRIES = 10_000
 """How many entries there may be below a directory that is watched."""
 MAX_PATH_CHARACTERS = 1 << 20
 """How long their paths may be together."""
 INTERVAL_SECONDS = 0.5
+BUSY_SECONDS = 0.05
+"""How soon after a look there may be another, however much the kernel says."""
+UNNOTICED_SECONDS = 10.0
+"""How long between two looks where the kernel says what changes: it does not of everything (mmap(2), file systems of others)."""
 Look = Callable[[], dict[str, PathInfo]]
 
 
@@ -40,12 +46,15 @@ class Watch:
     path: str
     _look: Look = field(repr=False)
     interval: float = INTERVAL_SECONDS
+    _notices: Notices | None = field(default=None, repr=False)
     _seen: dict[str, PathInfo] = field(init=False, repr=False)
     _waiting: deque[PathEvent] = field(factory=deque, init=False, repr=False)
     _closing: threading.Event = field(factory=threading.Event, init=False, repr=False)
+    _looked_at: float = field(default=0.0, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._seen = self._look()
+        self._looked_at = time.monotonic()
 
     def take(self, timeout: float | None = 0) -> list[PathEvent]:
         """Return what has changed since the last time, sorted by path; nothing if nothing does within the time.
@@ -61,13 +70,23 @@ class Watch:
         wake = threading.Event()
         with on_cancel(wake.set):
             while not (found := self._changes()) and not self._closing.is_set() and not deadline.has_expired():
-                left = deadline.remaining()
-                pause = self.interval if left is None else min(self.interval, left)
-                if wake.wait(0) or self._closing.wait(pause) or is_cancelled():
+                if wake.is_set() or self._rest(deadline) or is_cancelled():
                     break
         if is_cancelled():
             raise CallCancelledError(f'watching {quoted(self.path)} was cancelled')
         return found
+
+    def _rest(self, deadline: Deadline) -> bool:
+        """Wait until it is time for another look; whether it is closed."""
+        notices = self._notices
+        if notices is None or notices.has_ended:
+            self._closing.wait(deadline.earlier(self.interval).remaining())
+        elif notices.wait(deadline.earlier(UNNOTICED_SECONDS)):
+            since = time.monotonic() - self._looked_at
+            self._closing.wait(
+                deadline.earlier(max(0.0, min(self.interval, BUSY_SECONDS) - since) or 0.000001).remaining()
+            )
+        return self._closing.is_set()
 
     def events(self, timeout: float | None = None) -> Iterator[PathEvent]:
         """Yield what changes, as it is seen, until the watch is closed or the directory is gone.
@@ -82,14 +101,35 @@ class Watch:
     def _changes(self) -> list[PathEvent]:
         if self._closing.is_set():
             return []
+        noticed = [] if self._notices is None else self._notices.take()  # before the look, which then sees as much
         try:
             now = self._look()
         except SandboxPathNotFoundError:
             self.close()
             gone = [PathEvent(kind='removed', path=path) for path in sorted(self._seen)]
             return [*gone, PathEvent(kind='removed', path=self.path)]
+        self._looked_at = time.monotonic()
         before, self._seen = self._seen, now
-        return compare(before, now)
+        found = compare(before, now)
+        return found if not noticed else [*self._passing(noticed, before, now), *found]
+
+    def _passing(
+        self, noticed: list[tuple[str, str]], before: dict[str, PathInfo], now: dict[str, PathInfo]
+    ) -> list[PathEvent]:
+        """Return the coming and going of names that no look has seen, in their order."""
+        found: list[PathEvent] = []
+        there: set[str] = set()
+        for what, name in noticed[:MAX_ENTRIES]:
+            path = posixpath.normpath(posixpath.join(self.path, name))
+            if path in before or path in now or posixpath.basename(path).startswith(BESIDE) or name.startswith('/'):
+                continue
+            if what == '+' and path not in there:
+                there.add(path)
+                found.append(PathEvent(kind='created', path=path))
+            elif what == '-' and path in there:
+                there.discard(path)
+                found.append(PathEvent(kind='removed', path=path))
+        return [event for event in found if event.path not in there]
 
     @property
     def is_closed(self) -> bool:
@@ -99,6 +139,8 @@ class Watch:
     def close(self) -> None:
         """Stop watching; who waits for a change gets none. May be called twice."""
         self._closing.set()
+        if self._notices is not None:
+            self._notices.close()
 
     def __enter__(self) -> Watch:
         return self

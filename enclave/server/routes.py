@@ -19,6 +19,7 @@ from enclave.managers.protocol import (
     CancelResponse,
     DoneResponse,
     InputResponse,
+    PauseRequest,
     PoolRequest,
     PoolToolRequest,
     ProcessEvent,
@@ -227,7 +228,20 @@ def renew(context: Context, sandbox_id: str, body: RenewRequest) -> RenewRespons
     asked = body.ttl
     if asked != 'default':
         asked = context.service.policy.lifetime(asked, None)
-    return RenewResponse(expires_at=context.tenant.manager.renew(sandbox_id, asked))
+    return RenewResponse(expires_at=context.tenant.manager.renew(sandbox_id, asked, on_expiry=body.on_expiry))
+
+
+@route('POST', '/sandbox/<sandbox_id>/pause', body=PauseRequest, answers=RenewResponse, lane='end', tag='sandboxes')
+def pause_sandbox(context: Context, sandbox_id: str, body: PauseRequest) -> RenewResponse:
+    """Keep all that is in a sandbox from running; ``expires_at`` is when it is removed if nobody resumes it."""
+    asked = body.ttl if body.ttl == 'default' else context.service.policy.lifetime(body.ttl, None)
+    return RenewResponse(expires_at=context.tenant.manager.pause_sandbox(sandbox_id, ttl=asked))
+
+
+@route('POST', '/sandbox/<sandbox_id>/resume', answers=RenewResponse, lane='end', tag='sandboxes')
+def resume_sandbox(context: Context, sandbox_id: str) -> RenewResponse:
+    """Let a paused sandbox continue, with the lifetime it had left."""
+    return RenewResponse(expires_at=context.tenant.manager.resume_sandbox(sandbox_id))
 
 
 # Tools and commands ---------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import Error as ParseError
 
 from enclave import wire
+from enclave.enums import SandboxManagerType
 from enclave.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -50,6 +51,7 @@ from enclave.managers.protocol import (
     PROTOCOL_VERSION,
     REQUEST_ID_HEADER,
 )
+from enclave.managers.registry import SandboxManagerFactory
 from enclave.sandboxes.registry import SandboxFactory
 from enclave.server.adapters import adapter_at, takes_live_body
 from enclave.server.adapters.e2b import E2BSettings, locators
@@ -493,6 +495,9 @@ class SandboxServer:
     Args:
         config: Configuration of the manager, or a dict of its options; ``options`` go in their place.
         manager: A manager to serve instead of one of its own; it is stopped with the server. For one key only.
+        manager_type: The kind of the server's own managers, of which every key has one: ``'local'``, or ``'ray'`` for sandboxes
+            on a Ray cluster.
+        manager_options: What managers of that kind take beyond their configuration.
         policy: What clients may ask for: a `Policy`, a dict of its options, or the path of its file.
         api_key: The one key.
         keys: Several named keys, or the path of their file.
@@ -514,6 +519,8 @@ class SandboxServer:
         config: SandboxManagerConfig | Mapping[str, Any] | None = None,
         *,
         manager: SandboxManager | None = None,
+        manager_type: SandboxManagerType | str = SandboxManagerType.LOCAL,
+        manager_options: Mapping[str, Any] | None = None,
         policy: Policy | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         api_key: str | None = None,
         keys: list[ApiKey] | str | os.PathLike[str] | None = None,
@@ -531,6 +538,8 @@ class SandboxServer:
             options['idle_timeout'] = DEFAULT_IDLE_SECONDS
         self._config = SandboxManagerConfig.merged(config, options)
         self._manager = manager
+        self._manager_class = SandboxManagerFactory.get_manager_class(manager_type)
+        self._manager_options = dict(manager_options or {})
         kind = (self._config if manager is None else manager.config).sandbox_type
         if kind is not None:
             SandboxFactory.get_sandbox_class(kind)  # else all would go well until the first client asks for one
@@ -723,17 +732,18 @@ class SandboxServer:
     def _make_manager(self, tenant: str, max_sandboxes: int | None) -> SandboxManager:
         if self._manager is not None:
             return self._manager
-        from enclave.managers.local import LocalSandboxManager
-
         own = self._config
         changes: dict[str, Any] = {'api_key': None}
         if max_sandboxes is not None:
             changes['max_sandboxes'] = min(max_sandboxes, own.max_sandboxes or max_sandboxes)
         if own.pool_unused_timeout is None:
             changes['pool_unused_timeout'] = own.idle_timeout
+        longest = self.policy.max_lifetime
+        if longest is not None and (own.paused_ttl is None or own.paused_ttl > longest):
+            changes['paused_ttl'] = longest
         if tenant != ANONYMOUS:
             changes['tenant'] = tenant
-        return LocalSandboxManager(own.model_copy(update=changes))
+        return self._manager_class(own.model_copy(update=changes), **self._manager_options)
 
     def _serve(self) -> None:
         """Waitress's loop, until it is asked to end. Its own has no way out but an exception."""

@@ -14,7 +14,7 @@ from enclave.sandboxes.kinds import find_kind
 from enclave.server.hiding import HIDDEN, without_host
 from enclave.server.service import Tenant
 
-_MANAGER_FACTS = ('ttl', 'idle_timeout', 'expires_at', 'pool', 'chosen_because')
+_MANAGER_FACTS = ('ttl', 'idle_timeout', 'expires_at', 'on_expiry', 'pool', 'chosen_because')
 
 
 def get_info(tenant: Tenant, sandbox_id: str) -> SandboxInfo:

@@ -11,7 +11,7 @@ from enclave.errors import CallCancelledError
 from enclave.testing.kinds import PATIENCE_SECONDS
 
 
-class Gate:
+class TransferGate:
     """Holds a transfer after its first piece, until its work is cancelled. For one transfer."""
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from enclave.errors import SandboxStartError
+from enclave.sandboxes.bubblewrap.rootfs import _STORES
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 
 Start = Callable[..., BubblewrapSandbox]
@@ -134,3 +135,11 @@ def test_no_link_in_a_rootfs_leads_bubblewrap_out_of_it(start: Start, tmp_path: 
             start(rootfs=str(root), working_dir=working_dir)
 
     assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize('place', [each for each in _STORES if os.path.isdir(each)])
+def test_what_programs_keep_in_var_is_shown_and_cannot_be_written(place: str) -> None:
+    with BubblewrapSandbox({}) as sandbox:
+        assert sandbox.list_dir(place)
+        assert not sandbox.execute_command(['touch', f'{place}/x']).success
+        assert {each.path for each in sandbox.list_dir('/var')} <= {'lib', 'tmp'}

@@ -142,6 +142,39 @@ def test_nothing_that_changes_is_nothing(subject: Verbs, folder: str) -> None:
         assert watch.take(0.01) == []
 
 
+def test_what_comes_and_goes_at_once_is_seen(sandbox: AgentBackedSandbox, place: str) -> None:
+    command = 'touch brief; rm brief; mkdir -p d/e; touch d/e/short; rm d/e/short; touch stays'
+
+    with sandbox.watch_dir(place) as watch:
+        sandbox.execute_command(command, cwd=place)
+        found = [(event.kind, event.path.removeprefix(f'{place}/')) for event in watch.take(PATIENCE)]
+
+    assert found[:2] == [('created', 'brief'), ('removed', 'brief')]
+    assert ('created', 'stays') in found
+
+
+def test_no_look_is_taken_while_nothing_changes(sandbox: AgentBackedSandbox, place: str) -> None:
+    with sandbox.watch_dir(place, interval=0.01) as watch:
+        looks = []
+        look = watch._look
+        watch._look = lambda: looks.append(1) or look()  # type: ignore[func-returns-value]
+
+        assert watch.take(0.5) == []
+
+    assert len(looks) <= 3
+
+
+def test_more_directories_than_the_kernel_may_watch_are_looked_at(sandbox: AgentBackedSandbox, place: str) -> None:
+    watches = [sandbox.watch_dir(place, interval=0.05) for _ in range(6)]
+    try:
+        sandbox.write_file(f'{place}/a', 'a')
+
+        assert [[event.kind for event in watch.take(PATIENCE)] for watch in watches] == [['created']] * 6
+    finally:
+        for watch in watches:
+            watch.close()
+
+
 def test_a_directory_that_goes_away_ends_its_watch(subject: Verbs, folder: str) -> None:
     subject.write_file(f'{folder}/a', 'a')
     watch = subject.watch_dir(folder)

@@ -37,6 +37,7 @@ from enclave.managers.local import LocalSandboxManager
 from enclave.rulings import SHARED
 from enclave.sandboxes import choice
 from enclave.sandboxes.registry import SandboxFactory
+from tests.support.ray import on_ray
 from tests.support.sandbox import FakeBackend, FakeSandbox
 from tests.support.server import remote
 
@@ -51,23 +52,44 @@ def local(**options: Any) -> AbstractContextManager[SandboxManager]:
     return LocalSandboxManager(**options)
 
 
-MANAGERS: dict[str, MakeManager] = {'http': remote, 'local': local}
+MANAGERS: dict[str, MakeManager] = {'http': remote, 'local': local, 'ray': on_ray}
+KINDS: dict[str, tuple[str, ...]] = {
+    'http': ('fake', 'docker'),
+    'local': ('fake', 'docker'),
+    'ray': ('bubblewrap', 'docker'),
+}
+"""The kinds of sandbox that each manager is tried with. What is registered in this process, Ray's do not know."""
+CHOOSES_HERE = 'test_where_nobody_at_all_names_a_kind_one_is_chosen_and_why_is_told'
+"""Changes what this process would choose, which Ray's processes do not know."""
+MARKS = {'docker': [pytest.mark.docker], 'bubblewrap': [pytest.mark.bubblewrap], 'ray': [pytest.mark.ray]}
 
 
-@pytest.fixture(params=['fake', pytest.param('docker', marks=pytest.mark.docker)])
-def kind(request: pytest.FixtureRequest) -> str:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test each manager, and each kind of sandbox that goes with it."""
+    if 'kind_name' in metafunc.fixturenames and 'manager_name' in metafunc.fixturenames:
+        pairs = [(name, kind) for name, kinds in KINDS.items() for kind in kinds]
+        if metafunc.function.__name__ == CHOOSES_HERE:
+            pairs = [pair for pair in pairs if pair[0] != 'ray']
+        params = [pytest.param(*pair, marks=[m for each in pair for m in MARKS.get(each, [])]) for pair in pairs]
+        metafunc.parametrize(('manager_name', 'kind_name'), params)
+    elif 'manager_name' in metafunc.fixturenames:
+        metafunc.parametrize('manager_name', [pytest.param(name, marks=MARKS.get(name, [])) for name in MANAGERS])
+
+
+@pytest.fixture
+def kind(kind_name: str) -> str:
     """The kind of sandbox."""
-    if request.param == 'fake':
+    if kind_name == 'fake':
         SandboxFactory.register_sandbox(
             'fake', type('TestSandbox', (FakeSandbox,), {'backend': FakeBackend()}), rulings=SHARED
         )
-    return str(request.param)
+    return kind_name
 
 
-@pytest.fixture(params=sorted(MANAGERS))
-def make(request: pytest.FixtureRequest) -> MakeManager:
+@pytest.fixture
+def make(manager_name: str) -> MakeManager:
     """Makes a manager of the kind under test."""
-    return MANAGERS[request.param]
+    return MANAGERS[manager_name]
 
 
 @pytest.fixture
@@ -543,6 +565,13 @@ def test_programs_run_in_a_sandbox_and_in_a_pool(manager: SandboxManager, kind: 
     with pytest.raises(ValueError, match='klingon'):
         manager.run_code(sandbox_id, 'x', 'klingon')
     manager.initialize_pool(1, kind, CONFIG)
+    seen: list[str] = []
+    short = manager.run_code(sandbox_id, 'print("x" * 5000)', max_chars=400, on_stdout=seen.append)
+    assert len(short.stdout) <= 400
+    assert 'x' * 100 in ''.join(seen)
+    short = manager.run_code_in_pool('print("x" * 5000)', max_chars=400, on_stdout=seen.append)
+    assert len(short.stdout) <= 400
+
     judged = manager.run_code_in_pool('print(2)', expected_output='3', files={'a/b': b'\xff'}, fetch_files=['a/b'])
     assert (str(judged.verdict), judged.files) == ('wrong_answer', {'a/b': b'\xff'})
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from enclave.errors import EngineError, ImageNotFoundError, InvalidArgumentError, NotFoundError, UnsupportedError
-from enclave.sandboxes.docker.build import build_image, import_image
 from enclave.sandboxes.docker.engine import Engine
-from enclave.sandboxes.docker.images import (
+from enclave.sandboxes.images.build import build_image, import_image
+from enclave.sandboxes.images.catalog import (
     LABEL_BUILT_BY,
     ImageRecipe,
     Progress,

@@ -210,7 +210,52 @@ def metrics(w):
     assert found
     assert found[0].mem_used > 0
     assert found[0].cpu_count >= 1
-    assert Sandbox.get_metrics(w.sandbox.sandbox_id)
+    again = Sandbox.get_metrics(w.sandbox.sandbox_id)
+    assert len(again) > len(found)
+    assert again[0].timestamp == found[0].timestamp
+    last = again[-1].timestamp
+    assert all(each.timestamp >= last for each in w.sandbox.get_metrics(start=last))
+    assert len(w.sandbox.get_metrics(end=found[0].timestamp)) < len(again) + 2
+
+
+@step
+def pause_and_connect(w):
+    with Sandbox.create('base', metadata={'job': 'pausing'}) as sandbox:
+        handle = sandbox.commands.run('read line; echo $line $$', background=True, stdin=True)
+        assert sandbox.pause() is True
+        assert sandbox.pause() is False
+        assert not sandbox.is_running()
+        raises(SandboxNotRunningException, lambda: sandbox.commands.run('true'))
+        info = sandbox.get_info()
+        assert info.state == SandboxState.PAUSED
+        query = SandboxQuery(metadata={'job': 'pausing'}, state=[SandboxState.PAUSED])
+        assert [each.sandbox_id for each in Sandbox.list(query=query).next_items()] == [sandbox.sandbox_id]
+        query = SandboxQuery(metadata={'job': 'pausing'}, state=[SandboxState.RUNNING])
+        assert Sandbox.list(query=query).next_items() == []
+        raises(SandboxException, lambda: Sandbox.connect(sandbox.sandbox_id, on_resume='reboot'), 'rebooted')
+        again = sandbox.connect(timeout=60)
+        assert again.is_running()
+        pid = handle.pid
+        again.commands.send_stdin(pid, 'kept\n')
+        assert again.commands.run('echo runs').stdout == 'runs\n'
+        assert sandbox.beta_pause() is True
+        assert Sandbox.connect(sandbox.sandbox_id).commands.run('echo again').stdout == 'again\n'
+
+
+@step
+def pause_at_the_end_of_its_time(w):
+    lifecycle = {'on_timeout': 'pause'}
+    sandbox = Sandbox.create('base', timeout=1, lifecycle=lifecycle)
+    until(lambda: sandbox.get_info().state == SandboxState.PAUSED, 120.0)
+    assert str(sandbox.get_info().lifecycle['on_timeout']).lower().endswith('pause')
+    assert sandbox.connect(timeout=60).commands.run('echo resumed').stdout == 'resumed\n'
+    assert sandbox.kill()
+    sandbox = Sandbox.create('base', timeout=60, lifecycle={**lifecycle, 'auto_resume': True})
+    assert sandbox.get_info().lifecycle['auto_resume'] is True
+    assert sandbox.pause()
+    assert sandbox.commands.run('echo by itself').stdout == 'by itself\n'
+    assert sandbox.pause()
+    assert sandbox.kill()
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -737,11 +782,12 @@ def no_kernels_without_their_template(w):
 
 
 @step
-def pause_is_refused(w):
-    raises(SandboxException, lambda: w.sandbox.pause(), 'cannot pause')
-    raises(SandboxException, lambda: w.sandbox.beta_pause(), 'cannot pause')
-    with Sandbox.create('base', lifecycle={'on_timeout': 'pause'}) as sandbox:
-        assert str(sandbox.get_info().lifecycle['on_timeout']).endswith(('kill', 'KILL'))
+def pausing_without_memory_is_refused(w):
+    raises(SandboxException, lambda: w.sandbox.pause(mode='filesystem'), 'keeps memory')
+    raises(
+        SandboxException,
+        lambda: Sandbox.create('base', lifecycle={'on_timeout': {'action': 'pause', 'mode': 'filesystem'}}),
+    )
 
 
 @step

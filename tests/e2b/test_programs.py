@@ -51,6 +51,8 @@ def test_plots_come_with_what_they_show(with_libraries: SandboxServer) -> None:
         "BarChart [('x', 3.0), ('y', 4.0)]",
         'ScatterChart [(1.0, 3.0), (2.0, 4.0)] linear',
         "PieChart [('p', 90), ('q', 270)]",
+        "BoxAndWhiskerChart [('p', 1.0, 2.25, 3.5, 4.75, 5.0, [30.0]), ('q', 2.0, 3.5, 5.0, 6.5, 8.0, [])]",
+        'BoxAndWhiskerChart [(1.0, 3.5, 5.0), (2.0, 5.0, 8.0)]',
         "SuperChart ['LineChart', 'BarChart']",
         'None',
     ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from enclave.enums import Verdict
 from enclave.errors import EnclaveError, UnsupportedError
-from enclave.languages.table import get_language, list_languages
-from enclave.languages.toolchains import HELLOS
+from enclave.languages.runner import SandboxRunner
+from enclave.languages.table import Language, get_language, list_languages
+from enclave.languages.toolchains import HELLOS, find_toolchains
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.sandboxes.bubblewrap.rootfs import DEFAULT_PATH
 from enclave.sandboxes.docker.engine import get_engine
-from enclave.sandboxes.docker.images import find_image
+from enclave.sandboxes.images.catalog import find_image
 from enclave.sandboxes.registry import SandboxFactory
 from tests.languages.programs import PROGRAMS
 
@@ -134,3 +137,24 @@ def test_the_other_languages_run_where_this_host_has_them(language: str) -> None
 
         assert result.success, result  # type: ignore[attr-defined]
         assert language == 'python_gpu' or 'hello' in result.stdout + result.stderr  # type: ignore[attr-defined]
+
+
+def works_here(language: Language) -> bool:
+    """Return whether this host has a language's toolchain, by itself and where every sandbox sees it."""
+    command = language.version or (language.program, '--version')
+    try:
+        done = subprocess.run(command, env={'PATH': DEFAULT_PATH, 'HOME': '/tmp'}, capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+@pytest.mark.bubblewrap
+def test_every_toolchain_of_this_host_works_on_bubblewrap() -> None:
+    chosen = [language for language in list_languages() if works_here(language)]
+    assert {'python', 'bash'} <= {language.name for language in chosen}
+
+    with SandboxFactory.create_sandbox('bubblewrap', {**OPTIONS, 'memory_limit': '2g'}) as sandbox:
+        found = find_toolchains(SandboxRunner(sandbox), chosen)
+
+    assert [each for each in found if each.status != 'ok'] == []

@@ -246,7 +246,7 @@ def test_a_sandbox_has_a_network_only_where_the_policy_has_one(serve: Serve) -> 
     assert info['allowInternetAccess'] is False
 
 
-def test_who_asks_for_a_pause_at_the_end_is_told_that_there_is_none(serve: Serve) -> None:
+def test_a_kind_that_cannot_be_paused_says_that_it_is_removed_at_the_end(serve: Serve) -> None:
     server = serve(sandbox_type='fake')
     body = {'templateID': 'base', 'autoPause': True, 'autoResume': {'enabled': True}}
     made = requests.post(f'{server.url}/e2b/v2/sandboxes', json=body, timeout=30).json()

@@ -74,6 +74,12 @@ class FakePlace(Place):
     def stop(self, sandbox_id: str) -> None:
         self.calls.append(('stop', sandbox_id))
 
+    def pause(self, sandbox_id: str) -> None:
+        self.calls.append(('pause', sandbox_id))
+
+    def resume(self, sandbox_id: str) -> None:
+        self.calls.append(('resume', sandbox_id))
+
     def remove(self, sandbox_id: str) -> None:
         self.calls.append(('remove', sandbox_id))
 

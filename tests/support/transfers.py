@@ -7,10 +7,10 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from enclave.testing.transfers import UPLOADS, Gate, cancel_midway
+from enclave.testing.transfers import UPLOADS, TransferGate, cancel_midway
 from tests.support.sockets import listening, read_head
 
-__all__ = ['UPLOADS', 'Gate', 'cancel_midway', 'silent']
+__all__ = ['UPLOADS', 'TransferGate', 'cancel_midway', 'silent']
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from tests import test_documents
 from tests.support.environments import environment
 
 ROOT = Path(__file__).parents[2]
+AWAITED = "(await (await enclave.aio.LocalSandboxManager().open('docker_notebook').__aenter__()).execute_cell('1'))"
 WRONG = {
     'a word that is no option': "enclave.open_sandbox(memory_limits='1g')",
     'an option of a wrong type': 'enclave.DockerSandboxConfig(cap_add=3)',
@@ -28,9 +29,13 @@ WRONG = {
     'a misspelt option of a command': "enclave.open_sandbox().execute_command('ls', workdir='/')",
     'the same by a manager': "enclave.LocalSandboxManager().execute_command('x', 'ls', workdir='/')",
     'an option of a program': "enclave.LocalSandboxManager().run_code('x', 'print(1)', stdn='')",
+    'what no cell gives, awaited': f'async def f() -> None: {AWAITED}.stdout_of',
     'bytes that are a number': "enclave.open_sandbox().get_file('a', 'b').decode()",
 }
 """What a checker must not let pass."""
+RIGHT = [f'async def g() -> None: {AWAITED}.outputs']
+"""What is much like it, and right."""
+HEAD = 'import enclave, enclave.aio\n'
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +67,7 @@ def test_blocks_and_examples_pass_mypy(blocks: list[Path]) -> None:
 
 def test_mypy_finds_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / 'wrong.py'
-    path.write_text('import enclave\n' + ''.join(f'{line}\n' for line in WRONG.values()))
+    path.write_text(HEAD + ''.join(f'{line}\n' for line in [*WRONG.values(), *RIGHT]))
 
     found = {int(match[1]) for match in re.finditer(r'wrong\.py:(\d+): error', mypy(path).stdout)}
 
@@ -74,7 +79,7 @@ def test_blocks_and_examples_pass_pyright(blocks: list[Path], tmp_path: Path) ->
     assert pyright(*blocks) == []
 
     wrong = tmp_path / 'wrong.py'
-    wrong.write_text('import enclave\n' + ''.join(f'{line}\n' for line in WRONG.values()))
+    wrong.write_text(HEAD + ''.join(f'{line}\n' for line in [*WRONG.values(), *RIGHT]))
     assert {line for _, line, _ in pyright(wrong)} == set(range(1, len(WRONG) + 1))
 
 

@@ -24,6 +24,7 @@ PROXIES: list[type[AsyncProxy]] = [
     aio.SandboxManager,
     aio.LocalSandboxManager,
     aio.HttpSandboxManager,
+    aio.RaySandboxManager,
     aio.RemoteSandbox,
     aio.RemoteNotebookSandbox,
     aio.BubblewrapSandbox,

@@ -12,9 +12,9 @@ from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, Sa
     ('cls', 'values'),
     [
         (SandboxType, {'docker', 'docker_notebook', 'bubblewrap', 'bubblewrap_notebook', 'dummy'}),
-        (SandboxStatus, {'initializing', 'running', 'idle', 'busy', 'stopping', 'stopped', 'error'}),
+        (SandboxStatus, {'initializing', 'running', 'idle', 'busy', 'paused', 'stopping', 'stopped', 'error'}),
         (ExecutionStatus, {'success', 'error', 'timeout', 'cancelled'}),
-        (SandboxManagerType, {'local', 'http'}),
+        (SandboxManagerType, {'local', 'http', 'ray'}),
     ],
 )
 def test_the_words_are_the_documented_ones(cls: type[Enum], values: set[str]) -> None:

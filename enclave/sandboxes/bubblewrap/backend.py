@@ -17,11 +17,19 @@ from typing import Any
 from enclave.channel.channel import Channel
 from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
-from enclave.errors import OperationTimeoutError, SandboxBrokenError, SandboxError, SandboxGoneError, SandboxStartError
+from enclave.errors import (
+    OperationTimeoutError,
+    SandboxBrokenError,
+    SandboxError,
+    SandboxGoneError,
+    SandboxStartError,
+    UnsupportedError,
+)
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.bubblewrap.cgroups import Group, GroupLimits, find_cgroups
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.freezing import continue_all, stop_all
 from enclave.sandboxes.bubblewrap.launch import (
     CompileError,
     agent_code,
@@ -57,6 +65,8 @@ class BubblewrapBackend(Backend):
         self._pipes: PipeStream | None = None
         self._channel: Channel | None = None
         self._group: Group | None = None
+        self._first_pid = 0  # process 1 of the sandbox, as it is called outside
+        self._frozen: tuple[tuple[int, str], ...] = ()  # what `pause` has stopped
 
     # Start ------------------------------------------------------------------------------------------------------------
 
@@ -94,7 +104,7 @@ class BubblewrapBackend(Backend):
             ) from error
         if not hello.guarded:
             logger.warning('sandbox %s: its Python lacks ctypes, so the agent in it is not shielded', self.id)
-        pid = plan.pid or find_child(process.pid)
+        pid = self._first_pid = plan.pid or find_child(process.pid)
         facts = dict(
             driven_by='agent',
             agent_python=hello.python,
@@ -223,6 +233,22 @@ class BubblewrapBackend(Backend):
 
     def _host_uid(self) -> int:
         return default_host_uid() if self.config.host_uid is None else self.config.host_uid
+
+    # Pause ------------------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop all processes below the first one; see `freezing`."""
+        if not self._first_pid:
+            raise UnsupportedError(
+                f'sandbox {self.id} cannot be paused: its first process is not known on this machine',
+                details={'sandbox_id': self.id},
+            )
+        self._frozen = stop_all(self._first_pid, self.id)
+
+    def resume(self) -> None:
+        """Let them continue."""
+        frozen, self._frozen = self._frozen, ()
+        continue_all(frozen)
 
     # End --------------------------------------------------------------------------------------------------------------
 

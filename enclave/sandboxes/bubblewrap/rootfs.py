@@ -151,6 +151,10 @@ def _look(rootfs: str | None, python: str | None, *, network: bool, whole: bool)
 # This machine's own ---------------------------------------------------------------------------------------------------
 
 
+_STORES = ('/nix/store', '/gnu/store', '/var/lib/ghc/package.conf.d', '/var/lib/texmf')
+"""Where programs are, or what those in ``/usr`` cannot do without: lists of packages that lie in ``/var`` with Debian."""
+
+
 def _host_view(python: str | None, *, network: bool, whole: bool) -> View:
     trees, links = [('/usr', '/usr')], []
     for name in ('bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32'):
@@ -159,8 +163,8 @@ def _host_view(python: str | None, *, network: bool, whole: bool) -> View:
             links.append((os.readlink(top), str(top)))
         elif top.is_dir():
             trees.append((str(top), str(top)))
-    for store in ('/nix/store', '/gnu/store'):
-        if os.path.isdir(store):
+    for store in _STORES:
+        if os.path.isdir(store) and not os.path.islink(store):
             trees.append((store, store))
     trees.append((str(_host_etc(network=network)), '/etc'))
     found, path = None if python is None else plain_program(python), DEFAULT_PATH

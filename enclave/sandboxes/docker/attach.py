@@ -22,7 +22,9 @@ from enclave.sandboxes.docker.inventory import (
     enforced_config,
     inspect_sandbox,
     list_sandboxes,
+    pause_sandbox,
     remove_sandbox,
+    resume_sandbox,
     stop_sandbox,
 )
 from enclave.sandboxes.docker.sandbox import DockerSandbox
@@ -142,6 +144,14 @@ class DockerInventory:
     def stop(self, sandbox_id: str) -> None:
         """Stop one; see `stop_sandbox`."""
         stop_sandbox(get_engine(), sandbox_id)
+
+    def pause(self, sandbox_id: str) -> None:
+        """Pause one; see `pause_sandbox`."""
+        pause_sandbox(get_engine(), sandbox_id)
+
+    def resume(self, sandbox_id: str) -> None:
+        """Resume one; see `resume_sandbox`."""
+        resume_sandbox(get_engine(), sandbox_id)
 
     def remove(self, sandbox_id: str) -> None:
         """Take one away; see `remove_sandbox`."""

@@ -41,12 +41,12 @@ from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.container import LABEL_START, container_body
 from enclave.sandboxes.docker.engine import Engine, get_engine
-from enclave.sandboxes.docker.images import advice, ensure_image, get_image_command
 from enclave.sandboxes.docker.network import PLAIN, ensure_network, forget_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations
 from enclave.sandboxes.docker.streams import ContainerStream
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_MAIN, LABEL_TENANT, sweep_once
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
+from enclave.sandboxes.images.catalog import advice, ensure_image, get_image_command
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import is_stopped
 from enclave.sandboxes.processors import Claim, count_for
@@ -467,6 +467,25 @@ class DockerBackend(Backend):
         with self._unless_gone(), engine.translate(f'remove sandbox {self.id}'):
             engine.api.remove_container(container, force=True, v=True)
         self.container = ''
+
+    def pause(self) -> None:
+        """Have the engine freeze the container."""
+        engine = self.engine
+        assert engine is not None
+        with engine.translate(f'pause sandbox {self.id}'):
+            engine.api.pause(self.container)
+
+    def resume(self) -> None:
+        """Have the engine thaw it."""
+        engine = self.engine
+        assert engine is not None
+        try:
+            with engine.translate(f'resume sandbox {self.id}'):
+                engine.api.unpause(self.container)
+        except EngineError as error:
+            # Somebody else has resumed it, or it is gone, which the next look at it says.
+            if error.details.get('status') != 404 and 'is not paused' not in error.message:
+                raise
 
     @property
     def has_leftovers(self) -> bool:

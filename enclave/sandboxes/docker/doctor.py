@@ -216,7 +216,7 @@ def check_limits(info: EngineInfo) -> Check:
 
 def check_image(engine: Engine, image: str, *, name: str, required: bool) -> Check:
     """Check that an image is on the engine, and trusts what this host is to trust."""
-    from enclave.sandboxes.docker.images import LABEL_HOST_CA, find_image, find_recipe
+    from enclave.sandboxes.images.catalog import LABEL_HOST_CA, find_image, find_recipe
 
     found = find_image(engine, image)
     if found is None:

@@ -14,7 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from enclave.enums import SandboxStatus
-from enclave.errors import EngineError, SandboxNotFoundError
+from enclave.errors import EngineError, SandboxNotFoundError, SandboxStateError
 from enclave.records import Model, SandboxInfo
 from enclave.sandboxes.docker.engine import NOT_JSON, Engine
 from enclave.sandboxes.docker.network import PLAIN, QUICK
@@ -25,7 +25,7 @@ LABEL_TYPE = 'enclave.type'
 _STATUS = {
     'created': SandboxStatus.INITIALIZING,
     'running': SandboxStatus.RUNNING,
-    'paused': SandboxStatus.RUNNING,
+    'paused': SandboxStatus.PAUSED,
     'restarting': SandboxStatus.INITIALIZING,
     'removing': SandboxStatus.STOPPING,
     'exited': SandboxStatus.STOPPED,
@@ -222,6 +222,37 @@ def stop_sandbox(engine: Engine, sandbox_id: str) -> None:
             engine.api.kill(container)
     except EngineError as error:
         if error.details.get('status') not in (404, 409):  # gone, or not running
+            raise
+
+
+def pause_sandbox(engine: Engine, sandbox_id: str) -> None:
+    """Keep what is in a sandbox from running; see `Sandbox.pause`. Its owner's calls in it end by their own limits.
+
+    Raises:
+        SandboxNotFoundError: No container on the engine is this sandbox.
+        SandboxStateError: It does not run.
+        EngineUnavailableError: The engine does not answer.
+    """
+    _move(engine, sandbox_id, 'pause', 'is already paused')
+
+
+def resume_sandbox(engine: Engine, sandbox_id: str) -> None:
+    """Let what is in a paused sandbox continue; errors are those of `pause_sandbox`."""
+    _move(engine, sandbox_id, 'unpause', 'is not paused')
+
+
+def _move(engine: Engine, sandbox_id: str, verb: str, is_done: str) -> None:
+    found = inspect_sandbox(engine, sandbox_id)
+    if not found['State'].get('Running'):
+        status = found['State'].get('Status')
+        raise SandboxStateError(
+            f'sandbox {sandbox_id} is {status}, not running', details={'sandbox_id': sandbox_id, 'status': status}
+        )
+    try:
+        with engine.translate(f'{verb} sandbox {sandbox_id}'):
+            getattr(engine.api, verb)(found['Id'])
+    except EngineError as error:
+        if is_done not in error.message.lower():
             raise
 
 

@@ -24,9 +24,9 @@ from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.backend import Backend, SandboxSpec
 from enclave.sandboxes.docker.backend import DockerBackend
 from enclave.sandboxes.docker.engine import Engine
-from enclave.sandboxes.docker.images import ImageRecipe, Progress, find_image, find_recipe
 from enclave.sandboxes.docker.notebook_config import GATEWAY_PORT, DockerNotebookConfig
 from enclave.sandboxes.docker.sandbox import DockerSandbox
+from enclave.sandboxes.images.catalog import ImageRecipe, Progress, find_image, find_recipe
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox, agent_of
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.process import Process
@@ -79,7 +79,7 @@ class DockerNotebookBackend(DockerBackend):
             super()._ensure_image(engine)
 
     def _build_image(self, engine: Engine, recipe: ImageRecipe) -> None:
-        from enclave.sandboxes.docker.build import build_image
+        from enclave.sandboxes.images.build import build_image
 
         with _building:
             if find_image(engine, self.config.image) is not None:

@@ -34,7 +34,7 @@ from enclave.errors import (
 )
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.testing.kinds import KindUnderTest, wait_until
-from enclave.testing.transfers import UPLOADS, Gate, cancel_midway
+from enclave.testing.transfers import UPLOADS, TransferGate, cancel_midway
 
 Start = Callable[..., AgentBackedSandbox]
 MIB = 1 << 20
@@ -416,6 +416,7 @@ def test_a_program_may_leave_its_input_unread(sandbox: AgentBackedSandbox) -> No
 # Where, as whom, with what -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.isolation
 def test_calls_begin_in_the_working_directory(sandbox: AgentBackedSandbox, start: Start) -> None:
     assert sandbox.execute_command('pwd').stdout == '/sandbox\n'
     assert sandbox.execute_command('touch here && rm here').success
@@ -1073,7 +1074,7 @@ def test_a_cancelled_upload_leaves_things_as_they_were(
     sandbox: AgentBackedSandbox, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, size: int
 ) -> None:
     sandbox.write_file(f'{place}/target', 'old')
-    source, gate = SOURCES[kind](tmp_path, size), Gate()
+    source, gate = SOURCES[kind](tmp_path, size), TransferGate()
     with monkeypatch.context() as patch:
         for name in UPLOADS:
             patch.setattr(name, gate.hold(until_cancelled))
@@ -1090,7 +1091,7 @@ def test_a_cancelled_download_leaves_nothing_on_the_host(
     sandbox: AgentBackedSandbox, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, size: int
 ) -> None:
     sandbox.write_file(f'{place}/source', bytes(size))
-    gate = Gate()
+    gate = TransferGate()
     with monkeypatch.context() as patch:
         for reader in ('read_chunks', 'read_archive'):
             patch.setattr(sandbox, reader, gate.hold(getattr(sandbox, reader)))
@@ -1140,7 +1141,7 @@ def test_a_transfer_counts_as_a_call(sandbox: AgentBackedSandbox, place: str) ->
 def test_a_cancelled_put_of_a_tree_ends(
     sandbox: AgentBackedSandbox, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate()
+    gate = TransferGate()
     with monkeypatch.context() as patch:
         patch.setattr(UPLOADS[0], gate.hold(until_cancelled))
         cancel_midway(lambda: sandbox.put_dir(host_tree(tmp_path / 'tree', 3 * MIB), place), gate.under_way)
@@ -1153,7 +1154,7 @@ def test_a_cancelled_get_of_a_tree_leaves_what_had_come(
     sandbox: AgentBackedSandbox, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox.put_dir(host_tree(tmp_path / 'tree', 3 * MIB), place)
-    gate = Gate()
+    gate = TransferGate()
     with monkeypatch.context() as patch:
         patch.setattr(sandbox, 'read_archive', gate.hold(sandbox.read_archive))
         cancel_midway(lambda: sandbox.get_dir(place, tmp_path / 'target'), gate.under_way)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from enclave.aio.proxies import run
 from enclave.errors import EnclaveError
 from enclave.sandboxes.docker.engine import get_engine
-from enclave.sandboxes.docker.images import Progress, ensure_image
+from enclave.sandboxes.images.catalog import Progress, ensure_image
 from ms_enclave.sandbox.boxes.base import register_sandbox
 from ms_enclave.sandbox.boxes.core_backed import CoreBackedSandbox
 from ms_enclave.sandbox.boxes.core_options import docker_options

@@ -159,7 +159,7 @@ def test_completion_script_is_for_both_names(shell: str) -> None:
     script = CliRunner().invoke(cli, ['completion', shell]).stdout
 
     assert '_MS_ENCLAVE_COMPLETE' in script
-    assert script.splitlines()[-1].count('enclave') >= 1
+    assert any(' enclave' in line for line in script.splitlines()[-2:])
     assert 'ms-enclave' in script
 
 
@@ -180,3 +180,49 @@ def test_ids_are_completed(invoke: Invoke) -> None:
     done = CliRunner(env=words).invoke(cli, [], prog_name='ms-enclave')
 
     assert done.stdout.split() == ['plain,abc111', 'plain,abd222']
+
+
+@pytest.mark.parametrize(('command', 'done'), [('pause', 'paused'), ('resume', 'resumed')])
+def test_pausing_and_resuming_report_each_sandbox(invoke: Invoke, place: FakePlace, command: str, done: str) -> None:
+    assert invoke(command, 'abc').stdout == 'abc111\n'
+    assert place.calls == [(command, 'abc111')]
+    assert json.loads(invoke(command, 'abc', '--json').stdout) == {done: ['abc111'], 'failed': {}, 'errors': {}}
+
+
+@pytest.mark.parametrize('shell', ['bash', 'zsh', 'fish'])
+def test_kinds_are_completed(shell: str) -> None:
+    words = {
+        '_MS_ENCLAVE_COMPLETE': f'{shell}_complete',
+        'COMP_WORDS': 'ms-enclave run --type docker',
+        'COMP_CWORD': 'docker' if shell == 'fish' else '3',  # fish says the word itself
+    }
+
+    done = CliRunner(env=words).invoke(cli, [], prog_name='ms-enclave')
+
+    assert {'docker', 'docker_notebook'} <= set(done.stdout.replace(',', '\n').split())
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize('words', ['run --image', 'shell --image', 'notebook run --image'])
+def test_images_of_the_engine_are_completed(words: str) -> None:
+    line = f'ms-enclave {words} python:3.11'
+    environment = {
+        '_MS_ENCLAVE_COMPLETE': 'bash_complete',
+        'COMP_WORDS': line,
+        'COMP_CWORD': str(len(line.split()) - 1),
+    }
+
+    done = CliRunner(env=environment).invoke(cli, [], prog_name='ms-enclave')
+
+    assert 'plain,python:3.11-slim' in done.stdout.splitlines()
+
+
+def test_images_of_a_server_are_not_asked_for() -> None:
+    environment = {
+        '_MS_ENCLAVE_COMPLETE': 'bash_complete',
+        'COMP_WORDS': 'ms-enclave run --image python',
+        'COMP_CWORD': '3',
+        'ENCLAVE_URL': 'http://127.0.0.1:9',
+    }
+
+    assert CliRunner(env=environment).invoke(cli, [], prog_name='ms-enclave').stdout.strip() == ''

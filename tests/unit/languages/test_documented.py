@@ -10,7 +10,7 @@ import pytest
 
 from enclave.languages.table import list_languages
 from enclave.languages.toolchains import HELLOS
-from enclave.sandboxes.docker.images import get_recipe
+from enclave.sandboxes.images.catalog import get_recipe
 
 ROOT = Path(__file__).parents[3]
 

@@ -51,8 +51,8 @@ def test_the_kind_can_be_named() -> None:
 
 
 def test_an_unknown_kind_is_not_registered() -> None:
-    with pytest.raises(NotRegisteredError, match="'ray' is not registered; known: http, local") as info:
-        SandboxManagerFactory.create_manager('ray')
+    with pytest.raises(NotRegisteredError, match="'slurm' is not registered; known: http, local, ray") as info:
+        SandboxManagerFactory.create_manager('slurm')
     assert isinstance(info.value, ValueError)
 
 
@@ -60,7 +60,7 @@ def test_a_kind_of_ones_own_can_be_registered() -> None:
     assert register_manager('custom')(CustomManager) is CustomManager
 
     assert type(SandboxManagerFactory.create_manager('custom')) is CustomManager
-    assert SandboxManagerFactory.get_registered_types() == ['custom', 'http', 'local']
+    assert SandboxManagerFactory.get_registered_types() == ['custom', 'http', 'local', 'ray']
 
 
 def test_what_is_no_manager_cannot_be_registered() -> None:

@@ -48,7 +48,7 @@ def chart_of(figure: Any) -> dict[str, Any] | None:
 
 
 def chart_of_axes(axes: Any) -> dict[str, Any] | None:
-    """Return what one pair of axes shows: slices, bars, points or lines, the first of these that there are any of."""
+    """Return what one pair of axes shows: slices, bars, points, boxes or lines, the first of these that there are any of."""
     wedges = [patch for patch in axes.patches if type(patch).__name__ == 'Wedge']
     if wedges:
         return pie_of(axes, wedges)
@@ -59,6 +59,9 @@ def chart_of_axes(axes: Any) -> dict[str, Any] | None:
     if clouds:
         found = [(each.get_label(), each.get_offsets()[:MAX_POINTS]) for each in clouds]
         return {'type': 'scatter', **labels_of(axes), **scales_of(axes), 'elements': points_of(axes, found)}
+    boxes = boxes_of(axes)
+    if boxes:
+        return {'type': 'box_and_whisker', **labels_of(axes), 'elements': boxes}
     if axes.get_lines():
         found = [(line.get_label(), line.get_xydata()[:MAX_POINTS]) for line in axes.get_lines()]
         return {'type': 'line', **labels_of(axes), **scales_of(axes), 'elements': points_of(axes, found)}
@@ -134,6 +137,68 @@ def bars_of(axes: Any, containers: Any) -> list[dict[str, Any]]:
             label = names.get(round(middle, 6)) or str(value_of(axis, middle))
             found.append({'label': label, 'value': value, 'group': '' if group.startswith('_') else group})
     return found
+
+
+def boxes_of(axes: Any) -> list[dict[str, Any]]:
+    """Return box plots as their numbers, left to right; nothing where there are none.
+
+    matplotlib leaves no trace of a box plot but its lines: a closed one of 5 points, or 11 with a notch, around the quartiles, or
+    a patch of that shape; one of two points across it at the median; two from its ends to the whiskers'; and one without a line
+    for what lies outside.
+    """
+    lines = [(line.get_xydata().tolist(), line) for line in axes.get_lines()]
+    shapes = [points for points, _ in lines if is_box(points)]
+    for patch in axes.patches:
+        if type(patch).__name__ == 'PathPatch':
+            points = patch.get_path().vertices.tolist()
+            shapes += [points] if is_box(points[:-1] + [points[0]]) or is_box(points) else []
+    for flip in (False, True):
+        found = [box for shape in shapes if (box := box_of(axes, turned(shape, flip), lines, flip)) is not None]
+        if found and len(found) == len(shapes):
+            return [box for _, box in sorted(found, key=lambda each: each[0])]
+    return []
+
+
+def is_box(points: Any) -> bool:
+    """Tell whether a line is closed and has the corners of a box."""
+    return len(points) in (5, 11) and points[0] == points[-1] and len({tuple(each) for each in points}) >= 4
+
+
+def turned(points: Any, flip: bool) -> Any:
+    """Return points with the values' axis second: a plot may lie."""
+    return [[y, x] if flip else [x, y] for x, y in points]
+
+
+def box_of(axes: Any, shape: Any, lines: Any, flip: bool) -> Any:
+    """Return where a box stands, and what it says; None if it is none that stands upright."""
+    left, right = min(x for x, _ in shape), max(x for x, _ in shape)
+    low, high = min(y for _, y in shape), max(y for _, y in shape)
+    middle = (left + right) / 2
+    width = abs(right - left) / 1000 + 1e-12
+    ends, median, outside = [low, high], None, []
+    for points, line in lines:
+        points = turned(points, flip)
+        level = len({y for _, y in points}) == 1
+        if line.get_linestyle() in ('None', 'none', '', ' '):
+            outside += [y for x, y in points if abs(x - middle) <= width]
+        elif len(points) == 2 and level and left - width <= points[0][0] < middle < points[1][0] <= right + width:
+            if low <= points[0][1] <= high and (median is None or abs(points[1][0] - points[0][0]) > 0):
+                median = points[0][1]
+        elif len(points) == 2 and all(abs(x - middle) <= width for x, _ in points):
+            ends += [y for _, y in points if y <= low or y >= high]
+    if median is None:
+        return None
+    axis = axes.yaxis if flip else axes.xaxis
+    names = {round(float(at), 6): text.get_text() for at, text in zip(axis.get_ticklocs(), axis.get_ticklabels())}  # noqa: B905
+    return middle, {
+        'label': names.get(round(middle, 6)) or str(middle),
+        'min': min(ends),
+        'first_quartile': low,
+        'median': median,
+        'third_quartile': high,
+        'max': max(ends),
+        'outliers': [y for y in outside if math.isfinite(y)],
+    }
 
 
 def pie_of(axes: Any, wedges: Any) -> dict[str, Any]:

@@ -26,13 +26,18 @@ ALL_ADDRESSES = '0.0.0.0/0'
 
 @frozen(kw_only=True)
 class Wanted:
-    """What a creation asks for. ``has_network`` is whether it may have what network its template says."""
+    """What a creation asks for. ``has_network`` is whether it may have what network its template says.
+
+    ``pauses`` is whether it is paused when its time is over, ``resumes`` whether what reaches it then resumes it.
+    """
 
     template: str
     seconds: float | None = DEFAULT_SECONDS
     labels: Mapping[str, str] = Factory(dict)
     env: Mapping[str, str] = Factory(dict)
     has_network: bool = True
+    pauses: bool = False
+    resumes: bool = False
 
 
 def read_wanted(body: Mapping[str, Any]) -> Wanted:
@@ -52,6 +57,7 @@ def read_wanted(body: Mapping[str, Any]) -> Wanted:
     ):
         if body.get(name):
             raise UnsupportedError(f'this server has no {what} ({name} of the creation)')
+    pauses, resumes = _read_lifecycle(body)
     return Wanted(
         template=template,
         seconds=read_seconds(body.get('timeout'), DEFAULT_SECONDS),
@@ -60,7 +66,34 @@ def read_wanted(body: Mapping[str, Any]) -> Wanted:
         has_network=_read_network(
             body.get('allow_internet_access', body.get('allowInternetAccess')), body.get('network')
         ),
+        pauses=pauses,
+        resumes=resumes,
     )
+
+
+def _read_lifecycle(body: Mapping[str, Any]) -> tuple[bool, bool]:
+    pauses, asked = body.get('autoPause') or False, body.get('autoResume')
+    resumes = (asked.get('enabled') or False) if isinstance(asked, Mapping) else asked or False
+    for name, value in (('autoPause', pauses), ('autoResume', resumes)):
+        if not isinstance(value, bool):
+            raise InvalidArgumentError(f'{name} must be true or false, not {str(value)[:100]!r}')
+    if resumes and not pauses:
+        raise InvalidArgumentError('autoResume is for sandboxes that are paused when their time is over (autoPause)')
+    if pauses:
+        check_memory(body.get('autoPauseMemory'))
+    return pauses, resumes
+
+
+def check_memory(value: Any) -> None:
+    """Return if a pause is to keep the memory, as every pause here does.
+
+    Raises:
+        UnsupportedError: It is not to.
+    """
+    if value is False:
+        raise UnsupportedError(
+            "a pause keeps memory and files here, and nothing is rebooted; ask for mode='full', or remove the sandbox"
+        )
 
 
 def read_seconds(value: Any, default: float | None) -> float | None:
@@ -146,6 +179,8 @@ def make_sandbox(
     seconds = service.policy.lifetime(wanted.seconds, tenant.manager.config.ttl)
     with service.naming(tenant, sandbox_id), tenant.reserved(1):
         made = tenant.manager.create_sandbox(asked.kind, asked.config, sandbox_id, ttl=seconds, labels=wanted.labels)
+    if wanted.pauses and tenant.manager._existing(made).can_be_paused:
+        tenant.manager.renew(made, on_expiry='pause')
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import stat
+import time
 from datetime import timezone
 from typing import Any
 
@@ -14,7 +15,7 @@ from enclave.server.adapters.e2b import connect
 from enclave.server.adapters.e2b.connect import field
 from enclave.server.adapters.e2b.processes import asked_user
 from enclave.server.adapters.e2b.services import asked_sandbox, on_call, remembered, verb
-from enclave.server.adapters.e2b.state import NAMES_SECONDS, SandboxState, monotonic
+from enclave.server.adapters.e2b.state import NAMES_SECONDS, SandboxState
 from enclave.server.route import Context, RawBody
 
 SERVICE = 'filesystem.Filesystem'
@@ -97,8 +98,8 @@ def _names(sandbox: Sandbox, known: SandboxState) -> tuple[dict[int, str], dict[
     """Return the names of the sandbox's users and groups, by number; a moment old at most."""
     with known.lock:
         found = known.names
-    if found is None or monotonic() - found[0] > NAMES_SECONDS:
-        found = monotonic(), _read_names(sandbox, '/etc/passwd'), _read_names(sandbox, '/etc/group')
+    if found is None or time.monotonic() - found[0] > NAMES_SECONDS:
+        found = time.monotonic(), _read_names(sandbox, '/etc/passwd'), _read_names(sandbox, '/etc/group')
         with known.lock:
             known.names = found
     return found[1], found[2]

@@ -17,31 +17,28 @@ import flask
 
 from enclave import wire
 from enclave.config import parse_size
+from enclave.enums import SandboxStatus
 from enclave.errors import (
     EnclaveError,
     InvalidArgumentError,
     NotFoundError,
     SandboxNotFoundError,
+    SandboxSilentError,
     SandboxStateError,
     UnsupportedError,
 )
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import USABLE
-from enclave.server.adapters.e2b import creation
+from enclave.server.adapters.e2b import creation, metrics
 from enclave.server.adapters.e2b.creation import BASE, CODE_INTERPRETER
 from enclave.server.adapters.e2b.services import answer, empty, on_plane, resolved, state_of
-from enclave.server.adapters.e2b.state import ENVD_VERSION, expiry, monotonic
+from enclave.server.adapters.e2b.state import ENVD_VERSION, expiry
 from enclave.server.route import Context, RawBody
 from enclave.server.views import get_info, list_infos
 
+SHOWN = USABLE | {SandboxStatus.PAUSED}
 MAX_PAGE = 100
 CLIENT_ID = 'enclave'
-_USAGE = (
-    'cat /sys/fs/cgroup/memory.current /sys/fs/cgroup/memory/memory.usage_in_bytes 2>/dev/null | head -n 1; echo =; '
-    'cat /sys/fs/cgroup/cpu.stat 2>/dev/null | sed -n s/usage_usec.//p; echo =; '
-    'df -kP . 2>/dev/null | tail -n 1; echo =; '
-    'cat /proc/[0-9]*/stat 2>/dev/null; echo =; getconf CLK_TCK PAGESIZE 2>/dev/null'
-)
 
 
 def _read(body: RawBody) -> dict[str, Any]:
@@ -63,7 +60,9 @@ def _create(context: Context, body: RawBody) -> flask.Response:
     context.facts['sandbox_id'] = made
     if context.cancellation.is_cancelled:  # too late for the manager to notice: nobody would ever learn the id
         creation.undo(context.tenant, made)
-    state.of(context.tenant, made, wanted.template).note('sandbox created', template=wanted.template)
+    known = state.of(context.tenant, made, wanted.template)
+    known.resumes = wanted.resumes
+    known.note('sandbox created', template=wanted.template)
     return answer(_as_made(context, made, wanted.template), 201)
 
 
@@ -94,35 +93,60 @@ def _as_made(context: Context, sandbox_id: str, template: str) -> dict[str, Any]
     }
 
 
-def _connect(context: Context, sandbox_id: str, body: RawBody, *, only_longer: bool) -> flask.Response:
+def _connect(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     options = _read(body)
     info = _info(context, sandbox_id)
-    if info.status not in USABLE:
+    if info.status not in SHOWN:
         raise SandboxNotFoundError(f'sandbox {sandbox_id} does not run: it is {info.status}')
     seconds = creation.read_seconds(options.get('timeout'), creation.DEFAULT_SECONDS)
-    is_longer = (expiry(info) - utc_now()).total_seconds() < (seconds or math.inf)
-    if is_longer or not only_longer:
+    was_paused = info.status is SandboxStatus.PAUSED
+    if was_paused:
+        _resume(context, info, options, seconds)
+    elif (expiry(info) - utc_now()).total_seconds() < (seconds or math.inf):
         _renew(context, info.id, seconds)
-    return answer(_as_made(context, info.id, _template_of(context, info)))
+    return answer(_as_made(context, info.id, _template_of(context, info)), 201 if was_paused else 200)
+
+
+def _resume(context: Context, info: SandboxInfo, options: dict[str, Any], seconds: float | None) -> None:
+    if options.get('memory') is False:
+        raise UnsupportedError(
+            "a paused sandbox continues with its memory here and cannot be rebooted; connect without on_resume='reboot'"
+        )
+    context.service.policy.lifetime(seconds, None)  # before it runs
+    context.tenant.manager.resume_sandbox(info.id)
+    _renew(context, info.id, seconds)
+    state_of(context.service).of(context.tenant, info.id).note('sandbox resumed')
 
 
 @on_plane('POST', '/v2/sandboxes/<sandbox_id>/connect')
 def e2b_connect(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Answer with the tokens of a sandbox that runs, and let it live longer if asked."""
-    return _connect(context, sandbox_id, body, only_longer=True)
+    return _connect(context, sandbox_id, body)
 
 
 @on_plane('POST', '/sandboxes/<sandbox_id>/connect')
 def e2b_connect_v1(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Answer as `e2b_connect`, for older clients."""
-    return _connect(context, sandbox_id, body, only_longer=True)
+    return _connect(context, sandbox_id, body)
 
 
 @on_plane('POST', '/sandboxes/<sandbox_id>/resume')
 def e2b_resume(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
-    """Say that a sandbox which runs is not paused; none here ever is."""
-    _info(context, sandbox_id)
-    raise SandboxStateError(f'sandbox {sandbox_id} is running already')
+    """Let a paused sandbox continue, as older clients ask."""
+    options = _read(body)
+    info = _info(context, sandbox_id)
+    if info.status is not SandboxStatus.PAUSED:
+        raise SandboxStateError(f'sandbox {sandbox_id} is running already')
+    _resume(context, info, options, creation.read_seconds(options.get('timeout'), creation.DEFAULT_SECONDS))
+    if isinstance(options.get('autoPause'), bool):
+        context.tenant.manager.renew(
+            info.id, _seconds_left(context, info.id), on_expiry='pause' if options['autoPause'] else 'remove'
+        )
+    return answer(_as_made(context, info.id, _template_of(context, info)), 201)
+
+
+def _seconds_left(context: Context, sandbox_id: str) -> float:
+    return max(1.0, (expiry(_info(context, sandbox_id)) - utc_now()).total_seconds())
 
 
 # Finding --------------------------------------------------------------------------------------------------------------
@@ -149,7 +173,7 @@ def _as_listed(context: Context, info: SandboxInfo) -> dict[str, Any]:
         'cpuCount': max(1, math.ceil(float(info.config.get('cpu_limit') or 1))),
         'memoryMB': _mebibytes(info.config.get('memory_limit')),
         'diskSizeMB': _mebibytes(info.config.get('disk_limit')),
-        'state': 'running',
+        'state': 'paused' if info.status is SandboxStatus.PAUSED else 'running',
         'envdVersion': ENVD_VERSION,
         'metadata': info.labels,
         'volumeMounts': [],
@@ -171,36 +195,41 @@ def _mebibytes(size: Any) -> int:
 def e2b_get_sandbox(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Return what can be said of a sandbox."""
     info = _info(context, sandbox_id)
-    if info.status not in USABLE:
+    if info.status not in SHOWN:
         raise SandboxNotFoundError(f'sandbox {sandbox_id} does not run: {info.error or f"it is {info.status}"}')
     state = state_of(context.service)
+    pauses = info.metadata.get('on_expiry') == 'pause'
     return answer(
         {
             **_as_listed(context, info),
             'envdAccessToken': state.token(context.tenant, info.id),
             'allowInternetAccess': bool(info.config.get('network_enabled')),
             'domain': state.settings.domain,
-            'lifecycle': {'onTimeout': 'kill', 'autoResume': False},
+            'lifecycle': {
+                'onTimeout': 'pause' if pauses else 'kill',
+                'autoResume': pauses and state.of(context.tenant, info.id).resumes,
+            },
         }
     )
 
 
-def _running(context: Context) -> list[SandboxInfo]:
+def _shown(context: Context, states: set[str]) -> list[SandboxInfo]:
     metadata = flask.request.args.get('metadata') or ''
     # Names and values are quoted twice: by themselves, and as parts of a query.
     wanted = {unquote(name): unquote(text) for name, text in parse_qsl(metadata, keep_blank_values=True)}
-    return [info for info in list_infos(context.tenant, labels=wanted) if info.status in USABLE]
+    found = [info for info in list_infos(context.tenant, labels=wanted) if info.status in SHOWN]
+    return [info for info in found if ('paused' if info.status is SandboxStatus.PAUSED else 'running') in states]
 
 
 @on_plane('GET', '/sandboxes', while_draining=True)
 def e2b_list_sandboxes_v1(context: Context, body: RawBody) -> flask.Response:
     """Return all sandboxes of the key that run, newest first."""
-    return answer([_as_listed(context, info) for info in reversed(_running(context))])
+    return answer([_as_listed(context, info) for info in reversed(_shown(context, {'running'}))])
 
 
 @on_plane('GET', '/v2/sandboxes', while_draining=True)
 def e2b_list_sandboxes(context: Context, body: RawBody) -> flask.Response:
-    """Return a page of the sandboxes of the key that run; ``x-next-token`` is where the next one begins."""
+    """Return a page of the sandboxes of the key, paused ones too; ``x-next-token`` is where the next one begins."""
     args = flask.request.args
     states = {each for each in ','.join(args.getlist('state')).split(',') if each}
     if states - {'running', 'paused'}:
@@ -208,7 +237,7 @@ def e2b_list_sandboxes(context: Context, body: RawBody) -> flask.Response:
     order = args.get('order') or 'desc'
     if order not in ('asc', 'desc'):
         raise InvalidArgumentError(f'order must be asc or desc, not {order[:40]!r}')
-    found = _running(context) if not states or 'running' in states else []
+    found = _shown(context, states or {'running', 'paused'})
     template = args.get('template')
     if template:
         found = [info for info in found if _template_of(context, info) == template]
@@ -277,8 +306,14 @@ def e2b_set_timeout(context: Context, sandbox_id: str, body: RawBody) -> flask.R
     if seconds == 0:
         _delete(context, info.id)
     else:
+        _check_running(info)
         _renew(context, info.id, seconds)
     return empty()
+
+
+def _check_running(info: SandboxInfo) -> None:
+    if info.status is SandboxStatus.PAUSED:
+        raise SandboxStateError(f'sandbox {info.id} is paused, so its time stands still; connect to it to resume it')
 
 
 @on_plane('POST', '/sandboxes/<sandbox_id>/refreshes')
@@ -286,6 +321,7 @@ def e2b_refresh(context: Context, sandbox_id: str, body: RawBody) -> flask.Respo
     """Let a sandbox live at least so many seconds from now."""
     seconds = creation.read_seconds(_read(body).get('duration'), creation.DEFAULT_SECONDS)
     info = _info(context, sandbox_id)
+    _check_running(info)
     if seconds and (expiry(info) - utc_now()).total_seconds() < seconds:
         _renew(context, info.id, seconds)
     return empty()
@@ -305,11 +341,19 @@ def _delete(context: Context, sandbox_id: str) -> None:
     state_of(context.service).forget(context.tenant, sandbox_id)
 
 
-@on_plane('POST', '/sandboxes/<sandbox_id>/pause')
-def e2b_pause(context: Context, sandbox_id: str, body: RawBody) -> NoReturn:
-    """Refuse: no backend keeps a sandbox's memory."""
-    _info(context, sandbox_id)
-    raise UnsupportedError('this server cannot pause a sandbox and keep its memory; let it run, and renew its timeout')
+@on_plane('POST', '/sandboxes/<sandbox_id>/pause', lane='end')
+def e2b_pause(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
+    """Keep what is in a sandbox from running, with its memory, until somebody connects to it."""
+    options = _read(body)
+    info = _info(context, sandbox_id)
+    creation.check_memory(options.get('memory'))
+    if info.status is SandboxStatus.PAUSED:
+        raise SandboxStateError(f'sandbox {sandbox_id} is paused already')
+    if options.get('requireHealthyGuest') is True and not context.tenant.manager._existing(info.id).is_alive():
+        raise SandboxSilentError(f'sandbox {sandbox_id} does not answer, so it was not paused')
+    context.tenant.manager.pause_sandbox(info.id)
+    state_of(context.service).of(context.tenant, info.id).note('sandbox paused')
+    return empty()
 
 
 @on_plane('POST', '/sandboxes/<sandbox_id>/snapshots')
@@ -433,52 +477,38 @@ def e2b_make_secret(context: Context, body: RawBody) -> NoReturn:
 
 @on_plane('GET', '/sandboxes/<sandbox_id>/metrics', lane='call')
 def e2b_get_metrics(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
-    """Return what a sandbox uses now, as seen from inside: one entry."""
+    """Return what a sandbox used since it was asked first, oldest first; the newest entry is of now, if it runs."""
     info = _info(context, sandbox_id)
-    sandbox = state_of(context.service).sandbox(context.tenant, info.id)
+    begin, end = (_read_moment(name) for name in ('start', 'end'))
     known = state_of(context.service).of(context.tenant, info.id)
-    context.check_output(info.id, 1 << 20)
-    result = sandbox.execute_command(['sh', '-c', _USAGE], 10.0, max_output_bytes=1 << 20)
-    memory, cpu_seconds, disk_used, disk_total = _read_usage(result.stdout)
-    now = monotonic()
-    with known.lock:
-        before, known.usage = known.usage, (now, cpu_seconds)
-    if before is None:
-        before = now - max(1.0, (utc_now() - (info.started_at or info.created_at)).total_seconds()), 0.0
-    moment = utc_now()
-    return answer(
-        [
-            {
-                'timestamp': _as_time(moment),
-                'timestampUnix': int(moment.timestamp()),
-                'cpuCount': max(1, math.ceil(float(info.config.get('cpu_limit') or 1))),
-                'cpuUsedPct': round(max(0.0, 100 * (cpu_seconds - before[1]) / max(0.001, now - before[0])), 2),
-                'memUsed': memory,
-                'memTotal': _mebibytes(info.config.get('memory_limit')) << 20,
-                'memCache': 0,
-                'diskUsed': disk_used,
-                'diskTotal': disk_total,
-            }
-        ]
-    )
+    if info.status in USABLE:
+        context.check_output(info.id, metrics.MAX_BYTES)
+        sandbox = state_of(context.service).sandbox(context.tenant, info.id)
+        known.samples.ask(sandbox, info.started_at or info.created_at)
+    return answer([_as_metric(info, sample) for sample in known.samples.between(begin, end)])
 
 
-def _read_usage(text: str) -> tuple[int, float, int, int]:
-    """Return memory in bytes, CPU seconds, and disk used and total in bytes; what the sandbox does not say is 0."""
-    parts = [*text.split('=\n'), '', '', '', '', ''][:5]
-    units = [int(each) for each in parts[4].split() if each.isdecimal()] or [100, 4096]
-    ticks, page = (units[0] or 100), (units[1] if len(units) > 1 else 4096)
-    lines = [line.rpartition(')')[2].split() for line in parts[3].splitlines()]
-    rows = [line for line in lines if len(line) > 21 and all(line[at].isdecimal() for at in (11, 12, 21))]
-    memory = parts[0].strip()
-    usage = parts[1].strip()
-    disk = parts[2].split()
-    return (
-        int(memory) if memory.isdecimal() else sum(int(line[21]) * page for line in rows),
-        int(usage) / 1e6 if usage.isdecimal() else sum(int(line[11]) + int(line[12]) for line in rows) / ticks,
-        int(disk[2]) << 10 if len(disk) > 3 and disk[2].isdecimal() else 0,
-        int(disk[1]) << 10 if len(disk) > 3 and disk[1].isdecimal() else 0,
-    )
+def _read_moment(name: str) -> float | None:
+    text = flask.request.args.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal() or not text.isascii() or len(text) > 12:
+        raise InvalidArgumentError(f'{name} must be a time in whole seconds since 1970, not {text[:40]!r}')
+    return float(text)
+
+
+def _as_metric(info: SandboxInfo, sample: metrics.Sample) -> dict[str, Any]:
+    return {
+        'timestamp': _as_time(sample.at),
+        'timestampUnix': int(sample.at.timestamp()),
+        'cpuCount': max(1, math.ceil(float(info.config.get('cpu_limit') or 1))),
+        'cpuUsedPct': sample.cpu_percent,
+        'memUsed': sample.memory,
+        'memTotal': _mebibytes(info.config.get('memory_limit')) << 20,
+        'memCache': 0,
+        'diskUsed': sample.disk_used,
+        'diskTotal': sample.disk_total,
+    }
 
 
 @on_plane('GET', '/sandboxes/<sandbox_id>/logs', while_draining=True)

@@ -6,19 +6,20 @@ All of it is bounded, and goes with its sandbox.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from datetime import datetime, timedelta
 from typing import Any
 
 from attrs import define, field, frozen
 
+from enclave.enums import SandboxStatus
 from enclave.errors import ConflictError, EnclaveError
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import USABLE, Sandbox
 from enclave.sandboxes.watching import Watch
 from enclave.server.adapters.e2b.faults import NoSandboxError
 from enclave.server.adapters.e2b.identity import Tokens
+from enclave.server.adapters.e2b.metrics import Samples
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.auth import ANONYMOUS
 from enclave.server.service import Service, Tenant
@@ -62,7 +63,8 @@ class SandboxState:
     contexts: dict[str, str] = field(factory=dict, init=False, repr=False)  # the directory of each kernel
     prepared: dict[str, datetime] = field(factory=dict, init=False, repr=False)  # which life of each kernel
     turns: dict[str, threading.Lock] = field(factory=dict, init=False, repr=False)  # by kernel
-    usage: tuple[float, float] | None = field(default=None, init=False, repr=False)  # when, and CPU seconds until then
+    resumes: bool = field(default=False, init=False)  # what reaches it while it is paused resumes it
+    samples: Samples = field(factory=Samples, init=False, repr=False)
 
     def note(self, message: str, **fields: Any) -> None:
         """Add a line to the log."""
@@ -106,6 +108,7 @@ class SandboxState:
             watches, self.watches = dict(self.watches), {}
         for watch, _ in watches.values():
             watch.close()
+        self.samples.close()
 
 
 class State:
@@ -163,8 +166,13 @@ class State:
         found = tenant.manager.get_sandbox(sandbox_id)
         if found is None:
             raise NoSandboxError(sandbox_id, 'it was never made here, or it was removed')
-        if found.status not in USABLE:
-            raise NoSandboxError(sandbox_id, f'it is {found.status}')
+        status = found.status
+        if status is SandboxStatus.PAUSED and self.of(tenant, sandbox_id).resumes:
+            tenant.manager.resume_sandbox(sandbox_id)
+            status = found.status
+        if status not in USABLE:
+            hint = '; connect to it to resume it' if status is SandboxStatus.PAUSED else ''
+            raise NoSandboxError(sandbox_id, f'it is {status}{hint}')
         return found
 
     def known(self) -> dict[str, list[str]]:
@@ -210,9 +218,4 @@ def expiry(info: SandboxInfo) -> datetime:
         return (info.started_at or info.created_at) + timedelta(days=36500)
 
 
-def monotonic() -> float:
-    """Return a moment of the clock that never jumps."""
-    return time.monotonic()
-
-
-__all__ = ['ANONYMOUS', 'DEBUG_ID', 'ENVD_VERSION', 'SandboxState', 'State', 'expiry', 'monotonic']
+__all__ = ['ANONYMOUS', 'DEBUG_ID', 'ENVD_VERSION', 'SandboxState', 'State', 'expiry']

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from enclave.errors import InvalidArgumentError
-from enclave.sandboxes.docker import build, images
-from enclave.sandboxes.docker.images import find_recipe, get_recipe, list_recipes
+from enclave.sandboxes.images import build, catalog
+from enclave.sandboxes.images.catalog import find_recipe, get_recipe, list_recipes
 
 ONE = '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n'
 TWO = '-----BEGIN CERTIFICATE-----\nBBBB\n-----END CERTIFICATE-----\n'
@@ -142,9 +142,9 @@ def test_pull_progress_adds_the_layers_up() -> None:
     layers: dict[str, tuple[int, int]] = {}
     line = {'status': 'Downloading', 'id': 'a', 'progressDetail': {'current': 10, 'total': 100}}
 
-    images._pull_progress(line, layers)
-    step = images._pull_progress({**line, 'id': 'b'}, layers)
-    done = images._pull_progress({'status': 'Pull complete', 'id': 'a'}, layers)
+    catalog._pull_progress(line, layers)
+    step = catalog._pull_progress({**line, 'id': 'b'}, layers)
+    done = catalog._pull_progress({'status': 'Pull complete', 'id': 'a'}, layers)
 
     assert (step.done_bytes, step.total_bytes) == (20, 200)
     assert (done.done_bytes, done.total_bytes) == (110, 200)

@@ -25,13 +25,13 @@ from attrs import frozen
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
 from enclave.records import Model, utc_now
-from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, WholeTarInfo, damage_reported, find_decompressor
 from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
-from enclave.sandboxes.bubblewrap.image import Archive, Folder, read_image
-from enclave.sandboxes.bubblewrap.layer import apply_layer
 from enclave.sandboxes.bubblewrap.places import cache_dir
 from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place
 from enclave.sandboxes.bubblewrap.workspace import workspace
+from enclave.sandboxes.images.archive import COPY_BYTES, WholeTarInfo, damage_reported, find_decompressor
+from enclave.sandboxes.images.layer import apply_layer
+from enclave.sandboxes.images.oci import Archive, Folder, read_image
 
 Progress = Callable[[str], None]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from enclave.errors import SandboxStartError
-from enclave.sandboxes.bubblewrap.archive import COPY_BYTES, Measured, WholeTarInfo, damage_reported, find_decompressor
 from enclave.sandboxes.bubblewrap.rootfs import LINKS, resolve_inside
+from enclave.sandboxes.images.archive import COPY_BYTES, Measured, WholeTarInfo, damage_reported, find_decompressor
 
 _WHITEOUT, _OPAQUE = '.wh.', '.wh..wh..opq'
 _DEPTH = 256

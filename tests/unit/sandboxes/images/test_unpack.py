@@ -27,10 +27,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enclave.errors import ConfigurationError, EnclaveError, ImageNotFoundError, SandboxStartError
-from enclave.sandboxes.bubblewrap.layer import apply_layer
 from enclave.sandboxes.bubblewrap.rootfs import find_unpacked, image_place, resolve_inside
-from enclave.sandboxes.bubblewrap.unpack import list_unpacked, remove_unpacked, unpack_image
 from enclave.sandboxes.bubblewrap.workspace import workspace
+from enclave.sandboxes.images.layer import apply_layer
+from enclave.sandboxes.images.unpack import list_unpacked, remove_unpacked, unpack_image
 
 ARCHITECTURE = {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(platform.machine(), platform.machine())
 
@@ -520,7 +520,7 @@ def test_a_part_of_an_oci_layout_that_is_another_is_told(tmp_path: Path, what: s
 
 
 def test_a_layer_compressed_in_an_unknown_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('enclave.sandboxes.bubblewrap.archive._DECOMPRESSORS', {})
+    monkeypatch.setattr('enclave.sandboxes.images.archive._DECOMPRESSORS', {})
     with pytest.raises(SandboxStartError, match='zstd'):
         apply_layer(tmp_path, io.BytesIO(b'\x28\xb5\x2f\xfd' + bytes(100)))
 
@@ -556,7 +556,7 @@ CUT_SHORT = """
 import sys, threading
 from pathlib import Path
 from enclave.cli.main import main
-from enclave.sandboxes.bubblewrap import unpack
+from enclave.sandboxes.images import unpack
 
 def stop_at(first, file, **named):
     if isinstance(first, Path):

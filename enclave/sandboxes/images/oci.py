@@ -22,8 +22,8 @@ from attrs import evolve, frozen
 
 from enclave import wire
 from enclave.errors import InvalidArgumentError, SandboxStartError
-from enclave.sandboxes.bubblewrap.archive import Measured, damage_reported
 from enclave.sandboxes.bubblewrap.rootfs import resolve_inside
+from enclave.sandboxes.images.archive import Measured, damage_reported
 
 _DOCUMENT_LIMIT_BYTES = 16 << 20
 _INDEX_DEPTH = 4

@@ -1,6 +1,6 @@
 """Images: looking for them, pulling them, and the recipes of the few we can build (layer 4, docker).
 
-A recipe is a folder under ``recipes/`` with a ``recipe.json`` (`ImageRecipe`); `enclave.sandboxes.docker.build` follows it.
+A recipe is a folder under ``recipes/`` with a ``recipe.json`` (`ImageRecipe`); `enclave.sandboxes.images.build` follows it.
 What was built here says so in its labels, and never passes for what a registry sends under the same name.
 """
 
@@ -101,7 +101,7 @@ class ImageRecipe(Model):
 
 def list_recipes() -> list[ImageRecipe]:
     """Return the recipes that come with this package, by name."""
-    root = Path(str(resources.files('enclave.sandboxes.docker'))) / 'recipes'
+    root = Path(str(resources.files('enclave.sandboxes.images'))) / 'recipes'
     return [load_recipe(path.parent) for path in sorted(root.glob('*/recipe.json'))]
 
 

@@ -35,7 +35,7 @@ from enclave import __version__
 from enclave.errors import EngineError, ImageNotFoundError, InvalidArgumentError, UnsupportedError
 from enclave.records import utc_now
 from enclave.sandboxes.docker.engine import Engine
-from enclave.sandboxes.docker.images import (
+from enclave.sandboxes.images.catalog import (
     LABEL_BUILT_BY,
     LABEL_CREATED,
     LABEL_HOST_CA,

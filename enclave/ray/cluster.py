@@ -1,0 +1,148 @@
+"""What is asked of Ray (layer 6), which has its one entry point here. It is imported when it is first needed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from enclave.errors import ConfigurationError, EngineUnavailableError, UnsupportedError
+
+NAMESPACE = 'enclave'
+"""The namespace of Ray that shards have their names in."""
+PREFIX = 'enclave-shard'
+CONTROL_THREADS = 4
+"""How many calls of Ray a shard answers at once: reports, and its end. What is asked of sandboxes goes another way."""
+
+
+def load_ray() -> Any:
+    """Return the module of Ray.
+
+    Raises:
+        UnsupportedError: It is not installed.
+    """
+    try:
+        return importlib.import_module('ray')
+    except ImportError as error:
+        raise UnsupportedError(
+            f"a manager on a Ray cluster needs Ray ({error}); install it with: pip install 'ms-enclave[ray]'"
+        ) from None
+
+
+def connect(address: str | None) -> Any:
+    """Return Ray, connected to its cluster; a program that is connected already stays so.
+
+    Args:
+        address: As ``ray.init`` takes it; None is the cluster of ``RAY_ADDRESS``, else one on this machine that Ray starts.
+    """
+    ray = load_ray()
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, ignore_reinit_error=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = 'the cluster of RAY_ADDRESS, or one on this machine' if address is None else repr(address)
+            raise EngineUnavailableError(f'Ray does not answer ({where}): {error}') from error
+    if ray.util.client.ray.is_connected():
+        raise UnsupportedError(
+            'this program uses Ray Client (ray://), from where the nodes of the cluster cannot be reached; run it on a node '
+            'of the cluster, as a job for example: ray job submit -- python program.py'
+        )
+    return ray
+
+
+def actor_name(cluster: str, shard_id: str) -> str:
+    """Return what Ray calls a shard."""
+    return f'{PREFIX}:{cluster}:{shard_id}'
+
+
+def named_shards(cluster: str) -> list[str]:
+    """Return the ids of all shards that there are of a name, whoever made them."""
+    start = f'{PREFIX}:{cluster}:'
+    found = load_ray().util.list_named_actors(all_namespaces=True)
+    return [
+        each['name'][len(start) :]
+        for each in found
+        if each['namespace'] == NAMESPACE and each['name'].startswith(start)
+    ]
+
+
+def get_shard(cluster: str, shard_id: str) -> Any:
+    """Return the handle of a shard, or None where it has ended meanwhile."""
+    try:
+        return load_ray().get_actor(actor_name(cluster, shard_id), namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def make_shard(actor_class: type, arguments: dict[str, Any], *, name: str, strategy: Any, **options: Any) -> Any:
+    """Ask Ray for a shard and return its handle; it may come later, or never.
+
+    A shard that dies is not made anew by Ray, since it would come back empty, and no call on it is repeated by Ray, since that
+    would run code twice.
+    """
+    ray = load_ray()
+    chosen = {key: value for key, value in options.items() if value is not None}
+    if not isinstance(strategy, str):
+        scheduling = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(placement_group=strategy)
+    else:
+        scheduling = 'SPREAD' if strategy == 'spread' else 'DEFAULT'
+    try:
+        return (
+            ray.remote(actor_class)
+            .options(
+                name=name,
+                namespace=NAMESPACE,
+                scheduling_strategy=scheduling,
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=CONTROL_THREADS,
+                **chosen,
+            )
+            .remote(arguments)
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f'Ray refuses the options of a shard: {error}') from None
+
+
+def done(refs: Iterable[Any]) -> set[Any]:
+    """Return those of some references whose values, or errors, are there."""
+    waited = list(refs)
+    if not waited:
+        return set()
+    ready, _ = load_ray().wait(waited, num_returns=len(waited), timeout=0, fetch_local=True)
+    return set(ready)
+
+
+def get(ref: Any, timeout: float | None = None) -> Any:
+    """Return the value of a reference, or raise what came in its place."""
+    return load_ray().get(ref, timeout=timeout)
+
+
+def is_final(error: BaseException) -> bool:
+    """Return whether an error of a call on a shard says that the shard will never answer."""
+    errors = load_ray().exceptions
+    if isinstance(error, errors.ActorUnavailableError):
+        return False
+    return isinstance(error, (errors.RayActorError, errors.RaySystemError, ValueError))
+
+
+def end_shard(handle: Any) -> None:
+    """Have Ray end a shard's process, with all that is in it; does nothing where it has ended, or Ray has."""
+    ray = load_ray()
+    with contextlib.suppress(Exception):  # Ray may have been shut down, and then its actors with it
+        ray.kill(handle, no_restart=True)
+
+
+def own_address() -> tuple[str, str]:
+    """Return the address of this node and its id. In an actor."""
+    ray = load_ray()
+    return str(ray.util.get_node_ip_address()), str(ray.get_runtime_context().get_node_id())
+
+
+def make_gauge(name: str, description: str, tags: dict[str, str]) -> Any:
+    """Return a gauge of Ray's metrics, whose tags stay the same."""
+    metrics = importlib.import_module('ray.util.metrics')
+    made = metrics.Gauge(name, description=description, tag_keys=tuple(tags))
+    made.set_default_tags(tags)
+    return made

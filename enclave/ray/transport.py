@@ -1,0 +1,166 @@
+"""How requests travel to a shard (layer 6): as to any server, but that whether the shard still lives is asked of Ray.
+
+A connection that breaks says little: a shard may have died, or a network may have had the hiccups. So the one who knows is
+asked before anything is said to the caller, and once a shard is lost, every call on it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import requests
+
+from enclave.errors import AuthenticationError, EnclaveError, ServerUnavailableError
+from enclave.exchange import CancellableRequest
+from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.http import HttpSandboxManager
+from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
+from enclave.managers.pool import again
+from enclave.ray import tunnel
+
+Judge = Callable[[EnclaveError], EnclaveError]
+"""Returns what to raise in the place of an error that says that a shard does not answer."""
+
+
+class ShardTransport(HttpTransport):
+    """Requests to one shard. Lives as long as the shard is known; any thread may use it."""
+
+    connect_problem = None
+
+    def __init__(self, base_url: str, *, tunnel_address: tuple[str, int], judge: Judge, **options: Any) -> None:
+        super().__init__(base_url, **options)
+        self._proxies = {}  # nodes of a cluster reach each other, whatever proxy the environment has for the world
+        self._tunnel_address = tunnel_address
+        self._judge = judge
+        self._exchanges_lock = threading.Lock()  # guards the two below
+        self._exchanges: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._loss: EnclaveError | None = None
+
+    def lose(self, error: EnclaveError) -> None:
+        """End every call that continues, and every later one, with ``error``."""
+        with self._exchanges_lock:
+            self._loss = self._loss or error
+            exchanges = list(self._exchanges)
+        for each in exchanges:
+            if isinstance(each, tunnel.TunnelConnection):
+                each.close()
+            else:
+                each.break_off()
+
+    def _check_lost(self) -> None:
+        if self._loss is not None:
+            raise again(self._loss)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+        make_data: Callable[[], Any],
+        read_timeout: float | None,
+        *,
+        is_repeatable: bool,
+        stream: bool,
+        exchange: CancellableRequest | None = None,
+    ) -> requests.Response:
+        exchange = CancellableRequest('the call') if exchange is None else exchange
+        with self._exchanges_lock:
+            self._check_lost()
+            self._exchanges.add(exchange)
+        try:
+            response = super()._send(
+                method,
+                path,
+                query,
+                headers,
+                make_data,
+                read_timeout,
+                is_repeatable=is_repeatable,
+                stream=stream,
+                exchange=exchange,
+            )
+        except (ServerUnavailableError, AuthenticationError) as error:
+            raise self._judged(error, exchange) from error
+        response.enclave_exchange = exchange  # type: ignore[attr-defined]  # it lives as long as its answer is read
+        return response
+
+    def _send_once(self, *args: Any, **options: Any) -> requests.Response:
+        self._check_lost()
+        return super()._send_once(*args, **options)
+
+    def _raw(self, response: requests.Response, size: int) -> Iterator[bytes]:
+        try:
+            yield from super()._raw(response, size)
+        except ServerUnavailableError as error:
+            raise self._judged(error, getattr(response, 'enclave_exchange', None)) from error
+
+    def _judged(self, error: EnclaveError, exchange: CancellableRequest | None) -> EnclaveError:
+        if exchange is not None and exchange.is_hung_up:
+            return error  # its work was cancelled, which is no sign of anything
+        if self._loss is None:
+            return self._judge(error)
+        found = again(self._loss)
+        assert isinstance(found, EnclaveError)
+        return found
+
+    def connect(self, sandbox_id: str, port: int, host: str, timeout: float | None) -> Any:
+        """Return a connection to a port in a sandbox."""
+        with self._exchanges_lock:
+            self._check_lost()
+        request = tunnel.TunnelRequest(
+            key=self._api_key or '', sandbox_id=sandbox_id, port=port, host=host, timeout=timeout
+        )
+        try:
+            made = tunnel.connect(self._tunnel_address, request, patience=self._connect_timeout)
+        except EnclaveError:
+            raise
+        except OSError as error:
+            unreachable = ServerUnavailableError(f'the shard at {self._base_url} gave no connection: {error}')
+            raise self._judged(unreachable, None) from error
+        with self._exchanges_lock:
+            self._exchanges.add(made)
+        return made
+
+
+class ShardClient(HttpSandboxManager):
+    """The sandboxes of one shard, as its server has them.
+
+    Args:
+        facts: What `enclave.ray.shard.Shard.describe` says.
+        owner: The manager whose client it is, whose threads it uses.
+    """
+
+    def __init__(
+        self,
+        config: SandboxManagerConfig,
+        facts: Mapping[str, Any],
+        *,
+        judge: Judge,
+        cancel_later: Callable[[Callable[[], None]], None],
+    ) -> None:
+        super().__init__(config.model_copy(update={'base_url': facts['url'], 'api_key': facts['key']}))
+        self._transport = ShardTransport(
+            self.base_url,
+            tunnel_address=(str(facts['tunnel'][0]), int(facts['tunnel'][1])),
+            judge=judge,
+            api_key=facts['key'],
+            connect_timeout=CONNECT_SECONDS,
+            answer_timeout=self.config.timeout,
+            max_connections=256,
+            verify=None,
+            cancel_later=cancel_later,
+        )
+
+    def lose(self, error: EnclaveError) -> None:
+        """End every call on the shard, with ``error``."""
+        self._transport.lose(error)  # type: ignore[attr-defined]
+
+    def stop(self) -> None:
+        """Close the connections."""
+        with contextlib.suppress(EnclaveError):
+            super().stop()

@@ -1,0 +1,125 @@
+"""What can be said of shards without Ray."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+import enclave
+from enclave.enums import SandboxManagerType
+from enclave.errors import ConfigurationError, UnsupportedError
+from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.registry import SandboxManagerFactory
+from enclave.ray import cluster
+from enclave.ray.config import RayOptions
+from enclave.ray.manager import RaySandboxManager
+from enclave.ray.shard import FULL, OwnersPolicy, ShardManager, policy_for
+from tests.support.sandbox import FakeBackend, FakeSandbox
+
+
+@pytest.fixture(autouse=True)
+def _fakes() -> None:
+    from enclave.rulings import SHARED
+    from enclave.sandboxes.registry import SandboxFactory
+
+    made = type('TestSandbox', (FakeSandbox,), {'backend': FakeBackend()})
+    SandboxFactory.register_sandbox('fake', made, rulings=SHARED)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'shard_size': 0},
+        {'shard_size': True},
+        {'num_cpus': -1},
+        {'memory': 'much'},
+        {'resources': {'a': 'b'}},
+        {'strategy': 'everywhere'},
+        {'lifetime': 'detached'},
+        {'lifetime': 'forever', 'name': 'a'},
+        {'attach': True},
+        {'name': 'a:b'},
+        {'min_shards': 3, 'max_shards': 2},
+        {'lost_after': 0},
+        {'shard_sise': 4},
+    ],
+)
+def test_an_impossible_option_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RayOptions(**options)
+
+    assert str(caught.value)
+
+
+def test_options_are_the_same_after_a_round_trip() -> None:
+    options = RayOptions(name='a', lifetime='detached', memory='2g', resources={'sandboxes': 1.0}, num_cpus=0.5)
+
+    assert RayOptions(**options.model_dump()) == options
+    assert options.actor_options['memory'] == 2 << 30
+
+
+def test_a_manager_needs_ray_and_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'ray', None)
+
+    with pytest.raises(UnsupportedError, match=r"pip install 'ms-enclave\[ray\]'"):
+        SandboxManagerFactory.create_manager('ray')
+
+
+def test_options_of_shards_and_of_managers_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, 'load_ray', lambda: None)
+
+    manager = SandboxManagerFactory.create_manager(SandboxManagerType.RAY, {'ttl': 5}, shard_size=3, pool_size=2)
+
+    assert isinstance(manager, RaySandboxManager)
+    assert isinstance(manager, enclave.RaySandboxManager)
+    assert (manager.options.shard_size, manager.config.pool_size, manager.config.ttl) == (3, 2, 5)
+    with pytest.raises(ConfigurationError, match='shard_sice'):
+        SandboxManagerFactory.create_manager('ray', shard_sice=3)
+
+
+def test_an_id_ends_with_that_of_its_shard_and_a_shard_has_room_for_no_more_than_it_says() -> None:
+    with ShardManager(SandboxManagerConfig(), shard_id='5a5a5a5a', size=2) as manager:
+        first = manager.create_sandbox('fake')
+        manager.create_sandbox('fake')
+        with pytest.raises(enclave.EnclaveError) as caught:
+            manager.create_sandbox('fake')
+
+        assert first.endswith('-5a5a5a5a')
+        assert caught.value.details == {'rule': FULL}
+        assert manager.report()['used'] == 2
+
+
+def test_what_a_pool_keeps_takes_room_until_it_is_dropped() -> None:
+    with ShardManager(SandboxManagerConfig(), shard_id='5a5a5a5a', size=3) as manager:
+        (member, _) = manager.initialize_pool(2, 'fake', name='p')
+        manager.note_pool('p', 'fake', None)
+        assert member.endswith('-5a5a5a5a')
+        assert manager.report()['pools'] == {'p': {'size': 2, 'sandbox_type': 'fake', 'config': None}}
+        with pytest.raises(enclave.EnclaveError, match=FULL):
+            manager.initialize_pool(4, 'fake', name='p')
+
+        manager.drop_pool('p')
+
+        assert manager.report()['pools'] == {}
+        assert len(manager.initialize_pool(3, 'fake', name='q')) == 3
+
+
+def test_an_empty_shard_can_be_retired_and_then_takes_nothing() -> None:
+    with ShardManager(SandboxManagerConfig(), shard_id='5a5a5a5a', size=2) as manager:
+        made = manager.create_sandbox('fake')
+        assert not manager.retire()
+        manager.delete_sandbox(made)
+
+        assert manager.retire()
+        with pytest.raises(enclave.EnclaveError, match=FULL):
+            manager.create_sandbox('fake')
+
+
+def test_a_shard_allows_its_managers_what_they_may_do_at_home() -> None:
+    policy = policy_for(8)
+
+    assert isinstance(policy, OwnersPolicy)
+    assert policy.max_sandboxes is None
+    assert policy.check_sandbox('docker', 'as it is') == 'as it is'

@@ -1,0 +1,104 @@
+"""Connections into the sandboxes of a shard."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from enclave.errors import SandboxNotFoundError
+from enclave.ray.tunnel import TunnelRequest, TunnelServer, connect
+
+KEY = 'k' * 64
+PATIENCE = 60.0
+
+
+class Echo:
+    """A sandbox whose every port gives back what it is sent."""
+
+    def connect_port(self, port: int, host: str, *, timeout: float | None) -> Any:
+        from enclave.ray.tunnel import TunnelConnection
+
+        ours, theirs = socket.socketpair()
+        self.inside = theirs
+        return TunnelConnection(ours)
+
+
+class Manager:
+    """Has one sandbox."""
+
+    def __init__(self) -> None:
+        self.echo = Echo()
+
+    def _using(self, sandbox_id: str) -> Any:
+        if sandbox_id != 'there':
+            raise SandboxNotFoundError(f'no sandbox has the id {sandbox_id!r}')
+        return contextlib.nullcontext(self.echo)
+
+
+@pytest.fixture
+def manager() -> Manager:
+    return Manager()
+
+
+@pytest.fixture
+def server(manager: Manager) -> Iterator[TunnelServer]:
+    made = TunnelServer(manager, '127.0.0.1', KEY)  # type: ignore[arg-type]
+    yield made
+    made.close()
+    made.close()
+
+
+def request(**changes: Any) -> TunnelRequest:
+    return TunnelRequest(**{'key': KEY, 'sandbox_id': 'there', 'port': 80, 'host': '127.0.0.1', **changes})
+
+
+def test_bytes_go_both_ways_until_each_is_closed(server: TunnelServer, manager: Manager) -> None:
+    with connect(server.address, request(), patience=PATIENCE) as connection:
+        connection.sendall(b'there')
+        connection.shutdown_write()
+        inside = manager.echo.inside
+        inside.settimeout(PATIENCE)
+        got = b''
+        while piece := inside.recv(100):
+            got += piece
+        inside.sendall(b'and back')
+        inside.close()
+
+        assert got == b'there'
+        assert connection.recv(100, PATIENCE) == b'and back'
+        assert connection.recv(100, PATIENCE) == b''
+
+
+def test_what_is_wrong_with_a_sandbox_is_the_error_that_it_is(server: TunnelServer) -> None:
+    with pytest.raises(SandboxNotFoundError, match='ghost'):
+        connect(server.address, request(sandbox_id='ghost'), patience=PATIENCE)
+
+
+@pytest.mark.parametrize(
+    'greeting',
+    [
+        b'GET / HTTP/1.1\r\n\r\n',
+        b'{}\n',
+        b'x' * 10_000,
+        b'{"key": "wrong", "sandbox_id": "there", "port": 1, "host": "a"}\n',
+    ],
+)
+def test_who_does_not_know_the_key_gets_no_answer(server: TunnelServer, greeting: bytes) -> None:
+    with socket.create_connection(server.address, PATIENCE) as stream:
+        stream.sendall(greeting)
+        with contextlib.suppress(ConnectionResetError):
+            assert stream.recv(100) == b''
+
+
+def test_connections_end_with_the_server(server: TunnelServer, manager: Manager) -> None:
+    with connect(server.address, request(), patience=PATIENCE) as connection, manager.echo.inside:
+        server.close()
+
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(100, PATIENCE) == b''
+    with pytest.raises(ConnectionRefusedError):
+        connect(server.address, request(), patience=5.0)
