@@ -8,7 +8,7 @@ IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-vm unit lint format typecheck engine images bench clean
+.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-vm unit lint format typecheck engine images bench bench-prepare bench-short clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -41,7 +41,7 @@ test-clients: .venv/.installed-dev  ## clients of SandboxFusion's interface, eac
 	@$(BIN)/pytest -m clients tests/clients
 
 test-compat-clients: .venv/.installed-dev  ## programs for ms-enclave from PyPI, each in an environment of its own
-	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) multi
 	@$(BIN)/pytest -m compat_clients tests/compat
 
 test-languages: .venv/.installed-dev  ## programs in every language of the image multi, which is built if it is not there
@@ -96,9 +96,19 @@ engine: .venv/.installed  ## set up a container engine if none answers
 images: .venv/.installed  ## have the images: pulled where a registry answers, else built
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
 
-bench: .venv/.installed-dev  ## run the benchmarks
-	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
-	@for each in $(sort $(wildcard benchmarks/*.py)); do echo "==> $$each"; $(BIN)/python $$each || exit 1; done
+bench: .venv/.installed-dev  ## measure everything beside other programs and write docs/benchmarks (12 minutes; NOTE="..." is put on top)
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
+		|| echo '==> Going on without: what needs the engine is left out'
+	@$(BIN)/python -m benchmarks --output docs/benchmarks --note '$(NOTE)'
+
+bench-prepare: .venv/.installed-dev  ## make the environments of other programs that make bench needs, once
+	@$(BIN)/python -m benchmarks --prepare
+
+bench-short: .venv/.installed-dev  ## a few ratios that nothing may make much worse (CI)
+	@echo '==> An engine for the short benchmarks'
+	@$(BIN)/python scripts/setup_engine.py --images python:3.11-slim \
+		|| echo '==> Going on without: what needs the engine is left out'
+	@$(BIN)/python -m benchmarks --short
 
 docs: .venv/.installed-dev  ## build the documentation's site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -9,23 +9,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from enclave import shortcuts
 from enclave.aio.proxies import run
 from enclave.aio.sandboxes import AgentBackedSandbox, Sandbox
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
-from enclave.languages.values import CodeRequest, CodeResult, Comparison
-from enclave.records import CommandResult
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from enclave.aio.notebooks import NotebookSandbox
-    from enclave.sandboxes.options import NotebookKind, ProgramOptions, SandboxOptions
+    from enclave.sandboxes.options import NotebookKind, SandboxOptions
 
+P = ParamSpec('P')
+R = TypeVar('R')
 S = TypeVar('S', bound=AgentBackedSandbox)
 
 
@@ -102,62 +102,13 @@ def open_sandbox(
     )
 
 
-async def run_code(
-    code: str | bytes | CodeRequest,
-    language: str = 'python',
-    *,
-    stdin: str | bytes | None = None,
-    args: Sequence[str] = (),
-    files: Mapping[str, str | bytes] | None = None,
-    fetch_files: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-    expected_output: str | None = None,
-    compare: Comparison = 'lines',
-    on_stdout: Callable[[str], object] | None = None,
-    on_stderr: Callable[[str], object] | None = None,
-    sandbox_type: SandboxType | str | None = None,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
-    url: str | None = None,
-    api_key: str | None = None,
-    **options: Unpack[ProgramOptions],
-) -> CodeResult:
-    """Run one program in a sandbox of its own, which is gone afterwards; see `enclave.shortcuts.run_code`."""
-    given: dict[str, Any] = dict(options)
-    async with open_sandbox(sandbox_type, config, url=url, api_key=api_key, **given) as sandbox:
-        return await sandbox.run_code(
-            code,
-            language,
-            stdin=stdin,
-            args=args,
-            files=files,
-            fetch_files=fetch_files,
-            env=env,
-            timeout=timeout,
-            expected_output=expected_output,
-            compare=compare,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
-        )
+def _awaited(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
+    @functools.wraps(function)
+    async def call(*args: P.args, **options: P.kwargs) -> R:
+        return await run(functools.partial(function, *args, **options))
+
+    return call
 
 
-async def run_command(
-    command: str | Sequence[str],
-    timeout: float | None = None,
-    *,
-    env: Mapping[str, str] | None = None,
-    stdin: str | bytes | None = None,
-    on_stdout: Callable[[str], object] | None = None,
-    on_stderr: Callable[[str], object] | None = None,
-    sandbox_type: SandboxType | str | None = None,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
-    url: str | None = None,
-    api_key: str | None = None,
-    **options: Unpack[ProgramOptions],
-) -> CommandResult:
-    """Run one command in a sandbox of its own, which is gone afterwards; see `enclave.shortcuts.run_command`."""
-    given: dict[str, Any] = dict(options)
-    async with open_sandbox(sandbox_type, config, url=url, api_key=api_key, **given) as sandbox:
-        return await sandbox.execute_command(
-            command, timeout, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr
-        )
+run_code = _awaited(shortcuts.run_code)
+run_command = _awaited(shortcuts.run_command)

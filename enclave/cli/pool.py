@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,8 @@ from enclave.cli.relay import endings_as_exit
 from enclave.cli.stats import print_pools
 from enclave.enums import ExecutionStatus
 from enclave.errors import EnclaveError, PoolError
-from enclave.languages.values import COMPARISONS
+from enclave.languages.values import COMPARISONS, CodeResult
+from enclave.parallel import MOST_AT_ONCE, Batch
 
 if TYPE_CHECKING:
     from enclave.managers.base import SandboxManager
@@ -204,7 +204,7 @@ def run(
         raise click.UsageError(f'There are no programs in what was named. They are files that end in {endings}.')
     if fresh is not None and place.is_remote:
         raise click.UsageError("--fresh is about a pool of this machine; a server's pool has a policy of its own.")
-    size = min(size, len(cases))
+    size = min(size, len(cases), MOST_AT_ONCE)
     began = time.monotonic()
     outcomes: list[CaseOutcome] = []
 
@@ -252,31 +252,19 @@ def _pool_manager(
 
 def _run_all(manager: SandboxManager, cases: Sequence[Case], size: int) -> Iterator[CaseOutcome]:
     """Yield outcomes as programs end; no more programs are under way than there are sandboxes."""
-    waiting = iter(cases)
-    running: set[Future[CaseOutcome]] = set()
-    with ThreadPoolExecutor(size, thread_name_prefix='enclave-cli-pool') as workers:
-        try:
-            while True:
-                while len(running) < size and (case := next(waiting, None)) is not None:
-                    running.add(workers.submit(_run_one, manager, case))
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for each in done:
-                    yield each.result()
-        except BaseException:
-            # Stopping the manager ends what runs, so that the workers can leave.
-            manager.stop()
-            raise
 
+    def work(case: Case) -> CodeResult | None:
+        return None if case.request is None else manager.run_code_in_pool(case.request)
 
-def _run_one(manager: SandboxManager, case: Case) -> CaseOutcome:
-    if case.request is None:
-        return CaseOutcome(case, None, case.problem)
-    try:
-        return CaseOutcome(case, manager.run_code_in_pool(case.request))
-    except EnclaveError as error:
-        return CaseOutcome(case, None, str(error), error)
+    with Batch(work, cases, concurrency=size) as outcomes:
+        for each in outcomes:
+            case, error = cases[each.index], each.error
+            if error is None:
+                yield CaseOutcome(case, each.result, case.problem)
+            elif isinstance(error, EnclaveError):
+                yield CaseOutcome(case, None, str(error), error)
+            else:
+                raise error
 
 
 def _server(place: Place, verb: str) -> SandboxManager:

@@ -370,10 +370,11 @@ class SandboxManager(ABC):
         try:
             yield self._existing(made)
         finally:
-            # It may be gone by its own lifetime, or with the manager.
-            if self.get_sandbox(made) is not None:
-                with contextlib.suppress(LookupError):
-                    self.delete_sandbox(made)
+            # It may be gone by its own lifetime, or with the manager. It is taken away although the block's work was cancelled.
+            with Cancellation().applied():
+                if self.get_sandbox(made) is not None:
+                    with contextlib.suppress(LookupError):
+                        self.delete_sandbox(made)
 
     def _existing(self, sandbox_id: str) -> Sandbox:
         sandbox = self.get_sandbox(sandbox_id)
@@ -698,7 +699,8 @@ class SandboxManager(ABC):
         try:
             yield cast('FullSandbox', self._existing(sandbox_id))
         finally:
-            self.release_sandbox(sandbox_id)
+            with Cancellation().applied():
+                self.release_sandbox(sandbox_id)
 
     def execute_tool_in_pool(
         self,

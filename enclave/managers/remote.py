@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from enclave.cancellation import Cancellation
 from enclave.config import SandboxConfig
 from enclave.deadline import check_timeout
 from enclave.enums import SandboxStatus, SandboxType
@@ -147,7 +148,8 @@ class RemoteSandbox(FullSandbox):
         self._stop(keep=False)
 
     def _stop(self, *, keep: bool) -> None:
-        with contextlib.suppress(SandboxNotFoundError):
+        # Also where it is stopped because the work in it was cancelled.
+        with contextlib.suppress(SandboxNotFoundError), Cancellation().applied():
             if keep:
                 self._transport.call('POST', f'{self.path}/stop', DoneResponse)
             else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from enclave.cancellation import Cancellation
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus
 from enclave.errors import (
@@ -419,7 +420,21 @@ def test_a_lease_is_somebodys_alone(manager: SandboxManager, kind: str) -> None:
     assert manager.get_stats()['pools']['default']['idle'] == 2
 
 
-def test_whoever_waits_gets_what_is_given_back(manager: SandboxManager, kind: str) -> None:
+def test_what_a_cancelled_block_had_is_given_back_all_the_same(manager: SandboxManager, kind: str) -> None:
+    manager.initialize_pool(1, kind, CONFIG)
+    stopped = manager.get_sandbox(manager.create_sandbox(kind, CONFIG))
+    assert stopped is not None
+
+    with Cancellation().applied() as work, manager.open(kind, CONFIG) as opened, manager.lease():
+        work.cancel()
+        stopped.stop()
+
+    assert opened.id not in {info.id for info in manager.list_sandboxes()}
+    assert stopped.status is SandboxStatus.STOPPED
+    assert manager.get_stats()['pools']['default']['leased'] == 0
+
+
+def test_those_that_wait_get_what_is_given_back(manager: SandboxManager, kind: str) -> None:
     manager.initialize_pool(1, kind, CONFIG)
     with manager.lease():
         waiting = manager.submit('execute_tool_in_pool', 'shell_executor', {'command': 'echo at last'})

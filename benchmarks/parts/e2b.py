@@ -1,10 +1,7 @@
 """What a call through E2B's interface costs over the same call of the library's own HTTP client.
 
-    python benchmarks/e2b.py [bubblewrap|docker] [rounds]
-
-Both clients ask one server, in turns, for the same argv in sandboxes of the same kind, so that what the machine does besides
-falls on both. E2B's SDK runs in an environment of its own (.envs/, made with pip if it is missing), since it brings libraries of
-its own; so each round is a batch of calls there and a batch here. Read the difference and the ratio, not the milliseconds.
+Both clients ask one server, in turns, for the same argv in sandboxes of the same kind. E2B's SDK runs in an environment of
+its own, since it brings libraries of its own; so each round is a batch of calls there and a batch here.
 """
 
 from __future__ import annotations
@@ -13,16 +10,14 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks.table import Table
 from enclave import HttpSandboxManager, create_server
 from tests.support.environments import environment
 
-BATCH = 40
+BATCH = 20
+SDK = ('e2b-sdk', 'e2b>=2.63', 'e2b-code-interpreter>=2.11', 'httpx')
 ARGV = ['/bin/bash', '-l', '-c', 'true']
 THERE = """
 import json, sys, time
@@ -47,8 +42,16 @@ sandbox.kill(), plain.kill()
 """
 
 
-def main(kind: str, rounds: int) -> None:
-    python = environment('e2b-sdk', 'e2b>=2.63', 'e2b-code-interpreter>=2.11', 'httpx', with_enclave=False)
+def measure(kinds: list[str], scale: float) -> list[Table]:
+    """Measure, on bubblewrap where it is there."""
+    kind = 'bubblewrap' if 'bubblewrap' in kinds else kinds[0]
+    table = Table(f"E2B's interface, {kind}")
+    _measure(table, kind, max(2, round(5 * scale)))
+    return [table]
+
+
+def _measure(table: Table, kind: str, rounds: int) -> None:
+    python = environment(*SDK, with_enclave=False)
     with create_server(sandbox_type=kind).running() as url, HttpSandboxManager(base_url=url) as manager:
         base = f'{url}/e2b'
         env = {**os.environ, 'E2B_API_URL': base, 'E2B_SANDBOX_URL': base, 'E2B_API_KEY': 'none-is-needed-here'}
@@ -84,8 +87,6 @@ def main(kind: str, rounds: int) -> None:
                         call()
                         ours.append(time.perf_counter() - begun)
                 a, b = statistics.median(theirs) * 1000, statistics.median(ours) * 1000
-                print(f'{name:8} E2B {a:6.2f} ms   own client {b:6.2f} ms   more {a - b:+6.2f} ms   ratio {a / b:.2f}')
-
-
-if __name__ == '__main__':
-    main(*(sys.argv[1:2] or ['bubblewrap']), rounds=int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+                table.row(
+                    name, '', f'{a:.2f} ms by the SDK, {b:.2f} by the own client: {a - b:+.2f} ms, ratio {a / b:.2f}'
+                )

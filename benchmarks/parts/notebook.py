@@ -1,13 +1,7 @@
-"""What a notebook sandbox costs, beside jupyter_client and a kernel on this machine. Prints a table of goals and figures.
-
-Run with: python benchmarks/notebook.py [--rounds N] [--python PATH]. Needs a Docker engine, the image jupyter-kernel-gateway,
-bubblewrap, and a Python of this machine that has ipykernel, best of the image's own version. All figures are medians of rounds in
-which our way and the bare way alternate, so that a machine that slows down slows both.
-"""
+"""What a notebook sandbox costs, beside a local kernel with jupyter_client, and a container whose own process is a kernel."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import queue
 import shutil
@@ -17,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,11 +19,13 @@ from typing import Any
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 
+from benchmarks.measure import seconds
+from benchmarks.table import Table
 from enclave import BubblewrapNotebookSandbox, DockerNotebookSandbox, NotebookSandbox
 from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
 
-OPTIONS: dict[str, Any] = {'network_enabled': False, 'tools_config': ['notebook_executor'], 'timeout': 120}
+OPTIONS: dict[str, Any] = {'tools_config': ['notebook_executor'], 'timeout': 120}
 LINES = 10_000
 PRINTS = f'for i in range({LINES}): print(i)'
 
@@ -107,7 +103,7 @@ def bare_first_cell() -> float:
         NOTEBOOK_IMAGE,
         ['python3', '-m', 'ipykernel_launcher', '-f', file],
         name=f'enclave-bench-{uuid.uuid4().hex[:8]}',
-        host_config=engine.api.create_host_config(network_mode='none', binds=[f'{folder}:{folder}']),
+        host_config=engine.api.create_host_config(binds=[f'{folder}:{folder}']),
     )
     try:
         engine.api.start(made['Id'])
@@ -138,13 +134,6 @@ def our_first_cell(kind: type[NotebookSandbox], **options: Any) -> float:
         return time.perf_counter() - started
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """Return how long an action takes."""
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
 def four_at_once() -> tuple[float, bool, int]:
     """Return (seconds until four sandboxes have given a result, whether all were right, how many ports are published)."""
 
@@ -159,96 +148,57 @@ def four_at_once() -> tuple[float, bool, int]:
     return time.perf_counter() - started, all(right for right, _ in found), sum(ports for _, ports in found)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--python', default=sys.executable, help='A Python of this machine that has ipykernel.')
-    arguments = parser.parse_args()
-    if subprocess.run([arguments.python, '-c', 'import ipykernel'], capture_output=True).returncode:
-        sys.exit(f'{arguments.python} has no ipykernel; install it, or name another with --python')
-
-    rows: list[tuple[str, str, str, str, bool]] = []
-    ours, bare, ours_without, local = [], [], [], []
+def measure(kinds: list[str], scale: float) -> list[Table]:
+    """Measure what the side-by-side tables do not show."""
+    if 'docker' not in kinds:
+        return []
+    table, rounds = Table('Notebooks'), max(1, round(4 * scale))
     # The first of a process also imports what the later ones find imported.
     our_first_cell(DockerNotebookSandbox)
-    our_first_cell(BubblewrapNotebookSandbox, python=arguments.python)
-    for _ in range(arguments.rounds):
+    ours, bare = [], []
+    for _ in range(rounds):
         bare.append(bare_first_cell())
         ours.append(our_first_cell(DockerNotebookSandbox))
-        local.append(local_first_cell(arguments.python))
-        ours_without.append(our_first_cell(BubblewrapNotebookSandbox, python=arguments.python))
-    start_ours, start_bare = statistics.median(ours), statistics.median(bare)
-    start_without, start_local = statistics.median(ours_without), statistics.median(local)
-
-    cells, local_cells, prints, local_prints = [], [], [], []
-    with local_kernel(arguments.python) as client, DockerNotebookSandbox(OPTIONS) as sandbox:
-        for _ in range(50):
-            client.cell('1+1')
-            sandbox.execute_cell('1+1')
-        for _ in range(arguments.rounds * 60):
-            local_cells.append(seconds(lambda: client.cell('1+1')))
-            cells.append(seconds(lambda: sandbox.execute_tool('notebook_executor', {'code': '1+1'})))
-        complete = True
-        for _ in range(arguments.rounds):
+    a, b = statistics.median(ours), statistics.median(bare)
+    table.row(
+        "create to the first cell's result, Docker",
+        'at most 1.25 of a bare container with a kernel',
+        f'{a / b:.2f} ({a * 1e3:.0f} of {b * 1e3:.0f} ms)',
+        met=a <= 1.25 * b,
+    )
+    if 'bubblewrap' in kinds:
+        our_first_cell(BubblewrapNotebookSandbox, python=sys.executable)
+        ours, local = [], []
+        for _ in range(rounds):
+            local.append(local_first_cell(sys.executable))
+            ours.append(our_first_cell(BubblewrapNotebookSandbox, python=sys.executable))
+        a, b = statistics.median(ours), statistics.median(local)
+        table.row(
+            'the same, bubblewrap',
+            'at most 1.5 of a local kernel',
+            f'{a / b:.2f} ({a * 1e3:.0f} of {b * 1e3:.0f} ms)',
+            met=a <= 1.5 * b,
+        )
+    prints, local_prints, complete = [], [], True
+    with local_kernel(sys.executable) as client, DockerNotebookSandbox(OPTIONS) as sandbox:
+        for _ in range(rounds + 1):
             local_prints.append(seconds(lambda: client.cell(PRINTS)))
             started = time.perf_counter()
             result = sandbox.execute_tool('notebook_executor', {'code': PRINTS})
             prints.append(time.perf_counter() - started)
             complete = complete and result.output == ''.join(f'{i}\n' for i in range(LINES))
-    cell, local_cell = statistics.median(cells) * 1e3, statistics.median(local_cells) * 1e3
-    line, local_line = statistics.median(prints), statistics.median(local_prints)
-    four_seconds, all_right, ports = four_at_once()
-
-    rows.append(
-        (
-            'cell 1+1, warm',
-            'at most 1.3 of a local kernel, and 6 ms',
-            f'{cell:.2f} ms',
-            f'{local_cell:.2f} ms, {cell / local_cell:.2f}',
-            cell <= 1.3 * local_cell and cell <= 6,
-        )
+    a, b = statistics.median(prints), statistics.median(local_prints)
+    table.row(
+        f'{LINES} lines of print',
+        "at least half of a local kernel's speed, nothing lost",
+        f'{b / a:.2f} ({LINES / a:,.0f} lines a second){"" if complete else ", LOST"}',
+        met=complete and b / a >= 0.5,
     )
-    rows.append(
-        (
-            "create to first cell's result",
-            'at most 1.25 of bare container and kernel',
-            f'{start_ours * 1e3:.0f} ms',
-            f'{start_bare * 1e3:.0f} ms, {start_ours / start_bare:.2f}',
-            start_ours <= 1.25 * start_bare,
-        )
+    took, right, ports = four_at_once()
+    table.row(
+        'four sandboxes at once',
+        'all work, no port published',
+        f'{took:.2f} s, {"all right" if right else "WRONG"}, {ports} ports',
+        met=right and ports == 0,
     )
-    rows.append(
-        (
-            'the same without Docker',
-            'at most 1.5 of a local kernel',
-            f'{start_without * 1e3:.0f} ms',
-            f'{start_local * 1e3:.0f} ms, {start_without / start_local:.2f}',
-            start_without <= 1.5 * start_local,
-        )
-    )
-    rows.append(
-        (
-            'four sandboxes at once',
-            'all work, no port published',
-            f'{four_seconds:.2f} s',
-            f'{"all right" if all_right else "WRONG"}, {ports} ports',
-            all_right and ports == 0,
-        )
-    )
-    rows.append(
-        (
-            f'{LINES} lines of print',
-            "at least half of a local kernel's speed, nothing lost",
-            f'{LINES / line:,.0f} lines/s',
-            f'{LINES / local_line:,.0f} lines/s, {local_line / line:.2f}{"" if complete else ", LOST"}',
-            complete and local_line / line >= 0.5,
-        )
-    )
-    for name, goal, figure, beside, met in rows:
-        print(f'{name:30}  {figure:>16}  beside {beside:28}  {goal:55}  {"met" if met else "MISSED"}')
-    if not all(met for *_, met in rows):
-        sys.exit(1)
-
-
-if __name__ == '__main__':
-    main()
+    return [table]

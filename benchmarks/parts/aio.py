@@ -1,28 +1,25 @@
-"""What the asynchronous proxies cost, beside the same calls made blocking. Prints a table of goals and figures.
+"""What the asynchronous proxies cost, beside the same calls made blocking, and how long they hold the event loop.
 
-Run with: python benchmarks/aio.py [--sandboxes N]. Needs a Docker engine on this machine. While anything is measured but the
-cost of a call, a task ticks on the event loop, and its longest pause is reported.
+While anything is measured but the cost of a call, a task ticks on the event loop, and its longest pause is reported.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
 import io
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table import Table
 from enclave import aio
 
 OPTIONS: dict[str, Any] = {
-    'network_enabled': False,
     'tools_config': ['python_executor', 'shell_executor', 'file_operation'],
 }
 TICK_SECONDS = 0.001
@@ -152,38 +149,29 @@ async def measure_pauses() -> dict[str, float]:
     return pauses
 
 
-async def measure(args: argparse.Namespace) -> list[tuple[str, str, str, bool]]:
+def measure(kinds: list[str], scale: float) -> list[Table]:
+    """Measure, on Docker."""
+    if 'docker' not in kinds:
+        return []
+    table = Table('Awaited calls')
+    asyncio.run(_measure(table, scale))
+    return [table]
+
+
+async def _measure(table: Table, scale: float) -> None:
     pauses = await measure_pauses()
-    plain, awaited, empty = await measure_overhead(args.rounds)
-    seconds, pause = await measure_sleeps(args.sandboxes)
-    pauses[f'{args.sandboxes} sleeps'] = pause
+    plain, awaited, empty = await measure_overhead(max(5, round(40 * scale)))
+    count = 64 if scale >= 0.5 else 16
+    took, pause = await measure_sleeps(count)
+    pauses[f'{count} sleeps'] = pause
     over = (awaited - plain) * 1000
-    rows = [
-        (
-            'an awaited execute_tool over the blocking one',
-            'at most 0.3 ms',
-            f'{over:.3f} ms ({plain * 1000:.3f} blocking, {awaited * 1000:.3f} awaited; empty hand-over {empty * 1000:.3f})',
-            over <= 0.3,
-        ),
-        (f'{args.sandboxes} awaited `sleep 1` at once', 'at most 1.6 s', f'{seconds:.2f} s', seconds <= 1.6),
-    ]
+    table.row(
+        'an awaited `execute_tool` over the blocking one',
+        'at most 0.3 ms',
+        f'{over:.3f} ms ({plain * 1000:.3f} blocking; an empty hand-over {empty * 1000:.3f})',
+        met=over <= 0.3,
+    )
+    table.row(f'{count} awaited `sleep 1` at once', 'at most 1.6 s', f'{took:.2f} s', met=took <= 1.6)
     for what, longest in pauses.items():
-        rows.append(
-            (f'longest pause of the loop, {what}', 'at most 20 ms', f'{longest * 1000:.1f} ms', longest <= 0.02)
-        )
-    return rows
-
-
-def main() -> int:
-    """Measure everything and print the table; 1 if a goal was missed."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--rounds', type=int, default=60, help='rounds of ten calls each')
-    parser.add_argument('--sandboxes', type=int, default=64, help='how many sleep at once')
-    rows = asyncio.run(measure(parser.parse_args()))
-    for what, goal, figure, is_met in rows:
-        print(f'{"ok  " if is_met else "MISS"} {what:<62} {goal:<15} {figure}')
-    return 0 if all(row[3] for row in rows) else 1
-
-
-if __name__ == '__main__':
-    sys.exit(main())
+        pause_ms = longest * 1000
+        table.row(f'longest pause of the loop, {what}', 'at most 20 ms', f'{pause_ms:.1f} ms', met=pause_ms <= 20)
