@@ -14,9 +14,10 @@ import pytest
 from enclave.sandboxes.bubblewrap import backend as module
 from enclave.sandboxes.bubblewrap import cgroups
 from enclave.sandboxes.bubblewrap.cgroups import Cgroups
+from enclave.testing.kinds import PATIENCE_SECONDS as PATIENCE
 from enclave.testing.kinds import wait_until
 
-__all__ = ['as_ordinary_user', 'cgroups_of', 'is_running', 'no_cgroups', 'wait_until']
+__all__ = ['PATIENCE', 'as_ordinary_user', 'cgroups_of', 'is_running', 'no_cgroups', 'wait_until']
 
 
 def is_running(pid: int) -> bool:

@@ -51,6 +51,7 @@ def test_a_large_command_runs_by_every_way(sandbox: AgentBackedSandbox) -> None:
     assert sandbox.start_process(command).wait(60).stdout == expected
 
 
+@pytest.mark.isolation
 def test_a_large_command_leaves_no_file(start: Start) -> None:
     sandbox = start()
     sandbox.execute_command(heredoc(300 * KIB)[0])
