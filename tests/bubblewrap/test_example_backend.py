@@ -1,7 +1,8 @@
 """The suite of `enclave.testing` over a kind that is none of this project's, as its author would run it.
 
 The kind isolates nothing, so it is tried in a sandbox: whatever a guest of the suite does, it does there. Beside that, what
-attacks its surroundings or goes over a limit is not run over such a kind at all. The largest file of the suite stands for all, for time.
+attacks its surroundings or goes over a limit is not run over such a kind at all. The
+largest file of the suite stands for all, for time.
 """
 
 from __future__ import annotations
