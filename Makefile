@@ -41,7 +41,7 @@ test-clients: .venv/.installed-dev  ## clients of SandboxFusion's interface, eac
 	@$(BIN)/pytest -m clients tests/clients
 
 test-compat-clients: .venv/.installed-dev  ## programs for ms-enclave from PyPI, each in an environment of its own
-	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES)
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) multi
 	@$(BIN)/pytest -m compat_clients tests/compat
 
 test-languages: .venv/.installed-dev  ## programs in every language of the image multi, which is built if it is not there

@@ -22,6 +22,7 @@ _HOMES = {
     'enclave.enums': ('ExecutionStatus', 'SandboxManagerType', 'SandboxStatus', 'SandboxType'),
     'enclave.errors': ('EnclaveError',),
     'enclave.ipython': ('load_ipython_extension', 'unload_ipython_extension'),
+    'enclave.languages.values': ('CodeRequest', 'CodeResult'),
     'enclave.managers.base': ('SandboxManager',),
     'enclave.managers.config': ('SandboxManagerConfig',),
     'enclave.managers.http': ('HttpSandboxManager',),
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
     from enclave.errors import EnclaveError as EnclaveError
     from enclave.ipython import load_ipython_extension as load_ipython_extension
     from enclave.ipython import unload_ipython_extension as unload_ipython_extension
+    from enclave.languages.values import CodeRequest as CodeRequest
+    from enclave.languages.values import CodeResult as CodeResult
     from enclave.managers.base import SandboxManager as SandboxManager
     from enclave.managers.config import SandboxManagerConfig as SandboxManagerConfig
     from enclave.managers.http import HttpSandboxManager as HttpSandboxManager

@@ -33,6 +33,11 @@ from enclave.suggest import did_you_mean
 T = TypeVar('T')
 Hook = Callable[[Any, Any], Any]
 
+PARTS = 'application/vnd.enclave.parts'
+"""The media type of `encoded_to_parts`."""
+PART_CHARACTERS = 32 << 10
+"""A text of this length or more is long."""
+_MAX_PART_DEPTH = 100
 _MAX_PROBLEMS = 20
 """How many wrong values of a list, and unknown keys of an object, a message names."""
 _SCALARS: dict[type[Any], str] = {
@@ -392,7 +397,7 @@ def encoded_to_json(value: Any, *, indent: int | None = None) -> str:
         raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
 
 
-def weigh(value: Any, enough: int) -> int:
+def weigh(value: Any, enough: int, *, in_parts: bool = False) -> int:
     """Return about how many bytes a JSON-compatible value takes in memory while it is written: its texts, which may have four
     bytes a character, and its JSON twice, in which a NUL is six characters. One that cannot reach ``enough`` is 0.
     """
@@ -410,6 +415,8 @@ def weigh(value: Any, enough: int) -> int:
     most = sum(map(len, texts)) * (_WIDEST + 2 * _LONGEST_ESCAPE) + count * _VALUE_BYTES
     if most < enough:
         return 0
+    if in_parts:  # each text once more and twice in UTF-8, which is no longer than twice what the text takes
+        return count * _VALUE_BYTES + sum(sys.getsizeof(text) * (3 if text.isascii() else 5) for text in texts)
     return count * _VALUE_BYTES + sum(sys.getsizeof(text) + 2 * _json_length(text) for text in texts)
 
 
@@ -419,6 +426,71 @@ _WIDEST, _LONGEST_ESCAPE, _VALUE_BYTES, _SLICE = 4, 12, 100, 1 << 16
 def _json_length(text: str) -> int:
     """Return how long a text is in JSON, without having it all in memory."""
     return sum(len(json.dumps(text[start : start + _SLICE])) - 2 for start in range(0, len(text), _SLICE))
+
+
+def encoded_to_parts(value: Any) -> list[bytes]:
+    """Return encoded shapes as JSON text; or, if they have long texts, as JSON text and then those, as they are.
+
+    Such an answer is of the media type `PARTS`: a line of JSON, ``[the shapes, [[path of a text, its number of bytes], ...]]``,
+    in which long texts are null, and then the texts in UTF-8 (lone surrogates as three bytes each). So a large output is copied
+    and not escaped.
+
+    Raises:
+        InvalidArgumentError: Something in it has no JSON form.
+    """
+    places: list[list[Any]] = []
+    texts: list[bytes] = []
+    shape = _without_long(value, (), places, texts)
+    try:
+        head = json.dumps([shape, places] if texts else shape, separators=(',', ':'), allow_nan=False).encode('ascii')
+    except (TypeError, ValueError, RecursionError) as failure:
+        raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
+    return [head + b'\n', *texts] if texts else [head]
+
+
+def _without_long(value: Any, path: tuple[Any, ...], places: list[list[Any]], texts: list[bytes]) -> Any:
+    if isinstance(value, str):
+        if len(value) < PART_CHARACTERS:
+            return value
+        text = value.encode('utf-8', 'surrogatepass')
+        places.append([list(path), len(text)])
+        texts.append(text)
+        return None
+    if isinstance(value, dict):
+        return {name: _without_long(each, (*path, name), places, texts) for name, each in value.items()}
+    if isinstance(value, (list, tuple)) and len(path) < _MAX_PART_DEPTH:
+        return [_without_long(each, (*path, index), places, texts) for index, each in enumerate(value)]
+    return value
+
+
+def from_parts(data: bytes, *, what: str = 'the parts') -> Any:
+    """Return the shapes that `encoded_to_parts` has written.
+
+    Raises:
+        InvalidArgumentError: It has not written this.
+    """
+    end = data.find(b'\n')
+    head = from_json(data[: max(end, 0)], what=what)
+    rest, at = memoryview(data), end + 1
+    try:
+        shape, places = head
+        for path, size in places:
+            if not 0 <= size <= len(data) - at:
+                raise ValueError('it ends too early')
+            holder = shape
+            for step in path[:-1]:
+                holder = holder[step]
+            text = str(rest[at : at + size], 'utf-8', 'surrogatepass')
+            at += size
+            if path:
+                holder[path[-1]] = text
+            else:
+                shape = text
+        if at != len(data):
+            raise ValueError('it does not end where it should')
+    except (TypeError, ValueError, LookupError) as failure:
+        raise InvalidArgumentError(f'{what} is no JSON with texts behind it: {failure}') from None
+    return shape
 
 
 def from_json(text: str | bytes, *, what: str = 'JSON') -> Any:

@@ -1296,10 +1296,10 @@ class Supervisor(object):
         if preload:
             self.template_for, self.template_dir = preload, template_dir
         run.template_dir = template_dir
-        send_signal(self.pid, signal.SIGCONT)  # a guest may have stopped it
         self.agent.place_on_cpus(self.pid, run)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio))
         self.socket.sendmsg([request], [rights])
+        send_signal(self.pid, signal.SIGCONT)  # a guest may have stopped it
         return True
 
     def on_message(self, mask):

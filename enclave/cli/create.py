@@ -104,8 +104,8 @@ def create_detached(
     kind = sandbox_type or str(choose_kind(config, quiet=quiet).sandbox_type)
     if not kind.startswith('docker'):
         raise UnsupportedError(
-            f'a {kind} sandbox can be used only by the process that made it; make one that stays with --type docker, '
-            'or on a server, with --url'
+            f'a {kind} sandbox has no daemon, so only the process that made it can use it; make one that stays with --type '
+            'docker, or start `ms-enclave server` and make it there with --url http://127.0.0.1:8000'
         )
     _ensure_image(kind, config, quiet=quiet)
     request = {'sandbox_type': kind, 'config': dict(config), 'sandbox_id': sandbox_id, 'ttl': ttl, 'program': program}

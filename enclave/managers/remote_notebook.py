@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, ClassVar
 
 from enclave.cancellation import Cancellation, is_cancelled, on_cancel
@@ -32,7 +32,6 @@ from enclave.sandboxes.notebook.sandbox import (
     CellVerbs,
     NotebookSandbox,
     Steps,
-    check_cell,
     check_detail,
     check_input,
     check_new_kernel,
@@ -53,67 +52,21 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
 
     # Cells ------------------------------------------------------------------------------------------------------------
 
-    def execute_cell(
-        self,
-        code: str,
-        timeout: float | None = None,
-        *,
-        kernel: str = DEFAULT_KERNEL,
-        on_output: Callable[[dict[str, Any]], None] | None = None,
-        on_input: Callable[[str, bool], str | None] | None = None,
-        silent: bool = False,
-        store_history: bool = True,
-        keep_escapes: bool = False,
-        max_output_bytes: int | None = None,
-    ) -> CellResult:
-        """Run a cell to its end; see `NotebookSandbox.execute_cell`. Without callbacks it is one request."""
-        options: dict[str, Any] = {
-            'kernel': kernel,
-            'silent': silent,
-            'store_history': store_history,
-            'keep_escapes': keep_escapes,
-            'max_output_bytes': max_output_bytes,
-        }
-        if on_output is not None or on_input is not None:
-            return super().execute_cell(code, timeout, on_output=on_output, on_input=on_input, **options)
-        check_cell(code, max_output_bytes)
+    def _run_cell(self, code: str, timeout: float | None, kernel: str, options: dict[str, Any]) -> CellResult:
         self._check_kernel(kernel)
-        body = CellRequest(code=code, timeout=as_seconds(timeout), **options)
+        body = CellRequest(code=code, timeout=as_seconds(timeout), kernel=kernel, **options)
         # No limit of this library: how long the cells before it take is not in its own.
         result: CellResult = self._transport.call('POST', f'{self.path}/cells', CellResult, body=body, timeout=0)
         return result
 
-    def stream_cell(
-        self,
-        code: str,
-        timeout: float | None = None,
-        *,
-        kernel: str = DEFAULT_KERNEL,
-        silent: bool = False,
-        store_history: bool = True,
-        keep_escapes: bool = False,
-        max_output_bytes: int | None = None,
-        allow_input: bool = False,
-    ) -> Steps:
-        """Yield a cell's outputs as they come, and at last its result; see `NotebookSandbox.stream_cell`.
-
-        A broken connection is taken up again where it was; the cell continues meanwhile. If this process dies, the server
-        interrupts the cell after a while.
-        """
-        check_cell(code, max_output_bytes)
+    def _cell_steps(self, code: str, timeout: float | None, kernel: str, options: dict[str, Any]) -> Steps:
+        # A broken connection is taken up again where it was, and the cell continues meanwhile. If this process dies, the server
+        # interrupts the cell after a while.
         self._check_kernel(kernel)
-        body = CellStreamRequest(
-            code=code,
-            timeout=as_seconds(timeout),
-            kernel=kernel,
-            silent=silent,
-            store_history=store_history,
-            keep_escapes=keep_escapes,
-            max_output_bytes=max_output_bytes,
-            cell_id=uuid.uuid4().hex,
-            allow_input=allow_input,
+        cell_id = uuid.uuid4().hex
+        return self._follow(
+            CellStreamRequest(code=code, timeout=as_seconds(timeout), kernel=kernel, cell_id=cell_id, **options)
         )
-        return self._follow(body)
 
     def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
         """Give the cell that runs in a kernel the line that it asked for; see `NotebookSandbox.answer_input`."""

@@ -12,13 +12,11 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import requests
-
 from enclave.errors import AuthenticationError, EnclaveError, ServerUnavailableError
 from enclave.exchange import CancellableRequest
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http import HttpSandboxManager
-from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
+from enclave.managers.http_transport import CONNECT_SECONDS, HttpResponse, HttpTransport
 from enclave.managers.pool import again
 from enclave.ray import tunnel
 
@@ -67,7 +65,7 @@ class ShardTransport(HttpTransport):
         is_repeatable: bool,
         stream: bool,
         exchange: CancellableRequest | None = None,
-    ) -> requests.Response:
+    ) -> HttpResponse:
         exchange = CancellableRequest('the call') if exchange is None else exchange
         with self._exchanges_lock:
             self._check_lost()
@@ -86,18 +84,18 @@ class ShardTransport(HttpTransport):
             )
         except (ServerUnavailableError, AuthenticationError) as error:
             raise self._judged(error, exchange) from error
-        response.enclave_exchange = exchange  # type: ignore[attr-defined]  # it lives as long as its answer is read
+        response.exchange = exchange  # it lives as long as its answer is read
         return response
 
-    def _send_once(self, *args: Any, **options: Any) -> requests.Response:
+    def _send_once(self, *args: Any, **options: Any) -> HttpResponse:
         self._check_lost()
         return super()._send_once(*args, **options)
 
-    def _raw(self, response: requests.Response, size: int) -> Iterator[bytes]:
+    def _raw(self, response: HttpResponse, size: int) -> Iterator[bytes]:
         try:
             yield from super()._raw(response, size)
         except ServerUnavailableError as error:
-            raise self._judged(error, getattr(response, 'enclave_exchange', None)) from error
+            raise self._judged(error, response.exchange) from error
 
     def _judged(self, error: EnclaveError, exchange: CancellableRequest | None) -> EnclaveError:
         if exchange is not None and exchange.is_hung_up:

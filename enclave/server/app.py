@@ -332,11 +332,11 @@ class _Entry:
         try:
             with context.held, self._listed(route, tenant, arguments):
                 response = self._answer(self._run(route, context, arguments), context)
-            outcome = StoredResponse(response.status_code, response.get_data())
+            outcome = StoredResponse(response.status_code, _body_of(response), media_type=response.mimetype or JSON)
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:
                 failed = self._failure(error)
-                outcome = StoredResponse(failed.status_code, failed.get_data(), error.code)
+                outcome = StoredResponse(failed.status_code, (failed.get_data(),), error.code)
             raise
         finally:
             repeats.finish(tenant.name, key, entry, outcome)
@@ -346,13 +346,13 @@ class _Entry:
         """Return an answer. For a large one there must be room as long as it is being sent: its JSON is longer than its text."""
         if isinstance(value, (flask.Response, Text)):
             return _response(value)
-        encoded = wire.encode(value)
-        size = wire.weigh(encoded, LARGE_ANSWER)
+        encoded, takes_parts = wire.encode(value), wire.PARTS in flask.request.headers.get('Accept', '')
+        size = wire.weigh(encoded, LARGE_ANSWER, in_parts=takes_parts)
         if not size:
-            return flask.Response(wire.encoded_to_json(encoded), mimetype=JSON)
+            return _encoded_response(encoded, takes_parts)
         with contextlib.ExitStack() as stack, context.cancellation.applied():
             stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
-            response = flask.Response(wire.encoded_to_json(encoded), mimetype=JSON)
+            response = _encoded_response(encoded, takes_parts)
             response.call_on_close(stack.pop_all().close)
         return response
 
@@ -365,7 +365,7 @@ class _Entry:
         if outcome is None:
             raise CallCancelledError('the first request under this idempotency key was not carried out; repeat it')
         flask.g.replayed, flask.g.code = True, outcome.code
-        response = flask.Response(outcome.body, outcome.status, mimetype=JSON)
+        response = flask.Response(outcome.body, outcome.status, mimetype=outcome.media_type)
         response.headers[REPLAYED_HEADER] = 'true'
         return response
 
@@ -475,6 +475,21 @@ def _response(value: Any) -> flask.Response:
     return flask.Response(wire.to_json(value), mimetype=JSON)
 
 
+def _body_of(response: flask.Response) -> tuple[bytes, ...]:
+    """Return the pieces of an answer's body; large ones are not copied."""
+    body = response.response
+    whole = isinstance(body, (list, tuple)) and all(isinstance(each, bytes) for each in body)
+    return tuple(body) if whole else (response.get_data(),)  # type: ignore[arg-type]
+
+
+def _encoded_response(encoded: Any, takes_parts: bool) -> flask.Response:
+    """Return an answer with long texts as they are, where the client takes that."""
+    if not takes_parts:
+        return flask.Response(wire.encoded_to_json(encoded), mimetype=JSON)
+    body = wire.encoded_to_parts(encoded)
+    return flask.Response(body, mimetype=wire.PARTS if len(body) > 1 else JSON)
+
+
 def _query_arguments() -> dict[str, list[str]]:
     """Return the query's parameters; bytes that are not UTF-8 stay what they are, as in names of files."""
     text = flask.request.query_string.decode('latin-1')
@@ -500,6 +515,7 @@ def _fingerprint(route: Route) -> bytes:
     for part in (route.name, request.full_path):
         digest.update(part.encode('utf-8', 'surrogateescape') + b'\0')
     digest.update(request.get_data(cache=True))
+    digest.update(b'\0parts' if wire.PARTS in request.headers.get('Accept', '') else b'')
     return digest.digest()
 
 

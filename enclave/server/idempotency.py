@@ -32,8 +32,14 @@ class StoredResponse:
     """An answer as it was given."""
 
     status: int
-    body: bytes
+    body: tuple[bytes, ...]  # in pieces
     code: str | None = None
+    media_type: str = 'application/json'
+
+    @property
+    def size(self) -> int:
+        """How many bytes its body has."""
+        return sum(map(len, self.body))
 
 
 @define(eq=False)
@@ -122,7 +128,7 @@ class Repeats:
                 records.entries.pop(key, None)
             else:
                 records.ended.append((key, entry))
-                records.bytes += len(outcome.body)
+                records.bytes += outcome.size
         entry.done.set()
 
     def leave(self, entry: Entry, seconds: float = RETURN_SECONDS) -> None:
@@ -165,4 +171,4 @@ class Repeats:
             records.ended.popleft()
             if records.entries.get(key) is entry:
                 del records.entries[key]
-            records.bytes -= len(entry.outcome.body) if entry.outcome is not None else 0
+            records.bytes -= entry.outcome.size if entry.outcome is not None else 0

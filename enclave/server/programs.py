@@ -201,7 +201,7 @@ class _Programs:
             try:
                 event = self._begun(entry, request)
                 if event.error is None or event.error.code not in _NOT_BEGUN:
-                    outcome = StoredResponse(200, wire.to_json(event).encode('ascii'))
+                    outcome = StoredResponse(200, (wire.to_json(event).encode('ascii'),))
             finally:
                 repeats.finish(tenant, key, entry, outcome)
         return event
@@ -226,7 +226,7 @@ class _Programs:
                 raise CallCancelledError('the client went away')
         if entry.outcome is None:
             raise CallCancelledError('the program was not run to its end, since its batch was cancelled')
-        return CodeEvent.model_validate_json(entry.outcome.body)
+        return CodeEvent.model_validate_json(b''.join(entry.outcome.body))
 
     def _event(self, request: CodeRequest | EnclaveError) -> CodeEvent:
         try:

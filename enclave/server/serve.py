@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from waitress.adjustments import Adjustments
+from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
@@ -83,6 +84,8 @@ DEFAULT_IDLE_SECONDS = 3600.0
 UNKNOWN_CLIENT_BYTES = 64 << 10
 DRAINED_BYTES = 64 << 20
 """How much of a refused body is still taken, so that the client gets to read why."""
+_JOINED_BYTES = 64 << 10
+"""A body up to this size is sent together with its head."""
 _MAINTENANCE_SECONDS = 1
 _JOIN_SECONDS = 5.0
 
@@ -329,6 +332,31 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
         )
 
 
+class _Whole(ReadOnlyFileBasedBuffer):  # type: ignore[misc, unused-ignore]
+    """A large body that waits to be sent, as it is: waitress's own buffers would copy it, and write it to a file."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = memoryview(data)
+        self.remain = len(data)
+
+    def __len__(self) -> int:
+        return self.remain
+
+    def get(self, numbytes: int = -1, skip: bool = False) -> memoryview:
+        piece = self._left if numbytes < 0 else self._left[:numbytes]
+        if skip:
+            self.skip(len(piece))
+        return piece
+
+    def skip(self, numbytes: int, allow_prune: int = 0) -> None:
+        self._left = self._left[numbytes:]
+        self.remain = len(self._left)
+
+    def close(self) -> None:
+        self._left = memoryview(b'')
+        self.remain = 0
+
+
 class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
     """Lets the application learn that the client went away, and breaks off answers that fail in the middle."""
 
@@ -344,6 +372,10 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
     is_raw = False
     wrote_header: bool
     close_on_finish: bool
+    complete: bool
+    has_body: bool
+    content_length: int | None
+    content_bytes_written: int
 
     def get_environment(self) -> dict[str, Any]:
         environment: dict[str, Any] = super().get_environment()
@@ -357,8 +389,23 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         self.channel.write_soon(data)
 
     def write(self, data: bytes) -> None:
-        if not self.is_raw:
+        """Send head and body at once where the body is whole: two sends would wake the client twice."""
+        if self.is_raw:
+            return
+        if not data or not self.complete or not self.has_body or self.content_length is None:
             super().write(data)
+            return
+        head = b''
+        if not self.wrote_header:
+            head, self.wrote_header = self.build_response_header(), True
+        data = data[: self.content_length - self.content_bytes_written]
+        self.content_bytes_written += len(data)
+        if len(data) <= _JOINED_BYTES:
+            self.channel.write_soon(head + data)
+            return
+        if head:
+            self.channel.write_soon(head)
+        self.channel.write_soon(_Whole(data))
 
     def finish(self) -> None:
         if not self.is_raw:

@@ -26,7 +26,8 @@ from enclave.tools.workspace import Workspace
 
 _PYTHON_BIN = '/root/miniconda3/envs/sandbox-runtime/bin'
 _JAVA_RUNTIME = '/root/sandbox/runtime/java'
-_JAVA_CP = f'$(ls -d {_JAVA_RUNTIME}/*.jar /usr/share/java/junit-*.jar 2>/dev/null | tr "\\n" ":").'
+_JAVA_JARS = f'{_JAVA_RUNTIME}/*.jar /usr/share/java/junit-*.jar /usr/share/java/javatuples.jar'
+_JAVA_CP = f'$(ls -d {_JAVA_JARS} 2>/dev/null | tr "\\n" ":").'
 
 
 def _shell(line: str, *words: str) -> tuple[str, ...]:
@@ -57,8 +58,8 @@ _ENTRIES: Mapping[str, Mapping[str, Any]] = {
         'version': _shell('command -v dotnet || exec mono --version'),
     },
     'java': {
-        'compile': _shell(f'exec javac -encoding UTF-8 -cp "{_JAVA_CP}" "$@"', '{file}'),
-        'run': _shell(f'exec java -ea -cp "{_JAVA_CP}" "$@"', '{name}'),
+        'compile': _shell(f'exec javac -encoding UTF-8 -d . -cp "{_JAVA_CP}" "$@"', '{file}'),
+        'run': _shell(f'exec java -ea -cp "{_JAVA_CP}" "$@"', '{class}'),
     },
     'junit': {
         'compile': _shell(f'exec javac -encoding UTF-8 -cp "{_JAVA_CP}" *.java'),

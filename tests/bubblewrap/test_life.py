@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -387,6 +388,20 @@ def test_a_program_that_is_no_python_is_told_as_that(write_python: WritePython, 
     python = write_python(script)
     with pytest.raises(SandboxStartError, match=f'did not start: {python} is no Python: .* ended with exit code [07]'):
         BubblewrapSandbox({'python': python}).start()
+
+
+def test_a_python_may_lie_below_var_tmp() -> None:
+    with tempfile.TemporaryDirectory(dir='/var/tmp') as name:
+        binary = Path(name, 'bin', 'python3')
+        binary.parent.mkdir()
+        binary.write_text('#!/bin/sh\nexec /usr/bin/python3 "$@"\n')
+        for each in (Path(name), binary.parent, binary):
+            each.chmod(0o755)
+        with BubblewrapSandbox({'python': str(binary)}) as sandbox:
+            assert sandbox.execute_command(f'ls {name}/bin; touch /var/tmp/x && ls /tmp').stdout.split()[:2] == [
+                'python3',
+                Path(name).name,
+            ]
 
 
 def test_damaged_files_in_the_cache_are_made_anew(

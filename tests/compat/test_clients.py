@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from enclave.sandboxes.docker.engine import get_engine
+from enclave.sandboxes.images.catalog import find_image
 from ms_enclave.sandbox.server import create_server
 from tests.support.environments import environment
 
@@ -18,6 +20,8 @@ pytestmark = [pytest.mark.compat_clients, pytest.mark.docker]
 
 PROGRAMS = Path(__file__).parent / 'programs'
 PATIENCE = 1200
+LANGUAGES = ['cpp', 'ts', 'js', 'sh', 'go_test.go', 'java', 'lua', 'php', 'pl', 'r', 'rs', 'rb']
+"""Those of MultiPL-E that the image has, by the data set's names."""
 RELEASE = '0.0.8'
 PUBLIC_TESTS = ('test_sandbox.py', 'test_tool.py', 'test_manager.py', 'test_manage_pool.py')
 INSIDE = ('test_docker_entrypoint_override', 'test_docker_entrypoint_inherits_image_by_default')
@@ -68,6 +72,17 @@ def test_evalscopes_sandboxes_work(remote: bool, url: str, tmp_path: Path) -> No
     said = run(python, str(PROGRAMS / 'evalscope_program.py'), *([url] if remote else []), cwd=tmp_path)
 
     assert said.splitlines()[-1] == 'done'
+
+
+@pytest.mark.parametrize('remote', [False, True], ids=['in-process', 'over-http'])
+def test_evalscopes_multipl_e_judges_programs_in_many_languages(remote: bool, url: str, tmp_path: Path) -> None:
+    if find_image(get_engine(), 'multi') is None:
+        pytest.skip('the image multi is not there: ms-enclave images build multi')
+    python = environment('evalscope', 'evalscope')
+
+    said = run(python, str(PROGRAMS / 'multipl_e_program.py'), *([url] if remote else []), cwd=tmp_path)
+
+    assert said.splitlines()[-13:] == [*LANGUAGES, 'done']
 
 
 def test_configurations_of_omegaconf_are_taken(tmp_path: Path) -> None:

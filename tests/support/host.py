@@ -62,7 +62,7 @@ def as_ordinary_user(program: str, home: Path) -> str:
     home.mkdir()
     os.chown(home, 12345, 12345)
     for place in (home.parent, *list(home.parent.parents)[:-2]):
-        if place.stat().st_uid == os.geteuid() and str(place).startswith('/tmp/'):
+        if place.stat().st_uid == os.geteuid() and str(place).startswith(('/tmp/', '/var/tmp/')):
             place.chmod(place.stat().st_mode | 0o011)
     command = [setpriv, '--reuid=12345', '--regid=12345', '--clear-groups', python, '-c']
     env = {'HOME': str(home), 'PYTHONPATH': f'{Path.cwd()}:{site}', 'PATH': '/usr/bin:/bin'}

@@ -136,3 +136,29 @@ def test_nothing_is_taken_of_what_was_cancelled_before() -> None:
         next(until_cancelled(source, 'the upload'))
 
     assert list(source) == [b'one']
+
+
+@pytest.mark.parametrize(
+    'head',
+    [
+        'HTTP/1.1 200 OK\r\nContent-Length: 2',
+        'HTTP/1.1 200 \r\ncontent-length:2',
+        'HTTP/1.1 200 OK\r\nX: a\r\nX: b\r\nTransfer-Encoding: chunked\r\nY:  z ',
+        'HTTP/1.1 200 OK\r\nX: folded\r\n line\r\nContent-Length: 2',
+        'HTTP/1.0 200 OK\r\nContent-Length: 2',
+        'HTTP/1.1 200 OK\r\nConnection: close',
+        'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2',
+    ],
+)
+def test_heads_of_all_kinds_are_read_as_the_standard_library_reads_them(head: str) -> None:
+    body = '2\r\n{}\r\n0\r\n\r\n' if 'chunked' in head else '{}'
+    answers = []
+    for pools in (LINES, None):
+        with answering((head + '\r\n\r\n' + body).encode()) as url, PoolManager() as manager:
+            if pools is not None:
+                manager.pool_classes_by_scheme = pools
+            got = manager.request('GET', url, retries=False)
+            answers.append((got.status, got.reason, list(got.headers.items()), got.data))
+
+    assert answers[0] == answers[1]
+    assert answers[0][3] == b'{}'

@@ -386,3 +386,48 @@ def test_any_value_of_any_option_is_a_config_or_our_error(name: str, value: Any)
     made = made_or_refused(DockerSandboxConfig, {name: value}, name)
 
     assert made is None or DockerSandboxConfig.model_validate(made.model_dump(mode='json')) == made
+
+
+# Long texts
+
+
+@pytest.mark.parametrize('text', ['x', 'ä€😀', '\ud800 lone', '"\n\0'])
+@pytest.mark.parametrize('place', [lambda text: text, lambda text: {'a': [1, {'b': text}], 'c': text, 'd': 'short'}])
+def test_long_texts_travel_behind_the_json(text: str, place: Any) -> None:
+    value = place(text * wire.PART_CHARACTERS)
+    pieces = wire.encoded_to_parts(value)
+
+    assert len(pieces) > 1
+    assert len(pieces[0]) < 200
+    assert wire.from_parts(b''.join(pieces)) == value
+
+
+def test_what_has_no_long_text_is_plain_json() -> None:
+    assert wire.encoded_to_parts({'a': ['ä', None]}) == [b'{"a":["\\u00e4",null]}']
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        b'',
+        b'\n',
+        b'[1]\n',
+        b'[null,[[[],3]]]\nab',
+        b'[null,[[[],1]]]\nab',
+        b'[{},[[["a","b"],0]]]\n',
+        b'[[],[[[3],0]]]\n',
+        b'[null,1]\n',
+        b'[null,[[[],1]]]\n\xff',
+        b'[null,[[[],-1]]]\n',
+        b'[null,[[1,0]]]\n',
+    ],
+)
+def test_parts_that_are_none_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidArgumentError, match='the parts'):
+        wire.from_parts(data)
+
+
+def test_what_long_texts_take_as_parts_is_weighed_without_writing_them() -> None:
+    text = 'x' * (1 << 20)
+
+    assert 3 << 20 <= wire.weigh({'a': text}, 1, in_parts=True) < 4 << 20

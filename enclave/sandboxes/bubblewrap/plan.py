@@ -283,7 +283,8 @@ class StartPlan:
         for target, path in self._links:
             words += ['--symlink', target, path]
         for source, path in self._trees:
-            words += self._bind(source, path, 'ro')
+            if not path.startswith('/var/tmp/'):
+                words += self._bind(source, path, 'ro')
         words += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
         cpu_count = count_for(config.cpu_limit)
         if cpu_count < (os.cpu_count() or 0):
@@ -296,10 +297,10 @@ class StartPlan:
         if not self._has_var:
             words += ['--dir', '/var', '--symlink', '/tmp', '/var/tmp']
         words += ['--dir', '/run', *_tmpfs(HOME, config.disk_bytes, '0755')]
-        # An interpreter of the caller's may lie anywhere, below /tmp and the home too.
+        # An interpreter of the caller's may lie anywhere, below /tmp, /var/tmp and the home too.
         for source, path in self._trees:
-            if path.startswith(('/tmp/', '/home/')):
-                words += self._bind(source, path, 'ro')
+            if path.startswith(('/tmp/', '/var/tmp/', '/home/')):
+                words += self._bind(source, self._resolve(path), 'ro')
         is_in_volume = any(is_below(self._work, path) for _, path, _ in self._binds)
         if not is_in_volume:
             words += self._working_dir()

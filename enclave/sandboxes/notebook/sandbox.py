@@ -175,17 +175,18 @@ class CellVerbs(ABC):
             CallCancelledError: It was cancelled before it ran.
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
         """
-        steps = self.stream_cell(
-            code,
-            timeout,
-            kernel=kernel,
-            silent=silent,
-            store_history=store_history,
-            keep_escapes=keep_escapes,
-            max_output_bytes=max_output_bytes,
-            allow_input=on_input is not None,
-        )
-        with contextlib.closing(steps):
+        check_cell(code, max_output_bytes)
+        options = {
+            'silent': silent,
+            'store_history': store_history,
+            'keep_escapes': keep_escapes,
+            'max_output_bytes': max_output_bytes,
+        }
+        if on_output is None and on_input is None:
+            return self._run_cell(code, timeout, kernel, options)
+        with contextlib.closing(
+            self._cell_steps(code, timeout, kernel, {**options, 'allow_input': on_input is not None})
+        ) as steps:
             for step in steps:
                 if isinstance(step, CellResult):
                     return step
@@ -195,7 +196,6 @@ class CellVerbs(ABC):
                     on_output(step)
         raise AssertionError('unreachable')
 
-    @abstractmethod
     def stream_cell(
         self,
         code: str,
@@ -208,7 +208,38 @@ class CellVerbs(ABC):
         max_output_bytes: int | None = None,
         allow_input: bool = False,
     ) -> Steps:
-        """Yield a cell's outputs as they come, and at last its `CellResult`."""
+        """Yield a cell's outputs as they come, and at last its `CellResult`; the arguments are those of `execute_cell`.
+
+        The cell's time limit holds however slowly the outputs are taken.
+
+        Each output is a dict as a notebook stores it, of a stream the new text only; besides there are
+        ``{'output_type': 'clear_output', 'wait': bool}`` and
+        ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``. With ``allow_input`` the cell
+        may ask for input by ``{'output_type': 'input_request', 'prompt': str, 'password': bool}``, and waits until `answer_input`
+        is called; without, ``input()`` fails at once.
+        Closing the iterator early interrupts the cell.
+        """
+        check_cell(code, max_output_bytes)
+        options = {
+            'silent': silent,
+            'store_history': store_history,
+            'keep_escapes': keep_escapes,
+            'max_output_bytes': max_output_bytes,
+            'allow_input': allow_input,
+        }
+        return self._cell_steps(code, timeout, kernel, options)
+
+    @abstractmethod
+    def _cell_steps(self, code: str, timeout: float | None, kernel: str, options: dict[str, Any]) -> Steps:
+        """Yield the outputs of a cell whose text was checked, and at last its `CellResult`."""
+
+    def _run_cell(self, code: str, timeout: float | None, kernel: str, options: dict[str, Any]) -> CellResult:
+        """Run a cell whose text was checked, of which nobody wants more than the result."""
+        with contextlib.closing(self._cell_steps(code, timeout, kernel, {**options, 'allow_input': False})) as steps:
+            for step in steps:
+                if isinstance(step, CellResult):
+                    return step
+        raise AssertionError('unreachable')
 
     @abstractmethod
     def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
@@ -292,44 +323,9 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
 
     # Cells ------------------------------------------------------------------------------------------------------------
 
-    def stream_cell(
-        self,
-        code: str,
-        timeout: float | None = None,
-        *,
-        kernel: str = DEFAULT_KERNEL,
-        silent: bool = False,
-        store_history: bool = True,
-        keep_escapes: bool = False,
-        max_output_bytes: int | None = None,
-        allow_input: bool = False,
-    ) -> Steps:
-        """Yield a cell's outputs as they come, and at last its `CellResult`; the arguments are those of `execute_cell`.
-
-        The cell's time limit holds however slowly the outputs are taken.
-
-        Each output is a dict as a notebook stores it, of a stream the new text only; besides there are
-        ``{'output_type': 'clear_output', 'wait': bool}`` and
-        ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``. With ``allow_input`` the cell
-        may ask for input by ``{'output_type': 'input_request', 'prompt': str, 'password': bool}``, and waits until `answer_input`
-        is called; without, ``input()`` fails at once.
-        Closing the iterator early interrupts the cell.
-        """
-        check_cell(code, max_output_bytes)
+    def _cell_steps(self, code: str, timeout: float | None, kernel: str, options: dict[str, Any]) -> Steps:
         seconds = self.config.timeout if timeout is None else check_timeout(timeout)
-        found = self._kernel(kernel)
-        return self._steps(
-            found,
-            code,
-            seconds,
-            {
-                'silent': silent,
-                'store_history': store_history,
-                'keep_escapes': keep_escapes,
-                'max_output_bytes': max_output_bytes,
-                'allow_input': allow_input,
-            },
-        )
+        return self._steps(self._kernel(kernel), code, seconds, options)
 
     def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
         """Give the cell that runs in a kernel the line that it asked for; None is the end of input.

@@ -136,13 +136,13 @@ def test_waiting_for_the_end_of_calls() -> None:
 def test_a_repeat_gets_the_first_answer() -> None:
     repeats = Repeats()
     entry, is_mine = repeats.begin('a', 'key', b'print')
-    repeats.finish('a', 'key', entry, StoredResponse(200, b'{}'))
+    repeats.finish('a', 'key', entry, StoredResponse(200, (b'{}',)))
 
     again, is_mine_too = repeats.begin('a', 'key', b'print')
 
     assert (is_mine, is_mine_too) == (True, False)
     assert again.done.is_set()
-    assert again.outcome == StoredResponse(200, b'{}')
+    assert again.outcome == StoredResponse(200, (b'{}',))
 
 
 def test_a_key_stands_for_one_request() -> None:
@@ -179,7 +179,7 @@ def test_old_answers_are_forgotten() -> None:
     now = [0.0]
     repeats = Repeats(clock=lambda: now[0])
     entry, _ = repeats.begin('a', 'key', b'x')
-    repeats.finish('a', 'key', entry, StoredResponse(200, b''))
+    repeats.finish('a', 'key', entry, StoredResponse(200, (b'',)))
 
     now[0] = idempotency.KEEP_SECONDS + 1
 
@@ -191,7 +191,7 @@ def test_answers_are_forgotten_when_they_are_too_many(monkeypatch: pytest.Monkey
     repeats = Repeats()
     for key in ('one', 'two', 'three'):
         entry, _ = repeats.begin('a', key, b'x')
-        repeats.finish('a', key, entry, StoredResponse(200, b'12345678'))
+        repeats.finish('a', key, entry, StoredResponse(200, (b'12345678',)))
 
     assert repeats.begin('a', 'one', b'x')[1]
     assert not repeats.begin('a', 'three', b'x')[1]
