@@ -123,7 +123,7 @@ class Beside:
         for _ in self.rounds('calls', rounds):
             for operation in ('true', 'print_one', 'write', 'read', 'output', 'cell'):
                 for each in self.present():
-                    if operation not in each.operations:
+                    if operation not in each.operations or each.name == CREATED_ONLY:
                         continue
                     slice_seconds = 0.12 * self.scale
                     try:
@@ -201,6 +201,8 @@ def measure(participants: Sequence[Participant], results: dict[str, Any], *, sca
     say('done')
 
 
+CREATED_ONLY = 'engine, container alone'
+"""It is the floor of creation, and nothing is called in it."""
 EACH_ANEW = ('native', 'native, numpy')
 """Ways that create nothing."""
 ALONE = ('engine, container alone', 'docker run', 'native, numpy', 'enclave, bubblewrap, numpy preloaded')
