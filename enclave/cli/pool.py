@@ -22,8 +22,8 @@ from enclave.cli.relay import endings_as_exit
 from enclave.cli.stats import print_pools
 from enclave.enums import ExecutionStatus
 from enclave.errors import EnclaveError, PoolError
-from enclave.languages.values import COMPARISONS, CodeResult
-from enclave.parallel import MOST_AT_ONCE, Batch
+from enclave.languages.values import COMPARISONS
+from enclave.parallel import MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from enclave.managers.base import SandboxManager
@@ -252,19 +252,23 @@ def _pool_manager(
 
 def _run_all(manager: SandboxManager, cases: Sequence[Case], size: int) -> Iterator[CaseOutcome]:
     """Yield outcomes as programs end; no more programs are under way than there are sandboxes."""
-
-    def work(case: Case) -> CodeResult | None:
-        return None if case.request is None else manager.run_code_in_pool(case.request)
-
-    with Batch(work, cases, concurrency=size) as outcomes:
+    runnable = [case for case in cases if case.request is not None]
+    for case in cases:
+        if case.request is None:
+            yield CaseOutcome(case, None, case.problem)
+    if not runnable:
+        return
+    with manager.run_many(
+        (case.request for case in runnable if case.request is not None), concurrency=size
+    ) as outcomes:
         for each in outcomes:
-            case, error = cases[each.index], each.error
-            if error is None:
-                yield CaseOutcome(case, each.result, case.problem)
-            elif isinstance(error, EnclaveError):
-                yield CaseOutcome(case, None, str(error), error)
+            case = runnable[each.index]
+            if each.error is None:
+                yield CaseOutcome(case, each.unwrap())
+            elif isinstance(each.error, EnclaveError):
+                yield CaseOutcome(case, None, str(each.error), each.error)
             else:
-                raise error
+                raise each.error
 
 
 def _server(place: Place, verb: str) -> SandboxManager:

@@ -59,6 +59,8 @@ def _find_version(runner: Runner, language: Language) -> str | None:
     except EnclaveError:
         return None
     lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+    # Kotlin's begins with what the Java machine has to say about its options.
+    lines = [line for line in lines if 'warning:' not in line.lower()] or lines
     return lines[0][:120] if result.success and lines else None
 
 
