@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ import pytest
 import requests
 
 from enclave.errors import ConfigurationError
+from enclave.records import utc_now
 from enclave.server.auth import ApiKey
 from enclave.server.serve import SandboxServer, create_server
 from tests.server.conftest import Serve
@@ -640,3 +642,46 @@ def test_a_policy_without_notebooks_leaves_no_way_to_a_kernel() -> None:
         ]
 
     assert [answer.status_code for answer in answers] == [403, 403, 403]
+
+
+@pytest.mark.bubblewrap
+def test_pausing_is_under_the_policy_and_the_keys_own(bubblewrap: SandboxServer) -> None:
+    alice, bob = Sdk(bubblewrap), Sdk(bubblewrap, BOB)
+    made = alice.create(timeout=60)
+    path = f'/sandboxes/{made["sandboxID"]}'
+
+    assert bob.plane('POST', f'{path}/pause', json={}).status_code == 404
+    assert alice.plane('POST', f'{path}/pause', json={'memory': False}).status_code == 501
+    assert alice.plane('POST', f'{path}/pause', json=[]).status_code == 400
+    assert alice.plane('POST', f'{path}/pause', json={}).status_code == 204
+    assert alice.plane('POST', f'{path}/pause', json={}).status_code == 409
+    assert bob.plane('POST', f'{path}/connect', json={}).status_code == 404
+    assert alice.plane('POST', f'{path}/timeout', json={'timeout': 60}).status_code == 409
+    answer = alice.call(made, 'filesystem.Filesystem/Stat', {'path': '/tmp'})
+    assert (answer.status_code, 'was not found' in answer.text) == (502, True)
+    assert [each['state'] for each in alice.plane('GET', '/v2/sandboxes').json()] == ['paused']
+    assert alice.plane('GET', '/sandboxes').json() == []
+
+    assert alice.plane('POST', f'/v2{path}/connect', json={'timeout': 60}).status_code == 201
+    assert alice.call(made, 'filesystem.Filesystem/Stat', {'path': '/tmp'}).status_code == 200
+    alice.plane('DELETE', path)
+
+
+@pytest.mark.bubblewrap
+def test_a_longer_life_than_the_policys_is_not_had_by_pausing() -> None:
+    with serving(sandbox_type='bubblewrap', api_key=ALICE, policy={'max_lifetime': 100}) as server:
+        sdk = Sdk(server)
+        made = sdk.create(timeout=60)['sandboxID']
+
+        def ask(verb: str, **body: Any) -> requests.Response:
+            path = f'{server.url}/sandbox/{made}/{verb}'
+            return requests.post(path, json=body, headers={'X-API-Key': ALICE}, timeout=60)
+
+        assert ask('pause', ttl=None).status_code == 403
+        assert ask('pause', ttl=101).status_code == 403
+        assert ask('renew', ttl=50, on_expiry='never').status_code in (400, 422)
+        before = utc_now()
+        until = datetime.fromisoformat(ask('pause').json()['expires_at'])
+        assert (until - before).total_seconds() < 200
+        assert sdk.plane('POST', f'/v2/sandboxes/{made}/connect', json={'timeout': 500}).status_code == 403
+        assert sdk.plane('GET', f'/sandboxes/{made}').json()['state'] == 'paused'

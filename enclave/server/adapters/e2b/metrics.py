@@ -107,7 +107,7 @@ class Samples:
             if status in USABLE:
                 self._measure(sandbox, since)
                 sandbox.used_at = used_at  # looking at it is no use of it, which would keep it from being idle
-        except EnclaveError as error:
+        except (EnclaveError, TimeoutError) as error:
             logger.debug('sandbox %s could not be measured: %s', sandbox.id, error)
         if sandbox.status in USABLE or sandbox.status is SandboxStatus.PAUSED:
             return True
@@ -130,18 +130,28 @@ def _watch(samples: weakref.ref[Samples], sandbox: Sandbox, since: datetime, clo
 
 
 def _read_usage(text: str) -> tuple[int, float, int, int]:
-    """Return memory in bytes, CPU seconds, and disk used and total in bytes; what the sandbox does not say is 0."""
+    """Return memory in bytes, CPU seconds, and disk used and total in bytes; what the sandbox does not say is 0.
+
+    The sandbox may say anything: what is no number of at most 18 digits is none.
+    """
     parts = [*text.split('=\n'), '', '', '', '', ''][:5]
-    units = [int(each) for each in parts[4].split() if each.isdecimal()] or [100, 4096]
-    ticks, page = (units[0] or 100), (units[1] if len(units) > 1 else 4096)
+    units = [number for each in parts[4].split() if (number := _number(each))] or [100, 4096]
+    ticks, page = units[0], (units[1] if len(units) > 1 else 4096)
     lines = [line.rpartition(')')[2].split() for line in parts[3].splitlines()]
-    rows = [line for line in lines if len(line) > 21 and all(line[at].isdecimal() for at in (11, 12, 21))]
-    memory = parts[0].strip()
-    usage = parts[1].strip()
-    disk = parts[2].split()
+    rows = [
+        numbers
+        for line in lines
+        if len(line) > 21 and None not in (numbers := [_number(line[at]) for at in (11, 12, 21)])
+    ]
+    memory, usage = _number(parts[0].strip()), _number(parts[1].strip())
+    disk = [_number(each) or 0 for each in parts[2].split()]
     return (
-        int(memory) if memory.isdecimal() else sum(int(line[21]) * page for line in rows),
-        int(usage) / 1e6 if usage.isdecimal() else sum(int(line[11]) + int(line[12]) for line in rows) / ticks,
-        int(disk[2]) << 10 if len(disk) > 3 and disk[2].isdecimal() else 0,
-        int(disk[1]) << 10 if len(disk) > 3 and disk[1].isdecimal() else 0,
+        sum((row[2] or 0) * page for row in rows) if memory is None else memory,
+        sum((row[0] or 0) + (row[1] or 0) for row in rows) / ticks if usage is None else usage / 1e6,
+        disk[2] << 10 if len(disk) > 3 else 0,
+        disk[1] << 10 if len(disk) > 3 else 0,
     )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
