@@ -245,7 +245,7 @@ def test_cancelling_a_second_start_leaves_a_running_sandbox_as_it_is(backend: Fa
     asyncio.run(main())
 
 
-def test_cancelling_one_of_two_starts_leaves_what_the_other_was_reported_of(backend: FakeBackend) -> None:
+def test_cancelling_one_of_two_starts_leaves_what_the_other_learnt_of(backend: FakeBackend) -> None:
     async def main() -> None:
         sandbox = aio.SandboxFactory.create_sandbox('fake', TOOLS)
         backend.may_start.clear()
