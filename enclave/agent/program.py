@@ -1866,6 +1866,14 @@ def _prepare():
     def serve(path):
         if path != sys.argv[0]:
             raise ImportError(path)
+        try:
+            stop()
+        except BaseException:
+            os._exit(70)  # without its supervisor it is of no use, and must not run the program itself
+        raise ImportError(path)
+
+    def stop():
+        path = sys.argv[0]
         hold(sys.path_hooks)
         sys.path_hooks = sys.path_hooks[:-3]
         load()
@@ -1968,7 +1976,6 @@ def _prepare():
             sys.path.insert(0, os.path.dirname(path))
         sys.path_importer_cache[path] = None
         script.value = fopen(os.fsencode(path), b'rbe')
-        raise ImportError(path)
 
     sys.path_hooks += [serve, run, end]
     if real is None:

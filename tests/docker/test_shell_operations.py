@@ -302,7 +302,7 @@ def test_orphans_are_reaped(sandbox: Any) -> None:
     assert sandbox.execute_command(waited, 20).status is ExecutionStatus.SUCCESS
 
 
-def test_out_of_memory_is_told(sandbox: Any) -> None:
+def test_out_of_memory_is_reported(sandbox: Any) -> None:
     result = sandbox.execute_command(['tail', '/dev/zero'])
 
     assert (result.exit_code, result.signal, result.oom_killed) == (137, 'SIGKILL', True)
@@ -526,7 +526,7 @@ def test_a_command_of_any_size_runs_without_an_agent(sandbox: Any, size: int) ->
     assert (int(result.stdout), result.exit_code) == (len(text), 0)
 
 
-def test_too_large_arguments_and_variables_are_told_without_an_agent(sandbox: Any) -> None:
+def test_too_large_arguments_and_variables_are_reported_without_an_agent(sandbox: Any) -> None:
     word = sandbox.execute_command(['echo', 'x' * 200_000])
     variable = sandbox.execute_command(['echo'], env={'BIG': 'x' * 200_000})
 
