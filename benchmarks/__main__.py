@@ -108,8 +108,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             if arguments.strict:
                 raise
             print(f'    failed: {type(error).__name__}: {error}', flush=True)
-    results['load_after'] = os.getloadavg()[0]
-    results['seconds'] = time.monotonic() - began
+        results['load_after'] = os.getloadavg()[0]
+        results['seconds'] = time.monotonic() - began
+        if arguments.output:
+            write(results, arguments.output, with_plots=False)  # so that a run that is ended leaves what it has
     return results
 
 
@@ -151,13 +153,13 @@ def measure_beside(results: dict[str, Any], kinds: list[str], arguments: argpars
     return figures
 
 
-def write(results: dict[str, Any], folder: Path) -> None:
+def write(results: dict[str, Any], folder: Path, *, with_plots: bool = True) -> None:
     """Write the report."""
     folder.mkdir(parents=True, exist_ok=True)
     results = _rounded(results)
     (folder / 'results.json').write_text(json.dumps(results, indent=1) + '\n', 'utf-8')
     (folder / 'index.md').write_text(report.page(results), 'utf-8')
-    plots = find_environment(*PLOTS)
+    plots = find_environment(*PLOTS) if with_plots else None
     if plots:
         subprocess.run([plots, str(HERE / 'plots.py'), str(folder / 'results.json'), str(folder)], check=True)
 

@@ -95,6 +95,7 @@ class Driver:
     def __init__(self, make: Any) -> None:
         self._make = make
         self._way: Any = make()
+        self._is_up = False
         self._pool: list[Any] = []
 
     def offers(self) -> dict[str, Any]:
@@ -108,12 +109,14 @@ class Driver:
 
     def create(self, first: str) -> dict[str, Any]:
         began = time.perf_counter()
+        self._is_up = True
         self._way.start()
         getattr(self._way, first)()
         return {'seconds': time.perf_counter() - began}
 
     def stop(self) -> dict[str, Any]:
         began = time.perf_counter()
+        self._is_up = False
         self._way.stop()
         return {'seconds': time.perf_counter() - began}
 
@@ -194,6 +197,9 @@ class Driver:
 
     def end(self) -> dict[str, Any]:
         self.end_pool()
+        if self._is_up:  # what came between was an error
+            with contextlib.suppress(Exception):
+                self._way.stop()
         self._way.end()
         return {}
 

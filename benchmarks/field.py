@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -38,6 +39,7 @@ def with_compose() -> Mapping[str, str]:
         return {}
     folder = Path(tempfile.mkdtemp(prefix='enclave-bench-'), 'cli-plugins')
     folder.mkdir()
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
     shutil.copy(HERE / 'compose.sh', folder / 'docker-compose')
     return {'DOCKER_CONFIG': str(folder.parent)}
 

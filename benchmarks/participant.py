@@ -73,6 +73,7 @@ class Participant:
                 'PYTHONPATH': '' if self.entry.packages else str(HERE.parent),
                 **self.entry.environ(),
             }
+            environ['TMPDIR'] = str(log.parent)  # which goes with the logs
             with open(log, 'w') as errors:
                 self._process = subprocess.Popen(
                     command,

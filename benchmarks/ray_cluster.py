@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,6 +71,20 @@ def resident(pid: int) -> int:
     return int(Path(f'/proc/{pid}/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
 
+def processor_seconds(pids: list[int]) -> float:
+    """Return how much processor time processes have had by themselves."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf('SC_CLK_TCK')
+
+
+def shard_pids(manager: Any) -> list[int]:
+    """Return the processes of the shards."""
+    return [shard['pid'] for shard in manager.get_stats()['shards'].values()]
+
+
 def median_ms(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the medians of several actions that take turns, in milliseconds."""
     taken: dict[str, list[float]] = {name: [] for name in actions}
@@ -84,6 +99,11 @@ def median_ms(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str
 def calls(manager: Any, options: argparse.Namespace) -> None:
     """Measure one call, here and on a node."""
     with LocalSandboxManager(sandbox_type=KIND) as local, local.open() as ours, manager.open() as theirs:
+        manager.execute_command(theirs.id, ['true'])
+        used = time.process_time()
+        for _ in range(options.rounds):
+            manager.execute_command(theirs.id, ['true'])
+        used = (time.process_time() - used) / options.rounds * 1000
         found = median_ms(
             {
                 'local': lambda: local.execute_command(ours.id, ['true']),
@@ -94,7 +114,7 @@ def calls(manager: Any, options: argparse.Namespace) -> None:
     show(
         'a call on a node, over one on this machine',
         'at most 3 ms more',
-        f'{found["ray"] - found["local"]:.2f} ms ({found["local"]:.2f} and {found["ray"]:.2f})',
+        f'{found["ray"] - found["local"]:.2f} ms ({found["ray"]:.2f} and {found["local"]:.2f}); {used:.2f} ms of processor here',
     )
 
 
@@ -109,7 +129,7 @@ def creations(manager: Any, options: argparse.Namespace) -> None:
             max(10, options.rounds // 10),
         )
     show('a sandbox made and deleted', '', f'{found["ray"]:.1f} ms, here {found["local"]:.1f}')
-    pids = [shard['pid'] for shard in manager.get_stats()['shards'].values()]
+    pids = shard_pids(manager)
     before, threads = sum(map(resident, pids)), threading.active_count()
     for _ in range(options.creations):
         manager.delete_sandbox(manager.create_sandbox())
@@ -128,17 +148,27 @@ def throughput(manager: Any, options: argparse.Namespace) -> None:
     with manager.run_many(['print(1)'] * 20) as outcomes:
         assert all(not each.failed for each in outcomes)
     rates: dict[str, list[float]] = {'local': [], 'ray': []}
+    here = there = 0.0
+    pids = shard_pids(manager)
     for _ in range(3):
         rates['local'].append(2 * count / side_by_side(count))
         begun = time.perf_counter()
+        used_here, used_there = time.process_time(), processor_seconds(pids)
         with manager.run_many(f'print({n})' for n in range(2 * count)) as outcomes:
             assert all(not each.failed for each in outcomes)
         rates['ray'].append(2 * count / (time.perf_counter() - begun))
+        here += time.process_time() - used_here
+        there += processor_seconds(pids) - used_there
     local, ray = (statistics.median(rates[name]) for name in ('local', 'ray'))
     show(
         f'{2 * count} programs on two nodes, beside two local managers',
         'at least 0.8',
         f'{ray / local:.2f} ({ray:.0f} and {local:.0f} a second)',
+    )
+    show(
+        'processor time of a program beside its own',
+        '',
+        f'{here / 6 / count * 1000:.2f} ms of the client, {there / 6 / count * 1000:.2f} ms of the shard',
     )
 
 
@@ -160,11 +190,17 @@ def side_by_side(count: int) -> float:
     return seconds
 
 
+def _with_folder(manager: Any, folder: str) -> Any:
+    """Return a sandbox with a directory of its node, since its own lies in memory."""
+    os.chmod(folder, 0o777)
+    return manager.open(config={'volumes': {folder: {'bind': '/data', 'mode': 'rw'}}})
+
+
 def transfers(manager: Any, options: argparse.Namespace) -> None:
     """Send a gigabyte in and take it out again."""
     size = options.megabytes
     piece = os.urandom(MIB)
-    with manager.open() as sandbox:
+    with tempfile.TemporaryDirectory() as folder, _with_folder(manager, folder) as sandbox:
         pid = manager.get_stats()['shards'][sandbox.id.rpartition('-')[2]]['pid']
         before = {'shard': resident(pid), 'here': resident(os.getpid())}
         most = dict(before)
@@ -178,9 +214,9 @@ def transfers(manager: Any, options: argparse.Namespace) -> None:
         watcher = threading.Thread(target=look)
         watcher.start()
         begun = time.perf_counter()
-        sandbox.put_file((piece for _ in range(size)), 'large')
+        sandbox.put_file((piece for _ in range(size)), '/data/large')
         sent = time.perf_counter()
-        got = sum(len(chunk) for chunk in sandbox.read_chunks('large'))
+        got = sum(len(chunk) for chunk in sandbox.read_chunks('/data/large'))
         taken = time.perf_counter()
         ended.set()
         watcher.join()
@@ -190,6 +226,24 @@ def transfers(manager: Any, options: argparse.Namespace) -> None:
         'constant memory',
         f'{size / (sent - begun):.0f} and {size / (taken - sent):.0f} MiB/s; the shard grew by '
         f'{(most["shard"] - before["shard"]) / MIB:.0f} MiB, this process by {(most["here"] - before["here"]) / MIB:.0f}',
+    )
+
+
+def reports(manager: Any, options: argparse.Namespace) -> None:
+    """Ask the shards how they are, as the manager does every second."""
+    import ray
+
+    handles = [shard.handle for shard in manager._shards.up()]
+    pids = shard_pids(manager)
+    used_here, used_there = time.process_time(), processor_seconds(pids)
+    for _ in range(options.rounds):
+        ray.get([handle.report.remote() for handle in handles])
+    count = options.rounds * len(handles)
+    here, there = time.process_time() - used_here, processor_seconds(pids) - used_there
+    show(
+        'processor time of a report, which each manager asks of each shard',
+        '',
+        f'{here / count * 1000:.2f} ms of the client, {there / count * 1000:.2f} ms of the shard',
     )
 
 
@@ -222,6 +276,7 @@ MEASUREMENTS: dict[str, Callable[[Any, argparse.Namespace], None]] = {
     'calls': calls,
     'creations': creations,
     'throughput': throughput,
+    'reports': reports,
     'transfers': transfers,
     'cancelling': cancelling,
 }
@@ -248,8 +303,8 @@ def main() -> None:
         ) as manager:
             manager.delete_sandbox(manager.create_sandbox())
             show('two shards, from nothing to a sandbox', '', f'{time.perf_counter() - begun:.1f} s')
-            pids = [shard['pid'] for shard in manager.get_stats()['shards'].values()]
-            show('memory of a shard without sandboxes', '', f'{max(map(resident, pids)) / MIB:.0f} MiB')
+            most = max(map(resident, shard_pids(manager)))
+            show('memory of a shard without sandboxes', '', f'{most / MIB:.0f} MiB')
             for name, measure in MEASUREMENTS.items():
                 if options.only in (None, name):
                     measure(manager, options)

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.goals import OPERATIONS, goals
 from benchmarks.measure import ratio, spread
+from benchmarks.parts.beside import CREATED_ONLY
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -76,7 +77,7 @@ def _short(value: float) -> str:
 
 def _beside(beside: Mapping[str, Any]) -> list[str]:
     calls, creation = beside['calls'], beside['creation']
-    names = list(dict.fromkeys([name for each in calls.values() for name in each]))
+    names = [name for name in dict.fromkeys(name for each in calls.values() for name in each) if name != CREATED_ONLY]
     lines = ['## Calls of a sandbox that is there', '', 'Milliseconds.', '']
     lines += [f'| | {" | ".join(OPERATIONS.values())} |', '| --- |' + ' ---: |' * len(OPERATIONS)]
     for name in names:
@@ -89,14 +90,15 @@ def _beside(beside: Mapping[str, Any]) -> list[str]:
         '',
         '![Calls side by side](calls.svg)',
         '',
-        'As ratios to native processes (a cell: to a local Jupyter kernel):',
+        'As ratios to native processes (a cell: to a local Jupyter kernel; numpy: to native processes that import it):',
         '',
     ]
     lines += [f'| | {" | ".join(OPERATIONS.values())} |', '| --- |' + ' ---: |' * len(OPERATIONS)]
     for name in names:
         cells = []
         for each in OPERATIONS:
-            floor = calls.get(each, {}).get('local Jupyter kernel' if each == 'cell' else 'native')
+            native = 'native, numpy' if 'numpy' in name else 'native'
+            floor = calls.get(each, {}).get('local Jupyter kernel' if each == 'cell' else native)
             own = calls.get(each, {}).get(name)
             cells.append(f'{ratio(own, floor):.3g}' if floor and own else '')
         lines.append(f'| {name} | {" | ".join(cells)} |')

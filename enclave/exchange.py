@@ -225,7 +225,7 @@ class _Response(HTTPResponse):
         status, _, lines = text[:end].decode('latin-1').partition('\r\n')
         number, _, reason = status[9:].partition(' ')
         pairs = [line.split(':', 1) for line in lines.split('\r\n')] if lines else []
-        if not number.isdigit() or len(number) != 3 or any(len(pair) != 2 for pair in pairs) or '\n' in reason:
+        if not number.isdigit() or len(number) != 3 or not {2}.issuperset(map(len, pairs)) or '\n' in reason:
             super().begin()
             return
         fp.read(end + 4)

@@ -448,6 +448,9 @@ def encoded_to_parts(value: Any) -> list[bytes]:
     return [head + b'\n', *texts] if texts else [head]
 
 
+_NEVER_LONG = frozenset({int, float, bool, NoneType})
+
+
 def _without_long(value: Any, path: tuple[Any, ...], places: list[list[Any]], texts: list[bytes]) -> Any:
     if isinstance(value, str):
         if len(value) < PART_CHARACTERS:
@@ -457,7 +460,12 @@ def _without_long(value: Any, path: tuple[Any, ...], places: list[list[Any]], te
         texts.append(text)
         return None
     if isinstance(value, dict):
-        return {name: _without_long(each, (*path, name), places, texts) for name, each in value.items()}
+        return {
+            name: each
+            if type(each) in _NEVER_LONG or (type(each) is str and len(each) < PART_CHARACTERS)
+            else _without_long(each, (*path, name), places, texts)
+            for name, each in value.items()
+        }
     if isinstance(value, (list, tuple)) and len(path) < _MAX_PART_DEPTH:
         return [_without_long(each, (*path, index), places, texts) for index, each in enumerate(value)]
     return value

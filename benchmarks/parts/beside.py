@@ -8,12 +8,14 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.measure import container_pids, descendants, proportional_bytes
 from benchmarks.participant import Participant, ParticipantError
 
+UNTIL_SECONDS = {'creation': 160.0, 'calls': 300.0, 'throughput': 390.0}
+"""When, from the beginning of this part on, the last round of each of its own parts begins; two rounds there are always."""
 SLOW_STOP_SECONDS = 5.0
 """While a way that took longer to stop stops again, others have their turn."""
 POOL = 4
@@ -33,11 +35,19 @@ class Beside:
     def __init__(self, participants: Sequence[Participant], *, scale: float) -> None:
         self.taking_part = list(participants)
         self.scale = scale
+        self._began = time.monotonic()
         self.creation: dict[str, dict[str, list[float]]] = {}
         self.calls: dict[str, dict[str, list[float]]] = {}
         self.cpu: dict[str, dict[str, list[float]]] = {}
         self.rates: dict[str, dict[str, list[float]]] = {'print_one': {}, 'true': {}}
         self.memory: dict[str, int] = {}
+
+    def rounds(self, what: str, count: int) -> Iterator[int]:
+        """Count rounds, fewer where the machine is slow."""
+        for number in range(count):
+            if number >= 2 and time.monotonic() - self._began > UNTIL_SECONDS[what]:
+                return
+            yield number
 
     def present(self) -> list[Participant]:
         return [each for each in self.taking_part if not each.reason]
@@ -49,7 +59,7 @@ class Beside:
         their turn meanwhile: waiting takes no processor.
         """
         slow: set[str] = set()
-        for number in range(rounds + 1):
+        for number in self.rounds('creation', rounds + 1):
             stopping = []
             for each in self.present():
                 if each.name in EACH_ANEW:
@@ -110,10 +120,10 @@ class Beside:
 
     def call(self, rounds: int) -> None:
         """Warm calls."""
-        for _ in range(rounds):
+        for _ in self.rounds('calls', rounds):
             for operation in ('true', 'print_one', 'write', 'read', 'output', 'cell'):
                 for each in self.present():
-                    if operation not in each.operations:
+                    if operation not in each.operations or each.name == CREATED_ONLY:
                         continue
                     slice_seconds = 0.12 * self.scale
                     try:
@@ -139,7 +149,7 @@ class Beside:
     def fill(self, rounds: int, names: Sequence[str]) -> None:
         """Programs a second of four sandboxes, each with a caller."""
         chosen = [each for each in self.present() if each.name in names]
-        for number in range(rounds + 1):
+        for number in self.rounds('throughput', rounds + 1):
             for each in chosen:
                 if each.reason or 'print_one' not in each.operations:
                     continue
@@ -191,6 +201,8 @@ def measure(participants: Sequence[Participant], results: dict[str, Any], *, sca
     say('done')
 
 
+CREATED_ONLY = 'engine, container alone'
+"""It is the floor of creation, and nothing is called in it."""
 EACH_ANEW = ('native', 'native, numpy')
 """Ways that create nothing."""
 ALONE = ('engine, container alone', 'docker run', 'native, numpy', 'enclave, bubblewrap, numpy preloaded')

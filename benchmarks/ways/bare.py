@@ -50,6 +50,8 @@ class NativeNumpy(Native):
 class Engine(Way):
     """The engine's own calls, by docker-py: a container with the options of this library's, on the engine's default bridge."""
 
+    shared = ('body',)
+
     def __init__(self) -> None:
         import docker
 
@@ -132,6 +134,8 @@ class Engine(Way):
 
 class EngineFirst(Engine):
     """The engine's container up to what it prints by itself: nothing is executed in it."""
+
+    operations = ('true',)
 
     def true(self) -> None:
         pass

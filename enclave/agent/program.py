@@ -1613,7 +1613,8 @@ class Supervisor(object):
         own = dict(PROCESS_ENV)
         if env.get(b'PYTHONUNBUFFERED') is not None:
             own[b'PYTHONUNBUFFERED'] = env[b'PYTHONUNBUFFERED']
-        own[b'PYTHONPATH'] = b'/proc/self/fd/%d' % TEMPLATE_ZIP
+        search = PROCESS_ENV.get(b'PYTHONPATH')
+        own[b'PYTHONPATH'] = b'/proc/self/fd/%d' % TEMPLATE_ZIP + (b':' + search if search else b'')
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         archive, null = os.memfd_create('template'), os.open('/dev/null', os.O_RDONLY)
         out, dead = os.pipe()  # its streams are a pipe's, as the programs' are
@@ -1734,7 +1735,11 @@ def _prepare():
     zips = sys.modules.get('zipimport')
     if zips is not None:
         zips._zip_directory_cache.clear()
-    del os.environ['PYTHONPATH']
+    own_path = os.environ['PYTHONPATH'].partition(':')[2]  # the sandbox's
+    if own_path:
+        os.environ['PYTHONPATH'] = own_path
+    else:
+        del os.environ['PYTHONPATH']
     channel = _socket.socket(fileno=3)
     record = struct.Struct('!ccI')
     if not hasattr(sys, 'argv'):
@@ -1861,6 +1866,14 @@ def _prepare():
     def serve(path):
         if path != sys.argv[0]:
             raise ImportError(path)
+        try:
+            stop()
+        except BaseException:
+            os._exit(70)  # without its supervisor it is of no use, and must not run the program itself
+        raise ImportError(path)
+
+    def stop():
+        path = sys.argv[0]
         hold(sys.path_hooks)
         sys.path_hooks = sys.path_hooks[:-3]
         load()
@@ -1963,7 +1976,6 @@ def _prepare():
             sys.path.insert(0, os.path.dirname(path))
         sys.path_importer_cache[path] = None
         script.value = fopen(os.fsencode(path), b'rbe')
-        raise ImportError(path)
 
     sys.path_hooks += [serve, run, end]
     if real is None:

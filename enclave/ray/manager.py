@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -52,7 +53,7 @@ from enclave.ray.transport import ShardClient
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.choice import kind_of
 from enclave.sandboxes.verbs import FullSandbox
-from enclave.threads import thread_pool, wait_for
+from enclave.threads import Workers, thread_pool, wait_for
 from enclave.tools.budget import check_max_chars
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
+ASKED_AT_ONCE = 64
+"""How many shards are asked at once of what concerns them all."""
 _OPTIONS = frozenset(attrs.fields_dict(RayOptions))
 _GONE = (SandboxGoneError, ServerUnavailableError, ManagerStoppedError)
 """What a call on a shard raises that is no more, or is just ending."""
@@ -97,9 +100,10 @@ class RaySandboxManager(SandboxManager):
             self.id,
             self.config,
             self.options,
-            on_report=self._take_report,
-            on_lost=self._replace_lost,
-            cancel_later=self._cancel_later,
+            # A manager that nobody refers to any more can so be found out, although a thread looks after its shards.
+            on_report=_weakly(self._take_report),
+            on_lost=_weakly(self._replace_lost),
+            cancel_later=_cancels(self._control),
         )
         self._pools = ShardedPools()
         self._lock = threading.RLock()  # guards all below
@@ -192,12 +196,6 @@ class RaySandboxManager(SandboxManager):
             self._stopped.set()
             self._unwatch()
 
-    def _cancel_later(self, cancel: Callable[[], None]) -> None:
-        try:
-            self._control.submit(cancel)
-        except ManagerStoppedError:
-            thread_pool.submit(cancel)
-
     def _take_report(self, shard: ShardRecord, report: dict[str, Any]) -> None:
         if self.options.name is None or shard.reported_at <= self._cleared_at:
             return
@@ -260,19 +258,20 @@ class RaySandboxManager(SandboxManager):
 
     def _each(self, call: Callable[[ShardRecord], T]) -> dict[ShardRecord, T]:
         """Call something for every shard that serves, at once; those that are lost meanwhile are left out."""
-        shards = self._shards.up()
-        if len(shards) == 1:
-            jobs = {shards[0]: _called(call, shards[0])}
-        else:
-            jobs = {shard: _begun(call, shard) for shard in shards}
         found: dict[ShardRecord, T] = {}
-        for shard, future in jobs.items():
-            wait_for(future)
-            try:
-                found[shard] = future.result()
-            except _GONE as error:
-                self._check_open()
-                logger.debug('shard %s gave no answer: %s', shard.id, error)
+        shards = self._shards.up()
+        for start in range(0, len(shards), ASKED_AT_ONCE):
+            part = shards[start : start + ASKED_AT_ONCE]
+            # The last is asked on this thread, which would only wait.
+            jobs = {shard: _begun(call, shard) for shard in part[:-1]}
+            jobs[part[-1]] = _called(call, part[-1])
+            for shard, future in jobs.items():
+                wait_for(future)
+                try:
+                    found[shard] = future.result()
+                except _GONE as error:
+                    self._check_open()
+                    logger.debug('shard %s gave no answer: %s', shard.id, error)
         return found
 
     # Sandboxes --------------------------------------------------------------------------------------------------------
@@ -305,7 +304,6 @@ class RaySandboxManager(SandboxManager):
         is_first = False
         with self._named(sandbox_id):
             while True:
-                self._check_quota()
                 (shard,) = self._shards.reserve(1, deadline, is_first=is_first)
                 try:
                     made = shard.the_client().create_sandbox(
@@ -327,18 +325,6 @@ class RaySandboxManager(SandboxManager):
                     with self._lock:
                         self._places[made] = shard.id
                 return made
-
-    def _check_quota(self, count: int = 1) -> None:
-        most = self.config.max_sandboxes
-        if most is None:
-            return
-        used = self._shards.counts()['used']
-        if used + count > most:
-            raise PolicyError(
-                f'{self.config.tenant or "the manager"} may have {most} sandboxes at once and has {used}, those of pools and '
-                'those that are stopped included; delete some (rule max_sandboxes)',
-                details={'rule': 'max_sandboxes', 'max_sandboxes': most},
-            )
 
     @contextlib.contextmanager
     def _named(self, sandbox_id: str | None) -> Iterator[None]:
@@ -498,8 +484,6 @@ class RaySandboxManager(SandboxManager):
         with self._pool_lock:
             pool, is_new = self._pools.match(name, kind, options)
             try:
-                if size > pool.size:
-                    self._check_quota(size - pool.size)
                 self._resize(pool, size, deadline)
             except BaseException:
                 if is_new:
@@ -800,6 +784,30 @@ class RaySandboxManager(SandboxManager):
 
     def __repr__(self) -> str:
         return f'<RaySandboxManager {self.id} {self._shards.cluster}>'
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that calls a method while its object is there."""
+    found = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        bound = found()
+        if bound is not None:
+            bound(*args)
+
+    return call
+
+
+def _cancels(control: Workers) -> Callable[[Callable[[], None]], None]:
+    """Return what has something done on another thread, also after the manager was stopped."""
+
+    def later(action: Callable[[], None]) -> None:
+        try:
+            control.submit(action)
+        except ManagerStoppedError:
+            thread_pool.submit(action)
+
+    return later
 
 
 def _as_manager_options(options: dict[str, Any]) -> ManagerOptions:

@@ -97,8 +97,9 @@ class ShardedPool:
             size = sum(part.size for part in self._parts.values())
         if is_cancelled():
             raise CallCancelledError(f'the wait for a sandbox of the pool {self.name!r} was cancelled')
+        why = "is free, and pool_when_empty is 'fail'" if fails else f'became free within {waited:.3g} s'
         raise PoolExhaustedError(
-            f'no sandbox of the pool {self.name!r} became free within {waited:.1f} s; it has {size}',
+            f'Timeout waiting for available sandbox: none of the {size} in pool {self.name!r} {why}',
             details={'pool': self.name, 'size': size},
         )
 

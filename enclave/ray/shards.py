@@ -28,6 +28,7 @@ from enclave.errors import (
     EnclaveError,
     ManagerStoppedError,
     OperationTimeoutError,
+    PolicyError,
     SandboxGoneError,
     SandboxStartError,
     ServerUnavailableError,
@@ -47,6 +48,11 @@ State = Literal['pending', 'up', 'retiring', 'lost', 'ended']
 SLOW_TICK_SECONDS = 0.5
 QUICK_TICK_SECONDS = 0.05
 DISCOVER_SECONDS = 5.0
+REST_SECONDS = 60.0
+"""How often a manager that only uses the shards of others looks for new ones, and asks those that it has no call on. There may be
+a thousand of such managers."""
+MOST_REPORTS = 1000
+"""How many reports are asked for in a second at most, however many shards there are."""
 REMEMBERED_LOSSES = 1000
 """How many lost shards are remembered, so that a call on what was in them is answered with what became of it."""
 
@@ -73,6 +79,7 @@ class ShardRecord:
     size: int = 0
     used: int = 0
     reserved: int = 0
+    doubts: int = 0  # callers who wait to know whether it lives
     since: float = field(factory=time.monotonic)  # when it came into its state, or was last in use
     asked: Any = field(default=None, repr=False)  # the reference of what it was asked, and since when
     asked_at: float = 0.0
@@ -182,11 +189,14 @@ class Shards:
             OperationTimeoutError: There was no room in time.
             CallCancelledError: The caller's work was cancelled.
             ManagerStoppedError: The manager was stopped.
+            PolicyError: There would be more than the manager's ``max_sandboxes``.
             SandboxStartError: Shards cannot be started.
         """
         tickets = [_RoomTicket() for _ in range(count)]
         with self._changed:
             self._check_open_locked()
+            if not is_first:
+                self._check_quota_locked(count)
             if is_first:
                 self._queue.extendleft(tickets)
             else:
@@ -220,6 +230,18 @@ class Shards:
     def _check_open_locked(self) -> None:
         if self._closed is not None:
             raise again(self._closed)
+
+    def _check_quota_locked(self, count: int) -> None:
+        most = self._config.max_sandboxes
+        if most is None:
+            return
+        used = sum(shard.used + shard.reserved for shard in self._shards.values()) + len(self._queue)
+        if used + count > most:
+            raise PolicyError(
+                f'{self._config.tenant or "the manager"} may have {most} sandboxes at once and has {used}, those of pools and '
+                'those that are stopped included; delete some (rule max_sandboxes)',
+                details={'rule': 'max_sandboxes', 'max_sandboxes': most},
+            )
 
     def _no_room_locked(self) -> OperationTimeoutError:
         counts = collections.Counter(shard.state for shard in self._shards.values())
@@ -326,6 +348,7 @@ class Shards:
         limit = self._options.lost_after + 2.0
         with self._changed, on_cancel(self._notify):
             self._asking += 1
+            shard.doubts += 1
             self._wake.set()
             self._changed.wait_for(
                 lambda: (
@@ -337,6 +360,7 @@ class Shards:
                 limit,
             )
             self._asking -= 1
+            shard.doubts -= 1
             if shard.loss is not None:
                 found = again(shard.loss)
                 assert isinstance(found, EnclaveError)
@@ -412,7 +436,7 @@ class Shards:
             self._gauges.show(**{name: counts[name] for name in ('up', 'pending', 'lost', 'waiting')})
 
     def _discover(self) -> None:
-        self._discover_at = time.monotonic() + DISCOVER_SECONDS
+        self._discover_at = time.monotonic() + (REST_SECONDS if self._options.attach else DISCOVER_SECONDS)
         for shard_id in cluster.named_shards(self.cluster):
             with self._changed:
                 if shard_id in self._shards or shard_id in self._losses or self._closed is not None:
@@ -427,16 +451,24 @@ class Shards:
 
     def _ask(self, now: float) -> None:
         with self._changed:
-            interval = QUICK_TICK_SECONDS if self._asking else self._options.report_interval
-            if self._queue:
-                interval = min(interval, 4 * QUICK_TICK_SECONDS)
             due = [
                 shard
                 for shard in self._shards.values()
-                if shard.state == 'up' and shard.asked is None and now >= shard.asked_at + interval
+                if shard.state == 'up' and shard.asked is None and now >= shard.asked_at + self._interval_locked(shard)
             ]
         for shard in due:
             shard.asked, shard.asked_at = shard.handle.report.remote(), time.monotonic()
+
+    def _interval_locked(self, shard: ShardRecord) -> float:
+        """Return how often a shard is to be asked how it is."""
+        if shard.doubts:
+            return QUICK_TICK_SECONDS
+        if self._options.attach and not self._queue and not shard.the_client().is_in_use:
+            return REST_SECONDS
+        wanted = self._options.report_interval
+        if self._queue:
+            wanted = min(wanted, 4 * QUICK_TICK_SECONDS)
+        return max(wanted, len(self._shards) / MOST_REPORTS)
 
     def _hear(self, shard: ShardRecord, ref: Any) -> None:
         """Take what a shard answered, or what Ray answered in its place."""

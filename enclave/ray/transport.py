@@ -49,6 +49,12 @@ class ShardTransport(HttpTransport):
             else:
                 each.break_off()
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a call on the shard continues."""
+        with self._exchanges_lock:
+            return len(self._exchanges) > 0
+
     def _check_lost(self) -> None:
         if self._loss is not None:
             raise again(self._loss)
@@ -157,6 +163,11 @@ class ShardClient(HttpSandboxManager):
     def lose(self, error: EnclaveError) -> None:
         """End every call on the shard, with ``error``."""
         self._transport.lose(error)  # type: ignore[attr-defined]
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a call on the shard continues."""
+        return bool(self._transport.is_in_use)  # type: ignore[attr-defined]
 
     def stop(self) -> None:
         """Close the connections."""

@@ -140,7 +140,7 @@ class AgentBackedSandbox(FullSandbox):
         return self.backend.changeable_places()
 
     def _find_problem(self) -> str | None:
-        problem = self.backend.find_problem()
+        problem = (self._made_backend or self.backend).find_problem()  # each call asks, twice
         return None if problem is None or self._has_recovered() else problem
 
     def _has_recovered(self) -> bool:

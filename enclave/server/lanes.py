@@ -54,7 +54,7 @@ class Shares:
 
     def has_room(self, tenant: str, amount: int = 1) -> bool:
         """Return whether a key may take so much more."""
-        mine = self.held(tenant) + amount
+        mine = self._held.get(tenant, 0) + amount
         if self.taken + amount > self.limit:
             return False
         return mine <= self._part or self.taken + amount <= self.limit - self._kept(tenant)
@@ -68,12 +68,12 @@ class Shares:
     def take(self, tenant: str, amount: int = 1) -> None:
         """Count what a key takes."""
         self.taken += amount
-        self._held[tenant] = self.held(tenant) + amount
+        self._held[tenant] = self._held.get(tenant, 0) + amount
 
     def give(self, tenant: str, amount: int = 1) -> None:
         """Count what a key gives back."""
         self.taken -= amount
-        left = self.held(tenant) - amount
+        left = self._held.get(tenant, 0) - amount
         if left:
             self._held[tenant] = left
         else:

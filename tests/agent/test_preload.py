@@ -229,3 +229,17 @@ def test_no_private_directory_is_left(agent: AgentProcess) -> None:
 
     number = agent.process.pid
     assert not [each for place in ('/dev/shm', '/tmp') for each in Path(place).glob(f'enclave-{number}-*')]
+
+
+def test_a_template_whose_supervisor_is_killed_runs_nothing_itself(agent: AgentProcess, tmp_path: Path) -> None:
+    log = tmp_path / 'log'
+    source = f"""
+import os, signal
+open({str(log)!r}, 'a').write('run\\n')
+supervisor = int(open(f'/proc/{{os.getppid()}}/stat').read().rpartition(')')[2].split()[1])
+os.kill(supervisor, signal.SIGKILL)
+"""
+    run(agent, source)
+
+    assert run(agent, 'print(1)').stdout == '1\n'
+    assert log.read_text() == 'run\n'

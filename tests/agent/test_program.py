@@ -267,7 +267,7 @@ def test_no_state_of_a_call_is_left_for_the_next(agent: AgentProcess, tmp_path: 
     assert run(agent, 'echo "$LEAK$SECRET"; umask; pwd').stdout == f'\n0022\n{tmp_path}\n'
 
 
-def test_missing_programs_and_directories_are_told(agent: AgentProcess, tmp_path: Path) -> None:
+def test_missing_programs_and_directories_are_reported(agent: AgentProcess, tmp_path: Path) -> None:
     (tmp_path / 'plain').write_text('no program')
     missing = run(agent, ['no-such-program'])
     unfit = run(agent, [str(tmp_path / 'plain')])
@@ -518,7 +518,7 @@ def test_unknown_operations_and_malformed_requests_are_answered(agent: AgentProc
     assert run(agent, 'echo fine').stdout == 'fine\n'
 
 
-def test_cancelling_kills_and_the_agent_goes_on(agent: AgentProcess, tmp_path: Path) -> None:
+def test_cancelling_kills_and_the_agent_continues(agent: AgentProcess, tmp_path: Path) -> None:
     call = agent.channel.open(
         {'op': 'run', 'argv': ['sh', '-c', 'echo $$; sleep 1000'], 'head': 100, 'tail': 0}, live=True
     )
@@ -686,7 +686,7 @@ def test_wide_trees_are_listed_whole_with_few_descriptors(tmp_path: Path) -> Non
     assert len(entries) == 600
 
 
-def test_without_descriptors_a_call_is_refused_and_the_agent_goes_on(tmp_path: Path) -> None:
+def test_without_descriptors_a_call_is_refused_and_the_agent_continues(tmp_path: Path) -> None:
     with few_descriptors(tmp_path) as agent:
         operations = AgentOperations(agent.channel)
         sleepers = []

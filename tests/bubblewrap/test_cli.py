@@ -25,7 +25,7 @@ def ms_enclave(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_kind_that_was_chosen_is_told_with_the_reason() -> None:
+def test_the_kind_that_was_chosen_is_reported_with_the_reason() -> None:
     done = ms_enclave('run', '-c', 'print(1)')
     assert done.stdout == '1\n', done.stderr
     assert 'a bubblewrap sandbox, since no Docker engine answers' in done.stderr

@@ -68,7 +68,7 @@ def test_volumes_may_be_in_each_other_in_any_order(start: Start, volume: Path) -
 
 
 @pytest.mark.parametrize('path', ['/usr/missing', '/usr/bin/env/x'])
-def test_what_cannot_be_made_is_told_by_name(start: Start, volume: Path, path: str) -> None:
+def test_what_cannot_be_made_is_reported_by_name(start: Start, volume: Path, path: str) -> None:
     with pytest.raises(SandboxStartError, match=f'working_dir: {path!r}'):
         start(working_dir=path)
     with pytest.raises(SandboxStartError, match=f"'bind'.*{path!r}"):

@@ -112,7 +112,7 @@ def test_a_full_dump_makes_a_sandbox_that_is_shown_as_documented(server: Sandbox
         ('/pool/execute?tool_name=x&timeout=nan', b'{}', 422, 'number'),
     ],
 )
-def test_what_is_wrong_is_told_as_documented(
+def test_what_is_wrong_is_reported_as_documented(
     server: SandboxServer, path: str, body: bytes, status: int, words: str
 ) -> None:
     media = 'application/x-tar' if 'archive' in path else 'application/json'
@@ -285,7 +285,7 @@ def test_leaving_the_client_deletes_what_it_made_and_nothing_else(
     asyncio.run(main())
 
 
-def test_a_server_that_does_not_answer_is_told_as_documented() -> None:
+def test_a_server_that_does_not_answer_is_reported_as_documented() -> None:
     async def main() -> None:
         async with HttpSandboxManager(base_url='http://127.0.0.1:9', timeout=5) as manager:
             health = await manager.health_check()

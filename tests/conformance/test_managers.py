@@ -60,7 +60,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     'ray': ('bubblewrap', 'docker'),
 }
 """The kinds of sandbox that each manager is tried with. What is registered in this process, Ray's do not know."""
-CHOOSES_HERE = 'test_where_nobody_at_all_names_a_kind_one_is_chosen_and_why_is_told'
+CHOOSES_HERE = 'test_where_nobody_at_all_names_a_kind_one_is_chosen_and_why_is_reported'
 """Changes what this process would choose, which Ray's processes do not know."""
 MARKS = {'docker': [pytest.mark.docker], 'bubblewrap': [pytest.mark.bubblewrap], 'ray': [pytest.mark.ray]}
 
@@ -111,7 +111,7 @@ def test_where_nobody_names_a_kind_it_is_the_managers_own(make: MakeManager, kin
         assert 'chosen_because' not in info.metadata
 
 
-def test_where_nobody_at_all_names_a_kind_one_is_chosen_and_why_is_told(
+def test_where_nobody_at_all_names_a_kind_one_is_chosen_and_why_is_reported(
     make: MakeManager, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, 'choose_backend', lambda: choice.Choice(kind, 'it is the only one'))
@@ -277,7 +277,7 @@ def test_secrets_are_not_shown(manager: SandboxManager, kind: str) -> None:
     assert 'hush-hush' not in repr(manager.list_sandboxes())
 
 
-def test_lifetimes_are_told_and_renewed(manager: SandboxManager, kind: str) -> None:
+def test_lifetimes_are_reported_and_renewed(manager: SandboxManager, kind: str) -> None:
     sandbox_id = manager.create_sandbox(kind, ttl=1000, idle_timeout=500)
 
     facts = manager.get_sandbox_info(sandbox_id).metadata

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from enclave import open_sandbox
 from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.tools.python import PythonExecutor
@@ -61,3 +62,18 @@ def test_what_is_no_list_of_modules_is_refused(sandbox: AgentBackedSandbox, name
         sandbox.run_script(['python3'], 'pass', suffix='.py', preload=names)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match='preload'):
         PythonExecutor(preload=names)
+
+
+@pytest.mark.bubblewrap
+def test_modules_on_the_sandboxs_own_search_path_are_preloaded() -> None:
+    with open_sandbox('bubblewrap', {'env_vars': {'PYTHONPATH': '/sandbox/own'}}) as sandbox:
+        sandbox.make_dir('/sandbox/own')
+        sandbox.write_file('/sandbox/own/mine.py', 'import os\npid = os.getpid()\n')
+        source = 'import mine, os, sys\nprint(mine.pid == os.getpid(), os.environ["PYTHONPATH"], sys.path[1:3])'
+        forked, alone = (
+            sandbox.run_script(['python3'], source, 60, suffix='.py', preload=each).stdout.split(' ', 1)
+            for each in (['mine'], None)
+        )
+
+    assert (forked[0], alone[0]) == ('False', 'True')
+    assert forked[1] == alone[1]

@@ -19,7 +19,7 @@ from enclave.enums import ExecutionStatus
 from enclave.sandboxes.verbs import _tar_directory
 from tests.support.aio import PATIENCE, until
 from tests.support.server import serving
-from tests.support.transfers import UPLOADS, Gate
+from tests.support.transfers import UPLOADS, TransferGate
 
 pytestmark = pytest.mark.docker
 
@@ -129,7 +129,7 @@ async def cancel_midway(call: Coroutine[Any, Any, Any], under_way: threading.Eve
 def test_a_cancelled_download_leaves_nothing_and_ends_on_both_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, verb: str, size: int
 ) -> None:
-    gate = Gate()
+    gate = TransferGate()
 
     async def main() -> None:
         async with running(place) as sandbox:
@@ -156,7 +156,7 @@ def test_a_cancelled_download_leaves_nothing_and_ends_on_both_sides(
 def test_a_cancelled_upload_leaves_nothing_and_ends_on_both_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, kind: str, size: int
 ) -> None:
-    gate = Gate()
+    gate = TransferGate()
     (tmp_path / 'source').write_bytes(bytes(size))
     sources: dict[str, Any] = {
         'path': tmp_path / 'source',
@@ -184,7 +184,7 @@ def test_a_cancelled_upload_leaves_nothing_and_ends_on_both_sides(
 def test_a_cancelled_put_of_a_tree_ends_on_both_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, verb: str
 ) -> None:
-    gate = Gate()
+    gate = TransferGate()
     for name in 'abc':
         (tmp_path / name).write_bytes(bytes(9 * MIB))
     source: Any = tmp_path if verb == 'put_dir' else b''.join(_tar_directory(tmp_path))
@@ -203,7 +203,7 @@ def test_a_cancelled_put_of_a_tree_ends_on_both_sides(
 
 
 def test_an_upload_that_is_cancelled_before_it_has_come_to_the_server_never_begins() -> None:
-    gate = Gate()
+    gate = TransferGate()
 
     async def main() -> None:
         async with running('at a server') as sandbox:

@@ -120,7 +120,7 @@ def test_bytes_and_split_characters_come_out_exactly() -> None:
     assert done.stderr == b'\xff\xfe'
 
 
-def test_ends_that_are_not_the_programs_own_are_told() -> None:
+def test_ends_that_are_not_the_programs_own_are_reported() -> None:
     slow = ms_enclave('run', '--no-network', '-t', '1', '--shell', '-c', 'echo begun; sleep 600')
     big = ms_enclave('run', '--no-network', '-m', '64m', '-c', 'x = bytearray(1 << 30)')
     missing = ms_enclave('run', '--no-network', '--interpreter', 'nosuch', '-c', 'x')
@@ -206,7 +206,7 @@ def test_usage_is_measured(sandbox: DockerSandbox) -> None:
     assert found['pids'] >= 1
 
 
-def test_command_in_a_sandbox_of_another_ends_with_us_and_the_sandbox_goes_on(sandbox: DockerSandbox) -> None:
+def test_command_in_a_sandbox_of_another_ends_with_us_and_the_sandbox_continues(sandbox: DockerSandbox) -> None:
     done = ms_enclave('exec', '-w', '/tmp', sandbox.id[:8], 'sh', '-c', 'pwd; echo $SECRET; cat; exit 6', stdin=b'in')
     assert (done.returncode, done.stdout) == (6, b'/tmp\nhidden-value\nin')
 
@@ -269,7 +269,7 @@ def test_sandbox_is_stopped_from_outside() -> None:
         assert not made.is_alive()
 
 
-def test_sandbox_that_outlived_its_owner_is_told_used_and_removed(engine: Engine) -> None:
+def test_sandbox_that_outlived_its_owner_is_reported_used_and_removed(engine: Engine) -> None:
     # Kept on purpose: any other is swept by whatever manager starts next on this engine.
     program = (
         'import os\n'
@@ -437,7 +437,7 @@ def test_program_runs_on_a_server_as_it_runs_here(served: str, tmp_path: Path) -
     assert ms_enclave('ps', '-q', '--url', served).stdout == b''
 
 
-def test_what_a_servers_policy_refuses_is_told_in_its_words(served: str) -> None:
+def test_what_a_servers_policy_refuses_is_reported_in_its_words(served: str) -> None:
     done = ms_enclave('run', '--url', served, '-v', '/etc:/mnt', '-c', '1')
 
     assert done.returncode == 125
@@ -494,7 +494,7 @@ def test_shell_on_a_server_has_this_terminal(served: str) -> None:
         assert terminal.is_as_before
 
 
-def test_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
     done = ms_enclave('ps', '--url', 'http://127.0.0.1:9')
 
     assert done.returncode == 1

@@ -51,7 +51,9 @@ def containers_of(engine: Engine, pid: int) -> list[str]:
     return [each['Names'][0] for each in found]
 
 
-def test_a_container_removed_behind_our_back_is_told_and_replaced(manager: LocalSandboxManager, engine: Engine) -> None:
+def test_a_container_removed_behind_our_back_is_reported_and_replaced(
+    manager: LocalSandboxManager, engine: Engine
+) -> None:
     plain = manager.create_sandbox()
     (pooled,) = manager.initialize_pool(1)
 

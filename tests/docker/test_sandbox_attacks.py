@@ -89,13 +89,13 @@ def test_what_a_call_left_running_leaves_room_for_the_next(options: dict[str, st
         assert sandbox.write_file('x', b'1') == 1
 
 
-def test_facts_that_a_guest_made_absurd_are_told(sandbox: DockerSandbox) -> None:
+def test_facts_that_a_guest_made_absurd_are_reported(sandbox: DockerSandbox) -> None:
     assert sandbox.execute_command('truncate -s 9223372036854775807 /dev/shm/x; touch -d @9000000000000000 /dev/shm/x')
 
     assert sandbox.stat_path('/dev/shm/x').size == (1 << 63) - 1
 
 
-def test_a_flood_in_the_background_is_drained_and_calls_go_on(sandbox: DockerSandbox) -> None:
+def test_a_flood_in_the_background_is_drained_and_calls_continue(sandbox: DockerSandbox) -> None:
     sandbox.execute_command('yes & yes >&2 & echo up')
 
     with ThreadPoolExecutor(8) as pool:

@@ -84,7 +84,7 @@ def test_an_image_that_does_not_exist_is_named_with_what_to_do() -> None:
     assert containers_of(sandbox.id) == []
 
 
-def test_an_engine_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_engine_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     elsewhere = Engine(f'unix://{tmp_path}/nobody.sock')
     monkeypatch.setattr('enclave.sandboxes.docker.backend.get_engine', lambda: elsewhere)
 
@@ -184,7 +184,7 @@ def test_a_container_removed_behind_our_back_is_noticed_and_named() -> None:
     assert sandbox.status is SandboxStatus.STOPPED
 
 
-def test_a_call_under_way_is_told_when_its_sandbox_dies() -> None:
+def test_a_call_under_way_is_reported_when_its_sandbox_dies() -> None:
     with DockerSandbox(OFFLINE) as sandbox:
         process = sandbox.start_process('sleep 1000')
         process.wait_started()
@@ -199,7 +199,7 @@ def test_a_call_under_way_is_told_when_its_sandbox_dies() -> None:
             process.wait(30)
 
 
-def test_stopping_is_not_held_up_by_calls_and_tells_them() -> None:
+def test_stopping_is_not_held_up_by_calls_and_reports_them() -> None:
     sandbox = DockerSandbox(OFFLINE)
     sandbox.start()
     with ThreadPoolExecutor(12) as pool:
@@ -267,7 +267,7 @@ def test_a_forgotten_sandbox_warns() -> None:
         keep[0].close(grace=0.1)
 
 
-def test_an_engine_that_goes_away_in_mid_call_is_told(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+def test_an_engine_that_goes_away_in_mid_call_is_reported(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     """The engine is reached through a relay, which is then cut."""
     assert engine.endpoint.socket_path is not None
     with Relay(engine.endpoint.socket_path) as relay:

@@ -247,7 +247,7 @@ def test_platform_is_asked_for() -> None:
     assert shell('uname -m', platform='linux/amd64' if os.uname().machine == 'x86_64' else None)
 
 
-def test_storage_opt_is_passed_on_and_the_engines_refusal_told() -> None:
+def test_storage_opt_is_passed_on_and_the_engines_refusal_reported() -> None:
     with pytest.raises(Exception, match='storage'):
         DockerSandbox({'storage_opt': {'size': 'nonsense'}, 'network_enabled': False}).start()
 
@@ -256,7 +256,7 @@ def test_network_by_name_is_joined(engine: object) -> None:
     assert shell('ls /sys/class/net', network='none', network_enabled=True) == 'lo'
 
 
-def test_a_named_network_that_is_missing_is_told() -> None:
+def test_a_named_network_that_is_missing_is_reported() -> None:
     sandbox = DockerSandbox({'network': 'no-such-network-here'})
 
     with pytest.raises(Exception, match='no-such-network-here'):
@@ -294,7 +294,7 @@ def test_an_agent_beside_a_command_comes_back_after_a_guest_killed_it() -> None:
         assert sandbox.execute_command('echo again').stdout == 'again\n'
 
 
-def test_a_command_that_ends_at_once_is_told_with_code_and_output(engine: object) -> None:
+def test_a_command_that_ends_at_once_is_reported_with_code_and_output(engine: object) -> None:
     sandbox = DockerSandbox({'command': 'echo the reason >&2; exit 42', 'network_enabled': False})
 
     with pytest.raises(SandboxStartError, match='42') as caught:

@@ -37,7 +37,7 @@ from enclave.sandboxes.docker.engine import Engine
 from tests.conformance.test_silence import pause
 from tests.docker.bare_image import find_busybox, import_bare_image
 from tests.support.host import wait_until
-from tests.support.transfers import Gate, cancel_midway
+from tests.support.transfers import TransferGate, cancel_midway
 
 pytestmark = pytest.mark.docker
 
@@ -302,7 +302,7 @@ def test_orphans_are_reaped(sandbox: Any) -> None:
     assert sandbox.execute_command(waited, 20).status is ExecutionStatus.SUCCESS
 
 
-def test_out_of_memory_is_told(sandbox: Any) -> None:
+def test_out_of_memory_is_reported(sandbox: Any) -> None:
     result = sandbox.execute_command(['tail', '/dev/zero'])
 
     assert (result.exit_code, result.signal, result.oom_killed) == (137, 'SIGKILL', True)
@@ -331,7 +331,7 @@ def test_cancelling_kills_the_command(sandbox: Any) -> None:
 def test_a_cancelled_upload_leaves_things_as_they_were(sandbox: Any, size: int, is_known: bool) -> None:
     sandbox.make_dir('uploads')
     sandbox.write_file('uploads/target', 'old')
-    gate = Gate()
+    gate = TransferGate()
     pieces = gate.held(bytes(min(size, 1 << 20)) for _ in range(-(-size // (1 << 20))))
     words = {'size': size} if is_known else {}
 
@@ -365,7 +365,7 @@ def test_a_cancelled_download_leaves_nothing_on_the_host(
     sandbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     sandbox.write_file('download', bytes(3 << 20))
-    gate = Gate()
+    gate = TransferGate()
     with monkeypatch.context() as patch:
         for reader in ('read_chunks', 'read_archive'):
             patch.setattr(sandbox, reader, gate.hold(getattr(sandbox, reader)))
@@ -382,7 +382,7 @@ def test_a_cancelled_put_of_an_archive_ends(sandbox: Any) -> None:
         member = tarfile.TarInfo('member')
         member.size = 2 << 20
         archive.addfile(member, io.BytesIO(bytes(member.size)))
-    data, gate = made.getvalue(), Gate()
+    data, gate = made.getvalue(), TransferGate()
     pieces = gate.held(data[start : start + (1 << 20)] for start in range(0, len(data), 1 << 20))
 
     cancel_midway(lambda: sandbox.put_archive(pieces, 'unpacked'), gate.under_way)
@@ -526,7 +526,7 @@ def test_a_command_of_any_size_runs_without_an_agent(sandbox: Any, size: int) ->
     assert (int(result.stdout), result.exit_code) == (len(text), 0)
 
 
-def test_too_large_arguments_and_variables_are_told_without_an_agent(sandbox: Any) -> None:
+def test_too_large_arguments_and_variables_are_reported_without_an_agent(sandbox: Any) -> None:
     word = sandbox.execute_command(['echo', 'x' * 200_000])
     variable = sandbox.execute_command(['echo'], env={'BIG': 'x' * 200_000})
 

@@ -72,7 +72,7 @@ def test_every_step_of_the_sdk_succeeds(server: SandboxServer, face: str) -> Non
     assert len(steps) >= 60
 
 
-def test_the_sdk_speaks_http_1_1_when_told_to(server: SandboxServer) -> None:
+def test_the_sdk_speaks_http_1_1_when_asked_to(server: SandboxServer) -> None:
     output = run(
         'steps.py', 'sync', 'run', 'write_and_read', 'run_code', env=environment(server, E2B_HTTP_VERSION='1.1')
     )

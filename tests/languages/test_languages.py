@@ -69,7 +69,7 @@ def test_a_program_reads_its_input_and_is_judged(sandbox: AgentBackedSandbox, la
 
 
 @pytest.mark.parametrize('language', sorted(PROGRAMS))
-def test_what_is_no_program_is_told(sandbox: AgentBackedSandbox, language: str) -> None:
+def test_what_is_no_program_is_reported(sandbox: AgentBackedSandbox, language: str) -> None:
     result = run_or_skip(sandbox, PROGRAMS[language]['broken'], language)
 
     expected = Verdict.COMPILE_ERROR if get_language(language).is_compiled else Verdict.RUNTIME_ERROR

@@ -54,7 +54,7 @@ def test_the_python_that_is_named_runs_the_kernel(start: Start) -> None:
     assert sandbox.list_kernel_specs()[0].argv[0] == sys.executable
 
 
-def test_a_python_without_ipykernel_is_told_with_the_command_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_python_without_ipykernel_is_reported_with_the_command_and_nothing_is_left(tmp_path: Path) -> None:
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'bare'], check=True)
     tmp_path.chmod(0o755)
     python = str(tmp_path / 'bare' / 'bin' / 'python')

@@ -126,7 +126,7 @@ def test_a_flood_of_output_is_ended_by_its_time_limit(sandbox: NotebookSandbox) 
     assert sandbox.execute_cell('1+1').text == '2'
 
 
-def test_a_kernel_that_exits_is_told_and_replaced(sandbox: NotebookSandbox) -> None:
+def test_a_kernel_that_exits_is_reported_and_replaced(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_tool('notebook_executor', {'code': "print('bye', flush=True)\nimport os\nos._exit(3)"})
 
     assert result.status is ExecutionStatus.ERROR
@@ -138,7 +138,7 @@ def test_a_kernel_that_exits_is_told_and_replaced(sandbox: NotebookSandbox) -> N
 
 
 @pytest.mark.parametrize('code', ['exit()', 'quit()'])
-def test_a_cell_that_exits_is_told_its_kernel_is_gone_and_a_later_one_is_not_blamed(
+def test_a_cell_that_exits_learns_that_its_kernel_is_gone_and_a_later_one_is_not_blamed(
     sandbox: NotebookSandbox, code: str
 ) -> None:
     result = sandbox.execute_cell(f"print('bye')\n{code}")
@@ -207,7 +207,7 @@ def test_a_kernel_whose_child_holds_its_sockets_is_found_dead_all_the_same(sandb
     assert sandbox.execute_cell('1+1').text == '2'
 
 
-def test_a_kernel_that_runs_out_of_memory_is_told_as_that(start: Start) -> None:
+def test_a_kernel_that_runs_out_of_memory_is_reported_as_that(start: Start) -> None:
     sandbox = start(memory_limit='256m')
     if 'rlimits' in sandbox.metadata.get('limits', {}).get('memory', ''):
         pytest.skip('no memory cgroup may be made here')
@@ -235,7 +235,7 @@ def test_a_fork_bomb_in_a_cell_ends_with_its_kernel(start: Start) -> None:
     assert len(names) < 16
 
 
-def test_a_death_between_two_cells_is_told_by_the_next(sandbox: NotebookSandbox) -> None:
+def test_a_death_between_two_cells_is_reported_by_the_next(sandbox: NotebookSandbox) -> None:
     sandbox.execute_cell('import os, threading\nthreading.Timer(0.2, lambda: os._exit(7)).start()')
     pause, deadline = threading.Event(), Deadline.after(PATIENCE)
     while sandbox.list_kernels()[0].status != 'stopped':
@@ -499,7 +499,7 @@ def test_what_a_thread_prints_when_its_cell_is_over_is_not_shown_in_the_cell_of_
     assert [each.get('text') for each in result.outputs] == ['mine\n']
 
 
-def test_what_threads_print_for_a_cell_is_shown_in_it_whoever_started_them(sandbox: NotebookSandbox) -> None:
+def test_what_threads_print_for_a_cell_is_shown_in_it_whichever_thread_started_them(sandbox: NotebookSandbox) -> None:
     sandbox.execute_cell(
         'import asyncio, concurrent.futures, threading\npool = concurrent.futures.ThreadPoolExecutor(1)\n'
         "pool.submit(print, 'earlier').result()"

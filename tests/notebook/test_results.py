@@ -155,7 +155,7 @@ def test_a_plot_is_a_picture_of_what_was_drawn(sandbox: NotebookSandbox) -> None
     assert 'Figure' in result.text
 
 
-def test_a_huge_value_is_marked_and_the_kernel_goes_on(sandbox: NotebookSandbox) -> None:
+def test_a_huge_value_is_marked_and_the_kernel_continues(sandbox: NotebookSandbox) -> None:
     big = sandbox.execute_cell("from IPython.display import HTML\nHTML('x' * 20_000_000)")
     huge = sandbox.execute_cell("HTML('x' * 40_000_000)")
 

@@ -18,7 +18,7 @@ def test_a_lone_surrogate_costs_no_output_around_it(sandbox: NotebookSandbox) ->
     assert result.stderr == '\ufffd\n'
 
 
-def test_an_error_with_a_lone_surrogate_is_told_as_it_is(sandbox: NotebookSandbox) -> None:
+def test_an_error_with_a_lone_surrogate_is_reported_as_it_is(sandbox: NotebookSandbox) -> None:
     result = sandbox.execute_cell("raise ValueError('a\\ud800b')")
 
     assert result.error is not None

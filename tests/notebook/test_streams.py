@@ -123,14 +123,14 @@ def test_a_streamed_cells_time_limit_keeps_what_came(sandbox: NotebookSandbox) -
     assert result.state_lost is None
 
 
-def test_a_streamed_cells_dead_kernel_is_told(sandbox: NotebookSandbox) -> None:
+def test_a_streamed_cells_dead_kernel_is_reported(sandbox: NotebookSandbox) -> None:
     *_, result = sandbox.stream_cell('import os\nos._exit(9)')
 
     assert isinstance(result, CellResult)
     assert result.state_lost == 'ended with exit code 9'
 
 
-def test_cancelling_a_streamed_cell_tells_its_end(sandbox: NotebookSandbox) -> None:
+def test_cancelling_a_streamed_cell_reports_its_end(sandbox: NotebookSandbox) -> None:
     cancellation = Cancellation()
 
     with cancellation.applied():

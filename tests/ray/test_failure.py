@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from enclave.errors import EnclaveError, SandboxGoneError, SandboxNotFoundError, ServerUnavailableError
+from enclave.sandboxes.docker.engine import get_engine
 from tests.support.host import is_running, wait_until
 from tests.support.ray import STORE_BYTES, on_ray, two_nodes
 
@@ -118,6 +119,23 @@ def _below(pid: int) -> list[int]:
             found.append(child)
             left.append(child)
     return found
+
+
+@pytest.mark.docker
+def test_containers_of_a_killed_shard_go_too() -> None:
+    with on_ray(sandbox_type='docker', max_shards=1, sandbox_config={'network_enabled': False}) as manager:
+        made = manager.create_sandbox()
+        assert manager.execute_command(made, 'echo there').stdout == 'there\n'
+        pid = shard_of(manager, made)['pid']
+
+        def containers() -> int:
+            filters = {'label': ['enclave.sandbox', f'enclave.owner.pid={pid}']}
+            return len(get_engine().api.containers(all=True, filters=filters))
+
+        assert containers() == 1
+        os.kill(pid, signal.SIGKILL)
+
+        assert wait_until(lambda: not containers(), PATIENCE)
 
 
 def test_a_node_that_dies_under_many_callers_ends_their_calls_and_runs_nothing_twice(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import hashlib
+import json
 import os
+import subprocess
+import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +22,8 @@ from enclave.errors import CallCancelledError, EnclaveError, PoolExhaustedError
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.server.serve import SandboxServer
-from tests.support.host import wait_until
-from tests.support.ray import on_ray
+from tests.support.host import is_running, wait_until
+from tests.support.ray import on_ray, two_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.bubblewrap]
 PATIENCE = 120.0
@@ -197,6 +201,79 @@ def test_an_actor_of_another_program_finds_the_shards_by_name() -> None:
         assert owner.execute_command(made, 'echo still here').stdout == 'still here\n'
 
 
+def test_asynchronous_programs_have_it_too() -> None:
+    from enclave import aio
+
+    two_nodes()
+
+    async def use() -> str:
+        async with aio.RaySandboxManager(sandbox_type='bubblewrap', num_cpus=0.5, max_shards=1) as manager:
+            made = await manager.create_sandbox()
+            return (await manager.execute_command(made, 'echo awaited')).stdout
+
+    assert asyncio.run(use()) == 'awaited\n'
+
+
+def test_a_manager_that_was_forgotten_is_found_out_and_its_shards_end() -> None:
+    from enclave.ray.manager import RaySandboxManager
+
+    two_nodes()
+
+    def forget() -> int:
+        manager = RaySandboxManager(sandbox_type='bubblewrap', num_cpus=0.5, max_shards=1)
+        manager.create_sandbox()
+        (shard,) = manager.get_stats()['shards'].values()
+        return int(shard['pid'])
+
+    def is_found_out() -> bool:
+        pid = forget()
+        return wait_until(lambda: gc.collect() >= 0 and not is_running(pid), PATIENCE)
+
+    with pytest.warns(ResourceWarning, match='forgotten'):
+        assert is_found_out()
+
+
+def test_the_command_line_serves_shards_and_works_with_them_by_name(tmp_path: Path) -> None:
+    address = two_nodes().address
+    options = tmp_path / 'shards.json'
+    options.write_text(json.dumps({'address': address, 'name': 'by-command', 'num_cpus': 0.5, 'max_shards': 1}))
+    command = [sys.executable, '-m', 'enclave.cli.main']
+    serve = [
+        *command,
+        'server',
+        '--manager',
+        'ray',
+        '--ray-options',
+        str(options),
+        '--type',
+        'bubblewrap',
+        '--port',
+        '0',
+        '--json',
+    ]
+    server = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())['url']
+        with HttpSandboxManager(base_url=url) as client:
+            made = client.create_sandbox()
+            assert client.execute_command(made, 'echo hello').stdout == 'hello\n'
+
+            environment = {**os.environ, 'RAY_ADDRESS': address}
+            listed = subprocess.run(
+                [*command, 'ps', '--url', 'ray:by-command', '--json'],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+
+            assert made in listed.stdout
+    finally:
+        server.terminate()
+        server.communicate(timeout=PATIENCE)
+
+
 def test_metrics_of_shards_are_ray_s_own(manager: Any) -> None:
     import ray
 
@@ -219,5 +296,4 @@ def _safely(look: Any) -> bool:
     try:
         return bool(look())
     except OSError:
-        time.monotonic()
         return False

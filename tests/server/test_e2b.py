@@ -193,7 +193,7 @@ def test_a_closed_adapter_answers_nothing(serve: Serve) -> None:
     assert requests.get(f'{server.url}/files?path=/&signature=v1_x', timeout=30).status_code == 403
 
 
-def test_the_quota_holds_and_is_told_as_a_limit_that_is_not_tried_again(fake: SandboxServer) -> None:
+def test_the_quota_holds_and_is_reported_as_a_limit_that_is_not_tried_again(fake: SandboxServer) -> None:
     sdk = Sdk(fake)
     sdk.create()
     sdk.create()
@@ -413,7 +413,7 @@ def test_a_deadline_kills_the_process_and_says_so(bubblewrap: SandboxServer) -> 
 
 
 @pytest.mark.bubblewrap
-def test_input_arrives_while_its_request_goes_on(bubblewrap: SandboxServer) -> None:
+def test_input_arrives_while_its_request_continues(bubblewrap: SandboxServer) -> None:
     sdk = Sdk(bubblewrap)
     made = sdk.create()
     message = {'process': {'cmd': 'cat'}, 'stdin': True}

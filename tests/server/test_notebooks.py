@@ -355,7 +355,7 @@ def ask(server: SandboxServer, name: str, sandbox_id: str, **options: Any) -> re
 
 
 @pytest.mark.parametrize('name', ADDRESSES)
-def test_who_may_not_use_the_tool_gets_in_by_no_other_door(serve: Serve, connect: Connect, name: str) -> None:
+def test_who_may_not_use_the_tool_gets_in_by_no_other_entry(serve: Serve, connect: Connect, name: str) -> None:
     server = serve(policy={'tools': ('shell_executor', 'python_executor', 'file_operation')})
     sandbox_id = connect(server).create_sandbox('fake', CONFIG)
 

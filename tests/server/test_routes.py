@@ -93,7 +93,7 @@ def test_every_answer_carries_its_request_id(serve: Serve) -> None:
     assert re.fullmatch('[0-9a-f]{16}', made)
 
 
-def test_the_version_is_told_to_those_who_may_know(serve: Serve) -> None:
+def test_the_version_is_shown_to_those_who_may_know(serve: Serve) -> None:
     open_server, closed = serve(), serve(api_key=SECRET)
 
     assert ask(open_server, 'GET', '/stats').headers['X-Enclave-Version'] == enclave.__version__

@@ -111,7 +111,7 @@ def test_what_is_sent_is_read_leniently(server: SandboxServer) -> None:
         {'code': 'x', 'fetch_files': 'a'},
     ],
 )
-def test_what_cannot_be_meant_is_told(server: SandboxServer, body: dict[str, Any]) -> None:
+def test_what_cannot_be_meant_is_reported(server: SandboxServer, body: dict[str, Any]) -> None:
     response = requests.post(f'{server.url}/run_code', json=body, timeout=60)
 
     assert response.status_code == 422
@@ -119,7 +119,7 @@ def test_what_cannot_be_meant_is_told(server: SandboxServer, body: dict[str, Any
 
 
 @pytest.mark.parametrize('data', ['', '[]', 'nonsense', '"text"'])
-def test_a_body_that_is_no_object_is_told(server: SandboxServer, data: str) -> None:
+def test_a_body_that_is_no_object_is_reported(server: SandboxServer, data: str) -> None:
     assert requests.post(f'{server.url}/run_code', data=data, timeout=60).status_code == 422
 
 

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 import pytest
-from attrs import frozen
 
 from enclave.enums import SandboxType
 from enclave.errors import EnclaveError
-from enclave.sandboxes.agent_backed import AgentBackedSandbox
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.testing.kinds import KindUnderTest as Backend
+from enclave.testing.kinds import starting
 
-S = TypeVar('S', bound=AgentBackedSandbox)
-
-
-@frozen
-class Backend:
-    """A kind of sandbox under test."""
-
-    sandbox_type: SandboxType
-
-    def make(self, **options: Any) -> AgentBackedSandbox:
-        """Return a sandbox, not started; the limits on memory suit a small machine."""
-        sandbox = SandboxFactory.create_sandbox(self.sandbox_type, {'network_enabled': False, **options})
-        assert isinstance(sandbox, AgentBackedSandbox)
-        return sandbox
-
-
-@contextlib.contextmanager
-def starting(make: Callable[..., S]) -> Iterator[Callable[..., S]]:
-    """Give a function that makes and starts a sandbox with some options; all are gone after the block."""
-    started: list[S] = []
-
-    def start_one(**options: Any) -> S:
-        made = make(**options)
-        started.append(made)
-        made.start()
-        return made
-
-    yield start_one
-    for made in started:
-        made.cleanup()
+__all__ = [
+    'BACKENDS',
+    'NOTEBOOK_BACKENDS',
+    'Backend',
+    'bubblewrap_notebook_trouble',
+    'bubblewrap_trouble',
+    'require_bubblewrap',
+    'starting',
+]
 
 
 BACKENDS = [

@@ -6,9 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,10 @@ import pytest
 from enclave.sandboxes.bubblewrap import backend as module
 from enclave.sandboxes.bubblewrap import cgroups
 from enclave.sandboxes.bubblewrap.cgroups import Cgroups
+from enclave.testing.kinds import PATIENCE_SECONDS as PATIENCE
+from enclave.testing.kinds import wait_until
 
-PATIENCE = 120.0
+__all__ = ['PATIENCE', 'as_ordinary_user', 'cgroups_of', 'is_running', 'no_cgroups', 'wait_until']
 
 
 def is_running(pid: int) -> bool:
@@ -27,15 +27,6 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return line[line.rfind(b')') + 2 : line.rfind(b')') + 3] not in (b'Z', b'X')
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-    pause, until = threading.Event(), time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        pause.wait(0.002)
-    return True
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ from typing import Any
 
 from enclave.managers.base import SandboxManager
 
-os.environ.setdefault('RAY_raylet_start_wait_time_s', '600')  # on a machine with much else to do a node takes its time
+os.environ.setdefault('RAY_raylet_start_wait_time_s', '120')  # on a machine with much else to do a node takes its time
 STORE_BYTES = 100 << 20
 CPUS = 4
+ATTEMPTS = 4
 
 
 @functools.cache
@@ -22,9 +23,7 @@ def two_nodes() -> Any:
     import ray
     from ray.cluster_utils import Cluster
 
-    facts = {'num_cpus': CPUS, 'object_store_memory': STORE_BYTES}
-    made = Cluster(initialize_head=True, head_node_args={**facts, 'include_dashboard': False})
-    made.add_node(**facts)
+    made = _started(Cluster)
     ray.init(address=made.address, namespace='enclave', log_to_driver=False)
 
     def end() -> None:
@@ -33,6 +32,22 @@ def two_nodes() -> Any:
 
     atexit.register(end)
     return made
+
+
+def _started(cluster_class: Any) -> Any:
+    """Return two nodes. A node whose port another program has just taken does not come, and is tried again."""
+    facts = {'num_cpus': CPUS, 'object_store_memory': STORE_BYTES}
+    for _ in range(ATTEMPTS):
+        made = cluster_class()
+        try:
+            made.add_node(**facts, include_dashboard=False)
+            made.add_node(**facts)
+        except Exception as error:
+            made.shutdown()
+            failure = error
+        else:
+            return made
+    raise failure
 
 
 @contextlib.contextmanager

@@ -5,56 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from enclave.cancellation import Cancellation, on_cancel
-from enclave.errors import CallCancelledError
-from tests.support.sockets import PATIENCE, listening, read_head
+from enclave.testing.transfers import UPLOADS, TransferGate, cancel_midway
+from tests.support.sockets import listening, read_head
 
-
-class Gate:
-    """Holds a transfer after its first piece, until its work is cancelled. For one transfer."""
-
-    def __init__(self) -> None:
-        self.under_way = threading.Event()
-        self.was_cancelled = threading.Event()
-
-    def held(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            yield piece
-            self.under_way.set()
-            with on_cancel(self.was_cancelled.set):
-                assert self.was_cancelled.wait(PATIENCE), 'nobody cancelled the transfer'
-
-    def hold(self, function: Callable[..., Iterable[bytes]]) -> Callable[..., Iterator[bytes]]:
-        """Return a function whose pieces are held."""
-        return lambda *args, **words: self.held(function(*args, **words))
-
-
-UPLOADS = [f'enclave.sandboxes.{each}.until_cancelled' for each in ('agent_operations', 'docker.transfer')]
-"""What the pieces of every upload of a sandbox with an agent go through."""
-
-
-def cancel_midway(call: Callable[[], Any], under_way: threading.Event) -> None:
-    """Make a call, cancel it once it is under way, and see that it says so."""
-    cancellation = Cancellation()
-    ends: list[Any] = []
-
-    def work() -> None:
-        with cancellation.applied():
-            try:
-                ends.append(call())
-            except BaseException as error:
-                ends.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert under_way.wait(PATIENCE)
-    cancellation.cancel()
-    thread.join(PATIENCE)
-    assert not thread.is_alive(), 'the call continues'
-    assert [type(end) for end in ends] == [CallCancelledError], ends
+__all__ = ['UPLOADS', 'TransferGate', 'cancel_midway', 'silent']
 
 
 @contextlib.contextmanager

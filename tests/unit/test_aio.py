@@ -137,7 +137,7 @@ def test_what_decides_by_itself_needs_no_look(monkeypatch: pytest.MonkeyPatch) -
     assert type(aio.SandboxFactory.create_sandbox(config=aio.BubblewrapSandboxConfig())) is aio.BubblewrapSandbox
 
 
-def test_a_wrong_configuration_of_no_kind_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_configuration_of_no_kind_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, '_chosen', None)
 
     with pytest.raises(ConfigurationError, match='memory_limit'):
@@ -245,7 +245,7 @@ def test_cancelling_a_second_start_leaves_a_running_sandbox_as_it_is(backend: Fa
     asyncio.run(main())
 
 
-def test_cancelling_one_of_two_starts_leaves_what_the_other_was_told_of(backend: FakeBackend) -> None:
+def test_cancelling_one_of_two_starts_leaves_what_the_other_learnt_of(backend: FakeBackend) -> None:
     async def main() -> None:
         sandbox = aio.SandboxFactory.create_sandbox('fake', TOOLS)
         backend.may_start.clear()

@@ -53,7 +53,7 @@ def methods(cls: type[Any]) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
-def test_a_face_has_every_public_name_of_its_class(proxy: type[AsyncProxy]) -> None:
+def test_a_proxy_has_every_public_name_of_its_class(proxy: type[AsyncProxy]) -> None:
     blocking = blocking_of(proxy)
 
     public = {name for name in dir(blocking) if not name.startswith('_')}

@@ -208,7 +208,7 @@ def test_code_can_run_where_either_backend_works(engine: str, bubblewrap: str, b
         ),
     ],
 )
-def test_what_a_notebook_would_stand_on_is_told(statuses: dict[str, str], status: str, words: str) -> None:
+def test_what_a_notebook_would_stand_on_is_reported(statuses: dict[str, str], status: str, words: str) -> None:
     check = check_notebooks(looked_at(**statuses))
 
     assert check.status == status

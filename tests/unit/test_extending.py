@@ -20,7 +20,8 @@ def test_a_verb_is_written_in_the_six_files_that_the_page_names() -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in (ROOT / 'enclave').rglob('*.py')
-        if re.search(r'\b(copy_path|CopyPath|COPY_PATH)\b', path.read_text('utf-8'))
+        if 'testing' not in path.parts  # which holds backends to what verbs promise
+        and re.search(r'\b(copy_path|CopyPath|COPY_PATH)\b', path.read_text('utf-8'))
     }
 
     assert sorted(named) == sorted(found)

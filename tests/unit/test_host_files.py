@@ -39,7 +39,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, k
         open_source(path)
 
 
-def test_what_is_not_there_is_told_as_open_tells_it(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported_as_open_reports_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_source(tmp_path / 'missing')
     with pytest.raises(IsADirectoryError):

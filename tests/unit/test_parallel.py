@@ -129,7 +129,7 @@ def test_items_that_cannot_be_taken_are_an_error_after_what_there_was() -> None:
     batch.close()
 
 
-def test_whoever_waits_a_while_learns_that_it_is_not_over() -> None:
+def test_the_one_that_waits_a_while_learns_that_it_is_not_over() -> None:
     gate = threading.Event()
     batch = Batch(lambda _: gate.wait(PATIENCE), [1], concurrency=1)
 

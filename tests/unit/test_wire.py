@@ -134,7 +134,7 @@ def test_json_shapes_become_values(kind: Any, value: Any, made: Any) -> None:
 # Classes
 
 
-def test_every_problem_is_told_with_its_field() -> None:
+def test_every_problem_is_reported_with_its_field() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         wire.decode(
             {

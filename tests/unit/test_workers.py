@@ -105,7 +105,7 @@ def test_waiting_for_a_future_ends_with_the_deadline_and_with_a_cancellation() -
 
 
 @pytest.mark.processes
-def test_a_program_can_end_while_a_job_goes_on() -> None:
+def test_a_program_can_end_while_a_job_continues() -> None:
     program = """
 import threading
 from enclave.threads import Workers

@@ -52,7 +52,7 @@ def channel(stream: ScriptedStream) -> Iterator[Channel]:
     made.close()
 
 
-def test_the_greeting_is_told(channel: Channel) -> None:
+def test_the_greeting_is_reported(channel: Channel) -> None:
     assert channel.hello is not None
     assert channel.hello.shell == '/bin/sh'
 
@@ -179,7 +179,7 @@ def test_a_request_that_fits_no_frame_is_refused(channel: Channel) -> None:
     assert channel.active_calls == 0
 
 
-def test_the_end_of_the_stream_is_told_to_every_call(channel: Channel, stream: ScriptedStream) -> None:
+def test_the_end_of_the_stream_is_reported_to_every_call(channel: Channel, stream: ScriptedStream) -> None:
     calls = [channel.open({'op': 'run'}) for _ in range(3)]
     stream.last_words = 'Killed'
     stream.say(b'')
@@ -200,7 +200,7 @@ def test_a_stream_that_fails_in_writing_loses_the_channel(channel: Channel, stre
     assert channel.lost is not None
 
 
-def test_closing_is_told_to_waiting_calls_and_may_be_repeated(channel: Channel, stream: ScriptedStream) -> None:
+def test_closing_is_reported_to_waiting_calls_and_may_be_repeated(channel: Channel, stream: ScriptedStream) -> None:
     call = channel.open({'op': 'run'})
     channel.close()
     channel.close()

@@ -102,7 +102,7 @@ def test_what_waits_for_such_a_peer_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform != 'linux', reason='/proc')
-def test_a_stopped_process_is_told_from_one_that_runs() -> None:
+def test_a_stopped_process_is_distinguished_from_one_that_runs() -> None:
     with subprocess.Popen([sys.executable, '-c', 'while True: pass']) as process:
         try:
             assert is_stopped(process.pid) is False

@@ -22,7 +22,7 @@ def _sandboxes(place: FakePlace) -> None:
     ]
 
 
-def test_list_tells_owners_apart(invoke: Invoke) -> None:
+def test_list_distinguishes_owners(invoke: Invoke) -> None:
     head, *rows = invoke('ps').stdout.splitlines()
 
     assert head.split() == ['ID', 'TYPE', 'IMAGE', 'STATUS', 'AGE', 'OWNER']
@@ -97,7 +97,7 @@ def test_facts_show_no_control_characters_and_no_values(invoke: Invoke, place: F
     assert json.loads(invoke('info', 'abc', '--json').stdout)[0]['id'] == 'abc111'
 
 
-def test_command_is_run_in_a_sandbox_that_goes_on(invoke: Invoke, place: FakePlace) -> None:
+def test_command_is_run_in_a_sandbox_that_continues(invoke: Invoke, place: FakePlace) -> None:
     done = invoke('exec', '-e', 'A=1', 'abc', '--', 'sh', '-c', 'echo $A; exit 4')
 
     assert (done.exit_code, done.stdout) == (4, '1\n')
@@ -147,7 +147,7 @@ def test_shell_without_a_terminal_says_what_to_use_instead(invoke: Invoke, place
     assert place.calls == []
 
 
-def test_failures_are_told_without_their_class_but_faults_of_ours_with_it() -> None:
+def test_failures_are_reported_without_their_class_but_faults_of_ours_with_it() -> None:
     assert explain(SandboxNotFoundError('no sandbox x')) == 'no sandbox x'
     assert explain(FileNotFoundError(2, 'No such file or directory', 'a.txt')) == 'No such file or directory: a.txt'
     assert 'ZeroDivisionError' in explain(ZeroDivisionError('division by zero'))

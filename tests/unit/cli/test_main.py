@@ -46,7 +46,7 @@ def test_every_command_has_help_of_its_own(name: str, capsys: pytest.CaptureFixt
     assert 'Usage: ms-enclave' in capsys.readouterr().out
 
 
-def test_version_is_told_by_option_and_by_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_reported_by_option_and_by_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run('--version') == 0
     assert __version__ in capsys.readouterr().out
 

@@ -150,7 +150,7 @@ class InterruptedNotebook(FakeNotebook):
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
-def test_a_run_that_is_told_to_end_keeps_what_its_cell_did_so_far(
+def test_a_run_that_is_asked_to_end_keeps_what_its_cell_did_so_far(
     invoke: Invoke, place: FakePlace, study: Path, number: int, code: int
 ) -> None:
     from enclave.sandboxes.notebook.document import NotebookDocument
@@ -179,7 +179,7 @@ def test_without_a_time_limit_the_sandboxs_own_holds(invoke: Invoke, place: Fake
 
 
 @pytest.mark.parametrize('output', ['nowhere/done.ipynb', 'study.ipynb/done.ipynb'])
-def test_an_output_that_cannot_be_written_is_told_before_anything_runs(
+def test_an_output_that_cannot_be_written_is_reported_before_anything_runs(
     invoke: Invoke, place: FakePlace, study: Path, output: str
 ) -> None:
     result = run(invoke, place, study, [], '-o', str(study.parent / output))

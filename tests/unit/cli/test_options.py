@@ -79,7 +79,7 @@ def test_volume_without_an_absolute_target_is_a_wrong_call(text: str) -> None:
         parse_volume(text)
 
 
-def test_files_go_under_their_own_name_unless_told(tmp_path: Path) -> None:
+def test_files_go_under_their_own_name_unless_asked(tmp_path: Path) -> None:
     (tmp_path / 'a.txt').write_text('a')
 
     assert parse_files([f'{tmp_path}/a.txt', f'{tmp_path}:/data']) == [

@@ -116,6 +116,6 @@ def test_termination_leaves_blocks_in_order() -> None:
     assert left == ['block']
 
 
-def test_no_terminal_is_told_with_what_to_do_instead() -> None:
+def test_no_terminal_is_reported_with_what_to_do_instead() -> None:
     with pytest.raises(UnsupportedError, match='ms-enclave exec'):
         terminal_size()

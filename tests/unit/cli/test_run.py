@@ -73,7 +73,7 @@ def test_running_out_of_time_is_124_and_reported(invoke: Invoke) -> None:
 
 
 @pytest.mark.processes
-def test_death_by_a_signal_is_told(invoke: Invoke) -> None:
+def test_death_by_a_signal_is_reported(invoke: Invoke) -> None:
     done = invoke('run', '-c', 'import os; os.kill(os.getpid(), 11)')
 
     assert done.exit_code == 139

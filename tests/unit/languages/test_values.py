@@ -120,7 +120,7 @@ def test_what_is_not_compiled_is_a_compile_error() -> None:
         ({'stderr_bytes': 101}, 'output'),
     ],
 )
-def test_a_plain_result_tells_the_limit_that_it_went_over(facts: dict[str, Any], exceeded: str | None) -> None:
+def test_a_plain_result_reports_the_limit_that_it_went_over(facts: dict[str, Any], exceeded: str | None) -> None:
     result = CommandResult(**{'command': 'x', 'status': 'success', **facts})
 
     assert as_step(result, Limits(output_bytes=100, cpu_seconds=5.0)).exceeded == exceeded

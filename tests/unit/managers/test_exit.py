@@ -44,7 +44,7 @@ def run(program: str, *, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.processes
-def test_a_program_that_forgets_to_stop_is_told_and_leaves_nothing() -> None:
+def test_a_program_that_forgets_to_stop_is_reported_and_leaves_nothing() -> None:
     done = run('')
 
     assert done.stdout.count('ended') == 3
@@ -84,7 +84,7 @@ Telling.backend.wait_until(lambda: Telling.backend.holding == 1)
     (3, 12) <= sys.version_info[:3] < (3, 12, 2),
     reason='no thread can be made there after the main one (CPython issue 113964)',
 )
-def test_threads_that_outlive_the_main_one_can_go_on() -> None:
+def test_threads_that_outlive_the_main_one_can_continue() -> None:
     done = run("""
 def work():
     threading.main_thread().join()

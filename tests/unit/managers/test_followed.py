@@ -57,7 +57,7 @@ def test_a_server_that_gives_signs_of_life_is_not_given_up() -> None:
     assert list(followed(server.open, 'cell')) == EVENTS
 
 
-def test_a_server_that_does_not_come_back_is_told() -> None:
+def test_a_server_that_does_not_come_back_is_reported() -> None:
     server = Server(*[ServerUnavailableError('refused')] * 10)
 
     with pytest.raises(ServerUnavailableError, match='refused'):

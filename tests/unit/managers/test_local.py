@@ -226,7 +226,7 @@ def test_what_could_not_be_removed_is_removed_later(
     wait_gone(backend, manager, sandbox_id)
 
 
-def test_a_sandbox_that_died_is_told_as_such(manager: LocalSandboxManager) -> None:
+def test_a_sandbox_that_died_is_reported_as_such(manager: LocalSandboxManager) -> None:
     sandbox_id = manager.create_sandbox('fake')
 
     fake(manager, sandbox_id).die()
@@ -803,7 +803,7 @@ def test_a_stopped_manager_does_not_warn(manage: Manage) -> None:
         gc.collect()
 
 
-def test_a_fork_takes_nothing_away_and_is_told_so(manager: LocalSandboxManager, backend: FakeBackend) -> None:
+def test_a_fork_takes_nothing_away_and_learns_it(manager: LocalSandboxManager, backend: FakeBackend) -> None:
     manager.create_sandbox('fake')
     manager._table.pid += 1  # as a fork's copy sees it
     try:

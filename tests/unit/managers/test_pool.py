@@ -107,7 +107,7 @@ def wait_for_queue(pool: Pool, length: int) -> None:
     policy=st.sampled_from(['reuse', 'fresh']),
     steps=st.lists(st.tuples(st.sampled_from(['ask', 'release', 'leave', 'die', 'deliver']), st.integers(0, 20))),
 )
-def test_whoever_asked_first_is_served_first(size: int, policy: str, steps: list[tuple[str, int]]) -> None:
+def test_the_one_that_asked_first_is_served_first(size: int, policy: str, steps: list[tuple[str, int]]) -> None:
     pool, supply, _ = make_pool(size, policy=policy)
     waiting: list[Ticket] = []
     holding: list[Ticket] = []
@@ -394,7 +394,7 @@ def test_a_sandbox_that_arrives_after_the_end_is_discarded() -> None:
     assert supply.discarded == ['s1', 's2']
 
 
-def test_who_waits_for_a_pool_that_can_make_none_is_told_why() -> None:
+def test_who_waits_for_a_pool_that_can_make_none_learns_why() -> None:
     pool, supply, clock = make_pool(1, policy='fresh')
     pool.release(acquire(pool).id)
     ticket = pool.ask()
@@ -452,7 +452,7 @@ def test_dead_idle_sandboxes_are_found_and_replaced() -> None:
     assert supply.begun == 1
 
 
-def test_stats_tell_how_long_leases_waited() -> None:
+def test_stats_report_how_long_leases_waited() -> None:
     pool, _, clock = make_pool(1)
     held = acquire(pool)
     got = threading.Event()

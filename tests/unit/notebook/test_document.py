@@ -86,7 +86,7 @@ def test_a_failure_that_is_allowed_does_not_end_the_run(how: str) -> None:
     assert len(results) == 2
 
 
-def test_a_lost_kernel_always_ends_the_run_and_is_told_in_the_notebook() -> None:
+def test_a_lost_kernel_always_ends_the_run_and_is_reported_in_the_notebook() -> None:
     lost = CellResult(status=ExecutionStatus.ERROR, state_lost='ended with exit code 3', error=CellError(name='K'))
     document = make('a', 'b')
 

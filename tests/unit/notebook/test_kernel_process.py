@@ -67,13 +67,13 @@ def test_the_reply_to_a_cell_that_was_cancelled_is_waited_for() -> None:
     assert outcome.end is None
 
 
-def test_an_error_that_only_the_reply_tells_is_streamed() -> None:
+def test_an_error_that_only_the_reply_reports_is_streamed() -> None:
     events, _ = run(Life({'status': 'error', 'ename': 'E', 'evalue': 'v'}))
 
     assert [(each['output_type'], each['ename']) for each in events] == [('error', 'E')]
 
 
-def test_a_question_that_is_cancelled_is_told_and_waits_until_the_kernel_is_free() -> None:
+def test_a_question_that_is_cancelled_is_reported_and_waits_until_the_kernel_is_free() -> None:
     life = Life({})
     cancellation = life.was_cancelled = Cancellation()
 

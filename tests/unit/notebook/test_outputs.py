@@ -251,14 +251,14 @@ def test_malformed_messages_do_no_harm(message: tuple[str, dict[str, Any]]) -> N
     assert isinstance(collector.outputs(), list)
 
 
-def test_a_message_that_was_too_large_is_told_in_its_place() -> None:
+def test_a_message_that_was_too_large_is_reported_in_its_place() -> None:
     collector = OutputCollector(1000, 1000)
     collector.take(Message(type='display_data', left_out=77))
 
     assert '77 bytes, too large' in collector.text()
 
 
-def test_a_stream_that_was_too_large_is_counted_and_told_where_it_was() -> None:
+def test_a_stream_that_was_too_large_is_counted_and_reported_where_it_was() -> None:
     collector = collect(out('before\n'))
     event = collector.take(Message(type='stream', content={'name': 'stdout'}, left_out=50_000_000))
     collector.take(Message(type='stream', content=out('after\n')[1]))
@@ -341,7 +341,7 @@ def test_a_last_line_without_an_end_is_within_the_cap_whatever_is_asked_first() 
         ({}, ''),
     ],
 )
-def test_a_value_is_told_by_the_text_that_says_most(data: dict[str, Any], text: str) -> None:
+def test_a_value_is_reported_by_the_text_that_says_most(data: dict[str, Any], text: str) -> None:
     assert readable(data) == text
 
 

@@ -110,7 +110,7 @@ def test_no_variable_hides_the_others(what: str, monkeypatch: pytest.MonkeyPatch
         ('a class whose name is a number', ['Nameless', '<TypeError>', '']),
     ],
 )
-def test_what_can_be_told_of_an_odd_variable_is_told(
+def test_what_can_be_reported_of_an_odd_variable_is_reported(
     what: str, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert variables(monkeypatch, ODD[what])['odd'] == told

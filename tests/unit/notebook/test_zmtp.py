@@ -115,7 +115,7 @@ def test_a_far_end_that_closes_at_once_is_an_error() -> None:
         ZmtpSocket(Wire(), b'DEALER')
 
 
-def test_a_peer_that_reads_nothing_does_not_hold_up_whoever_receives() -> None:
+def test_a_peer_that_reads_nothing_does_not_hold_up_the_one_that_receives() -> None:
     """An answer that the protocol wants is sent within the deadline too."""
 
     class Deaf(Wire):

@@ -67,7 +67,7 @@ def test_a_manager_needs_ray_and_says_how_to_have_it(monkeypatch: pytest.MonkeyP
         SandboxManagerFactory.create_manager('ray')
 
 
-def test_options_of_shards_and_of_managers_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_shards_and_of_managers_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, 'load_ray', lambda: None)
 
     manager = SandboxManagerFactory.create_manager(SandboxManagerType.RAY, {'ttl': 5}, shard_size=3, pool_size=2)

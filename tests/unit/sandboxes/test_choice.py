@@ -40,7 +40,7 @@ def test_bubblewrap_stands_in_for_an_absent_engine() -> None:
     assert 'nothing listens at /run/docker.sock' in found.reason
 
 
-def test_where_neither_works_both_reasons_are_told() -> None:
+def test_where_neither_works_both_reasons_are_reported() -> None:
     found = choose(no_engine, no_bubblewrap)
     assert found.sandbox_type is SandboxType.DOCKER
     assert 'nothing listens' in found.reason
@@ -59,7 +59,7 @@ def test_where_neither_works_both_reasons_are_told() -> None:
         (None, None),
     ],
 )
-def test_the_class_of_a_configuration_tells_its_kind(config: Any, kind: SandboxType | None) -> None:
+def test_the_class_of_a_configuration_reports_its_kind(config: Any, kind: SandboxType | None) -> None:
     assert kind_of(config) is kind
 
 

@@ -97,7 +97,7 @@ def test_cancelling_interrupts_it_and_its_result_says_so(cells: Cells) -> None:
     cell.cancel()
 
 
-def test_one_that_waits_for_its_turn_is_told_to_be_cancelled(cells: Cells) -> None:
+def test_one_that_waits_for_its_turn_is_asked_to_be_cancelled(cells: Cells) -> None:
     last = read(start(cells, steps(CallCancelledError('before it ran'))))[-1]
 
     assert last.error is not None

@@ -58,13 +58,13 @@ def test_an_unknown_code_is_a_server_error() -> None:
     assert isinstance(arrived, EnclaveError)
 
 
-def test_faults_of_the_door_travel_as_what_they_are_kinds_of() -> None:
+def test_faults_of_the_entry_travel_as_what_they_are_kinds_of() -> None:
     assert rebuild_error(error_response(NoSuchRouteError('x'))).code == 'not-found'
     assert rebuild_error(error_response(UnsupportedMediaTypeError('x'))).code == 'invalid-argument'
     assert status_of(UnsupportedMediaTypeError('x')) == 415
 
 
-def test_headers_say_how_to_go_on() -> None:
+def test_headers_say_how_to_continue() -> None:
     assert 'Bearer' in extra_headers(ERROR_TYPES['authentication']('x'), 401)['WWW-Authenticate']
     assert extra_headers(TooManyRequestsError('x', details={'retry_after': 7.2}), 429) == {'Retry-After': '7'}
     assert extra_headers(ERROR_TYPES['policy']('x'), 403) == {}

@@ -207,7 +207,7 @@ def test_work_whose_clients_have_all_gone_is_cancelled(monkeypatch: pytest.Monke
     assert entry.cancellation.is_cancelled
 
 
-def test_work_whose_client_came_back_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_whose_client_came_back_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency, 'RETURN_SECONDS', 30.0)
     repeats = Repeats()
     entry, _ = repeats.begin('a', 'key', b'x')
@@ -360,7 +360,7 @@ def test_several_keys_share_what_there_is() -> None:
     assert shares.has_room('bob')
 
 
-def test_many_keys_leave_half_to_whoever_comes() -> None:
+def test_many_keys_leave_half_to_the_one_that_comes() -> None:
     shares = Shares(8, 100)
     while shares.has_room('alice'):
         shares.take('alice')

@@ -182,7 +182,7 @@ def test_a_plain_value_is_the_output_of_a_success(workspace: FakeWorkspace, valu
     assert result.execution_time >= 0
 
 
-def test_a_record_is_told_as_its_fields(workspace: FakeWorkspace) -> None:
+def test_a_record_is_reported_as_its_fields(workspace: FakeWorkspace) -> None:
     result = Returns(PathInfo(path='a', kind='file')).execute(workspace)
 
     assert result.output['path'] == 'a'
@@ -205,7 +205,7 @@ def test_a_tool_result_stays_and_gets_its_time(workspace: FakeWorkspace) -> None
     assert result.execution_time is not None
 
 
-def test_a_command_result_is_told_as_a_tool_result(workspace: FakeWorkspace) -> None:
+def test_a_command_result_is_reported_as_a_tool_result(workspace: FakeWorkspace) -> None:
     class Lists(Tool):
         def run(self, workspace: Workspace, arguments: Any) -> CommandResult:
             return workspace.execute_command('echo out; echo err >&2; exit 3')
@@ -302,7 +302,7 @@ def test_a_class_that_does_nothing_cannot_be_made() -> None:
 
 
 @pytest.mark.parametrize('role', ['Arguments', 'Options'])
-def test_an_undecorated_arguments_class_is_told_at_once(role: str) -> None:
+def test_an_undecorated_arguments_class_is_reported_at_once(role: str) -> None:
     class Plain:
         a: int
 
@@ -476,7 +476,7 @@ def test_the_error_says_what_ended_a_command(result: CommandResult, error: str |
     assert (told.status, told.exit_code, told.output) == (result.status, result.exit_code, result.stdout)
 
 
-def test_an_unknown_time_limit_is_told_by_the_time_it_took() -> None:
+def test_an_unknown_time_limit_is_reported_by_the_time_it_took() -> None:
     result = ended(status='timeout', timed_out=True, execution_time=30.02)
 
     assert command_result('t', result).error == 'Timed out after 30 seconds'

@@ -134,7 +134,7 @@ def test_a_path_is_data(tool: FileOperation, workspace: FakeWorkspace, path: str
 # Reading what is not simple
 
 
-def test_a_file_that_is_not_text_is_told_with_the_ways_round(tool: FileOperation, workspace: FakeWorkspace) -> None:
+def test_a_file_that_is_not_text_is_reported_with_the_ways_round(tool: FileOperation, workspace: FakeWorkspace) -> None:
     workspace.write_file('b', b'abc\xff\xfe')
 
     error = error_of(tool.execute(workspace, operation='read', file_path='b'))
@@ -154,7 +154,7 @@ def test_reading_a_directory_is_a_result(tool: FileOperation, workspace: FakeWor
     assert 'directory' in error_of(tool.execute(workspace, operation='read', file_path='.')).lower()
 
 
-def test_a_part_can_be_read_and_says_where_it_goes_on(tool: FileOperation, workspace: FakeWorkspace) -> None:
+def test_a_part_can_be_read_and_says_where_it_continues(tool: FileOperation, workspace: FakeWorkspace) -> None:
     workspace.write_file('a', b'0123456789')
 
     part = tool.execute(workspace, operation='read', file_path='a', offset=2, max_bytes=5)
@@ -301,7 +301,7 @@ def test_exists_answers_in_text_and_metadata(tool: FileOperation, workspace: Fak
     assert gone.success
 
 
-def test_stat_tells_the_facts(tool: FileOperation, workspace: FakeWorkspace) -> None:
+def test_stat_reports_the_facts(tool: FileOperation, workspace: FakeWorkspace) -> None:
     workspace.write_file('a', b'123', mode=0o600)
 
     result = tool.execute(workspace, operation='stat', file_path='a')

@@ -45,7 +45,9 @@ def test_a_silent_failure_ends_in_its_exit_code(tool: PythonExecutor, workspace:
 
 
 @pytest.mark.parametrize('code', ['', ' \n\t'])
-def test_no_code_is_told_without_running_anything(tool: PythonExecutor, workspace: FakeWorkspace, code: str) -> None:
+def test_no_code_is_reported_without_running_anything(
+    tool: PythonExecutor, workspace: FakeWorkspace, code: str
+) -> None:
     result = tool.execute(workspace, code=code)
 
     assert result.status is ExecutionStatus.ERROR

@@ -27,7 +27,7 @@ def test_a_list_is_taken_literally(tool: ShellExecutor, workspace: FakeWorkspace
     assert result.output == "$HOME|a b'|*||"
 
 
-def test_a_failure_is_told_by_its_stderr(tool: ShellExecutor, workspace: FakeWorkspace) -> None:
+def test_a_failure_is_reported_by_its_stderr(tool: ShellExecutor, workspace: FakeWorkspace) -> None:
     result = tool.execute(workspace, command='echo out; echo err >&2; exit 4')
 
     assert result.status is ExecutionStatus.ERROR
@@ -53,7 +53,7 @@ def test_death_by_signal_is_named(tool: ShellExecutor, workspace: FakeWorkspace)
 
 
 @pytest.mark.parametrize('command', ['', '  \n', [], [''], [' ', 'x']])
-def test_no_command_is_told_without_running_anything(
+def test_no_command_is_reported_without_running_anything(
     tool: ShellExecutor, workspace: FakeWorkspace, command: Any
 ) -> None:
     result = tool.execute(workspace, command=command)

@@ -150,8 +150,8 @@ def boxes_of(axes: Any) -> list[dict[str, Any]]:
     shapes = [points for points, _ in lines if is_box(points)]
     for patch in axes.patches:
         if type(patch).__name__ == 'PathPatch':
-            points = patch.get_path().vertices.tolist()
-            shapes += [points] if is_box(points[:-1] + [points[0]]) or is_box(points) else []
+            points = patch.get_path().vertices.tolist()[:-1]  # the last one closes it, and stands nowhere
+            shapes += [points] if is_box(points) else []
     for flip in (False, True):
         found = [box for shape in shapes if (box := box_of(axes, turned(shape, flip), lines, flip)) is not None]
         if found and len(found) == len(shapes):
@@ -172,7 +172,7 @@ def turned(points: Any, flip: bool) -> Any:
 def box_of(axes: Any, shape: Any, lines: Any, flip: bool) -> Any:
     """Return where a box stands, and what it says; None if it is none that stands upright."""
     left, right = min(x for x, _ in shape), max(x for x, _ in shape)
-    low, high = min(y for _, y in shape), max(y for _, y in shape)
+    low, high = sorted((shape[0][1], shape[len(shape) // 2][1]))  # a notch may reach beyond the quartiles
     middle = (left + right) / 2
     width = abs(right - left) / 1000 + 1e-12
     ends, median, outside = [low, high], None, []

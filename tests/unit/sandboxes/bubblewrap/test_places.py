@@ -76,7 +76,7 @@ def test_what_others_put_in_its_place_is_refused(temporary: Path, monkeypatch: p
         cache_dir('etc')
 
 
-def test_one_that_was_named_and_cannot_be_used_is_told_with_the_variable(
+def test_one_that_was_named_and_cannot_be_used_is_reported_with_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / 'file').touch()

@@ -144,7 +144,7 @@ def test_its_python_is_looked_for_in_it_alone(tree: Path, tmp_path: Path) -> Non
         get_view(str(tree), None, network=False)
 
 
-def test_a_python_that_cannot_be_executed_is_not_told_as_missing(tree: Path) -> None:
+def test_a_python_that_cannot_be_executed_is_not_reported_as_missing(tree: Path) -> None:
     python = tree / 'usr/bin/python3'
     python.chmod(0o644)
     with pytest.raises(SandboxStartError, match=r'has a /usr/bin/python3, .* cannot be executed'):
@@ -208,7 +208,7 @@ def test_a_python_behind_a_linked_directory_is_there_under_both_names(tmp_path: 
     assert set(find_interpreter_trees(str(link))) == shown
 
 
-def test_where_a_link_leads_is_not_told_by_its_words(tmp_path: Path) -> None:
+def test_where_a_link_leads_is_not_reported_by_its_words(tmp_path: Path) -> None:
     """By its words alone this one leads to what it does not lead to."""
     secret = make_python(tmp_path / 'secret')
     make_python(tmp_path / 'shown' / 'deep' / 'secret')

@@ -63,7 +63,7 @@ def test_cpu_is_of_one_processor_and_unknown_without_two_samples() -> None:
     assert _cpu_percent({'cpu_stats': sample(150, 2000), 'precpu_stats': {'cpu_usage': {'total_usage': 0}}}) is None
 
 
-def test_what_the_engine_enforces_is_told_in_the_words_of_the_configuration() -> None:
+def test_what_the_engine_enforces_is_reported_in_the_words_of_the_configuration() -> None:
     facts = enforced_config(
         {
             'Config': {'Image': 'debian', 'WorkingDir': '', 'User': '', 'Env': ['A=secret', 'B=']},

@@ -77,7 +77,7 @@ def test_certificate_bundle_goes_in_before_the_tree_is_finished(tmp_path: Path) 
     assert (tmp_path / 'host-ca.pem').read_text() == ONE
 
 
-def test_bundle_that_the_host_was_told_to_use_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_that_the_host_was_asked_to_use_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = tmp_path / 'bundle.pem'
     bundle.write_text(ONE)
     monkeypatch.setenv('SSL_CERT_FILE', str(bundle))
@@ -85,7 +85,7 @@ def test_bundle_that_the_host_was_told_to_use_is_found(tmp_path: Path, monkeypat
     assert build.find_host_ca() == ONE.encode()
 
 
-def test_host_that_was_told_nothing_adds_nothing() -> None:
+def test_host_that_knows_nothing_adds_nothing() -> None:
     assert build.find_host_ca() is None
 
 

@@ -180,7 +180,7 @@ def test_a_whiteout_of_no_name_removes_nothing(tmp_path: Path, name: str) -> Non
         [member('n' * 300)],
     ],
 )
-def test_a_layer_that_cannot_be_is_told(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+def test_a_layer_that_cannot_be_is_reported(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     with pytest.raises(SandboxStartError, match='cannot be unpacked'):
         apply(tmp_path, *members)
 
@@ -333,7 +333,7 @@ def manifest_of(**fields: Any) -> list[Any]:
         ({'index': {'layers': [5], 'config': {}}}, 'config has no digest'),
     ],
 )
-def test_a_document_of_another_shape_is_told_with_its_place(
+def test_a_document_of_another_shape_is_reported_with_its_place(
     tmp_path: Path, documents: dict[str, Any], match: str
 ) -> None:
     (tmp_path / 'a.tar').write_bytes(image_of(**documents))
@@ -342,7 +342,7 @@ def test_a_document_of_another_shape_is_told_with_its_place(
 
 
 @pytest.mark.parametrize('text', [b'[' * 100_000, b'{"a": ', b'\xff\xfe', b'9' * 5000, b'[NaN]'])
-def test_a_document_that_is_no_json_is_told(tmp_path: Path, text: bytes) -> None:
+def test_a_document_that_is_no_json_is_reported(tmp_path: Path, text: bytes) -> None:
     (tmp_path / 'a.tar').write_bytes(layer(member('manifest.json', text)))
     with pytest.raises(SandboxStartError, match=r'manifest\.json'):
         unpack_image(str(tmp_path / 'a.tar'), name='x')
@@ -369,7 +369,9 @@ anything = st.recursive(
 
 @given(manifest=anything | st.builds(manifest_of, RepoTags=anything, Layers=anything), config=anything, index=anything)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_documents_of_any_shape_are_understood_or_told(tmp_path: Path, manifest: Any, config: Any, index: Any) -> None:
+def test_documents_of_any_shape_are_understood_or_reported(
+    tmp_path: Path, manifest: Any, config: Any, index: Any
+) -> None:
     data = image_of(manifest=manifest, config=config, index=index)
     (tmp_path / 'a.tar').write_bytes(data)
     with tempfile.TemporaryDirectory() as place:
@@ -381,7 +383,7 @@ def test_documents_of_any_shape_are_understood_or_told(tmp_path: Path, manifest:
 
 @pytest.mark.parametrize('pack', [bytes, gzip.compress, bz2.compress, lzma.compress])
 @pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.7])
-def test_an_archive_that_is_cut_off_is_told(tmp_path: Path, pack: Callable[[bytes], bytes], share: float) -> None:
+def test_an_archive_that_is_cut_off_is_reported(tmp_path: Path, pack: Callable[[bytes], bytes], share: float) -> None:
     data = pack(
         docker_archive(tmp_path / 'whole.tar', layer(member('f', random.Random(5).randbytes(50_000)))).read_bytes()
     )
@@ -401,7 +403,7 @@ def test_a_damaged_header_is_not_the_end_of_a_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     'headers', [{'size': '-512'}, {'mtime': 'inf'}, {'mtime': '1e300'}, {'comment': 'x' * (2 << 20)}]
 )
-def test_a_members_facts_that_cannot_be_are_told(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_a_members_facts_that_cannot_be_are_reported(tmp_path: Path, headers: dict[str, str]) -> None:
     info, content = member('f')
     info.pax_headers = headers
     with pytest.raises(SandboxStartError, match='layer of the image'):
@@ -435,7 +437,9 @@ def nothing_stays() -> bool:
 
 
 @pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress])
-def test_a_damaged_layer_is_told_by_the_check_sum_at_its_end(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_layer_is_reported_by_the_check_sum_at_its_end(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
     whole = pack(TWO)
     unpack_image(str(saved(tmp_path / 'whole.tar', ONE, whole)))
     remove_unpacked('demo:1')
@@ -446,7 +450,7 @@ def test_a_damaged_layer_is_told_by_the_check_sum_at_its_end(tmp_path: Path, pac
 
 
 @pytest.mark.parametrize('pack', [bytes, gzip.compress])
-def test_a_layer_that_is_another_than_the_configuration_says_is_told(
+def test_a_layer_that_is_another_than_the_configuration_says_is_reported(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     right = [sha256(ONE), sha256(TWO)]
@@ -462,13 +466,13 @@ def test_a_layer_that_is_another_than_the_configuration_says_is_told(
         unpack_image(str(saved(tmp_path / 'a.tar', ONE, TWO, diff_ids=right[:1])))
 
 
-def test_a_configuration_that_is_not_what_its_name_says_is_told(tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_what_its_name_says_is_reported(tmp_path: Path) -> None:
     for name in (f'{"0" * 64}.json', f'blobs/sha256/{"0" * 64}'):
         with pytest.raises(SandboxStartError, match=f'damaged: {name}: its digest is'):
             unpack_image(str(saved(tmp_path / 'a.tar', ONE, config_name=name)))
 
 
-def test_damage_of_any_byte_is_told_or_does_none(tmp_path: Path) -> None:
+def test_damage_of_any_byte_is_reported_or_does_none(tmp_path: Path) -> None:
     """As one flips each byte of a small layer in turn, whatever it hits."""
     for whole in (gzip.compress(ONE, mtime=0), lzma.compress(ONE)):
         for at in range(len(whole)):
@@ -484,7 +488,7 @@ def test_damage_of_any_byte_is_told_or_does_none(tmp_path: Path) -> None:
 
 @given(at=st.integers(0, len(ONE) - 1), data=st.binary(min_size=1, max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_nonsense_in_a_layer_is_told_if_its_digest_is_known(tmp_path: Path, at: int, data: bytes) -> None:
+def test_nonsense_in_a_layer_is_reported_if_its_digest_is_known(tmp_path: Path, at: int, data: bytes) -> None:
     nonsense = (ONE[:at] + data + ONE[at + len(data) :])[: len(ONE)]
     with tempfile.TemporaryDirectory(dir=tmp_path) as root:
         if nonsense == ONE:
@@ -495,7 +499,7 @@ def test_nonsense_in_a_layer_is_told_if_its_digest_is_known(tmp_path: Path, at: 
 
 
 @pytest.mark.parametrize('what', ['layer', 'config', 'manifest', 'size', 'algorithm', 'way out'])
-def test_a_part_of_an_oci_layout_that_is_another_is_told(tmp_path: Path, what: str) -> None:
+def test_a_part_of_an_oci_layout_that_is_another_is_reported(tmp_path: Path, what: str) -> None:
     blobs = tmp_path / 'oci' / 'blobs' / 'sha256'
     blobs.mkdir(parents=True)
 
@@ -519,13 +523,13 @@ def test_a_part_of_an_oci_layout_that_is_another_is_told(tmp_path: Path, what: s
     assert nothing_stays()
 
 
-def test_a_layer_compressed_in_an_unknown_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_compressed_in_an_unknown_way_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('enclave.sandboxes.images.archive._DECOMPRESSORS', {})
     with pytest.raises(SandboxStartError, match='zstd'):
         apply_layer(tmp_path, io.BytesIO(b'\x28\xb5\x2f\xfd' + bytes(100)))
 
 
-def test_what_is_no_image_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_what_is_no_image_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / 'text').write_text('not a tar')
     (tmp_path / 'other.tar').write_bytes(layer(member('hello', b'x')))
     (tmp_path / 'bad.tar').write_bytes(layer(member('manifest.json', b'[{"Config": 5}]')))
@@ -588,7 +592,7 @@ def cut_short(stage: str, source: str, how: signal.Signals, folder: Path) -> int
 @pytest.mark.processes
 @pytest.mark.parametrize('stage', ['apply_layer', '_save_from_engine'])
 @pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_one_that_is_told_to_end_leaves_nothing(tmp_path: Path, stage: str, how: signal.Signals) -> None:
+def test_one_that_is_asked_to_end_leaves_nothing(tmp_path: Path, stage: str, how: signal.Signals) -> None:
     source = str(saved(tmp_path / 'a.tar', ONE)) if stage == 'apply_layer' else 'some/image:1'
 
     status = cut_short(stage, source, how, tmp_path)

@@ -1,0 +1,131 @@
+"""The suite's fixtures, as a plug-in of pytest: ``-p enclave.testing.plugin`` (layer 6). See `enclave.testing`.
+
+Fixtures:
+    backend: The kind under test, a `KindUnderTest`. A project with several kinds overrides it with one that has parameters.
+    sandbox: A running sandbox that tests share and leave no trace in. One that a test has broken is replaced.
+    start: Makes and starts a sandbox with options of the test's own.
+    place: A directory of the test's own in the shared sandbox.
+
+Markers, of what a kind may lack:
+    isolation: The guest attacks what is around it, or looks for it.
+    limits: The guest goes over a limit on memory or processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+pytest.register_assert_rewrite('enclave.testing.suite')
+
+from enclave.sandboxes.agent_backed import AgentBackedSandbox  # noqa: E402
+from enclave.testing.kinds import KindUnderTest, starting  # noqa: E402
+
+GROUPS = {
+    'isolation': 'the guest attacks what is around its sandbox, or looks for it',
+    'limits': 'the guest goes over a limit on memory or processes',
+}
+TOOLS = ('python_executor', 'shell_executor', 'file_operation')
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup('enclave')
+    group.addoption(
+        '--enclave-kind', metavar='NAME', help='the kind of sandbox that the suite of enclave.testing runs over'
+    )
+    group.addoption(
+        '--enclave-lacks',
+        metavar='GROUPS',
+        default='',
+        help=f'what this kind does not do, with commas; the tests of these are not run: {", ".join(GROUPS)}',
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options and register the markers."""
+    for name, meaning in GROUPS.items():
+        config.addinivalue_line('markers', f'{name}: {meaning}')
+    unknown = _lacking(config) - GROUPS.keys()
+    if unknown:
+        raise pytest.UsageError(f'--enclave-lacks: {", ".join(sorted(unknown))} is none of {", ".join(GROUPS)}')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the kind lacks, so that nothing of it is run by any other choice of tests."""
+    lacking = _lacking(config)
+    left_out = [item for item in items if any(item.get_closest_marker(each) for each in lacking)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
+
+
+def _lacking(config: pytest.Config) -> frozenset[str]:
+    given = str(config.getoption('--enclave-lacks', '') or '')
+    return frozenset(filter(None, (each.strip() for each in given.split(','))))
+
+
+class SharedSandbox:
+    """A sandbox for many tests. One that does not answer any more is replaced, so that no test pays for another's failure."""
+
+    def __init__(self, kind: KindUnderTest) -> None:
+        self._kind = kind
+        self._made: AgentBackedSandbox | None = None
+
+    def get(self) -> AgentBackedSandbox:
+        """Return one that works."""
+        if self._made is not None and not self._made.is_alive():
+            self.close()
+        if self._made is None:
+            made = self._kind.make(tools_config=list(TOOLS), memory_limit='512m', cpu_limit=2.0)
+            made.start()
+            self._made = made
+        return self._made
+
+    def close(self) -> None:
+        """Take it away."""
+        made, self._made = self._made, None
+        if made is not None:
+            made.cleanup()
+
+
+@pytest.fixture(scope='session')
+def backend(request: pytest.FixtureRequest) -> KindUnderTest:
+    """The kind under test."""
+    name = request.config.getoption('--enclave-kind')
+    if not name:
+        pytest.fail('name the kind of sandbox to be tested: --enclave-kind NAME', pytrace=False)
+    return KindUnderTest(str(name), _lacking(request.config))
+
+
+@pytest.fixture(scope='session')
+def shared_sandbox(backend: KindUnderTest) -> Iterator[SharedSandbox]:
+    """What `sandbox` is taken from."""
+    made = SharedSandbox(backend)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: SharedSandbox) -> AgentBackedSandbox:
+    """One running sandbox, for tests that leave no trace in it."""
+    return shared_sandbox.get()
+
+
+@pytest.fixture
+def start(backend: KindUnderTest) -> Iterator[Callable[..., AgentBackedSandbox]]:
+    """Start a sandbox of one's own; stopped at the end of the test."""
+    with starting(backend.make) as start:
+        yield start
+
+
+@pytest.fixture
+def place(sandbox: AgentBackedSandbox, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A directory of the test's own in the shared sandbox."""
+    path = f'/sandbox/{abs(hash(request.node.nodeid))}'
+    sandbox.make_dir(path)
+    yield path
+    if sandbox.is_alive():
+        sandbox.remove_path(path, recursive=True, missing_ok=True)

@@ -1,0 +1,1 @@
+"""What holds for every kind of sandbox: each test runs unchanged over each of them. See `enclave.testing`."""
