@@ -64,7 +64,7 @@ def init(
       ms-enclave pool init --size 4 --name big -m 4g --tool python_executor
     """
     manager = _server(place, 'init')
-    with place, progress(f'Starting {size} sandboxes', quiet=as_json):
+    with place, progress(f'Starting {_counted(size, "sandbox", "sandboxes")}', quiet=as_json):
         ids = manager.initialize_pool(size, sandbox_type, with_tools(config, sandbox_type, tools), name=name)
     if as_json:
         echo_json({'sandbox_ids': ids})
@@ -212,7 +212,7 @@ def run(
         endings_as_exit(),
         place,
         _pool_manager(place, size, fresh is not False, sandbox_type, config, quiet=as_json) as manager,
-        progress(f'Running {len(cases)} programs', quiet=as_json) as report,
+        progress(f'Running {_counted(len(cases), "program", "programs")}', quiet=as_json) as report,
     ):
         for outcome in _run_all(manager, cases, size):
             outcomes.append(outcome)
@@ -238,14 +238,14 @@ def _pool_manager(
     enabled = with_tools(config, sandbox_type, ())
     if isinstance(place, RemotePlace):
         if not place.manager.get_stats().get('pools'):
-            with progress(f'Starting {size} sandboxes', quiet=quiet):
+            with progress(f'Starting {_counted(size, "sandbox", "sandboxes")}', quiet=quiet):
                 place.manager.initialize_pool(size, sandbox_type, enabled)
         yield place.manager
         return
     from enclave.managers.local import LocalSandboxManager
 
     with LocalSandboxManager(pool_policy='fresh' if fresh else 'reuse', stop_grace=0) as manager:
-        with progress(f'Starting {size} sandboxes', quiet=quiet):
+        with progress(f'Starting {_counted(size, "sandbox", "sandboxes")}', quiet=quiet):
             manager.initialize_pool(size, sandbox_type, enabled)
         yield manager
 
@@ -291,3 +291,7 @@ def with_tools(config: dict[str, Any], sandbox_type: str | None, tools: Sequence
         else ('python_executor', 'shell_executor', 'file_operation')
     )
     return {**config, 'tools_config': {name: {} for name in tools or usual}}
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f'{number} {one if number == 1 else several}'
