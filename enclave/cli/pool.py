@@ -14,7 +14,7 @@ import click
 
 from enclave.cli.hints import HintedGroup
 from enclave.cli.options import json_option, parse_value, place_options, sandbox_options
-from enclave.cli.output import echo_json, progress, visible
+from enclave.cli.output import check_writable, echo_json, progress, visible
 from enclave.cli.place import Place, RemotePlace
 from enclave.cli.pool_cases import Case, find_cases, languages_by_suffix
 from enclave.cli.pool_report import TIMED_OUT, CaseOutcome, print_report, write_report
@@ -204,6 +204,9 @@ def run(
         raise click.UsageError(f'There are no programs in what was named. They are files that end in {endings}.')
     if fresh is not None and place.is_remote:
         raise click.UsageError("--fresh is about a pool of this machine; a server's pool has a policy of its own.")
+    for path in reports:
+        if not path.exists():
+            check_writable(path, "'--report'")
     size = min(size, len(cases), MOST_AT_ONCE)
     began = time.monotonic()
     outcomes: list[CaseOutcome] = []
@@ -223,10 +226,10 @@ def run(
     seconds = time.monotonic() - began
     order = {id(case): number for number, case in enumerate(cases)}
     outcomes.sort(key=lambda each: order[id(each.case)])
-    for path in reports:
-        write_report(outcomes, seconds, path)
     if not as_json:
         print_report(outcomes, seconds)
+    for path in reports:
+        write_report(outcomes, seconds, path)
     raise click.exceptions.Exit(0 if all(each.success for each in outcomes) else 1)
 
 
