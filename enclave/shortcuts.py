@@ -87,6 +87,8 @@ def open_sandbox(
     """
     merged = _merged(config, options)
     address = os.environ.get('ENCLAVE_URL', '') if url is None else url
+    if not isinstance(address, str):
+        raise ConfigurationError(f"url must be the address of a server, like 'http://127.0.0.1:8000', not {address!r}")
     if address:
         return _open_remote(address, api_key, sandbox_type, merged, idle_timeout)
     if api_key is not None:

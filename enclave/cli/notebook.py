@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from enclave.cli.options import (
     parse_files,
     place_options,
 )
-from enclave.cli.output import echo_error, echo_json, visible
+from enclave.cli.output import check_writable, echo_error, echo_json, visible
 from enclave.cli.place import Place, choose_kind, report_kind
 from enclave.cli.placing import put_files
 from enclave.cli.relay import endings_as_cancel, endings_as_exit
@@ -231,7 +230,7 @@ def run(
     if values:
         document.set_parameters(values)  # what cannot be written is found out before anything starts
     if output is not None and not to_stdout:
-        _check_writable(output)
+        check_writable(output, "'-o'")
     is_chosen = kernel_name is not None or 'kernel_name' in config
     wanted = kernel_name or document.kernel_name or 'python3'
     if wanted != 'python3' and not (kernel_name is None and document.is_python):
@@ -289,15 +288,6 @@ def _report_repairs(repairs: list[str], file: Path) -> None:
         click.echo(f'ms-enclave: repaired {file}: {visible(text)}', err=True)
     if len(repairs) > _REPAIRS_SHOWN:
         click.echo(f'ms-enclave: and {len(repairs) - _REPAIRS_SHOWN} more', err=True)
-
-
-def _check_writable(output: Path) -> None:
-    """Find out before anything runs that what comes of it could not be written."""
-    try:
-        with tempfile.TemporaryFile(dir=output.parent):  # as `NotebookDocument.save` makes one
-            pass
-    except OSError as error:
-        raise click.BadParameter(f'{str(output)!r} cannot be written: {error.strerror}', param_hint="'-o'") from error
 
 
 def show_result(result: CellResult, *, only_stderr: bool = False) -> None:

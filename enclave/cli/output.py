@@ -12,11 +12,13 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,6 +30,19 @@ _MEBIBYTE = 2**20
 def echo_json(value: Any) -> None:
     """Print a JSON-compatible value."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def check_writable(output: Path, option: str) -> None:
+    """Find out before anything runs that what comes of it could not be written.
+
+    Raises:
+        click.BadParameter: The directory of the file takes none; ``option`` named it.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise click.BadParameter(f'{str(output)!r} cannot be written: {error.strerror}', param_hint=option) from error
 
 
 def echo_error(message: str) -> None:

@@ -14,7 +14,7 @@ import click
 
 from enclave.cli.hints import HintedGroup
 from enclave.cli.options import json_option, parse_value, place_options, sandbox_options
-from enclave.cli.output import echo_json, progress, visible
+from enclave.cli.output import check_writable, echo_json, progress, visible
 from enclave.cli.place import Place, RemotePlace
 from enclave.cli.pool_cases import Case, find_cases, languages_by_suffix
 from enclave.cli.pool_report import TIMED_OUT, CaseOutcome, print_report, write_report
@@ -64,7 +64,7 @@ def init(
       ms-enclave pool init --size 4 --name big -m 4g --tool python_executor
     """
     manager = _server(place, 'init')
-    with place, progress(f'Starting {size} sandboxes', quiet=as_json):
+    with place, progress(f'Starting {_counted(size, "sandbox", "sandboxes")}', quiet=as_json):
         ids = manager.initialize_pool(size, sandbox_type, with_tools(config, sandbox_type, tools), name=name)
     if as_json:
         echo_json({'sandbox_ids': ids})
@@ -204,6 +204,9 @@ def run(
         raise click.UsageError(f'There are no programs in what was named. They are files that end in {endings}.')
     if fresh is not None and place.is_remote:
         raise click.UsageError("--fresh is about a pool of this machine; a server's pool has a policy of its own.")
+    for path in reports:
+        if not path.exists():
+            check_writable(path, "'--report'")
     size = min(size, len(cases), MOST_AT_ONCE)
     began = time.monotonic()
     outcomes: list[CaseOutcome] = []
@@ -212,7 +215,7 @@ def run(
         endings_as_exit(),
         place,
         _pool_manager(place, size, fresh is not False, sandbox_type, config, quiet=as_json) as manager,
-        progress(f'Running {len(cases)} programs', quiet=as_json) as report,
+        progress(f'Running {_counted(len(cases), "program", "programs")}', quiet=as_json) as report,
     ):
         for outcome in _run_all(manager, cases, size):
             outcomes.append(outcome)
@@ -223,10 +226,10 @@ def run(
     seconds = time.monotonic() - began
     order = {id(case): number for number, case in enumerate(cases)}
     outcomes.sort(key=lambda each: order[id(each.case)])
-    for path in reports:
-        write_report(outcomes, seconds, path)
     if not as_json:
         print_report(outcomes, seconds)
+    for path in reports:
+        write_report(outcomes, seconds, path)
     raise click.exceptions.Exit(0 if all(each.success for each in outcomes) else 1)
 
 
@@ -238,14 +241,14 @@ def _pool_manager(
     enabled = with_tools(config, sandbox_type, ())
     if isinstance(place, RemotePlace):
         if not place.manager.get_stats().get('pools'):
-            with progress(f'Starting {size} sandboxes', quiet=quiet):
+            with progress(f'Starting {_counted(size, "sandbox", "sandboxes")}', quiet=quiet):
                 place.manager.initialize_pool(size, sandbox_type, enabled)
         yield place.manager
         return
     from enclave.managers.local import LocalSandboxManager
 
     with LocalSandboxManager(pool_policy='fresh' if fresh else 'reuse', stop_grace=0) as manager:
-        with progress(f'Starting {size} sandboxes', quiet=quiet):
+        with progress(f'Starting {_counted(size, "sandbox", "sandboxes")}', quiet=quiet):
             manager.initialize_pool(size, sandbox_type, enabled)
         yield manager
 
@@ -291,3 +294,7 @@ def with_tools(config: dict[str, Any], sandbox_type: str | None, tools: Sequence
         else ('python_executor', 'shell_executor', 'file_operation')
     )
     return {**config, 'tools_config': {name: {} for name in tools or usual}}
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f'{number} {one if number == 1 else several}'

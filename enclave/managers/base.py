@@ -839,6 +839,8 @@ class SandboxManager(ABC):
         Raises:
             PoolError, InvalidArgumentError, ManagerStoppedError: As for `run_many`, which also has the other arguments.
         """
+        if on_progress is not None and not callable(on_progress):
+            raise InvalidArgumentError(f'on_progress must be a function of two numbers, not {on_progress!r}')
         source = self._run_many(items, request_maker(program, language), pool, concurrency, True, wait_timeout)
         total = len(items) if isinstance(items, Sized) else None
         return Followed(follow_all(source), on_progress=on_progress, total=total)

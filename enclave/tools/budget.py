@@ -7,6 +7,7 @@ there with its own tools.
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -22,6 +23,11 @@ OUTPUT_DIR = '/tmp/enclave-output'
 """Where whole outputs are kept in a sandbox."""
 KEPT_OUTPUT_BYTES = 16 << 20
 """How much of each of stdout and stderr is caught for the file, where a call does not say its own cap."""
+_MARKER = re.compile(
+    r'(?:\A|\n)\[\.\.\. ([0-9]{1,12}) characters left out'
+    r'(?:; (?:all|more) of it is in ([^\n]+?))? \.\.\.\](?:\n|\Z)'
+)
+"""The line in the place of what was left out: how many characters, and the files with the whole."""
 
 
 class KeepsFiles(Protocol):
@@ -44,7 +50,9 @@ def check_max_chars(value: int | None, name: str = 'max_chars') -> None:
 def shorten_text(text: str, max_chars: int, *, file: str | None = None, is_whole: bool = True) -> str:
     """Return text within a budget: whole, or its head and tail around a line that says how much is left out.
 
-    The line counts too, as long as it leaves half of the budget to the text.
+    The line counts too, as long as it leaves half of the budget to the text. A text that was shortened before, or is made of
+    such texts, keeps what their lines say: a line is never cut, and what it counts and the file that it names go into the new
+    one.
 
     Args:
         file: Where the whole text is, to be named in that line.
@@ -52,14 +60,26 @@ def shorten_text(text: str, max_chars: int, *, file: str | None = None, is_whole
     """
     if len(text) <= max_chars:
         return text
-    what = 'all of it' if is_whole else 'more of it'
-    where = f'; {what} is in {file}' if file else ''
-    room = len(f'\n[... {len(text)} characters left out{where} ...]\n')
+    earlier = list(_MARKER.finditer(text))
+    room = len(_marker(len(text), file, earlier, is_whole=is_whole))
     kept = max(max_chars - room, max_chars // 2)
-    tail = kept // 2
-    head = kept - tail
-    marker = f'\n[... {len(text) - kept} characters left out{where} ...]\n'
-    return f'{text[:head]}{marker}{text[len(text) - tail :]}'
+    start, end = kept - kept // 2, len(text) - kept // 2
+    for line in earlier:
+        if line.start() < start < line.end():
+            start = line.start()
+        if line.start() < end < line.end():
+            end = line.end()
+    gone = [line for line in earlier if start <= line.start() and line.end() <= end]
+    count = end - start + sum(int(line[1]) - len(line[0]) for line in gone)
+    return f'{text[:start]}{_marker(count, file, gone, is_whole=is_whole)}{text[end:]}'
+
+
+def _marker(count: int, file: str | None, earlier: Sequence[re.Match[str]], *, is_whole: bool) -> str:
+    named = [line[2] for line in earlier if line[2]]
+    files = list(dict.fromkeys([*named, file] if file else named))
+    is_all = is_whole and not any('; more of it is in ' in line[0] for line in earlier)
+    where = f'; {"all" if is_all else "more"} of it is in {" and ".join(files)}' if files else ''
+    return f'\n[... {count} characters left out{where} ...]\n'
 
 
 def keep_output(sandbox: KeepsFiles, text: str, stream: str) -> str | None:
@@ -100,9 +120,11 @@ def shorten_result(sandbox: KeepsFiles, result: ToolResult, max_chars: int) -> T
     """
     changes: dict[str, Any] = {}
     if isinstance(result.output, str) and len(result.output) > max_chars:
-        file = keep_output(sandbox, result.output, 'output')
+        file = None
+        if not any(line[2] for line in _MARKER.finditer(result.output)):  # else the file that it names has the whole
+            file = keep_output(sandbox, result.output, 'output')
+            changes['metadata'] = {**result.metadata, 'output_file': file}
         changes['output'] = shorten_text(result.output, max_chars, file=file)
-        changes['metadata'] = {**result.metadata, 'output_file': file}
     if result.error is not None and len(result.error) > max_chars:
         changes['error'] = shorten_text(result.error, max_chars, file=result.metadata.get('stderr_file'))
     return attrs.evolve(result, **changes) if changes else result

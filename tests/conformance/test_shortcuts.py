@@ -132,6 +132,8 @@ def test_what_is_wrong_is_refused_before_anything_starts(monkeypatch: pytest.Mon
         enclave.open_sandbox('docker', memory_limits='1g')  # type: ignore[call-overload]
     with pytest.raises(NotRegisteredError, match="did you mean 'docker'"):
         enclave.open_sandbox('dokcer')
+    with pytest.raises(ConfigurationError, match='url must be the address of a server'):
+        enclave.open_sandbox(url=8000)  # type: ignore[call-overload]
     with pytest.raises(ConfigurationError, match='there is none'):
         enclave.open_sandbox(api_key='secret')
     with pytest.raises(ServerUnavailableError):

@@ -219,6 +219,7 @@ def test_the_quota_holds_and_is_reported_as_a_limit_that_is_not_tried_again(fake
         ({}, {'envVars': {'a=b': 'x'}}, 400),
         ({}, {'timeout': -1}, 400),
         ({}, {'timeout': 'soon'}, 400),
+        ({}, {'timeout': 10**9}, 400),
         ({}, {'volumeMounts': [{'name': 'v', 'path': '/v'}]}, 501),
         ({}, {'mcp': {'a': {}}}, 501),
         ({}, {'network': {'allowOut': ['1.1.1.1']}}, 501),

@@ -33,3 +33,8 @@ def test_where_nothing_is_alike_all_names_are_listed() -> None:
     assert did_you_mean('zzz', ['a', 'b']) == 'known: a, b'
     assert did_you_mean('zzz', []) == 'known: none'
     assert did_you_mean('cmd', SHELL, missing=['command']) == "did you mean 'command'?"
+
+
+@pytest.mark.parametrize(('name', 'meant'), [('memroy', 'memory_limit'), ('cpus', 'cpu_limit'), ('zzz', None)])
+def test_a_name_that_is_like_one_word_of_another_means_it(name: str, meant: str | None) -> None:
+    assert suggest(name, ['memory_limit', 'cpu_limit', 'pids_limit', 'network_enabled']) == meant

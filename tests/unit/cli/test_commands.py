@@ -147,6 +147,20 @@ def test_shell_without_a_terminal_says_what_to_use_instead(invoke: Invoke, place
     assert place.calls == []
 
 
+@pytest.mark.parametrize('report', ['nowhere/report.xml', 'one.py/report.json'])
+def test_a_report_that_cannot_be_written_is_refused_before_any_program_runs(
+    invoke: Invoke, place: FakePlace, tmp_path: Path, report: str
+) -> None:
+    program = tmp_path / 'one.py'
+    program.write_text('print(1)')
+
+    result = invoke('pool', 'run', str(program), '--report', str(tmp_path / report))
+
+    assert result.exit_code == 2
+    assert 'cannot be written' in result.stderr
+    assert place.calls == []
+
+
 def test_failures_are_reported_without_their_class_but_faults_of_ours_with_it() -> None:
     assert explain(SandboxNotFoundError('no sandbox x')) == 'no sandbox x'
     assert explain(FileNotFoundError(2, 'No such file or directory', 'a.txt')) == 'No such file or directory: a.txt'

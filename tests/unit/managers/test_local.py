@@ -384,6 +384,11 @@ def test_making_a_pool_can_be_cancelled(
     assert not manager._pool_initialized
 
 
+def test_a_progress_that_cannot_be_called_is_refused_before_anything_runs(manager: LocalSandboxManager) -> None:
+    with pytest.raises(InvalidArgumentError, match='on_progress must be a function'):
+        manager.map('print(1)', ['a'], on_progress=5)  # type: ignore[arg-type]
+
+
 def test_asking_twice_for_a_pool_makes_one(manager: LocalSandboxManager) -> None:
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda _: manager.initialize_pool(2, 'fake'), range(4)))

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enclave.enums import ExecutionStatus
 from enclave.errors import InvalidArgumentError, SandboxPathError
-from enclave.tools.budget import check_max_chars, keep_output, shorten_text
+from enclave.records import ToolResult
+from enclave.tools.budget import check_max_chars, keep_output, shorten_result, shorten_text
 
 
 @given(st.text(max_size=3000), st.integers(min_value=1, max_value=1000), st.sampled_from([None, '/tmp/whole.txt']))
@@ -41,3 +43,40 @@ def test_a_sandbox_that_takes_no_file_loses_no_result() -> None:
             raise SandboxPathError('no space left')
 
     assert keep_output(Full(), 'x', 'stdout') is None
+
+
+def test_a_text_of_shortened_texts_is_shortened_without_losing_what_was_counted_and_where_it_is() -> None:
+    out = shorten_text('o' * 3000, 500, file='/tmp/out.txt')
+    error = shorten_text('e' * 2000, 500, file='/tmp/error.txt')
+
+    short = shorten_text(f'{out}\n[stderr]\n{error}', 500)
+
+    match = re.search(r'\[\.\.\. (\d+) characters left out; all of it is in (.*) \.\.\.\]', short)
+    assert match is not None
+    assert match[2] == '/tmp/out.txt and /tmp/error.txt'
+    kept = len(short) - len(match[0]) - 2  # the line's two breaks
+    assert kept + int(match[1]) == 3000 + 2000 + len('\n[stderr]\n')
+    assert len(short) <= 500
+
+
+@pytest.mark.parametrize('max_chars', [1, 10, 50])
+def test_a_budget_shorter_than_its_line_is_kept_when_it_is_applied_twice(max_chars: int) -> None:
+    short = shorten_text('o' * 3000, max_chars, file='/tmp/out.txt')
+
+    assert shorten_text(short, max_chars) == short
+    assert f'{3000 - max_chars // 2} characters left out; all of it is in /tmp/out.txt' in shorten_text(
+        short.strip(), max_chars
+    )
+
+
+def test_a_result_that_names_its_whole_output_is_not_kept_again_as_if_it_were_whole() -> None:
+    class Keeps:
+        def write_file(self, path: str, data: bytes, /) -> int:
+            raise AssertionError(f'{path} would hold {data!r}')
+
+    output = shorten_text('o' * 3000, 50, file='/tmp/out.txt')
+    result = ToolResult(
+        tool_name='x', status=ExecutionStatus.SUCCESS, output=output, metadata={'output_file': '/tmp/out.txt'}
+    )
+
+    assert shorten_result(Keeps(), result, 50).output == output

@@ -100,12 +100,14 @@ def read_seconds(value: Any, default: float | None) -> float | None:
     """Return a lifetime in seconds.
 
     Raises:
-        InvalidArgumentError: It is no number from 0 on.
+        InvalidArgumentError: It is no number, or out of bounds.
     """
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-        raise InvalidArgumentError(f'timeout must be a number of seconds from 0 on, not {str(value)[:100]!r}')
+        raise InvalidArgumentError(
+            f'timeout must be a number of seconds, 0 or more and less than 1000000000, not {str(value)[:100]!r}'
+        )
     return float(value)
 
 
