@@ -26,8 +26,8 @@ test: .venv/.installed-dev lint typecheck  ## all that CI runs: format, lint, ty
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@echo '==> The tests (most of them wait for an engine, so there are more workers than cores)'
-	@$(BIN)/pytest -n 4 || { [ $$? -eq 1 ] \
-		&& echo '==> What failed beside three other workers, once more and alone; only what fails again counts' \
+	@$(BIN)/pytest -n 6 || { [ $$? -eq 1 ] \
+		&& echo '==> What failed beside five other workers, once more and alone; only what fails again counts' \
 		&& $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
 test-e2b: .venv/.installed-dev  ## E2B's SDK and programs on it, each in an environment of its own
