@@ -53,6 +53,7 @@ from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.config import SandboxManagerConfig
 from enclave.records import CommandResult, HealthCheckResult, PathEvent, PathInfo, ProcessInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
@@ -75,6 +76,8 @@ __all__ = [
     'BubblewrapSandboxConfig',
     'CellError',
     'CellResult',
+    'CodeRequest',
+    'CodeResult',
     'CommandResult',
     'Connection',
     'DockerNotebookConfig',

@@ -12,6 +12,9 @@ from enclave.errors import ConfigurationError, EngineUnavailableError, Unsupport
 NAMESPACE = 'enclave'
 """The namespace of Ray that shards have their names in."""
 PREFIX = 'enclave-shard'
+NOT_CONNECTED = (
+    'this program is not connected to a cluster of Ray any more (ray.shutdown() was called); make a new manager'
+)
 CONTROL_THREADS = 4
 """How many calls of Ray a shard answers at once: reports, and its end. What is asked of sandboxes goes another way."""
 
@@ -40,7 +43,7 @@ def connect(address: str | None) -> Any:
     if not ray.is_initialized():
         try:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray's own errors, for a wrong token for example, have no common class with others
             where = 'the cluster of RAY_ADDRESS, or one on this machine' if address is None else repr(address)
             raise EngineUnavailableError(f'Ray does not answer ({where}): {error}') from error
     if ray.util.client.ray.is_connected():
@@ -51,15 +54,41 @@ def connect(address: str | None) -> Any:
     return ray
 
 
+def is_connected() -> bool:
+    """Return whether this program is connected to a cluster."""
+    return bool(load_ray().is_initialized())
+
+
+def _connected() -> Any:
+    """Return Ray, if it is connected; a call of a Ray that was shut down would start another one on this machine.
+
+    Raises:
+        EngineUnavailableError: It is not.
+    """
+    if not is_connected():
+        raise EngineUnavailableError(NOT_CONNECTED)
+    return load_ray()
+
+
+def ask(handle: Any, method: str, *arguments: Any) -> Any:
+    """Call a method of a shard, and return the reference of what it will answer.
+
+    Raises:
+        EngineUnavailableError: Ray is not connected.
+    """
+    _connected()
+    return getattr(handle, method).remote(*arguments)
+
+
 def actor_name(cluster: str, shard_id: str) -> str:
     """Return what Ray calls a shard."""
     return f'{PREFIX}:{cluster}:{shard_id}'
 
 
 def named_shards(cluster: str) -> list[str]:
-    """Return the ids of all shards that there are of a name, whoever made them."""
+    """Return the ids of all shards that there are of a name, of all programs."""
     start = f'{PREFIX}:{cluster}:'
-    found = load_ray().util.list_named_actors(all_namespaces=True)
+    found = _connected().util.list_named_actors(all_namespaces=True)
     return [
         each['name'][len(start) :]
         for each in found
@@ -70,7 +99,7 @@ def named_shards(cluster: str) -> list[str]:
 def get_shard(cluster: str, shard_id: str) -> Any:
     """Return the handle of a shard, or None where it has ended meanwhile."""
     try:
-        return load_ray().get_actor(actor_name(cluster, shard_id), namespace=NAMESPACE)
+        return _connected().get_actor(actor_name(cluster, shard_id), namespace=NAMESPACE)
     except ValueError:
         return None
 
@@ -81,7 +110,7 @@ def make_shard(actor_class: type, arguments: dict[str, Any], *, name: str, strat
     A shard that dies is not made anew by Ray, since it would come back empty, and no call on it is repeated by Ray, since that
     would run code twice.
     """
-    ray = load_ray()
+    ray = _connected()
     chosen = {key: value for key, value in options.items() if value is not None}
     if not isinstance(strategy, str):
         scheduling = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(placement_group=strategy)
@@ -110,13 +139,13 @@ def done(refs: Iterable[Any]) -> set[Any]:
     waited = list(refs)
     if not waited:
         return set()
-    ready, _ = load_ray().wait(waited, num_returns=len(waited), timeout=0, fetch_local=True)
+    ready, _ = _connected().wait(waited, num_returns=len(waited), timeout=0, fetch_local=True)
     return set(ready)
 
 
 def get(ref: Any, timeout: float | None = None) -> Any:
     """Return the value of a reference, or raise what came in its place."""
-    return load_ray().get(ref, timeout=timeout)
+    return _connected().get(ref, timeout=timeout)
 
 
 def is_final(error: BaseException) -> bool:
@@ -129,9 +158,8 @@ def is_final(error: BaseException) -> bool:
 
 def end_shard(handle: Any) -> None:
     """Have Ray end a shard's process, with all that is in it; does nothing where it has ended, or Ray has."""
-    ray = load_ray()
     with contextlib.suppress(Exception):  # Ray may have been shut down, and then its actors with it
-        ray.kill(handle, no_restart=True)
+        _connected().kill(handle, no_restart=True)
 
 
 def own_address() -> tuple[str, str]:

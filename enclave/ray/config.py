@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -25,8 +26,12 @@ def _check_name(value: Any, name: str) -> None:
         raise ConfigurationError(f'{name} must be a name without ":", not {value!r}')
 
 
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
 def _check_cpus(value: Any, name: str) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+    if value is not None and not _is_amount(value):
         raise ConfigurationError(f'{name} must be a number of CPUs, 0 or more, not {value!r}')
 
 
@@ -34,12 +39,12 @@ def _check_resources(value: Any, name: str) -> None:
     if value is None:
         return
     fits = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    if not fits or not all(isinstance(each, (int, float)) and each >= 0 for each in value.values()):
+    if not fits or not all(_is_amount(each) for each in value.values()):
         raise ConfigurationError(f'{name} must be a dict of amounts by the names of resources, not {value!r}')
 
 
 def _check_strategy(value: Any, name: str) -> None:
-    if isinstance(value, str) and value not in ('spread', 'pack'):
+    if value not in ('spread', 'pack') if isinstance(value, str) else not hasattr(value, 'bundle_specs'):
         raise ConfigurationError(f"{name} must be 'spread', 'pack' or a placement group of Ray, not {value!r}")
 
 
@@ -89,7 +94,7 @@ class RayOptions(Model):
     memory: str | int | None = field(default=None, validator=checked(_check_memory))
     resources: dict[str, float] | None = field(default=None, validator=checked(_check_resources))
     strategy: Any = field(default='spread', validator=checked(_check_strategy))
-    runtime_env: dict[str, Any] | None = field(default=None, repr=False)
+    runtime_env: dict[str, Any] | None = field(default=None, repr=False, validator=is_a(dict, none=True))
     capacity_timeout: float = _seconds(600.0)
     idle_shard_timeout: float = _seconds(60.0)
     unattended_timeout: float = _seconds(3600.0)
@@ -106,6 +111,11 @@ class RayOptions(Model):
             raise ConfigurationError('shards that are found by other programs need a name')
         if self.max_shards is not None and self.max_shards < self.min_shards:
             raise ConfigurationError(f'max_shards={self.max_shards} is less than min_shards={self.min_shards}')
+        if self.lifetime and self.unattended_timeout < 3 * self.report_interval:
+            raise ConfigurationError(
+                f'unattended_timeout={self.unattended_timeout:g} must be at least three times '
+                f'report_interval={self.report_interval:g}, or shards end that are in use'
+            )
 
     @property
     def actor_options(self) -> dict[str, Any]:

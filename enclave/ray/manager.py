@@ -111,6 +111,7 @@ class RaySandboxManager(SandboxManager):
         self._places: dict[str, str] = {}  # which shard has a sandbox whose id does not say it
         self._making: set[str] = set()  # names of the caller's own of which one is being made
         self._leases: dict[str, tuple[ShardedPool, ShardRecord]] = {}
+        self._lease_ends: dict[str, float] = {}  # when those with a time limit are over, on the monotonic clock
         self._stopped = threading.Event()
         self._cleared_at = 0.0
         self._pool_lock = threading.Lock()  # held while a pool is made or changes its size
@@ -197,6 +198,7 @@ class RaySandboxManager(SandboxManager):
             self._unwatch()
 
     def _take_report(self, shard: ShardRecord, report: dict[str, Any]) -> None:
+        self._end_leases()
         if self.options.name is None or shard.reported_at <= self._cleared_at:
             return
         for name, facts in report['pools'].items():
@@ -391,12 +393,10 @@ class RaySandboxManager(SandboxManager):
     def delete_sandbox(self, sandbox_id: str) -> bool:
         """Take a sandbox away; see `SandboxManager.delete_sandbox`."""
         shard = self._shard_of(sandbox_id)
-        with self._lock:
-            lease = self._leases.get(sandbox_id)
         shard.the_client().delete_sandbox(sandbox_id)
         with self._lock:
             self._places.pop(sandbox_id, None)
-        if lease is None:
+        if not self._end_lease(sandbox_id):
             self._shards.settle(shard, used=-1)
         return True
 
@@ -416,6 +416,7 @@ class RaySandboxManager(SandboxManager):
         with self._lock:
             self._places.clear()
             self._leases.clear()
+            self._lease_ends.clear()
             self._cleared_at = time.monotonic()
         return found
 
@@ -551,7 +552,7 @@ class RaySandboxManager(SandboxManager):
     def _enlarge(self, pool: ShardedPool, count: int, shard: ShardRecord) -> None:
         size = pool.parts().get(shard.id, (shard, 0))[1] + count
         try:
-            shard.handle.note_pool.remote(pool.name, pool.sandbox_type, pool.config)
+            cluster.ask(shard.handle, 'note_pool', pool.name, pool.sandbox_type, pool.config)
             shard.the_client().initialize_pool(size, pool.sandbox_type, pool.config, name=pool.name)
         except BaseException as error:
             self._shards.settle(shard, reserved=count, is_full=isinstance(error, PolicyError) and _is_full(error))
@@ -574,7 +575,7 @@ class RaySandboxManager(SandboxManager):
             if size:
                 shard.the_client().initialize_pool(size, pool.sandbox_type, pool.config, name=pool.name)
             else:
-                cluster.get(shard.handle.drop_pool.remote(pool.name), timeout=30.0)
+                cluster.get(cluster.ask(shard.handle, 'drop_pool', pool.name), timeout=30.0)
         except _GONE:
             return
         except Exception as error:
@@ -644,8 +645,9 @@ class RaySandboxManager(SandboxManager):
     ) -> str:
         """Lease a sandbox of a pool and return its id; see `SandboxManager.acquire_sandbox`."""
         deadline = Deadline.after(timeout)
-        check_timeout(ttl, 'ttl')
+        seconds = check_timeout(ttl, 'ttl')
         self._check_open()
+        self._end_leases()
         chosen = self._pools.get(pool)
         while True:
             shard = self._take_part(chosen, deadline)
@@ -658,7 +660,28 @@ class RaySandboxManager(SandboxManager):
                 continue
             with self._lock:
                 self._leases[sandbox_id] = (chosen, shard)
+                if seconds is not None:
+                    self._lease_ends[sandbox_id] = time.monotonic() + seconds
             return sandbox_id
+
+    def _end_lease(self, sandbox_id: str) -> bool:
+        """Count a lease as ended whose sandbox is gone, or goes; return whether there was one."""
+        with self._lock:
+            lease = self._leases.pop(sandbox_id, None)
+            self._lease_ends.pop(sandbox_id, None)
+        if lease is not None:
+            lease[0].give(lease[1])
+        return lease is not None
+
+    def _end_leases(self) -> None:
+        """Count leases as ended whose time is over: shards remove their sandboxes, and replace them in the pool."""
+        if not self._lease_ends:
+            return  # without the lock, which `start` holds while it waits for reports
+        now = time.monotonic()
+        with self._lock:
+            over = [each for each, at in self._lease_ends.items() if at <= now]
+        for each in over:
+            self._end_lease(each)
 
     def _may_try_again(self, pool: ShardedPool, shard: ShardRecord, error: BaseException) -> bool:
         """Whether a lease that failed is to be tried on another shard: nothing has run yet."""
@@ -673,6 +696,7 @@ class RaySandboxManager(SandboxManager):
             return
         with self._lock:
             lease = self._leases.pop(sandbox_id, None)
+            self._lease_ends.pop(sandbox_id, None)
         try:
             client = lease[1].the_client() if lease is not None else self._client_of(sandbox_id)
             client.release_sandbox(sandbox_id)

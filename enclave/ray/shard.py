@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from enclave.enums import SandboxType
-from enclave.errors import EnclaveError, PolicyError
+from enclave.errors import PolicyError
 from enclave.managers.base import Config, Lifetime
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.local import LocalSandboxManager
@@ -229,6 +229,7 @@ class Shard:
             'node_id': self._node_id,
             'address': self._address,
             'pid': os.getpid(),
+            'unattended_timeout': self._spec['unattended_timeout'],
             **self._manager.report(),
         }
 
@@ -265,6 +266,6 @@ class Shard:
                 logger.debug('the metrics of the shard could not be shown', exc_info=True)
             if limit is not None and time.monotonic() - self._asked_at > limit:
                 logger.info('shard %s ends: no manager has asked for it for %g s', self._spec['shard_id'], limit)
-                with contextlib.suppress(EnclaveError):
+                with contextlib.suppress(Exception):
                     self.stop()
                 os._exit(0)  # there is no other way for an actor to end from a thread of its own

@@ -14,6 +14,7 @@ import logging
 import secrets
 import threading
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from enclave.deadline import Deadline
 from enclave.errors import (
     CallCancelledError,
     EnclaveError,
+    EngineUnavailableError,
     ManagerStoppedError,
     OperationTimeoutError,
     PolicyError,
@@ -53,6 +55,10 @@ REST_SECONDS = 60.0
 a thousand of such managers."""
 MOST_REPORTS = 1000
 """How many reports are asked for in a second at most, however many shards there are."""
+FIRST_SECONDS = 30.0
+"""How long what is made first waits for all shards of ``min_shards``, so that it is spread, once one of them serves."""
+MOST_REST_SECONDS = 30.0
+"""How long it takes at most until a shard of ``min_shards`` is asked for again after others could not be started."""
 REMEMBERED_LOSSES = 1000
 """How many lost shards are remembered, so that a call on what was in them is answered with what became of it."""
 
@@ -126,7 +132,7 @@ class Shards:
         on_lost: Callable[[ShardRecord], None],
         cancel_later: Callable[[Callable[[], None]], None],
     ) -> None:
-        self.cluster = (options.name or manager_id) + (f'.{config.tenant}' if config.tenant else '')
+        self.cluster = cluster_name(options.name or manager_id, config.tenant)
         self._manager_id = manager_id
         self._config = config
         self._options = options
@@ -139,6 +145,9 @@ class Shards:
         self._queue: collections.deque[_RoomTicket] = collections.deque()
         self._asking = 0  # callers who wait to know whether a shard lives
         self._is_first = options.min_shards > 0  # whether the first shards are still to come
+        self._first_until: float | None = None  # when that ends in any case
+        self._failures = 0  # shards that could not be started since the last one that could
+        self._grow_at = 0.0  # when the next of ``min_shards`` may be asked for
         self._lost_count = 0
         self._closed: EnclaveError | None = None
         self._discover_at = 0.0
@@ -397,9 +406,9 @@ class Shards:
                 self._lost_count += 1
             self._changed.notify_all()
         logger.warning('shard %s is lost: %s', shard.id, why)
-        cluster.end_shard(
-            shard.handle
-        )  # it may only be silent: then nothing it does from now on has anybody to know it
+        if shard.is_own:
+            # It may only be silent: then nothing it does from now on has anybody to know it.
+            cluster.end_shard(shard.handle)
         if shard.client is not None:
             shard.client.lose(shard.loss)
         self._on_lost(shard)
@@ -420,7 +429,14 @@ class Shards:
             self._wake.clear()
 
     def _tend(self) -> None:
+        if not cluster.is_connected():
+            self._leave()
+            return
         now = time.monotonic()
+        with self._changed:
+            if self._is_first and self._first_until is not None and now >= self._first_until:
+                self._is_first = False
+                self._assign_locked()
         if (self._options.name is not None) and now >= self._discover_at:
             self._discover()
         self._ask(now)
@@ -435,6 +451,11 @@ class Shards:
             counts = self.counts()
             self._gauges.show(**{name: counts[name] for name in ('up', 'pending', 'lost', 'waiting')})
 
+    def _leave(self) -> None:
+        """Give up all shards, since Ray was shut down in this program."""
+        for shard in self.close(EngineUnavailableError(cluster.NOT_CONNECTED)):
+            self._lose(shard, 'Ray was shut down in this program')
+
     def _discover(self) -> None:
         self._discover_at = time.monotonic() + (REST_SECONDS if self._options.attach else DISCOVER_SECONDS)
         for shard_id in cluster.named_shards(self.cluster):
@@ -444,8 +465,10 @@ class Shards:
             handle = cluster.get_shard(self.cluster, shard_id)
             if handle is None:
                 continue
-            shard = ShardRecord(shard_id, handle, is_own=not self._options.attach, is_found=True)
-            shard.asked, shard.asked_at = handle.describe.remote(), time.monotonic()
+            # Shards that another program made end with that program, unless they are detached.
+            is_own = self._options.lifetime is not None and not self._options.attach
+            shard = ShardRecord(shard_id, handle, is_own=is_own, is_found=True)
+            shard.asked, shard.asked_at = cluster.ask(handle, 'describe'), time.monotonic()
             with self._changed:
                 self._shards.setdefault(shard_id, shard)
 
@@ -457,14 +480,15 @@ class Shards:
                 if shard.state == 'up' and shard.asked is None and now >= shard.asked_at + self._interval_locked(shard)
             ]
         for shard in due:
-            shard.asked, shard.asked_at = shard.handle.report.remote(), time.monotonic()
+            shard.asked, shard.asked_at = cluster.ask(shard.handle, 'report'), time.monotonic()
 
     def _interval_locked(self, shard: ShardRecord) -> float:
         """Return how often a shard is to be asked how it is."""
         if shard.doubts:
             return QUICK_TICK_SECONDS
         if self._options.attach and not self._queue and not shard.the_client().is_in_use:
-            return REST_SECONDS
+            # A detached shard ends when it is not asked for too long.
+            return min(REST_SECONDS, (shard.facts.get('unattended_timeout') or 3 * REST_SECONDS) / 3)
         wanted = self._options.report_interval
         if self._queue:
             wanted = min(wanted, 4 * QUICK_TICK_SECONDS)
@@ -513,6 +537,8 @@ class Shards:
             shard.size, shard.used = facts['size'], facts['used']
             shard.state = 'up'
             shard.since = shard.reported_at = time.monotonic()
+            self._failures = 0
+            self._first_until = self._first_until or shard.since + FIRST_SECONDS
             if len([each for each in self._shards.values() if each.state == 'up']) >= self._options.min_shards:
                 self._is_first = False
         logger.info('shard %s serves at %s', shard.id, facts['url'])
@@ -532,13 +558,19 @@ class Shards:
             self._is_first = False
             failure = SandboxStartError(f'a shard could not be started on the cluster: {_last_line(error)}')
             failure.__cause__ = error
-            for ticket in self._queue:
-                ticket.error = failure
-                ticket.ready.set()
-            self._queue.clear()
-            self._changed.notify_all()
+            self._fail_waiting_locked(failure)
         logger.warning('shard %s could not be started: %s', shard.id, error)
         cluster.end_shard(shard.handle)
+
+    def _fail_waiting_locked(self, failure: EnclaveError) -> None:
+        """Give those who wait for room the reason why no shard can be started; the next is asked for later."""
+        self._failures += 1
+        self._grow_at = time.monotonic() + min(MOST_REST_SECONDS, 0.25 * 2 ** min(self._failures, 16))
+        for ticket in self._queue:
+            ticket.error = failure
+            ticket.ready.set()
+        self._queue.clear()
+        self._changed.notify_all()
 
     def _give_up_silent(self, now: float) -> None:
         with self._changed:
@@ -565,7 +597,8 @@ class Shards:
                 pending = sum(1 for shard in self._shards.values() if shard.state == 'pending')
                 room = sum(shard.room for shard in self._shards.values())
                 lacking = len(self._queue) - room - pending * self._options.shard_size
-                is_wanted = len(self._shards) < self._options.min_shards or lacking > 0
+                lacks_first = len(self._shards) < self._options.min_shards and time.monotonic() >= self._grow_at
+                is_wanted = lacks_first or lacking > 0
                 most = self._options.max_shards
                 may = most is None or len(self._shards) < most
                 if len(self._shards) >= self._options.min_shards:
@@ -573,7 +606,16 @@ class Shards:
                 if not (is_wanted and may):
                     return
                 shard_id = uuid.uuid4().hex[:8]
-            shard = self._make(shard_id)
+            try:
+                shard = self._make(shard_id)
+            except Exception as error:
+                # The options are wrong, most likely: those who wait would else do so in vain until their time is over.
+                failure = error
+                if not isinstance(failure, EnclaveError):
+                    failure = SandboxStartError(f'a shard could not be asked for: {_last_line(error)}')
+                with self._changed:
+                    self._fail_waiting_locked(failure)
+                raise failure from error
             with self._changed:
                 if self._closed is None:
                     self._shards[shard_id] = shard
@@ -609,7 +651,7 @@ class Shards:
         )
         logger.info('shard %s is asked for', shard_id)
         shard = ShardRecord(shard_id, handle, is_own=True)
-        shard.asked, shard.asked_at = handle.describe.remote(), time.monotonic()
+        shard.asked, shard.asked_at = cluster.ask(handle, 'describe'), time.monotonic()
         return shard
 
     def _shrink(self, now: float) -> None:
@@ -623,17 +665,19 @@ class Shards:
             for shard in sorted(self._shards.values(), key=lambda each: each.since):
                 if spare <= 0 or self._queue or now - shard.since < self._options.idle_shard_timeout:
                     continue
+                if not shard.is_own:
+                    continue
                 if shard.state == 'up' and not shard.used and not shard.reserved and shard.asked is None:
                     shard.state = 'retiring'
                     idle.append(shard)
                     spare -= 1
-                elif shard.state == 'pending' and shard.is_own:
+                elif shard.state == 'pending':
                     del self._shards[shard.id]
                     shard.state = 'ended'
                     unneeded.append(shard)
                     spare -= 1
         for shard in idle:
-            shard.asked, shard.asked_at = shard.handle.retire.remote(), time.monotonic()
+            shard.asked, shard.asked_at = cluster.ask(shard.handle, 'retire'), time.monotonic()
         for shard in unneeded:
             cluster.end_shard(shard.handle)
 
@@ -651,14 +695,19 @@ class Shards:
         cluster.end_shard(shard.handle)
 
 
+def cluster_name(name: str, tenant: str | None) -> str:
+    """Return what the shards of a name and a tenant are known by; no two tenants have the same."""
+    return f'{name}.{urllib.parse.quote(tenant, safe="").replace(".", "%2E")}' if tenant else name
+
+
 def end_all(shards: Iterable[ShardRecord], deadline: Deadline) -> None:
-    """Have shards take everything away, and end them."""
+    """Have shards take everything away, and end them; those of other managers stay."""
     stops = {}
-    everyone = list(shards)
+    everyone = [shard for shard in shards if shard.is_own]
     for shard in everyone:
         with contextlib.suppress(Exception):  # it may have ended, and so may Ray
             if shard.state != 'pending':
-                stops[shard.id] = shard.handle.stop.remote()
+                stops[shard.id] = cluster.ask(shard.handle, 'stop')
     for shard in everyone:
         try:
             if shard.id in stops:

@@ -114,21 +114,22 @@ class ShardTransport(HttpTransport):
 
     def connect(self, sandbox_id: str, port: int, host: str, timeout: float | None) -> Any:
         """Return a connection to a port in a sandbox."""
-        with self._exchanges_lock:
-            self._check_lost()
+
+        def note(opened: tunnel.TunnelConnection) -> None:
+            with self._exchanges_lock:
+                self._check_lost()
+                self._exchanges.add(opened)
+
         request = tunnel.TunnelRequest(
             key=self._api_key or '', sandbox_id=sandbox_id, port=port, host=host, timeout=timeout
         )
         try:
-            made = tunnel.connect(self._tunnel_address, request, patience=self._connect_timeout)
+            return tunnel.connect(self._tunnel_address, request, patience=self._connect_timeout, on_open=note)
         except EnclaveError:
             raise
         except OSError as error:
             unreachable = ServerUnavailableError(f'the shard at {self._base_url} gave no connection: {error}')
             raise self._judged(unreachable, None) from error
-        with self._exchanges_lock:
-            self._exchanges.add(made)
-        return made
 
 
 class ShardClient(HttpSandboxManager):

@@ -11,6 +11,7 @@ import hmac
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field, frozen
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 MOST_LINE_BYTES = 8192
 GREETING_SECONDS = 20.0
+MOST_GREETINGS = 256
+"""How many connections may be without the key at once; further ones are closed."""
+REST_SECONDS = 0.2
 PIECE_BYTES = 64 << 10
 _BACKLOG = 256
 
@@ -48,10 +52,13 @@ class TunnelResponse(Model):
     error: ErrorResponse | None = None
 
 
-def _read_line(stream: socket.socket) -> bytes:
+def _read_line(stream: socket.socket, deadline: Deadline) -> bytes:
     """Return a line without its end; what comes behind it stays in the stream."""
     line = b''
     while not line.endswith(b'\n'):
+        if deadline.has_expired():
+            raise ConnectionError('the line did not end in time')
+        stream.settimeout(deadline.remaining())
         piece = stream.recv(1)
         if not piece or len(line) >= MOST_LINE_BYTES:
             raise ConnectionError('the connection ended before it began')
@@ -75,6 +82,8 @@ class TunnelServer:
         self._lock = threading.Lock()  # guards the two below
         self._open: set[socket.socket] = set()
         self._closed = False
+        self._stopping = threading.Event()
+        self._greetings = threading.Semaphore(MOST_GREETINGS)
         self._acceptor = threading.Thread(target=self._accept, name='enclave-tunnel-accept', daemon=True)
         self._acceptor.start()
 
@@ -82,19 +91,35 @@ class TunnelServer:
         while True:
             try:
                 client, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if self._stopping.wait(REST_SECONDS):  # there may be too many open files for a moment
+                    return
+                logger.debug('a connection could not be accepted: %s', error)
+                continue
             with self._lock:
                 if self._closed:
                     client.close()
                     return
+                if not self._greetings.acquire(blocking=False):
+                    client.close()
+                    continue
                 self._open.add(client)
-            threading.Thread(target=self._serve, args=(client,), name='enclave-tunnel', daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(client,), name='enclave-tunnel', daemon=True).start()
+            except RuntimeError as error:  # there are too many threads
+                logger.warning('a connection into a sandbox was refused: %s', error)
+                self._greetings.release()
+                client.close()
+                with self._lock:
+                    self._open.discard(client)
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            client.settimeout(GREETING_SECONDS)
-            request = TunnelRequest.model_validate(wire.from_json(_read_line(client), what='a request'))
+            try:
+                line = _read_line(client, Deadline.after(GREETING_SECONDS))
+            finally:
+                self._greetings.release()
+            request = TunnelRequest.model_validate(wire.from_json(line, what='a request'))
             if not hmac.compare_digest(request.key.encode('utf-8', 'replace'), self._key):
                 return
             client.settimeout(None)
@@ -145,6 +170,7 @@ class TunnelServer:
             streams = list(self._open)
         if already:
             return
+        self._stopping.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -201,23 +227,35 @@ class TunnelConnection:
         self.close()
 
 
-def connect(address: tuple[str, int], request: TunnelRequest, *, patience: float) -> TunnelConnection:
+def connect(
+    address: tuple[str, int],
+    request: TunnelRequest,
+    *,
+    patience: float,
+    on_open: Callable[[TunnelConnection], None] = lambda _: None,
+) -> TunnelConnection:
     """Return a connection into a sandbox.
+
+    Args:
+        patience: How long the shard may take beyond the time limit of the request.
+        on_open: Is given the connection before the shard has answered; closing it ends the wait.
 
     Raises:
         OSError: The shard does not answer.
         EnclaveError: What the shard says.
     """
     stream = socket.create_connection(address, timeout=patience)
+    made = TunnelConnection(stream)
     try:
-        stream.settimeout(None if request.timeout is None else request.timeout + patience)
+        on_open(made)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _send(stream, request)
-        answer = TunnelResponse.model_validate(wire.from_json(_read_line(stream), what='an answer'))
+        deadline = Deadline.after(None if request.timeout is None else request.timeout + patience)
+        answer = TunnelResponse.model_validate(wire.from_json(_read_line(stream, deadline), what='an answer'))
         if answer.error is not None:
             raise rebuild_error(answer.error)
         stream.settimeout(None)
     except BaseException:
         stream.close()
         raise
-    return TunnelConnection(stream)
+    return made

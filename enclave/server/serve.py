@@ -588,6 +588,8 @@ class SandboxServer:
         self._manager_class = SandboxManagerFactory.get_manager_class(manager_type)
         self._manager_options = dict(manager_options or {})
         kind = (self._config if manager is None else manager.config).sandbox_type
+        if manager is None and self._manager_options:
+            self._manager_class(self._config, **self._manager_options)  # as with the kind; it connects nothing
         if kind is not None:
             SandboxFactory.get_sandbox_class(kind)  # else all would go well until the first client asks for one
         if isinstance(policy, (str, os.PathLike)):

@@ -557,7 +557,7 @@ def test_after_the_end_it_takes_no_work(make: MakeManager, kind: str) -> None:
         entered.create_sandbox(kind)
 
 
-@pytest.mark.parametrize('name', sorted(MANAGERS))
+@pytest.mark.parametrize('name', [pytest.param(name, marks=MARKS.get(name, [])) for name in sorted(MANAGERS)])
 def test_every_verb_has_the_contracts_signature(name: str) -> None:
     with MANAGERS[name]() as manager:
         for verb in sorted(SandboxManager._verbs()):

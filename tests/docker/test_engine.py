@@ -111,6 +111,7 @@ def test_close_wakes_a_blocked_reader(engine: Engine, launch: Launch) -> None:
 def test_close_frees_the_descriptor_and_leaks_nothing(engine: Engine, launch: Launch) -> None:
     container = launch('cat')
     engine.api.start(container)
+    gc.collect()
     before = len(os.listdir('/proc/self/fd'))
 
     with warnings.catch_warnings():

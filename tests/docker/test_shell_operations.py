@@ -267,13 +267,14 @@ def test_what_an_earlier_call_left_survives_the_killing_of_another(sandbox: Any)
     assert sandbox.execute_command(['kill', '-9', pid]).exit_code == 0
 
 
-def test_a_fork_bomb_ends_with_its_call(sandbox: Any) -> None:
-    sandbox.write_file('bomb.sh', 'sh bomb.sh & sh bomb.sh & sh bomb.sh\n')
+def test_a_fork_bomb_ends_with_its_call(bare_image: str) -> None:
+    with make_sandbox(bare_image, memory_limit='64m', pids_limit=64) as sandbox:
+        sandbox.write_file('bomb.sh', 'sh bomb.sh & sh bomb.sh & sh bomb.sh\n')
 
-    bomb = sandbox.execute_command('setsid sh bomb.sh 2>/dev/null & exec sleep 100', 1.0)
+        bomb = sandbox.execute_command('setsid sh bomb.sh 2>/dev/null & exec sleep 100', 1.0)
 
-    assert bomb.status is ExecutionStatus.TIMEOUT
-    assert sandbox.execute_command('ps | grep -c "[b]omb.sh"').stdout == '0\n'
+        assert bomb.status is ExecutionStatus.TIMEOUT
+        assert sandbox.execute_command('ps | grep -c "[b]omb.sh"').stdout == '0\n'
 
 
 def test_what_forks_without_end_leaves_room_for_the_next_call(bare_image: str) -> None:

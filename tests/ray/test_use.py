@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from enclave.cancellation import Cancellation
-from enclave.errors import CallCancelledError, EnclaveError, PoolExhaustedError
+from enclave.enums import SandboxStatus
+from enclave.errors import CallCancelledError, EnclaveError, PoolExhaustedError, SandboxStateError
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.server.serve import SandboxServer
@@ -111,6 +112,22 @@ def test_much_goes_in_and_out_and_a_shard_does_not_grow_by_it(manager: Any, sand
 
 def _resident(pid: int) -> int:
     return int(Path(f'/proc/{pid}/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+def test_a_sandbox_is_paused_and_continues(manager: Any, sandbox: Any) -> None:
+    process = sandbox.start_process(['cat'], open_stdin=True)
+    process.wait_started(PATIENCE)
+
+    manager.pause_sandbox(sandbox.id)
+    was = manager.get_sandbox_info(sandbox.id).status
+    with pytest.raises(SandboxStateError, match=r'is paused.*resume'):
+        manager.execute_command(sandbox.id, 'true')
+    manager.resume_sandbox(sandbox.id)
+    process.write(b'still there')
+    process.close_stdin()
+
+    assert was is SandboxStatus.PAUSED
+    assert process.wait(PATIENCE).stdout == 'still there'
 
 
 def test_directories_of_this_machine_go_in_and_come_out(manager: Any, sandbox: Any, tmp_path: Path) -> None:

@@ -410,7 +410,7 @@ def test_clients_see_the_facts_that_a_kind_lists(serve: Serve, connect: Connect,
     for answer in answers:
         assert '4711' not in answer.text
         assert 'venv' not in answer.text
-    assert set(answers[0].json()['metadata']) == {'ttl', 'idle_timeout', 'expires_at', 'pool'}
+    assert set(answers[0].json()['metadata']) == {'ttl', 'idle_timeout', 'expires_at', 'on_expiry', 'pool'}
 
 
 def test_nothing_of_the_server_shows_what_a_manager_says_of_a_sandbox_as_it_is() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 
+from enclave.managers.config import SandboxManagerConfig
 from enclave.server.policy import Policy
 
 ROOT = Path(__file__).parents[2]
@@ -25,4 +26,5 @@ def test_every_rule_is_described() -> None:
 
     assert {rule for rule in rules if f'        {rule}: ' not in text} == set()
     page = (ROOT / 'docs' / 'server.md').read_text('utf-8')
-    assert set(re.findall(r'`(max_[a-z_]+)`', page)) <= rules
+    options = {each.name for each in attrs.fields(SandboxManagerConfig)}
+    assert set(re.findall(r'`(max_[a-z_]+)`', page)) <= rules | options

@@ -16,6 +16,8 @@ from enclave.ray import cluster
 from enclave.ray.config import RayOptions
 from enclave.ray.manager import RaySandboxManager
 from enclave.ray.shard import FULL, OwnersPolicy, ShardManager, policy_for
+from enclave.ray.shards import ShardRecord
+from enclave.server.serve import SandboxServer
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
 
@@ -44,6 +46,14 @@ def _fakes() -> None:
         {'min_shards': 3, 'max_shards': 2},
         {'lost_after': 0},
         {'shard_sise': 4},
+        {'num_cpus': float('nan')},
+        {'num_cpus': float('inf')},
+        {'resources': {'a': float('nan')}},
+        {'resources': {'a': True}},
+        {'strategy': 5},
+        {'strategy': None},
+        {'runtime_env': 'pip'},
+        {'lifetime': 'detached', 'name': 'a', 'unattended_timeout': 1.0},
     ],
 )
 def test_an_impossible_option_is_named(options: dict[str, Any]) -> None:
@@ -77,6 +87,43 @@ def test_options_of_shards_and_of_managers_are_distinguished(monkeypatch: pytest
     assert (manager.options.shard_size, manager.config.pool_size, manager.config.ttl) == (3, 2, 5)
     with pytest.raises(ConfigurationError, match='shard_sice'):
         SandboxManagerFactory.create_manager('ray', shard_sice=3)
+
+
+class LeasingClient:
+    """A shard whose pool always has a sandbox."""
+
+    def acquire_sandbox(self, timeout: float | None, *, pool: str, ttl: float | None) -> str:
+        return 'leased-5a5a5a5a'
+
+    def delete_sandbox(self, sandbox_id: str) -> bool:
+        return True
+
+
+@pytest.mark.parametrize('ending', ['delete', 'time'])
+def test_a_lease_that_ends_by_itself_makes_room_in_its_pool(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    monkeypatch.setattr(cluster, 'load_ray', lambda: None)
+    manager = RaySandboxManager()
+    client: Any = LeasingClient()
+    shard = ShardRecord('5a5a5a5a', None, is_own=True, state='up', size=8, client=client)
+    manager._shards._shards[shard.id] = shard
+    pool, _ = manager._pools.match('p', 'fake', None)
+    pool.set_part(shard, 1)
+
+    leased = manager.acquire_sandbox(60.0, ttl=1e-6 if ending == 'time' else None)
+    if ending == 'delete':
+        manager.delete_sandbox(leased)
+    else:
+        manager._take_report(shard, {'pools': {}})
+
+    assert manager.acquire_sandbox(60.0) == leased
+    assert manager._lease_ends == {}
+
+
+def test_a_server_refuses_options_of_shards_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, 'load_ray', lambda: None)
+
+    with pytest.raises(ConfigurationError, match='shard_sice'):
+        SandboxServer(manager_type='ray', manager_options={'shard_sice': 3})
 
 
 def test_an_id_ends_with_that_of_its_shard_and_a_shard_has_room_for_no_more_than_it_says() -> None:

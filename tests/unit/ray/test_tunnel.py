@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from enclave.errors import SandboxNotFoundError
+from enclave.ray import tunnel
 from enclave.ray.tunnel import TunnelRequest, TunnelServer, connect
+from tests.support.host import wait_until
 
 KEY = 'k' * 64
 PATIENCE = 60.0
@@ -92,6 +96,65 @@ def test_who_does_not_know_the_key_gets_no_answer(server: TunnelServer, greeting
         stream.sendall(greeting)
         with contextlib.suppress(ConnectionResetError):
             assert stream.recv(100) == b''
+
+
+def test_a_greeting_that_drips_is_ended_all_the_same(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel, 'GREETING_SECONDS', 0.3)
+    server = TunnelServer(manager, '127.0.0.1', KEY)  # type: ignore[arg-type]
+    pause = threading.Event()
+    with contextlib.closing(server), socket.create_connection(server.address, PATIENCE) as stream:
+        stream.settimeout(0.02)
+        until = time.monotonic() + PATIENCE
+        ended = False
+        while not ended and time.monotonic() < until:
+            try:
+                stream.sendall(b'x')
+                ended = stream.recv(1) == b''
+            except TimeoutError:
+                pause.wait(0.01)
+            except OSError:
+                ended = True
+
+        assert ended
+
+
+def test_there_are_not_many_without_the_key_and_those_with_it_are_served_again(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, 'MOST_GREETINGS', 1)
+    server = TunnelServer(manager, '127.0.0.1', KEY)  # type: ignore[arg-type]
+    with contextlib.closing(server):
+        with socket.create_connection(server.address, PATIENCE) as silent:
+            silent.sendall(b'x')
+            with socket.create_connection(server.address, PATIENCE) as second, contextlib.suppress(ConnectionError):
+                assert second.recv(1) == b''
+
+        def is_served() -> bool:
+            try:
+                connect(server.address, request(), patience=PATIENCE).close()
+            except OSError:
+                return False
+            manager.echo.inside.close()
+            return True
+
+        assert wait_until(is_served, PATIENCE)
+
+
+def test_a_wait_for_a_shard_that_does_not_answer_can_be_ended() -> None:
+    opened: list[Any] = []
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+
+        def end() -> None:
+            accepted, _ = silent.accept()
+            with accepted:
+                accepted.recv(10)
+                opened[0].close()
+
+        ending = threading.Thread(target=end)
+        ending.start()
+        with pytest.raises(OSError):  # noqa: PT011 - which one depends on where the wait was
+            connect(silent.getsockname()[:2], request(), patience=PATIENCE, on_open=opened.append)
+        ending.join(PATIENCE)
 
 
 def test_connections_end_with_the_server(server: TunnelServer, manager: Manager) -> None:
