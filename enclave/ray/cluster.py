@@ -43,7 +43,7 @@ def connect(address: str | None) -> Any:
     if not ray.is_initialized():
         try:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray's own errors, for a wrong token for example, have no common class with others
             where = 'the cluster of RAY_ADDRESS, or one on this machine' if address is None else repr(address)
             raise EngineUnavailableError(f'Ray does not answer ({where}): {error}') from error
     if ray.util.client.ray.is_connected():

@@ -50,7 +50,7 @@ class ShardedPool:
 
     name: str
     sandbox_type: str | None
-    config: dict[str, Any] | None
+    config: dict[str, Any] | None = field(repr=False)  # it may have secrets in it
     size: int = 0
     most: int = 0
     _changed: threading.Condition = field(factory=threading.Condition, init=False, repr=False)

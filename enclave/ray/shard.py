@@ -229,6 +229,7 @@ class Shard:
             'node_id': self._node_id,
             'address': self._address,
             'pid': os.getpid(),
+            'unattended_timeout': self._spec['unattended_timeout'],
             **self._manager.report(),
         }
 

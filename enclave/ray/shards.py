@@ -487,7 +487,8 @@ class Shards:
         if shard.doubts:
             return QUICK_TICK_SECONDS
         if self._options.attach and not self._queue and not shard.the_client().is_in_use:
-            return REST_SECONDS
+            # A detached shard ends when it is not asked for too long.
+            return min(REST_SECONDS, (shard.facts.get('unattended_timeout') or 3 * REST_SECONDS) / 3)
         wanted = self._options.report_interval
         if self._queue:
             wanted = min(wanted, 4 * QUICK_TICK_SECONDS)

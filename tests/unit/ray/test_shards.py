@@ -14,6 +14,7 @@ from enclave.errors import ConfigurationError, EngineUnavailableError, SandboxGo
 from enclave.managers.config import SandboxManagerConfig
 from enclave.ray import cluster, shards
 from enclave.ray.config import RayOptions
+from enclave.ray.pools import ShardedPool
 from enclave.ray.shards import ShardRecord, Shards, cluster_name, end_all
 from tests.support.host import wait_until
 
@@ -206,6 +207,41 @@ def test_only_detached_shards_of_others_are_ended(fake: FakeRay, options: dict[s
     end_all([shard], Deadline.after(PATIENCE))
 
     assert ('found 5a5a5a5a' in fake.ended) is is_ended
+
+
+@pytest.mark.parametrize(('limit', 'expected'), [(None, 60.0), (3600.0, 60.0), (30.0, 10.0)])
+def test_a_manager_that_has_no_call_on_a_detached_shard_keeps_it_from_ending(
+    fake: FakeRay, limit: float | None, expected: float
+) -> None:
+    fake.named = ['5a5a5a5a']
+    table = Table(name='a', attach=True)
+    table._discover()
+    (shard,) = table.all()
+    table.serve(shard)
+    shard.facts['unattended_timeout'] = limit
+
+    assert table._interval_locked(shard) == expected
+
+
+def test_a_cluster_that_refuses_the_program_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RefusedError(Exception):
+        pass
+
+    class Refuses:
+        def is_initialized(self) -> bool:
+            return False
+
+        def init(self, **_: Any) -> None:
+            raise RefusedError('the token is wrong')
+
+    monkeypatch.setattr(cluster, 'load_ray', Refuses)
+
+    with pytest.raises(EngineUnavailableError, match='the token is wrong'):
+        cluster.connect('10.0.0.1:6379')
+
+
+def test_a_pool_does_not_show_what_its_sandboxes_are_given() -> None:
+    assert 'secret' not in repr(ShardedPool('p', 'fake', {'env': {'KEY': 'secret'}}))
 
 
 def test_no_tenant_finds_the_shards_of_another() -> None:
