@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(name='sandbox')
 def _sandbox(request: pytest.FixtureRequest) -> Iterator[FullSandbox]:
     """A running sandbox of the test's own, which is gone when the test has ended."""
-    from enclave.errors import EngineUnavailableError, ServerUnavailableError, UnsupportedError
+    from enclave.errors import EnclaveError, EngineUnavailableError, ServerUnavailableError, UnsupportedError
     from enclave.shortcuts import open_sandbox
 
     kind, options = _wanted(request)
@@ -62,6 +62,8 @@ def _sandbox(request: pytest.FixtureRequest) -> Iterator[FullSandbox]:
         if request.config.getoption('--sandbox-required') or os.environ.get('CI') == 'true':
             pytest.fail(f'no sandbox could be started: {error}', pytrace=False)
         pytest.skip(f'no sandbox could be started: {error}')
+    except EnclaveError as error:  # a wrong option, an unknown kind, a missing image: its message says all
+        pytest.fail(f'no sandbox could be started: {error}', pytrace=False)
     with opened:
         yield opened
 

@@ -77,7 +77,7 @@ def open_sandbox(
         url: A server to have it from. Default is ``ENCLAVE_URL``, and where that is not set this machine; ``''`` is this
             machine in any case.
         api_key: The server's key; default is ``ENCLAVE_API_KEY``.
-        idle_timeout: Seconds without any call after which a server removes it; default is an hour.
+        idle_timeout: Seconds without any call after which a server removes it, 0 for no limit; default is an hour.
         options: Options of the configuration, in the place of what ``config`` says.
 
     Raises:
@@ -121,11 +121,12 @@ def _open_remote(
 
     base_url = address if '://' in address else f'http://{address}'
     kind = sandbox_type or os.environ.get(TYPE_VARIABLE) or None
+    kept = REMOTE_IDLE_SECONDS if idle_timeout is None else idle_timeout
     server: dict[str, Any] = {'base_url': base_url} if api_key is None else {'base_url': base_url, 'api_key': api_key}
     manager = HttpSandboxManager(server)
     try:
         try:
-            sandbox_id = manager.create_sandbox(kind, config, idle_timeout=idle_timeout or REMOTE_IDLE_SECONDS)
+            sandbox_id = manager.create_sandbox(kind, config, idle_timeout=kept)
         except InvalidArgumentError:
             if idle_timeout is not None:
                 raise

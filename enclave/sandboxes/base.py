@@ -66,6 +66,17 @@ USABLE = frozenset((SandboxStatus.RUNNING, SandboxStatus.IDLE, SandboxStatus.BUS
 """The states in which a sandbox takes calls."""
 
 
+def check_callbacks(on_stdout: object, on_stderr: object) -> None:
+    """Check what is to be called with output.
+
+    Raises:
+        InvalidArgumentError: One cannot be called.
+    """
+    for name, callback in (('on_stdout', on_stdout), ('on_stderr', on_stderr)):
+        if callback is not None and not callable(callback):
+            raise InvalidArgumentError(f'{name} must be a function of a text, not {callback!r}')
+
+
 def make_sandbox_id() -> str:
     """Return a new id: twelve hexadecimal digits."""
     return uuid.uuid4().hex[:12]
@@ -654,6 +665,7 @@ class Sandbox(ABC):
             max_fetch_bytes=max_fetch_bytes,
         )
         check_max_chars(max_chars)
+        check_callbacks(on_stdout, on_stderr)
         if max_chars is None:
             return self._run_code(request, on_stdout, on_stderr)
         room: int | None = getattr(self, '_room_for_outputs', None)

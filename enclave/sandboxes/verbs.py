@@ -40,7 +40,7 @@ from enclave.host_files import (
 )
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo, ProcessInfo
-from enclave.sandboxes.base import Sandbox
+from enclave.sandboxes.base import Sandbox, check_callbacks
 from enclave.sandboxes.connection import Connection, PortForward
 from enclave.sandboxes.operations import ChangeNotifier, Operations
 from enclave.sandboxes.output import make_decoder
@@ -211,9 +211,7 @@ class Verbs(ABC):
 
     def _run_followed(self, request: RunCommand, on_stdout: OnText | None, on_stderr: OnText | None) -> CommandResult:
         """Execute a request, with its output given to callbacks as it comes, if there are any."""
-        for name, callback in (('on_stdout', on_stdout), ('on_stderr', on_stderr)):
-            if callback is not None and not callable(callback):
-                raise InvalidArgumentError(f'{name} must be a function of a text, not {callback!r}')
+        check_callbacks(on_stdout, on_stderr)
         if on_stdout is None and on_stderr is None:
             return self._perform(request)
         callbacks = {'stdout': on_stdout, 'stderr': on_stderr}

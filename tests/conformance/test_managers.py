@@ -579,6 +579,8 @@ def test_programs_run_in_a_sandbox_and_in_a_pool(manager: SandboxManager, kind: 
     assert (result.stdout, sorted(result.file_errors)) == ("b'\\xff'\n", ['x'])
     with pytest.raises(ValueError, match='klingon'):
         manager.run_code(sandbox_id, 'x', 'klingon')
+    with pytest.raises(InvalidArgumentError, match='on_stderr must be a function'):
+        manager.run_code(sandbox_id, 'x', on_stderr=5)  # type: ignore[arg-type]
     manager.initialize_pool(1, kind, CONFIG)
     seen: list[str] = []
     short = manager.run_code(sandbox_id, 'print("x" * 5000)', max_chars=400, on_stdout=seen.append)

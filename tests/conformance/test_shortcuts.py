@@ -99,7 +99,8 @@ def test_the_same_is_awaited() -> None:
 def test_output_comes_to_callbacks_and_ports_are_waited_for() -> None:
     seen: list[str] = []
     server = 'import socket, time; time.sleep(0.3); s = socket.create_server(("127.0.0.1", 8124)); time.sleep(60)'
-    with enclave.open_sandbox() as sandbox:
+    with enclave.open_sandbox(idle_timeout=0) as sandbox:  # no limit, where a server has one
+        assert not sandbox.get_info().metadata.get('idle_timeout')
         result = sandbox.execute_command('echo out; echo err >&2', on_stdout=seen.append, on_stderr=seen.append)
         assert (result.stdout, sorted(seen)) == ('out\n', ['err\n', 'out\n'])
         with sandbox.start_process(['python3', '-c', server]):

@@ -80,6 +80,23 @@ def test_without_an_engine_tests_are_skipped_and_fail_where_that_would_be_no_suc
     assert '1 error' in in_ci.stdout
 
 
+def test_a_wrong_kind_or_option_fails_with_its_message_alone(tmp_path: Path) -> None:
+    text = """
+import pytest
+
+def test_of_an_unknown_kind(sandbox): ...
+
+@pytest.mark.sandbox('docker', memory_limits='1g')
+def test_of_an_unknown_option(sandbox): ...
+"""
+    done = run(tmp_path, '--sandbox-type', 'bublewrap', text=text)
+
+    assert done.returncode == 1, done.stdout
+    assert "did you mean 'bubblewrap'?" in done.stdout
+    assert "did you mean 'memory_limit'?" in done.stdout
+    assert 'raise ' not in done.stdout
+
+
 def test_the_plugin_loads_nothing_heavy_until_a_sandbox_is_asked_for(tmp_path: Path) -> None:
     text = 'import sys\ndef test_it():\n    assert not {"enclave.sandboxes", "enclave.records"} & set(sys.modules)\n'
 
