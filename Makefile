@@ -7,6 +7,11 @@ BIN := .venv/bin
 IMAGES := python:3.11-slim jupyter-kernel-gateway
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# $(call PYTEST,arguments,those of the first run alone): what fails beside others on a busy machine runs once more and alone.
+PYTEST = $(BIN)/pytest $(1) $(2) || { [ $$? -eq 1 ] \
+	&& echo '==> What failed, once more and alone; only what fails again counts' \
+	&& $(BIN)/pytest $(1) --last-failed --last-failed-no-failures none; }
+
 .DEFAULT_GOAL := help
 .PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-slow test-vm unit lint format typecheck engine images bench bench-prepare bench-short clean
 .NOTPARALLEL:
@@ -26,19 +31,17 @@ test: .venv/.installed-dev lint typecheck  ## all that CI runs: format, lint, ty
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@echo '==> The tests (most of them wait for an engine, so there are more workers than cores)'
-	@$(BIN)/pytest -n 6 || { [ $$? -eq 1 ] \
-		&& echo '==> What failed beside five other workers, once more and alone; only what fails again counts' \
-		&& $(BIN)/pytest --last-failed --last-failed-no-failures none; }
+	@$(call PYTEST,,-n 6)
 
 test-e2b: .venv/.installed-dev  ## E2B's SDK and programs on it, each in an environment of its own
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
-	@$(BIN)/pytest -m e2b tests/e2b
+	@$(call PYTEST,-m e2b tests/e2b)
 
 test-clients: .venv/.installed-dev  ## clients of SandboxFusion's interface, each in an environment of its own
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
-	@$(BIN)/pytest -m clients tests/clients
+	@$(call PYTEST,-m clients tests/clients)
 
 test-compat-clients: .venv/.installed-dev  ## programs for ms-enclave from PyPI, each in an environment of its own
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) multi
@@ -56,7 +59,7 @@ test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes,
 	@$(BIN)/pytest -n 2 -m cpython tests/cpython
 
 test-providers: .venv/.installed-dev  ## tool calls with the real SDKs of model providers
-	@$(BIN)/pytest -m providers tests/providers
+	@$(call PYTEST,-m providers tests/providers)
 
 test-vm: .venv/.installed-dev  ## bubblewrap and limits under cgroup v2, in a virtual machine of Debian 12 without acceleration (hours)
 	@$(BIN)/python scripts/test_vm.py $(if $(PARTS),--only $(PARTS)) $(if $(TESTS),-- $(TESTS))
@@ -69,7 +72,7 @@ test-browser: .venv/.installed-dev  ## the server's page in Chromium (Debian's p
 	@$(BIN)/pytest -m browser tests/browser
 
 test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
-	@$(BIN)/pytest -m mcp tests/mcp
+	@$(call PYTEST,-m mcp tests/mcp)
 
 test-ray: .venv/.installed-dev  ## managers over two simulated nodes of a Ray cluster
 	@$(PIP) install -q 'ray[default]>=2.40'

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import os
 import sys
 
 from agents.extensions.sandbox.e2b import E2BSandboxClient, E2BSandboxClientOptions
@@ -45,3 +46,5 @@ async def main(sandbox_type):
 
 
 asyncio.run(main(sys.argv[1]))
+sys.stdout.flush()
+os._exit(0)  # a native library of the SDK aborts now and then while the interpreter ends, after all of this has worked
