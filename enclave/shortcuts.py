@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from enclave.config import SandboxConfig
+from enclave.deadline import check_timeout
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError, SandboxNotFoundError
 from enclave.languages.values import CodeRequest, CodeResult, Comparison
@@ -71,8 +72,9 @@ def open_sandbox(
     """Return a running sandbox. Use it in a ``with`` block, or call its `stop` when it is not needed any more.
 
     Args:
-        sandbox_type: The kind; None takes what ``ENCLAVE_TYPE`` names, else Docker if its engine answers, else bubblewrap. A
-            server that is asked for no kind chooses one.
+        sandbox_type: The kind; None takes the one that alone has an option that was given (``image`` is Docker's, say), else what
+            ``ENCLAVE_TYPE`` names, else Docker if its engine answers, else bubblewrap. A server that is asked for no kind
+            chooses one.
         config: A configuration, or a dict of its options.
         url: A server to have it from. Default is ``ENCLAVE_URL``, and where that is not set this machine; ``''`` is this
             machine in any case.
@@ -91,6 +93,10 @@ def open_sandbox(
         raise ConfigurationError(f"url must be the address of a server, like 'http://127.0.0.1:8000', not {address!r}")
     if address:
         return _open_remote(address, api_key, sandbox_type, merged, idle_timeout)
+    if idle_timeout is not None:
+        check_timeout(
+            idle_timeout, 'idle_timeout'
+        )  # nothing here needs it, but a wrong one should not work until there is a server
     if api_key is not None:
         raise ConfigurationError('api_key is the key of a server, and there is none: give url, or set ENCLAVE_URL')
     sandbox = SandboxFactory.create_sandbox(sandbox_type, merged)

@@ -19,6 +19,8 @@ OUTPUT = re.compile(r'\s*^```text\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 """A block of text right after a program is what that prints; three dots stand for anything."""
 LINK = re.compile(r'\[[^\]]+\]\((?!https?:|#|mailto:)([^)#]+)')
 OWN_LINK = re.compile(r'https://github\.com/modelscope/ms-enclave/(?:blob|tree)/main/([^)#\s]+)')
+E2B_PAGE = 'docs/e2b.md'
+"""The page whose programs need E2B's SDK and a server; tests/e2b runs them."""
 RAY_PAGE = 'docs/ray.md'
 """The page whose programs need a cluster of Ray's."""
 ENVIRONMENT = {
@@ -60,6 +62,8 @@ def runnable(*languages: str) -> list[Any]:
     """Blocks with the marks of what they run on: Docker, unless they speak of bubblewrap's sandboxes."""
     found = []
     for block in of(*languages):
+        if block.document == E2B_PAGE and block.language == 'python':
+            continue
         marks = [pytest.mark.bubblewrap if 'bubblewrap' in block.text.lower() else pytest.mark.docker]
         if block.document == RAY_PAGE:
             marks = [pytest.mark.ray, pytest.mark.bubblewrap]

@@ -681,7 +681,7 @@ class Verbs(ABC):
                 if deadline.has_expired():
                     raise OperationTimeoutError(
                         f'sandbox {self.id}: nobody listened at port {port} within {timeout or 0:g} s; '
-                        'is the program that should still running, and does it listen on this address?',
+                        'does the program that serves there still run, and does it listen on this address?',
                         details={'sandbox_id': self.id, 'port': port},
                     )
                 if cancelled.wait(min(interval, deadline.remaining() or interval)):

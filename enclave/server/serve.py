@@ -425,6 +425,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         self._watching = threading.Lock()  # guards the two below
         self._actions: list[Callable[[], None]] = []
         self._gone = False
+        self._is_writing = False
         super().__init__(*args, **kwargs)
 
     @property
@@ -443,6 +444,28 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     def readable(self) -> bool:
         live = self._live
         return bool(super().readable()) and (live is None or live.live is None or not live.live.is_full)
+
+    def write_soon(self, data: Any) -> int:
+        """Take a piece of an answer, and send of it what the socket takes at once."""
+        self._is_writing = True
+        try:
+            written: int = super().write_soon(data)
+            return written
+        finally:
+            self._is_writing = False
+            if self.writable():
+                self.server.pull_trigger()
+
+    def writable(self) -> bool:
+        """Whether waitress's own thread is to send what is left.
+
+        Not while a task's thread is about it, which holds the lock: this one would find the socket ready and the lock taken,
+        again and again, and keep the other from Python's own lock meanwhile. Beyond the high water mark the task's thread
+        waits for it.
+        """
+        if self._is_writing and self.total_outbufs_len <= self.adj.outbuf_high_watermark:
+            return False
+        return bool(super().writable())
 
     def received(self, data: bytes) -> bool:
         with self.requests_lock:

@@ -14,7 +14,13 @@ import enclave
 from enclave import aio
 from enclave.config import SandboxConfig
 from enclave.enums import SandboxStatus
-from enclave.errors import AuthenticationError, ConfigurationError, NotRegisteredError, ServerUnavailableError
+from enclave.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidArgumentError,
+    NotRegisteredError,
+    ServerUnavailableError,
+)
 from enclave.languages.values import CodeRequest
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.options import ManagerOptions
@@ -125,6 +131,13 @@ def test_callbacks_of_awaited_commands_run_on_the_event_loop() -> None:
         assert sorted(seen) == ['err\n', 'out\n']
 
     asyncio.run(main())
+
+
+def test_a_wrong_idle_timeout_is_refused_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('ENCLAVE_URL', raising=False)
+
+    with pytest.raises(InvalidArgumentError, match='idle_timeout must be 0'):
+        enclave.open_sandbox(idle_timeout=-4)
 
 
 def test_what_is_wrong_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from enclave.server.serve import SandboxServer
+from tests import test_documents
 from tests.support.environments import environment as programs_of
 from tests.support.server import serving
 
@@ -70,6 +71,16 @@ def test_every_step_of_the_sdk_succeeds(server: SandboxServer, face: str) -> Non
     steps = [json.loads(line) for line in output.splitlines()]
     assert {step['step']: step['error'] for step in steps if step['error']} == {}
     assert len(steps) >= 60
+
+
+def test_the_programs_of_the_page_print_what_it_says(server: SandboxServer, tmp_path: Path) -> None:
+    blocks = [block for block in test_documents.of('python') if block.document == test_documents.E2B_PAGE]
+
+    assert blocks
+    for block in blocks:
+        program = tmp_path / 'block.py'
+        program.write_text(block.text)
+        assert run(str(program), env=environment(server)) == block.output
 
 
 def test_the_sdk_speaks_http_1_1_when_asked_to(server: SandboxServer) -> None:

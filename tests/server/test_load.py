@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from enclave.cancellation import Cancellation
 from enclave.errors import ManagerStoppedError, ServerUnavailableError
 from enclave.managers import table
 from enclave.server import idempotency
+from enclave.server.serve import _Channel
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import FakeBackend
 from tests.support.sockets import connected, read_all, read_head, talk
@@ -300,6 +302,20 @@ def test_a_port_that_is_taken(serve: Serve) -> None:
     taken = serve()
     with pytest.raises(ServerUnavailableError, match='cannot listen'):
         type(taken)().start('127.0.0.1', taken.port)
+
+
+@pytest.mark.parametrize(
+    ('waiting', 'is_writing', 'is_polled'),
+    [(0, False, False), (541, False, True), (541, True, False), (2 << 20, True, True)],
+)
+def test_a_socket_is_not_polled_while_a_task_writes_to_it_unless_that_waits(
+    waiting: int, is_writing: bool, is_polled: bool
+) -> None:
+    channel = object.__new__(_Channel)
+    channel.adj = types.SimpleNamespace(outbuf_high_watermark=1 << 20)
+    channel.total_outbufs_len, channel._is_writing = waiting, is_writing
+
+    assert channel.writable() is is_polled
 
 
 def test_no_thread_of_a_server_is_left(serve: Serve) -> None:
