@@ -520,14 +520,15 @@ class RaySandboxManager(SandboxManager):
         deadline = Deadline.after(self.options.capacity_timeout)
         with self._pool_lock:
             pool, is_new = self._pools.match(name, kind, options)
-            missing, size_before = pool.missing, pool.size
-            pool.size = max(size, size_before)  # so that what comes first is not above it
+            missing, before = pool.missing, (pool.size, pool.most)
+            # So that what comes first is not above its size, and what is lost meanwhile is made anew.
+            pool.size, pool.most = max(size, pool.size), max(size, pool.most)
             pool.miss(-missing)  # what was lost is made with the rest
             try:
                 self._resize(pool, size, deadline)
             except BaseException:
                 pool.miss(missing)
-                pool.size = size_before
+                pool.size, pool.most = before
                 if is_new:
                     self._pools.drop(pool)
                 raise

@@ -63,9 +63,8 @@ class ShardedPool:
     _parts: dict[str, _Part] = field(factory=dict, init=False)
     _queue: collections.deque[_PartTicket] = field(factory=collections.deque, init=False)
     _closed: BaseException | None = field(default=None, init=False)
-    _idle_since: list[float] = field(
-        factory=list, init=False, repr=False
-    )  # as many as are free; the last one goes first
+    # As many as are free; the last one goes first.
+    _idle_since: list[float] = field(factory=list, init=False, repr=False)
     _changing: set[str] = field(factory=set, init=False, repr=False)  # shards whose parts this manager is changing
     _changed_at: dict[str, float] = field(factory=dict, init=False, repr=False)  # when it last did
     _missing: int = field(default=0, init=False)  # how many were lost and are to be made anew
@@ -222,7 +221,7 @@ class ShardedPool:
             self._set_part_locked(shard, size)
             total = self._total_locked()
             if self.is_followed:
-                self.size = self.most = total
+                self.size = self.most = total + self._missing
             elif not self.size - self._missing <= total <= self.most:
                 self.size = total + self._missing
                 self.most = max(self.most, self.size)
@@ -245,7 +244,10 @@ class ShardedPool:
         """Return how many are to be made anew now, and count that as begun; `replaced` or `fail` is its end."""
         with self._changed:
             # A pause after a failure holds as long as somebody else serves those who wait.
-            rests = now < self._retry_at and not (self._queue and not self._total_locked())
+            total = self._total_locked()
+            rests = now < self._retry_at and not (self._queue and not total)
+            if not self._is_replacing:  # what was lost while it was made was counted twice
+                self._missing = min(self._missing, max(0, self.most - total))
             if not self._missing or self._is_replacing or self._closed is not None or rests:
                 return 0
             self._is_replacing = True
@@ -291,8 +293,6 @@ class ShardedPool:
             part = self._parts.pop(shard_id, None)
             self._changed_at.pop(shard_id, None)
             self._count_free_locked()
-            if self.is_followed and self._parts:
-                self.size = self.most = self._total_locked()
             return 0 if part is None else part.size
 
     @property

@@ -233,6 +233,7 @@ def test_what_is_in_use_is_not_taken_from_a_pool_that_shrinks() -> None:
 
 def test_what_was_lost_is_tried_again_after_a_pause_and_with_half_as_many() -> None:
     pool, _ = pool_of(a=1)
+    pool.most = 5
     pool.miss(4)
     now = time.monotonic()
     assert pool.begin_replacing(now) == 4
@@ -251,6 +252,7 @@ def test_what_was_lost_is_tried_again_after_a_pause_and_with_half_as_many() -> N
 
 def test_who_waits_for_a_pool_that_lost_all_gets_the_reason_and_the_next_one_has_it_tried_at_once() -> None:
     pool, shards = pool_of(a=1)
+    pool.most = 1
     pool.miss(pool.forget_part('a'))
     assert pool.begin_replacing(time.monotonic()) == 1
     errors: list[str] = []
@@ -274,3 +276,21 @@ def test_who_waits_for_a_pool_that_lost_all_gets_the_reason_and_the_next_one_has
     assert errors == ['no room', 'no room']
     pool.set_part(shards['a'], 1)
     assert pool.take(SOON, fails=False) is shards['a']
+
+
+def test_a_pool_that_was_taken_over_has_its_size_again_after_a_loss_and_keeps_it() -> None:
+    pools, a, b = ShardedPools(), shard('a'), shard('b')
+    facts = {'size': 2, 'sandbox_type': 'fake', 'config': None}
+    for each in (a, b):
+        pools.follow(each, {'theirs': facts}, 1.0)
+    pool = pools.get('theirs')
+
+    pool.miss(pool.forget_part('a'))
+    pool.miss(2)  # counted twice
+    assert pool.begin_replacing(time.monotonic()) == 2
+    pool.set_part(b, 4)
+    assert pool.replaced(2) == 0
+
+    assert pool.begin_replacing(time.monotonic() + PATIENCE) == 0
+    assert (pool.total, pool.size) == (4, 4)
+    assert pool.surplus(time.monotonic() + PATIENCE, 1.0) == 0
