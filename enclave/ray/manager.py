@@ -261,8 +261,11 @@ class RaySandboxManager(SandboxManager):
             named.the_client().get_sandbox_info(sandbox_id)
         except SandboxNotFoundError:
             return self._ask_for(sandbox_id) or named
-        except _GONE:
-            return named  # what is asked of it next says why
+        except SandboxGoneError:
+            found = self._ask_for(sandbox_id)
+            if found is None:
+                raise
+            return found
         self._see(sandbox_id)
         return named
 

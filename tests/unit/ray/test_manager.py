@@ -206,6 +206,22 @@ def test_a_sandbox_that_no_shard_knows_is_not_found_and_one_whose_shard_was_lost
         played.manager.get_sandbox_info('x-6b6b6b6b')
 
 
+def test_a_shard_that_is_lost_while_it_is_asked_for_a_sandbox_does_not_hide_that_of_another(make: Any) -> None:
+    class Dying(Client):
+        def get_sandbox_info(self, sandbox_id: str) -> str:
+            raise SandboxGoneError('the shard is gone')
+
+    played = make()
+    dying: Any = Dying('5a5a5a5a')
+    played.add('5a5a5a5a').client = dying
+    played.add('6b6b6b6b')
+    played.clients['6b6b6b6b'].ids.add('x-5a5a5a5a')
+
+    assert played.manager.get_sandbox_info('x-5a5a5a5a').endswith('6b6b6b6b')
+    with pytest.raises(SandboxGoneError):
+        played.manager.get_sandbox_info('y-5a5a5a5a')
+
+
 def test_where_a_sandbox_is_is_confirmed_once(make: Any) -> None:
     played = make()
     played.add('5a5a5a5a')
