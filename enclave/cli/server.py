@@ -215,7 +215,12 @@ def server(
     }
     if ray_options is not None and manager_type != 'ray':
         raise click.UsageError('--ray-options are for --manager ray.')
-    shards: dict[str, Any] = {} if ray_options is None else read_settings(ray_options)
+    shards: dict[str, Any] = {}
+    if ray_options is not None:
+        from enclave.ray.config import check_names
+
+        shards = read_settings(ray_options)
+        check_names(shards, str(ray_options))
     if not pool_size:
         made = create_server(manager_options, manager_type=manager_type, manager_options=shards, **settings)
         serve(made, host, port, as_json)

@@ -226,6 +226,7 @@ class LocalSandboxManager(SandboxManager):
             for record in records:
                 pool.join(record.sandbox)
             pool.resize(size, self.config.max_size_for(size))
+            self._table.look_after_pools()
             return pool.sandbox_ids
 
     @contextlib.contextmanager

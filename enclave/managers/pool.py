@@ -343,8 +343,7 @@ class Pool:
         with self._lock:
             self._starting -= 1
             self._failures += 1
-            least, greatest = RETRY_SECONDS
-            self._retry_at = self._clock() + min(greatest, least * 2 ** min(self._failures - 1, 16))
+            self._retry_at = self._clock() + pause_after(self._failures)
             informed: list[Ticket] = []
             if not self._members and not self._starting:
                 informed, self._queue = self._queue, []
@@ -471,6 +470,12 @@ class Pool:
 
     def __repr__(self) -> str:
         return f'<Pool {self.name} size={len(self._members)} idle={len(self._idle)} waiting={len(self._queue)}>'
+
+
+def pause_after(failures: int) -> float:
+    """Return how long a pool rests after so many failures in a row."""
+    least, greatest = RETRY_SECONDS
+    return min(greatest, least * 2.0 ** min(failures - 1, 16))
 
 
 def again(error: BaseException) -> BaseException:

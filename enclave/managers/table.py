@@ -702,6 +702,10 @@ class SandboxTable:
             self._pools[pool.name] = pool
         self._reaper.wake_by(0.0)
 
+    def look_after_pools(self) -> None:
+        """Have the reaper look at the pools now, since one may have more than its size."""
+        self._reaper.wake_by(0.0)
+
     def remove_pool(self, name: str) -> Pool | None:
         """Close a pool; None if there is none of that name. Its sandboxes stay in the table."""
         with self._lock:

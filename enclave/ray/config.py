@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import attrs
 from attrs import field, frozen
 
 from enclave.config import checked, is_a, parse_size, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.managers.config import SandboxManagerConfig
 from enclave.records import Model
+from enclave.suggest import did_you_mean
 
 
 def _seconds(default: float, least: float = 0.05) -> Any:
@@ -68,7 +71,8 @@ class RayOptions(Model):
         shard_size: How many sandboxes a shard holds at most.
         min_shards: How many shards there are from the start to the end.
         max_shards: How many there may be; None leaves it to what the cluster has.
-        max_pending: How many may be waiting for the cluster's resources at once, which is what its autoscaler sees.
+        max_pending: How many may be waiting for the cluster's resources at once, those of ``min_shards`` included, which is
+            what its autoscaler sees.
         num_cpus: How many CPUs a shard holds of its node, for its sandboxes and its own work.
         memory: How much memory it holds there, as a number of bytes or ``'16g'``.
         resources: Other resources of Ray's that it holds, like ``{'sandboxes': 1}``, which only nodes made for it have.
@@ -131,3 +135,19 @@ class RayOptions(Model):
     @classmethod
     def _invalid(cls) -> type[InvalidArgumentError]:
         return ConfigurationError
+
+
+def check_names(options: Any, source: str) -> None:
+    """Check that what a file says are options of shards or of their manager.
+
+    Raises:
+        ConfigurationError: One is not; the message names it.
+    """
+    known = {*attrs.fields_dict(RayOptions), *attrs.fields_dict(SandboxManagerConfig)}
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f'{source} must have options by their names, not {options!r}')
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(
+                f'{source}: a manager on a Ray cluster has no option {name!r}; {did_you_mean(str(name), sorted(known))}'
+            )

@@ -6,6 +6,7 @@ does not; where it is, is asked of the shards once.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import contextvars
 import functools
@@ -65,6 +66,8 @@ T = TypeVar('T')
 
 ASKED_AT_ONCE = 64
 """How many shards are asked at once of what concerns them all."""
+REMEMBERED_IDS = 10_000
+"""Of how many sandboxes it is remembered that their ids say truly which shard has them."""
 _OPTIONS = frozenset(attrs.fields_dict(RayOptions))
 _GONE = (SandboxGoneError, ServerUnavailableError, ManagerStoppedError)
 """What a call on a shard raises that is no more, or is just ending."""
@@ -103,12 +106,14 @@ class RaySandboxManager(SandboxManager):
             # A manager that nobody refers to any more can so be found out, although a thread looks after its shards.
             on_report=_weakly(self._take_report),
             on_lost=_weakly(self._replace_lost),
+            on_tend=_weakly(self._tend_pools),
             cancel_later=_cancels(self._control),
         )
         self._pools = ShardedPools()
         self._lock = threading.RLock()  # guards all below
         self._state = 'new'
         self._places: dict[str, str] = {}  # which shard has a sandbox whose id does not say it
+        self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()  # ids that are known to say it
         self._making: set[str] = set()  # names of the caller's own of which one is being made
         self._leases: dict[str, tuple[ShardedPool, ShardRecord]] = {}
         self._lease_ends: dict[str, float] = {}  # when those with a time limit are over, on the monotonic clock
@@ -201,8 +206,7 @@ class RaySandboxManager(SandboxManager):
         self._end_leases()
         if self.options.name is None or shard.reported_at <= self._cleared_at:
             return
-        for name, facts in report['pools'].items():
-            self._pools.adopt(shard, name, facts)
+        self._pools.follow(shard, report['pools'], shard.reported_at)
 
     # Shards -----------------------------------------------------------------------------------------------------------
 
@@ -221,10 +225,20 @@ class RaySandboxManager(SandboxManager):
         if isinstance(sandbox_id, str):
             with self._lock:
                 place = self._places.get(sandbox_id)
+                is_sure = place is not None or sandbox_id in self._seen
             shard_id = place or sandbox_id.rpartition('-')[2]
-            found = self._shards.find(shard_id)
+            try:
+                found = self._shards.find(shard_id)
+            except SandboxGoneError:
+                # A name of the caller's own may end like an id by chance.
+                found = None if is_sure else self._ask_for(sandbox_id)
+                if found is None:
+                    raise
+                return found
             if found is None and self._state == 'running':
                 found = self._look_for(sandbox_id, shard_id)
+            elif found is not None and not is_sure:
+                found = self._confirmed(sandbox_id, found)
             if found is not None:
                 return found
         raise SandboxNotFoundError(
@@ -240,6 +254,27 @@ class RaySandboxManager(SandboxManager):
             if found is not None:
                 return found
         return self._ask_for(sandbox_id)
+
+    def _confirmed(self, sandbox_id: str, named: ShardRecord) -> ShardRecord:
+        """Return the shard that an id names, unless that does not know it and another one does."""
+        try:
+            named.the_client().get_sandbox_info(sandbox_id)
+        except SandboxNotFoundError:
+            return self._ask_for(sandbox_id) or named
+        except SandboxGoneError:
+            found = self._ask_for(sandbox_id)
+            if found is None:
+                raise
+            return found
+        self._see(sandbox_id)
+        return named
+
+    def _see(self, sandbox_id: str) -> None:
+        """Remember that an id says truly which shard has its sandbox."""
+        with self._lock:
+            self._seen[sandbox_id] = None
+            if len(self._seen) > REMEMBERED_IDS:
+                self._seen.popitem(last=False)
 
     def _ask_for(self, sandbox_id: str) -> ShardRecord | None:
         """Ask every shard for a sandbox; return the one that has it."""
@@ -323,7 +358,9 @@ class RaySandboxManager(SandboxManager):
                     self._shards.settle(shard, reserved=1)
                     raise
                 self._shards.settle(shard, reserved=1, used=1)
-                if not made.endswith(f'-{shard.id}'):
+                if made.endswith(f'-{shard.id}'):
+                    self._see(made)
+                else:
                     with self._lock:
                         self._places[made] = shard.id
                 return made
@@ -396,6 +433,7 @@ class RaySandboxManager(SandboxManager):
         shard.the_client().delete_sandbox(sandbox_id)
         with self._lock:
             self._places.pop(sandbox_id, None)
+            self._seen.pop(sandbox_id, None)
         if not self._end_lease(sandbox_id):
             self._shards.settle(shard, used=-1)
         return True
@@ -415,6 +453,7 @@ class RaySandboxManager(SandboxManager):
         found = [each for ids in self._each(clean).values() for each in ids]
         with self._lock:
             self._places.clear()
+            self._seen.clear()
             self._leases.clear()
             self._lease_ends.clear()
             self._cleared_at = time.monotonic()
@@ -484,13 +523,19 @@ class RaySandboxManager(SandboxManager):
         deadline = Deadline.after(self.options.capacity_timeout)
         with self._pool_lock:
             pool, is_new = self._pools.match(name, kind, options)
+            missing, before = pool.missing, (pool.size, pool.most)
+            # So that what comes first is not above its size, and what is lost meanwhile is made anew.
+            pool.size, pool.most = max(size, pool.size), max(size, pool.most)
+            pool.miss(-missing)  # what was lost is made with the rest
             try:
                 self._resize(pool, size, deadline)
             except BaseException:
+                pool.miss(missing)
+                pool.size, pool.most = before
                 if is_new:
                     self._pools.drop(pool)
                 raise
-            pool.size, pool.most = size, self.config.max_size_for(size)
+            pool.size, pool.most, pool.is_followed = size, self.config.max_size_for(size), False
             return self._pool_ids(pool)
 
     def _options(self, config: Config) -> dict[str, Any] | None:
@@ -517,7 +562,7 @@ class RaySandboxManager(SandboxManager):
 
     def _place(self, pool: ShardedPool, count: int, deadline: Deadline) -> None:
         """Add so many sandboxes to a pool, wherever there is room."""
-        before = {shard_id: size for shard_id, (_, size) in pool.parts().items()}
+        placed: dict[ShardRecord, int] = {}
         left, is_first = count, False
         try:
             while left:
@@ -534,6 +579,7 @@ class RaySandboxManager(SandboxManager):
                     try:
                         job.result()
                         left -= wanted[shard]
+                        placed[shard] = placed.get(shard, 0) + wanted[shard]
                     except (PolicyError, *_GONE) as error:
                         if not _is_full(error) and not _is_over(shard, error):
                             failure = failure or error
@@ -543,67 +589,120 @@ class RaySandboxManager(SandboxManager):
                     raise failure
                 is_first = True
         except BaseException:
-            for shard_id, (shard, size) in pool.parts().items():
-                if size > before.get(shard_id, 0):
-                    with contextlib.suppress(EnclaveError):
-                        self._set_part(pool, shard, before.get(shard_id, 0))
+            for shard, more in placed.items():
+                with contextlib.suppress(EnclaveError):
+                    self._lessen(pool, shard, more)
             raise
 
     def _enlarge(self, pool: ShardedPool, count: int, shard: ShardRecord) -> None:
-        size = pool.parts().get(shard.id, (shard, 0))[1] + count
-        try:
-            cluster.ask(shard.handle, 'note_pool', pool.name, pool.sandbox_type, pool.config)
-            shard.the_client().initialize_pool(size, pool.sandbox_type, pool.config, name=pool.name)
-        except BaseException as error:
-            self._shards.settle(shard, reserved=count, is_full=isinstance(error, PolicyError) and _is_full(error))
-            raise
-        self._shards.settle(shard, reserved=count, used=count)
-        pool.set_part(shard, size)
+        with pool.changing(shard) as before:
+            size = before + count
+            try:
+                cluster.ask(shard.handle, 'note_pool', pool.name, pool.sandbox_type, pool.config)
+                shard.the_client().initialize_pool(size, pool.sandbox_type, pool.config, name=pool.name)
+            except BaseException as error:
+                self._shards.settle(shard, reserved=count, is_full=isinstance(error, PolicyError) and _is_full(error))
+                raise
+            self._shards.settle(shard, reserved=count, used=count)
+            pool.set_part(shard, size)
+        if shard.loss is not None:  # meanwhile, when it was not yet counted
+            self._replace_lost(shard)
 
     def _take_off(self, pool: ShardedPool, count: int) -> None:
         """Take so many sandboxes from a pool, those of its largest parts first."""
         for shard, size in sorted(pool.parts().values(), key=lambda each: -each[1]):
             less = min(count, size)
             if less:
-                self._set_part(pool, shard, size - less)
+                self._lessen(pool, shard, less)
                 count -= less
 
-    def _set_part(self, pool: ShardedPool, shard: ShardRecord, size: int) -> None:
-        before = pool.parts().get(shard.id, (shard, 0))[1]
-        pool.set_part(shard, size)
+    def _lessen(self, pool: ShardedPool, shard: ShardRecord, count: int, *, only_free: bool = False) -> int:
+        """Take so many sandboxes from a shard's part of a pool, as far as it has them; return how many were taken."""
+        with pool.changing(shard) as before:
+            size = pool.lessen(shard, count, only_free=only_free)
+            if size == before:
+                return 0
+            try:
+                if size:
+                    shard.the_client().initialize_pool(size, pool.sandbox_type, pool.config, name=pool.name)
+                elif cluster.get(cluster.ask(shard.handle, 'drop_pool', pool.name, only_free), timeout=30.0) is False:
+                    pool.set_part(shard, before)  # another manager uses it
+                    return 0
+            except _GONE:
+                return before - size
+            except Exception as error:
+                logger.warning(
+                    'the part of the pool %s on shard %s could not be made smaller: %s', pool.name, shard.id, error
+                )
+            self._shards.settle(shard, used=size - before)
+            return before - size
+
+    def _tend_pools(self) -> bool:
+        """Make anew what was lost and let go what was idle for too long; return whether somebody waits for a pool.
+
+        Runs on the monitor's thread, and leaves what takes time to others.
+        """
+        now = time.monotonic()
+        pools = self._pools.all()
+        for pool in pools:
+            count = pool.begin_replacing(now)
+            if count:
+                thread_pool.submit(functools.partial(self._replace, pool, count))
+            timeout = self.config.pool_idle_timeout
+            surplus = 0 if timeout is None or self.options.attach else pool.surplus(now, timeout)
+            if surplus and self._begins_to_change(pool):
+                thread_pool.submit(functools.partial(self._shrink, pool, surplus))
+        return any(pool.waiting for pool in pools)
+
+    def _begins_to_change(self, pool: ShardedPool) -> bool:
+        """Whether a pool is to grow or shrink now, which it does not do yet."""
+        with self._lock:
+            begins, pool.is_changing = not pool.is_changing, True
+        return begins
+
+    def _shrink(self, pool: ShardedPool, count: int) -> None:
+        """Let go so many sandboxes of a pool that are free, those of its smallest parts first, so that shards get empty."""
         try:
-            if size:
-                shard.the_client().initialize_pool(size, pool.sandbox_type, pool.config, name=pool.name)
-            else:
-                cluster.get(cluster.ask(shard.handle, 'drop_pool', pool.name), timeout=30.0)
-        except _GONE:
-            return
+            for shard, _ in sorted(pool.parts().values(), key=lambda each: each[1]):
+                if count > 0:
+                    count -= self._lessen(pool, shard, count, only_free=True)
+        finally:
+            pool.is_changing = False
+
+    def _replace(self, pool: ShardedPool, count: int) -> None:
+        """Make so many sandboxes of a pool anew that were lost; if that cannot be done, it is tried again later."""
+        try:
+            self._place(pool, count, Deadline.after(self.options.capacity_timeout))
         except Exception as error:
-            logger.warning(
-                'the part of the pool %s on shard %s could not be made smaller: %s', pool.name, shard.id, error
-            )
-        self._shards.settle(shard, used=size - before)
+            logger.warning('%d lost sandboxes of the pool %s could not be made anew: %s', count, pool.name, error)
+            pool.could_not_replace(count, error)
+            return
+        self._take_off(pool, pool.replaced(count))
+        self._take_off_dissolved(pool)
+
+    def _take_off_dissolved(self, pool: ShardedPool) -> None:
+        """Take away what was made for a pool that was dissolved meanwhile."""
+        if pool not in self._pools.all():
+            self._take_off(pool, pool.total)
 
     def _replace_lost(self, shard: ShardRecord) -> None:
         """Make anew elsewhere what pools had on a shard that was lost."""
         for pool in self._pools.all():
             lost = pool.forget_part(shard.id)
             if lost and not self.options.attach:
-                self._grow_later(pool, lost)
+                pool.miss(lost)
+        self._tend_pools()
 
     def _grow_later(self, pool: ShardedPool, count: int) -> None:
         def work() -> None:
             try:
                 self._place(pool, count, Deadline.after(self.options.capacity_timeout))
-                if pool not in self._pools.all():  # it was dissolved meanwhile
-                    self._take_off(pool, pool.total)
+                self._take_off_dissolved(pool)
             except EnclaveError as error:
                 logger.warning('%d sandboxes of the pool %s could not be made: %s', count, pool.name, error)
-                if not pool.total:
-                    pool.close(error)
-                    self._pools.drop(pool)
+                pool.fail(error)
             finally:
-                pool.is_growing = False
+                pool.is_changing = False
 
         thread_pool.submit(work)
 
@@ -625,10 +724,7 @@ class RaySandboxManager(SandboxManager):
         if policy == 'grow':
             with contextlib.suppress(PoolExhaustedError):
                 return pool.take(deadline, fails=True)
-            with self._lock:
-                grows = not pool.is_growing and pool.total < pool.most
-                pool.is_growing = pool.is_growing or grows
-            if grows:
+            if pool.total + pool.missing < pool.most and self._begins_to_change(pool):
                 self._grow_later(pool, 1)
         return pool.take(deadline, fails=policy == 'fail')
 
@@ -658,6 +754,7 @@ class RaySandboxManager(SandboxManager):
                 if not self._may_try_again(chosen, shard, error):
                     raise
                 continue
+            self._see(sandbox_id)
             with self._lock:
                 self._leases[sandbox_id] = (chosen, shard)
                 if seconds is not None:
@@ -810,14 +907,13 @@ class RaySandboxManager(SandboxManager):
         return f'<RaySandboxManager {self.id} {self._shards.cluster}>'
 
 
-def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+def _weakly(method: Callable[..., T]) -> Callable[..., T | None]:
     """Return a function that calls a method while its object is there."""
     found = weakref.WeakMethod(method)
 
-    def call(*args: Any) -> None:
+    def call(*args: Any) -> T | None:
         bound = found()
-        if bound is not None:
-            bound(*args)
+        return None if bound is None else bound(*args)
 
     return call
 

@@ -163,13 +163,21 @@ class ShardManager(LocalSandboxManager):
         """Remember what a pool is made of, as a manager asked for it, for the next manager that takes it over."""
         self._pool_templates[name] = {'sandbox_type': sandbox_type, 'config': config}
 
-    def drop_pool(self, name: str) -> None:
-        """Dissolve the shard's part of a pool; its sandboxes go."""
+    def drop_pool(self, name: str, only_unused: bool = False) -> bool:
+        """Dissolve the shard's part of a pool; its sandboxes go. Returns whether it was.
+
+        Args:
+            only_unused: Not while somebody has or wants a sandbox of it.
+        """
+        known = self._table.pools().get(name)
+        if only_unused and known is not None and known.unused_since is None:
+            return False
         pool = self._table.remove_pool(name)
         if pool is not None:
             for record in self._table.records():
                 if record.pool is pool:
                     self._table.end(record)
+        return True
 
     def retire(self) -> bool:
         """Take no more sandboxes, unless there are some; return whether there are none."""
@@ -242,9 +250,9 @@ class Shard:
         """Remember what a pool is made of."""
         self._manager.note_pool(name, sandbox_type, config)
 
-    def drop_pool(self, name: str) -> None:
-        """Dissolve its part of a pool."""
-        self._manager.drop_pool(name)
+    def drop_pool(self, name: str, only_unused: bool = False) -> bool:
+        """Dissolve its part of a pool; see `ShardManager.drop_pool`."""
+        return self._manager.drop_pool(name, only_unused)
 
     def retire(self) -> bool:
         """Take no more sandboxes, unless there are some; return whether there are none."""

@@ -119,6 +119,8 @@ class Shards:
     Args:
         on_reports: Is given the record of a shard and its report, on the monitor's thread.
         on_lost: Is given the record of a shard that was lost, on the monitor's thread; it must not take long.
+        on_tend: Is called again and again, on the monitor's thread, and returns whether somebody waits for what only reports
+            tell; it must not take long.
         cancel_later: Runs something on another thread.
     """
 
@@ -130,6 +132,7 @@ class Shards:
         *,
         on_report: Callable[[ShardRecord, dict[str, Any]], None],
         on_lost: Callable[[ShardRecord], None],
+        on_tend: Callable[[], bool | None],
         cancel_later: Callable[[Callable[[], None]], None],
     ) -> None:
         self.cluster = cluster_name(options.name or manager_id, config.tenant)
@@ -138,6 +141,7 @@ class Shards:
         self._options = options
         self._on_report = on_report
         self._on_lost = on_lost
+        self._on_tend = on_tend
         self._cancel_later = cancel_later
         self._changed = threading.Condition()  # guards all below
         self._shards: dict[str, ShardRecord] = {}
@@ -151,6 +155,7 @@ class Shards:
         self._lost_count = 0
         self._closed: EnclaveError | None = None
         self._discover_at = 0.0
+        self._is_awaited = False  # whether somebody waits for what only reports tell; the monitor's alone
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._monitor: threading.Thread | None = None
@@ -437,6 +442,9 @@ class Shards:
             if self._is_first and self._first_until is not None and now >= self._first_until:
                 self._is_first = False
                 self._assign_locked()
+        was_awaited, self._is_awaited = self._is_awaited, bool(self._on_tend())
+        if self._is_awaited and not was_awaited:
+            self._discover_at = min(self._discover_at, now + DISCOVER_SECONDS)
         if (self._options.name is not None) and now >= self._discover_at:
             self._discover()
         self._ask(now)
@@ -457,7 +465,8 @@ class Shards:
             self._lose(shard, 'Ray was shut down in this program')
 
     def _discover(self) -> None:
-        self._discover_at = time.monotonic() + (REST_SECONDS if self._options.attach else DISCOVER_SECONDS)
+        rests = self._options.attach and not self._is_awaited
+        self._discover_at = time.monotonic() + (REST_SECONDS if rests else DISCOVER_SECONDS)
         for shard_id in cluster.named_shards(self.cluster):
             with self._changed:
                 if shard_id in self._shards or shard_id in self._losses or self._closed is not None:
@@ -486,7 +495,8 @@ class Shards:
         """Return how often a shard is to be asked how it is."""
         if shard.doubts:
             return QUICK_TICK_SECONDS
-        if self._options.attach and not self._queue and not shard.the_client().is_in_use:
+        is_wanted = self._queue or self._is_awaited or shard.the_client().is_in_use
+        if self._options.attach and not is_wanted:
             # A detached shard ends when it is not asked for too long.
             return min(REST_SECONDS, (shard.facts.get('unattended_timeout') or 3 * REST_SECONDS) / 3)
         wanted = self._options.report_interval
@@ -601,9 +611,7 @@ class Shards:
                 is_wanted = lacks_first or lacking > 0
                 most = self._options.max_shards
                 may = most is None or len(self._shards) < most
-                if len(self._shards) >= self._options.min_shards:
-                    may = may and pending < self._options.max_pending
-                if not (is_wanted and may):
+                if not (is_wanted and may and pending < self._options.max_pending):
                     return
                 shard_id = uuid.uuid4().hex[:8]
             try:
@@ -633,6 +641,8 @@ class Shards:
             'pool_size': 0,
             'pool_when_empty': 'wait',
             'pool_max_size': None,
+            # What a part has above its size goes soon: when that is, is this manager's to say.
+            'pool_idle_timeout': 1.0,
         }
         spec = {
             'cluster': self.cluster,

@@ -610,6 +610,11 @@ class SandboxServer:
         self._manager = manager
         self._manager_class = SandboxManagerFactory.get_manager_class(manager_type)
         self._manager_options = dict(manager_options or {})
+        for name in ('config', 'self'):
+            if name in self._manager_options:
+                raise ConfigurationError(
+                    f'manager_options has no option {name!r}: the configuration of the managers is the config of the server'
+                )
         kind = (self._config if manager is None else manager.config).sandbox_type
         if manager is None and self._manager_options:
             self._manager_class(self._config, **self._manager_options)  # as with the kind; it connects nothing

@@ -18,6 +18,7 @@ from enclave.ray.manager import RaySandboxManager
 from enclave.ray.shard import FULL, OwnersPolicy, ShardManager, policy_for
 from enclave.ray.shards import ShardRecord
 from enclave.server.serve import SandboxServer
+from tests.support.host import wait_until
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
 
@@ -151,6 +152,29 @@ def test_what_a_pool_keeps_takes_room_until_it_is_dropped() -> None:
 
         assert manager.report()['pools'] == {}
         assert len(manager.initialize_pool(3, 'fake', name='q')) == 3
+
+
+def test_a_part_that_is_made_smaller_loses_what_is_idle_above_its_size() -> None:
+    config = SandboxManagerConfig(pool_idle_timeout=0.01)
+    with ShardManager(config, shard_id='5a5a5a5a', size=3) as manager:
+        manager.initialize_pool(3, 'fake', name='p')
+
+        manager.initialize_pool(1, 'fake', name='p')
+
+        assert wait_until(lambda: len(manager.list_sandboxes()) == 1, 120.0)
+        assert manager.report()['used'] == 1
+
+
+def test_a_part_that_somebody_uses_is_dropped_only_when_that_is_meant() -> None:
+    with ShardManager(SandboxManagerConfig(), shard_id='5a5a5a5a', size=3) as manager:
+        manager.initialize_pool(1, 'fake', name='p')
+        held = manager.acquire_sandbox(60.0, pool='p')
+
+        assert not manager.drop_pool('p', only_unused=True)
+        assert list(manager.report()['pools']) == ['p']
+        manager.release_sandbox(held)
+        assert manager.drop_pool('p', only_unused=True)
+        assert manager.report()['pools'] == {}
 
 
 def test_an_empty_shard_can_be_retired_and_then_takes_nothing() -> None:

@@ -63,12 +63,14 @@ class Table(Shards):
 
     def __init__(self, **options: Any) -> None:
         self.lost: list[str] = []
+        self.is_awaited = False
         super().__init__(
             'manager',
             SandboxManagerConfig(),
             RayOptions(**options),
             on_report=lambda *_: None,
             on_lost=lambda shard: self.lost.append(shard.id),
+            on_tend=lambda: self.is_awaited,
             cancel_later=lambda action: action(),
         )
 
@@ -249,3 +251,35 @@ def test_no_tenant_finds_the_shards_of_another() -> None:
 
     assert len(names) == 6
     assert not any(':' in each for each in names)
+
+
+def test_no_more_shards_wait_for_the_cluster_than_may_those_of_the_start_included(fake: FakeRay) -> None:
+    table = Table(min_shards=5, max_pending=2)
+    table._grow()
+    assert len(fake.made) == 2
+
+    table.serve(table.all()[0])
+    table._grow()
+    assert len(fake.made) == 3
+    for _ in range(4):
+        for each in table.all():
+            if each.state == 'pending':
+                table.serve(each)
+        table._grow()
+    assert len(fake.made) == 5
+
+
+def test_a_manager_of_others_shards_asks_them_often_while_somebody_waits_for_a_pool(fake: FakeRay) -> None:
+    fake.named = ['5a5a5a5a']
+    table = Table(name='a', attach=True)
+    table._tend()
+    (shard,) = table.all()
+    table.serve(shard)
+    assert table._interval_locked(shard) == 60.0
+    assert table._discover_at > time.monotonic() + 2 * shards.DISCOVER_SECONDS
+
+    table.is_awaited = True
+    table._tend()
+
+    assert table._interval_locked(shard) == 1.0
+    assert table._discover_at <= time.monotonic() + shards.DISCOVER_SECONDS
