@@ -31,7 +31,7 @@ test: .venv/.installed-dev lint typecheck  ## all that CI runs: format, lint, ty
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@echo '==> The tests (most of them wait for an engine, so there are more workers than cores)'
-	@$(call PYTEST,,-n 6)
+	@$(call PYTEST,,-n 4)
 
 test-e2b: .venv/.installed-dev  ## E2B's SDK and programs on it, each in an environment of its own
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
