@@ -96,6 +96,8 @@ ROOM_PROCESSES = 8
 """How many processes a command should at least find room for; four are those of the shell around it."""
 SPARE_PROCESSES = 64
 """By how much the process limit is raised for the programs that end others."""
+KILL_SECONDS = 3.0
+"""How long what a call runs is chased before everything is stopped for it."""
 STOP_SECONDS = 20.0
 """How long process 1 may take to stop all others."""
 WORDS_BYTES = 16 * 1024
@@ -301,27 +303,30 @@ class EngineOperations(ByVerb):
             limit = self._pids_limit if self._has_ended_one else None
         return None if limit is None else max(limit // 2, limit - ROOM_PROCESSES)
 
-    def _make_room(self, *, ended: str = '') -> bool:
-        """End what ended calls have left, with the process limit raised for as long as that takes; False if nothing is left.
+    def _ask_with_room(self, program: str, *arguments: str, user: str | None = None) -> bytes:
+        """Run a program that ends others, with the process limit raised for as long as that takes.
 
-        Even the program that ends the others takes a process or two, and what forks faster than it is killed would take its
-        place: so everything else stands still meanwhile, also what other calls run.
-
-        Args:
-            ended: The mark of a call that counts as ended although it is still waited for.
+        Even such a program takes a process or two, and what forks faster than it is killed would take its place: so everything
+        else stands still meanwhile, also what other calls run.
         """
         limit = self._pids_limit
-        if limit is None:
+        with self._room_lock, self._all_stopped():
+            if limit is None:
+                return self._ask(program, *arguments, user=user, is_cleaning=True)
+            self._set_process_limit(limit + SPARE_PROCESSES)
+            try:
+                return self._ask(program, *arguments, user=user, is_cleaning=True)
+            finally:
+                self._set_process_limit(limit)
+
+    def _make_room(self) -> bool:
+        """End what ended calls have left; False if nothing is left."""
+        if self._pids_limit is None:
             return False
         with self._lock:
-            kept = [each for each in self._running if each != ended]
+            kept = list(self._running)
         try:
-            with self._room_lock, self._all_stopped():
-                self._set_process_limit(limit + SPARE_PROCESSES)
-                try:
-                    count = _number(self._ask(programs.CLEAN, self._clean_flag(), *kept, is_cleaning=True))
-                finally:
-                    self._set_process_limit(limit)
+            count = _number(self._ask_with_room(programs.CLEAN, self._clean_flag(), *kept))
         except (EnclaveError, _ScriptError) as error:
             logger.warning('sandbox %s: no room could be made for processes: %s', self._name, error)
             return False
@@ -393,10 +398,15 @@ class EngineOperations(ByVerb):
         def kill(call: CommandExec, *, asks: bool = False) -> None:
             words = (call.id, call.pid, call.since, place(call.id), _flag(asks))
             try:
-                self._ask(programs.KILL, *words, user=request.user, is_cleaning=True)
-            except (NoRoomError, _ScriptError):  # it finds no place, or they are more than it can end
+                self._ask(programs.KILL, *words, user=request.user, timeout=KILL_SECONDS, is_cleaning=True)
+            except (
+                NoRoomError,
+                OperationTimeoutError,
+                _ScriptError,
+            ):  # it finds no place, or they become more than it can end
                 if not asks:
-                    self._make_room(ended=call.id)
+                    with contextlib.suppress(_ScriptError):  # it is tried again until the call's streams end
+                        self._ask_with_room(programs.KILL, *words, user=request.user)
 
         call = CommandExec(
             request.max_output_bytes or DEFAULT_OUTPUT_BYTES,
