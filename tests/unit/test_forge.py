@@ -20,6 +20,7 @@ def steps(path: Path) -> list[dict[str, Any]]:
     return [step for job in jobs.values() for step in job.get('steps', ())]
 
 
+@pytest.mark.processes
 def test_workflows_are_what_the_schema_of_the_forge_says() -> None:
     done = subprocess.run(
         [sys.executable, '-m', 'check_jsonschema', '--builtin-schema', 'vendor.github-workflows', *map(str, WORKFLOWS)],

@@ -33,12 +33,14 @@ def measure() -> tuple[float, set[str]]:
     return took, set(names)
 
 
+@pytest.mark.processes
 def test_nothing_heavy_comes_with_it() -> None:
     _, names = measure()
 
     assert names & HEAVY == set()
 
 
+@pytest.mark.processes
 def test_it_takes_less_than_60_ms_of_a_processor() -> None:
     # Of several: processor time too is longer on a loaded machine, whose caches are others'.
     best = min(measure()[0] for _ in range(5))
