@@ -137,8 +137,13 @@ class Beside:
 
     def stop(self) -> None:
         """Remove what was called."""
-        left = self.present()
-        for request in (lambda each: each.send('stop'), lambda each: each.receive()):
+        self._have_all('stop', self.present())
+
+    @staticmethod
+    def _have_all(what: str, participants: Sequence[Participant]) -> None:
+        """Have participants do something at the same time, and wait for all; what fails takes part no more."""
+        left = [each for each in participants if not each.reason]
+        for request in (lambda each: each.send(what), lambda each: each.receive()):
             for each in left:
                 try:
                     if not each.reason:
@@ -160,14 +165,7 @@ class Beside:
                     continue
                 if number:
                     self.rates['print_one'].setdefault(each.name, []).append(rate)
-        left = [each for each in chosen if not each.reason]
-        for request in (lambda each: each.send('end_pool'), lambda each: each.receive()):
-            for each in left:
-                try:
-                    if not each.reason:
-                        request(each)
-                except ParticipantError as error:
-                    each.drop(str(error))
+        self._have_all('end_pool', chosen)
 
     def result(self) -> dict[str, Any]:
         return {

@@ -21,6 +21,7 @@ from jupyter_client.connect import write_connection_file
 
 from benchmarks.measure import seconds
 from benchmarks.table import Table
+from benchmarks.ways.bare import run_cell
 from enclave import BubblewrapNotebookSandbox, DockerNotebookSandbox, NotebookSandbox
 from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
@@ -50,22 +51,7 @@ class Client:
 
     def cell(self, code: str) -> str:
         """Run a cell and return what it printed and its value."""
-        request = self._client.execute(code, allow_stdin=False)
-        text = []
-        while True:
-            message = self._client.get_iopub_msg(timeout=120)
-            if message['parent_header'].get('msg_id') != request:
-                continue
-            kind, content = message['msg_type'], message['content']
-            if kind == 'stream':
-                text.append(content['text'])
-            elif kind == 'execute_result':
-                text.append(content['data']['text/plain'])
-            elif kind == 'status' and content['execution_state'] == 'idle':
-                break
-        while self._client.get_shell_msg(timeout=120)['parent_header'].get('msg_id') != request:
-            pass
-        return ''.join(text)
+        return run_cell(self._client, code)
 
     def close(self) -> None:
         self._client.stop_channels()

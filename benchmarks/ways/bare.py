@@ -177,34 +177,10 @@ class Exec(Way):
         return self.id
 
 
-class Run(Way):
-    """The command ``docker run``: a container for each program."""
+class Anew(Way):
+    """A command before each program's, which makes what it runs in each time anew."""
 
-    def run(self, *argv: str) -> bytes:
-        command = ['docker', 'run', '--rm', '--label', 'enclave.bench=1', IMAGE, *argv]
-        return subprocess.run(command, capture_output=True, check=True).stdout
-
-    def true(self) -> None:
-        self.run('true')
-
-    def print_one(self) -> None:
-        check(self.run('python3', '-c', 'print(1)'), b'1\n')
-
-    def output(self) -> None:
-        check(len(self.run('python3', '-c', OUTPUT_CODE)), OUTPUT_BYTES)
-
-
-class Bubblewrap(Way):
-    """The least that bubblewrap must be asked to run this machine's programs in namespaces of their own, each time anew."""
-
-    def __init__(self, program: str) -> None:
-        self.argv = [program, '--unshare-all', '--die-with-parent', '--ro-bind', '/usr', '/usr']
-        for name in ('bin', 'sbin', 'lib', 'lib64'):
-            if os.path.islink(f'/{name}'):
-                self.argv += ['--symlink', os.readlink(f'/{name}'), f'/{name}']
-            elif os.path.isdir(f'/{name}'):
-                self.argv += ['--ro-bind', f'/{name}', f'/{name}']
-        self.argv += ['--proc', '/proc', '--dev', '/dev', '--tmpfs', '/tmp']
+    argv: list[str]
 
     def run(self, *argv: str) -> bytes:
         return subprocess.run([*self.argv, *argv], capture_output=True, check=True).stdout
@@ -217,6 +193,44 @@ class Bubblewrap(Way):
 
     def output(self) -> None:
         check(len(self.run('python3', '-c', OUTPUT_CODE)), OUTPUT_BYTES)
+
+
+class Run(Anew):
+    """The command ``docker run``: a container for each program."""
+
+    argv = ['docker', 'run', '--rm', '--label', 'enclave.bench=1', IMAGE]
+
+
+class Bubblewrap(Anew):
+    """The least that bubblewrap must be asked to run this machine's programs in namespaces of their own, each time anew."""
+
+    def __init__(self, program: str) -> None:
+        self.argv = [program, '--unshare-all', '--die-with-parent', '--ro-bind', '/usr', '/usr']
+        for name in ('bin', 'sbin', 'lib', 'lib64'):
+            if os.path.islink(f'/{name}'):
+                self.argv += ['--symlink', os.readlink(f'/{name}'), f'/{name}']
+            elif os.path.isdir(f'/{name}'):
+                self.argv += ['--ro-bind', f'/{name}', f'/{name}']
+        self.argv += ['--proc', '/proc', '--dev', '/dev', '--tmpfs', '/tmp']
+
+
+def run_cell(client: Any, code: str) -> str:
+    """Run a cell by a blocking client of jupyter_client, and return what it printed and its value."""
+    request, text = client.execute(code, allow_stdin=False), []
+    while True:
+        message = client.get_iopub_msg(timeout=120)
+        if message['parent_header'].get('msg_id') != request:
+            continue
+        kind, content = message['msg_type'], message['content']
+        if kind == 'stream':
+            text.append(content['text'])
+        elif kind == 'execute_result':
+            text.append(content['data']['text/plain'])
+        elif kind == 'status' and content['execution_state'] == 'idle':
+            break
+    while client.get_shell_msg(timeout=120)['parent_header'].get('msg_id') != request:
+        pass
+    return ''.join(text)
 
 
 class Kernel(Way):
@@ -241,21 +255,7 @@ class Kernel(Way):
         self.manager.shutdown_kernel(now=True)
 
     def execute(self, code: str) -> str:
-        request, text = self.client.execute(code, allow_stdin=False), []
-        while True:
-            message = self.client.get_iopub_msg(timeout=60)
-            if message['parent_header'].get('msg_id') != request:
-                continue
-            kind, content = message['msg_type'], message['content']
-            if kind == 'stream':
-                text.append(content['text'])
-            elif kind == 'execute_result':
-                text.append(content['data']['text/plain'])
-            elif kind == 'status' and content['execution_state'] == 'idle':
-                break
-        while self.client.get_shell_msg(timeout=60)['parent_header'].get('msg_id') != request:
-            pass
-        return ''.join(text)
+        return run_cell(self.client, code)
 
     def cell(self) -> None:
         check(self.execute('1+1'), '2')

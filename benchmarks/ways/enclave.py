@@ -17,7 +17,22 @@ create_server(policy={'max_output_bytes': 1 << 28, 'max_output_memory': 1 << 30}
 """
 
 
-class Local(Way):
+class Made(Way):
+    """A sandbox of the factory."""
+
+    kind: str
+    options: dict[str, Any]
+    box: Any = None
+
+    def start(self) -> None:
+        self.box = enclave.SandboxFactory.create_sandbox(self.kind, self.options)
+        self.box.start()
+
+    def stop(self) -> None:
+        self.box.stop()
+
+
+class Local(Made):
     """Sandboxes made by the library itself, with the options users have by default."""
 
     def __init__(self, kind: str, **options: str) -> None:
@@ -27,14 +42,6 @@ class Local(Way):
             'max_output_bytes': OUTPUT_BYTES,  # the default keeps one MiB of an output; the others keep all
             **{name: json.loads(value) for name, value in options.items()},
         }
-        self.box: Any = None
-
-    def start(self) -> None:
-        self.box = enclave.SandboxFactory.create_sandbox(self.kind, self.options)
-        self.box.start()
-
-    def stop(self) -> None:
-        self.box.stop()
 
     def tool(self, name: str, **arguments: Any) -> Any:
         return self.box.execute_tool(name, arguments)
@@ -80,7 +87,7 @@ class Numpy(Preloaded):
         check(self.tool('python_executor', code='import numpy; print(numpy.arange(2).sum())').output, '1\n')
 
 
-class Notebook(Way):
+class Notebook(Made):
     """Cells of a notebook sandbox."""
 
     def __init__(self, kind: str, **options: str) -> None:
@@ -90,14 +97,6 @@ class Notebook(Way):
             'timeout': 120,
             **{name: json.loads(value) for name, value in options.items()},
         }
-        self.box: Any = None
-
-    def start(self) -> None:
-        self.box = enclave.SandboxFactory.create_sandbox(self.kind, self.options)
-        self.box.start()
-
-    def stop(self) -> None:
-        self.box.stop()
 
     def cell(self) -> None:
         check(str(self.box.execute_tool('notebook_executor', {'code': '1+1'}).output).strip(), '2')

@@ -28,7 +28,6 @@ from enclave.errors import CallCancelledError, EnclaveError, UnsupportedError
 _PIECE_BYTES = 1 << 18
 _KILL, _RESIZE, _END = b'k', b'w', b'q'
 _ENDINGS = [number for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if (number := getattr(signal, name, None)) is not None]
-ESCAPE_HELP = 'Enter ~ . leaves at once'
 
 
 def relay(process: Any, *, with_stdin: bool, on_terminal: bool = False, quiet: bool = False) -> Any:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from enclave.config import as_dict, as_tuple
 from enclave.errors import ConflictError, InvalidArgumentError, NotRegisteredError
@@ -807,8 +807,3 @@ def list_languages() -> list[Language]:
     """Return all languages, ours in the order of the table, then those that were registered."""
     with _lock:
         return list(_languages.values())
-
-
-def evolve_language(name: str, **changes: Any) -> Language:
-    """Return an entry with other values; it is not registered by that."""
-    return evolve(get_language(name), **changes)

@@ -35,8 +35,6 @@ API_KEY_HEADER = 'X-API-Key'
 IDEMPOTENCY_HEADER = 'Idempotency-Key'
 """Under the same key the same request is done once; repeats get the first one's answer. 1 to 128 of ``A-Za-z0-9._-``."""
 REPLAYED_HEADER = 'Idempotent-Replayed'
-SIZE_HEADER = 'X-Content-Size'
-"""With a file that is sent in pieces: how many bytes it will be, where that is known."""
 
 API_KEY_ENVIRONMENT = 'ENCLAVE_API_KEY'
 KEEP_ALIVE_SECONDS = 10.0

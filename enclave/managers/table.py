@@ -455,7 +455,7 @@ class SandboxTable:
     def _note_pause(self, record: Record, is_paused: bool) -> None:
         """Let the lifetime of a sandbox stand still from its pause on, and continue at its resumption.
 
-        A lease goes on: somebody else waits for its end.
+        A lease continues: somebody else waits for its end.
         """
         with self._lock:
             if record.is_paused is is_paused:

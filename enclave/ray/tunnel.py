@@ -22,6 +22,7 @@ from enclave.errors import EnclaveError, OperationTimeoutError, SandboxGoneError
 from enclave.managers.base import SandboxManager
 from enclave.managers.protocol import ErrorResponse, error_response, rebuild_error
 from enclave.records import Model
+from enclave.sandboxes.connection import carry
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ GREETING_SECONDS = 20.0
 MOST_GREETINGS = 256
 """How many connections may be without the key at once; further ones are closed."""
 REST_SECONDS = 0.2
-PIECE_BYTES = 64 << 10
 _BACKLOG = 256
 
 
@@ -141,27 +141,7 @@ class TunnelServer:
             return
         with inside:
             _send(client, TunnelResponse())
-            up = threading.Thread(target=self._pump_up, args=(client, inside), name='enclave-tunnel-up', daemon=True)
-            up.start()
-            try:
-                while data := inside.recv(PIECE_BYTES):
-                    client.sendall(data)
-                with contextlib.suppress(OSError):
-                    client.shutdown(socket.SHUT_WR)
-                up.join()
-            finally:
-                with contextlib.suppress(OSError):
-                    client.shutdown(socket.SHUT_RDWR)
-                up.join()
-
-    @staticmethod
-    def _pump_up(client: socket.socket, inside: Any) -> None:
-        try:
-            while data := client.recv(PIECE_BYTES):
-                inside.sendall(data)
-            inside.shutdown_write()
-        except (EnclaveError, OSError):
-            inside.close()
+            carry(client, inside, name='enclave-tunnel-up')
 
     def close(self) -> None:
         """Stop listening and close every connection. May be called twice."""

@@ -810,7 +810,7 @@ class KernelNotices:
             if frame is None:
                 break
             *lines, rest = (self._rest + frame[1]).split(b'\n')
-            self._rest = rest[:CHUNK]  # no line of ours is longer
+            self._rest = rest[:CHUNK]  # no line that the agent sends is longer
             for line in lines:
                 try:
                     value = json.loads(line)

@@ -78,6 +78,37 @@ class Connection:
         self.close()
 
 
+def carry(local: socket.socket, remote: Connection, *, name: str) -> None:
+    """Carry bytes both ways until both halves are closed; ``local`` stays the caller's to close.
+
+    What comes from ``remote`` on this thread, the other way on one more, called ``name``, which ends with this call.
+
+    Raises:
+        EnclaveError, OSError: A side broke.
+    """
+    up = threading.Thread(target=_carry_up, args=(local, remote), name=name, daemon=True)
+    up.start()
+    try:
+        while data := remote.recv():
+            local.sendall(data)
+        with contextlib.suppress(OSError):
+            local.shutdown(socket.SHUT_WR)
+        up.join()
+    finally:
+        with contextlib.suppress(OSError):
+            local.shutdown(socket.SHUT_RDWR)
+        up.join()
+
+
+def _carry_up(local: socket.socket, remote: Connection) -> None:
+    try:
+        while data := local.recv(65536):
+            remote.sendall(data)
+        remote.shutdown_write()
+    except (EnclaveError, OSError, OperationTimeoutError):
+        remote.close()
+
+
 class PortForward:
     """A listening port on this machine whose connections go to a port in a sandbox. Lives until `close`.
 
@@ -127,20 +158,7 @@ class PortForward:
                     self._open[local] = remote
                     if self._closed:
                         return
-                up = threading.Thread(
-                    target=self._pump_up, args=(local, remote), name=f'enclave-forward-{self._name}', daemon=True
-                )
-                up.start()
-                try:
-                    while data := remote.recv():
-                        local.sendall(data)
-                    with contextlib.suppress(OSError):
-                        local.shutdown(socket.SHUT_WR)
-                    up.join()
-                finally:
-                    with contextlib.suppress(OSError):
-                        local.shutdown(socket.SHUT_RDWR)
-                    up.join()
+                carry(local, remote, name=f'enclave-forward-{self._name}')
         except (EnclaveError, OSError) as error:
             logger.debug('a forwarded connection to port %s ended: %s', self._target[0], error)
         finally:
@@ -148,15 +166,6 @@ class PortForward:
             with self._lock:
                 self._open.pop(local, None)
                 self._threads.discard(threading.current_thread())
-
-    @staticmethod
-    def _pump_up(local: socket.socket, remote: Connection) -> None:
-        try:
-            while data := local.recv(65536):
-                remote.sendall(data)
-            remote.shutdown_write()
-        except (EnclaveError, OSError, OperationTimeoutError):
-            remote.close()
 
     @property
     def url(self) -> str:

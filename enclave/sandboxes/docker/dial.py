@@ -623,7 +623,7 @@ def upgrade(
     """POST ``path`` over a fresh connection and return the raw stream it turns into.
 
     Args:
-        on_refusal: Makes the exception to raise from the HTTP status and the engine's own words.
+        on_refusal: Makes the exception to raise from the HTTP status and the engine's message.
 
     Raises:
         OSError: The connection broke before the engine had answered.

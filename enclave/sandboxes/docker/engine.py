@@ -2,7 +2,7 @@
 
 Promises: one client per process, made at first use and again after a fork; the address chosen as the docker command line
 chooses it; ordinary calls bounded in time, streams not; a pool that neither blocks nor complains however many threads
-call; and every failure translated, beside the call, into an error of this library that carries the engine's own words.
+call; and every failure translated, beside the call, into an error of this library that carries the engine's message.
 
 docker-py's low-level client does the calls (it speaks through requests and urllib3, whose exceptions are met here and
 nowhere above); `enclave.sandboxes.docker.dial` does the connections that outlive a call.

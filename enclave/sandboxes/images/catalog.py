@@ -227,7 +227,7 @@ def pull_image(
     """Pull an image from its registry, as it is now, and return it. Without a tag it is ``latest``.
 
     Raises:
-        ImageNotFoundError: The registry does not answer or has no such image; carries the engine's own words.
+        ImageNotFoundError: The registry does not answer or has no such image; carries the engine's message.
         EngineUnavailableError: The engine does not answer.
     """
     layers: dict[str, tuple[int, int]] = {}
