@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -23,6 +25,7 @@ class Native(Way):
     def __init__(self, python: str = '/usr/bin/python3', code: str = 'print(1)') -> None:
         self.python, self.code = python, code
         self.folder = tempfile.mkdtemp(prefix='enclave-bench-')
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
 
     def true(self) -> None:
         subprocess.run(['sh', '-c', '--', 'true'], capture_output=True, check=True)
