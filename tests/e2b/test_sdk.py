@@ -94,7 +94,9 @@ def test_the_sdk_speaks_http_1_1_when_asked_to(server: SandboxServer) -> None:
 def test_the_program_of_the_document_runs(server: SandboxServer, tmp_path: Path) -> None:
     text = (ROOT / 'docs' / 'e2b.md').read_text()
     program = tmp_path / 'program.py'
-    program.write_text(next(each for each in text.split('```text\n')[1:] if 'Sandbox' in each).partition('```')[0])
+    code, _, rest = text.partition('```python\n')[2].partition('```')
+    program.write_text(code)
+    printed = rest.partition('```text\n')[2].partition('```')[0]
 
     done = subprocess.run(
         [interpreter('sdk'), str(program)],
@@ -105,4 +107,4 @@ def test_the_program_of_the_document_runs(server: SandboxServer, tmp_path: Path)
         check=False,
     )
 
-    assert done.stdout == '42\nLinux\n\n', done.stderr
+    assert done.stdout == printed == '42\nLinux\n', done.stderr
