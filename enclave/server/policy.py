@@ -309,7 +309,7 @@ class Policy(Model):
         return made
 
     def within_timeout(self, usual: float | None) -> float | None:
-        """Return the limit of time, in seconds, where none is asked for and ``usual`` is the one by itself; None and 0 are none."""
+        """Return the limit of time, in seconds, where none is asked for; ``usual`` is the one by itself, None and 0 are none."""
         if self.max_timeout is None:
             return usual
         return min(usual or self.max_timeout, self.max_timeout)
