@@ -128,8 +128,7 @@ def _beside(beside: Mapping[str, Any]) -> list[str]:
         '',
         '## Memory',
         '',
-        'What a sandbox takes that has been used and has done nothing for seven seconds; pages that processes share are divided'
-        ' among them.',
+        'What a sandbox takes that has been used and does nothing, shared pages divided among those that share them.',
     ]
     lines += ['', '| | MiB |', '| --- | ---: |']
     lines += [f'| {name} | {size / 2**20:.1f} |' for name, size in beside['memory'].items()]
