@@ -36,6 +36,7 @@ from enclave.managers.protocol import (
     IDEMPOTENCY_HEADER,
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
+    RECEIVED_HEADER,
     REPLAYED_HEADER,
     REQUEST_ID_HEADER,
     VERSION_HEADER,
@@ -317,6 +318,8 @@ class _Entry:
 
     def _once(self, route: Route, tenant: Any, key: str, arguments: dict[str, Any]) -> flask.Response:
         repeats = self._service.repeats
+        for received in flask.request.headers.get(RECEIVED_HEADER, '').split():
+            repeats.forget(tenant.name, received)
         entry, is_mine = repeats.begin(tenant.name, key, _fingerprint(route))
         context = self._context(route, tenant, entry.cancellation)
         gone = threading.Event()
