@@ -266,6 +266,8 @@ REST_SECONDS = 5.0  # after this time without anything new, what serves the next
 LEAVE_SECONDS = 0.25  # how long a free supervisor takes at most, usually, to end
 REAP_SECONDS = 0.25  # how often orphans are reaped while a fork of a template runs
 FAMILY_SECONDS = 0.02  # how long what a limited program left may take to end by itself
+TEMPLATE_SECONDS = 60.0  # how long making a template may take, where that does not count as the program's time
+MAKING_SECONDS = 0.05  # how often it is looked whether one is there
 MEMORY_SECONDS = 0.02  # how often the memory of a program with a limit of it is looked at
 TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
 PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
@@ -564,24 +566,24 @@ def read_delay(pid):
     return most / 1e9
 
 
-def measure_family(supervisor, main, memory_limit):
-    # type: (int, int, Optional[int]) -> Tuple[float, int, float]
-    """Return (processor seconds with those of the supervisor's ended children, bytes of memory, seconds of waiting for a
-    processor) of what a call has running."""
+def measure_family(supervisor, main, memory_limit, template=0):
+    # type: (int, int, Optional[int], int) -> Tuple[float, int, Dict[int, float]]
+    """Return (processor seconds with those of the supervisor's ended children, bytes of memory, {pid: seconds of waiting for a
+    processor}) of what a call has running, without the template that it is forked from."""
     look = Look()
-    family = look.below({supervisor}) if supervisor != MINE else look.below({main}) | {main}
+    family = look.below({supervisor}) - {template} if supervisor != MINE else look.below({main}) | {main}
     ticks = read_usage(supervisor)[2] if supervisor != MINE else 0
     sizes = {}  # type: Dict[int, int]
-    delay = 0.0
+    delays = {}  # type: Dict[int, float]
     for pid in family:
         own, sizes[pid], waited = read_usage(pid)
         ticks += own + waited
-        delay = max(delay, read_delay(pid))
+        delays[pid] = read_delay(pid)
     memory = sum(sizes.values())
     if memory_limit and memory > memory_limit and len(sizes) > 1:
         # What they share was counted once for each.
         memory = sum(min(size, read_proportional(pid) or size) for pid, size in sizes.items())
-    return ticks / float(TICKS), memory, delay
+    return ticks / float(TICKS), memory, delays
 
 
 class Look(object):
@@ -824,6 +826,8 @@ class Run(HostCall):
         self.oom_kills = 0
         self.limits = message.get('limits')  # type: Optional[Dict[str, Any]]
         self.base_ticks = 0
+        self.delay = 0.0
+        self.delays = {}  # type: Dict[int, float]
         self.usage = {}  # type: Dict[bytes, int]
         self.exceeded = ''
         self.script_dir = b''
@@ -954,6 +958,7 @@ class Run(HostCall):
         if self.limits is not None:
             if self.supervisor:
                 self.base_ticks = read_usage(self.supervisor.pid)[2]
+            self.delay, self.delays = 0.0, {}
             self.watch_limits(0.0, 0.0, 0.0)
         elif timeout:
             self.agent.set_deadline(self.number, float(timeout))
@@ -966,17 +971,27 @@ class Run(HostCall):
 
     def preload(self):
         # type: () -> Optional[List[Any]]
-        """Return what the template interpreter is that the program can be forked from: its command and its modules."""
+        """Return what the template interpreter is that the program can be forked from: its command, its modules, the script's
+        name where that is run by it alone, and whether its streams are unbuffered."""
         at = int((self.message.get('script') or {}).get('at', 0))
-        if self.message.get('preload') is None or self.limits is not None or not at or not hasattr(os, 'memfd_create'):
+        if self.message.get('preload') is None or not at or not hasattr(os, 'memfd_create'):
             return None
-        if self.message['script'].get('name') or self.message['script'].get('sourced'):
+        if self.message['script'].get('sourced'):
+            return None
+        own_name = str(self.message['script'].get('name') or '')
+        if own_name and (self.argv[at : at + 1] != [to_bytes(own_name)] or '/' in own_name):
             return None
         ours = {to_bytes(name, 'env') for name in self.message.get('path_first') or {}} | {b'PYTHONUNBUFFERED'}
         changed = [name for name, value in self.env.items() if PROCESS_ENV.get(name) != value]
         if any(name.startswith(START_PREFIXES) or name in START_VARIABLES for name in changed if name not in ours):
             return None
-        return [[to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]]
+        unbuffered = self.env.get(b'PYTHONUNBUFFERED')
+        return [
+            [to_text(word) for word in self.argv[:at]],
+            [str(name) for name in self.message['preload']],
+            own_name,
+            None if unbuffered is None else to_text(unbuffered),
+        ]
 
     def make_request(self, preload, template_dir):
         # type: (Optional[List[Any]], bytes) -> bytes
@@ -987,8 +1002,9 @@ class Run(HostCall):
         changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
         words = [to_text(word) for word in self.argv]
         places = [to_text(self.script_dir), to_text(template_dir)] if preload else None
+        memory = (self.limits or {}).get('memory') or 0
         request = write_json(
-            [words, changed, to_text(self.cwd), preload, places, self.cpus, self.limits is not None]
+            [words, changed, to_text(self.cwd), preload, places, self.cpus, self.limits is not None, memory]
         ).encode('ascii')
         return request if len(request) < REQUEST_BYTES else b''
 
@@ -1132,14 +1148,28 @@ class Run(HostCall):
         # type: () -> None
         """See whether the family has gone over a limit, and when to look again."""
         assert self.limits is not None
+        if not self.main and self.message.get('preload') is not None:
+            # A template is being made for it, which is no part of the program.
+            timeout = float(self.message.get('timeout') or 0)
+            if timeout and time.monotonic() - self.started_at > max(timeout, TEMPLATE_SECONDS):
+                return self.exceed('time', 'timed_out')
+            return self.agent.set_deadline(self.number, MAKING_SECONDS)
         memory = self.limits.get('memory')
-        cpu, rss, delay = measure_family(self.supervisor.pid if self.supervisor else MINE, self.main, memory)
+        cpu, rss, delays = measure_family(
+            self.supervisor.pid if self.supervisor else MINE,
+            self.main,
+            memory,
+            self.supervisor.template_pid if self.supervisor else 0,
+        )
         cpu = max(0.0, cpu - self.base_ticks / float(TICKS))
+        # What the most delayed one has waited since the last look: one that has ended since then waited for all.
+        self.delay += max([each - self.delays.get(pid, 0.0) for pid, each in delays.items()] + [0.0])
+        self.delays = delays
         if memory and rss > memory:
             return self.exceed('memory', '')
         if self.limits.get('cpu') and cpu >= self.limits['cpu']:
             return self.exceed('cpu', 'timed_out')
-        return self.watch_limits(time.monotonic() - self.started_at, cpu, delay)
+        return self.watch_limits(time.monotonic() - self.started_at, cpu, self.delay)
 
     def watch_limits(self, elapsed, cpu, delay):
         # type: (float, float, float) -> None
@@ -1497,6 +1527,8 @@ class Supervisor(object):
                 run.on_family_gone()
         elif what == b'T':
             self.template_pid = value
+            if self.run and self.run.limits is not None and not self.run.main:
+                self.run.started_at = time.monotonic()  # making it was no part of the program
             if value and self.run:
                 self.template_for, self.template_dir = self.run.preload(), self.run.template_dir
             else:
@@ -1737,11 +1769,13 @@ class Supervisor(object):
                 return 0
             self.reports.send(STATUS.pack(b'T', b' ', self.template.pid))
         template = self.template
+        if request[7] and 2 * read_usage(template.pid)[1] > request[7]:
+            return 0  # the program would begin with half of the memory that it may have at once
         changed = {to_bytes(name): to_bytes(value) for name, value in request[1].items()}
         order = [
             [to_bytes(word) for word in request[0][len(request[3][0]) + 1 :]],
             changed,
-            to_bytes(request[2]),
+            to_bytes(request[4][1] if request[3][2] else request[2]),
             request[5],
         ]
         # The fork waits until it is known here, or goes: a program must not run twice because its template died meanwhile.
@@ -1779,13 +1813,21 @@ class Supervisor(object):
         """Start an interpreter for the script and have it stop in its start; None if it cannot be had."""
         import _socket
 
-        command, modules = request[3]
+        command, modules, own_name, unbuffered = request[3]
         # There is nothing at this path yet: an interpreter that does not stop in its start must not run the program.
-        path = os.path.join(to_bytes(request[4][1]), os.path.basename(to_bytes(request[0][len(command)])))
+        folder = to_bytes(request[4][1])
+        path = os.path.join(folder, os.path.basename(to_bytes(request[0][len(command)])))
+        if own_name:  # it is looked for where the interpreter starts
+            path = to_bytes(own_name)
+            try:
+                os.mkdir(folder, 0o700)
+                os.chdir(folder)
+            except OSError:
+                return None
         argv = [to_bytes(word) for word in command] + [path]
         own = dict(PROCESS_ENV)
-        if env.get(b'PYTHONUNBUFFERED') is not None:
-            own[b'PYTHONUNBUFFERED'] = env[b'PYTHONUNBUFFERED']
+        if unbuffered is not None:
+            own[b'PYTHONUNBUFFERED'] = to_bytes(unbuffered)
         search = PROCESS_ENV.get(b'PYTHONPATH')
         own[b'PYTHONPATH'] = b'/proc/self/fd/%d' % TEMPLATE_ZIP + (b':' + search if search else b'')
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -1984,7 +2026,9 @@ def _prepare():
 
     run_file = api.PyRun_SimpleFileExFlags
     run_file.restype = note_end
-    run = _functools.partial(run_file, script, os.fsencode(sys.argv[0]), 1, ctypes.byref(flags))
+    whole = os.path.abspath(sys.argv[0])
+    given = whole if sys.version_info >= (3, 9) else sys.argv[0]  # what the interpreter calls the script
+    run = _functools.partial(run_file, script, os.fsencode(given), 1, ctypes.byref(flags))
     end = _functools.partial(api.Py_Exit, code)
 
     class End(object):
@@ -2037,7 +2081,7 @@ def _prepare():
             leave(code)
 
     def serve(path):
-        if path != sys.argv[0]:
+        if path != given:
             raise ImportError(path)
         try:
             stop()
@@ -2046,7 +2090,7 @@ def _prepare():
         raise ImportError(path)
 
     def stop():
-        path = sys.argv[0]
+        path = given
         hold(sys.path_hooks)
         sys.path_hooks = sys.path_hooks[:-3]
         load()
@@ -2065,18 +2109,18 @@ def _prepare():
             data, ancillary, _, _ = channel.recvmsg(1 << 17, space, _socket.MSG_CMSG_CLOEXEC)
             if not data:
                 os._exit(0)
-            given = struct.unpack('4i', ancillary[0][2])
-            stdio, go = given[:3], given[3]
+            passed = struct.unpack('4i', ancillary[0][2])
+            stdio, go = passed[:3], passed[3]
             try:
                 pid = os.fork()
             except OSError as error:
                 channel.send(record.pack(b'E', b'f', error.errno or 0))
-                for fd in set(given):
+                for fd in set(passed):
                     os.close(fd)
                 continue
             if pid == 0:
                 break
-            for fd in set(given):
+            for fd in set(passed):
                 os.close(fd)
             channel.send(record.pack(b'S', b' ', pid))
             # Reported before it is reaped: were this process killed in between, nobody could learn it any more.
@@ -2146,7 +2190,7 @@ def _prepare():
             api.Py_LeaveRecursiveCall()
             api.Py_LeaveRecursiveCall()
         if not getattr(sys.flags, 'safe_path', False):
-            sys.path.insert(0, os.path.dirname(path))
+            sys.path.insert(0, os.path.dirname(whole))
         sys.path_importer_cache[path] = None
         script.value = fopen(os.fsencode(path), b'rbe')
 
@@ -2264,6 +2308,8 @@ class Killer(object):
             return set()  # it has reported that all are gone, and may have the next call's below it by now
         if self.supervisor:
             found = look.below({self.supervisor.pid})
+            if run and run.is_forked:
+                found.discard(self.supervisor.template_pid)  # it serves the next call
         else:
             # A guest killed the supervisor, so its orphans came to us, and which call they belong to is lost. Take them all,
             # except what other calls certainly own.
@@ -2300,6 +2346,8 @@ class Killer(object):
             self.quiet_since = now
         if self.is_quiet() and self.supervisor:
             send_signal(self.supervisor.pid, signal.SIGCONT)  # a guest may have stopped it
+            if self.supervisor.template_pid:
+                send_signal(self.supervisor.template_pid, signal.SIGCONT)
         return grows
 
     def is_quiet(self):

@@ -30,6 +30,7 @@ class SandboxRunner:
         self._callbacks = {name: each for name, each in callbacks.items() if each is not None}
         self.id: str = getattr(sandbox, 'id', '')
         self._limited = getattr(sandbox, '_run_limited', None)
+        self.preload: tuple[str, ...] | None = getattr(sandbox, '_preloaded', None)
 
     @property
     def has_sources(self) -> bool:
@@ -47,6 +48,7 @@ class SandboxRunner:
         max_output_bytes: int | None = None,
         limits: Limits | None = None,
         source: tuple[str, bytes] | None = None,
+        preload: Sequence[str] | None = None,
     ) -> CommandResult:
         """Run a command to its end, under limits where the sandbox can keep them."""
         given = {'cwd': cwd, 'env': env, 'stdin': stdin, 'max_output_bytes': max_output_bytes}
@@ -54,6 +56,8 @@ class SandboxRunner:
         options.update(self._callbacks)
         result: CommandResult
         if self._limited is not None:
+            if source is not None and preload is not None:
+                options['preload'] = preload
             result = self._limited(command, timeout=timeout, limits=limits, source=source, **options)
         else:
             result = self._sandbox.execute_command(list(command), timeout, **options)

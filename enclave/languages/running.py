@@ -48,6 +48,8 @@ class Runner(Protocol):
     """What running a program asks of a sandbox."""
 
     id: str
+    preload: tuple[str, ...] | None
+    """What programs in Python find preloaded that do not say so themselves."""
 
     def run_step(
         self,
@@ -60,12 +62,15 @@ class Runner(Protocol):
         max_output_bytes: int | None = None,
         limits: Limits | None = None,
         source: tuple[str, bytes] | None = None,
+        preload: Sequence[str] | None = None,
     ) -> CommandResult:
         """Run a command to its end, under limits where the kind of sandbox has them.
 
         Args:
             source: (file name, content) of a file to be written into a new directory, which is then the working directory
                 and goes away with the call; only if `has_sources` is true.
+            preload: Modules of Python that an interpreter has imported before, of which the program, a ``source``, is then a
+                fork where it can be.
         """
 
     @property
@@ -108,6 +113,10 @@ def run_program(
     plan = language.plan(request.code, folder)
     if plan is None:
         return _unnamed(language)
+    if request.preload is not None and language.name != 'python':
+        raise InvalidArgumentError(
+            f'preload: {language.title} has no preloaded interpreters; leave it out, or choose language="python"'
+        )
     if plan.file in request.files:
         raise InvalidArgumentError(f'files: {plan.file!r} is where the program itself goes; choose another name')
     if runner.has_sources and _is_simple(plan, request):
@@ -259,11 +268,18 @@ def _run(
         max_output_bytes=request.max_output_bytes,
         limits=limits,
         source=None if folder is not None else (plan.file, as_bytes(request.code)),
+        preload=_preload(runner, language, request) if folder is None else None,
     )
     step = as_step(result, limits)
     if not step.success and not plan.compile:
         _check_toolchain(runner, language, step)
     return step
+
+
+def _preload(runner: Runner, language: Language, request: CodeRequest) -> tuple[str, ...] | None:
+    if request.preload is not None or language.name != 'python':
+        return request.preload
+    return runner.preload
 
 
 def _check_toolchain(runner: Runner, language: Language, step: StepResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 
 from enclave.sandboxes.agent_operations import AgentOperations
-from enclave.verb_requests import RunCommand, Script
+from enclave.verb_requests import Limits, RunCommand, Script
 from tests.agent.conftest import AgentProcess
 from tests.support.equal_programs import PROGRAMS
 
 BASE_PYTHON = getattr(sys, '_base_executable', sys.executable)
+ALL = 'ENCLAVE_ALL_PROGRAMS' in os.environ
+"""Whether each program runs under limits too, not every sixth."""
 ARGS = ('a b', 'c')
 STDIN = b'first line\nsecond'
 
@@ -38,6 +41,25 @@ def run(agent: AgentProcess, source: str, preload: tuple[str, ...] | None = (), 
         env=env,
         script=Script(source=source.encode('utf-8', 'surrogatepass'), suffix='.py', at=1, preload=preload),
         path_first={'PYTHONPATH': options.pop('cwd', str(agent.process.args and cwd_of(agent)))},
+        **options,
+    )
+    return AgentOperations(agent.channel).run(request)
+
+
+def run_program(agent: AgentProcess, source: str, preload: tuple[str, ...] | None = (), **options: Any) -> Any:
+    """Run a program as `run_code` does: by its name, in a directory of its own, measured and under limits."""
+    limits = Limits(
+        cpu_seconds=options.pop('cpu_seconds', None),
+        memory_bytes=options.pop('memory_bytes', None),
+        output_bytes=64 << 20,
+        patience=9.0,
+    )
+    request = RunCommand(
+        command=(options.pop('python', sys.executable), 'main.py', *options.pop('args', ())),
+        timeout=options.pop('timeout', 60.0),
+        max_output_bytes=4 << 20,
+        script=Script(name='main.py', source=source.encode('utf-8', 'surrogatepass'), at=1, preload=preload),
+        limits=limits,
         **options,
     )
     return AgentOperations(agent.channel).run(request)
@@ -65,6 +87,55 @@ def test_a_fork_does_what_an_interpreter_of_its_own_does(agent: AgentProcess, na
     assert masked(forked.stdout) == masked(alone.stdout)
     assert masked(forked.stderr) == masked(alone.stderr)
     assert (forked.exit_code, forked.signal, forked.status) == (alone.exit_code, alone.signal, alone.status)
+
+
+@pytest.mark.parametrize('name', sorted(PROGRAMS) if ALL else sorted(PROGRAMS)[::6])
+def test_a_fork_under_limits_does_what_an_interpreter_of_its_own_does(agent: AgentProcess, name: str) -> None:
+    source = PROGRAMS[name]
+    stdin = STDIN if 'stdin' in source or 'input(' in source else None
+    alone = run_program(agent, source, None, args=ARGS, stdin=stdin)
+    forked = run_program(agent, source, (), args=ARGS, stdin=stdin)
+
+    assert masked(forked.stdout) == masked(alone.stdout)
+    assert masked(forked.stderr) == masked(alone.stderr)
+    assert (forked.exit_code, forked.signal, forked.status) == (alone.exit_code, alone.signal, alone.status)
+    assert forked.exceeded == alone.exceeded
+
+
+def test_programs_under_limits_are_forks_that_keep_them(agent: AgentProcess) -> None:
+    parents = {run_program(agent, 'import os; print(os.getppid())').stdout for _ in range(10)}
+    hog = run_program(agent, 'held = bytearray(400 << 20)\nprint(len(held))', memory_bytes=200 << 20)
+    spinner = run_program(agent, 'while True: pass', cpu_seconds=0.2)
+    sleeper = run_program(agent, 'import time; time.sleep(600)', timeout=1.0)
+    leaver = run_program(agent, 'import os, time\nif os.fork() == 0: time.sleep(600)\nprint(os.getppid())')
+    modest = run_program(agent, 'print("small")', memory_bytes=200 << 20)
+
+    assert len(parents) < 10  # a call may come before the one before it is cleaned away
+    assert (hog.exceeded, hog.stdout) == ('memory', '')
+    assert (spinner.exceeded, spinner.timed_out) == ('cpu', True)
+    assert 0.2 <= spinner.cpu_time < 20.0
+    assert (sleeper.exceeded, sleeper.timed_out) == ('time', True)
+    assert (leaver.status, leaver.exit_code) == ('success', 0)
+    assert (modest.stdout, modest.exceeded) == ('small\n', None)
+    assert 1 << 20 < modest.peak_memory_bytes < 200 << 20
+
+
+def test_making_a_template_is_no_time_of_a_program(agent: AgentProcess, tmp_path: Path) -> None:
+    slow = tmp_path / 'slow-python'
+    slow.write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+
+    first = run_program(agent, 'print("ran")', python=str(slow), timeout=1.0)
+
+    assert (first.stdout, first.exceeded) == ('ran\n', None)
+
+
+def test_a_program_whose_limit_the_template_would_half_fill_has_an_interpreter_of_its_own(agent: AgentProcess) -> None:
+    source = 'import sys; print("decimal" in sys.modules)'
+    run_program(agent, source, ('decimal',))
+
+    assert run_program(agent, source, ('decimal',), memory_bytes=1 << 30).stdout == 'True\n'
+    assert run_program(agent, source, ('decimal',), memory_bytes=14 << 20).stdout in ('False\n', '')
 
 
 def template_of(agent: AgentProcess) -> str:
