@@ -566,12 +566,13 @@ def read_delay(pid):
     return most / 1e9
 
 
-def measure_family(supervisor, main, memory_limit, template=0):
+def measure_family(supervisor, main, memory_limit, template):
     # type: (int, int, Optional[int], int) -> Tuple[float, int, Dict[int, float]]
     """Return (processor seconds with those of the supervisor's ended children, bytes of memory, {pid: seconds of waiting for a
-    processor}) of what a call has running, without the template that it is forked from."""
+    processor}) of what a call has running. The template interpreter is not part of it."""
     look = Look()
-    family = look.below({supervisor}) - {template} if supervisor != MINE else look.below({main}) | {main}
+    family = look.below({supervisor}) if supervisor != MINE else look.below({main}) | {main}
+    family.discard(template)
     ticks = read_usage(supervisor)[2] if supervisor != MINE else 0
     sizes = {}  # type: Dict[int, int]
     delays = {}  # type: Dict[int, float]
@@ -971,33 +972,28 @@ class Run(HostCall):
 
     def preload(self):
         # type: () -> Optional[List[Any]]
-        """Return what the template interpreter is that the program can be forked from: its command, its modules, the script's
-        name where that is run by it alone, and whether its streams are unbuffered."""
-        at = int((self.message.get('script') or {}).get('at', 0))
+        """Return what the template interpreter is that the program can be forked from: its command, its modules, the name and
+        the suffix of the scripts, and whether its streams are unbuffered."""
+        script = self.message.get('script') or {}
+        at = int(script.get('at', 0))
         if self.message.get('preload') is None or not at or not hasattr(os, 'memfd_create'):
             return None
-        if self.message['script'].get('sourced'):
-            return None
-        own_name = str(self.message['script'].get('name') or '')
-        if own_name and (self.argv[at : at + 1] != [to_bytes(own_name)] or '/' in own_name):
+        if script.get('sourced'):
             return None
         ours = {to_bytes(name, 'env') for name in self.message.get('path_first') or {}} | {b'PYTHONUNBUFFERED'}
         changed = [name for name, value in self.env.items() if PROCESS_ENV.get(name) != value]
         if any(name.startswith(START_PREFIXES) or name in START_VARIABLES for name in changed if name not in ours):
             return None
+        words, modules = [to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]
         unbuffered = self.env.get(b'PYTHONUNBUFFERED')
-        return [
-            [to_text(word) for word in self.argv[:at]],
-            [str(name) for name in self.message['preload']],
-            own_name,
-            None if unbuffered is None else to_text(unbuffered),
-        ]
+        is_unbuffered = None if unbuffered is None else to_text(unbuffered)
+        return [words, modules, str(script.get('name') or ''), str(script.get('suffix') or ''), is_unbuffered]
 
     def make_request(self, preload, template_dir):
         # type: (Optional[List[Any]], bytes) -> bytes
         """Return the call as a free supervisor needs it, or nothing when it is too large.
 
-        With ``preload`` its script is run from ``template_dir``, if it is forked from a template.
+        With ``preload`` its script is run from ``template_dir``, if it is forked from a template; a script with a name by that.
         """
         changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
         words = [to_text(word) for word in self.argv]
@@ -1155,12 +1151,10 @@ class Run(HostCall):
                 return self.exceed('time', 'timed_out')
             return self.agent.set_deadline(self.number, MAKING_SECONDS)
         memory = self.limits.get('memory')
-        cpu, rss, delays = measure_family(
-            self.supervisor.pid if self.supervisor else MINE,
-            self.main,
-            memory,
-            self.supervisor.template_pid if self.supervisor else 0,
-        )
+        supervisor, template = MINE, 0
+        if self.supervisor:
+            supervisor, template = self.supervisor.pid, self.supervisor.template_pid
+        cpu, rss, delays = measure_family(supervisor, self.main, memory, template)
         cpu = max(0.0, cpu - self.base_ticks / float(TICKS))
         # What the most delayed one has waited since the last look: one that has ended since then waited for all.
         self.delay += max([each - self.delays.get(pid, 0.0) for pid, each in delays.items()] + [0.0])
@@ -1777,6 +1771,7 @@ class Supervisor(object):
             changed,
             to_bytes(request[4][1] if request[3][2] else request[2]),
             request[5],
+            to_bytes(request[3][2]),
         ]
         # The fork waits until it is known here, or goes: a program must not run twice because its template died meanwhile.
         go, let_go = os.pipe()
@@ -1813,17 +1808,9 @@ class Supervisor(object):
         """Start an interpreter for the script and have it stop in its start; None if it cannot be had."""
         import _socket
 
-        command, modules, own_name, unbuffered = request[3]
+        command, modules, own_name, _, unbuffered = request[3]
         # There is nothing at this path yet: an interpreter that does not stop in its start must not run the program.
-        folder = to_bytes(request[4][1])
-        path = os.path.join(folder, os.path.basename(to_bytes(request[0][len(command)])))
-        if own_name:  # it is looked for where the interpreter starts
-            path = to_bytes(own_name)
-            try:
-                os.mkdir(folder, 0o700)
-                os.chdir(folder)
-            except OSError:
-                return None
+        path = os.path.join(to_bytes(request[4][1]), os.path.basename(to_bytes(request[0][len(command)])))
         argv = [to_bytes(word) for word in command] + [path]
         own = dict(PROCESS_ENV)
         if unbuffered is not None:
@@ -1862,7 +1849,7 @@ class Supervisor(object):
                 os.close(fd)
         template = Template(pid, ours, request[3], request[4][1])
         try:
-            ours.send(marshal.dumps([[to_bytes(name) for name in modules]], 2))
+            ours.send(marshal.dumps([[to_bytes(name) for name in modules], bool(own_name)], 2))
             while True:
                 data = ours.recv(STATUS.size)
                 if len(data) != STATUS.size:
@@ -1962,7 +1949,9 @@ def _prepare():
     for name in set(sys.modules) - known:
         del sys.modules[name]
     os.close(4)
-    (names,) = marshal.loads(channel.recv(1 << 16))
+    names, is_named = marshal.loads(channel.recv(1 << 16))
+    if is_named and sys.version_info < (3, 9):
+        os._exit(0)  # a script that is given without its directory is then called so, too
 
     # The site's own, which this one stands before.
     own = sys.modules.pop('sitecustomize')
@@ -2026,9 +2015,7 @@ def _prepare():
 
     run_file = api.PyRun_SimpleFileExFlags
     run_file.restype = note_end
-    whole = os.path.abspath(sys.argv[0])
-    given = whole if sys.version_info >= (3, 9) else sys.argv[0]  # what the interpreter calls the script
-    run = _functools.partial(run_file, script, os.fsencode(given), 1, ctypes.byref(flags))
+    run = _functools.partial(run_file, script, os.fsencode(sys.argv[0]), 1, ctypes.byref(flags))
     end = _functools.partial(api.Py_Exit, code)
 
     class End(object):
@@ -2081,7 +2068,7 @@ def _prepare():
             leave(code)
 
     def serve(path):
-        if path != given:
+        if path != sys.argv[0]:
             raise ImportError(path)
         try:
             stop()
@@ -2090,7 +2077,7 @@ def _prepare():
         raise ImportError(path)
 
     def stop():
-        path = given
+        path = sys.argv[0]
         hold(sys.path_hooks)
         sys.path_hooks = sys.path_hooks[:-3]
         load()
@@ -2109,18 +2096,18 @@ def _prepare():
             data, ancillary, _, _ = channel.recvmsg(1 << 17, space, _socket.MSG_CMSG_CLOEXEC)
             if not data:
                 os._exit(0)
-            passed = struct.unpack('4i', ancillary[0][2])
-            stdio, go = passed[:3], passed[3]
+            given = struct.unpack('4i', ancillary[0][2])
+            stdio, go = given[:3], given[3]
             try:
                 pid = os.fork()
             except OSError as error:
                 channel.send(record.pack(b'E', b'f', error.errno or 0))
-                for fd in set(passed):
+                for fd in set(given):
                     os.close(fd)
                 continue
             if pid == 0:
                 break
-            for fd in set(passed):
+            for fd in set(given):
                 os.close(fd)
             channel.send(record.pack(b'S', b' ', pid))
             # Reported before it is reaped: were this process killed in between, nobody could learn it any more.
@@ -2137,7 +2124,7 @@ def _prepare():
         if os.read(go, 1) != b'g':
             os._exit(1)
         os.close(go)
-        args, changed, cwd, cpus = marshal.loads(data)
+        args, changed, cwd, cpus, own_name = marshal.loads(data)
         prctl(4, 1, 0, 0, 0)
         os.setsid()
         for number, fd in enumerate(stdio):
@@ -2163,6 +2150,10 @@ def _prepare():
         first = [each for each in os.environ.get('PYTHONPATH', '').split(':') if each]
         sys.path[:0] = [each for each in first if each not in sys.path]
         args = [os.fsdecode(each) for each in args]
+        if own_name:
+            sys.argv[0] = os.fsdecode(own_name)
+            if hasattr(sys, 'orig_argv'):
+                sys.orig_argv[-1] = sys.argv[0]
         sys.argv.extend(args)
         if hasattr(sys, 'orig_argv'):
             sys.orig_argv.extend(args)
@@ -2190,7 +2181,7 @@ def _prepare():
             api.Py_LeaveRecursiveCall()
             api.Py_LeaveRecursiveCall()
         if not getattr(sys.flags, 'safe_path', False):
-            sys.path.insert(0, os.path.dirname(whole))
+            sys.path.insert(0, os.path.dirname(path))
         sys.path_importer_cache[path] = None
         script.value = fopen(os.fsencode(path), b'rbe')
 
@@ -2308,8 +2299,8 @@ class Killer(object):
             return set()  # it has reported that all are gone, and may have the next call's below it by now
         if self.supervisor:
             found = look.below({self.supervisor.pid})
-            if run and run.is_forked:
-                found.discard(self.supervisor.template_pid)  # it serves the next call
+            if run and run.is_forked and run.main:
+                found.discard(self.supervisor.template_pid)  # it says how its fork ended
         else:
             # A guest killed the supervisor, so its orphans came to us, and which call they belong to is lost. Take them all,
             # except what other calls certainly own.
@@ -2345,9 +2336,9 @@ class Killer(object):
         if self.quiet_looks == 2:
             self.quiet_since = now
         if self.is_quiet() and self.supervisor:
-            send_signal(self.supervisor.pid, signal.SIGCONT)  # a guest may have stopped it
-            if self.supervisor.template_pid:
-                send_signal(self.supervisor.template_pid, signal.SIGCONT)
+            for pid in (self.supervisor.pid, self.supervisor.template_pid):  # a guest may have stopped them
+                if pid:
+                    send_signal(pid, signal.SIGCONT)
         return grows
 
     def is_quiet(self):

@@ -56,9 +56,7 @@ class SandboxRunner:
         options.update(self._callbacks)
         result: CommandResult
         if self._limited is not None:
-            if source is not None and preload is not None:
-                options['preload'] = preload
-            result = self._limited(command, timeout=timeout, limits=limits, source=source, **options)
+            result = self._limited(command, timeout=timeout, limits=limits, source=source, preload=preload, **options)
         else:
             result = self._sandbox.execute_command(list(command), timeout, **options)
         return result

@@ -69,8 +69,8 @@ class Runner(Protocol):
         Args:
             source: (file name, content) of a file to be written into a new directory, which is then the working directory
                 and goes away with the call; only if `has_sources` is true.
-            preload: Modules of Python that an interpreter has imported before, of which the program, a ``source``, is then a
-                fork where it can be.
+            preload: The second word of the command is the file of ``source``, for an interpreter of Python: the program may be a
+                fork of one that has started, and imported these modules, already.
         """
 
     @property
@@ -94,13 +94,19 @@ class Runner(Protocol):
 
 
 def run_program(
-    runner: Runner, request: CodeRequest, language: Language | None = None, *, patience: float = PATIENCE
+    runner: Runner,
+    request: CodeRequest,
+    language: Language | None = None,
+    *,
+    patience: float = PATIENCE,
+    is_of_batch: bool = False,
 ) -> CodeResult:
     """Compile and run a program in a sandbox, and return what became of it.
 
     Args:
         language: An entry to be used in the place of the table's.
         patience: How many times its time limits a program may wait for a processor beyond them.
+        is_of_batch: It is one of many: it need not have an interpreter of its own start, where a fork of one does the same.
 
     Raises:
         NotRegisteredError: There is no such language.
@@ -113,14 +119,15 @@ def run_program(
     plan = language.plan(request.code, folder)
     if plan is None:
         return _unnamed(language)
-    if request.preload is not None and language.name != 'python':
+    if request.preload is not None and not language.is_forkable:
         raise InvalidArgumentError(
             f'preload: {language.title} has no preloaded interpreters; leave it out, or choose language="python"'
         )
     if plan.file in request.files:
         raise InvalidArgumentError(f'files: {plan.file!r} is where the program itself goes; choose another name')
     if runner.has_sources and _is_simple(plan, request):
-        run = _run(runner, language, plan, request, None, patience)
+        preload = _preload(runner, request, is_of_batch=is_of_batch) if language.is_forkable else None
+        run = _run(runner, language, plan, request, None, patience, preload=preload)
         return CodeResult(language=language.name, run=run, verdict=judge(None, run, request))
     try:
         _write_files(runner, folder, plan, request)
@@ -251,7 +258,14 @@ def _compile(
 
 
 def _run(
-    runner: Runner, language: Language, plan: Plan, request: CodeRequest, folder: str | None, patience: float
+    runner: Runner,
+    language: Language,
+    plan: Plan,
+    request: CodeRequest,
+    folder: str | None,
+    patience: float,
+    *,
+    preload: tuple[str, ...] | None = None,
 ) -> StepResult:
     limits = Limits(
         cpu_seconds=request.cpu_time_limit,
@@ -268,7 +282,7 @@ def _run(
         max_output_bytes=request.max_output_bytes,
         limits=limits,
         source=None if folder is not None else (plan.file, as_bytes(request.code)),
-        preload=_preload(runner, language, request) if folder is None else None,
+        preload=preload,
     )
     step = as_step(result, limits)
     if not step.success and not plan.compile:
@@ -276,10 +290,10 @@ def _run(
     return step
 
 
-def _preload(runner: Runner, language: Language, request: CodeRequest) -> tuple[str, ...] | None:
-    if request.preload is not None or language.name != 'python':
+def _preload(runner: Runner, request: CodeRequest, *, is_of_batch: bool) -> tuple[str, ...] | None:
+    if request.preload is not None:
         return request.preload
-    return runner.preload
+    return () if runner.preload is None and is_of_batch else runner.preload
 
 
 def _check_toolchain(runner: Runner, language: Language, step: StepResult) -> None:

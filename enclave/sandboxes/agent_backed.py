@@ -222,9 +222,7 @@ class AgentBackedSandbox(FullSandbox):
         """Run a command under limits; see `enclave.languages.running.Runner.run_step`."""
         script = None
         if source is not None:
-            name, text = source
-            at = list(command).index(name) if preload is not None and name in command else 0
-            script = Script(name=name, source=text, at=at, preload=preload if at else None)
+            script = Script(name=source[0], source=source[1], at=0 if preload is None else 1, preload=preload)
         request = RunCommand(command=command, script=script, limits=limits, **options)
         if limits is not None and limits.cpu_seconds is not None and not self._measures:
             # Nobody measures it: the kernel at least ends each of its processes that uses so much.

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from attrs import define, field, frozen
 
 from enclave.cancellation import Cancellation
-from enclave.errors import ConflictError
+from enclave.errors import ConflictError, InvalidArgumentError
+from enclave.quoting import quoted
 
 KEEP_SECONDS = 600.0
 KEEP_BYTES = 64 << 20
@@ -28,6 +29,19 @@ RETURN_SECONDS = 1.0
 EARLY_SECONDS = 30.0
 """How long it is remembered that work was cancelled which has not come: a request may be overtaken by what cancels it."""
 EARLY_COUNT = 1000
+MAX_KEY_CHARACTERS = 256
+
+
+def check_key(key: str) -> None:
+    """Check a key under which something is remembered: it is kept as it is, however it came.
+
+    Raises:
+        InvalidArgumentError: It is empty or too long.
+    """
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+        raise InvalidArgumentError(
+            f'a key of repeats must be 1 to {MAX_KEY_CHARACTERS} characters, not {quoted(key, 40)}'
+        )
 
 
 @frozen
@@ -119,7 +133,9 @@ class Repeats:
 
         Raises:
             ConflictError: The key was used for another request.
+            InvalidArgumentError: The key is too long to be kept.
         """
+        check_key(key)
         with self._lock:
             records = self._records_locked(tenant)
             ended = records.ended.get(key)
@@ -170,7 +186,12 @@ class Repeats:
             entry.cancellation.cancel()
 
     def cancel(self, tenant: str, key: str) -> bool:
-        """Cancel the work under a key, also if it has not come yet; return whether any continues."""
+        """Cancel the work under a key, also if it has not come yet; return whether any continues.
+
+        Raises:
+            InvalidArgumentError: No work can have such a key.
+        """
+        check_key(key)
         with self._lock:
             records = self._records_locked(tenant)
             entry = records.entries.get(key)

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
+from enclave.languages.values import Limits, StepResult
 from enclave.sandboxes.agent_operations import AgentOperations
-from enclave.verb_requests import Limits, RunCommand, Script
+from enclave.verb_requests import RunCommand, Script
 from tests.agent.conftest import AgentProcess
 from tests.support.equal_programs import PROGRAMS
 
 BASE_PYTHON = getattr(sys, '_base_executable', sys.executable)
-ALL = 'ENCLAVE_ALL_PROGRAMS' in os.environ
-"""Whether each program runs under limits too, not every sixth."""
 ARGS = ('a b', 'c')
 STDIN = b'first line\nsecond'
 
@@ -41,25 +40,6 @@ def run(agent: AgentProcess, source: str, preload: tuple[str, ...] | None = (), 
         env=env,
         script=Script(source=source.encode('utf-8', 'surrogatepass'), suffix='.py', at=1, preload=preload),
         path_first={'PYTHONPATH': options.pop('cwd', str(agent.process.args and cwd_of(agent)))},
-        **options,
-    )
-    return AgentOperations(agent.channel).run(request)
-
-
-def run_program(agent: AgentProcess, source: str, preload: tuple[str, ...] | None = (), **options: Any) -> Any:
-    """Run a program as `run_code` does: by its name, in a directory of its own, measured and under limits."""
-    limits = Limits(
-        cpu_seconds=options.pop('cpu_seconds', None),
-        memory_bytes=options.pop('memory_bytes', None),
-        output_bytes=64 << 20,
-        patience=9.0,
-    )
-    request = RunCommand(
-        command=(options.pop('python', sys.executable), 'main.py', *options.pop('args', ())),
-        timeout=options.pop('timeout', 60.0),
-        max_output_bytes=4 << 20,
-        script=Script(name='main.py', source=source.encode('utf-8', 'surrogatepass'), at=1, preload=preload),
-        limits=limits,
         **options,
     )
     return AgentOperations(agent.channel).run(request)
@@ -89,35 +69,61 @@ def test_a_fork_does_what_an_interpreter_of_its_own_does(agent: AgentProcess, na
     assert (forked.exit_code, forked.signal, forked.status) == (alone.exit_code, alone.signal, alone.status)
 
 
-@pytest.mark.parametrize('name', sorted(PROGRAMS) if ALL else sorted(PROGRAMS)[::6])
-def test_a_fork_under_limits_does_what_an_interpreter_of_its_own_does(agent: AgentProcess, name: str) -> None:
+@pytest.mark.parametrize('name', list(PROGRAMS)[:: 1 if 'ENCLAVE_ALL_PROGRAMS' in os.environ else 12])
+def test_a_program_with_limits_that_is_called_by_its_name_alone_does_so_too(agent: AgentProcess, name: str) -> None:
     source = PROGRAMS[name]
-    stdin = STDIN if 'stdin' in source or 'input(' in source else None
-    alone = run_program(agent, source, None, args=ARGS, stdin=stdin)
-    forked = run_program(agent, source, (), args=ARGS, stdin=stdin)
+    alone, forked = (run_limited(agent, source, preload) for preload in (None, ()))
 
     assert masked(forked.stdout) == masked(alone.stdout)
     assert masked(forked.stderr) == masked(alone.stderr)
     assert (forked.exit_code, forked.signal, forked.status) == (alone.exit_code, alone.signal, alone.status)
-    assert forked.exceeded == alone.exceeded
+    assert forked.cpu_time is not None
+    assert forked.peak_memory_bytes is not None
 
 
-def test_programs_under_limits_are_forks_that_keep_them(agent: AgentProcess) -> None:
-    parents = {run_program(agent, 'import os; print(os.getppid())').stdout for _ in range(10)}
-    hog = run_program(agent, 'held = bytearray(400 << 20)\nprint(len(held))', memory_bytes=200 << 20)
-    spinner = run_program(agent, 'while True: pass', cpu_seconds=0.2)
-    sleeper = run_program(agent, 'import time; time.sleep(600)', timeout=1.0)
-    leaver = run_program(agent, 'import os, time\nif os.fork() == 0: time.sleep(600)\nprint(os.getppid())')
-    modest = run_program(agent, 'print("small")', memory_bytes=200 << 20)
+def run_limited(agent: AgentProcess, source: str, preload: tuple[str, ...] | None = (), **limits: Any) -> StepResult:
+    """Run a program as `run_code` does, and as batches do with ``preload``."""
+    request = RunCommand(
+        command=(limits.pop('python', sys.executable), 'main.py', *ARGS),
+        timeout=limits.pop('timeout', 60.0),
+        stdin=STDIN,
+        max_output_bytes=4 << 20,
+        script=Script(source=source.encode('utf-8', 'surrogatepass'), name='main.py', at=1, preload=preload),
+        limits=Limits(**limits),
+    )
+    result = AgentOperations(agent.channel).run(request)
+    assert isinstance(result, StepResult)
+    return result
 
-    assert len(parents) < 10  # a call may come before the one before it is cleaned away
-    assert (hog.exceeded, hog.stdout) == ('memory', '')
-    assert (spinner.exceeded, spinner.timed_out) == ('cpu', True)
-    assert 0.2 <= spinner.cpu_time < 20.0
-    assert (sleeper.exceeded, sleeper.timed_out) == ('time', True)
-    assert (leaver.status, leaver.exit_code) == ('success', 0)
-    assert (modest.stdout, modest.exceeded) == ('small\n', None)
-    assert 1 << 20 < modest.peak_memory_bytes < 200 << 20
+
+def test_a_limit_that_a_fork_goes_over_leaves_its_template(agent: AgentProcess) -> None:
+    shows = 'import os; print(os.getppid())'
+    before = run_limited(agent, shows).stdout
+    ended = [
+        run_limited(agent, 'while True: pass', cpu_seconds=0.2),
+        run_limited(agent, 'x = b"x" * (200 << 20)\nimport time; time.sleep(600)', memory_bytes=64 << 20),
+        run_limited(agent, 'import os, time\nif os.fork(): os._exit(7)\ntime.sleep(600)'),
+    ]
+
+    assert [(each.exceeded, each.exit_code) for each in ended] == [('cpu', 137), ('memory', 137), (None, 7)]
+    assert (ended[0].cpu_time or 0) >= 0.2
+    assert run_limited(agent, shows).stdout == before
+
+
+def test_a_template_that_a_fork_stops_hinders_no_limit(agent: AgentProcess) -> None:
+    source = 'import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nwhile True: pass'
+
+    assert run_limited(agent, source, cpu_seconds=0.2).exceeded == 'cpu'
+    assert run_limited(agent, 'print(1)').stdout == '1\n'
+
+
+def test_what_a_template_uses_is_none_of_a_program_s(agent: AgentProcess) -> None:
+    source = 'import time; x = b"x" * (10 << 20); time.sleep(0.2); print(1)'
+    for _ in range(3):
+        run_limited(agent, 'sum(range(10 ** 6))')
+    result = run_limited(agent, source, memory_bytes=60 << 20, cpu_seconds=30)
+
+    assert (result.exceeded, result.stdout) == (None, '1\n')
 
 
 def test_making_a_template_is_no_time_of_a_program(agent: AgentProcess, tmp_path: Path) -> None:
@@ -125,17 +131,17 @@ def test_making_a_template_is_no_time_of_a_program(agent: AgentProcess, tmp_path
     slow.write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')
     slow.chmod(0o755)
 
-    first = run_program(agent, 'print("ran")', python=str(slow), timeout=1.0)
+    first = run_limited(agent, 'print("ran")', python=str(slow), timeout=1.0, patience=1000.0)
 
     assert (first.stdout, first.exceeded) == ('ran\n', None)
 
 
 def test_a_program_whose_limit_the_template_would_half_fill_has_an_interpreter_of_its_own(agent: AgentProcess) -> None:
     source = 'import sys; print("decimal" in sys.modules)'
-    run_program(agent, source, ('decimal',))
+    run_limited(agent, source, ('decimal',))
 
-    assert run_program(agent, source, ('decimal',), memory_bytes=1 << 30).stdout == 'True\n'
-    assert run_program(agent, source, ('decimal',), memory_bytes=14 << 20).stdout in ('False\n', '')
+    assert run_limited(agent, source, ('decimal',), memory_bytes=1 << 30).stdout == 'True\n'
+    assert run_limited(agent, source, ('decimal',), memory_bytes=14 << 20).stdout in ('False\n', '')
 
 
 def template_of(agent: AgentProcess) -> str:
