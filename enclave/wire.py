@@ -471,7 +471,7 @@ def _without_long(value: Any, path: tuple[Any, ...], places: list[list[Any]], te
     return value
 
 
-def from_parts(data: bytes, *, what: str = 'the parts') -> Any:
+def from_parts(data: bytes | bytearray, *, what: str = 'the parts') -> Any:
     """Return the shapes that `encoded_to_parts` has written.
 
     Raises:
@@ -501,7 +501,7 @@ def from_parts(data: bytes, *, what: str = 'the parts') -> Any:
     return shape
 
 
-def from_json(text: str | bytes, *, what: str = 'JSON') -> Any:
+def from_json(text: str | bytes | bytearray, *, what: str = 'JSON') -> Any:
     """Return the parsed text.
 
     Raises:

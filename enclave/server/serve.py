@@ -419,7 +419,9 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
                 return whole
             if known != 'content-length':
                 lines.append(f'{name}: {value}')
-        lines.append(f'Content-Length: {length}\r\nDate: {_date(int(self.start_time))}\r\nServer: {self.channel.server.adj.ident}\r\n\r\n')
+        lines.append(
+            f'Content-Length: {length}\r\nDate: {_date(int(self.start_time))}\r\nServer: {self.channel.server.adj.ident}\r\n\r\n'
+        )
         return '\r\n'.join(lines).encode('latin-1')
 
     def write(self, data: bytes) -> None:
