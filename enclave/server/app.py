@@ -46,6 +46,7 @@ from enclave.server.auth import ANONYMOUS
 from enclave.server.direct import Answer, DirectRoutes, StartResponse, Visit, WsgiRequest, send
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, StoredResponse
+from enclave.server.lanes import CALL_PATIENCE_SECONDS
 from enclave.server.route import (
     JSON,
     JSON_OPTIONS,
@@ -340,10 +341,11 @@ class _Entry:
 
     def _entered(self, request: Any, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
         lanes = self._service.lanes
-        if route.lane != 'program':
+        if route.lane not in ('call', 'program'):
             return lanes.entered(route.lane, tenant.name, tenant.max_calls)
         on_gone = request.environ.get(WATCH_KEY, lambda action: None)
-        return lanes.queued(tenant.name, tenant.max_calls, on_gone)
+        patience = None if route.lane == 'program' else CALL_PATIENCE_SECONDS
+        return lanes.queued(route.lane, tenant.name, tenant.max_calls, on_gone, patience=patience)
 
     @staticmethod
     def _listed(visit: Visit, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:

@@ -5,7 +5,8 @@ one, streams another, what ends sandboxes a third; what is quick needs none. The
 some to spare, so the one that is refused is refused at once, and `/health` is never behind an execution.
 
 Programs have a lane of their own in which requests wait for their turn: first come, first served within a key, and the keys in
-turn. Only who would be one too many of those that wait is refused.
+turn. Only who would be one too many of those that wait is refused. Calls wait in the same way, for `CALL_PATIENCE_SECONDS`: a
+client that is refused asks again, which costs both sides more than the waiting.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ Lane = Literal['quick', 'call', 'stream', 'end', 'program']
 END_THREADS = 16
 SPARE_THREADS = 12
 RETRY_AFTER_SECONDS = 1.0
+CALL_PATIENCE_SECONDS = 3.0
+"""How long a call waits for its turn before it is refused."""
 _LOOK_SECONDS = 1.0
 """How often one that waits for room looks whether its client is still there."""
 
@@ -84,6 +87,7 @@ class Shares:
 class _Ticket:
     """A place in the queue of a key. All but ``called`` is guarded by the lock of the lanes."""
 
+    lane: Lane
     tenant: str
     limit: int | None
     called: threading.Event = field(factory=threading.Event)
@@ -97,7 +101,7 @@ class Lanes:
 
     Args:
         calls, streams, ends: How many requests of each kind continue at once; programs may be as many as calls.
-        waiting: How many requests may wait for their program's turn.
+        waiting: How many requests may wait for their turn.
         memory: How many bytes of output calls may hold together.
         keys: How many keys there are.
     """
@@ -119,7 +123,10 @@ class Lanes:
             'end': Shares(ends, keys),
             'program': Shares(calls, keys),
         }
-        self._queues: collections.OrderedDict[str, collections.deque[_Ticket]] = collections.OrderedDict()
+        self._queues: dict[Lane, collections.OrderedDict[str, collections.deque[_Ticket]]] = {
+            'call': collections.OrderedDict(),
+            'program': collections.OrderedDict(),
+        }
         self._waiting = Shares(waiting, keys)
         self._memory = Shares(memory, keys)
         self._answers: dict[str, int] = {}  # large ones that are being sent, by tenant
@@ -148,7 +155,7 @@ class Lanes:
             if shares is None:
                 self._quick += 1
             else:
-                self._check_locked(shares, lane, tenant, tenant_limit)
+                self._check_locked(shares, tenant, tenant_limit)
                 shares.take(tenant)
         try:
             yield
@@ -158,11 +165,12 @@ class Lanes:
                     self._quick -= 1
                 else:
                     shares.give(tenant)
+                    self._grant_locked(lane)
                 self._changed.notify_all()
 
-    def _check_locked(self, shares: Shares, lane: Lane, tenant: str, tenant_limit: int | None) -> None:
+    def _check_locked(self, shares: Shares, tenant: str, tenant_limit: int | None) -> None:
         mine = shares.held(tenant)
-        if lane == 'call' and tenant_limit is not None and mine >= tenant_limit:
+        if tenant_limit is not None and mine >= tenant_limit:
             self._refused += 1
             raise _full(f'{tenant!r} has {mine} calls running, which is all this key may have')
         if not shares.has_room(tenant):
@@ -195,7 +203,7 @@ class Lanes:
         finally:
             with self._changed:
                 shares.give(tenant, taken)
-                self._grant_locked()
+                self._grant_locked(lane)
                 self._changed.notify_all()
 
     @property
@@ -259,37 +267,60 @@ class Lanes:
     @contextlib.contextmanager
     def queued(
         self,
+        lane: Lane,
         tenant: str,
         tenant_limit: int | None = None,
         on_gone: Callable[[Callable[[], None]], None] = lambda action: None,
+        *,
+        patience: float | None = None,
     ) -> Iterator[None]:
-        """Wait for a program's turn, and hold its place for the block.
+        """Wait for the turn of a program or a call, and hold its place for the block.
 
         Args:
             on_gone: Takes what is to be called if the client goes away meanwhile.
+            patience: Seconds it waits at most; None for as long as it takes.
 
         Raises:
-            TooManyRequestsError: As many wait as may.
+            TooManyRequestsError: As many wait as may, or its turn did not come in time.
             CallCancelledError: The client went away.
         """
-        ticket = _Ticket(tenant, tenant_limit)
-        shares = self._lanes['program']
+        shares, ticket = self._lanes[lane], None
         with self._changed:
-            self._queues.setdefault(tenant, collections.deque()).append(ticket)
-            self._grant_locked()
-            if not ticket.is_granted:
-                self._wait_locked(ticket)
-        on_gone(lambda: self._leave(ticket))
-        ticket.called.wait()
-        if not ticket.is_granted:
-            raise CallCancelledError('the client went away before the turn of its program came')
+            if self._queues[lane] or not self._may_have_locked(lane, tenant, tenant_limit):
+                ticket = _Ticket(lane, tenant, tenant_limit)
+                self._queues[lane].setdefault(tenant, collections.deque()).append(ticket)
+                self._grant_locked(lane)
+                if not ticket.is_granted:
+                    self._wait_locked(ticket)
+            else:
+                shares.take(tenant)
+        if ticket is not None:
+            self._await_turn(ticket, on_gone, patience)
         try:
             yield
         finally:
             with self._changed:
                 shares.give(tenant)
-                self._grant_locked()
+                self._grant_locked(lane)
                 self._changed.notify_all()
+
+    def _may_have_locked(self, lane: Lane, tenant: str, limit: int | None) -> bool:
+        shares = self._lanes[lane]
+        return (limit is None or shares.held(tenant) < limit) and shares.has_room(tenant)
+
+    def _await_turn(
+        self, ticket: _Ticket, on_gone: Callable[[Callable[[], None]], None], patience: float | None
+    ) -> None:
+        on_gone(lambda: self._leave(ticket))
+        if not ticket.called.wait(patience):
+            with self._changed:
+                if not ticket.is_granted and not ticket.has_left:
+                    self._leave_locked(ticket)
+                    self._check_locked(self._lanes[ticket.lane], ticket.tenant, ticket.limit)
+                    self._refused += 1
+                    raise _full('the server is busy: others had their turn first')  # there is room just now
+        if not ticket.is_granted:
+            raise CallCancelledError('the client went away before its turn came')
 
     def _wait_locked(self, ticket: _Ticket) -> None:
         """Count one that waits, unless all places for that, or all but what is kept for other keys, are taken."""
@@ -298,23 +329,28 @@ class Lanes:
             self._waiting.take(ticket.tenant)
             return
         self._leave_locked(ticket)
-        self._refused += 1
         limit, mine = self._waiting.limit, self._waiting.held(ticket.tenant)
+        if not limit:
+            self._check_locked(self._lanes[ticket.lane], ticket.tenant, ticket.limit)
+        self._refused += 1
         if self._waiting.taken >= limit:
-            raise _full(f'the server is busy: {limit} programs wait for their turn, which is all it takes')
+            raise _full(f'the server is busy: {limit} requests wait for their turn, which is all it takes')
         raise _full(
-            f'the server is busy: {mine} programs of {ticket.tenant!r} wait for their turn, and the rest is kept for other keys'
+            f'the server is busy: {mine} requests of {ticket.tenant!r} wait for their turn, and the rest is kept for other keys'
         )
 
-    def _grant_locked(self) -> None:
+    def _grant_locked(self, lane: Lane) -> None:
         """Call those whose turn it is: the longest waiting one of each key that may have more, the keys in turn."""
-        shares = self._lanes['program']
+        queues = self._queues.get(lane)
+        if not queues:
+            return
+        shares = self._lanes[lane]
         passed = 0
-        while passed < len(self._queues):
-            tenant, queue = next(iter(self._queues.items()))
-            self._queues.move_to_end(tenant)
+        while passed < len(queues):
+            tenant, queue = next(iter(queues.items()))
+            queues.move_to_end(tenant)
             ticket = queue[0]
-            if (ticket.limit is not None and shares.held(tenant) >= ticket.limit) or not shares.has_room(tenant):
+            if not self._may_have_locked(lane, tenant, ticket.limit):
                 passed += 1
                 continue
             passed = 0
@@ -334,17 +370,18 @@ class Lanes:
             ticket.called.set()
 
     def _remove_locked(self, ticket: _Ticket) -> None:
-        queue = self._queues[ticket.tenant]
+        queues = self._queues[ticket.lane]
+        queue = queues[ticket.tenant]
         queue.remove(ticket)
         if not queue:
-            del self._queues[ticket.tenant]
+            del queues[ticket.tenant]
         if ticket.is_counted:
             ticket.is_counted = False
             self._waiting.give(ticket.tenant)
 
     @property
     def waiting(self) -> int:
-        """How many programs wait for their turn."""
+        """How many programs and calls wait for their turn."""
         with self._changed:
             return self._waiting.taken
 
