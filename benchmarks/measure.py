@@ -66,6 +66,10 @@ def own_resident_bytes() -> int:
     return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
 
 
+REST_SECONDS = 7.0
+"""After this time without a call a sandbox of this library has given up what only makes calls sooner."""
+
+
 def container_pids(container: str) -> list[int]:
     """Return the processes of a container, given by its id or name, by their control groups."""
     inspect = ['docker', 'inspect', '--format', '{{.Id}}', container]

@@ -43,10 +43,14 @@ class CancellableRequest:
     Args:
         what: What it is for, as a noun: ``'the download'``.
         listens: Hang up by saying no more, and still hear the answer for a while: it says that the other side has let go.
+
+    Attributes:
+        attempts: How often it was sent.
     """
 
     what: str
     listens: bool = field(default=False, kw_only=True)
+    attempts: int = field(default=0, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     # Guarded by _lock:
     _socket: Any = field(default=None, init=False, repr=False)
@@ -108,6 +112,7 @@ class CancellableRequest:
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:
         """Have the next request of this thread, to be made within the block, be this exchange's."""
+        self.attempts += 1
         token = _current.set(self)
         try:
             yield

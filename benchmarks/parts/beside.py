@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.measure import container_pids, descendants, proportional_bytes
+from benchmarks.measure import REST_SECONDS, container_pids, descendants, proportional_bytes
 from benchmarks.participant import Participant, ParticipantError
 
 UNTIL_SECONDS = {'creation': 160.0, 'calls': 300.0, 'throughput': 390.0}
@@ -108,7 +108,8 @@ class Beside:
                     each.give_up(operation, error)
 
     def idle(self) -> None:
-        """Memory of a sandbox that has been used and does nothing now."""
+        """Memory of a sandbox that has been used and has done nothing for a few seconds."""
+        time.sleep(REST_SECONDS)
         for each in self.present():
             try:
                 place = each.ask('place')

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.measure import (
+    REST_SECONDS,
     container_pids,
     descendants,
     own_resident_bytes,
@@ -157,7 +158,8 @@ def measure_alive_of(kind: str, most: int) -> list[dict[str, float]]:
 
 
 def idle_bytes(manager: SandboxManager, ids: list[str]) -> int:
-    """Return the proportional memory of all sandboxes of a manager in this process."""
+    """Return the proportional memory of all sandboxes of a manager in this process, when they have done nothing for a while."""
+    time.sleep(REST_SECONDS)
     containers = [manager.get_sandbox_info(each).metadata.get('container_id') for each in ids]  # type: ignore[union-attr]
     if all(containers):
         return sum(proportional_bytes(container_pids(str(each))) for each in containers)

@@ -22,33 +22,33 @@ _FILE = '<enclave-agent>'
 # compiles the source, in a forked child that hands over the code object alone: compiling takes several megabytes that Python
 # would keep, and the agent is to be small (measured with CPython 3.11: 14.9 MB resident without the fork, 11 MB with).
 _LOADER = """\
-import os,sys
+import posix as o,sys
 def r(f,n):
  b=b''
  while len(b)<n:
-  c=os.read(f,n-len(b))
-  if not c:os._exit(0)
+  c=o.read(f,n-len(b))
+  if not c:o._exit(0)
   b+=c
  return b
 if sys.version_info<(3,6):
- os.write(2,('enclave-agent: Python %d.%d is too old'%sys.version_info[:2]).encode());os._exit(97)
+ o.write(2,('enclave-agent: Python %d.%d is too old'%sys.version_info[:2]).encode());o._exit(97)
 import marshal,_frozen_importlib_external as e
 m=r(0,4)
 c=r(0,int(r(0,8)))
 s=r(0,int(r(0,8)))
 g=dict((k,int(v)) for k,v in (w.split('=') for w in r(0,int(r(0,8))).decode().split()))
 if m!=e.MAGIC_NUMBER:
- i,o=os.pipe()
- p=os.fork()
+ i,j=o.pipe()
+ p=o.fork()
  if not p:
   c=marshal.dumps(compile(s,'<enclave-agent>','exec'))
   c=b'%08d'%len(c)+c
-  while c:c=c[os.write(o,c):]
-  os._exit(0)
- os.close(o)
+  while c:c=c[o.write(j,c):]
+  o._exit(0)
+ o.close(j)
  c=r(i,int(r(i,8)))
- os.close(i)
- os.waitpid(p,0)
+ o.close(i)
+ o.waitpid(p,0)
 c=marshal.loads(c)
 del s
 exec(c,{'__name__':'__enclave_agent__','SETTINGS':g})

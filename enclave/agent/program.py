@@ -29,23 +29,77 @@ INPUT_WINDOW plus the CREDIT frames that the agent gives back. The one that hold
 flood in the sandbox fills the guest's own pipe and stops there.
 """
 
-import binascii
-import errno
-import heapq
-import json
-import marshal
-import os
-import select
-import signal
-import stat
-import struct
 import sys
-import time
-from collections import deque
+
+
+def import_os():
+    # type: () -> None
+    """Import os, in a sandbox with a few lines for the base classes of its ``environ``: their module takes 150 KB and half a
+    millisecond, and nothing else of the agent needs it. What is imported later gets the real one."""
+    if 'enclave_agent' in __name__ and not {'os', '_collections_abc'} & set(sys.modules):
+
+        def has_methods(kind, *names):
+            # type: (Any, str) -> Any
+            return set(names) <= {name for each in kind.__mro__ for name in each.__dict__} or NotImplemented
+
+        class Mapping(object):
+            def get(self, key, default=None):
+                # type: (Any, Any) -> Any
+                try:
+                    return self[key]  # type: ignore[index]
+                except KeyError:
+                    return default
+
+            def __contains__(self, key):
+                # type: (Any) -> bool
+                return self.get(key, self) is not self
+
+            def keys(self):
+                # type: () -> List[Any]
+                return list(self)  # type: ignore[call-overload, no-any-return]
+
+            def items(self):
+                # type: () -> List[Any]
+                return [(key, self[key]) for key in self]  # type: ignore[attr-defined, index]
+
+        bases = type(sys)('_collections_abc')  # type: Any
+        bases._check_methods, bases.Mapping, bases.MutableMapping = has_methods, Mapping, Mapping
+        sys.modules['_collections_abc'] = bases
+        try:
+            import os
+        except Exception:  # a Python whose os needs more
+            sys.modules.pop('os', None)
+        del sys.modules['_collections_abc']
+
+
+import_os()
+
+import binascii  # noqa: E402
+import errno  # noqa: E402
+import marshal  # noqa: E402
+import os  # noqa: E402
+import select  # noqa: E402
+import stat  # noqa: E402
+import struct  # noqa: E402
+import time  # noqa: E402
 
 MYPY = False
 if MYPY:
+    import signal
+    from collections import deque
+    from heapq import heapify, heappop, heappush
     from typing import Any, Callable, Deque, Dict, Generator, List, NoReturn, Optional, Set, Tuple
+else:
+    # Only their halves in C, where there are such: what the others import (enum, re, functools) takes 1.3 MB and 8 ms, in each
+    # sandbox.
+    try:
+        import _signal as signal
+        from _collections import deque
+        from _heapq import heapify, heappop, heappush
+    except ImportError:
+        import signal
+        from collections import deque
+        from heapq import heapify, heappop, heappush
 
 PROTOCOL = 1
 HEADER = struct.Struct('!IBI')
@@ -79,6 +133,53 @@ class ProtocolError(Exception):
     """The other end sent bytes that no correct end sends; nothing after them can be trusted."""
 
 
+def load_json():
+    # type: () -> Tuple[Callable[[Any], str], Callable[[str], Any]]
+    """Return what writes a value as JSON, without blanks, and what reads one: the functions in C that json itself uses."""
+    try:
+        import _json
+
+        class Options(object):
+            strict = True
+            object_hook = object_pairs_hook = array_hook = None
+            parse_float, parse_int, parse_constant = float, int, float
+            memo = {}  # type: Dict[str, str]
+
+        def refuse(value):
+            # type: (Any) -> NoReturn
+            raise TypeError('an object of type %s cannot be written as JSON' % type(value).__name__)
+
+        made = (None, refuse, _json.encode_basestring_ascii, None, ':', ',', False, False, True)
+        scan, encode = _json.make_scanner(Options), _json.make_encoder(*made)  # type: ignore[arg-type]
+        sample = {'a': [1, 'b', 1.5, None, True]}
+        if scan(''.join(encode(sample, 0)), 0)[0] != sample:
+            raise ValueError('it works otherwise')
+    except Exception:  # another Python, or one that is newer than this
+        import json
+
+        return lambda value: json.dumps(value, separators=(',', ':')), json.loads
+
+    def write(value):
+        # type: (Any) -> str
+        return ''.join(encode(value, 0))
+
+    def read(text):
+        # type: (str) -> Any
+        text = text.strip(' \t\r\n')
+        try:
+            value, end = scan(text, 0)
+        except StopIteration:
+            raise ValueError('there is no value')
+        if end != len(text):
+            raise ValueError('there is more after the value')
+        return value
+
+    return write, read
+
+
+write_json, read_json = load_json()
+
+
 def encode_frame(kind, call, payload=b''):
     # type: (int, int, bytes) -> bytes
     """Return one frame."""
@@ -90,7 +191,7 @@ def encode_frame(kind, call, payload=b''):
 def pack_message(message, rest=b''):
     # type: (Dict[str, Any], bytes) -> bytes
     """Return the payload that carries a JSON object and some bytes after it."""
-    text = json.dumps(message, separators=(',', ':')).encode('ascii')
+    text = write_json(message).encode('ascii')
     return U32.pack(len(text)) + text + rest
 
 
@@ -103,7 +204,7 @@ def unpack_message(payload):
     if end > len(payload):
         raise ProtocolError('a message is shorter than it says')
     try:
-        message = json.loads(payload[4:end].decode('ascii'))
+        message = read_json(payload[4:end].decode('ascii'))
     except (ValueError, RecursionError) as error:
         raise ProtocolError('a message is not JSON: %s' % error)
     if not isinstance(message, dict):
@@ -161,6 +262,8 @@ KILL_PATIENCE = 5.0  # seconds after which a process that waits in the kernel (s
 KILL_LIMIT = 60.0  # seconds after which everything is; nothing is known that would not die by then
 STATUS = struct.Struct('!ccI')
 STATUS_BYTES = 16 * STATUS.size  # the most that one message of a supervisor's holds
+REST_SECONDS = 5.0  # after this time without anything new, what serves the next call sooner is given up for its memory
+LEAVE_SECONDS = 0.25  # how long a free supervisor takes at most, usually, to end
 REAP_SECONDS = 0.25  # how often orphans are reaped while a fork of a template runs
 FAMILY_SECONDS = 0.02  # how long what a limited program left may take to end by itself
 MEMORY_SECONDS = 0.02  # how often the memory of a program with a limit of it is looked at
@@ -174,6 +277,7 @@ PRELOAD_PROBLEMS = b'tsin'
 TEMPLATE_SOCKET, TEMPLATE_ZIP = 3, 4  # descriptors of a template interpreter
 START_PREFIXES, START_VARIABLES = (b'PYTHON', b'LC_', b'LD_', b'LANG', b'MALLOC_'), (b'TZ', b'HOME', b'TMPDIR')
 """Variables that an interpreter, or a library, reads as it starts: a template has read them already."""
+MADV_DONTNEED = 4
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 PROCESS_ENV = dict(getattr(os, 'environb', {}))  # the host imports this file too, on any system
 MINE = os.getpid()
@@ -245,39 +349,108 @@ def to_path(message, key='path'):
     return path
 
 
-def load_prctl():
-    # type: () -> Callable[..., int]
+def load_library():
+    # type: () -> Optional[Callable[[str], Callable[..., int]]]
+    """Return what finds a function of C's library, which takes numbers and bytes and returns an int, by its name; None where
+    there is no ctypes. Of that only the half in C is loaded: the other one takes 300 KB."""
     try:
-        import ctypes
+        import _ctypes
 
-        function = ctypes.CDLL(None).prctl
-    except (ImportError, OSError, AttributeError):
+        class Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
+            _type_ = 'i'
+
+        class Function(_ctypes.CFuncPtr):
+            _flags_ = 1 | 8  # FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO
+            _restype_ = Int
+
+        handle = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+        return lambda name: Function(_ctypes.dlsym(handle, name))
+    except (ImportError, OSError, AttributeError, TypeError):
+        return None
+
+
+def load_prctl(library):
+    # type: (Optional[Callable[[str], Callable[..., int]]]) -> Callable[..., int]
+    try:
+        function = library('prctl') if library else None
+    except OSError:
+        function = None
+    if function is None:
         return lambda *words: -1
-    return lambda option, value: int(
-        function(ctypes.c_int(option), ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-    )
+    return lambda option, value: int(function(option, int(value), 0, 0, 0))
 
 
-def load_inotify():
-    # type: () -> Optional[Tuple[Callable[[], int], Callable[[int, bytes, int], int]]]
+class Memory(object):
+    """What gives memory back that a process which only waits does not need."""
+
+    def __init__(self, library):
+        # type: (Optional[Callable[[str], Callable[..., int]]]) -> None
+        self.trim = self.advise = None  # type: Optional[Callable[..., int]]
+        self.address = None  # type: Any
+        try:
+            import _ctypes
+
+            class Address(_ctypes._SimpleCData):  # type: ignore[type-arg]
+                _type_ = 'P'
+
+            if library:
+                self.address, self.advise = Address, library('madvise')
+                self.trim = library('malloc_trim')  # glibc's
+        except (ImportError, AttributeError, OSError):
+            pass
+
+    def give_back(self):
+        # type: () -> None
+        """Give back unused parts of the heap, and the pages that only show what is in a file, an interpreter's code above all:
+        those are mapped again as they are needed, from the same page cache, and read by nobody else meanwhile."""
+        places = self.find_files() if self.advise else []
+        if self.trim:
+            self.trim(0)
+        for start, size in places:
+            assert self.advise is not None
+            self.advise(self.address(start), size, MADV_DONTNEED)
+
+    def find_files(self):
+        # type: () -> List[Tuple[int, int]]
+        """Return where this process has mapped files, to be read only, and none of the pages is its own (proc(5), smaps)."""
+        found = []
+        start = size = 0
+        try:
+            with open('/proc/self/smaps', 'rb') as lines:
+                for line in lines:
+                    words = line.split()
+                    if not words[0].endswith(b':'):
+                        first, _, last = words[0].partition(b'-')
+                        is_file = words[1] in (b'r-xp', b'r--p') and len(words) > 5 and words[5].startswith(b'/')
+                        start, size = int(first, 16), int(last, 16) - int(first, 16) if is_file else 0
+                    elif size and words[0] == b'Anonymous:' and words[1] == b'0' and size < 1 << 30:
+                        found.append((start, size))
+        except (OSError, ValueError, IndexError):
+            return []
+        return sorted(found, key=lambda each: each[1])  # the interpreter last: it is what does this
+
+
+def load_inotify(library):
+    # type: (Optional[Callable[[str], Callable[..., int]]]) -> Optional[Tuple[Callable[[], int], Callable[..., int]]]
     """Return functions that make an inotify instance and add a watch to one, each negative where it fails; else None."""
     try:
-        import ctypes
+        import _ctypes
 
-        library = ctypes.CDLL(None, use_errno=True)
-        init, add = library.inotify_init1, library.inotify_add_watch
+        if library is None:
+            return None
+        init, add = library('inotify_init1'), library('inotify_add_watch')
     except (ImportError, OSError, AttributeError):
         return None
-    error = ctypes.get_errno
+    error = _ctypes.get_errno
 
     def begin():
         # type: () -> int
-        number = int(init(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)))
+        number = int(init(os.O_NONBLOCK | os.O_CLOEXEC))
         return number if number >= 0 else -error()
 
     def watch(fd, path, mask):
         # type: (int, bytes, int) -> int
-        number = int(add(ctypes.c_int(fd), ctypes.c_char_p(path), ctypes.c_uint32(mask)))
+        number = int(add(fd, path, mask))
         return number if number >= 0 else -error()
 
     return begin, watch
@@ -814,7 +987,7 @@ class Run(HostCall):
         changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
         words = [to_text(word) for word in self.argv]
         places = [to_text(self.script_dir), to_text(template_dir)] if preload else None
-        request = json.dumps(
+        request = write_json(
             [words, changed, to_text(self.cwd), preload, places, self.cpus, self.limits is not None]
         ).encode('ascii')
         return request if len(request) < REQUEST_BYTES else b''
@@ -1384,7 +1557,7 @@ class Supervisor(object):
             if not data:
                 os._exit(0)
             stdio = STDIO.unpack(ancillary[0][2])
-            self.keep(socket, lambda: self.spawn_main(json.loads(data.decode('ascii')), stdio), stdio)
+            self.keep(socket, lambda: self.spawn_main(read_json(data.decode('ascii')), stdio), stdio)
 
     def keep(self, socket, start, stdio):
         # type: (Any, Callable[[], int], Tuple[int, ...]) -> None
@@ -2416,7 +2589,7 @@ class ListingCall(HostCall):
                 more = True
                 break
             self.count += 1
-            page.append(json.dumps(entry, separators=(',', ':')).encode('ascii'))
+            page.append(write_json(entry).encode('ascii'))
             size += len(page[-1])
             if len(page) == 100 or size > CHUNK:
                 return self.send_page(page)
@@ -2670,7 +2843,7 @@ class Changes(HostCall):
             path = os.path.join(self.directories[number], name)
             comes = what & (IN_CREATE | IN_MOVED_TO)
             if comes or what & (IN_DELETE | IN_MOVED_FROM):
-                lines.append(json.dumps(['+' if comes else '-', to_text(path)]).encode('ascii'))
+                lines.append(write_json(['+' if comes else '-', to_text(path)]).encode('ascii'))
             if comes and what & IN_ISDIR and self.recursive:
                 self.add(path)
         self.send_data(DATA, b'\n'.join(lines) + b'\n')
@@ -2811,6 +2984,7 @@ def op_ping(agent, message):
     answer = {'running': len(agent.mains), 'background': busy - len(agent.mains)}  # type: Dict[str, Any]
     if message.get('start'):
         answer['starts'] = agent.can_start()
+        agent.is_awaited = True
     return answer
 
 
@@ -2951,11 +3125,11 @@ def run_builtin(what):
             pack_tar(path, to_bytes(what.get('arcname', '.')))
     except (OSError, Refusal) as error:
         facts = error.facts if isinstance(error, Refusal) else refused(error, _file_of(error) or path).facts
-        write_all(2, json.dumps(facts).encode('ascii'))
+        write_all(2, write_json(facts).encode('ascii'))
         return 1
     except Exception as error:
         facts = {'errno': errno.EINVAL, 'message': '%s: %s' % (type(error).__name__, error)}
-        write_all(2, json.dumps(facts).encode('ascii'))
+        write_all(2, write_json(facts).encode('ascii'))
         return 1
     return 0
 
@@ -3175,8 +3349,13 @@ class Agent(object):
         self.oom_score = b'0'
         self.oom_events = open_oom_events()
         self.start_dir = os.open('.', os.O_RDONLY | os.O_DIRECTORY)
-        self.prctl = load_prctl()
-        self.inotify = load_inotify()
+        library = load_library()
+        self.prctl = load_prctl(library)
+        self.memory = Memory(library)
+        self.has_news = True
+        self.is_awaited = False  # a call is about to come
+        self.rests_at = 0.0  # when to rest; 0 where it does so already
+        self.inotify = load_inotify(library)
         self.changes = 0  # how many calls watch a directory
         self.root_device = os.stat('/').st_dev
         try:
@@ -3319,6 +3498,7 @@ class Agent(object):
                     raise refused(error, to_bytes(message.get('path') or message.get('target') or ''))
             elif op in CALLS:
                 call = CALLS[op](self, number, message, data)
+                self.has_news = True
                 if not call.ended:
                     self.calls[number] = call
             else:
@@ -3340,8 +3520,8 @@ class Agent(object):
         if len(self.deadlines) > 64 + 4 * len(self.calls):
             # Most calls end long before their limit; what they leave here would add up.
             self.deadlines = [entry for entry in self.deadlines if entry[1] in self.calls]
-            heapq.heapify(self.deadlines)
-        heapq.heappush(self.deadlines, (time.monotonic() + seconds, number))
+            heapify(self.deadlines)
+        heappush(self.deadlines, (time.monotonic() + seconds, number))
 
     def reap(self):
         # type: () -> None
@@ -3396,7 +3576,32 @@ class Agent(object):
         if not supervisor.serves_again or len(self.free_supervisors) >= FREE_KEEPERS:
             supervisor.close()  # which it takes as the sign to leave
         else:
+            self.has_news = True
             self.free_supervisors.append(supervisor)
+
+    def make_ready(self):
+        # type: () -> None
+        """See that there is a supervisor for the next call."""
+        self.has_news = True
+        if hasattr(os, 'posix_spawn') and not self.free_supervisors:
+            try:
+                self.free_supervisors.append(Supervisor(self))
+            except OSError:
+                pass  # the call will say so
+
+    def rest(self):
+        # type: () -> None
+        """Let go of what only saves time: free supervisors (each takes half as much memory as the agent; forking the next one
+        takes 2 ms), but for those with a template, and memory that was used and is not now."""
+        leaving = [each for each in self.free_supervisors if not each.template_for]
+        for supervisor in leaving:
+            self.free_supervisors.remove(supervisor)
+            supervisor.close()
+        if leaving:
+            self.rests_at = time.monotonic() + LEAVE_SECONDS  # when they are reaped
+        else:
+            self.rests_at = 0.0
+            self.memory.give_back()
 
     # What ended calls have left ----------------------------------------------------------------------------------------
 
@@ -3634,6 +3839,11 @@ class Agent(object):
         if self.deadlines:
             left = max(0.0, self.deadlines[0][0] - time.monotonic())
             wait = left if wait is None else min(wait, left)
+        if self.has_news:
+            wait = REST_SECONDS if wait is None else min(wait, REST_SECONDS)
+        elif self.rests_at:
+            left = max(0.0, self.rests_at - time.monotonic())
+            wait = left if wait is None else min(wait, left)
         # Whole milliseconds, rounded up: rounding down would spin through the last one.
         ready = self.poll.poll(-1 if wait is None else int(wait * 1000 + 0.999) / 1000.0)
         for fd, mask, handler in [(fd, mask, self.handlers.get(fd)) for fd, mask in ready]:
@@ -3642,8 +3852,12 @@ class Agent(object):
                 self.ready_fd = fd
                 handler(mask)
         now = time.monotonic()
+        if self.has_news:
+            self.has_news, self.rests_at = False, now + REST_SECONDS
+        elif self.rests_at and now >= self.rests_at:
+            self.rest()
         while self.deadlines and self.deadlines[0][0] <= now:
-            call = self.calls.get(heapq.heappop(self.deadlines)[1])
+            call = self.calls.get(heappop(self.deadlines)[1])
             if call is not None:
                 call.on_deadline()
         if self.killers:
@@ -3654,6 +3868,9 @@ class Agent(object):
                     pump.pump()
         if self.outgoing:
             self.flush()
+        if self.is_awaited:
+            self.is_awaited = False
+            self.make_ready()
 
     def kill(self):
         # type: () -> None

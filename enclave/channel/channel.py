@@ -415,8 +415,9 @@ class Channel:
         """
         self._reader = threading.Thread(target=self._read, name=f'enclave-channel-{self.name}', daemon=True)
         self._reader.start()
+        program, self._program = self._program or bootstrap(), None  # 400 KB that nobody needs twice
         try:
-            self._outgoing.put(self._program or bootstrap())
+            self._outgoing.put(program)
         except OSError as error:
             self._fail_writing(error)
         if not self._greeted.wait(deadline.remaining()):

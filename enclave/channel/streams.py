@@ -51,6 +51,23 @@ class Tail:
         return b''.join(self._parts)[-self._limit :].decode('utf-8', 'backslashreplace').strip()
 
 
+class ReadSize:
+    """How much to ask for at the next read: little while little comes, since that much memory is held by a read that waits."""
+
+    LEAST = 1 << 13
+    MOST = 1 << 18
+
+    def __init__(self) -> None:
+        self.now = self.LEAST
+
+    def note(self, came: int) -> None:
+        """Take how much came."""
+        if came >= self.now:
+            self.now = min(8 * self.now, self.MOST)
+        elif came < self.now // 8:
+            self.now = self.LEAST
+
+
 class PipeStream:
     """The standard streams of a child process that is, or starts, an agent. Lives as long as the process.
 
@@ -67,6 +84,7 @@ class PipeStream:
         self._stderr: IO[bytes] = process.stderr
         os.set_blocking(process.stdin.fileno(), False)
         self._tail = Tail()
+        self._size = ReadSize()  # the reader's
         self._lock = threading.Lock()  # guards _closed
         self._closed = False
         self._errors = threading.Thread(target=self._read_errors, name=f'enclave-stderr-{name}', daemon=True)
@@ -79,7 +97,9 @@ class PipeStream:
 
     def read(self) -> bytes:
         """Return what there is, at most 256 KiB."""
-        return os.read(self._stdout.fileno(), 1 << 18)
+        data = os.read(self._stdout.fileno(), self._size.now)
+        self._size.note(len(data))
+        return data
 
     def write(self, data: bytes) -> None:
         """Send all of ``data``."""

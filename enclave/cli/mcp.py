@@ -268,7 +268,7 @@ def _read_settings(target: Path) -> dict[str, Any]:
         raise ConfigurationError(f'{target} cannot be read: {error.strerror or error}') from None
     try:
         found = json.loads(text) if text.strip() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(
             f'{target} is not plain JSON ({error}); nothing was changed. Add the entry by hand'
         ) from None

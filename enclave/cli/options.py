@@ -184,7 +184,7 @@ def parse_value(text: str) -> Any:
     """Return what text means as JSON; text that is none means itself."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

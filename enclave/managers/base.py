@@ -31,6 +31,7 @@ from enclave.host_files import MAX_TRANSFER_BYTES
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
 from enclave.managers.config import SandboxManagerConfig
 from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all
+from enclave.quoting import quoted
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
 from enclave.suggest import did_you_mean
@@ -78,6 +79,19 @@ _CONTROL = frozenset(
     }
 )
 _NOT_SUBMITTED = frozenset({'submit', 'lease', 'open', 'run_many', 'map'})
+
+
+MAX_POOL_NAME = 200
+
+
+def check_pool_name(name: Any) -> None:
+    """Check the name of a pool that is to be made; None has one made.
+
+    Raises:
+        PoolError: It is none, or too long for what is kept and shown under it.
+    """
+    if name is not None and (not isinstance(name, str) or not 1 <= len(name) <= MAX_POOL_NAME):
+        raise PoolError(f"a pool's name must be a string of 1 to {MAX_POOL_NAME} characters, not {quoted(name)}")
 
 
 def check_on_expiry(value: str | None) -> bool | None:

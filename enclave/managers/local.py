@@ -21,7 +21,7 @@ from enclave.errors import (
     PoolError,
 )
 from enclave.labels import check_labels, has_labels
-from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, check_on_expiry
+from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, check_on_expiry, check_pool_name
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
@@ -206,8 +206,7 @@ class LocalSandboxManager(SandboxManager):
         """Make a pool of warm sandboxes and return their ids; see `SandboxManager.initialize_pool`."""
         self._table.check_open()
         size = self.config.pool_size if pool_size is None else pool_size
-        if name is not None and (not isinstance(name, str) or not name):
-            raise PoolError(f"a pool's name must be a string that is not empty, not {name!r}")
+        check_pool_name(name)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise PoolError(
                 f'pool_size must be a whole number, at least 1, not {size!r}; '

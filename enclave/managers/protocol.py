@@ -34,6 +34,8 @@ REQUEST_ID_HEADER = 'X-Request-ID'
 API_KEY_HEADER = 'X-API-Key'
 IDEMPOTENCY_HEADER = 'Idempotency-Key'
 """Under the same key the same request is done once; repeats get the first one's answer. 1 to 128 of ``A-Za-z0-9._-``."""
+RECEIVED_HEADER = 'Idempotency-Received'
+"""Idempotency keys, apart by spaces, whose answers the client has: they are kept no longer."""
 REPLAYED_HEADER = 'Idempotent-Replayed'
 
 API_KEY_ENVIRONMENT = 'ENCLAVE_API_KEY'

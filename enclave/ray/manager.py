@@ -42,7 +42,7 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.base import Config, Lifetime, SandboxManager
+from enclave.managers.base import Config, Lifetime, SandboxManager, check_pool_name
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.remote import as_parameters
 from enclave.ray import cluster
@@ -511,8 +511,7 @@ class RaySandboxManager(SandboxManager):
         """Make a pool of warm sandboxes on the shards and return their ids; see `SandboxManager.initialize_pool`."""
         self._check_open()
         size = self.config.pool_size if pool_size is None else pool_size
-        if name is not None and (not isinstance(name, str) or not name):
-            raise PoolError(f"a pool's name must be a string that is not empty, not {name!r}")
+        check_pool_name(name)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise PoolError(
                 f'pool_size must be a whole number, at least 1, not {size!r}; '

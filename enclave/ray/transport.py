@@ -2,10 +2,14 @@
 
 A connection that breaks says little: a shard may have died, or a network may have had the hiccups. So the one who knows is
 asked before anything is said to the caller, and once a shard is lost, every call on it ends.
+
+Nothing stands between a client and a shard that might send a request a second time. So a client that sent a request once and
+has its answer says so with the next one, and the shard need not keep that answer.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 import weakref
@@ -18,10 +22,16 @@ from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpResponse, HttpTransport
 from enclave.managers.pool import again
+from enclave.managers.protocol import IDEMPOTENCY_HEADER, RECEIVED_HEADER
 from enclave.ray import tunnel
 
 Judge = Callable[[EnclaveError], EnclaveError]
 """Returns what to raise in the place of an error that says that a shard does not answer."""
+
+MOST_RECEIVED = 4
+"""How many answers are acknowledged with one request."""
+MOST_UNACKNOWLEDGED = 256
+"""How many answers wait to be acknowledged; others a shard keeps for as long as any server does."""
 
 
 class ShardTransport(HttpTransport):
@@ -37,6 +47,7 @@ class ShardTransport(HttpTransport):
         self._exchanges_lock = threading.Lock()  # guards the two below
         self._exchanges: weakref.WeakSet[Any] = weakref.WeakSet()
         self._loss: EnclaveError | None = None
+        self._received: collections.deque[str] = collections.deque(maxlen=MOST_UNACKNOWLEDGED)  # keys of answers
 
     def lose(self, error: EnclaveError) -> None:
         """End every call that continues, and every later one, with ``error``."""
@@ -73,6 +84,9 @@ class ShardTransport(HttpTransport):
         exchange: CancellableRequest | None = None,
     ) -> HttpResponse:
         exchange = CancellableRequest('the call') if exchange is None else exchange
+        key = headers.get(IDEMPOTENCY_HEADER)
+        if key is not None:
+            headers = {**headers, **self._acknowledgement()}
         with self._exchanges_lock:
             self._check_lost()
             self._exchanges.add(exchange)
@@ -91,7 +105,17 @@ class ShardTransport(HttpTransport):
         except (ServerUnavailableError, AuthenticationError) as error:
             raise self._judged(error, exchange) from error
         response.exchange = exchange  # it lives as long as its answer is read
+        if key is not None and exchange.attempts == 1:
+            self._received.append(key)
         return response
+
+    def _acknowledgement(self) -> dict[str, str]:
+        """Return the header that says which answers are here."""
+        keys: list[str] = []
+        with contextlib.suppress(IndexError):
+            while len(keys) < MOST_RECEIVED:
+                keys.append(self._received.popleft())
+        return {RECEIVED_HEADER: ' '.join(keys)} if keys else {}
 
     def _send_once(self, *args: Any, **options: Any) -> HttpResponse:
         self._check_lost()

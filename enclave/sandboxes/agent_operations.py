@@ -420,7 +420,7 @@ class AgentOperations(ByVerb):
                 raise CallCancelledError('the file operation was cancelled')
             try:
                 about = json.loads(problem)
-            except ValueError:
+            except (ValueError, RecursionError):
                 about = None
             if isinstance(about, dict):
                 self._raise(Reply({'field': '', **about}))
@@ -814,7 +814,7 @@ class KernelNotices:
             for line in lines:
                 try:
                     value = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value):
                     found.append((value[0], value[1]))

@@ -36,6 +36,7 @@ from enclave.managers.protocol import (
     IDEMPOTENCY_HEADER,
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
+    RECEIVED_HEADER,
     REPLAYED_HEADER,
     REQUEST_ID_HEADER,
     VERSION_HEADER,
@@ -375,6 +376,8 @@ class _Entry:
 
     def _once(self, visit: Visit, route: Route, tenant: Any, key: str, arguments: dict[str, Any]) -> Answer:
         repeats = self._service.repeats
+        for received in visit.request.headers.get(RECEIVED_HEADER, '').split():
+            repeats.forget(tenant.name, received)
         entry, is_mine = repeats.begin(tenant.name, key, _fingerprint(visit.request, route))
         context = self._context(visit, tenant, entry.cancellation)
         gone = threading.Event()

@@ -143,7 +143,7 @@ def read_settings(path: str | os.PathLike[str]) -> Any:
         return json.loads(text)
     except OSError as error:
         raise ConfigurationError(f'{place} cannot be read: {error.strerror or error}') from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f'{place} is not valid: {error}') from None
 
 

@@ -3,19 +3,23 @@
 So a client whose connection broke may ask again without knowing whether the first request arrived. Who repeats while the work
 continues waits for it. Work whose clients have all gone away is cancelled, a moment later than without a key, because one of them
 may be about to come back.
+
+Of work that has ended only its answer is kept, and nothing of what did it; and no longer than until its client says that it has
+the answer.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from attrs import define, field, frozen
 
 from enclave.cancellation import Cancellation
-from enclave.errors import ConflictError
+from enclave.errors import ConflictError, InvalidArgumentError
+from enclave.quoting import quoted
 
 KEEP_SECONDS = 600.0
 KEEP_BYTES = 64 << 20
@@ -25,6 +29,19 @@ RETURN_SECONDS = 1.0
 EARLY_SECONDS = 30.0
 """How long it is remembered that work was cancelled which has not come: a request may be overtaken by what cancels it."""
 EARLY_COUNT = 1000
+MAX_KEY_CHARACTERS = 256
+
+
+def check_key(key: str) -> None:
+    """Check a key under which something is remembered: it is kept as it is, however it came.
+
+    Raises:
+        InvalidArgumentError: It is empty or too long.
+    """
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+        raise InvalidArgumentError(
+            f'a key of repeats must be 1 to {MAX_KEY_CHARACTERS} characters, not {quoted(key, 40)}'
+        )
 
 
 @frozen
@@ -52,15 +69,29 @@ class Entry:
     outcome: StoredResponse | None = None
     clients: int = 1
     joined: threading.Event = field(factory=threading.Event)
-    ended_at: float = 0.0
+
+
+@frozen
+class _Ended:
+    """Work that has ended."""
+
+    fingerprint: bytes
+    outcome: StoredResponse
+    at: float
+
+    def entry(self) -> Entry:
+        """Return it as one finds it who repeats it."""
+        entry = Entry(self.fingerprint, outcome=self.outcome)
+        entry.done.set()
+        return entry
 
 
 @define(eq=False)
 class _Records:
     """What is remembered of one tenant; guarded by the table's lock."""
 
-    entries: dict[str, Entry] = field(factory=dict)
-    ended: deque[tuple[str, Entry]] = field(factory=deque)  # in the order in which they ended
+    entries: dict[str, Entry] = field(factory=dict)  # of work that continues
+    ended: OrderedDict[str, _Ended] = field(factory=OrderedDict)  # the first that ended comes first
     bytes: int = 0
     early: dict[str, float] = field(factory=dict)  # cancelled before it came, and when; oldest first
 
@@ -102,10 +133,13 @@ class Repeats:
 
         Raises:
             ConflictError: The key was used for another request.
+            InvalidArgumentError: The key is too long to be kept.
         """
+        check_key(key)
         with self._lock:
             records = self._records_locked(tenant)
-            entry = records.entries.get(key)
+            ended = records.ended.get(key)
+            entry = records.entries.get(key) if ended is None else ended.entry()
             if entry is None:
                 entry = Entry(fingerprint)
                 records.entries[key] = entry
@@ -122,14 +156,21 @@ class Repeats:
         """Say how the work ended; None means that it was not done, and a repeat may do it."""
         with self._lock:
             entry.outcome = outcome
-            entry.ended_at = self._clock()
             records = self._records_locked(tenant)
-            if outcome is None:
-                records.entries.pop(key, None)
-            else:
-                records.ended.append((key, entry))
+            if records.entries.get(key) is entry:
+                del records.entries[key]
+            if outcome is not None:
+                records.ended[key] = _Ended(entry.fingerprint, outcome, self._clock())
                 records.bytes += outcome.size
         entry.done.set()
+
+    def forget(self, tenant: str, key: str) -> None:
+        """Keep an answer no longer, since its client has it and will not ask again."""
+        with self._lock:
+            records = self._records_locked(tenant)
+            ended = records.ended.pop(key, None)
+            if ended is not None:
+                records.bytes -= ended.outcome.size
 
     def leave(self, entry: Entry, seconds: float = RETURN_SECONDS) -> None:
         """A client of the work went away. Blocks while it may come back, then cancels the work if nobody else waits for it."""
@@ -145,11 +186,16 @@ class Repeats:
             entry.cancellation.cancel()
 
     def cancel(self, tenant: str, key: str) -> bool:
-        """Cancel the work under a key, also if it has not come yet; return whether any continues."""
+        """Cancel the work under a key, also if it has not come yet; return whether any continues.
+
+        Raises:
+            InvalidArgumentError: No work can have such a key.
+        """
+        check_key(key)
         with self._lock:
             records = self._records_locked(tenant)
             entry = records.entries.get(key)
-            if entry is None:
+            if entry is None and key not in records.ended:
                 records.early[key] = self._clock()
         if entry is None or entry.done.is_set():
             return False
@@ -159,16 +205,14 @@ class Repeats:
     def _forget_old(self, records: _Records) -> None:
         now = self._clock()
         while records.early:
-            oldest = next(iter(records.early))
-            if now - records.early[oldest] < EARLY_SECONDS and len(records.early) <= EARLY_COUNT:
+            first = next(iter(records.early))
+            if now - records.early[first] < EARLY_SECONDS and len(records.early) <= EARLY_COUNT:
                 break
-            del records.early[oldest]
+            del records.early[first]
         while records.ended:
-            key, entry = records.ended[0]
-            full = len(records.entries) > self._count or records.bytes > self._size
-            if not full and now - entry.ended_at < KEEP_SECONDS:
+            oldest = next(iter(records.ended.values()))
+            full = len(records.entries) + len(records.ended) > self._count or records.bytes > self._size
+            if not full and now - oldest.at < KEEP_SECONDS:
                 return
-            records.ended.popleft()
-            if records.entries.get(key) is entry:
-                del records.entries[key]
-            records.bytes -= entry.outcome.size if entry.outcome is not None else 0
+            records.bytes -= oldest.outcome.size
+            records.ended.popitem(last=False)

@@ -7,6 +7,7 @@ says which rule refused what.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from enclave.config import (
     whole_number,
 )
 from enclave.deadline import check_timeout
-from enclave.errors import ConfigurationError, InvalidArgumentError, PolicyError
+from enclave.errors import ConfigurationError, InvalidArgumentError, PolicyError, ToolNotFoundError
 from enclave.managers.keyfile import is_loopback
 from enclave.records import Model, is_default
 from enclave.rulings import Rulings, check_host_paths
@@ -287,10 +288,31 @@ class Policy(Model):
         """Return if a tool may be used with these arguments."""
         if not _matches(name, self.tools):
             raise _refusal('tools', f'the tool {name!r} may not be used', self.tools)
-        if self.max_timeout is not None and 'timeout' in parameters:
-            timeout = parameters['timeout']
-            if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0:
-                self.check_call_timeout(timeout or None, 'timeout')
+        for option, seconds in parameters.items() if self.max_timeout is not None else ():
+            is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if is_number and option.endswith('timeout') and seconds >= 0:
+                self.check_call_timeout(seconds or None, option)
+
+    def limited_parameters(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call of a tool as it may be made, with the time limits that it left out.
+
+        Raises:
+            PolicyError: It may not be made.
+        """
+        self.check_tool(name, parameters)
+        made = dict(parameters)
+        if self.max_timeout is not None:
+            with contextlib.suppress(ToolNotFoundError):  # which the sandbox answers
+                for option, usual in ToolFactory.get_tool_class(name).time_limits.items():
+                    if made.get(option) is None:
+                        made[option] = self.within_timeout(usual)
+        return made
+
+    def within_timeout(self, usual: float | None) -> float | None:
+        """Return the limit of time, in seconds, where none is asked for; ``usual`` is the one by itself, None and 0 are none."""
+        if self.max_timeout is None:
+            return usual
+        return min(usual or self.max_timeout, self.max_timeout)
 
     def check_adapter(self, name: str) -> None:
         """Return if another program's interface may be used."""

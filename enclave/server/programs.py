@@ -17,6 +17,7 @@ from enclave import wire
 from enclave.cancellation import is_cancelled, on_cancel
 from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.errors import CallCancelledError, EnclaveError, InvalidArgumentError, ServerError
+from enclave.languages.table import find_language
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.protocol import (
     KEEP_ALIVE_SECONDS,
@@ -26,7 +27,8 @@ from enclave.managers.protocol import (
 )
 from enclave.parallel import MOST_AT_ONCE, Batch
 from enclave.server.faults import shown_error
-from enclave.server.idempotency import Entry, StoredResponse
+from enclave.server.idempotency import Entry, StoredResponse, check_key
+from enclave.server.policy import Policy
 from enclave.server.route import EVENTS, LARGE_ANSWER, Context, Streamed, route
 from enclave.threads import thread_pool
 
@@ -35,6 +37,8 @@ _WINDOW = 2
 RETURN_SECONDS = 10.0
 """How long a program that runs continues for a batch whose connection broke."""
 _LOOK_SECONDS = 1.0
+MOST_PLACES = 1 << 40
+"""What numbers the programs of a batch may have: those of all of which it is the part that was not done."""
 _NOT_BEGUN = frozenset({'too-many-requests', 'manager-stopped', 'pool-exhausted'})
 """Codes of errors by which a program was not begun, so that it may be when it is sent again."""
 logger = logging.getLogger(__name__)
@@ -81,7 +85,21 @@ def checked_request(context: Context, request: CodeRequest, sandbox_id: str | No
     context.check_output(sandbox_id, request.max_output_bytes)
     fetched = min(most, request.max_fetch_bytes) if request.fetch_files else 0
     context.held.enter_context(context.service.lanes.holding(context.tenant.name, fetched))
-    return attrs.evolve(request, max_fetch_bytes=most) if request.max_fetch_bytes > most else request
+    return _limited(policy, request, most)
+
+
+def _limited(policy: Policy, request: CodeRequest, most: int) -> CodeRequest:
+    """Return a request that fetches at most so many bytes, and whose language's own time limits are within the policy."""
+    changes: dict[str, Any] = {}
+    if request.max_fetch_bytes > most:
+        changes['max_fetch_bytes'] = most
+    language = find_language(request.language)
+    if policy.max_timeout is not None and language is not None:
+        if request.compile_timeout is None:
+            changes['compile_timeout'] = policy.within_timeout(language.compile_timeout)
+        if request.timeout is None and language.timeout is not None:
+            changes['timeout'] = policy.within_timeout(language.timeout)
+    return attrs.evolve(request, **changes) if changes else request
 
 
 @route(
@@ -169,7 +187,7 @@ def _checked_requests(
             continue
         fetched = min(most, request.max_fetch_bytes) if request.fetch_files else 0
         room = max(room, fetched + 2 * (request.max_output_bytes or DEFAULT_OUTPUT_BYTES))
-        checked.append(attrs.evolve(request, max_fetch_bytes=min(most, request.max_fetch_bytes)))
+        checked.append(_limited(policy, request, most))
     context.facts['tool_name'] = f'run_code:{len(requests)} programs'
     context.facts['sandbox_id'] = sandbox_id
     return checked, room
@@ -255,6 +273,11 @@ def _streamed_batch(
     places = list(range(len(requests))) if body.places is None else body.places
     if len(places) != len(requests):
         raise InvalidArgumentError(f'places must be as many as requests, {len(requests)}, not {len(places)}')
+    if len(set(places)) < len(places) or any(not 0 <= place < MOST_PLACES for place in places):
+        raise InvalidArgumentError(f'places must be different whole numbers from 0 to {MOST_PLACES - 1}')
+    if body.key is not None:
+        check_key(body.key)
+        check_key(f'{body.key}.{MOST_PLACES}')  # the longest of those of its programs
     programs = _Programs(context, body.key, run)
     batch = Batch(
         programs.work,

@@ -84,6 +84,8 @@ class Readiness:
                     with contextlib.suppress(OSError, ValueError):  # closed, by which the kernel has forgotten it
                         self._epoll.unregister(descriptor)
                 return
+            if known is found and getattr(found, 'is_sending', False):
+                return  # what it waits for then is looked at when that is done
             new = _interest(found)
             if known is found and new == old:
                 return

@@ -253,11 +253,9 @@ def resume_sandbox(context: Context, sandbox_id: str) -> RenewResponse:
 def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     """Run a tool in a sandbox, to its end."""
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
-    context.service.policy.check_tool(body.tool_name, body.parameters)
+    parameters = context.service.policy.limited_parameters(body.tool_name, body.parameters)
     context.check_output(body.sandbox_id, None, tool=body.tool_name)
-    return context.tenant.manager.execute_tool(
-        body.sandbox_id, body.tool_name, body.parameters, max_chars=body.max_chars
-    )
+    return context.tenant.manager.execute_tool(body.sandbox_id, body.tool_name, parameters, max_chars=body.max_chars)
 
 
 @route('GET', '/sandbox/<sandbox_id>/tools', answers=dict[str, Any], while_draining=True, tag='tools')
@@ -452,10 +450,10 @@ def _missing_members(manager: SandboxManager, name: str | None, size: int) -> in
 def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     """Run a tool in whichever sandbox of a pool is free."""
     context.facts['tool_name'] = body.tool_name
-    context.service.policy.check_tool(body.tool_name, body.parameters)
+    parameters = context.service.policy.limited_parameters(body.tool_name, body.parameters)
     context.check_output(None, None)
     return context.tenant.manager.execute_tool_in_pool(
-        body.tool_name, body.parameters, body.timeout, pool=body.pool, max_chars=body.max_chars
+        body.tool_name, parameters, body.timeout, pool=body.pool, max_chars=body.max_chars
     )
 
 

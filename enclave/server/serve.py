@@ -494,8 +494,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
             return written
         finally:
             self._is_writing = False
-            if self.writable():
-                self.server.pull_trigger()
+            self.server.pull_trigger()
 
     def writable(self) -> bool:
         """Whether waitress's own thread is to send what is left.
@@ -504,9 +503,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         again and again, and keep the other from Python's own lock meanwhile. Beyond the high water mark the task's thread
         waits for it.
         """
-        if self._is_writing and self.total_outbufs_len <= self.adj.outbuf_high_watermark:
-            return False
-        return bool(super().writable())
+        return not self.is_sending and bool(super().writable())
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether a task's thread is about to send, and needs no help."""
+        return self._is_writing and self.total_outbufs_len <= self.adj.outbuf_high_watermark
 
     def received(self, data: bytes) -> bool:
         with self.requests_lock:

@@ -87,6 +87,8 @@ class Tool:
             one takes no options.
         rulings: A ruling for each option that a client of a server may set; see `enclave.rulings`. What has none may not be set
             there.
+        time_limits: Arguments that are limits of time and, where they are left out, not the sandbox's own: what they are then, in
+            seconds (None is no limit). A server that has ``max_timeout`` gives them this at most.
         needs: What it needs from a sandbox, of ``'commands'``, ``'files'`` and ``'notebook'``.
         enabled: A tool that is not enabled is not loaded.
         parameters: A schema written by hand, where there is no arguments class.
@@ -99,6 +101,7 @@ class Tool:
     Arguments: ClassVar[type[Any] | None] = None
     Options: ClassVar[type[Any] | None] = None
     rulings: ClassVar[Rulings | None] = None
+    time_limits: ClassVar[Mapping[str, float | None]] = {}
     needs: frozenset[str] = frozenset()
     enabled: bool = True
     parameters: ToolParams | None = None

@@ -145,7 +145,7 @@ class ToolCall:
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments) if arguments.strip() else {}
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problem = f'the arguments are not valid JSON: {error}'
         if problem is None and arguments is not None and not isinstance(arguments, Mapping):
             problem = f'the arguments must be a JSON object, not {_excerpt(arguments)}'
@@ -250,7 +250,7 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
     if isinstance(value, (str, bytes, bytearray)):
         try:
             parsed = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidArgumentError(f'the tool call is not valid JSON: {error}') from None
         if isinstance(parsed, Mapping):
             return parsed

@@ -154,6 +154,7 @@ class MultiCodeExecutor(Tool):
         'lean': 'Main.lean',
     }
     """``{language: name of its main file}``; other languages of the table have what their entries say."""
+    time_limits: ClassVar[Mapping[str, float | None]] = {'compile_timeout': None, 'run_timeout': 30.0}
     LANGS_REQUIRE_PY_ENV: ClassVar[set[str]] = {'python', 'pytest'}
     JAVA_RUNTIME_CP: ClassVar[str] = f'{_JAVA_RUNTIME}/*:.'
 

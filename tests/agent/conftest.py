@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enclave.agent import agent_command
+from enclave.agent import agent_command, bootstrap
 from enclave.channel.channel import Channel
 from enclave.channel.streams import PipeStream
 from enclave.deadline import Deadline
@@ -45,12 +45,12 @@ PYTHONS = find_pythons()
 class AgentProcess:
     """A running agent and the channel to it."""
 
-    def __init__(self, python: str, cwd: Path, *, before: tuple[str, ...] = ()) -> None:
+    def __init__(self, python: str, cwd: Path, *, before: tuple[str, ...] = (), **settings: int) -> None:
         environment = {'PATH': os.environ['PATH'], 'HOME': str(cwd), 'GIVEN': 'by the sandbox'}
         command = [*before, *agent_command(python)]
         self.process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, cwd=cwd, env=environment)
         self.stream = PipeStream(self.process)
-        self.channel = Channel('test', self.stream)
+        self.channel = Channel('test', self.stream, program=bootstrap(**settings))
         self.hello = self.channel.start(Deadline.after(30))
 
     def close(self) -> None:

@@ -861,3 +861,26 @@ def test_moving_to_another_file_system_copies(agent: AgentProcess, tmp_path: Pat
         assert not (tmp_path / 'tree').exists()
     finally:
         shutil.rmtree(other, ignore_errors=True)
+
+
+def test_an_agent_that_rests_keeps_no_supervisor_and_serves_the_next_call(every_python: str, tmp_path: Path) -> None:
+    # How long it waits before it rests: no time at all.
+    with contextlib.closing(AgentProcess(every_python, tmp_path, REST_SECONDS=0)) as agent:
+        pid = agent.process.pid
+        pause = threading.Event()
+
+        def children() -> list[str]:
+            return Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+
+        def wait_for_none() -> None:
+            for _ in range(600):
+                if not children():
+                    return
+                pause.wait(0.05)
+            raise AssertionError(f'the agent still has the children {children()}')
+
+        for text in ('first', 'second'):
+            assert run(agent, ['echo', text]).stdout == f'{text}\n'
+            wait_for_none()
+        AgentOperations(agent.channel).ping(30.0)
+        assert run(agent, ['echo', 'third']).stdout == 'third\n'

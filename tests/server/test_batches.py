@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from enclave.cancellation import on_cancel
-from enclave.errors import CallCancelledError, SandboxPathError
+from enclave.errors import CallCancelledError, PoolError, SandboxPathError
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.local import LocalSandboxManager
@@ -159,3 +159,49 @@ def test_places_that_are_not_those_of_the_requests_are_refused(
     answer = send(server, ['a', 'b'], [0])
 
     assert (answer.status_code, 'places' in answer.json()['message']) == (400, True)
+
+
+@pytest.mark.parametrize('places', [[0, 0], [0, -1], [0, 10**30]])
+def test_places_that_no_program_can_have_are_refused(
+    server: SandboxServer, manager: HttpSandboxManager, places: list[int]
+) -> None:
+    answer = send(server, ['a', 'b'], places)
+
+    assert (answer.status_code, 'places' in answer.json()['message']) == (400, True)
+
+
+def test_keys_that_are_kept_have_a_length(server: SandboxServer, manager: HttpSandboxManager) -> None:
+    """A key of megabytes was remembered for each program of its batch, and for each call that was cancelled before it came."""
+    for key in ('', 'k' * 10_000):
+        answer = send(server, ['a'], [0], key)
+        assert (answer.status_code, answer.json()['code']) == (400, 'invalid-argument')
+    cancelled = requests.post(f'{server.url}/calls/{"k" * 10_000}/cancel', timeout=PATIENCE)
+    with pytest.raises(PoolError, match='1 to 200 characters'):
+        manager.initialize_pool(1, 'fake', CONFIG, name='p' * 10_000)
+
+    assert cancelled.status_code == 400
+    assert len(manager.get_stats()['pools']) == 1
+
+
+def test_the_limits_of_time_of_a_language_are_within_the_policy(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A language may have two minutes for compiling by itself, and some for running too."""
+    asked: list[CodeRequest] = []
+
+    def run(self: Any, request: CodeRequest, **options: Any) -> CodeResult:
+        asked.append(request)
+        return CodeResult(language='python', run=StepResult(command=['x'], status='success'))
+
+    monkeypatch.setattr(LocalSandboxManager, 'run_code_in_pool', run)
+    config = {**CONFIG, 'timeout': 5}
+    server = serve(policy={'max_timeout': 7}, sandbox_config=config)
+    manager = connect(server)
+    manager.initialize_pool(1, 'fake', config)
+    programs = [CodeRequest(code='x', language=language) for language in ('cpp', 'kotlin', 'lean')]
+
+    manager.run_code_in_pool(programs[0])
+    list(manager.run_many(programs))
+
+    assert {request.compile_timeout for request in asked} == {7.0}
+    assert all(request.timeout in (None, 7.0) for request in asked)

@@ -74,85 +74,13 @@ for word in settings.decode().split():
         resource.setrlimit(number,(value,hard if name=='RLIMIT_CORE' else value))
     else:
         given[name]=value
-stand={}
-try:
-    import _collections,_heapq,_json,_signal,_struct
-    class Context:
-        strict=True
-        object_hook=object_pairs_hook=None
-        parse_float=float
-        parse_int=int
-        parse_constant=float
-        memo={}
-    scan=_json.make_scanner(Context)
-    encode=_json.make_encoder(None,None,_json.encode_basestring_ascii,None,':',',',False,False,False)
-    class Json:
-        @staticmethod
-        def loads(text):
-            try:
-                value,end=scan(text,0)
-            except StopIteration:
-                raise ValueError('no JSON')
-            if end!=len(text):
-                raise ValueError('more than JSON')
-            return value
-        @staticmethod
-        def dumps(value,separators=None):
-            return ''.join(encode(value,0))
-    if Json.loads(Json.dumps({'a':[1,'b',1.5,None,True]}))!={'a':[1,'b',1.5,None,True]}:
-        raise ValueError
-    stand={'collections':_collections,'heapq':_heapq,'json':Json,'signal':_signal,'struct':_struct}
-except Exception:
-    pass
-stand={name:module for name,module in stand.items() if name not in sys.modules}
-sys.modules.update(stand)
-if not {'os','_collections_abc'}&set(sys.modules):
-    def _check_methods(kind,*names):
-        found={name for each in kind.__mro__ for name in each.__dict__}
-        return set(names)<=found or NotImplemented
-    class Mapping:
-        def get(self,key,default=None):
-            try:
-                return self[key]
-            except KeyError:
-                return default
-        def __contains__(self,key):
-            return self.get(key,self) is not self
-        def keys(self):
-            return list(self)
-        def items(self):
-            return [(key,self[key]) for key in self]
-    bases=type(sys)('_collections_abc')
-    bases._check_methods,bases.Mapping,bases.MutableMapping=_check_methods,Mapping,Mapping
-    sys.modules['_collections_abc']=bases
-    try:
-        import os
-    except Exception:
-        sys.modules.pop('os',None)
-    del sys.modules['_collections_abc']
 exec(code,space)
 space.update(given)
-for name in stand:
-    del sys.modules[name]
-try:
-    import _ctypes
-    address=_ctypes.dlsym(_ctypes.dlopen(None,0),'prctl')
-    def prctl(option,value):
-        return _ctypes.call_cdeclfunction(address,(option,int(value),0,0,0))
-    if prctl(3,0)==1:
-        space['load_prctl']=lambda:prctl
-except Exception:
-    pass
 space['main']()
 """
 """What runs before the agent: it sets the rlimits on its own process. From outside that takes longer, and even root may lack
 the right to; it is done there as well where the interpreter is not to be trusted with it. Either way it is a process within
 the sandbox's user namespace on which RLIMIT_NPROC is set, so that this counts the sandbox's alone (kernel 5.14).
-
-While the agent's module is loaded, the C halves of five modules stand for their Python ones, json's above all, whose imports take
-8 of the 30 ms of a start (CPython 3.11), and a few lines for the base classes of `os.environ`, whose module takes half a
-millisecond more. Afterwards the names are free again, so that whatever is imported later is real. For the same reason prctl(2)
-comes from the C half of ctypes, once PR_GET_DUMPABLE (3) has shown that it works; else from ctypes.
 """
 
 _MARK = b'enclave code\n'

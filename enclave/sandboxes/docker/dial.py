@@ -659,5 +659,5 @@ def _refusal_words(connection: EngineConnection, head: bytes, rest: bytes) -> st
     text = rest.decode('utf-8', 'replace').strip()
     try:
         return str(json.loads(text)['message'])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return text or head.split(b'\r\n')[0].decode('latin-1')

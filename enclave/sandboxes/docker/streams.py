@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import struct
 
-from enclave.channel.streams import Tail
+from enclave.channel.streams import ReadSize, Tail
 from enclave.sandboxes.docker.dial import RawStream
 
 _HEADER = struct.Struct('!BxxxI')
 _LIMIT = 1 << 24
-READ_BYTES = 1 << 18
 
 
 class Demultiplexer:
@@ -53,10 +52,12 @@ class ContainerStream:
         self._raw = raw
         self._frames = Demultiplexer()
         self._tail = Tail()
+        self._size = ReadSize()
 
     def read(self) -> bytes:
         """Return bytes of the agent's stdout; what comes on stderr is kept for `diagnostics`."""
-        while data := self._raw.read(READ_BYTES):
+        while data := self._raw.read(self._size.now):
+            self._size.note(len(data))
             out = []
             for kind, piece in self._frames.feed(data):
                 if kind == 2:

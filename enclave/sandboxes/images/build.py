@@ -471,7 +471,7 @@ def _json_lines(answer: Any) -> Iterator[dict[str, Any]]:
     for line in str(answer or '').splitlines():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             yield value

@@ -45,6 +45,7 @@ from enclave.errors import (
 from enclave.languages.table import get_language
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.managers.protocol import API_KEY_HEADER
+from enclave.quoting import quoted
 from enclave.records import Model
 from enclave.sandboxes.kinds import get_kind
 from enclave.server.auth import read_settings
@@ -147,6 +148,7 @@ class SandboxFusion(Adapter):
 
 _ANSWER_BYTES = 16 << 20
 _LEAST_CELL_BYTES = 64 << 10
+_MOST_MEMORY = 1 << 50
 ADAPTER = SandboxFusion()
 HANDLES = 'sandbox_fusion'
 
@@ -214,6 +216,8 @@ def fusion_run_jupyter(context: Context, body: RawBody) -> dict[str, Any]:
 def _object(body: RawBody) -> dict[str, Any]:
     try:
         sent = json.loads(body.stream.read())
+    except RecursionError:
+        raise InvalidArgumentError('the body is not JSON that can be read: it is nested too deep') from None
     except ValueError as error:
         raise InvalidArgumentError(f'the body is not JSON: {error}') from None
     if not isinstance(sent, dict):
@@ -255,26 +259,30 @@ def _seconds(value: Any, name: str, default: float) -> float:
     """Return a time limit; 0 is none."""
     if value is None or value == '':
         return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise InvalidArgumentError(f'{name} must be a number of seconds, not {value!r}')
-    return max(0.0, number)
+    return max(0.0, _number(value, f'{name} must be a number of seconds'))
 
 
 def _memory(value: Any) -> int | None:
     """Return a limit of so many MB in bytes; none, 0 and less are no limit."""
     if value is None or value == '':
         return None
+    number = _number(value, 'memory_limit_MB must be a number')
+    return min(_MOST_MEMORY, max(1 << 20, int(min(number, _MOST_MEMORY) * (1 << 20)))) if number > 0 else None
+
+
+def _number(value: Any, what: str) -> float:
+    """Return a number that may have come as text.
+
+    Raises:
+        InvalidArgumentError: It is none, or none that a float can be.
+    """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise InvalidArgumentError(f'memory_limit_MB must be a number, not {value!r}')
-    return max(1 << 20, int(number * (1 << 20))) if number > 0 else None
+        raise InvalidArgumentError(f'{what}, not {quoted(value)}')
+    return number
 
 
 def _files_of(value: Any) -> dict[str, bytes]:
@@ -362,7 +370,7 @@ def _cells_of(sent: Mapping[str, Any]) -> _Cells:
         raise InvalidArgumentError('cells must be a list of code')
     kernel = sent.get('kernel') or 'python3'
     if kernel != 'python3':
-        raise InvalidArgumentError(f"kernel must be 'python3', not {kernel!r}")
+        raise InvalidArgumentError(f"kernel must be 'python3', not {quoted(kernel)}")
     return _Cells(
         cells=tuple(cells),
         cell_seconds=_seconds(sent.get('cell_timeout'), 'cell_timeout', 0.0),
@@ -458,7 +466,9 @@ class _Pools:
     """The pools of a server's keys. Lives as long as the server; any thread may use it."""
 
     settings: SandboxFusionSettings
-    _making: threading.Lock = field(factory=threading.Lock, init=False, repr=False)  # held while a pool is made
+    _making: dict[str, threading.Lock] = field(
+        factory=dict, init=False, repr=False
+    )  # by key: held while its pool is made
     _cleaners: dict[str, _Cleaner] = field(factory=dict, init=False)  # by sandbox; those of dead ones are few and small
 
     def run(self, service: Service, tenant: Tenant, request: CodeRequest) -> CodeResult:
@@ -479,7 +489,7 @@ class _Pools:
             return tenant.manager.acquire_sandbox(pool=HANDLES)
         except PoolError:
             pass  # there is none yet, or it was dissolved
-        with self._making:
+        with self._making.setdefault(tenant.name, threading.Lock()):
             if HANDLES not in tenant.manager.get_stats()['pools']:
                 self._make(service, tenant)
         return tenant.manager.acquire_sandbox(pool=HANDLES)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -410,3 +411,16 @@ def test_a_cancellation_from_within_a_write_does_not_wait_for_it(
 
     with channel._writing:
         call.cancel()
+
+
+def test_what_starts_the_agent_is_not_kept() -> None:
+    program = b'program' * 1000
+    stream = ScriptedStream()
+    made = Channel('box', stream, program=program)
+    try:
+        made.start(patient())
+
+        assert stream.heard == program
+        assert not [each for each in gc.get_referents(made) if each is program]
+    finally:
+        made.close()

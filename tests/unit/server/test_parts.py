@@ -7,6 +7,7 @@ import json
 import re
 import stat
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,34 @@ def test_answers_are_forgotten_when_they_are_too_many(monkeypatch: pytest.Monkey
 
     assert repeats.begin('a', 'one', b'x')[1]
     assert not repeats.begin('a', 'three', b'x')[1]
+
+
+def test_of_work_that_has_ended_only_its_answer_is_kept() -> None:
+    repeats = Repeats()
+    entry, _ = repeats.begin('a', 'key', b'x')
+    work = weakref.ref(entry.cancellation)
+    repeats.finish('a', 'key', entry, StoredResponse(200, (b'{}',)))
+
+    del entry
+
+    assert work() is None
+    assert not repeats.cancel('a', 'key')
+    assert repeats.begin('a', 'key', b'x')[0].outcome == StoredResponse(200, (b'{}',))
+
+
+def test_an_answer_that_its_client_has_is_kept_no_longer() -> None:
+    repeats = Repeats(size=10)
+    for key in ('one', 'two', 'three'):
+        entry, _ = repeats.begin('a', key, b'x')
+        repeats.forget('a', key)  # which does nothing to work that continues
+        repeats.finish('a', key, entry, StoredResponse(200, (b'1234',)))
+        if key == 'one':
+            repeats.forget('b', key)
+            assert not repeats.begin('a', 'one', b'x')[1], "another tenant's is left"
+            repeats.forget('a', key)
+
+    assert repeats.begin('a', 'one', b'x')[1]
+    assert not repeats.begin('a', 'two', b'x')[1], 'what was forgotten counts no longer'
 
 
 def test_work_whose_clients_have_all_gone_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from enclave.errors import ConfigurationError, PolicyError
@@ -12,6 +13,7 @@ from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.server.policy import Policy
+from enclave.tools.registry import ToolFactory
 from tests.support.interpreters import make_python
 
 
@@ -204,6 +206,30 @@ def test_tools_with_time_limits() -> None:
     for timeout in (11, 0):
         with pytest.raises(PolicyError, match='max_timeout'):
             policy.check_tool('x', {'timeout': timeout})
+
+
+def test_every_limit_of_time_of_a_tool_is_within_the_policy() -> None:
+    """Also those that are not called timeout, and those that a call leaves out where the tool has no limit by itself."""
+    policy = Policy(max_timeout=10)
+
+    for option in ('compile_timeout', 'run_timeout'):
+        for seconds in (11, 0):
+            with pytest.raises(PolicyError, match=f'{option}.*max_timeout'):
+                policy.limited_parameters('multi_code_executor', {option: seconds})
+    assert policy.limited_parameters('multi_code_executor', {'compile_timeout': 3}) == {
+        'compile_timeout': 3,
+        'run_timeout': 10,
+    }
+    assert policy.limited_parameters('nobody_has_it', {'timeout': 1}) == {'timeout': 1}
+    assert Policy().limited_parameters('multi_code_executor', {}) == {}
+
+
+@pytest.mark.parametrize('name', ToolFactory.get_available_tools())
+def test_tools_declare_their_limits_of_time(name: str) -> None:
+    tool = ToolFactory.get_tool_class(name)
+    names = [each.name for each in attrs.fields(tool.Arguments)] if tool.Arguments is not None else []
+
+    assert {each for each in names if each.endswith('_timeout')} == set(tool.time_limits)
 
 
 @pytest.mark.parametrize('name', ['policy.json', 'policy.toml'])

@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from enclave.channel.streams import ReadSize
 from enclave.deadline import Deadline
 from enclave.errors import EnclaveError, EngineError, SandboxGoneError, SandboxSilentError
 from enclave.sandboxes.docker.engine import Engine
-from enclave.sandboxes.docker.streams import READ_BYTES, Demultiplexer
+from enclave.sandboxes.docker.streams import Demultiplexer
 from enclave.sandboxes.output import Kept
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Exec:
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """Yield ``(STDOUT or STDERR, bytes)`` until both are closed, or this is."""
-        while data := self._raw.read(READ_BYTES):
+        while data := self._raw.read(ReadSize.MOST):
             yield from self._frames.feed(data)
 
     def write(self, data: bytes) -> bool:

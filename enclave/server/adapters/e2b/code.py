@@ -295,7 +295,7 @@ def _as_result(data: Mapping[str, Any]) -> dict[str, Any]:
         if mime == 'text/plain' and isinstance(value, str):
             value = _unquoted(value)
         if mime in _OBJECTS and isinstance(value, str):  # a notebook has text under all names that are not JSON's
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 value = json.loads(value)
         if mime in _FIELDS:
             found[_FIELDS[mime]] = value

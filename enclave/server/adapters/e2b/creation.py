@@ -10,6 +10,7 @@ from attrs import Factory, frozen
 from enclave.config import check_env
 from enclave.errors import CallCancelledError, InvalidArgumentError, NotFoundError, UnsupportedError
 from enclave.labels import check_labels
+from enclave.quoting import quoted
 from enclave.sandboxes.choice import choose_backend, notebook_type
 from enclave.server.adapters.e2b.settings import E2BSettings
 from enclave.server.adapters.e2b.state import DEBUG_ID
@@ -129,7 +130,10 @@ def _read_network(allowed: Any, options: Any) -> bool:
         raise InvalidArgumentError('network must be an object')
     asked = {name for name, value in (options or {}).items() if value not in (None, [], {})}
     asked -= {'allowPublicTraffic'} if options and options.get('allowPublicTraffic') is False else set()
-    if options and asked == {'denyOut'} and ALL_ADDRESSES in options['denyOut']:
+    denied = (options or {}).get('denyOut')
+    if denied is not None and not (isinstance(denied, list) and all(isinstance(each, str) for each in denied)):
+        raise InvalidArgumentError(f'denyOut of network must be a list of addresses, not {quoted(denied)}')
+    if asked == {'denyOut'} and ALL_ADDRESSES in (denied or ()):
         return False
     if not asked:
         return allowed is not False

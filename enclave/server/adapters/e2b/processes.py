@@ -125,7 +125,8 @@ def _follow(context: Context, live: LiveProcess, after: int, seconds: float | No
 
 def _keepalive_interval() -> float:
     text = flask.request.headers.get('Keepalive-Ping-Interval', '')
-    return min(float(text), MAX_KEEPALIVE_SECONDS) if text.isdecimal() and int(text) else KEEP_ALIVE_SECONDS
+    seconds = float(text) if text.isdecimal() else 0.0  # infinite where it has hundreds of digits
+    return min(seconds, MAX_KEEPALIVE_SECONDS) if seconds else KEEP_ALIVE_SECONDS
 
 
 def _frames(
