@@ -232,7 +232,6 @@ class HttpTransport:
             'Accept-Encoding': 'identity',
             PROTOCOL_HEADER: str(PROTOCOL_VERSION),
         }
-        self._fixed_lines = ''.join(f'{name}: {value}\r\n' for name, value in self._headers.items())
 
     def close(self) -> None:
         """Close the connections that rest; those in use end with their calls."""
@@ -540,8 +539,8 @@ class HttpTransport:
         target = url[len(self._origin) :] or '/'
         if _PLAIN_TARGET.fullmatch(target) is None:
             return None
-        lines = [f'{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{self._fixed_lines}']
-        for name, value in headers.items():
+        lines = [f'{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n']
+        for name, value in {**self._headers, **headers}.items():
             if _PLAIN_VALUE.fullmatch(value) is None:
                 return None
             lines.append(f'{name}: {value}\r\n')

@@ -13,7 +13,6 @@ import io
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -76,6 +75,7 @@ _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication',
 _BINARY = ('application/proto', 'application/connect+proto')
 _QUERY_LIMIT = 64
 _PROTOCOL = str(PROTOCOL_VERSION)
+_NOTHING = contextlib.nullcontext()
 _SMALL_BODY = 64 << 10
 _BODY_FACTOR = 4
 """How much more memory than its text a JSON body may take: its bytes, its text, and what is made of them."""
@@ -316,17 +316,18 @@ class _Entry:
                 if query is not None:
                     arguments['query'] = query
             key = _idempotency_key(visit) if route.is_repeatable else None
+            # Before anything is made of the body: so many bodies at once, and no more.
+            place, weight = self._entered(request, route, tenant), self._weight(request, route)
+            if key is not None:
+                room = self._service.lanes.holding(tenant.name, weight) if weight else _NOTHING
+                with place, room:
+                    self._put_body(request, route, arguments)
+                    return self._once(visit, route, tenant, key, arguments)
             with contextlib.ExitStack() as stack:
-                # Before anything is made of the body: so many bodies at once, and no more.
-                stack.enter_context(self._entered(request, route, tenant))
-                weight = self._weight(request, route)
+                stack.enter_context(place)
                 if weight:
                     stack.enter_context(self._service.lanes.holding(tenant.name, weight))
-                body = self._body(request, route)
-                if route.body is not None:
-                    arguments['body'] = body
-                if key is not None:
-                    return self._once(visit, route, tenant, key, arguments)
+                self._put_body(request, route, arguments)
                 cancellation = Cancellation()
                 context = self._context(visit, tenant, cancellation)
                 stack.enter_context(context.held)
@@ -340,6 +341,11 @@ class _Entry:
         except EnclaveError as error:
             return self._failure(visit, error)
 
+    def _put_body(self, request: Any, route: Route, arguments: dict[str, Any]) -> None:
+        body = self._body(request, route)
+        if route.body is not None:
+            arguments['body'] = body
+
     def _entered(self, request: Any, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
         lanes = self._service.lanes
         if route.lane not in ('call', 'program'):
@@ -352,7 +358,7 @@ class _Entry:
     def _listed(visit: Visit, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
         """Have a call be among those that run, as long as it does."""
         if route.lane not in ('call', 'stream', 'program'):
-            return contextlib.nullcontext()
+            return _NOTHING
         if 'sandbox_id' in visit.path:
             visit.facts.setdefault('sandbox_id', visit.path['sandbox_id'])
         return tenant.calls.running(route.name, visit.facts)
@@ -380,10 +386,10 @@ class _Entry:
             repeats.forget(tenant.name, received)
         entry, is_mine = repeats.begin(tenant.name, key, _fingerprint(visit.request, route))
         context = self._context(visit, tenant, entry.cancellation)
-        gone = threading.Event()
+        gone: list[bool] = []
 
         def leave() -> None:
-            gone.set()
+            gone.append(True)
             repeats.leave(entry)
 
         context.on_gone(leave)
@@ -422,10 +428,10 @@ class _Entry:
             answer.on_close.append(stack.pop_all().close)
         return answer
 
-    def _repeated(self, visit: Visit, entry: Entry, gone: threading.Event) -> Answer:
+    def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> Answer:
         """Wait for the end of work that another request does, and answer as it does."""
         while not entry.done.wait(1.0):
-            if gone.is_set():
+            if gone:
                 raise CallCancelledError('the client went away')
         outcome = entry.outcome
         if outcome is None:

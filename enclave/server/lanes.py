@@ -15,7 +15,7 @@ import collections
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import define, field
 
@@ -211,25 +211,25 @@ class Lanes:
         """How many bytes of output one call may hold at most."""
         return self._memory.limit // 4
 
-    @contextlib.contextmanager
-    def holding(self, tenant: str, size: int) -> Iterator[None]:
+    def holding(self, tenant: str, size: int) -> contextlib.AbstractContextManager[None]:
         """Hold room for output of so many bytes for the block; no call is larger than a quarter of all there is.
 
         Raises:
             TooManyRequestsError: Other calls hold it.
         """
-        amount = min(size, self.largest_call)
+        return _Room(self, tenant, size)
+
+    def _take_room(self, tenant: str, amount: int) -> None:
         with self._changed:
             if not self._memory.has_room(tenant, amount):
                 self._refused += 1
                 raise _full('the server is busy: the calls that continue may have as much output as it keeps at once')
             self._memory.take(tenant, amount)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._memory.give(tenant, amount)
-                self._changed.notify_all()
+
+    def _give_room(self, tenant: str, amount: int) -> None:
+        with self._changed:
+            self._memory.give(tenant, amount)
+            self._changed.notify_all()
 
     @property
     def memory_held(self) -> int:
@@ -264,7 +264,6 @@ class Lanes:
                     del self._answers[tenant]
                 self._changed.notify_all()
 
-    @contextlib.contextmanager
     def queued(
         self,
         lane: Lane,
@@ -273,7 +272,7 @@ class Lanes:
         on_gone: Callable[[Callable[[], None]], None] = lambda action: None,
         *,
         patience: float | None = None,
-    ) -> Iterator[None]:
+    ) -> contextlib.AbstractContextManager[None]:
         """Wait for the turn of a program or a call, and hold its place for the block.
 
         Args:
@@ -284,25 +283,32 @@ class Lanes:
             TooManyRequestsError: As many wait as may, or its turn did not come in time.
             CallCancelledError: The client went away.
         """
-        shares, ticket = self._lanes[lane], None
+        return _Place(self, lane, tenant, tenant_limit, on_gone, patience)
+
+    def _take_turn(
+        self,
+        lane: Lane,
+        tenant: str,
+        limit: int | None,
+        on_gone: Callable[[Callable[[], None]], None],
+        patience: float | None,
+    ) -> None:
         with self._changed:
-            if self._queues[lane] or not self._may_have_locked(lane, tenant, tenant_limit):
-                ticket = _Ticket(lane, tenant, tenant_limit)
-                self._queues[lane].setdefault(tenant, collections.deque()).append(ticket)
-                self._grant_locked(lane)
-                if not ticket.is_granted:
-                    self._wait_locked(ticket)
-            else:
-                shares.take(tenant)
-        if ticket is not None:
-            self._await_turn(ticket, on_gone, patience)
-        try:
-            yield
-        finally:
-            with self._changed:
-                shares.give(tenant)
-                self._grant_locked(lane)
-                self._changed.notify_all()
+            if not self._queues[lane] and self._may_have_locked(lane, tenant, limit):
+                self._lanes[lane].take(tenant)
+                return
+            ticket = _Ticket(lane, tenant, limit)
+            self._queues[lane].setdefault(tenant, collections.deque()).append(ticket)
+            self._grant_locked(lane)
+            if not ticket.is_granted:
+                self._wait_locked(ticket)
+        self._await_turn(ticket, on_gone, patience)
+
+    def _give_turn(self, lane: Lane, tenant: str) -> None:
+        with self._changed:
+            self._lanes[lane].give(tenant)
+            self._grant_locked(lane)
+            self._changed.notify_all()
 
     def _may_have_locked(self, lane: Lane, tenant: str, limit: int | None) -> bool:
         shares = self._lanes[lane]
@@ -402,6 +408,39 @@ class Lanes:
     def refused(self) -> int:
         """How many were refused so far."""
         return self._refused
+
+
+class _Place:
+    """The block of `Lanes.queued`."""
+
+    __slots__ = ('_asked', '_lanes')
+
+    def __init__(self, lanes: Lanes, *asked: Any) -> None:
+        self._lanes = lanes
+        self._asked = asked
+
+    def __enter__(self) -> None:
+        self._lanes._take_turn(*self._asked)
+
+    def __exit__(self, *_: object) -> None:
+        self._lanes._give_turn(*self._asked[:2])
+
+
+class _Room:
+    """The block of `Lanes.holding`."""
+
+    __slots__ = ('_lanes', '_size', '_tenant')
+
+    def __init__(self, lanes: Lanes, tenant: str, size: int) -> None:
+        self._lanes = lanes
+        self._tenant = tenant
+        self._size = min(size, lanes.largest_call)
+
+    def __enter__(self) -> None:
+        self._lanes._take_room(self._tenant, self._size)
+
+    def __exit__(self, *_: object) -> None:
+        self._lanes._give_room(self._tenant, self._size)
 
 
 def _full(message: str) -> TooManyRequestsError:

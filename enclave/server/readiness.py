@@ -36,6 +36,11 @@ class Readiness:
         self._look_at = 0.0
         self._looks_at_all = True  # a single write or read needs no lock
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether sockets stay registered, so that waking the loop is cheap where nothing has changed."""
+        return self._epoll is not None
+
     def look_at_all(self) -> None:
         """Have everything looked at in the next round."""
         self._looks_at_all = True

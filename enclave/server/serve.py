@@ -156,6 +156,7 @@ class _HeadCheck:
             if isinstance(route.body, str):
                 path = VARIABLE.sub('[^/]+', route.path)
                 raw.setdefault(route.method, []).append(path.replace('<path:rest>', '.*'))
+        self._adjusted: dict[int, Any] = {}
         self._raw = {method: re.compile('|'.join(paths)) for method, paths in raw.items()}
 
     def limit(self, method: str, path: str) -> int:
@@ -163,6 +164,13 @@ class _HeadCheck:
         paths = self._raw.get(method)
         raw = paths is not None and paths.fullmatch(path) is not None
         return self._policy.max_upload_bytes if raw else self._policy.max_json_bytes
+
+    def adjusted(self, adjustments: Adjustments, most: int) -> Any:
+        """Return waitress's settings for a body of less than so many bytes; there are few such."""
+        found = self._adjusted.get(most)
+        if found is None:
+            found = self._adjusted[most] = _adjusted(adjustments, most)
+        return found
 
     def check(self, limit: int, request: Any) -> EnclaveError | None:
         """Return why the body of a request, whose head has come, shall not be taken, or None."""
@@ -182,6 +190,12 @@ class _HeadCheck:
             return
         query = dict(parse_qsl(request.query, keep_blank_values=True, max_num_fields=64))
         adapter.identify(self._service, Head(method=request.command, path=request.path, query=query, headers=headers))
+
+
+def _adjusted(adjustments: Adjustments, most: int) -> Any:
+    made = copy.copy(adjustments)
+    made.max_request_body_size = most
+    return made
 
 
 def _too_large(limit: int) -> RequestTooLargeError:
@@ -229,8 +243,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
             self.headers.update(named)
         limit = self.gate.limit(self.command, self.path)
         error = self.gate.check(limit, self)
-        self.adj = copy.copy(self.adj)
-        self.adj.max_request_body_size = limit + 1  # waitress refuses what is as large as this
+        self.adj = self.gate.adjusted(self.adj, limit + 1)  # waitress refuses what is as large as this
         if error is None:
             if self.chunked and takes_live_body(self.path):
                 self.live = LiveBody(self.wake)
@@ -238,13 +251,13 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
             elif 'UPGRADE' in self.headers and takes_upgrade(self.path) and self.body_rcv is None:
                 self.live = LiveBody(self.wake)
                 self.body_rcv = _Endless(self.live)
-                self.adj.max_request_body_size = 1 << 62
+                self.adj = self.gate.adjusted(self.adj, 1 << 62)
             return
         self._refusal = _Refused(status_of(error), error)
         self.expect_continue = False
         if not self.chunked and self.content_length <= DRAINED_BYTES:
             self.body_rcv = FixedStreamReceiver(self.content_length, _NoBuffer())
-            self.adj.max_request_body_size = self.content_length + 1
+            self.adj = _adjusted(self.adj, self.content_length + 1)
         else:
             self.body_rcv = None  # the request is complete here, and so is the connection
 
@@ -494,7 +507,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
             return written
         finally:
             self._is_writing = False
-            self.server.pull_trigger()
+            if self.server.readiness.is_kept or self.writable():
+                self.server.pull_trigger()
 
     def writable(self) -> bool:
         """Whether waitress's own thread is to send what is left.
