@@ -240,6 +240,9 @@ class RemoteSandbox(FullSandbox):
                 callback(text)
         return result
 
+    def _run_in_batch(self, request: CodeRequest) -> CodeResult:
+        return self._run_code(request)
+
     def list_processes(self) -> list[ProcessInfo]:
         """See `Verbs.list_processes`: those that were started through the server, by whichever client."""
         return self._operations.list_processes()
