@@ -69,8 +69,8 @@ class Runner(Protocol):
         Args:
             source: (file name, content) of a file to be written into a new directory, which is then the working directory
                 and goes away with the call; only if `has_sources` is true.
-            preload: The command is an interpreter of Python's for the file of ``source``: the program may be a fork of one that has
-                started, and imported these modules, already.
+            preload: The command is an interpreter of Python's for the file of ``source``: the program may be a fork of one that
+                has started, and imported these modules, already.
         """
 
     @property
