@@ -138,6 +138,10 @@ def test_tools_run_as_documented(server: SandboxServer, made: str) -> None:
     expected = {'status', 'execution_time', 'timestamp', 'tool_name', 'output', 'metadata', 'error'}
     assert set(done.json()) == expected
     assert (done.json()['status'], done.json()['error']) == ('error', 'Command failed with exit code 7')
+    assert call('python_executor', {'code': 'print(1)', 'timeout': '30'}).json()['output'] == '1\n'
+    wrong = call('shell_executor', {'command': 1})
+    assert (wrong.status_code, wrong.json()['status']) == (200, 'error')
+    assert wrong.json()['error'] == 'command must be text, not int'
     late = call('shell_executor', {'command': 'sleep 60', 'timeout': 0.3}).json()
     assert (late['status'], late['error']) == ('timeout', 'Command timed out after 0.3 seconds')
     written = call('file_operation', {'operation': 'write', 'file_path': 'x', 'content': 'y', 'encoding': 'utf-8'})
