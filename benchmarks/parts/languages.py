@@ -7,6 +7,7 @@ import random
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +20,6 @@ from enclave.languages.table import get_language
 from enclave.languages.values import CodeRequest
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.registry import SandboxFactory
-from enclave.server.serve import create_server
 from tests.languages.programs import PROGRAMS
 
 CPP = (
@@ -32,6 +32,15 @@ WANTED = ('python', 'bash', 'c', 'cpp', 'nodejs', 'perl', 'ruby', 'lua')
 
 COMMANDS = {'python': 'python3', 'c': 'gcc', 'cpp': 'g++', 'nodejs': 'node'}
 """What a language needs of this host, where that is not its name."""
+_SERVER = """
+import sys
+from enclave.server.serve import create_server
+
+server = create_server(sandbox_type=sys.argv[1])
+print(server.start(port=0), flush=True)
+sys.stdin.read()
+server.stop()
+"""
 OPTIONS: dict[str, Any] = {'memory_limit': '1g', 'cpu_limit': 2.0, 'timeout': 120}
 
 
@@ -76,11 +85,17 @@ def measure_native(table: Table, kind: str, rounds: int) -> None:
 
 
 def measure_server(table: Table, kind: str, scale: float) -> None:
-    """Batches and verdicts over HTTP, with four sandboxes."""
-    server = create_server(sandbox_type=kind)
-    url = server.start(port=0)
+    """Batches and verdicts over HTTP, with a server in a process of its own and four sandboxes.
+
+    Compared are single calls of one caller (`run_code_in_pool('print(1)')`, one after another) and one `run_many`, both with
+    the options that they have by default.
+    """
+    command = [sys.executable, '-c', _SERVER, kind]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
     try:
-        with HttpSandboxManager(base_url=url) as manager:
+        with HttpSandboxManager(base_url=server.stdout.readline().strip()) as manager:
             manager.initialize_pool(4, kind, OPTIONS)
             list(manager.run_many(['print(1)'] * 16))
             singles, batches = [], []
@@ -103,7 +118,8 @@ def measure_server(table: Table, kind: str, scale: float) -> None:
             for callers in (1, 32):
                 table.row(*verdicts(manager, callers, max(20, round(100 * scale))))  # type: ignore[misc]
     finally:
-        server.stop()
+        server.stdin.close()
+        server.wait()
 
 
 def verdicts(manager: HttpSandboxManager, callers: int, count: int) -> tuple[str, str, str]:

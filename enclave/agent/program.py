@@ -592,12 +592,13 @@ def read_delay(pid):
     return most / 1e9
 
 
-def measure_family(supervisor, main, memory_limit):
-    # type: (int, int, Optional[int]) -> Tuple[float, int, float]
+def measure_family(supervisor, main, memory_limit, template):
+    # type: (int, int, Optional[int], int) -> Tuple[float, int, float]
     """Return (processor seconds with those of the supervisor's ended children, bytes of memory, seconds of waiting for a
-    processor) of what a call has running."""
+    processor) of what a call has running. The template interpreter is not part of it."""
     look = Look()
     family = look.below({supervisor}) if supervisor != MINE else look.below({main}) | {main}
+    family.discard(template)
     ticks = read_usage(supervisor)[2] if supervisor != MINE else 0
     sizes = {}  # type: Dict[int, int]
     delay = 0.0
@@ -994,23 +995,26 @@ class Run(HostCall):
 
     def preload(self):
         # type: () -> Optional[List[Any]]
-        """Return what the template interpreter is that the program can be forked from: its command and its modules."""
-        at = int((self.message.get('script') or {}).get('at', 0))
-        if self.message.get('preload') is None or self.limits is not None or not at or not hasattr(os, 'memfd_create'):
+        """Return what the template interpreter is that the program can be forked from: its command, its modules, and the name
+        and the suffix of the scripts."""
+        script = self.message.get('script') or {}
+        at = int(script.get('at', 0))
+        if self.message.get('preload') is None or not at or not hasattr(os, 'memfd_create'):
             return None
-        if self.message['script'].get('name') or self.message['script'].get('sourced'):
+        if script.get('sourced'):
             return None
         ours = {to_bytes(name, 'env') for name in self.message.get('path_first') or {}} | {b'PYTHONUNBUFFERED'}
         changed = [name for name, value in self.env.items() if PROCESS_ENV.get(name) != value]
         if any(name.startswith(START_PREFIXES) or name in START_VARIABLES for name in changed if name not in ours):
             return None
-        return [[to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]]
+        words, modules = [to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]
+        return [words, modules, str(script.get('name') or ''), str(script.get('suffix') or '')]
 
     def make_request(self, preload, template_dir):
         # type: (Optional[List[Any]], bytes) -> bytes
         """Return the call as a free supervisor needs it, or nothing when it is too large.
 
-        With ``preload`` its script is run from ``template_dir``, if it is forked from a template.
+        With ``preload`` its script is run from ``template_dir``, if it is forked from a template; a script with a name by that.
         """
         changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
         words = [to_text(word) for word in self.argv]
@@ -1161,7 +1165,10 @@ class Run(HostCall):
         """See whether the family has gone over a limit, and when to look again."""
         assert self.limits is not None
         memory = self.limits.get('memory')
-        cpu, rss, delay = measure_family(self.supervisor.pid if self.supervisor else MINE, self.main, memory)
+        supervisor, template = MINE, 0
+        if self.supervisor:
+            supervisor, template = self.supervisor.pid, self.supervisor.template_pid
+        cpu, rss, delay = measure_family(supervisor, self.main, memory, template)
         cpu = max(0.0, cpu - self.base_ticks / float(TICKS))
         if memory and rss > memory:
             return self.exceed('memory', '')
@@ -1769,8 +1776,9 @@ class Supervisor(object):
         order = [
             [to_bytes(word) for word in request[0][len(request[3][0]) + 1 :]],
             changed,
-            to_bytes(request[2]),
+            to_bytes(request[4][1] if request[3][2] else request[2]),
             request[5],
+            to_bytes(request[3][2]),
         ]
         # The fork waits until it is known here, or goes: a program must not run twice because its template died meanwhile.
         go, let_go = os.pipe()
@@ -1807,7 +1815,7 @@ class Supervisor(object):
         """Start an interpreter for the script and have it stop in its start; None if it cannot be had."""
         import _socket
 
-        command, modules = request[3]
+        command, modules, own_name, _ = request[3]
         # There is nothing at this path yet: an interpreter that does not stop in its start must not run the program.
         path = os.path.join(to_bytes(request[4][1]), os.path.basename(to_bytes(request[0][len(command)])))
         argv = [to_bytes(word) for word in command] + [path]
@@ -1848,7 +1856,7 @@ class Supervisor(object):
                 os.close(fd)
         template = Template(pid, ours, request[3], request[4][1])
         try:
-            ours.send(marshal.dumps([[to_bytes(name) for name in modules]], 2))
+            ours.send(marshal.dumps([[to_bytes(name) for name in modules], bool(own_name)], 2))
             while True:
                 data = ours.recv(STATUS.size)
                 if len(data) != STATUS.size:
@@ -1948,7 +1956,9 @@ def _prepare():
     for name in set(sys.modules) - known:
         del sys.modules[name]
     os.close(4)
-    (names,) = marshal.loads(channel.recv(1 << 16))
+    names, is_named = marshal.loads(channel.recv(1 << 16))
+    if is_named and sys.version_info < (3, 9):
+        os._exit(0)  # a script that is given without its directory is then called so, too
 
     # The site's own, which this one stands before.
     own = sys.modules.pop('sitecustomize')
@@ -2121,7 +2131,7 @@ def _prepare():
         if os.read(go, 1) != b'g':
             os._exit(1)
         os.close(go)
-        args, changed, cwd, cpus = marshal.loads(data)
+        args, changed, cwd, cpus, own_name = marshal.loads(data)
         prctl(4, 1, 0, 0, 0)
         os.setsid()
         for number, fd in enumerate(stdio):
@@ -2147,6 +2157,10 @@ def _prepare():
         first = [each for each in os.environ.get('PYTHONPATH', '').split(':') if each]
         sys.path[:0] = [each for each in first if each not in sys.path]
         args = [os.fsdecode(each) for each in args]
+        if own_name:
+            sys.argv[0] = os.fsdecode(own_name)
+            if hasattr(sys, 'orig_argv'):
+                sys.orig_argv[-1] = sys.argv[0]
         sys.argv.extend(args)
         if hasattr(sys, 'orig_argv'):
             sys.orig_argv.extend(args)
@@ -2292,6 +2306,8 @@ class Killer(object):
             return set()  # it has reported that all are gone, and may have the next call's below it by now
         if self.supervisor:
             found = look.below({self.supervisor.pid})
+            if run and run.is_forked and run.main:
+                found.discard(self.supervisor.template_pid)  # it says how its fork ended
         else:
             # A guest killed the supervisor, so its orphans came to us, and which call they belong to is lost. Take them all,
             # except what other calls certainly own.
@@ -2327,7 +2343,9 @@ class Killer(object):
         if self.quiet_looks == 2:
             self.quiet_since = now
         if self.is_quiet() and self.supervisor:
-            send_signal(self.supervisor.pid, signal.SIGCONT)  # a guest may have stopped it
+            for pid in (self.supervisor.pid, self.supervisor.template_pid):  # a guest may have stopped them
+                if pid:
+                    send_signal(pid, signal.SIGCONT)
         return grows
 
     def is_quiet(self):

@@ -47,6 +47,7 @@ class SandboxRunner:
         max_output_bytes: int | None = None,
         limits: Limits | None = None,
         source: tuple[str, bytes] | None = None,
+        forks: bool = False,
     ) -> CommandResult:
         """Run a command to its end, under limits where the sandbox can keep them."""
         given = {'cwd': cwd, 'env': env, 'stdin': stdin, 'max_output_bytes': max_output_bytes}
@@ -54,7 +55,7 @@ class SandboxRunner:
         options.update(self._callbacks)
         result: CommandResult
         if self._limited is not None:
-            result = self._limited(command, timeout=timeout, limits=limits, source=source, **options)
+            result = self._limited(command, timeout=timeout, limits=limits, source=source, forks=forks, **options)
         else:
             result = self._sandbox.execute_command(list(command), timeout, **options)
         return result

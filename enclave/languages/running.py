@@ -60,12 +60,15 @@ class Runner(Protocol):
         max_output_bytes: int | None = None,
         limits: Limits | None = None,
         source: tuple[str, bytes] | None = None,
+        forks: bool = False,
     ) -> CommandResult:
         """Run a command to its end, under limits where the kind of sandbox has them.
 
         Args:
             source: (file name, content) of a file to be written into a new directory, which is then the working directory
                 and goes away with the call; only if `has_sources` is true.
+            forks: The second word of the command is the file of ``source``, for an interpreter of Python: the program may be a
+                fork of one that has started already.
         """
 
     @property
@@ -89,13 +92,19 @@ class Runner(Protocol):
 
 
 def run_program(
-    runner: Runner, request: CodeRequest, language: Language | None = None, *, patience: float = PATIENCE
+    runner: Runner,
+    request: CodeRequest,
+    language: Language | None = None,
+    *,
+    patience: float = PATIENCE,
+    is_of_batch: bool = False,
 ) -> CodeResult:
     """Compile and run a program in a sandbox, and return what became of it.
 
     Args:
         language: An entry to be used in the place of the table's.
         patience: How many times its time limits a program may wait for a processor beyond them.
+        is_of_batch: It is one of many: it need not have an interpreter of its own start, where a fork of one does the same.
 
     Raises:
         NotRegisteredError: There is no such language.
@@ -111,7 +120,7 @@ def run_program(
     if plan.file in request.files:
         raise InvalidArgumentError(f'files: {plan.file!r} is where the program itself goes; choose another name')
     if runner.has_sources and _is_simple(plan, request):
-        run = _run(runner, language, plan, request, None, patience)
+        run = _run(runner, language, plan, request, None, patience, forks=is_of_batch and language.is_forkable)
         return CodeResult(language=language.name, run=run, verdict=judge(None, run, request))
     try:
         _write_files(runner, folder, plan, request)
@@ -242,7 +251,14 @@ def _compile(
 
 
 def _run(
-    runner: Runner, language: Language, plan: Plan, request: CodeRequest, folder: str | None, patience: float
+    runner: Runner,
+    language: Language,
+    plan: Plan,
+    request: CodeRequest,
+    folder: str | None,
+    patience: float,
+    *,
+    forks: bool = False,
 ) -> StepResult:
     limits = Limits(
         cpu_seconds=request.cpu_time_limit,
@@ -259,6 +275,7 @@ def _run(
         max_output_bytes=request.max_output_bytes,
         limits=limits,
         source=None if folder is not None else (plan.file, as_bytes(request.code)),
+        forks=forks,
     )
     step = as_step(result, limits)
     if not step.success and not plan.compile:

@@ -60,6 +60,8 @@ class Language(Model):
         timeout: Seconds that running may take unless the request says otherwise; None is the sandbox's own limit.
         packages: Debian packages of the toolchain.
         npm: Packages of the toolchain on npm, with versions where they matter.
+        is_forkable: Whether it is an interpreter of Python that is given the file alone, so that the programs of a batch may be
+            forks of one.
         note: What there is to know.
         image: ``'multi'`` for the languages of that image, ``'multi-full'`` for those that only the larger one has, ``''``
             for those that no image of this library has.
@@ -82,6 +84,7 @@ class Language(Model):
     timeout: float | None = None
     packages: tuple[str, ...] = field(default=(), converter=as_tuple)
     npm: tuple[str, ...] = field(default=(), converter=as_tuple)
+    is_forkable: bool = False
     note: str = ''
     image: str = 'multi-full'
 
@@ -202,6 +205,7 @@ ENTRIES: tuple[Language, ...] = (
         run=('python3', '{file}'),
         version=('python3', '--version'),
         packages=('python3',),
+        is_forkable=True,
         image='multi',
     ),
     Language(

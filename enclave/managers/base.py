@@ -802,6 +802,10 @@ class SandboxManager(ABC):
         with self.lease(timeout, pool=pool) as sandbox:
             return sandbox.run_code(request)
 
+    def _run_in_batch(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        """Run one of many programs in a pool; see `run_many`."""
+        return self._run_code_in_pool(request, timeout, pool)
+
     def run_many(
         self,
         programs: Iterable[Program],
@@ -871,7 +875,7 @@ class SandboxManager(ABC):
         if concurrency is None:
             concurrency = min(MOST_AT_ONCE, self._pool_size(pool))
         return Batch(
-            lambda item: self._run_code_in_pool(make(item), wait_timeout, pool),
+            lambda item: self._run_in_batch(make(item), wait_timeout, pool),
             items,
             concurrency=concurrency,
             is_ordered=in_order,

@@ -21,6 +21,7 @@ from enclave.errors import (
     PoolError,
 )
 from enclave.labels import check_labels, has_labels
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, check_on_expiry, check_pool_name
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
@@ -338,6 +339,10 @@ class LocalSandboxManager(SandboxManager):
         record.pool.release(sandbox_id)
 
     # Reply ------------------------------------------------------------------------------------------------------------
+
+    def _run_in_batch(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        with self.lease(timeout, pool=pool) as sandbox:
+            return sandbox._run_in_batch(request)
 
     def get_stats(self) -> dict[str, Any]:
         """Return numbers about the manager; see `SandboxManager.get_stats` for their shape."""

@@ -168,6 +168,40 @@ def own_address() -> tuple[str, str]:
     return str(ray.util.get_node_ip_address()), str(ray.get_runtime_context().get_node_id())
 
 
+# What managers write down for each other ---------------------------------------------------------------------------------
+
+
+def write(key: str, value: str, *, replaces: bool = True) -> bool:
+    """Write something down in the head of the cluster; return whether it was.
+
+    Args:
+        replaces: Also where there is something under the key already.
+    """
+    existed = _head()._internal_kv_put(key, value, replaces, namespace=NAMESPACE)
+    return replaces or not existed
+
+
+def read(key: str) -> str | None:
+    """Return what is written down under a key, or None."""
+    found = _head()._internal_kv_get(key, namespace=NAMESPACE)
+    return None if found is None else bytes(found).decode()
+
+
+def written(prefix: str) -> list[str]:
+    """Return the keys that begin so."""
+    return [bytes(each).decode() for each in _head()._internal_kv_list(prefix, namespace=NAMESPACE)]
+
+
+def erase(key: str) -> None:
+    """Have nothing written down under a key any more."""
+    _head()._internal_kv_del(key, namespace=NAMESPACE)
+
+
+def _head() -> Any:
+    _connected()
+    return importlib.import_module('ray.experimental.internal_kv')
+
+
 def make_gauge(name: str, description: str, tags: dict[str, str]) -> Any:
     """Return a gauge of Ray's metrics, whose tags stay the same."""
     metrics = importlib.import_module('ray.util.metrics')

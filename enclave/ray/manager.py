@@ -46,6 +46,7 @@ from enclave.managers.base import Config, Lifetime, SandboxManager, check_pool_n
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.remote import as_parameters
 from enclave.ray import cluster
+from enclave.ray.claims import SIGN_SECONDS, PoolClaims
 from enclave.ray.config import RayOptions
 from enclave.ray.pools import ShardedPool, ShardedPools
 from enclave.ray.shard import FULL
@@ -110,6 +111,9 @@ class RaySandboxManager(SandboxManager):
             cancel_later=_cancels(self._control),
         )
         self._pools = ShardedPools()
+        # Without a name nobody else has these shards; a manager with `attach` makes nothing anew.
+        is_shared = self.options.name is not None and not self.options.attach
+        self._claims = PoolClaims(self._shards.cluster, self.id) if is_shared else None
         self._lock = threading.RLock()  # guards all below
         self._state = 'new'
         self._places: dict[str, str] = {}  # which shard has a sandbox whose id does not say it
@@ -189,6 +193,8 @@ class RaySandboxManager(SandboxManager):
             for pool in self._pools.clear():
                 pool.close(error)
             shards = self._shards.close(error)
+            if self._claims is not None:
+                self._claims.let_go()
             if not was_new and not are_kept:
                 deadline = Deadline.after(self.config.stop_timeout)
                 end_all(shards, deadline)
@@ -527,6 +533,8 @@ class RaySandboxManager(SandboxManager):
             pool.size, pool.most = max(size, pool.size), max(size, pool.most)
             pool.miss(-missing)  # what was lost is made with the rest
             try:
+                if self._claims is not None:
+                    self._claims.take(pool.name)
                 self._resize(pool, size, deadline)
             except BaseException:
                 pool.miss(missing)
@@ -643,6 +651,9 @@ class RaySandboxManager(SandboxManager):
         """
         now = time.monotonic()
         pools = self._pools.all()
+        if self._claims is not None and pools:
+            with contextlib.suppress(Exception):  # the cluster's head may be away for a moment, and is asked again
+                self._claims.show_life()
         for pool in pools:
             count = pool.begin_replacing(now)
             if count:
@@ -671,6 +682,9 @@ class RaySandboxManager(SandboxManager):
     def _replace(self, pool: ShardedPool, count: int) -> None:
         """Make so many sandboxes of a pool anew that were lost; if that cannot be done, it is tried again later."""
         try:
+            if self._claims is not None and not self._claims.has(pool.name):
+                pool.leave_to_others(SIGN_SECONDS)
+                return
             self._place(pool, count, Deadline.after(self.options.capacity_timeout))
         except Exception as error:
             logger.warning('%d lost sandboxes of the pool %s could not be made anew: %s', count, pool.name, error)

@@ -72,6 +72,7 @@ class ShardedPool:
     _failures: int = field(default=0, init=False)  # in a row
     _retry_at: float = field(default=0.0, init=False)
     _is_replacing: bool = field(default=False, init=False)
+    _left_until: float = field(default=0.0, init=False)  # until when another manager is left to replace
     is_changing: bool = field(default=False, init=False)
     leases: int = field(default=0, init=False)
     wait_seconds: float = field(default=0.0, init=False)
@@ -219,6 +220,7 @@ class ShardedPool:
             if size == known or (not size and len(self._parts) == 1):
                 return  # whether a pool without any part was dissolved is what the next call on it finds out
             self._set_part_locked(shard, size)
+            self._missing -= min(self._missing, max(0, size - known))  # another manager has made it anew
             total = self._total_locked()
             if self.is_followed:
                 self.size = self.most = total + self._missing
@@ -248,7 +250,8 @@ class ShardedPool:
             rests = now < self._retry_at and not (self._queue and not total)
             if not self._is_replacing:  # what was lost while it was made was counted twice
                 self._missing = min(self._missing, max(0, self.most - total))
-            if not self._missing or self._is_replacing or self._closed is not None or rests:
+            is_left = now < self._left_until
+            if not self._missing or self._is_replacing or self._closed is not None or rests or is_left:
                 return 0
             self._is_replacing = True
             return max(1, min(self._batch, self._missing))
@@ -260,6 +263,11 @@ class ShardedPool:
             wanted = min(count, self._missing)
             self._missing -= wanted
             return count - wanted
+
+    def leave_to_others(self, seconds: float) -> None:
+        """Make nothing anew for a while, since another manager does."""
+        with self._changed:
+            self._is_replacing, self._left_until = False, time.monotonic() + seconds
 
     def could_not_replace(self, count: int, error: BaseException) -> None:
         """Try again later, with half as many at once: there may be room for these."""

@@ -215,12 +215,15 @@ class AgentBackedSandbox(FullSandbox):
         *,
         limits: Limits | None,
         source: tuple[str, bytes] | None,
+        forks: bool = False,
         on_stdout: OnText | None = None,
         on_stderr: OnText | None = None,
         **options: Any,
     ) -> CommandResult:
         """Run a command under limits; see `enclave.languages.running.Runner.run_step`."""
-        script = None if source is None else Script(name=source[0], source=source[1])
+        script = None
+        if source is not None:
+            script = Script(name=source[0], source=source[1], at=1 if forks else 0, preload=() if forks else None)
         request = RunCommand(command=command, script=script, limits=limits, **options)
         if limits is not None and limits.cpu_seconds is not None and not self._measures:
             # Nobody measures it: the kernel at least ends each of its processes that uses so much.

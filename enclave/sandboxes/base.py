@@ -703,7 +703,7 @@ class Sandbox(ABC):
         self, items: Iterable[Any], make: Callable[[Any], CodeRequest], concurrency: int | None, in_order: bool
     ) -> Outcomes[CodeResult]:
         assert concurrency is not None
-        return Batch(lambda item: self._run_code(make(item)), items, concurrency=concurrency, is_ordered=in_order)
+        return Batch(lambda item: self._run_in_batch(make(item)), items, concurrency=concurrency, is_ordered=in_order)
 
     def _run_code(
         self,
@@ -714,6 +714,11 @@ class Sandbox(ABC):
         """Run a program; see `run_code`."""
         self._check_usable()
         return run_program(SandboxRunner(self, on_stdout=on_stdout, on_stderr=on_stderr), request)
+
+    def _run_in_batch(self, request: CodeRequest) -> CodeResult:
+        """Run one of many programs; see `run_many`."""
+        self._check_usable()
+        return run_program(SandboxRunner(self), request, is_of_batch=True)
 
     # With -------------------------------------------------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ def run_many_in_pool(context: Context, body: CodeBatchRequest) -> Streamed:
         context,
         body,
         requests,
-        lambda each: manager.run_code_in_pool(each, wait_timeout=body.timeout, pool=body.pool),
+        lambda each: manager._run_in_batch(each, body.timeout, body.pool),
         concurrency,
     )
 
@@ -145,7 +145,7 @@ def run_many(context: Context, sandbox_id: str, body: CodeBatchRequest) -> Strea
     asked = body.concurrency or max(2, math.ceil(sandbox.config.cpu_limit))
     requests, room = _checked_requests(context, body.requests, sandbox_id)
     concurrency = _concurrency(context, asked, len(requests), room)
-    return _streamed_batch(context, body, requests, sandbox.run_code, concurrency)
+    return _streamed_batch(context, body, requests, sandbox._run_in_batch, concurrency)
 
 
 def _concurrency(context: Context, asked: int, count: int, room: int) -> int:

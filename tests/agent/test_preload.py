@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from enclave.languages.values import Limits, StepResult
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.verb_requests import RunCommand, Script
 from tests.agent.conftest import AgentProcess
@@ -65,6 +66,63 @@ def test_a_fork_does_what_an_interpreter_of_its_own_does(agent: AgentProcess, na
     assert masked(forked.stdout) == masked(alone.stdout)
     assert masked(forked.stderr) == masked(alone.stderr)
     assert (forked.exit_code, forked.signal, forked.status) == (alone.exit_code, alone.signal, alone.status)
+
+
+@pytest.mark.parametrize('name', list(PROGRAMS)[::12])
+def test_a_program_with_limits_that_is_called_by_its_name_alone_does_so_too(agent: AgentProcess, name: str) -> None:
+    source = PROGRAMS[name]
+    alone, forked = (run_limited(agent, source, preload) for preload in (None, ()))
+
+    assert masked(forked.stdout) == masked(alone.stdout)
+    assert masked(forked.stderr) == masked(alone.stderr)
+    assert (forked.exit_code, forked.signal, forked.status) == (alone.exit_code, alone.signal, alone.status)
+    assert forked.cpu_time is not None
+    assert forked.peak_memory_bytes is not None
+
+
+def run_limited(agent: AgentProcess, source: str, preload: tuple[str, ...] | None = (), **limits: Any) -> StepResult:
+    """Run a program as `run_code` does, and as batches do with ``preload``."""
+    request = RunCommand(
+        command=(sys.executable, 'main.py', *ARGS),
+        timeout=60.0,
+        stdin=STDIN,
+        max_output_bytes=4 << 20,
+        script=Script(source=source.encode('utf-8', 'surrogatepass'), name='main.py', at=1, preload=preload),
+        limits=Limits(**limits),
+    )
+    result = AgentOperations(agent.channel).run(request)
+    assert isinstance(result, StepResult)
+    return result
+
+
+def test_a_limit_that_a_fork_goes_over_leaves_its_template(agent: AgentProcess) -> None:
+    shows = 'import os; print(os.getppid())'
+    before = run_limited(agent, shows).stdout
+    ended = [
+        run_limited(agent, 'while True: pass', cpu_seconds=0.2),
+        run_limited(agent, 'x = b"x" * (200 << 20)\nimport time; time.sleep(600)', memory_bytes=64 << 20),
+        run_limited(agent, 'import os, time\nif os.fork(): os._exit(7)\ntime.sleep(600)'),
+    ]
+
+    assert [(each.exceeded, each.exit_code) for each in ended] == [('cpu', 137), ('memory', 137), (None, 7)]
+    assert (ended[0].cpu_time or 0) >= 0.2
+    assert run_limited(agent, shows).stdout == before
+
+
+def test_a_template_that_a_fork_stops_hinders_no_limit(agent: AgentProcess) -> None:
+    source = 'import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nwhile True: pass'
+
+    assert run_limited(agent, source, cpu_seconds=0.2).exceeded == 'cpu'
+    assert run_limited(agent, 'print(1)').stdout == '1\n'
+
+
+def test_what_a_template_uses_is_none_of_a_program_s(agent: AgentProcess) -> None:
+    source = 'import time; x = b"x" * (10 << 20); time.sleep(0.2); print(1)'
+    for _ in range(3):
+        run_limited(agent, 'sum(range(10 ** 6))')
+    result = run_limited(agent, source, memory_bytes=60 << 20, cpu_seconds=30)
+
+    assert (result.exceeded, result.stdout) == (None, '1\n')
 
 
 def template_of(agent: AgentProcess) -> str:

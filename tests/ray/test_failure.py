@@ -216,6 +216,25 @@ def test_a_pool_makes_anew_elsewhere_what_a_shard_took_with_it() -> None:
             assert sorted(int(each.unwrap().stdout) for each in outcomes) == list(range(20))
 
 
+def test_of_two_managers_of_a_name_one_makes_anew_what_was_lost() -> None:
+    options: dict[str, Any] = {'name': 'both', 'lifetime': 'detached', 'unattended_timeout': 600.0, 'shard_size': 4}
+    with on_ray(sandbox_type='bubblewrap', **options, min_shards=2) as owner:
+        before = owner.initialize_pool(4)
+        with on_ray(sandbox_type='bubblewrap', **options) as other:
+            pools = [owner._pools.get(None), other._pools.get(None)]  # type: ignore[attr-defined]
+            assert wait_until(lambda: pools[1].total == 4, PATIENCE)
+            lost = before[0].rpartition('-')[2]
+            os.kill(shard_of(owner, before[0])['pid'], signal.SIGKILL)
+
+            def is_well(pool: Any) -> bool:
+                return pool.total == 4 and pool.missing == 0 and lost not in pool.parts()
+
+            assert wait_until(lambda: all(is_well(pool) for pool in pools), PATIENCE)
+            assert [pool.size for pool in pools] == [4, 4]
+            assert len([info for info in owner.list_sandboxes() if info.metadata['pool']]) == 4
+            other.detach()  # type: ignore[attr-defined]
+
+
 def test_a_batch_over_a_shard_that_dies_has_an_outcome_for_each_program_and_runs_none_twice(tmp_path: Path) -> None:
     program = 'import sys, time; print(1, file=open("/count/" + sys.stdin.read(), "a")); time.sleep(0.05)'
     with on_ray(sandbox_type='bubblewrap', min_shards=2, shard_size=4, sandbox_config=counting(tmp_path)) as manager:

@@ -53,9 +53,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
     found = Runs()
-    monkeypatch.setattr(
-        LocalSandboxManager, 'run_code_in_pool', lambda self, request, **options: found.run(self, request, **options)
-    )
+    monkeypatch.setattr(LocalSandboxManager, '_run_in_batch', lambda self, request, *_: found.run(self, request))
     yield found
     found.may_end.set()
 

@@ -182,9 +182,10 @@ def mmdebstrap_command(recipe: ImageRecipe, folder: Path, tree: Path, bundle: by
         command.append(f'--customize-hook=copy-in {files} /tmp')
         command.append('--customize-hook=chroot "$1" python3 /tmp/add_host_ca.py /tmp/host-ca.pem')
         command.append('--customize-hook=rm "$1"/tmp/host-ca.pem "$1"/tmp/add_host_ca.py')
-    if (source / 'customize.sh').is_file():
-        shutil.copy(source / 'customize.sh', folder / 'customize.sh')
-        command.append(f'--customize-hook=sh {shlex.quote(str(folder / "customize.sh"))} "$1"')
+    if (source / recipe.customize).is_file():
+        shutil.copy(source / recipe.customize, folder / 'customize.sh')
+        packages = ''.join(f' {shlex.quote(each)}' for each in recipe.npm)
+        command.append(f'--customize-hook=sh {shlex.quote(str(folder / "customize.sh"))} "$1"{packages}')
     command += [recipe.suite, str(tree)]
     sources = host_apt_sources(recipe.suite)
     if sources:  # otherwise mmdebstrap has a mirror of its own choosing

@@ -76,8 +76,10 @@ class ImageRecipe(Model):
     Attributes:
         name: The recipe's folder.
         image: The name the image gets unless the caller says otherwise.
-        method: ``'mmdebstrap'`` needs ``suite`` and ``packages``, and runs ``customize.sh ROOT`` at the end if there is one;
+        method: ``'mmdebstrap'`` needs ``suite`` and ``packages``, and runs ``customize`` at the end if there is one;
             ``'dockerfile'`` needs ``base`` and a Dockerfile.
+        npm: Packages of npm, which ``customize`` is given after the root of the finished file tree.
+        customize: A script of sh; relative to the recipe's folder, so that recipes may share one.
         changes: Dockerfile lines for an imported file tree (ENV, CMD, ...).
         is_default: Whether it is among the images that ``images ensure`` sees to if none is named.
         folder: Where its files are; filled in when it is loaded.
@@ -90,6 +92,8 @@ class ImageRecipe(Model):
     method: Literal['mmdebstrap', 'dockerfile']
     suite: str = ''
     packages: list[str] = Factory(list)
+    npm: list[str] = Factory(list)
+    customize: str = 'customize.sh'
     base: str = ''
     changes: list[str] = Factory(list)
     is_default: bool = True

@@ -20,7 +20,7 @@ from enclave.errors import (
 )
 from enclave.languages import table
 from enclave.languages.table import Language, register_language
-from enclave.languages.values import CodeRequest
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.testing.kinds import KindUnderTest
 from enclave.tools.registry import ToolFactory
@@ -147,6 +147,43 @@ def test_each_verdict_on_a_real_program(
 
     assert result.verdict is verdict
     assert result.success is (verdict is Verdict.ACCEPTED)
+
+
+def test_programs_of_a_batch_do_what_single_ones_do(sandbox: AgentBackedSandbox) -> None:
+    shows = (
+        'import os, sys; print(sys.argv, os.path.basename(__file__), os.path.dirname(__file__) == os.getcwd() == sys.path[0], '
+        'repr(sys.stdin.read()), sorted(os.listdir()), os.environ.get("WORD"))'
+    )
+    programs: list[dict[str, Any]] = [
+        {'code': shows, 'args': ['a b'], 'env': {'WORD': 'w'}, 'stdin': 'in'},
+        {'code': shows},
+        {'code': shows, 'files': {'data.txt': b'x'}},
+        {'code': 'import sys\nprint("out")\nprint("err", file=sys.stderr)\nsys.exit(3)'},
+        {'code': 'open("left", "w").write("x")\n1 / 0'},
+        {'code': 'print(', 'expected_output': ''},
+        {'code': 'import os, signal; os.kill(os.getpid(), signal.SIGSEGV)'},
+        {'code': 'import os, time\nif os.fork() == 0: time.sleep(600)\nprint("parent")', 'expected_output': 'parent'},
+        {'code': 'while True: pass', 'cpu_time_limit': 0.2, 'timeout': 60},
+        {'code': 'import time; time.sleep(600)', 'timeout': 0.3},
+        {'code': 'while True: print("x" * 4000)', 'output_limit': 100_000, 'max_output_bytes': 100},
+        {
+            'code': 'x = bytearray(200 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nimport time; time.sleep(600)',
+            'memory_limit': '64m',
+        },
+        {'code': 'print(1)', 'memory_limit': '64m', 'cpu_time_limit': 60, 'expected_output': '1'},
+        {'code': 'import os; print("PYTHONHASHSEED" in os.environ)', 'env': {'PYTHONHASHSEED': '0'}},
+    ]
+
+    def seen(result: CodeResult) -> tuple[Any, ...]:
+        lines = [line for line in result.stderr.splitlines() if ' File "' not in line]  # those name the directory
+        measured = result.last.cpu_time is not None, result.last.peak_memory_bytes is not None
+        stdout = None if result.last.exceeded == 'output' else result.stdout
+        return result.verdict, result.exit_code, result.last.signal, result.last.exceeded, stdout, lines, measured
+
+    outcomes = list(sandbox.run_many(programs, concurrency=2, in_order=True))
+
+    assert [seen(each.unwrap()) for each in outcomes] == [seen(sandbox.run_code(**each)) for each in programs]
+    assert left(sandbox) == ''
 
 
 def test_processes_that_share_memory_are_not_counted_twice(sandbox: AgentBackedSandbox) -> None:

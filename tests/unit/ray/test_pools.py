@@ -86,6 +86,33 @@ def test_what_a_lost_shard_had_is_given_no_more_and_what_comes_elsewhere_serves_
     assert pool.total == 1
 
 
+@pytest.mark.parametrize('is_followed', [True, False])
+def test_what_another_manager_has_made_anew_is_missed_no_longer(is_followed: bool) -> None:
+    pool, shards = pool_of(a=2, b=2)
+    pool.size = pool.most = 4
+    pool.is_followed = is_followed
+    pool.miss(pool.forget_part('a'))
+
+    pool.follow(shards['b'], 3, time.monotonic())
+    assert (pool.total, pool.missing, pool.size) == (3, 1, 4)
+    pool.follow(shard('c'), 1, time.monotonic())
+
+    assert (pool.total, pool.missing, pool.size) == (4, 0, 4)
+
+
+def test_a_pool_that_another_manager_makes_anew_is_looked_at_again_later() -> None:
+    pool, _ = pool_of()
+    pool.size = pool.most = 2
+    pool.miss(2)
+    now = time.monotonic()
+    assert pool.begin_replacing(now) == 2
+
+    pool.leave_to_others(5.0)
+
+    assert pool.begin_replacing(now + 1.0) == 0
+    assert pool.begin_replacing(now + 60.0) == 2
+
+
 def test_a_wait_that_is_cancelled_leaves_the_queue() -> None:
     pool, _ = pool_of(a=1)
     pool.take(SOON, fails=False)

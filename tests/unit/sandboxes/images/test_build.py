@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,15 @@ def test_certificate_bundle_goes_in_before_the_tree_is_finished(tmp_path: Path) 
     assert 'host-ca.pem' in hooks[0]
     assert 'customize.sh' in hooks[-1]
     assert (tmp_path / 'host-ca.pem').read_text() == ONE
+
+
+def test_recipes_may_share_a_script_which_is_given_their_packages_of_npm(tmp_path: Path) -> None:
+    for name, packages in (('multi', ['tsx', 'typescript']), ('multi-full', ['tsx', 'typescript', 'jest', 'esbuild'])):
+        command = build.mmdebstrap_command(get_recipe(name), tmp_path, tmp_path / 'root.tar', None)
+
+        (hook,) = [each for each in command if each.startswith('--customize-hook')]
+        assert shlex.split(hook.partition('=')[2]) == ['sh', str(tmp_path / 'customize.sh'), '$1', *packages]
+        assert '"$@"' in (tmp_path / 'customize.sh').read_text('utf-8')
 
 
 def test_bundle_that_the_host_was_asked_to_use_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 #!/bin/sh
-# Finishes the file tree that mmdebstrap has made. $1 is its root; the host runs this, so every path starts there.
+# Finishes the file tree that mmdebstrap has made, for the recipes of toolchains. $1 is its root; the host runs this, so every path
+# starts there. The packages of npm follow.
 set -eu
 root=$1
+shift
 
 # Packages of npm. The host's own npm brings them, since Debian's is a few hundred packages.
 npm=$(command -v npm) || { echo 'building this image needs npm on this host: apt-get install npm' >&2; exit 1; }
-"$npm" install --global --prefix "$root/usr/local" --no-audit --no-fund --loglevel=error tsx typescript
+"$npm" install --global --prefix "$root/usr/local" --no-audit --no-fund --loglevel=error "$@"
 
 # The whole Python belongs to the sandbox, so pip may install into it, as in any image made for one program.
 rm -f "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
