@@ -77,7 +77,7 @@ class HttpSandboxManager(SandboxManager):
         config: SandboxManagerConfig | Mapping[str, Any] | str | None = None,
         *,
         connect_timeout: float = CONNECT_SECONDS,
-        max_connections: int = 64,
+        max_connections: int = 256,
         verify: bool | str | None = None,
         **options: Unpack[ManagerOptions],
     ) -> None:
