@@ -812,11 +812,11 @@ def test_a_forgotten_manager_warns_and_leaves_nothing(backend: FakeBackend) -> N
     manager.create_sandbox('fake')
     name = manager.id
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as reported:
         warnings.simplefilter('always')
         del manager
         gc.collect()
-    assert [str(each.message) for each in told] == [f'<LocalSandboxManager {name}> was forgotten without stop()']
+    assert [str(each.message) for each in reported] == [f'<LocalSandboxManager {name}> was forgotten without stop()']
 
     backend.wait_until(lambda: not backend.alive)
     for thread in threading.enumerate():
