@@ -291,6 +291,16 @@ IGNORED = tuple(
 RESTORED = IGNORED + ((signal.SIGXFSZ,) if hasattr(signal, 'SIGXFSZ') else ())
 NOBODYS_UID = 0x7FFFFFF0
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
+# What a group holds, its limit, its numbers in detail and those of them that the kernel can take back; version 2 and 1.
+MEMORY_FILES = (
+    ('/sys/fs/cgroup/', 'memory.current', 'memory.max', (b'inactive_file', b'active_file')),
+    (
+        '/sys/fs/cgroup/memory/',
+        'memory.usage_in_bytes',
+        'memory.limit_in_bytes',
+        (b'total_inactive_file', b'total_active_file'),
+    ),
+)
 # What a loader may set from outside before `main` runs:
 OOM_EVENTS = -1  # a descriptor of such a file, where the sandbox does not see one
 CPU_COUNT = 0  # how many processors the CPU limit stands for; 0 where there is no limit
@@ -470,6 +480,24 @@ def open_oom_events():
         except OSError:
             pass
     return -1
+
+
+def read_memory_held():
+    # type: () -> Tuple[int, int]
+    """Return how many bytes the sandbox's group holds that the kernel cannot take back, and its limit; (0, 0) if not known."""
+    for place, usage, limit, reclaimable in MEMORY_FILES:
+        try:
+            with open(place + usage, 'rb') as file:
+                held = int(file.read(40))
+            with open(place + limit, 'rb') as file:
+                most = int(file.read(40))
+            with open(place + 'memory.stat', 'rb') as file:
+                rows = [line.split() for line in file.read(1 << 16).splitlines()]
+            held -= sum(int(row[1]) for row in rows if len(row) == 2 and row[0] in reclaimable)
+        except (OSError, ValueError):  # no such group, or no limit
+            continue
+        return max(0, held), most if 0 < most < 1 << 60 else 0
+    return 0, 0
 
 
 def read_processes(freeze=None):
@@ -2928,7 +2956,8 @@ class Idle(HostCall):
 class Clean(HostCall):
     """Ends all that calls have started, but for the calls in ``keep`` (their numbers).
 
-    END: ``ended`` (how many processes), ``left`` (how many could not be ended), ``starts`` (whether one can be started now).
+    END: ``ended`` (how many processes), ``left`` (how many could not be ended), ``starts`` (whether one can be started now), and
+    ``held`` of ``memory`` bytes, both 0 where the sandbox does not see its control group.
     """
 
     def __init__(self, agent, number, message, data):
@@ -2939,7 +2968,7 @@ class Clean(HostCall):
             if isinstance(call, Run) and call.number not in kept:
                 call.kill('cancelled')
         if not agent.has_leftovers() and not agent.calls_but(kept):
-            self.end({'ended': 0, 'left': 0, 'starts': not kept or agent.can_start()})
+            self.report(0, 0, not kept or agent.can_start())
             return
         self.killer = EverythingKiller(agent, kept, self.on_killed)
         agent.killers.append(self.killer)
@@ -2947,8 +2976,12 @@ class Clean(HostCall):
     def on_killed(self):
         # type: () -> None
         self.agent.has_orphans = False
-        left = len(self.killer.hopeless)
-        self.end({'ended': len(self.killer.count), 'left': left, 'starts': self.agent.can_start()})
+        self.report(len(self.killer.count), len(self.killer.hopeless), self.agent.can_start())
+
+    def report(self, ended, left, starts):
+        # type: (int, int, bool) -> None
+        held, memory = read_memory_held()
+        self.end({'ended': ended, 'left': left, 'starts': starts, 'held': held, 'memory': memory})
 
     def abort(self):
         # type: () -> None

@@ -17,7 +17,7 @@ from enclave.records import CommandResult, ProcessInfo
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.connection import PortForward
-from enclave.sandboxes.operations import Operations, ProcessEnder
+from enclave.sandboxes.operations import Operations, ProcessEnder, check_memory_held
 from enclave.sandboxes.process import Process, ProcessTable
 from enclave.sandboxes.verbs import FullSandbox, OnText
 from enclave.verb_requests import Limits, Request, RunCommand, Script, StartProcess
@@ -120,6 +120,7 @@ class AgentBackedSandbox(FullSandbox):
             raise self._gone(error) from error
         if ended:
             logger.info('sandbox %s: %d processes that were left running were ended', self.id, ended)
+        check_memory_held(self.id, *self.backend.memory_held())
 
     def _end_processes(self, operations: Operations) -> int:
         if not isinstance(operations, ProcessEnder):
