@@ -215,7 +215,7 @@ class AgentBackedSandbox(FullSandbox):
         *,
         limits: Limits | None,
         source: tuple[str, bytes] | None,
-        forks: bool = False,
+        preload: Sequence[str] | None = None,
         on_stdout: OnText | None = None,
         on_stderr: OnText | None = None,
         **options: Any,
@@ -223,7 +223,8 @@ class AgentBackedSandbox(FullSandbox):
         """Run a command under limits; see `enclave.languages.running.Runner.run_step`."""
         script = None
         if source is not None:
-            script = Script(name=source[0], source=source[1], at=1 if forks else 0, preload=() if forks else None)
+            at = list(command).index(source[0]) if preload is not None and source[0] in command else 0
+            script = Script(name=source[0], source=source[1], at=at, preload=preload if at else None)
         request = RunCommand(command=command, script=script, limits=limits, **options)
         if limits is not None and limits.cpu_seconds is not None and not self._measures:
             # Nobody measures it: the kernel at least ends each of its processes that uses so much.
