@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enclave.cli.place import LocalPlace
 from tests.unit.cli.conftest import Invoke
 
 
@@ -88,3 +89,7 @@ def test_the_module_is_the_command_line() -> None:
     found = subprocess.run([sys.executable, '-m', 'enclave', '--version'], capture_output=True, text=True, check=True)
 
     assert found.stdout.startswith('ms-enclave')
+
+
+def test_a_sandbox_that_is_not_found_may_be_its_makers_alone() -> None:
+    assert 'bubblewrap' in LocalPlace().unseen
