@@ -26,6 +26,7 @@ from enclave.errors import (
     EnclaveError,
     EngineError,
     InvalidArgumentError,
+    SandboxError,
     SandboxGoneError,
     SandboxSilentError,
     UnsupportedError,
@@ -944,3 +945,13 @@ def test_programs_run_without_an_agent(bare_image: str, monkeypatch: pytest.Monk
         assert (spinning.verdict, spinning.run.command) == (Verdict.TIME_LIMIT, ['sh', 'main.ash'])
         with pytest.raises(UnsupportedError, match='julia'):
             sandbox.run_code('1', 'julia')
+
+
+def test_memory_that_stays_taken_when_calls_have_ended_is_seen(bare_image: str) -> None:
+    with make_sandbox(bare_image, memory_limit='64m') as sandbox:
+        sandbox.execute_command('head -c 50000000 /dev/zero > /dev/shm/left')
+        with pytest.raises(SandboxError, match='of its memory are taken'):
+            sandbox._clean()
+
+        sandbox.execute_command('rm /dev/shm/left')
+        sandbox._clean()
