@@ -206,7 +206,7 @@ def _mapping_factory(cls: Any, made: cattrs.Converter) -> Hook:
     is_open = key_kind is str and value_kind is Any
 
     def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):  # the first is quick
             raise TypeError(f'must be an object with named fields, not {_short(value)}')
         if is_open and set(map(type, value)) <= _STRING:
             return dict(value)  # metadata, mostly: nothing in it is checked
@@ -224,7 +224,7 @@ def _takes(kind: Any, value: Any) -> bool:
         return not (isinstance(value, bool) and origin is not bool)
     if isinstance(value, (list, tuple, set, frozenset)):
         return origin in _COLLECTIONS or origin is Any
-    if isinstance(value, Mapping):
+    if type(value) is dict or (type(value) not in _PLAIN and isinstance(value, Mapping)):
         return origin in _MAPPINGS or attrs.has(origin) or origin is Any
     return (
         origin not in _COLLECTIONS and origin not in _MAPPINGS and (not attrs.has(origin) or isinstance(value, origin))
@@ -266,7 +266,7 @@ def _attrs_factory(cls: Any, made: cattrs.Converter) -> Hook:
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, origin):
             return value
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):  # the first is quick
             raise TypeError(f'must be an object with named fields, not {_short(value)}')
         return structure(value, cls)
 
