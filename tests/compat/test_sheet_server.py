@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import io
 import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +105,9 @@ def test_a_full_dump_makes_a_sandbox_that_is_shown_as_documented(server: Sandbox
         ('/sandbox/create?sandbox_type=docker', b'{', 422, 'JSON'),
         ('/sandbox/create?sandbox_type=dummy', b'{}', 400, 'Failed to create sandbox: '),
         ('/sandbox/create?sandbox_type=docker', b'{"memory_limit": "1gb"}', 400, 'Failed to create sandbox: '),
-        ('/sandbox/tool/execute', b'{"tool_name": "x"}', 422, 'sandbox_id'),
+        ('/sandbox/tool/execute', b'{"tool_name": "x"}', 422, 'Field required'),
+        ('/sandbox/tool/execute', b'{"tool_name": "x", "sandbox_id": 5}', 422, 'valid string'),
+        ('/pool/execute?tool_name=x', b'null', 422, 'Field required'),
         ('/sandbox/none/archive?target_dir=/x', b'', 404, 'not found'),
         ('/sandbox/none/stop', b'', 404, 'not found'),
         ('/pool/execute', b'{}', 422, 'tool_name'),
@@ -293,7 +297,9 @@ def test_a_server_that_does_not_answer_is_reported_as_documented() -> None:
     async def main() -> None:
         async with HttpSandboxManager(base_url='http://127.0.0.1:9', timeout=5) as manager:
             health = await manager.health_check()
-            assert (health['healthy'], bool(health['error'])) == (False, True)
+            assert health['healthy'] is False
+            assert 'refused' in health['error']
+            assert 'is the server running?' in health['error']
             assert 'error' in await manager.get_stats()
             assert await manager.get_sandbox_info('x') is None
             assert await manager.list_sandboxes() == []
@@ -302,6 +308,33 @@ def test_a_server_that_does_not_answer_is_reported_as_documented() -> None:
                 await manager.create_sandbox(SandboxType.DOCKER)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize('text', [b'<html>another program</html>', b'{"of": "another program"}', b'[]'])
+def test_what_answers_and_is_no_server_of_sandboxes_is_reported_as_that(text: bytes) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers['Content-Length']))
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    async def main(url: str) -> None:
+        async with HttpSandboxManager(base_url=url, timeout=0) as manager:  # which is no limit
+            with pytest.raises(RuntimeError, match=r'no server of sandboxes.*check base_url'):
+                await manager.create_sandbox(SandboxType.DOCKER)
+            with pytest.raises(RuntimeError, match=r'no server of sandboxes.*check base_url'):
+                await manager.initialize_pool(1)
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        try:
+            asyncio.run(main(f'http://127.0.0.1:{other.server_port}'))
+        finally:
+            other.shutdown()
 
 
 def test_a_server_that_is_full_is_asked_again() -> None:
