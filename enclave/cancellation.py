@@ -50,20 +50,9 @@ class Cancellation:
         for action in actions:
             _run(action)
 
-    @contextlib.contextmanager
-    def calls(self, action: Callable[[], None]) -> Iterator[None]:
+    def calls(self, action: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
         """Have ``action`` called if the work is cancelled within this block (or was before); it must be quick."""
-        with self._lock:
-            late = self._cancelled
-            if not late:
-                self._actions.append(action)
-        if late:
-            _run(action)
-        try:
-            yield
-        finally:
-            with self._lock, contextlib.suppress(ValueError):
-                self._actions.remove(action)
+        return _Called(self, action)
 
     def undo(self) -> None:
         """Roll back, last things first, what the work has brought about and nobody is there to have; see `if_unwanted`."""
@@ -72,14 +61,50 @@ class Cancellation:
         for undo in reversed(undos):
             _run(undo)
 
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[Cancellation]:
+    def applied(self) -> contextlib.AbstractContextManager[Cancellation]:
         """Make this the current one of the calling context, for the block."""
-        token = _current.set(self)
-        try:
-            yield self
-        finally:
-            _current.reset(token)
+        return _Applied(self)
+
+
+class _Called:
+    """The block of `Cancellation.calls`. A class, since each call goes through several: a generator would take twice the time."""
+
+    __slots__ = ('_action', '_cancellation')
+
+    def __init__(self, cancellation: Cancellation, action: Callable[[], None]) -> None:
+        self._cancellation = cancellation
+        self._action = action
+
+    def __enter__(self) -> None:
+        found = self._cancellation
+        with found._lock:
+            late = found._cancelled
+            if not late:
+                found._actions.append(self._action)
+        if late:
+            _run(self._action)
+
+    def __exit__(self, *_: object) -> None:
+        found = self._cancellation
+        with found._lock:
+            if self._action in found._actions:
+                found._actions.remove(self._action)
+
+
+class _Applied:
+    """The block of `Cancellation.applied`."""
+
+    __slots__ = ('_cancellation', '_token')
+
+    def __init__(self, cancellation: Cancellation) -> None:
+        self._cancellation = cancellation
+
+    def __enter__(self) -> Cancellation:
+        self._token = _current.set(self._cancellation)
+        return self._cancellation
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 def _run(action: Callable[[], None]) -> None:

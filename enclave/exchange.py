@@ -17,12 +17,13 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from http.client import HTTPMessage, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import Any
 
 from attrs import define, field
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util.wait import wait_for_read
 
 from enclave.cancellation import is_cancelled, on_cancel
 from enclave.errors import CallCancelledError
@@ -264,6 +265,192 @@ class _HttpLines(TrackedPool, HTTPConnectionPool):
 
 class _HttpsLines(TrackedPool, HTTPSConnectionPool):
     ConnectionCls = _HttpsLine
+
+
+class Broken(Exception):
+    """A connection ended before its answer did."""
+
+
+@define(eq=False, frozen=True)
+class WholeResponse:
+    """An answer that has come to its end.
+
+    Attributes:
+        headers: By their names in lower case.
+    """
+
+    status: int
+    headers: dict[str, str]
+    content: bytes | bytearray
+
+
+class QuickLines:
+    """Connections for requests whose body and whose answer are whole: each is one send, and as few reads as it takes.
+
+    urllib3 makes the connections, and its checks of a new one are made. What is left out is what it does for each request beyond
+    that: some three hundred functions. Only for addresses without TLS and without a proxy between. Any thread may use it.
+
+    Args:
+        pool: urllib3's pool, which makes connections.
+        most: How many are kept while they rest.
+        connect_timeout: Seconds a connection may take.
+    """
+
+    def __init__(self, pool: HTTPConnectionPool, most: int, connect_timeout: float) -> None:
+        self._pool = pool
+        self._most = most
+        self._connect_timeout = connect_timeout
+        self._resting: list[Any] = []  # appending and popping are whole by themselves
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Close those that rest; those in use are closed when their answers have come."""
+        self._is_closed = True
+        self._drop()
+
+    def _drop(self) -> None:
+        while True:
+            try:
+                self._resting.pop().close()
+            except IndexError:
+                return
+
+    def _take(self) -> Any:
+        while True:
+            try:
+                connection = self._resting.pop()
+            except IndexError:
+                break
+            if not wait_for_read(connection.sock, timeout=0.0):
+                return connection
+            connection.close()  # by the other side, while it rested
+        connection = self._pool._new_conn()
+        connection.timeout = self._connect_timeout
+        connection.connect()
+        return connection
+
+    def ask(self, head: bytes, body: bytes | None, read_timeout: float | None) -> WholeResponse:
+        """Send a request and return its answer.
+
+        Args:
+            head: All before the body, with the empty line.
+            read_timeout: Seconds to wait for each piece of the answer; None for no limit.
+
+        Raises:
+            Broken: The connection ended before the answer did; so may all that rest.
+            TimeoutError: The answer did not come in time.
+            OSError: The connection failed otherwise; or an error of urllib3's, where none came about.
+        """
+        connection = self._take()
+        try:
+            link = connection.sock
+            link.settimeout(read_timeout)
+            if body is None or len(body) <= JOINED_BYTES:
+                link.sendall(head if body is None else head + body)
+            else:
+                link.sendall(head)
+                link.sendall(body)
+            response, is_reusable = _read_whole(link)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, (Broken, OSError)) and not isinstance(error, TimeoutError):
+                self._drop()
+            raise
+        if not is_reusable or self._is_closed or len(self._resting) >= self._most:
+            connection.close()
+        else:
+            self._resting.append(connection)
+            if self._is_closed:
+                self._drop()
+        return response
+
+
+_HEAD_BYTES = 1 << 16
+_LONGEST_HEAD = 1 << 20
+_WAIT_FOR_ALL = getattr(socket, 'MSG_WAITALL', 0)
+
+
+def _read_whole(link: socket.socket) -> tuple[WholeResponse, bool]:
+    """Return an answer, and whether another request may follow over its connection."""
+    data = link.recv(_HEAD_BYTES)
+    while (end := data.find(b'\r\n\r\n')) < 0:
+        if not data or b'\n\n' in data or len(data) > _LONGEST_HEAD:
+            return _read_unusual(link, data)
+        more = link.recv(_HEAD_BYTES)
+        if not more:
+            raise Broken('the connection ended in the head of an answer')
+        data += more
+    lines = data[:end].decode('latin-1').split('\r\n')
+    version, _, rest = lines[0].partition(' ')
+    number = rest[:3]
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(':')
+        name = name.lower()
+        if not colon or name in headers or name[:1] in (' ', '\t', ''):
+            return _read_unusual(link, data)
+        headers[name] = value.strip(' \t')
+    length = headers.get('content-length', '')
+    is_usual = version == 'HTTP/1.1' and number.isdigit() and number >= '200' and number not in ('204', '304')
+    if not is_usual or not length.isdigit() or 'transfer-encoding' in headers:
+        return _read_unusual(link, data)
+    size, begun = int(length), len(data) - end - 4
+    if begun > size:
+        return _read_unusual(link, data)
+    first = data[end + 4 :]
+    content = first if begun == size else _read_rest(link, first, size)
+    return WholeResponse(int(number), headers, content), headers.get('connection', '').lower() != 'close'
+
+
+def _read_rest(link: socket.socket, begun: bytes, size: int) -> bytearray:
+    """Return a body of which a beginning was read."""
+    made = bytearray(size)
+    made[: len(begun)] = begun
+    view, at = memoryview(made), len(begun)
+    while at < size:
+        count = link.recv_into(view[at:], 0, _WAIT_FOR_ALL)
+        if not count:
+            raise Broken(f'the connection ended after {at} of {size} bytes')
+        at += count
+    view.release()
+    return made
+
+
+class _Begun(io.RawIOBase):
+    """A connection of which a beginning was read, as `http.client` reads it."""
+
+    def __init__(self, begun: bytes, link: socket.socket) -> None:
+        self._begun = begun
+        self._link = link
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        """Return it as a file."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._begun:
+            return self._link.recv_into(buffer)
+        count = min(len(buffer), len(self._begun))
+        buffer[:count], self._begun = self._begun[:count], self._begun[count:]
+        return count
+
+
+def _read_unusual(link: socket.socket, begun: bytes) -> tuple[WholeResponse, bool]:
+    """Return an answer that is sent in chunks, has no length, or is not HTTP, as `http.client` reads it; it is the last there."""
+    if not begun:
+        raise Broken('the connection ended without an answer')
+    response = HTTPResponse(_Begun(begun, link))  # type: ignore[arg-type]
+    try:
+        response.begin()
+        content = response.read()
+    except HTTPException as error:
+        raise Broken(str(error) or type(error).__name__) from error
+    return WholeResponse(
+        response.status, {name.lower(): value for name, value in response.headers.items()}, content
+    ), False
 
 
 LINES: dict[str, type[HTTPConnectionPool]] = {'http': _HttpLines, 'https': _HttpsLines}

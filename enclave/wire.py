@@ -281,6 +281,23 @@ def _sparse_factory(cls: Any, made: cattrs.Converter) -> Callable[[Any], dict[st
     return unstructure
 
 
+_PLAIN = frozenset({str, int, float, bool, NoneType})
+
+
+def _open_mapping_factory(cls: Any, made: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
+    """Metadata, mostly: what is plain in it is itself."""
+
+    def unstructure(value: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name if type(name) is str else made.unstructure(name): each
+            if type(each) in _PLAIN
+            else made.unstructure(each)
+            for name, each in value.items()
+        }
+
+    return unstructure
+
+
 @lru_cache(maxsize=1)
 def converter() -> cattrs.Converter:
     """Return the process's converter. Do not register hooks on it elsewhere."""
@@ -301,6 +318,9 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook(bytes, _structure_bytes)
     made.register_structure_hook(datetime, _structure_datetime)
     made.register_unstructure_hook_factory(lambda cls: getattr(cls, 'omits_defaults', False))(_sparse_factory)
+    made.register_unstructure_hook_factory(
+        lambda cls: _origin(cls) in _MAPPINGS and get_args(cls) in ((), (str, Any)),
+    )(_open_mapping_factory)
     made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode('ascii'))
     made.register_unstructure_hook(datetime, lambda value: value.isoformat())
     made.register_unstructure_hook(Enum, lambda value: value.value)
@@ -471,7 +491,7 @@ def _without_long(value: Any, path: tuple[Any, ...], places: list[list[Any]], te
     return value
 
 
-def from_parts(data: bytes, *, what: str = 'the parts') -> Any:
+def from_parts(data: bytes | bytearray, *, what: str = 'the parts') -> Any:
     """Return the shapes that `encoded_to_parts` has written.
 
     Raises:
@@ -501,7 +521,7 @@ def from_parts(data: bytes, *, what: str = 'the parts') -> Any:
     return shape
 
 
-def from_json(text: str | bytes, *, what: str = 'JSON') -> Any:
+def from_json(text: str | bytes | bytearray, *, what: str = 'JSON') -> Any:
     """Return the parsed text.
 
     Raises:

@@ -28,13 +28,13 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
+from enclave.managers.actions import ask
 from enclave.managers.base import Config, Lifetime, SandboxManager, check_on_expiry
 from enclave.managers.code_batches import run_batch
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
 from enclave.managers.protocol import (
     AcquireRequest,
-    DoneResponse,
     PoolCodeRequest,
     PoolRequest,
     PoolToolRequest,
@@ -77,7 +77,7 @@ class HttpSandboxManager(SandboxManager):
         config: SandboxManagerConfig | Mapping[str, Any] | str | None = None,
         *,
         connect_timeout: float = CONNECT_SECONDS,
-        max_connections: int = 64,
+        max_connections: int = 256,
         verify: bool | str | None = None,
         **options: Unpack[ManagerOptions],
     ) -> None:
@@ -232,7 +232,7 @@ class HttpSandboxManager(SandboxManager):
 
     def get_sandbox_info(self, sandbox_id: str) -> SandboxInfo:
         """Return what can be said of a sandbox; see `SandboxManager.get_sandbox_info`."""
-        info: SandboxInfo = self._open_transport().call('GET', _path(sandbox_id), SandboxInfo)
+        info: SandboxInfo = self._ask_about(sandbox_id, 'get_sandbox_info')
         return info
 
     def list_sandboxes(
@@ -246,26 +246,26 @@ class HttpSandboxManager(SandboxManager):
 
     def stop_sandbox(self, sandbox_id: str) -> bool:
         """Stop a sandbox, which stays in the list as ``stopped``; see `SandboxManager.stop_sandbox`."""
-        self._open_transport().call('POST', f'{_path(sandbox_id)}/stop', DoneResponse, timeout=0)
+        self._ask_about(sandbox_id, 'stop_sandbox', timeout=0)
         return True
 
     def delete_sandbox(self, sandbox_id: str) -> bool:
         """Take a sandbox away; see `SandboxManager.delete_sandbox`."""
-        self._open_transport().call('DELETE', _path(sandbox_id), DoneResponse, timeout=0)
+        self._ask_about(sandbox_id, 'delete_sandbox', timeout=0)
         return True
 
     def cleanup_all_sandboxes(self) -> list[str]:
         """Delete all sandboxes of this key and dissolve its pools; see `SandboxManager.cleanup_all_sandboxes`."""
-        answer: SandboxesResponse = self._open_transport().call('DELETE', '/sandboxes', SandboxesResponse, timeout=0)
+        answer: SandboxesResponse = ask(self._open_transport(), 'cleanup_all_sandboxes')
         return answer.sandbox_ids
 
     def pause_sandbox(self, sandbox_id: str, *, ttl: Lifetime = 'default') -> datetime | None:
         """Keep all that is in a sandbox from running; see `SandboxManager.pause_sandbox`."""
-        return pause(self._open_transport(), _path(sandbox_id), ttl)
+        return pause(self._open_transport(), _checked_id(sandbox_id), ttl)
 
     def resume_sandbox(self, sandbox_id: str) -> datetime | None:
         """Let a paused sandbox continue; see `SandboxManager.resume_sandbox`."""
-        return resume(self._open_transport(), _path(sandbox_id))
+        return resume(self._open_transport(), _checked_id(sandbox_id))
 
     def renew(
         self, sandbox_id: str, ttl: Lifetime = 'default', *, on_expiry: Literal['remove', 'pause'] | None = None
@@ -273,9 +273,8 @@ class HttpSandboxManager(SandboxManager):
         """Let a sandbox live ``ttl`` seconds from now, and return that moment; see `SandboxManager.renew`."""
         check_on_expiry(on_expiry)
         seconds: Lifetime = ttl if ttl == 'default' else check_timeout(ttl, 'ttl')
-        answer: RenewResponse = self._open_transport().call(
-            'POST', f'{_path(sandbox_id)}/renew', RenewResponse, body=RenewRequest(ttl=seconds, on_expiry=on_expiry)
-        )
+        body = RenewRequest(ttl=seconds, on_expiry=on_expiry)
+        answer: RenewResponse = self._ask_about(sandbox_id, 'renew', body)
         return answer.expires_at
 
     # Tools and commands -----------------------------------------------------------------------------------------------
@@ -293,18 +292,19 @@ class HttpSandboxManager(SandboxManager):
         body = ToolRequest(
             sandbox_id=sandbox_id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
         )
-        result: ToolResult = self._open_transport().call(
-            'POST', '/sandbox/tool/execute', ToolResult, body=body, timeout=0
-        )
+        result: ToolResult = ask(self._open_transport(), 'execute_tool', body)
         return result
 
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
         """Return a sandbox's tools as ``{name: OpenAI-style function schema}``; see `SandboxManager.get_sandbox_tools`."""
-        found: dict[str, Any] = self._open_transport().call('GET', f'{_path(sandbox_id)}/tools', dict[str, Any])
+        found: dict[str, Any] = self._ask_about(sandbox_id, 'get_sandbox_tools')
         return found
 
+    def _ask_about(self, sandbox_id: str, name: str, body: Any = None, *, timeout: float | None = None) -> Any:
+        return ask(self._open_transport(), name, body, timeout=timeout, sandbox_id=_checked_id(sandbox_id))
+
     def _using(self, sandbox_id: str) -> AbstractContextManager[RemoteVerbs]:
-        _path(sandbox_id)  # not asked whether it is there; what is asked of it will say
+        _checked_id(sandbox_id)  # not asked whether it is there; what is asked of it will say
         return contextlib.nullcontext(RemoteVerbs(self._open_transport(), sandbox_id))
 
     # Pools ------------------------------------------------------------------------------------------------------------
@@ -327,9 +327,7 @@ class HttpSandboxManager(SandboxManager):
             config=self._options(config),
             name=name,
         )
-        answer: SandboxesResponse = self._open_transport().call(
-            'POST', '/pool/initialize', SandboxesResponse, body=body, timeout=0
-        )
+        answer: SandboxesResponse = ask(self._open_transport(), 'initialize_pool', body)
         self._knows_pool = True
         return answer.sandbox_ids
 
@@ -345,9 +343,7 @@ class HttpSandboxManager(SandboxManager):
         A lease that is not given back ends when the server's policy says, after an hour by default.
         """
         body = AcquireRequest(timeout=check_timeout(timeout), pool=pool, ttl=check_timeout(ttl, 'ttl'))
-        answer: SandboxResponse = self._open_transport().call(
-            'POST', '/pool/acquire', SandboxResponse, body=body, timeout=timeout or 0
-        )
+        answer: SandboxResponse = ask(self._open_transport(), 'acquire_sandbox', body, timeout=timeout or 0)
         return answer.sandbox_id
 
     def release_sandbox(self, sandbox_id: str) -> None:
@@ -355,9 +351,7 @@ class HttpSandboxManager(SandboxManager):
         if self._state == 'stopped':
             return
         with contextlib.suppress(SandboxNotFoundError):  # it went away meanwhile, with its lease
-            self._open_transport().call(
-                'POST', '/pool/release', DoneResponse, body=ReleaseRequest(sandbox_id=sandbox_id)
-            )
+            ask(self._open_transport(), 'release_sandbox', ReleaseRequest(sandbox_id=sandbox_id))
 
     def execute_tool_in_pool(
         self,
@@ -377,7 +371,7 @@ class HttpSandboxManager(SandboxManager):
             pool=pool,
             max_chars=max_chars,
         )
-        result: ToolResult = self._open_transport().call('POST', '/pool/execute', ToolResult, body=body, timeout=0)
+        result: ToolResult = ask(self._open_transport(), 'execute_tool_in_pool', body)
         return result
 
     def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
@@ -410,7 +404,7 @@ class HttpSandboxManager(SandboxManager):
         )
 
     def _run_code(self, sandbox_id: str, request: CodeRequest) -> CodeResult:
-        path = f'{_path(sandbox_id)}/code'
+        path = f'/sandbox/{_checked_id(sandbox_id)}/code'
         result: CodeResult = self._open_transport().call('POST', path, CodeResult, body=request, timeout=0)
         return result
 
@@ -448,15 +442,15 @@ class HttpSandboxManager(SandboxManager):
         return f'<HttpSandboxManager {self.id} {self.base_url}>'
 
 
-def _path(sandbox_id: str) -> str:
-    """Return the address of a sandbox; an id that cannot be one is one that nobody has."""
+def _checked_id(sandbox_id: str) -> str:
+    """Return a sandbox's id, which goes into an address; what cannot be one is an id that nobody has."""
     fits = isinstance(sandbox_id, str) and sandbox_id and all(each.isalnum() or each in '._-' for each in sandbox_id)
     if not fits or not sandbox_id.isascii() or set(sandbox_id) <= {'.'}:
         raise SandboxNotFoundError(
             f'no sandbox has the id {sandbox_id!r}; it was never made here, or it was deleted',
             details={'sandbox_id': str(sandbox_id)},
         )
-    return f'/sandbox/{sandbox_id}'
+    return sandbox_id
 
 
 def _labels(value: Mapping[str, str] | None) -> str | None:

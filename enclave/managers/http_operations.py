@@ -23,9 +23,9 @@ from enclave.errors import (
     OperationTimeoutError,
     ServerUnavailableError,
 )
+from enclave.managers.actions import ask
 from enclave.managers.protocol import (
     CancelResponse,
-    DoneResponse,
     InputResponse,
     ProcessEvent,
     ProcessInfo,
@@ -112,12 +112,17 @@ class HttpOperations:
     """
 
     _transport: Transport = field(repr=False)
-    path: str
+    sandbox_id: str
+    path: str = field(init=False)
+
+    @path.default
+    def _path(self) -> str:
+        return f'/sandbox/{self.sandbox_id}'
 
     @property
     def active_calls(self) -> int:
         """How many commands and file transfers continue in the sandbox, of all clients."""
-        info: SandboxInfo = self._transport.call('GET', self.path, SandboxInfo)
+        info: SandboxInfo = ask(self._transport, 'get_sandbox_info', sandbox_id=self.sandbox_id)
         return info.active_calls
 
     def run(self, request: Request[R]) -> R:
@@ -135,12 +140,12 @@ class HttpOperations:
 
     def start_process(self, request: StartProcess) -> Process:
         """Start a command and return while it runs. A broken connection is taken up again where it was."""
-        info: ProcessInfo = self._transport.call('POST', f'{self.path}/processes', ProcessInfo, body=request)
+        info: ProcessInfo = ask(self._transport, 'start_process', request, sandbox_id=self.sandbox_id)
         return self._process(info)
 
     def list_processes(self) -> list[ProcessInfo]:
         """Return the processes that were started through the server."""
-        found: list[ProcessInfo] = self._transport.call('GET', f'{self.path}/processes', list[ProcessInfo])
+        found: list[ProcessInfo] = ask(self._transport, 'list_processes', sandbox_id=self.sandbox_id)
         return found
 
     def find_process(self, process_id: str) -> Process:
@@ -149,12 +154,12 @@ class HttpOperations:
         Raises:
             NotFoundError: There is none, or it was forgotten.
         """
-        info: ProcessInfo = self._transport.call('GET', f'{self.path}/processes/{process_id}', ProcessInfo)
+        info: ProcessInfo = ask(self._transport, 'get_process', sandbox_id=self.sandbox_id, process_id=process_id)
         return self._process(info)
 
     def _process(self, info: ProcessInfo) -> Process:
         command = info.command if isinstance(info.command, str) else tuple(info.command)
-        return Process(command, HttpProgram(self._transport, f'{self.path}/processes/{info.id}', info), id=info.id)
+        return Process(command, HttpProgram(self._transport, self.sandbox_id, info), id=info.id)
 
     def read(self, request: Download) -> Iterator[bytes]:
         """Yield what is asked for as it comes."""
@@ -182,11 +187,11 @@ class HttpOperations:
 
     def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
         """Connect to a TCP port as seen from inside, where that travels."""
-        return self._transport.connect(self.path.rpartition('/')[2], port, host, timeout)
+        return self._transport.connect(self.sandbox_id, port, host, timeout)
 
     def ping(self, timeout: float) -> None:
         """Return if the server's sandbox answers."""
-        answer: CancelResponse = self._transport.call('GET', f'{self.path}/alive', CancelResponse, timeout=timeout)
+        answer: CancelResponse = ask(self._transport, 'is_sandbox_alive', timeout=timeout, sandbox_id=self.sandbox_id)
         if not answer.found:
             raise OperationTimeoutError('the sandbox did not answer the server')
 
@@ -236,7 +241,7 @@ class HttpProgram:
     """
 
     _transport: Transport
-    _path: str
+    _sandbox_id: str
     _info: ProcessInfo
     _changed: threading.Condition = field(factory=threading.Condition, init=False, repr=False)
     # All below is guarded by _changed.
@@ -300,20 +305,25 @@ class HttpProgram:
 
     def signal(self, number: int, *, group: bool) -> None:
         """Send a signal to the program, or to its process group."""
-        body = SignalRequest(signal=number, group=group)
-        self._transport.call('POST', f'{self._path}/signal', DoneResponse, body=body)
+        self._ask('send_signal', SignalRequest(signal=number, group=group))
 
     def resize(self, rows: int, columns: int) -> None:
         """Give its terminal another size."""
-        body = ResizeRequest(rows=rows, columns=columns)
-        self._transport.call('POST', f'{self._path}/resize', DoneResponse, body=body)
+        self._ask('resize_terminal', ResizeRequest(rows=rows, columns=columns))
 
     def kill(self) -> None:
         """Kill it and everything it started."""
         try:
-            self._transport.call('DELETE', self._path, DoneResponse)
+            self._ask('kill_process')
         except NotFoundError:
             return
+
+    def _ask(self, name: str, body: Any = None) -> None:
+        ask(self._transport, name, body, sandbox_id=self._sandbox_id, process_id=self._info.id)
+
+    @property
+    def _path(self) -> str:
+        return f'/sandbox/{self._sandbox_id}/processes/{self._info.id}'
 
     # The follower's side ----------------------------------------------------------------------------------------------
 

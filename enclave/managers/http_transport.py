@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import threading
 import uuid
@@ -38,7 +39,7 @@ from enclave.errors import (
     TooManyRequestsError,
     UnsupportedError,
 )
-from enclave.exchange import LINES, CancellableRequest
+from enclave.exchange import LINES, Broken, CancellableRequest, QuickLines, WholeResponse
 from enclave.managers.keyfile import find_key
 from enclave.managers.protocol import (
     API_KEY_ENVIRONMENT,
@@ -65,6 +66,11 @@ BUSY_SECONDS = 30.0
 PIECE_BYTES = 256 << 10
 _MIN_PROTOCOL = 1
 _KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
+
+
+_PLAIN_TARGET = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-F]{2})*")
+"""Targets that urllib3 would send as they are."""
+_PLAIN_VALUE = re.compile(r'[!-~]([ -~]*[!-~])?')
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -111,10 +117,10 @@ class HttpResponse:
         self.status_code: int = raw.status
         self.headers = raw.headers
         self.has_key = 'Authorization' in sent
-        self._content: bytes | None = None
+        self._content: bytes | bytearray | None = None
 
     @property
-    def content(self) -> bytes:
+    def content(self) -> bytes | bytearray:
         """The whole body."""
         if self._content is None:
             try:
@@ -136,6 +142,29 @@ class HttpResponse:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _WholeHttpResponse(HttpResponse):
+    """An answer that has come to its end, of a connection that serves others by now."""
+
+    def __init__(self, whole: WholeResponse, has_key: bool) -> None:
+        self.status_code = whole.status
+        self.headers = _Headers(whole.headers)
+        self.has_key = has_key
+        self._content = whole.content
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class _Headers(dict[str, str]):
+    """Headers by their names in lower case, asked for in any."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
 
 
 class _Sized:
@@ -194,6 +223,9 @@ class HttpTransport:
         self._origin = f'{base_url.partition("://")[0]}://{base_url.partition("://")[2].partition("/")[0]}'
         self._pool: Any = None  # a single write; two threads that make it get the same
         self._is_proxied = not parsed.host
+        self._max_connections = max_connections
+        self._quick: QuickLines | None = None  # the same
+        self._host = _host_header(parsed)
         self._headers = {
             'User-Agent': f'ms-enclave/{enclave.__version__}',
             'Accept': f'{wire.PARTS}, */*',
@@ -204,6 +236,9 @@ class HttpTransport:
     def close(self) -> None:
         """Close the connections that rest; those in use end with their calls."""
         self._closing.set()
+        quick = self._quick
+        if quick is not None:
+            quick.close()
         self._adapter.close()
 
     # Verbs ------------------------------------------------------------------------------------------------------------
@@ -226,7 +261,7 @@ class HttpTransport:
             timeout: Seconds the call itself may take; None: none to speak of; 0: it takes as long as it takes.
         """
         headers, data = _json_body(body)
-        key = uuid.uuid4().hex if method != 'GET' else None
+        key = os.urandom(16).hex() if method != 'GET' else None
         if key is not None:
             headers[IDEMPOTENCY_HEADER] = key
         with self._cancelled_with(key):
@@ -425,7 +460,12 @@ class HttpTransport:
             key_headers = self._key_headers()
             try:
                 with contextlib.nullcontext() if exchange is None else exchange.made():
-                    response = self._send_once(method, url, {**headers, **key_headers}, make_data(), read_timeout)
+                    sent, data = {**headers, **key_headers}, make_data()
+                    response = None
+                    if exchange is None and not stream and (data is None or isinstance(data, bytes)):
+                        response = self._ask_quickly(method, url, sent, data, read_timeout)
+                    if response is None:
+                        response = self._send_once(method, url, sent, data, read_timeout)
                 if not stream:
                     _ = response.content  # what breaks while it comes may be mended too
             except requests.exceptions.ConnectTimeout:
@@ -480,6 +520,44 @@ class HttpTransport:
             proxies=self._proxies,
         )
         return HttpResponse(response.raw, sent)
+
+    def _ask_quickly(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, read_timeout: float | None
+    ) -> HttpResponse | None:
+        """Send a request and return its answer, without urllib3's layers; None where this is a case for them.
+
+        What goes wrong is raised as `requests` would.
+        """
+        quick = self._quick
+        if quick is None:
+            pool = self._find_pool(url)
+            if pool is None or pool.scheme != 'http' or self._host is None:
+                return None
+            quick = self._quick = QuickLines(pool, self._max_connections, self._connect_timeout)
+            if self._closing.is_set():
+                quick.close()
+        target = url[len(self._origin) :] or '/'
+        if _PLAIN_TARGET.fullmatch(target) is None:
+            return None
+        lines = [f'{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n']
+        for name, value in {**self._headers, **headers}.items():
+            if _PLAIN_VALUE.fullmatch(value) is None:
+                return None
+            lines.append(f'{name}: {value}\r\n')
+        if body is not None or method != 'GET':
+            lines.append(f'Content-Length: {0 if body is None else len(body)}\r\n')
+        head = ''.join(lines)
+        try:
+            whole = quick.ask(head.encode('ascii') + b'\r\n', body, read_timeout)
+        except urllib3.exceptions.NewConnectionError as error:
+            raise requests.exceptions.ConnectionError(error) from error
+        except urllib3.exceptions.ConnectTimeoutError as error:
+            raise requests.exceptions.ConnectTimeout(error) from error
+        except TimeoutError as error:
+            raise requests.exceptions.ReadTimeout(error) from error
+        except (Broken, urllib3.exceptions.HTTPError, OSError) as error:
+            raise requests.exceptions.ConnectionError(error) from error
+        return _WholeHttpResponse(whole, 'Authorization' in headers)
 
     def _find_pool(self, url: str) -> Any:
         """Return the connections to the server; None where a proxy stands between, which `requests` knows how to use."""
@@ -645,6 +723,14 @@ def _reason(error: BaseException) -> str:
             break
         cause = following
     return 'went away without an answer'
+
+
+def _host_header(parsed: Any) -> str | None:
+    """Return the Host header of an address as `http.client` writes it; None where there is more to it."""
+    host = parsed.host or ''
+    if re.fullmatch(r'[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]', host) is None:
+        return None
+    return host if parsed.port in (None, 80) else f'{host}:{parsed.port}'
 
 
 def _query_text(query: Mapping[str, Any] | None) -> str:

@@ -420,6 +420,8 @@ def unwrapped(answer: Any) -> Any:
     """Return what a verb gave, of its answer."""
     if isinstance(answer, DoneResponse):
         return None
+    if isinstance(answer, CheckResponse):
+        return answer.status, answer.indent
     return answer.size if isinstance(answer, SizeResponse) else answer
 
 

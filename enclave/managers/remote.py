@@ -24,9 +24,10 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request
+from enclave.managers.actions import ask
 from enclave.managers.code_batches import run_batch
 from enclave.managers.http_operations import HttpOperations, Transport
-from enclave.managers.protocol import CancelResponse, DoneResponse, PauseRequest, RenewResponse, ToolRequest
+from enclave.managers.protocol import CancelResponse, PauseRequest, RenewResponse, ToolRequest
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.records import ProcessInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.base import USABLE
@@ -43,7 +44,7 @@ class RemoteVerbs(Verbs):
 
     def __init__(self, transport: Transport, sandbox_id: str) -> None:
         self.id = sandbox_id
-        self._operations = HttpOperations(transport, f'/sandbox/{sandbox_id}')
+        self._operations = HttpOperations(transport, sandbox_id)
 
     def _running(self) -> HttpOperations:
         return self._operations
@@ -62,7 +63,7 @@ class RemoteSandbox(FullSandbox):
     def __init__(self, transport: Transport, sandbox_id: str, info: SandboxInfo | None = None) -> None:
         super().__init__(_config_of(info), sandbox_id)
         self._transport = transport
-        self._operations = HttpOperations(transport, f'/sandbox/{sandbox_id}')
+        self._operations = HttpOperations(transport, sandbox_id)
         self._manager: Any = None  # that lives as long as this sandbox is used, where it was opened without one
         self._seen: SandboxInfo | None = None  # what the server said last, where it cannot be asked
         if info is not None:
@@ -90,7 +91,7 @@ class RemoteSandbox(FullSandbox):
 
     def get_info(self) -> SandboxInfo:
         """Return what can be said of it, asked of the server."""
-        info: SandboxInfo = self._transport.call('GET', self.path, SandboxInfo)
+        info: SandboxInfo = self._ask('get_sandbox_info')
         return self._take(info)
 
     @property
@@ -150,10 +151,10 @@ class RemoteSandbox(FullSandbox):
     def _stop(self, *, keep: bool) -> None:
         # Also where it is stopped because the work in it was cancelled.
         with contextlib.suppress(SandboxNotFoundError), Cancellation().applied():
-            if keep:
-                self._transport.call('POST', f'{self.path}/stop', DoneResponse)
-            else:
-                self._transport.call('DELETE', self.path, DoneResponse)
+            self._ask('stop_sandbox' if keep else 'delete_sandbox')
+
+    def _ask(self, name: str, body: Any = None, **names: Any) -> Any:
+        return ask(self._transport, name, body, sandbox_id=self.id, **names)
 
     @property
     def can_be_paused(self) -> bool:
@@ -162,16 +163,16 @@ class RemoteSandbox(FullSandbox):
 
     def pause(self) -> None:
         """Keep all that is in it from running, on the server; see `Sandbox.pause`."""
-        pause(self._transport, self.path)
+        pause(self._transport, self.id)
 
     def resume(self) -> None:
         """Let it continue; see `Sandbox.resume`."""
-        resume(self._transport, self.path)
+        resume(self._transport, self.id)
 
     def is_alive(self) -> bool:
         """Have the server ask the sandbox itself whether it works."""
         try:
-            answer: CancelResponse = self._transport.call('GET', f'{self.path}/alive', CancelResponse)
+            answer: CancelResponse = self._ask('is_sandbox_alive')
         except (NotFoundError, SandboxGoneError):
             return False
         return answer.found
@@ -194,7 +195,7 @@ class RemoteSandbox(FullSandbox):
         body = ToolRequest(
             sandbox_id=self.id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
         )
-        result: ToolResult = self._transport.call('POST', '/sandbox/tool/execute', ToolResult, body=body, timeout=0)
+        result: ToolResult = ask(self._transport, 'execute_tool', body)
         return result
 
     def get_tool(self, tool_name: str) -> Tool:
@@ -211,7 +212,7 @@ class RemoteSandbox(FullSandbox):
 
     def get_available_tools(self) -> dict[str, Any]:
         """Return its tools as ``{name: OpenAI-style function schema}``."""
-        found: dict[str, Any] = self._transport.call('GET', f'{self.path}/tools', dict[str, Any])
+        found: dict[str, Any] = self._ask('get_sandbox_tools')
         return found
 
     def run_many(
@@ -255,16 +256,16 @@ class RemoteSandbox(FullSandbox):
         return f'<RemoteSandbox {self.id}>'
 
 
-def pause(transport: Transport, path: str, ttl: float | Literal['default'] | None = 'default') -> datetime | None:
-    """Pause the sandbox at an address of a server, and return when it is removed if nobody resumes it."""
+def pause(transport: Transport, sandbox_id: str, ttl: float | Literal['default'] | None = 'default') -> datetime | None:
+    """Pause a sandbox of a server, and return when it is removed if nobody resumes it."""
     body = PauseRequest(ttl=ttl if ttl == 'default' else check_timeout(ttl, 'ttl'))
-    answer: RenewResponse = transport.call('POST', f'{path}/pause', RenewResponse, body=body, timeout=0)
+    answer: RenewResponse = ask(transport, 'pause_sandbox', body, sandbox_id=sandbox_id)
     return answer.expires_at
 
 
-def resume(transport: Transport, path: str) -> datetime | None:
-    """Resume the sandbox at an address of a server, and return when it is removed."""
-    answer: RenewResponse = transport.call('POST', f'{path}/resume', RenewResponse, timeout=0)
+def resume(transport: Transport, sandbox_id: str) -> datetime | None:
+    """Resume a sandbox of a server, and return when it is removed."""
+    answer: RenewResponse = ask(transport, 'resume_sandbox', sandbox_id=sandbox_id)
     return answer.expires_at
 
 

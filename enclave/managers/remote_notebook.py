@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import uuid
-from collections.abc import Generator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator
+from typing import Any, ClassVar, TypeVar, cast
 
 from enclave.cancellation import Cancellation, is_cancelled, on_cancel
-from enclave.cells import DEFAULT_KERNEL, CellResult, Completion, Inspection, KernelInfo, KernelSpec, Variable
+from enclave.cells import CellResult
 from enclave.errors import CallCancelledError, EnclaveError, NotFoundError
+from enclave.managers.actions import ACTIONS
 from enclave.managers.http_operations import followed
-from enclave.managers.protocol import (
-    AskRequest,
-    CellEvent,
-    CellRequest,
-    CellStreamRequest,
-    CheckRequest,
-    CheckResponse,
-    CompleteRequest,
-    DoneResponse,
-    InputRequest,
-    InspectRequest,
-    KernelRequest,
-    rebuild_error,
-)
+from enclave.managers.protocol import CellEvent, CellRequest, CellStreamRequest, rebuild_error
 from enclave.managers.remote import RemoteSandbox, as_seconds
-from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC
 from enclave.sandboxes.notebook.sandbox import (
     ASK_SECONDS,
     CellVerbs,
@@ -39,6 +28,50 @@ from enclave.sandboxes.notebook.sandbox import (
     place,
 )
 from enclave.verb_requests import as_path
+
+M = TypeVar('M', bound=Callable[..., Any])
+
+
+def _asked(method: M, check: Callable[..., object] | None = None) -> M:
+    """Return a method that asks the server for what this one of `NotebookSandbox` does, with its signature and its words.
+
+    Args:
+        check: Raises what the arguments alone say; gets all of them by name.
+    """
+    action, signature = ACTIONS[method.__name__], inspect.signature(method)
+
+    @functools.wraps(method)
+    def ask_server(self: RemoteNotebookSandbox, *args: Any, **options: Any) -> Any:
+        given = signature.bind(self, *args, **options)
+        given.apply_defaults()
+        asked = {name: value for name, value in given.arguments.items() if name != 'self'}
+        if check is not None:
+            check(**asked)
+        names = {}
+        if '<kernel>' in action.path:
+            names['kernel'] = kernel = asked.pop('name' if action.body is None else 'kernel')
+            self._check_kernel(kernel)
+        if action.body is None:
+            return self._ask(action.name, **names)
+        if 'timeout' in asked:
+            asked['timeout'] = _ask_seconds(asked['timeout'])
+        if 'cwd' in asked:
+            asked['cwd'] = as_path(asked['cwd'], 'cwd') if asked['cwd'] else None
+        if asked.get('env') is not None:
+            asked['env'] = dict(asked['env'])
+        return self._ask(action.name, action.body(**asked), **names)
+
+    return cast(M, ask_server)
+
+
+def _check_inspection(code: str, cursor: int | None, detail: int, **_: Any) -> None:
+    check_detail(detail)
+    place(code, cursor)
+
+
+def _ask_seconds(timeout: float) -> float | None:
+    """Return a question's time limit as it travels. The usual one is left out, since a server's policy may leave less of it."""
+    return None if timeout == ASK_SECONDS else as_seconds(timeout)
 
 
 class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
@@ -55,8 +88,7 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
     def _run_cell(self, code: str, timeout: float | None, kernel: str, options: dict[str, Any]) -> CellResult:
         self._check_kernel(kernel)
         body = CellRequest(code=code, timeout=as_seconds(timeout), kernel=kernel, **options)
-        # No limit of this library: how long the cells before it take is not in its own.
-        result: CellResult = self._transport.call('POST', f'{self.path}/cells', CellResult, body=body, timeout=0)
+        result: CellResult = self._ask('execute_cell', body)
         return result
 
     def _cell_steps(self, code: str, timeout: float | None, kernel: str, options: dict[str, Any]) -> Steps:
@@ -68,11 +100,6 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
             CellStreamRequest(code=code, timeout=as_seconds(timeout), kernel=kernel, cell_id=cell_id, **options)
         )
 
-    def answer_input(self, text: str | None, *, kernel: str = DEFAULT_KERNEL) -> None:
-        """Give the cell that runs in a kernel the line that it asked for; see `NotebookSandbox.answer_input`."""
-        check_input(text)
-        self._transport.call('POST', f'{self._kernel_path(kernel)}/input', DoneResponse, body=InputRequest(text=text))
-
     def _follow(self, body: CellStreamRequest) -> Steps:
         path = f'{self.path}/cells/{body.cell_id}'
 
@@ -82,7 +109,7 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
             return self._transport.events('POST', f'{self.path}/cells/stream', CellEvent, body=body)
 
         def interrupt() -> None:
-            self._transport.call('DELETE', path, DoneResponse)
+            self._ask('interrupt_cell', cell_id=body.cell_id or '')
 
         if is_cancelled():
             raise CallCancelledError('the cell was cancelled before it ran')
@@ -107,97 +134,19 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
                 with contextlib.suppress(EnclaveError), Cancellation().applied():
                     interrupt()
 
-    # Kernels ----------------------------------------------------------------------------------------------------------
+    # Kernels and questions to them ------------------------------------------------------------------------------------
 
-    def create_kernel(
-        self,
-        name: str,
-        spec: str = PYTHON_SPEC.name,
-        *,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        exist_ok: bool = False,
-    ) -> KernelInfo:
-        """Start a further kernel, with a state of its own; see `NotebookSandbox.create_kernel`."""
-        check_new_kernel(name, env)
-        body = KernelRequest(
-            name=name,
-            spec=spec,
-            cwd=as_path(cwd, 'cwd') if cwd else None,
-            env=None if env is None else dict(env),
-            exist_ok=exist_ok,
-        )
-        info: KernelInfo = self._transport.call('POST', f'{self.path}/kernels', KernelInfo, body=body, timeout=0)
-        return info
-
-    def delete_kernel(self, name: str) -> None:
-        """End a kernel and forget its name; see `NotebookSandbox.delete_kernel`."""
-        self._transport.call('DELETE', self._kernel_path(name), DoneResponse, timeout=0)
-
-    def list_kernels(self) -> list[KernelInfo]:
-        """Return the kernels there are, in the order of their creation."""
-        found: list[KernelInfo] = self._transport.call('GET', f'{self.path}/kernels', list[KernelInfo])
-        return found
-
-    def list_kernel_specs(self) -> list[KernelSpec]:
-        """Return the kinds of kernels that the image has, by name."""
-        found: list[KernelSpec] = self._transport.call('GET', f'{self.path}/kernelspecs', list[KernelSpec], timeout=0)
-        return found
-
-    def interrupt_kernel(self, name: str = DEFAULT_KERNEL) -> None:
-        """Interrupt the cell that runs in a kernel; see `NotebookSandbox.interrupt_kernel`."""
-        self._transport.call('POST', f'{self._kernel_path(name)}/interrupt', DoneResponse, timeout=0)
-
-    def restart_kernel(self, name: str = DEFAULT_KERNEL) -> None:
-        """Give a kernel a new process, without the old one's state; see `NotebookSandbox.restart_kernel`."""
-        self._transport.call('POST', f'{self._kernel_path(name)}/restart', DoneResponse, timeout=0)
-
-    # Questions --------------------------------------------------------------------------------------------------------
-
-    def complete_code(
-        self, code: str, cursor: int | None = None, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS
-    ) -> Completion:
-        """Return what could stand at a place in the code; see `NotebookSandbox.complete_code`."""
-        place(code, cursor)
-        body = CompleteRequest(code=code, cursor=cursor, timeout=_ask_seconds(timeout))
-        found: Completion = self._put(kernel, 'complete', Completion, body)
-        return found
-
-    def inspect_code(
-        self,
-        code: str,
-        cursor: int | None = None,
-        *,
-        detail: int = 0,
-        kernel: str = DEFAULT_KERNEL,
-        timeout: float = ASK_SECONDS,
-    ) -> Inspection:
-        """Return what the kernel knows of the name at a place in the code; see `NotebookSandbox.inspect_code`."""
-        check_detail(detail)
-        place(code, cursor)
-        body = InspectRequest(code=code, cursor=cursor, detail=detail, timeout=_ask_seconds(timeout))
-        found: Inspection = self._put(kernel, 'inspect', Inspection, body)
-        return found
-
-    def check_complete(
-        self, code: str, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS
-    ) -> tuple[str, str]:
-        """Return whether code could be run as it is: ``(status, indent)``; see `NotebookSandbox.check_complete`."""
-        place(code, None)
-        body = CheckRequest(code=code, timeout=_ask_seconds(timeout))
-        answer: CheckResponse = self._put(kernel, 'check', CheckResponse, body)
-        return answer.status, answer.indent
-
-    def list_variables(self, *, kernel: str = DEFAULT_KERNEL, timeout: float = ASK_SECONDS) -> list[Variable]:
-        """Return the variables of a Python kernel, by name; see `NotebookSandbox.list_variables`."""
-        found: list[Variable] = self._put(
-            kernel, 'variables', list[Variable], AskRequest(timeout=_ask_seconds(timeout))
-        )
-        return found
-
-    def _put(self, kernel: str, question: str, answer: Any, body: AskRequest) -> Any:
-        """Put a question to a kernel. It waits for its turn, however long the cells before it take."""
-        return self._transport.call('POST', f'{self._kernel_path(kernel)}/{question}', answer, body=body, timeout=0)
+    answer_input = _asked(NotebookSandbox.answer_input, lambda text, **_: check_input(text))
+    create_kernel = _asked(NotebookSandbox.create_kernel, lambda name, env, **_: check_new_kernel(name, env))
+    delete_kernel = _asked(NotebookSandbox.delete_kernel)
+    list_kernels = _asked(NotebookSandbox.list_kernels)
+    list_kernel_specs = _asked(NotebookSandbox.list_kernel_specs)
+    interrupt_kernel = _asked(NotebookSandbox.interrupt_kernel)
+    restart_kernel = _asked(NotebookSandbox.restart_kernel)
+    complete_code = _asked(NotebookSandbox.complete_code, lambda code, cursor, **_: place(code, cursor))
+    inspect_code = _asked(NotebookSandbox.inspect_code, _check_inspection)
+    check_complete = _asked(NotebookSandbox.check_complete, lambda code, **_: place(code, None))
+    list_variables = _asked(NotebookSandbox.list_variables)
 
     # Help -------------------------------------------------------------------------------------------------------------
 
@@ -208,17 +157,8 @@ class RemoteNotebookSandbox(RemoteSandbox, CellVerbs):
                 f'sandbox {self.id} has no kernel {name!r}', details={'sandbox_id': self.id, 'kernel': str(name)}
             )
 
-    def _kernel_path(self, name: str) -> str:
-        self._check_kernel(name)
-        return f'{self.path}/kernels/{name}'
-
     def __repr__(self) -> str:
         return f'<RemoteNotebookSandbox {self.id}>'
 
 
 NotebookSandbox.register(RemoteNotebookSandbox)
-
-
-def _ask_seconds(timeout: float) -> float | None:
-    """Return a question's time limit as it travels. The usual one is left out, since a server's policy may leave less of it."""
-    return None if timeout == ASK_SECONDS else as_seconds(timeout)

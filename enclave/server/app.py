@@ -11,12 +11,11 @@ import contextlib
 import hashlib
 import io
 import logging
+import os
 import re
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs
 
 import flask
@@ -44,8 +43,10 @@ from enclave.managers.protocol import (
 from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
+from enclave.server.direct import Answer, DirectRoutes, StartResponse, Visit, WsgiRequest, send
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, StoredResponse
+from enclave.server.lanes import CALL_PATIENCE_SECONDS
 from enclave.server.route import (
     JSON,
     JSON_OPTIONS,
@@ -73,6 +74,8 @@ _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication',
 """Codes of answers that say nothing of the work, so that a repeat may do it."""
 _BINARY = ('application/proto', 'application/connect+proto')
 _QUERY_LIMIT = 64
+_PROTOCOL = str(PROTOCOL_VERSION)
+_NOTHING = contextlib.nullcontext()
 _SMALL_BODY = 64 << 10
 _BODY_FACTOR = 4
 """How much more memory than its text a JSON body may take: its bytes, its text, and what is made of them."""
@@ -89,124 +92,180 @@ def create_app(service: Service) -> flask.Flask:
     assert notebooks is not None  # this too
     assert programs is not None  # and this
     assert page is not None
-    app = flask.Flask('enclave', static_folder=None)
+    app = _Application('enclave', static_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max(service.policy.max_upload_bytes, service.policy.max_json_bytes)
     app.config['MAX_FORM_MEMORY_SIZE'] = 0
     app.url_map.strict_slashes = True
     entry = _Entry(service)
-    app.before_request(entry.enter)
-    app.after_request(entry.leave)
+    app.before_request(entry.before)
+    app.after_request(entry.after)
     app.register_error_handler(HTTPException, entry.refuse)
     app.register_error_handler(Exception, entry.fail)
     for each in ROUTES.values():
         app.add_url_rule(
             each.path,
             endpoint=each.name,
-            view_func=_view(entry, each),
+            view_func=entry.view,
             methods=[each.method],
             provide_automatic_options=False,
         )
+    app.answer_directly(entry, DirectRoutes(app, ROUTES.values(), _is_direct))
     return app
 
 
-def _view(entry: _Entry, route: Route) -> Callable[..., flask.Response]:
-    def view(**path: str) -> flask.Response:
-        return entry.serve(route, path)
+def _is_direct(route: Route) -> bool:
+    """Return whether the handler of a route reads nothing of Flask's request."""
+    return route.adapter is None
 
-    return view
+
+class _Application(flask.Flask):
+    """Flask's application, which what needs nothing of Flask's goes past."""
+
+    _entry: _Entry
+    _direct: DirectRoutes | None = None
+
+    def answer_directly(self, entry: _Entry, direct: DirectRoutes) -> None:
+        """Have requests answered past Flask where that makes no difference."""
+        self._entry, self._direct = entry, direct
+
+    def wsgi_app(self, environ: Any, start_response: Any) -> Any:
+        found = None if self._direct is None else self._direct.find(environ)
+        if found is None:
+            return super().wsgi_app(environ, start_response)
+        return self._entry.answer_directly(environ, start_response, *found)
 
 
 class _Entry:
-    """The steps of a request. One for the application; what belongs to a request is in `flask.g`."""
+    """The steps of a request. One for the application; what belongs to a request is in a `Visit`, which they hand on."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    # Before and after -------------------------------------------------------------------------------------------------
+    # The two ways in --------------------------------------------------------------------------------------------------
 
-    def enter(self) -> flask.Response | None:
-        """Say who it is. A request that is refused here has reached nothing."""
-        request, g = flask.request, flask.g
-        asked = request.headers.get(REQUEST_ID_HEADER, '')
-        g.request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex[:16]
-        g.started = time.perf_counter()
-        g.who, g.facts, g.code, g.replayed, g.streams, g.known = ANONYMOUS, {}, None, False, False, False
+    def answer_directly(
+        self, environ: dict[str, Any], start_response: StartResponse, route: Route, path: dict[str, str]
+    ) -> Iterable[bytes]:
+        """Answer a request in WSGI's way."""
+        request = WsgiRequest(environ)
+        visit = self._visit(request, route, None, route.path, path)
         try:
-            headers = cast(Mapping[str, str], request.headers)
-            self._service.guard.check(request.method, headers)
-            route = ROUTES.get(request.endpoint or '')
-            adapter = _adapter()
-            if adapter is not None:
-                self._service.policy.check_adapter(adapter.name)
-            if route is None or not route.is_open:
-                if adapter is None:
-                    key = self._service.authenticator.identify(headers)
-                else:
-                    identity = adapter.identify(self._service, _head())
-                    key, g.named_sandbox = identity.key, identity.sandbox_id
-                g.key = key
-                g.who = ANONYMOUS if key is None else key.name
-                g.known = True
-            if route is not None and not route.while_draining:
-                self._service.check_open()
-        except EnclaveError as error:
-            return self._failure(error)
-        return None
+            answer = self._enter(visit) or self._serve(visit, route)
+        except Exception as error:
+            answer = self._failed(visit, error)
+        headers: dict[str, str] = {}
+        self._put_headers(visit, headers, is_html=(answer.media_type or '').startswith('text/html'))
+        account = self._accountant(visit, answer.status)
+        if visit.streams:
+            answer.on_close.append(account)
+        else:
+            account()
+        return send(answer, list(headers.items()), start_response)
 
-    def leave(self, response: flask.Response) -> flask.Response:
+    def before(self) -> flask.Response | None:
+        """Flask's request begins: say whose it is. One that is refused here has reached nothing."""
+        request: Any = flask.request._get_current_object()  # type: ignore[attr-defined]
+        route = ROUTES.get(request.endpoint or '')
+        adapter = adapter_at(request.path) if route is None else route.adapter
+        rule = request.url_rule.rule if request.url_rule is not None else '-'
+        visit = flask.g.visit = self._visit(request, route, adapter, rule, request.view_args or {})
+        refused = self._enter(visit)
+        return None if refused is None else _flask_response(refused)
+
+    def view(self, **path: str) -> flask.Response:
+        """Do what the route of Flask's request is for."""
+        visit: Visit = flask.g.visit
+        assert visit.route is not None
+        return _flask_response(self._serve(visit, visit.route))
+
+    def after(self, response: flask.Response) -> flask.Response:
         """Put the headers on that every answer has, and account for it when its last byte is handed over."""
-        g = flask.g
-        headers = response.headers
-        headers[REQUEST_ID_HEADER] = g.request_id
-        headers[PROTOCOL_HEADER] = str(PROTOCOL_VERSION)
-        if g.known:
-            headers[VERSION_HEADER] = enclave.__version__
-        headers.setdefault('Cache-Control', 'no-store')
-        headers['X-Content-Type-Options'] = 'nosniff'
-        if response.mimetype == 'text/html':
-            at_page = flask.request.endpoint == 'get_page'
-            headers.setdefault('Content-Security-Policy', page.CONTENT_POLICY if at_page else _DOCS_POLICY)
-            headers.setdefault('Referrer-Policy', 'no-referrer')
-        account = self._accountant(response.status_code)
-        if g.streams:
+        visit: Visit = flask.g.visit
+        self._put_headers(visit, response.headers, is_html=response.mimetype == 'text/html')
+        account = self._accountant(visit, response.status_code)
+        if visit.streams:
             response.call_on_close(account)
         else:
             account()
         return response
 
-    def _accountant(self, status: int) -> Callable[[], None]:
-        request, g = flask.request, flask.g
-        rule = request.url_rule.rule if request.url_rule is not None else '-'
-        view = request.view_args or {}
-        facts = {
-            'request_id': g.request_id,
-            'who': g.who,
-            'address': request.remote_addr or '-',
-            'method': request.method,
-            'route': rule,
-            'path': request.path[:256],
-            'sandbox_id': _short(g.facts.get('sandbox_id') or view.get('sandbox_id')),
-            'tool_name': _short(g.facts.get('tool_name')),
-            'kernel': _short(g.facts.get('kernel') or view.get('kernel')),
-            'status': status,
-            'code': g.code,
-            'replayed': g.replayed,
-        }
-        method = request.method if request.url_rule is not None else 'OTHER'
-        started = g.started
+    def _visit(
+        self, request: Any, route: Route | None, adapter: Adapter | None, rule: str, path: Mapping[str, str]
+    ) -> Visit:
+        asked = request.headers.get(REQUEST_ID_HEADER, '')
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else os.urandom(8).hex()
+        return Visit(request, route, adapter, rule, path, request_id, time.perf_counter())
+
+    # Before and after -------------------------------------------------------------------------------------------------
+
+    def _enter(self, visit: Visit) -> Answer | None:
+        """Say who it is. A request that is refused here has reached nothing."""
+        request, route, adapter = visit.request, visit.route, visit.adapter
+        try:
+            self._service.guard.check(request.method, request.headers)
+            if adapter is not None:
+                self._service.policy.check_adapter(adapter.name)
+            if route is None or not route.is_open:
+                if adapter is None:
+                    key = self._service.authenticator.identify(request.headers)
+                else:
+                    identity = adapter.identify(self._service, _head(request))
+                    key, visit.named_sandbox = identity.key, identity.sandbox_id
+                visit.key = key
+                visit.who = ANONYMOUS if key is None else key.name
+                visit.known = True
+            if route is not None and not route.while_draining:
+                self._service.check_open()
+        except EnclaveError as error:
+            return self._failure(visit, error)
+        return None
+
+    def _put_headers(self, visit: Visit, headers: Any, *, is_html: bool) -> None:
+        headers[REQUEST_ID_HEADER] = visit.request_id
+        headers[PROTOCOL_HEADER] = _PROTOCOL
+        if visit.known:
+            headers[VERSION_HEADER] = enclave.__version__
+        headers.setdefault('Cache-Control', 'no-store')
+        headers['X-Content-Type-Options'] = 'nosniff'
+        if is_html:
+            at_page = visit.route is not None and visit.route.name == 'get_page'
+            headers.setdefault('Content-Security-Policy', page.CONTENT_POLICY if at_page else _DOCS_POLICY)
+            headers.setdefault('Referrer-Policy', 'no-referrer')
+
+    def _accountant(self, visit: Visit, status: int) -> Callable[[], None]:
+        request = visit.request
+        method = 'OTHER' if visit.rule == '-' else request.method
 
         def account() -> None:
-            seconds = time.perf_counter() - started
-            self._service.metrics.count(rule, method, status, seconds)
-            self._service.audit.write(**facts, seconds=round(seconds, 6))
+            seconds = time.perf_counter() - visit.started
+            self._service.metrics.count(visit.rule, method, status, seconds)
+            if self._service.audit.is_read:
+                self._service.audit.write(**facts, seconds=round(seconds, 6))
 
+        if not self._service.audit.is_read:
+            return account
+        facts = {
+            'request_id': visit.request_id,
+            'who': visit.who,
+            'address': request.remote_addr or '-',
+            'method': request.method,
+            'route': visit.rule,
+            'path': request.path[:256],
+            'sandbox_id': _short(visit.facts.get('sandbox_id') or visit.path.get('sandbox_id')),
+            'tool_name': _short(visit.facts.get('tool_name')),
+            'kernel': _short(visit.facts.get('kernel') or visit.path.get('kernel')),
+            'status': status,
+            'code': visit.code,
+            'replayed': visit.replayed,
+        }
         return account
 
     def refuse(self, error: HTTPException) -> flask.Response:
         """Answer what Flask itself refuses: an unknown address, a wrong method, a body that is too large."""
+        visit: Visit = flask.g.visit
         if isinstance(error, RequestEntityTooLarge):
-            return self._failure(_too_large(self._service.policy.max_upload_bytes))
-        request = flask.request
+            return _flask_response(self._failure(visit, _too_large(self._service.policy.max_upload_bytes)))
+        request = visit.request
         status = error.code or 500
         if status in (404, 405):
             reason = 'method' if status == 405 else 'route'
@@ -216,177 +275,186 @@ class _Entry:
             )
         else:
             fault = InvalidArgumentError(f'{error.name}: {error.description or ""}')
-        response = self._failure(fault, status)
+        response = _flask_response(self._failure(visit, fault, status))
         valid = getattr(error, 'valid_methods', None)
         if valid:
             response.headers['Allow'] = ', '.join(sorted(valid))
         return response
 
     def fail(self, error: Exception) -> flask.Response:
-        """Answer what nobody expected."""
-        logger.error('request %s failed', flask.g.request_id, exc_info=error)
-        return self._failure(
-            ServerError(f'the server failed; its log says why, at request {flask.g.request_id}'),
-        )
+        """Answer what nobody expected, in Flask's way."""
+        return _flask_response(self._failed(flask.g.visit, error))
 
-    def _failure(self, error: EnclaveError, status: int | None = None) -> flask.Response:
-        flask.g.code = error.code
-        adapter = _adapter()
+    def _failed(self, visit: Visit, error: Exception) -> Answer:
+        logger.error('request %s failed', visit.request_id, exc_info=error)
+        fault = ServerError(f'the server failed; its log says why, at request {visit.request_id}')
+        return self._failure(visit, fault)
+
+    def _failure(self, visit: Visit, error: EnclaveError, status: int | None = None) -> Answer:
+        visit.code = error.code
+        adapter = visit.adapter
         if adapter is not None:
             body, number, media_type = adapter.failure(error, status)
-            response = flask.Response(body, number, content_type=media_type)
-            response.headers.update(adapter.headers(error))
-            return response
+            return Answer((body,), number, media_type, list(adapter.headers(error).items()))
         chosen = getattr(error, 'http_status', status_of(error)) if status is None else status
-        response = flask.Response(wire.to_json(shown_error(error)).encode('ascii'), chosen, mimetype=JSON)
-        for name, value in extra_headers(error, chosen).items():
-            response.headers[name] = value
-        return response
+        text = wire.to_json(shown_error(error)).encode('ascii')
+        return Answer((text,), chosen, JSON, list(extra_headers(error, chosen).items()))
 
     # The work ---------------------------------------------------------------------------------------------------------
 
-    def serve(self, route: Route, path: dict[str, str]) -> flask.Response:
+    def _serve(self, visit: Visit, route: Route) -> Answer:
         """Do what a route is for."""
-        tenant = self._service.tenant(flask.g.get('key'))
-        documented = ms_enclave.find_route(
-            cast(Mapping[str, str], flask.request.headers), route.name, self._service.policy
-        )
+        tenant, request = self._service.tenant(visit.key), visit.request
+        documented = ms_enclave.find_route(request.headers, route.name, self._service.policy)
         try:
-            arguments: dict[str, Any] = dict(path)
+            arguments: dict[str, Any] = dict(visit.path)
             if documented is not None:
                 route = documented
-                arguments['query'] = {name: texts[-1] for name, texts in _query_arguments().items()}
+                arguments['query'] = {name: texts[-1] for name, texts in _query_arguments(request).items()}
             elif route.adapter is None:
-                query = decode_query(_query_arguments(), route.query)
+                query = decode_query(_query_arguments(request), route.query)
                 if query is not None:
                     arguments['query'] = query
-            key = _idempotency_key() if route.is_repeatable else None
+            key = _idempotency_key(visit) if route.is_repeatable else None
+            # Before anything is made of the body: so many bodies at once, and no more.
+            place, weight = self._entered(request, route, tenant), self._weight(request, route)
+            if key is not None:
+                room = self._service.lanes.holding(tenant.name, weight) if weight else _NOTHING
+                with place, room:
+                    self._put_body(request, route, arguments)
+                    return self._once(visit, route, tenant, key, arguments)
             with contextlib.ExitStack() as stack:
-                # Before anything is made of the body: so many bodies at once, and no more.
-                stack.enter_context(self._entered(route, tenant))
-                stack.enter_context(self._service.lanes.holding(tenant.name, self._weight(route)))
-                body = self._body(route)
-                if route.body is not None:
-                    arguments['body'] = body
-                if key is not None:
-                    return self._once(route, tenant, key, arguments)
+                stack.enter_context(place)
+                if weight:
+                    stack.enter_context(self._service.lanes.holding(tenant.name, weight))
+                self._put_body(request, route, arguments)
                 cancellation = Cancellation()
-                context = self._context(route, tenant, cancellation)
+                context = self._context(visit, tenant, cancellation)
                 stack.enter_context(context.held)
-                stack.enter_context(self._listed(route, tenant, path))
+                stack.enter_context(self._listed(visit, route, tenant))
                 if route.lane in ('call', 'program'):
                     context.on_gone(cancellation.cancel)
                 value = self._run(route, context, arguments)
                 if isinstance(value, Streamed):
-                    return self._streamed(value, stack.pop_all())
-                return self._answer(value, context)
+                    return self._streamed(visit, value, stack.pop_all())
+                return self._answer(visit, value, context)
         except EnclaveError as error:
-            return self._failure(error)
+            return self._failure(visit, error)
 
-    def _entered(self, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
+    def _put_body(self, request: Any, route: Route, arguments: dict[str, Any]) -> None:
+        body = self._body(request, route)
+        if route.body is not None:
+            arguments['body'] = body
+
+    def _entered(self, request: Any, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
         lanes = self._service.lanes
-        if route.lane != 'program':
+        if route.lane not in ('call', 'program'):
             return lanes.entered(route.lane, tenant.name, tenant.max_calls)
-        on_gone = flask.request.environ.get(WATCH_KEY, lambda action: None)
-        return lanes.queued(tenant.name, tenant.max_calls, on_gone)
+        on_gone = request.environ.get(WATCH_KEY, lambda action: None)
+        patience = None if route.lane == 'program' else CALL_PATIENCE_SECONDS
+        return lanes.queued(route.lane, tenant.name, tenant.max_calls, on_gone, patience=patience)
 
     @staticmethod
-    def _listed(route: Route, tenant: Tenant, path: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    def _listed(visit: Visit, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
         """Have a call be among those that run, as long as it does."""
         if route.lane not in ('call', 'stream', 'program'):
-            return contextlib.nullcontext()
-        if 'sandbox_id' in path:
-            flask.g.facts.setdefault('sandbox_id', path['sandbox_id'])
-        return tenant.calls.running(route.name, flask.g.facts)
+            return _NOTHING
+        if 'sandbox_id' in visit.path:
+            visit.facts.setdefault('sandbox_id', visit.path['sandbox_id'])
+        return tenant.calls.running(route.name, visit.facts)
 
-    def _context(self, route: Route, tenant: Any, cancellation: Cancellation) -> Context:
-        request = flask.request
+    def _context(self, visit: Visit, tenant: Any, cancellation: Cancellation) -> Context:
+        request = visit.request
         return Context(
             self._service,
             tenant,
             cancellation,
             accept=request.headers.get('Accept', ''),
             last_event_id=request.headers.get('Last-Event-ID'),
-            named_sandbox=flask.g.get('named_sandbox'),
+            named_sandbox=visit.named_sandbox,
             on_gone=request.environ.get(WATCH_KEY, lambda action: None),
-            facts=flask.g.facts,
+            facts=visit.facts,
         )
 
     def _run(self, route: Route, context: Context, arguments: dict[str, Any]) -> Any:
         with context.cancellation.applied():
             return route.handler(context, **arguments)
 
-    def _once(self, route: Route, tenant: Any, key: str, arguments: dict[str, Any]) -> flask.Response:
+    def _once(self, visit: Visit, route: Route, tenant: Any, key: str, arguments: dict[str, Any]) -> Answer:
         repeats = self._service.repeats
-        for received in flask.request.headers.get(RECEIVED_HEADER, '').split():
+        for received in visit.request.headers.get(RECEIVED_HEADER, '').split():
             repeats.forget(tenant.name, received)
-        entry, is_mine = repeats.begin(tenant.name, key, _fingerprint(route))
-        context = self._context(route, tenant, entry.cancellation)
-        gone = threading.Event()
+        entry, is_mine = repeats.begin(tenant.name, key, _fingerprint(visit.request, route))
+        context = self._context(visit, tenant, entry.cancellation)
+        gone: list[bool] = []
 
         def leave() -> None:
-            gone.set()
+            gone.append(True)
             repeats.leave(entry)
 
         context.on_gone(leave)
         if not is_mine:
-            return self._repeated(entry, gone)
+            return self._repeated(visit, entry, gone)
         outcome = None
         try:
-            with context.held, self._listed(route, tenant, arguments):
-                response = self._answer(self._run(route, context, arguments), context)
-            outcome = StoredResponse(response.status_code, _body_of(response), media_type=response.mimetype or JSON)
+            with context.held, self._listed(visit, route, tenant):
+                answer = self._answer(visit, self._run(route, context, arguments), context)
+            answer.body = tuple(answer.body)
+            outcome = StoredResponse(answer.status, answer.body, media_type=answer.media_type or JSON)
         except EnclaveError as error:
             if error.code not in _NOT_KEPT:
-                failed = self._failure(error)
-                outcome = StoredResponse(failed.status_code, (failed.get_data(),), error.code)
+                failed = self._failure(visit, error)
+                outcome = StoredResponse(failed.status, tuple(failed.body), error.code)
             raise
         finally:
             repeats.finish(tenant.name, key, entry, outcome)
-        return response
+        return answer
 
-    def _answer(self, value: Any, context: Context) -> flask.Response:
+    def _answer(self, visit: Visit, value: Any, context: Context) -> Answer:
         """Return an answer. For a large one there must be room as long as it is being sent: its JSON is longer than its text."""
-        if isinstance(value, (flask.Response, Text)):
-            return _response(value)
-        encoded, takes_parts = wire.encode(value), wire.PARTS in flask.request.headers.get('Accept', '')
+        if isinstance(value, Answer):
+            return value
+        if isinstance(value, flask.Response):  # an adapter's
+            return _from_flask(value)
+        if isinstance(value, Text):
+            return Answer((value.text.encode(),), media_type=value.media_type)
+        encoded, takes_parts = wire.encode(value), wire.PARTS in visit.request.headers.get('Accept', '')
         size = wire.weigh(encoded, LARGE_ANSWER, in_parts=takes_parts)
         if not size:
-            return _encoded_response(encoded, takes_parts)
+            return _encoded_answer(encoded, takes_parts)
         with contextlib.ExitStack() as stack, context.cancellation.applied():
             stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
-            response = _encoded_response(encoded, takes_parts)
-            response.call_on_close(stack.pop_all().close)
-        return response
+            answer = _encoded_answer(encoded, takes_parts)
+            answer.on_close.append(stack.pop_all().close)
+        return answer
 
-    def _repeated(self, entry: Entry, gone: threading.Event) -> flask.Response:
+    def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> Answer:
         """Wait for the end of work that another request does, and answer as it does."""
         while not entry.done.wait(1.0):
-            if gone.is_set():
+            if gone:
                 raise CallCancelledError('the client went away')
         outcome = entry.outcome
         if outcome is None:
             raise CallCancelledError('the first request under this idempotency key was not carried out; repeat it')
-        flask.g.replayed, flask.g.code = True, outcome.code
-        response = flask.Response(outcome.body, outcome.status, mimetype=outcome.media_type)
-        response.headers[REPLAYED_HEADER] = 'true'
-        return response
+        visit.replayed, visit.code = True, outcome.code
+        return Answer(outcome.body, outcome.status, outcome.media_type, [(REPLAYED_HEADER, 'true')])
 
     @staticmethod
-    def _weight(route: Route) -> int:
+    def _weight(request: Any, route: Route) -> int:
         """Return how much memory a body may take while a request continues, in bytes; small ones are not counted."""
-        size = flask.request.content_length or 0
+        size = request.content_length or 0
         is_kept = route.body is not None and not isinstance(route.body, str)
         return _BODY_FACTOR * size if is_kept and size > _SMALL_BODY else 0
 
-    def _text(self) -> bytes:
+    def _text(self, request: Any) -> bytes:
         """Return a body that is JSON, as it came.
 
         Raises:
             RequestTooLargeError: It holds more values than the policy allows: each takes far more memory than its text.
         """
-        text, most = flask.request.get_data(cache=True), self._service.policy.max_json_values
-        if flask.request.mimetype in _BINARY:  # an adapter's own encoding of messages
+        most = self._service.policy.max_json_values
+        text: bytes = request.get_data(cache=True)
+        if request.mimetype in _BINARY:  # an adapter's own encoding of messages
             return text
         if wire.count_values(text, most) > most:
             raise RequestTooLargeError(
@@ -395,8 +463,8 @@ class _Entry:
             )
         return text
 
-    def _body(self, route: Route) -> Any:
-        request, policy = flask.request, self._service.policy
+    def _body(self, request: Any, route: Route) -> Any:
+        policy = self._service.policy
         size = request.content_length
         if route.adapter is not None:
             size = size or 0
@@ -405,7 +473,7 @@ class _Entry:
                 raise _too_large(limit)
             if isinstance(route.body, str):
                 return RawBody(request.stream, size)
-            return RawBody(io.BytesIO(self._text()), size)
+            return RawBody(io.BytesIO(self._text(request)), size)
         if isinstance(route.body, str):
             if size is None:
                 raise InvalidArgumentError('the request has a body of unknown length')
@@ -414,7 +482,7 @@ class _Entry:
             return RawBody(request.stream, size)
         if size is not None and size > policy.max_json_bytes:
             raise _too_large(policy.max_json_bytes)
-        text = self._text()
+        text = self._text(request)
         if route.body is None:
             if text.strip() not in (b'', b'{}', b'null'):
                 raise InvalidArgumentError('this address takes no body')
@@ -435,18 +503,13 @@ class _Entry:
         value = wire.from_json(text, what='the body') if text.strip() else {}
         return wire.decode(value, route.body, what='the body')
 
-    def _streamed(self, value: Streamed, stack: contextlib.ExitStack) -> flask.Response:
-        flask.g.streams = True
-        response = flask.Response(_guarded(value.pieces), value.status, content_type=value.media_type or None)
-        if not value.media_type:
-            response.headers.remove('Content-Type')
-        for name, text in value.headers:
-            response.headers.add(name, text)
+    def _streamed(self, visit: Visit, value: Streamed, stack: contextlib.ExitStack) -> Answer:
+        visit.streams = True
+        answer = Answer(_guarded(value.pieces), value.status, value.media_type or None, list(value.headers))
         if value.size is not None:
-            response.headers['Content-Length'] = str(value.size)
-        response.call_on_close(stack.close)
-        response.call_on_close(getattr(value.pieces, 'close', lambda: None))
-        return response
+            answer.headers.append(('Content-Length', str(value.size)))
+        answer.on_close += [stack.close, getattr(value.pieces, 'close', lambda: None)]
+        return answer
 
 
 def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -458,53 +521,55 @@ def _guarded(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise
 
 
-def _adapter() -> Adapter | None:
-    """Return whose interface the request asks; None is the server's own."""
-    route = ROUTES.get(flask.request.endpoint or '')
-    return adapter_at(flask.request.path) if route is None else route.adapter
+def _head(request: Any) -> Head:
+    return Head(method=request.method, path=request.path, query=request.args.to_dict(), headers=request.headers)
 
 
-def _head() -> Head:
-    request = flask.request
-    headers = cast(Mapping[str, str], request.headers)
-    return Head(method=request.method, path=request.path, query=request.args.to_dict(), headers=headers)
+def _flask_response(answer: Answer) -> flask.Response:
+    """Return an answer as Flask's."""
+    made = flask.Response(answer.body, answer.status, content_type=answer.media_type)
+    if answer.media_type is None:
+        made.headers.remove('Content-Type')
+    for name, text in answer.headers:
+        made.headers.add(name, text)
+    for action in answer.on_close:
+        made.call_on_close(action)
+    return made
 
 
-def _response(value: Any) -> flask.Response:
-    if isinstance(value, flask.Response):
-        return value
-    if isinstance(value, Text):
-        return flask.Response(value.text, content_type=value.media_type)
-    return flask.Response(wire.to_json(value), mimetype=JSON)
-
-
-def _body_of(response: flask.Response) -> tuple[bytes, ...]:
-    """Return the pieces of an answer's body; large ones are not copied."""
+def _from_flask(response: flask.Response) -> Answer:
+    """Return an answer that a handler has made as Flask's; pieces that are whole are not copied."""
     body = response.response
-    whole = isinstance(body, (list, tuple)) and all(isinstance(each, bytes) for each in body)
-    return tuple(body) if whole else (response.get_data(),)  # type: ignore[arg-type]
+    if not isinstance(body, (list, tuple)) or not all(isinstance(each, bytes) for each in body):
+        body = (response.get_data(),)
+    headers = [
+        (name, text) for name, text in response.headers if name.lower() not in ('content-type', 'content-length')
+    ]
+    return Answer(tuple(body), response.status_code, response.content_type, headers)
 
 
-def _encoded_response(encoded: Any, takes_parts: bool) -> flask.Response:
+def _encoded_answer(encoded: Any, takes_parts: bool) -> Answer:
     """Return an answer with long texts as they are, where the client takes that."""
     if not takes_parts:
-        return flask.Response(wire.encoded_to_json(encoded), mimetype=JSON)
+        return Answer((wire.encoded_to_json(encoded).encode('ascii'),))
     body = wire.encoded_to_parts(encoded)
-    return flask.Response(body, mimetype=wire.PARTS if len(body) > 1 else JSON)
+    return Answer(body, media_type=wire.PARTS if len(body) > 1 else JSON)
 
 
-def _query_arguments() -> dict[str, list[str]]:
+def _query_arguments(request: Any) -> dict[str, list[str]]:
     """Return the query's parameters; bytes that are not UTF-8 stay what they are, as in names of files."""
-    text = flask.request.query_string.decode('latin-1')
+    text = request.query_string.decode('latin-1')
+    if not text:
+        return {}
     try:
         return parse_qs(text, keep_blank_values=True, errors='surrogateescape', max_num_fields=_QUERY_LIMIT)
     except ValueError:
         raise InvalidArgumentError(f'the query has more than {_QUERY_LIMIT} parameters') from None
 
 
-def _idempotency_key() -> str | None:
-    key = flask.request.headers.get(IDEMPOTENCY_HEADER)
-    adapter = _adapter()
+def _idempotency_key(visit: Visit) -> str | None:
+    key: str | None = visit.request.headers.get(IDEMPOTENCY_HEADER)
+    adapter = visit.adapter
     if key is not None and adapter is not None:  # each interface has rules of its own for what a key may be
         return hashlib.sha256(f'{adapter.name} {key}'.encode('utf-8', 'surrogateescape')).hexdigest()
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
@@ -512,8 +577,7 @@ def _idempotency_key() -> str | None:
     return key
 
 
-def _fingerprint(route: Route) -> bytes:
-    request = flask.request
+def _fingerprint(request: Any, route: Route) -> bytes:
     digest = hashlib.sha256()
     for part in (route.name, request.full_path):
         digest.update(part.encode('utf-8', 'surrogateescape') + b'\0')

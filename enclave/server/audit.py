@@ -63,9 +63,14 @@ class Audit:
                 ) from None
             self._file = os.fdopen(handle, 'a', encoding='utf-8')
 
+    @property
+    def is_read(self) -> bool:
+        """Whether lines go anywhere."""
+        return self._file is not None or logger.isEnabledFor(logging.INFO)
+
     def write(self, **facts: Any) -> None:
         """Write the line of a request that has ended; see `AuditLine`."""
-        if self._file is None and not logger.isEnabledFor(logging.INFO):
+        if not self.is_read:
             return
         line = AuditLine(time=utc_now().isoformat(timespec='milliseconds'), **facts)
         text = wire.to_json(line)

@@ -9,6 +9,7 @@ On loopback no key is needed; what then protects is that a request names a loopb
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import json
@@ -36,6 +37,7 @@ ANONYMOUS = 'anonymous'
 KEY_LENGTH = 16
 """How long a secret should be at least."""
 _NAME_LIMIT = 64
+_HOST_LIMIT = 512
 
 
 @refuses_unknown_keys
@@ -232,9 +234,9 @@ class HostGuard:
         """
         host = headers.get('Host', '')
         if self.hosts is not None:
-            name = host_name(host)
+            name, is_here = _named(host[:_HOST_LIMIT])
             is_below = self.domain is not None and name.endswith(self.domain)
-            if not (is_loopback(name) or name in self.hosts or is_below):
+            if not (is_here or name in self.hosts or is_below):
                 raise PolicyError(
                     f'the request is for the host {host!r}, which is not this server; '
                     'if it is another name of this machine, name it in allowed_hosts',
@@ -249,6 +251,13 @@ class HostGuard:
         site = headers.get('Sec-Fetch-Site', 'none')
         if method not in ('GET', 'HEAD') and site not in ('none', 'same-origin'):
             raise PolicyError('the request was made by a page of another site', details={'site': site})
+
+
+@functools.lru_cache(maxsize=256)
+def _named(host: str) -> tuple[str, bool]:
+    """Return the name in a Host header, and whether it is one of loopback."""
+    name = host_name(host)
+    return name, is_loopback(name)
 
 
 def _netloc(origin: str) -> str | None:

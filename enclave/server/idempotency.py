@@ -68,7 +68,7 @@ class Entry:
     done: threading.Event = field(factory=threading.Event)
     outcome: StoredResponse | None = None
     clients: int = 1
-    joined: threading.Event = field(factory=threading.Event)
+    joined: threading.Event | None = None  # where one that went away is awaited
 
 
 @frozen
@@ -149,7 +149,8 @@ class Repeats:
             if entry.fingerprint != fingerprint:
                 raise ConflictError(f'the idempotency key {key!r} was used for another request; make a new one')
             entry.clients += 1
-            entry.joined.set()
+            if entry.joined is not None:
+                entry.joined.set()
             return entry, False
 
     def finish(self, tenant: str, key: str, entry: Entry, outcome: StoredResponse | None) -> None:
@@ -178,8 +179,8 @@ class Repeats:
             entry.clients -= 1
             if entry.clients or entry.done.is_set():
                 return
-            entry.joined.clear()
-        entry.joined.wait(seconds)
+            joined = entry.joined = threading.Event()
+        joined.wait(seconds)
         with self._lock:
             deserted = not entry.clients and not entry.done.is_set()
         if deserted:

@@ -5,7 +5,8 @@ one, streams another, what ends sandboxes a third; what is quick needs none. The
 some to spare, so the one that is refused is refused at once, and `/health` is never behind an execution.
 
 Programs have a lane of their own in which requests wait for their turn: first come, first served within a key, and the keys in
-turn. Only who would be one too many of those that wait is refused.
+turn. Only who would be one too many of those that wait is refused. Calls wait in the same way, for `CALL_PATIENCE_SECONDS`: a
+client that is refused asks again, which costs both sides more than the waiting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import collections
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import define, field
 
@@ -26,6 +27,8 @@ Lane = Literal['quick', 'call', 'stream', 'end', 'program']
 END_THREADS = 16
 SPARE_THREADS = 12
 RETRY_AFTER_SECONDS = 1.0
+CALL_PATIENCE_SECONDS = 3.0
+"""How long a call waits for its turn before it is refused."""
 _LOOK_SECONDS = 1.0
 """How often one that waits for room looks whether its client is still there."""
 
@@ -84,6 +87,7 @@ class Shares:
 class _Ticket:
     """A place in the queue of a key. All but ``called`` is guarded by the lock of the lanes."""
 
+    lane: Lane
     tenant: str
     limit: int | None
     called: threading.Event = field(factory=threading.Event)
@@ -97,7 +101,7 @@ class Lanes:
 
     Args:
         calls, streams, ends: How many requests of each kind continue at once; programs may be as many as calls.
-        waiting: How many requests may wait for their program's turn.
+        waiting: How many requests may wait for their turn.
         memory: How many bytes of output calls may hold together.
         keys: How many keys there are.
     """
@@ -119,7 +123,10 @@ class Lanes:
             'end': Shares(ends, keys),
             'program': Shares(calls, keys),
         }
-        self._queues: collections.OrderedDict[str, collections.deque[_Ticket]] = collections.OrderedDict()
+        self._queues: dict[Lane, collections.OrderedDict[str, collections.deque[_Ticket]]] = {
+            'call': collections.OrderedDict(),
+            'program': collections.OrderedDict(),
+        }
         self._waiting = Shares(waiting, keys)
         self._memory = Shares(memory, keys)
         self._answers: dict[str, int] = {}  # large ones that are being sent, by tenant
@@ -148,7 +155,7 @@ class Lanes:
             if shares is None:
                 self._quick += 1
             else:
-                self._check_locked(shares, lane, tenant, tenant_limit)
+                self._check_locked(shares, tenant, tenant_limit)
                 shares.take(tenant)
         try:
             yield
@@ -158,11 +165,12 @@ class Lanes:
                     self._quick -= 1
                 else:
                     shares.give(tenant)
+                    self._grant_locked(lane)
                 self._changed.notify_all()
 
-    def _check_locked(self, shares: Shares, lane: Lane, tenant: str, tenant_limit: int | None) -> None:
+    def _check_locked(self, shares: Shares, tenant: str, tenant_limit: int | None) -> None:
         mine = shares.held(tenant)
-        if lane == 'call' and tenant_limit is not None and mine >= tenant_limit:
+        if tenant_limit is not None and mine >= tenant_limit:
             self._refused += 1
             raise _full(f'{tenant!r} has {mine} calls running, which is all this key may have')
         if not shares.has_room(tenant):
@@ -195,7 +203,7 @@ class Lanes:
         finally:
             with self._changed:
                 shares.give(tenant, taken)
-                self._grant_locked()
+                self._grant_locked(lane)
                 self._changed.notify_all()
 
     @property
@@ -203,25 +211,25 @@ class Lanes:
         """How many bytes of output one call may hold at most."""
         return self._memory.limit // 4
 
-    @contextlib.contextmanager
-    def holding(self, tenant: str, size: int) -> Iterator[None]:
+    def holding(self, tenant: str, size: int) -> contextlib.AbstractContextManager[None]:
         """Hold room for output of so many bytes for the block; no call is larger than a quarter of all there is.
 
         Raises:
             TooManyRequestsError: Other calls hold it.
         """
-        amount = min(size, self.largest_call)
+        return _Room(self, tenant, size)
+
+    def _take_room(self, tenant: str, amount: int) -> None:
         with self._changed:
             if not self._memory.has_room(tenant, amount):
                 self._refused += 1
                 raise _full('the server is busy: the calls that continue may have as much output as it keeps at once')
             self._memory.take(tenant, amount)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._memory.give(tenant, amount)
-                self._changed.notify_all()
+
+    def _give_room(self, tenant: str, amount: int) -> None:
+        with self._changed:
+            self._memory.give(tenant, amount)
+            self._changed.notify_all()
 
     @property
     def memory_held(self) -> int:
@@ -256,40 +264,69 @@ class Lanes:
                     del self._answers[tenant]
                 self._changed.notify_all()
 
-    @contextlib.contextmanager
     def queued(
         self,
+        lane: Lane,
         tenant: str,
         tenant_limit: int | None = None,
         on_gone: Callable[[Callable[[], None]], None] = lambda action: None,
-    ) -> Iterator[None]:
-        """Wait for a program's turn, and hold its place for the block.
+        *,
+        patience: float | None = None,
+    ) -> contextlib.AbstractContextManager[None]:
+        """Wait for the turn of a program or a call, and hold its place for the block.
 
         Args:
             on_gone: Takes what is to be called if the client goes away meanwhile.
+            patience: Seconds it waits at most; None for as long as it takes.
 
         Raises:
-            TooManyRequestsError: As many wait as may.
+            TooManyRequestsError: As many wait as may, or its turn did not come in time.
             CallCancelledError: The client went away.
         """
-        ticket = _Ticket(tenant, tenant_limit)
-        shares = self._lanes['program']
+        return _Place(self, lane, tenant, tenant_limit, on_gone, patience)
+
+    def _take_turn(
+        self,
+        lane: Lane,
+        tenant: str,
+        limit: int | None,
+        on_gone: Callable[[Callable[[], None]], None],
+        patience: float | None,
+    ) -> None:
         with self._changed:
-            self._queues.setdefault(tenant, collections.deque()).append(ticket)
-            self._grant_locked()
+            if not self._queues[lane] and self._may_have_locked(lane, tenant, limit):
+                self._lanes[lane].take(tenant)
+                return
+            ticket = _Ticket(lane, tenant, limit)
+            self._queues[lane].setdefault(tenant, collections.deque()).append(ticket)
+            self._grant_locked(lane)
             if not ticket.is_granted:
                 self._wait_locked(ticket)
+        self._await_turn(ticket, on_gone, patience)
+
+    def _give_turn(self, lane: Lane, tenant: str) -> None:
+        with self._changed:
+            self._lanes[lane].give(tenant)
+            self._grant_locked(lane)
+            self._changed.notify_all()
+
+    def _may_have_locked(self, lane: Lane, tenant: str, limit: int | None) -> bool:
+        shares = self._lanes[lane]
+        return (limit is None or shares.held(tenant) < limit) and shares.has_room(tenant)
+
+    def _await_turn(
+        self, ticket: _Ticket, on_gone: Callable[[Callable[[], None]], None], patience: float | None
+    ) -> None:
         on_gone(lambda: self._leave(ticket))
-        ticket.called.wait()
-        if not ticket.is_granted:
-            raise CallCancelledError('the client went away before the turn of its program came')
-        try:
-            yield
-        finally:
+        if not ticket.called.wait(patience):
             with self._changed:
-                shares.give(tenant)
-                self._grant_locked()
-                self._changed.notify_all()
+                if not ticket.is_granted and not ticket.has_left:
+                    self._leave_locked(ticket)
+                    self._check_locked(self._lanes[ticket.lane], ticket.tenant, ticket.limit)
+                    self._refused += 1
+                    raise _full('the server is busy: others had their turn first')  # there is room just now
+        if not ticket.is_granted:
+            raise CallCancelledError('the client went away before its turn came')
 
     def _wait_locked(self, ticket: _Ticket) -> None:
         """Count one that waits, unless all places for that, or all but what is kept for other keys, are taken."""
@@ -298,23 +335,28 @@ class Lanes:
             self._waiting.take(ticket.tenant)
             return
         self._leave_locked(ticket)
-        self._refused += 1
         limit, mine = self._waiting.limit, self._waiting.held(ticket.tenant)
+        if not limit:
+            self._check_locked(self._lanes[ticket.lane], ticket.tenant, ticket.limit)
+        self._refused += 1
         if self._waiting.taken >= limit:
-            raise _full(f'the server is busy: {limit} programs wait for their turn, which is all it takes')
+            raise _full(f'the server is busy: {limit} requests wait for their turn, which is all it takes')
         raise _full(
-            f'the server is busy: {mine} programs of {ticket.tenant!r} wait for their turn, and the rest is kept for other keys'
+            f'the server is busy: {mine} requests of {ticket.tenant!r} wait for their turn, and the rest is kept for other keys'
         )
 
-    def _grant_locked(self) -> None:
+    def _grant_locked(self, lane: Lane) -> None:
         """Call those whose turn it is: the longest waiting one of each key that may have more, the keys in turn."""
-        shares = self._lanes['program']
+        queues = self._queues.get(lane)
+        if not queues:
+            return
+        shares = self._lanes[lane]
         passed = 0
-        while passed < len(self._queues):
-            tenant, queue = next(iter(self._queues.items()))
-            self._queues.move_to_end(tenant)
+        while passed < len(queues):
+            tenant, queue = next(iter(queues.items()))
+            queues.move_to_end(tenant)
             ticket = queue[0]
-            if (ticket.limit is not None and shares.held(tenant) >= ticket.limit) or not shares.has_room(tenant):
+            if not self._may_have_locked(lane, tenant, ticket.limit):
                 passed += 1
                 continue
             passed = 0
@@ -334,17 +376,18 @@ class Lanes:
             ticket.called.set()
 
     def _remove_locked(self, ticket: _Ticket) -> None:
-        queue = self._queues[ticket.tenant]
+        queues = self._queues[ticket.lane]
+        queue = queues[ticket.tenant]
         queue.remove(ticket)
         if not queue:
-            del self._queues[ticket.tenant]
+            del queues[ticket.tenant]
         if ticket.is_counted:
             ticket.is_counted = False
             self._waiting.give(ticket.tenant)
 
     @property
     def waiting(self) -> int:
-        """How many programs wait for their turn."""
+        """How many programs and calls wait for their turn."""
         with self._changed:
             return self._waiting.taken
 
@@ -365,6 +408,39 @@ class Lanes:
     def refused(self) -> int:
         """How many were refused so far."""
         return self._refused
+
+
+class _Place:
+    """The block of `Lanes.queued`."""
+
+    __slots__ = ('_asked', '_lanes')
+
+    def __init__(self, lanes: Lanes, *asked: Any) -> None:
+        self._lanes = lanes
+        self._asked = asked
+
+    def __enter__(self) -> None:
+        self._lanes._take_turn(*self._asked)
+
+    def __exit__(self, *_: object) -> None:
+        self._lanes._give_turn(*self._asked[:2])
+
+
+class _Room:
+    """The block of `Lanes.holding`."""
+
+    __slots__ = ('_lanes', '_size', '_tenant')
+
+    def __init__(self, lanes: Lanes, tenant: str, size: int) -> None:
+        self._lanes = lanes
+        self._tenant = tenant
+        self._size = min(size, lanes.largest_call)
+
+    def __enter__(self) -> None:
+        self._lanes._take_room(self._tenant, self._size)
+
+    def __exit__(self, *_: object) -> None:
+        self._lanes._give_room(self._tenant, self._size)
 
 
 def _full(message: str) -> TooManyRequestsError:

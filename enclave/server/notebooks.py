@@ -11,24 +11,13 @@ from typing import Any
 
 import attrs
 
-from enclave.cells import CellResult, Completion, Inspection, KernelInfo, KernelSpec, Variable
+from enclave.cells import CellResult
 from enclave.deadline import check_timeout
-from enclave.managers.protocol import (
-    AskRequest,
-    CellEvent,
-    CellRequest,
-    CellStreamRequest,
-    CheckRequest,
-    CheckResponse,
-    CompleteRequest,
-    DoneResponse,
-    InputRequest,
-    InspectRequest,
-    KernelRequest,
-)
+from enclave.managers.actions import ACTIONS
+from enclave.managers.protocol import AskRequest, CellEvent, CellRequest, CellStreamRequest, KernelRequest
 from enclave.sandboxes.notebook.sandbox import ASK_SECONDS
 from enclave.server.events import EventsQuery, follow, resume
-from enclave.server.route import EVENTS, Context, Streamed, route
+from enclave.server.route import EVENTS, Context, Streamed, add_action, performs, route
 
 TOOL = 'notebook_executor'
 _CELL_OPTIONS = ('kernel', 'silent', 'store_history', 'keep_escapes', 'max_output_bytes')
@@ -48,15 +37,7 @@ def _verb(context: Context, sandbox_id: str, name: str) -> Callable[..., Any]:
 # Cells ----------------------------------------------------------------------------------------------------------------
 
 
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/cells',
-    body=CellRequest,
-    answers=CellResult,
-    lane='call',
-    is_repeatable=True,
-    tag='notebooks',
-)
+@performs('execute_cell')
 def execute_cell(context: Context, sandbox_id: str, body: CellRequest) -> CellResult:
     """Run a cell, to its end. A client that cancels or goes away interrupts it; the kernel keeps its state."""
     context.check_output(sandbox_id, body.max_output_bytes)
@@ -121,184 +102,46 @@ def follow_cell(context: Context, sandbox_id: str, cell_id: str, query: EventsQu
     return resume(context, context.tenant.cells.get(sandbox_id, cell_id), query)
 
 
-@route('DELETE', '/sandbox/<sandbox_id>/cells/<cell_id>', answers=DoneResponse, tag='notebooks')
-def interrupt_cell(context: Context, sandbox_id: str, cell_id: str) -> DoneResponse:
+@performs('interrupt_cell')
+def interrupt_cell(context: Context, sandbox_id: str, cell_id: str) -> None:
     """Interrupt a cell that is followed, or take it out of the queue; its last event then says how it ended.
 
     Outputs that a slow reader leaves no room for are left out of its events from then on, and are in its result all the same.
     """
     context.service.policy.check_tool(TOOL, {})
     context.tenant.cells.get(sandbox_id, cell_id).cancel()
-    return DoneResponse(message=f'cell {cell_id} is interrupted')
 
 
-# Kernels --------------------------------------------------------------------------------------------------------------
+# Kernels and questions to them, made from their rows ----------------------------------------------------------------------
 
 
-@route('GET', '/sandbox/<sandbox_id>/kernels', answers=list[KernelInfo], tag='notebooks')
-def list_kernels(context: Context, sandbox_id: str) -> list[KernelInfo]:
-    """Return the kernels there are, in the order of their creation."""
-    found: list[KernelInfo] = _verb(context, sandbox_id, 'list_kernels')()
-    return found
+def _performer(name: str) -> Callable[..., Any]:
+    """Return what asks a notebook sandbox, by its method of the same name, for what the address and the body say."""
+
+    def perform(context: Context, sandbox_id: str, kernel: str | None = None, body: Any = None) -> Any:
+        asked = {} if body is None else {each.name: getattr(body, each.name) for each in attrs.fields(type(body))}
+        if isinstance(body, AskRequest):
+            asked['timeout'] = _ask_seconds(context, body.timeout)
+        if isinstance(body, KernelRequest):
+            context.facts['kernel'] = body.name
+        method = _verb(context, sandbox_id, name)
+        if kernel is None:
+            return method(**asked)
+        return method(kernel) if body is None else method(**asked, kernel=kernel)
+
+    return perform
 
 
-@route('GET', '/sandbox/<sandbox_id>/kernelspecs', answers=list[KernelSpec], lane='call', tag='notebooks')
-def list_kernel_specs(context: Context, sandbox_id: str) -> list[KernelSpec]:
-    """Return the kinds of kernels that the image has, by name."""
-    found: list[KernelSpec] = _verb(context, sandbox_id, 'list_kernel_specs')()
-    return found
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/kernels',
-    body=KernelRequest,
-    answers=KernelInfo,
-    lane='call',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def create_kernel(context: Context, sandbox_id: str, body: KernelRequest) -> KernelInfo:
-    """Start a further kernel, and answer when it takes cells."""
-    context.facts['kernel'] = body.name
-    create = _verb(context, sandbox_id, 'create_kernel')
-    found: KernelInfo = create(body.name, body.spec, cwd=body.cwd, env=body.env, exist_ok=body.exist_ok)
-    return found
-
-
-# What ends something takes the lane of endings, so that it never waits behind what runs.
-
-
-@route(
-    'DELETE',
-    '/sandbox/<sandbox_id>/kernels/<kernel>',
-    answers=DoneResponse,
-    lane='end',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def delete_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneResponse:
-    """End a kernel and forget its name; a cell that runs in it ends with an error."""
-    _verb(context, sandbox_id, 'delete_kernel')(kernel)
-    return DoneResponse(message=f'kernel {kernel} is deleted')
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/kernels/<kernel>/interrupt',
-    answers=DoneResponse,
-    lane='end',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def interrupt_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneResponse:
-    """Interrupt the cell that runs in a kernel, as Ctrl-C does; where none runs, nothing happens."""
-    _verb(context, sandbox_id, 'interrupt_kernel')(kernel)
-    return DoneResponse(message=f'kernel {kernel} is interrupted')
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/kernels/<kernel>/input',
-    body=InputRequest,
-    answers=DoneResponse,
-    lane='end',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def answer_input(context: Context, sandbox_id: str, kernel: str, body: InputRequest) -> DoneResponse:
-    """Give the cell that runs in a kernel the line that it asked for. Only a cell that was allowed to ask waits for one."""
-    _verb(context, sandbox_id, 'answer_input')(body.text, kernel=kernel)
-    return DoneResponse(message=f'the cell of kernel {kernel} has its input')
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/kernels/<kernel>/restart',
-    answers=DoneResponse,
-    lane='end',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def restart_kernel(context: Context, sandbox_id: str, kernel: str) -> DoneResponse:
-    """Give a kernel a new process, without the old one's state, and answer when it takes cells.
-
-    A cell that runs ends with an error that says so; cells that wait run in the new process.
-    """
-    _verb(context, sandbox_id, 'restart_kernel')(kernel)
-    return DoneResponse(message=f'kernel {kernel} is restarted')
-
-
-# Questions ------------------------------------------------------------------------------------------------------------
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/kernels/<kernel>/complete',
-    body=CompleteRequest,
-    answers=Completion,
-    lane='call',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def complete_code(context: Context, sandbox_id: str, kernel: str, body: CompleteRequest) -> Completion:
-    """Return what could stand at a place in code."""
-    found: Completion = _ask(context, sandbox_id, 'complete_code', kernel, body)
-    return found
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/kernels/<kernel>/inspect',
-    body=InspectRequest,
-    answers=Inspection,
-    lane='call',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def inspect_code(context: Context, sandbox_id: str, kernel: str, body: InspectRequest) -> Inspection:
-    """Return what a kernel knows of the name at a place in code."""
-    found: Inspection = _ask(context, sandbox_id, 'inspect_code', kernel, body)
-    return found
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/kernels/<kernel>/check',
-    body=CheckRequest,
-    answers=CheckResponse,
-    lane='call',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def check_complete(context: Context, sandbox_id: str, kernel: str, body: CheckRequest) -> CheckResponse:
-    """Return whether code could be run as it is."""
-    status, indent = _ask(context, sandbox_id, 'check_complete', kernel, body)
-    return CheckResponse(status=status, indent=indent)
-
-
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/kernels/<kernel>/variables',
-    body=AskRequest,
-    answers=list[Variable],
-    lane='call',
-    is_repeatable=True,
-    tag='notebooks',
-)
-def list_variables(context: Context, sandbox_id: str, kernel: str, body: AskRequest) -> list[Variable]:
-    """Return the variables of a Python kernel, by name. It is a POST, since the kernel has to run something for it."""
-    found: list[Variable] = _ask(context, sandbox_id, 'list_variables', kernel, body)
-    return found
-
-
-def _ask(context: Context, sandbox_id: str, verb: str, kernel: str, body: AskRequest) -> Any:
-    """Ask a kernel, within the time that was asked for or, if none was, what the policy leaves of the usual."""
+def _ask_seconds(context: Context, timeout: float | None) -> float:
+    """Return how long a question may take: what was asked for or, if nothing was, what the policy leaves of the usual."""
     policy = context.service.policy
-    seconds = check_timeout(body.timeout)
+    seconds = check_timeout(timeout)
     if seconds is None:
-        seconds = ASK_SECONDS if policy.max_timeout is None else min(ASK_SECONDS, policy.max_timeout)
-    else:
-        policy.check_call_timeout(seconds, 'timeout')
-    words = attrs.asdict(body, filter=lambda attribute, _: attribute.name != 'timeout')
-    return _verb(context, sandbox_id, verb)(**words, kernel=kernel, timeout=seconds)
+        return ASK_SECONDS if policy.max_timeout is None else min(ASK_SECONDS, policy.max_timeout)
+    policy.check_call_timeout(seconds, 'timeout')
+    return seconds
+
+
+for _action in ACTIONS.values():
+    if _action.tag == 'notebooks' and _action.text:
+        add_action(_action, _performer(_action.name), _action.text)

@@ -157,7 +157,7 @@ class Policy(Model):
         max_concurrent_calls: How many calls may continue at once, of all keys together. Where there are several keys, a part is
             kept for each that has none running, so that no key can take all; so it is with streams and ``max_output_memory``.
         max_calls_per_key: How many of them may be one key's.
-        max_waiting: How many programs may wait for their turn when ``max_concurrent_calls`` of them run, of all keys together.
+        max_waiting: How many programs and calls may wait for their turn when ``max_concurrent_calls`` run, of all keys together.
         max_streams: How many streams of events may be open at once, of all keys together.
         max_repeats: How many answers are kept for repeats under an idempotency key; each key has its part.
         max_repeat_bytes: How much memory they may take.

@@ -18,6 +18,8 @@ from enclave.cancellation import Cancellation
 from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.deadline import check_timeout
 from enclave.errors import EnclaveError, InvalidArgumentError
+from enclave.managers.actions import ACTIONS, Action
+from enclave.managers.protocol import CheckResponse
 from enclave.server.auth import ApiKey
 from enclave.server.lanes import Lane
 from enclave.server.service import Service, Tenant
@@ -218,6 +220,37 @@ def route(method: str, path: str, **facts: Any) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def performs(name: str) -> Callable[[Handler], Handler]:
+    """Return a decorator that makes a function perform an action; its docstring says what that does."""
+
+    def register(handler: Handler) -> Handler:
+        add_action(ACTIONS[name], handler, handler.__doc__ or '')
+        return handler
+
+    return register
+
+
+def add_action(action: Action, handler: Handler, text: str) -> None:
+    """Add the route of an action, which answers with what the handler gives."""
+
+    def handle(context: Context, **asked: Any) -> Any:
+        return action.answer(handler(context, **asked), **asked)
+
+    add_route(
+        action.method,
+        action.path,
+        handle if action.gives in (None, CheckResponse) else handler,
+        name=action.name,
+        text=text,
+        body=action.body,
+        answers=action.answers,
+        lane=action.lane,
+        is_repeatable=action.is_repeatable,
+        while_draining=action.while_draining,
+        tag=action.tag,
+    )
 
 
 def add_route(method: str, path: str, handler: Handler, *, name: str, text: str, **facts: Any) -> None:

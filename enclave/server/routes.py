@@ -17,7 +17,6 @@ from enclave.managers.protocol import (
     AcquireRequest,
     AliveResponse,
     CancelResponse,
-    DoneResponse,
     InputResponse,
     PauseRequest,
     PoolRequest,
@@ -46,6 +45,7 @@ from enclave.server.route import (
     RawBody,
     Streamed,
     Text,
+    performs,
     route,
 )
 from enclave.server.running import RunningCall
@@ -188,41 +188,39 @@ def list_sandboxes(context: Context, query: ListQuery) -> list[SandboxInfo]:
     return list_infos(context.tenant, query.status, labels=_labels(query.labels))
 
 
-@route('DELETE', '/sandboxes', answers=SandboxesResponse, lane='end', tag='sandboxes')
+@performs('cleanup_all_sandboxes')
 def cleanup_all_sandboxes(context: Context) -> SandboxesResponse:
     """Delete all sandboxes of this key, and dissolve its pools."""
     context.tenant.forget_all()
     return SandboxesResponse(sandbox_ids=context.tenant.manager.cleanup_all_sandboxes())
 
 
-@route('GET', '/sandbox/<sandbox_id>', answers=SandboxInfo, while_draining=True, tag='sandboxes')
+@performs('get_sandbox_info')
 def get_sandbox_info(context: Context, sandbox_id: str) -> SandboxInfo:
     """Return what can be said of a sandbox."""
     return get_info(context.tenant, sandbox_id)
 
 
-@route('GET', '/sandbox/<sandbox_id>/alive', answers=CancelResponse, lane='end', tag='sandboxes')
+@performs('is_sandbox_alive')
 def is_sandbox_alive(context: Context, sandbox_id: str) -> CancelResponse:
     """Ask the sandbox itself whether it works; ``found`` is whether it answered."""
     return CancelResponse(found=context.tenant.manager._existing(sandbox_id).is_alive())
 
 
-@route('POST', '/sandbox/<sandbox_id>/stop', answers=DoneResponse, lane='end', is_repeatable=True, tag='sandboxes')
-def stop_sandbox(context: Context, sandbox_id: str) -> DoneResponse:
+@performs('stop_sandbox')
+def stop_sandbox(context: Context, sandbox_id: str) -> None:
     """Stop a sandbox, which stays in the list as stopped."""
     context.tenant.manager.stop_sandbox(sandbox_id)
-    return DoneResponse(message=f'sandbox {sandbox_id} is stopped')
 
 
-@route('DELETE', '/sandbox/<sandbox_id>', answers=DoneResponse, lane='end', is_repeatable=True, tag='sandboxes')
-def delete_sandbox(context: Context, sandbox_id: str) -> DoneResponse:
+@performs('delete_sandbox')
+def delete_sandbox(context: Context, sandbox_id: str) -> None:
     """Take a sandbox away, in whatever state it is."""
     context.tenant.manager.delete_sandbox(sandbox_id)
     context.tenant.forget(sandbox_id)
-    return DoneResponse(message=f'sandbox {sandbox_id} is deleted')
 
 
-@route('POST', '/sandbox/<sandbox_id>/renew', body=RenewRequest, answers=RenewResponse, tag='sandboxes')
+@performs('renew')
 def renew(context: Context, sandbox_id: str, body: RenewRequest) -> RenewResponse:
     """Let a sandbox live some seconds from now."""
     asked = body.ttl
@@ -231,14 +229,14 @@ def renew(context: Context, sandbox_id: str, body: RenewRequest) -> RenewRespons
     return RenewResponse(expires_at=context.tenant.manager.renew(sandbox_id, asked, on_expiry=body.on_expiry))
 
 
-@route('POST', '/sandbox/<sandbox_id>/pause', body=PauseRequest, answers=RenewResponse, lane='end', tag='sandboxes')
+@performs('pause_sandbox')
 def pause_sandbox(context: Context, sandbox_id: str, body: PauseRequest) -> RenewResponse:
     """Keep all that is in a sandbox from running; ``expires_at`` is when it is removed if nobody resumes it."""
     asked = body.ttl if body.ttl == 'default' else context.service.policy.lifetime(body.ttl, None)
     return RenewResponse(expires_at=context.tenant.manager.pause_sandbox(sandbox_id, ttl=asked))
 
 
-@route('POST', '/sandbox/<sandbox_id>/resume', answers=RenewResponse, lane='end', tag='sandboxes')
+@performs('resume_sandbox')
 def resume_sandbox(context: Context, sandbox_id: str) -> RenewResponse:
     """Let a paused sandbox continue, with the lifetime it had left."""
     return RenewResponse(expires_at=context.tenant.manager.resume_sandbox(sandbox_id))
@@ -247,9 +245,7 @@ def resume_sandbox(context: Context, sandbox_id: str) -> RenewResponse:
 # Tools and commands ---------------------------------------------------------------------------------------------------
 
 
-@route(
-    'POST', '/sandbox/tool/execute', body=ToolRequest, answers=ToolResult, lane='call', is_repeatable=True, tag='tools'
-)
+@performs('execute_tool')
 def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     """Run a tool in a sandbox, to its end."""
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
@@ -258,7 +254,7 @@ def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     return context.tenant.manager.execute_tool(body.sandbox_id, body.tool_name, parameters, max_chars=body.max_chars)
 
 
-@route('GET', '/sandbox/<sandbox_id>/tools', answers=dict[str, Any], while_draining=True, tag='tools')
+@performs('get_sandbox_tools')
 def get_sandbox_tools(context: Context, sandbox_id: str) -> dict[str, Any]:
     """Return a sandbox's tools as ``{name: OpenAI-style function schema}``."""
     return context.tenant.manager.get_sandbox_tools(sandbox_id)
@@ -285,15 +281,7 @@ def stream_command(context: Context, sandbox_id: str, body: StartProcess) -> Str
     return follow(context, _start_process(context, sandbox_id, body, attended=True))
 
 
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/processes',
-    body=StartProcess,
-    answers=ProcessInfo,
-    lane='call',
-    is_repeatable=True,
-    tag='processes',
-)
+@performs('start_process')
 def start_process(context: Context, sandbox_id: str, body: StartProcess) -> ProcessInfo:
     """Start a command and return while it runs. It continues until it ends, is killed, or its sandbox stops."""
     return _start_process(context, sandbox_id, body, attended=False).info()
@@ -308,14 +296,14 @@ def _start_process(context: Context, sandbox_id: str, body: StartProcess, *, att
     )
 
 
-@route('GET', '/sandbox/<sandbox_id>/processes', answers=list[ProcessInfo], tag='processes')
+@performs('list_processes')
 def list_processes(context: Context, sandbox_id: str) -> list[ProcessInfo]:
     """Return the processes of a sandbox that were started here, oldest first."""
     context.tenant.manager._existing(sandbox_id)
     return [live.info() for live in context.tenant.processes.of(sandbox_id)]
 
 
-@route('GET', '/sandbox/<sandbox_id>/processes/<process_id>', answers=ProcessInfo, tag='processes')
+@performs('get_process')
 def get_process(context: Context, sandbox_id: str, process_id: str) -> ProcessInfo:
     """Return what can be said of a process, its result when it has ended."""
     return context.tenant.processes.get(sandbox_id, process_id).info()
@@ -369,38 +357,22 @@ def _write_piece(write: Callable[..., bool], piece: bytes, cancellation: Cancell
     return False if cancellation.is_cancelled else write(piece)
 
 
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/processes/<process_id>/signal',
-    body=SignalRequest,
-    answers=DoneResponse,
-    is_repeatable=True,
-    tag='processes',
-)
-def send_signal(context: Context, sandbox_id: str, process_id: str, body: SignalRequest) -> DoneResponse:
+@performs('send_signal')
+def send_signal(context: Context, sandbox_id: str, process_id: str, body: SignalRequest) -> None:
     """Send a signal to a process."""
     context.tenant.processes.get(sandbox_id, process_id).process.send_signal(body.signal, group=body.group)
-    return DoneResponse(message=f'signal {body.signal} was sent')
 
 
-@route(
-    'POST',
-    '/sandbox/<sandbox_id>/processes/<process_id>/resize',
-    body=ResizeRequest,
-    answers=DoneResponse,
-    tag='processes',
-)
-def resize_terminal(context: Context, sandbox_id: str, process_id: str, body: ResizeRequest) -> DoneResponse:
+@performs('resize_terminal')
+def resize_terminal(context: Context, sandbox_id: str, process_id: str, body: ResizeRequest) -> None:
     """Give the terminal of a process its new size."""
     context.tenant.processes.get(sandbox_id, process_id).process.resize(body.rows, body.columns)
-    return DoneResponse(message='the terminal has its new size')
 
 
-@route('DELETE', '/sandbox/<sandbox_id>/processes/<process_id>', answers=DoneResponse, tag='processes')
-def kill_process(context: Context, sandbox_id: str, process_id: str) -> DoneResponse:
+@performs('kill_process')
+def kill_process(context: Context, sandbox_id: str, process_id: str) -> None:
     """Kill a process and everything it started; its result stays to be read for a while."""
     context.tenant.processes.get(sandbox_id, process_id).process.kill()
-    return DoneResponse(message=f'process {process_id} is killed')
 
 
 # Calls ----------------------------------------------------------------------------------------------------------------
@@ -415,15 +387,7 @@ def cancel_call(context: Context, call_key: str) -> CancelResponse:
 # Pools ----------------------------------------------------------------------------------------------------------------
 
 
-@route(
-    'POST',
-    '/pool/initialize',
-    body=PoolRequest,
-    answers=SandboxesResponse,
-    lane='call',
-    is_repeatable=True,
-    tag='pools',
-)
+@performs('initialize_pool')
 def initialize_pool(context: Context, body: PoolRequest) -> SandboxesResponse:
     """Make a pool of warm sandboxes, or change its size, and return their ids. All start, or it is an error."""
     service, tenant = context.service, context.tenant
@@ -446,7 +410,7 @@ def _missing_members(manager: SandboxManager, name: str | None, size: int) -> in
     return max(0, most - max((each['max_size'] for each in there), default=0))
 
 
-@route('POST', '/pool/execute', body=PoolToolRequest, answers=ToolResult, lane='call', is_repeatable=True, tag='pools')
+@performs('execute_tool_in_pool')
 def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     """Run a tool in whichever sandbox of a pool is free."""
     context.facts['tool_name'] = body.tool_name
@@ -457,9 +421,7 @@ def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     )
 
 
-@route(
-    'POST', '/pool/acquire', body=AcquireRequest, answers=SandboxResponse, lane='call', is_repeatable=True, tag='pools'
-)
+@performs('acquire_sandbox')
 def acquire_sandbox(context: Context, body: AcquireRequest) -> SandboxResponse:
     """Lease a sandbox of a pool. A lease that is not given back ends by itself, at the latest when the policy says."""
     ttl = context.service.policy.lease(body.ttl)
@@ -468,10 +430,9 @@ def acquire_sandbox(context: Context, body: AcquireRequest) -> SandboxResponse:
     return SandboxResponse(sandbox_id=found)
 
 
-@route('POST', '/pool/release', body=ReleaseRequest, answers=DoneResponse, is_repeatable=True, tag='pools')
-def release_sandbox(context: Context, body: ReleaseRequest) -> DoneResponse:
+@performs('release_sandbox')
+def release_sandbox(context: Context, body: ReleaseRequest) -> None:
     """Give a leased sandbox back."""
     context.facts['sandbox_id'] = body.sandbox_id
     context.tenant.manager._existing(body.sandbox_id)
     context.tenant.manager.release_sandbox(body.sandbox_id)
-    return DoneResponse(message=f'sandbox {body.sandbox_id} is given back')

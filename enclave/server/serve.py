@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import os
 import re
@@ -30,6 +31,7 @@ from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import Error as ParseError
+from waitress.utilities import build_http_date
 
 from enclave import wire
 from enclave.enums import SandboxManagerType
@@ -73,6 +75,7 @@ from enclave.server.bodies import LiveBody
 from enclave.server.faults import extra_headers, shown_error, status_of
 from enclave.server.policy import Policy
 from enclave.server.ports import RAW_KEY, takes_upgrade
+from enclave.server.readiness import NearServer, Readiness
 from enclave.server.route import ROUTES, VARIABLE, Head
 from enclave.server.service import Service
 
@@ -153,6 +156,7 @@ class _HeadCheck:
             if isinstance(route.body, str):
                 path = VARIABLE.sub('[^/]+', route.path)
                 raw.setdefault(route.method, []).append(path.replace('<path:rest>', '.*'))
+        self._adjusted: dict[int, Any] = {}
         self._raw = {method: re.compile('|'.join(paths)) for method, paths in raw.items()}
 
     def limit(self, method: str, path: str) -> int:
@@ -160,6 +164,13 @@ class _HeadCheck:
         paths = self._raw.get(method)
         raw = paths is not None and paths.fullmatch(path) is not None
         return self._policy.max_upload_bytes if raw else self._policy.max_json_bytes
+
+    def adjusted(self, adjustments: Adjustments, most: int) -> Any:
+        """Return waitress's settings for a body of less than so many bytes; there are few such."""
+        found = self._adjusted.get(most)
+        if found is None:
+            found = self._adjusted[most] = _adjusted(adjustments, most)
+        return found
 
     def check(self, limit: int, request: Any) -> EnclaveError | None:
         """Return why the body of a request, whose head has come, shall not be taken, or None."""
@@ -179,6 +190,12 @@ class _HeadCheck:
             return
         query = dict(parse_qsl(request.query, keep_blank_values=True, max_num_fields=64))
         adapter.identify(self._service, Head(method=request.command, path=request.path, query=query, headers=headers))
+
+
+def _adjusted(adjustments: Adjustments, most: int) -> Any:
+    made = copy.copy(adjustments)
+    made.max_request_body_size = most
+    return made
 
 
 def _too_large(limit: int) -> RequestTooLargeError:
@@ -226,8 +243,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
             self.headers.update(named)
         limit = self.gate.limit(self.command, self.path)
         error = self.gate.check(limit, self)
-        self.adj = copy.copy(self.adj)
-        self.adj.max_request_body_size = limit + 1  # waitress refuses what is as large as this
+        self.adj = self.gate.adjusted(self.adj, limit + 1)  # waitress refuses what is as large as this
         if error is None:
             if self.chunked and takes_live_body(self.path):
                 self.live = LiveBody(self.wake)
@@ -235,13 +251,13 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
             elif 'UPGRADE' in self.headers and takes_upgrade(self.path) and self.body_rcv is None:
                 self.live = LiveBody(self.wake)
                 self.body_rcv = _Endless(self.live)
-                self.adj.max_request_body_size = 1 << 62
+                self.adj = self.gate.adjusted(self.adj, 1 << 62)
             return
         self._refusal = _Refused(status_of(error), error)
         self.expect_continue = False
         if not self.chunked and self.content_length <= DRAINED_BYTES:
             self.body_rcv = FixedStreamReceiver(self.content_length, _NoBuffer())
-            self.adj.max_request_body_size = self.content_length + 1
+            self.adj = _adjusted(self.adj, self.content_length + 1)
         else:
             self.body_rcv = None  # the request is complete here, and so is the connection
 
@@ -332,6 +348,14 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
         )
 
 
+_LEFT_TO_WAITRESS = frozenset({'connection', 'date', 'server', 'transfer-encoding', 'via'})
+
+
+@functools.lru_cache(maxsize=2)
+def _date(seconds: int) -> str:
+    return str(build_http_date(seconds))
+
+
 class _Whole(ReadOnlyFileBasedBuffer):  # type: ignore[misc, unused-ignore]
     """A large body that waits to be sent, as it is: waitress's own buffers would copy it, and write it to a file."""
 
@@ -371,6 +395,11 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
 
     is_raw = False
     wrote_header: bool
+    version: str
+    status: str
+    start_time: float
+    request: Any
+    response_headers: list[tuple[str, str]]
     close_on_finish: bool
     complete: bool
     has_body: bool
@@ -387,6 +416,26 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         """Write bytes as they are; nothing else is answered, and the connection ends with the request."""
         self.is_raw = self.wrote_header = self.close_on_finish = True
         self.channel.write_soon(data)
+
+    def build_response_header(self) -> bytes:
+        """Return the head of an answer; that of the usual one without looking at all that others may be."""
+        length = self.content_length
+        keep = self.version == '1.1' and 'CONNECTION' not in self.request.headers and not self.close_on_finish
+        if not keep or length is None or not self.has_body:
+            head: bytes = super().build_response_header()
+            return head
+        lines = [f'HTTP/1.1 {self.status}']
+        for name, value in self.response_headers:
+            known = name.lower()
+            if known in _LEFT_TO_WAITRESS:
+                whole: bytes = super().build_response_header()
+                return whole
+            if known != 'content-length':
+                lines.append(f'{name}: {value}')
+        lines.append(
+            f'Content-Length: {length}\r\nDate: {_date(int(self.start_time))}\r\nServer: {self.channel.server.adj.ident}\r\n\r\n'
+        )
+        return '\r\n'.join(lines).encode('latin-1')
 
     def write(self, data: bytes) -> None:
         """Send head and body at once where the body is whole: two sends would wake the client twice."""
@@ -426,7 +475,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         self._actions: list[Callable[[], None]] = []
         self._gone = False
         self._is_writing = False
-        super().__init__(*args, **kwargs)
+        server, *others = args
+        super().__init__(NearServer(server, self), *others, **kwargs)
+
+    def add_channel(self, map: Any = None) -> None:
+        super().add_channel(map)
+        self.server.readiness.look_at(self._fileno)
 
     @property
     def is_gone(self) -> bool:
@@ -453,7 +507,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
             return written
         finally:
             self._is_writing = False
-            if self.writable():
+            if self.server.readiness.is_kept or self.writable():
                 self.server.pull_trigger()
 
     def writable(self) -> bool:
@@ -463,9 +517,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         again and again, and keep the other from Python's own lock meanwhile. Beyond the high water mark the task's thread
         waits for it.
         """
-        if self._is_writing and self.total_outbufs_len <= self.adj.outbuf_high_watermark:
-            return False
-        return bool(super().writable())
+        return not self.is_sending and bool(super().writable())
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether a task's thread is about to send, and needs no help."""
+        return self._is_writing and self.total_outbufs_len <= self.adj.outbuf_high_watermark
 
     def received(self, data: bytes) -> bool:
         with self.requests_lock:
@@ -527,6 +584,11 @@ class _Waitress(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
     """Closes connections that are too slow."""
 
     policy: Policy
+    readiness: Readiness
+
+    def pull_trigger(self) -> None:
+        self.readiness.look_at_all()
+        super().pull_trigger()
 
     def maintenance(self, now: float) -> None:
         super().maintenance(now)
@@ -646,6 +708,7 @@ class SandboxServer:
         self._loop: threading.Thread | None = None
         self._waitress: Any = None
         self._map: dict[int, Any] = {}
+        self._readiness = Readiness(self._map)
         self._ending = False  # a single write or read needs no lock
         self._key_port: int | None = None
         self.service: Service | None = None
@@ -759,7 +822,8 @@ class SandboxServer:
         }
         parser = type('_GatedParser', (_Parser,), facts)
         channel = type('_GatedChannel', (_Channel,), {'parser_class': parser, 'audit': self.service.audit})
-        serving = type('_PolicedWaitress', (_Waitress,), {'policy': self.policy, 'channel_class': channel})
+        shared = {'policy': self.policy, 'channel_class': channel, 'readiness': self._readiness}
+        serving = type('_PolicedWaitress', (_Waitress,), shared)
         try:
             return serving(app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)
         except OSError as error:
@@ -824,10 +888,9 @@ class SandboxServer:
 
     def _serve(self) -> None:
         """Waitress's loop, until it is asked to end. Its own has no way out but an exception."""
-        waitress = self._waitress
         try:
             while not self._ending:
-                waitress.asyncore.loop(timeout=1.0, use_poll=True, map=self._map, count=1)
+                self._readiness.wait(1.0)
         except Exception:
             logger.exception('the server failed')
             self._stop_asked.set()
@@ -869,6 +932,7 @@ class SandboxServer:
         for channel in list(self._map.values()):
             with contextlib.suppress(OSError):
                 channel.close()
+        self._readiness.close()
         if self._key_port is not None:
             keyfile.remove_key(self._key_port)
         logger.info('the server on %s is stopped', self.url)
@@ -931,8 +995,32 @@ class SandboxServer:
         return f'<SandboxServer {self.url if self.port else ""} {self._state}>'
 
 
+class _Handover:
+    """How a thread that is free is given a request: without a condition that all of them wait for."""
+
+    __slots__ = ('_given', 'task')
+
+    def __init__(self) -> None:
+        self._given = threading.Lock()
+        self._given.acquire()
+        self.task: Any = None
+
+    def give(self, task: Any) -> None:
+        """Wake the thread; None only wakes it."""
+        self.task = task
+        self._given.release()
+
+    def take(self) -> Any:
+        """Wait for that, and return what was given."""
+        self._given.acquire()
+        task, self.task = self.task, None
+        return task
+
+
 class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """Starts further threads when requests come that no thread is free for, as when many programs wait for their turn.
+    """Hands each request to the thread that has become free last, whose memory is the warmest.
+
+    Further threads are started when requests come that no thread is free for, as when many programs wait for their turn.
 
     Args:
         most: How many threads there may be.
@@ -941,18 +1029,60 @@ class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
+        self._free: list[_Handover] = []  # guarded by lock
         self.start_new_thread = _start_worker
 
     def add_task(self, task: Any) -> None:
-        """Queue a request, and have a thread for it."""
+        """Give a request to a thread, or queue it and have a thread for it."""
         with self.lock:
-            running = len(self.threads) - self.stop_count
-            lacking = len(self.queue) + 1 - (running - self.active_count)
-        if lacking > 0 and 0 < running < self._most and not self.stop_count:
-            self.set_thread_count(min(self._most, running + lacking))
-        with self.lock:  # as waitress does it, but for its warning that no thread is free: one is coming
-            self.queue.append(task)
-            self.queue_cv.notify()
+            thread, count = None, 0
+            if self._free:
+                thread = self._free.pop()
+                self.active_count += 1
+            else:
+                self.queue.append(task)
+                running = len(self.threads) - self.stop_count
+                count = running + 1 if 0 < running < self._most and not self.stop_count else 0
+        if thread is not None:
+            thread.give(task)
+        elif count:
+            self.set_thread_count(count)
+
+    def handler_thread(self, thread_no: int) -> None:
+        """Serve requests until as many threads are to end."""
+        mine = _Handover()
+        while True:
+            task = None
+            with self.lock:
+                if self.stop_count > 0:
+                    self.active_count -= 1
+                    self.stop_count -= 1
+                    self.threads.discard(thread_no)
+                    self.thread_exit_cv.notify()
+                    return
+                if self.queue:
+                    task = self.queue.popleft()
+                else:
+                    self.active_count -= 1
+                    self._free.append(mine)
+            if task is None:
+                task = mine.take()
+            if task is not None:
+                try:
+                    task.service()
+                except BaseException:
+                    self.logger.exception('Exception when servicing %r', task)
+
+    def set_thread_count(self, count: int) -> None:
+        """Start threads, or have some end as soon as they are free."""
+        super().set_thread_count(count)
+        with self.lock:
+            if not self.stop_count:
+                return
+            free, self._free = self._free, []
+            self.active_count += len(free)
+        for each in free:
+            each.give(None)
 
 
 def _start_worker(target: Callable[[int], None], number: int) -> None:

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.docker
 
 TOOLS = ['python_executor', 'shell_executor', 'file_operation', 'multi_code_executor']
 SERVICE = 'enclave-compat-service'
+UNPRIVILEGED = 'enclave-compat-unprivileged'
 
 
 @contextlib.asynccontextmanager
@@ -67,8 +68,15 @@ def test_a_sandbox_lives_as_documented() -> None:
         for call in (sandbox.execute_command('true'), sandbox.put_file('/x', 'y'), sandbox.put_archive('/x', b'')):
             with pytest.raises(RuntimeError, match='Container is not running'):
                 await call
-        result = await sandbox.execute_tool('file_operation', {'operation': 'list', 'file_path': '/'})
-        assert (result.status, result.error) == (ExecutionStatus.ERROR, 'Container is not running')
+        called: dict[str, dict[str, Any]] = {
+            'file_operation': {'operation': 'list', 'file_path': '/'},
+            'python_executor': {'code': 'print(1)'},
+            'shell_executor': {'command': 'true'},
+            'multi_code_executor': {'language': 'bash', 'code': 'true'},
+        }
+        for name, parameters in called.items():
+            result = await sandbox.execute_tool(name, parameters)
+            assert (result.status, result.error) == (ExecutionStatus.ERROR, 'Container is not running')
         with pytest.raises(RuntimeError, match='Failed to start'):
             await sandbox.start()
         await sandbox.stop()
@@ -125,6 +133,16 @@ def test_commands_end_as_documented() -> None:
             assert (missing.status, missing.exit_code in (126, 127)) == (ExecutionStatus.ERROR, True)
             assert 'none-such' in missing.stdout + missing.stderr
             assert (await run('id -u')).stdout == '0\n'
+            assert (await run('echo as text', timeout='30')).stdout == 'as text\n'  # type: ignore[arg-type]
+            for unreadable in ('', '  ', [], "echo 'never closed"):
+                none = await run(unreadable)
+                assert (none.status, none.exit_code, none.command) == (ExecutionStatus.ERROR, -1, unreadable)
+                assert none.stderr
+            with pytest.raises(ValueError, match="seconds, not 'soon'"):
+                await run('true', timeout='soon')  # type: ignore[arg-type]
+            sandbox.update_status(SandboxStatus.INITIALIZING)  # as a subclass does while it prepares its container
+            assert (await run('echo still')).stdout == 'still\n'
+            sandbox.update_status(SandboxStatus.RUNNING)
 
     asyncio.run(main())
 
@@ -182,6 +200,30 @@ def test_files_travel_in_the_documented_order_and_no_call_reads_the_host(tmp_pat
             with pytest.raises(FileNotFoundError):
                 await sandbox.put_dir(secret, '/y')
             assert not hasattr(LocalSandboxManager, 'put_file')
+
+    asyncio.run(main())
+
+
+@covers(12, 'user in the container')
+def test_files_are_roots_also_where_the_image_has_a_user_of_its_own(tmp_path: Path) -> None:
+    recipe = b'FROM python:3.11-slim\nUSER nobody\n'
+    for _ in get_engine().api.build(fileobj=io.BytesIO(recipe), tag=UNPRIVILEGED, rm=True, decode=True):
+        pass
+    (tmp_path / 'file').write_text('in it')
+
+    async def main() -> None:
+        async with docker(image=UNPRIVILEGED) as sandbox:
+            assert await sandbox.put_file('/opt/new/text', 'of the program') is True
+            assert await sandbox.put_dir(tmp_path, '/opt/tree') is True
+            shown = await sandbox.execute_command(
+                'id -un; cat /opt/new/text /opt/tree/file; stat -c %a:%u /opt/new/text', 9
+            )
+            assert shown.stdout == 'nobody\nof the programin it644:0\n'
+            for path in ('/opt', '/tmp'):
+                with pytest.raises(RuntimeError, match='Is a directory'):
+                    await sandbox.put_file(path, 'x')
+            with pytest.raises(RuntimeError, match='ReadError'):
+                await sandbox.put_archive('/opt/new', b'no archive')
 
     asyncio.run(main())
 
@@ -293,6 +335,15 @@ def test_code_and_commands_have_the_documented_results() -> None:
             assert len(many[1]) == 5_000_000
             with pytest.raises(TypeError):
                 await sandbox.execute_tool('shell_executor', {'cmd': 'x'})
+            assert await call('python_executor', code='print(2)', timeout='30') == ('success', '2\n', None)
+            for wrong in (1, [1], ['echo', 1], {'a': 1}):
+                refused = await call('shell_executor', command=wrong)
+                assert refused[:2] == ('error', '')
+                assert 'must be' in refused[2]
+            assert await call('python_executor', code=1) == ('error', '', 'code must be text, not int')
+            assert await call('python_executor', code=None) == ('error', '', 'No code provided')
+            late = await call('shell_executor', command='true', timeout='soon')
+            assert late == ('error', '', "timeout must be a number of seconds, not 'soon'")
 
     asyncio.run(main())
 
@@ -323,6 +374,11 @@ def test_files_and_languages_have_the_documented_results() -> None:
             assert await call('write', 'x') == ('error', '', 'Content is required for write operation')
             assert await call('turn', 'x') == ('error', '', 'Unknown operation: turn')
             assert await call('read', '') == ('error', '', 'No file path provided')
+            assert await call('write', 'x', content=5) == ('error', '', 'content must be text, not int')
+            assert await call('write', 'x', content='', encoding='none') == ('error', '', 'unknown encoding: none')
+            directory = await call('write', '/tmp', content='')
+            assert directory == ('error', '', "Is a directory: '/tmp'")
+            assert await call('read', '/tmp') == ('error', '', 'cat: /tmp: Is a directory\n')
 
             async def code(language: str, text: str, **parameters: Any) -> tuple[Any, ...]:
                 given = {'language': language, 'code': text, **parameters}
@@ -331,6 +387,7 @@ def test_files_and_languages_have_the_documented_results() -> None:
 
             assert await code('Python', 'print(open("x").read())', files={'d/x': 'y'}) == ('success', 'y\n', None)
             assert await code('bash', 'exit 3', run_timeout=5) == ('error', '', 'Command failed with exit code 3')
+            assert await code('bash', 'exit 4', run_timeout='5') == ('error', '', 'Command failed with exit code 4')
             assert await code('klingon', 'x') == ('error', '', 'Unsupported language: klingon')
             assert await code('python', ' ') == ('error', '', 'Invalid input')
             assert (await code('bash', 'sleep 60', run_timeout=1))[0] == 'timeout'
@@ -579,5 +636,6 @@ def test_a_program_like_ms_agents_runs(tmp_path: Path) -> None:
 @pytest.fixture(scope='module', autouse=True)
 def _no_images_left() -> Iterator[None]:
     yield
-    with contextlib.suppress(Exception):
-        get_engine().api.remove_image(SERVICE, force=True)
+    for image in (SERVICE, UNPRIVILEGED):
+        with contextlib.suppress(Exception):
+            get_engine().api.remove_image(image, force=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import io
 import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +140,10 @@ def test_tools_run_as_documented(server: SandboxServer, made: str) -> None:
     expected = {'status', 'execution_time', 'timestamp', 'tool_name', 'output', 'metadata', 'error'}
     assert set(done.json()) == expected
     assert (done.json()['status'], done.json()['error']) == ('error', 'Command failed with exit code 7')
+    assert call('python_executor', {'code': 'print(1)', 'timeout': '30'}).json()['output'] == '1\n'
+    wrong = call('shell_executor', {'command': 1})
+    assert (wrong.status_code, wrong.json()['status']) == (200, 'error')
+    assert wrong.json()['error'] == 'command must be text, not int'
     late = call('shell_executor', {'command': 'sleep 60', 'timeout': 0.3}).json()
     assert (late['status'], late['error']) == ('timeout', 'Command timed out after 0.3 seconds')
     written = call('file_operation', {'operation': 'write', 'file_path': 'x', 'content': 'y', 'encoding': 'utf-8'})
@@ -289,7 +295,9 @@ def test_a_server_that_does_not_answer_is_reported_as_documented() -> None:
     async def main() -> None:
         async with HttpSandboxManager(base_url='http://127.0.0.1:9', timeout=5) as manager:
             health = await manager.health_check()
-            assert (health['healthy'], bool(health['error'])) == (False, True)
+            assert health['healthy'] is False
+            assert 'refused' in health['error']
+            assert 'is the server running?' in health['error']
             assert 'error' in await manager.get_stats()
             assert await manager.get_sandbox_info('x') is None
             assert await manager.list_sandboxes() == []
@@ -298,6 +306,33 @@ def test_a_server_that_does_not_answer_is_reported_as_documented() -> None:
                 await manager.create_sandbox(SandboxType.DOCKER)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize('text', [b'<html>another program</html>', b'{"of": "another program"}', b'[]'])
+def test_what_answers_and_is_no_server_of_sandboxes_is_reported_as_that(text: bytes) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers['Content-Length']))
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    async def main(url: str) -> None:
+        async with HttpSandboxManager(base_url=url, timeout=0) as manager:  # which is no limit
+            with pytest.raises(RuntimeError, match=r'no server of sandboxes.*check base_url'):
+                await manager.create_sandbox(SandboxType.DOCKER)
+            with pytest.raises(RuntimeError, match=r'no server of sandboxes.*check base_url'):
+                await manager.initialize_pool(1)
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        try:
+            asyncio.run(main(f'http://127.0.0.1:{other.server_port}'))
+        finally:
+            other.shutdown()
 
 
 def test_a_server_that_is_full_is_asked_again() -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 import importlib
 import inspect
 import io
+import json
 import logging
+import pickle
 import subprocess
 import sys
 import tarfile
+import types
 from collections import UserDict, UserList
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -296,6 +301,75 @@ def test_configurations_are_plain_objects() -> None:
         config['port']  # type: ignore[index]
     assert isinstance(config, DockerSandboxConfig)
     assert isinstance(config, SandboxConfig)
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+def test_a_copy_shares_nothing_with_the_original_but_values() -> None:
+    first = DockerSandboxConfig(pids_limit=9)  # type: ignore[call-arg]
+    for second in (copy.copy(first), first.model_copy(), copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
+        second.timeout, second.pids_limit = 5, 7  # type: ignore[attr-defined]
+        assert (first.timeout, first.model_fields_set, first.further_options) == (30, set(), {'pids_limit': 9})
+        assert second.further_options == {'pids_limit': 7}
+
+
+def test_a_copy_drops_unknown_names_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert DockerSandboxConfig().model_copy(update={'image': 'a', 'imagee': 'b'}).image == 'a'
+    assert "'imagee' (did you mean 'image'?)" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings('ignore:use model_:DeprecationWarning')
+def test_names_of_the_librarys_first_version_work_with_a_warning() -> None:
+    made: Any = DockerSandboxConfig
+    with pytest.warns(DeprecationWarning, match='use model_validate'):
+        config = made.parse_obj({'timeout': 5})
+    assert config.dict() == config.model_dump()
+    assert config.json(exclude_unset=True) == '{"timeout":5}'
+    assert config.copy(update={'timeout': 6}).timeout == 6
+    assert made.parse_raw('{"timeout": 7}').timeout == made.construct(timeout=7).timeout == 7
+    assert made.schema() == made.model_json_schema()
+    assert config.__fields_set__ == {'timeout'}
+    assert list(made.__fields__) == list(made.model_fields)
+
+
+def test_text_of_an_enum_becomes_plain_text() -> None:
+    config = DockerSandboxConfig(image=Words.IMAGE, env_vars={Words.IMAGE: Words.IMAGE})
+
+    assert (config.image, type(config.image)) == ('python:3.11-slim', str)
+    assert [type(each) for pair in config.env_vars.items() for each in pair] == [str, str]
+
+
+class Words(str, Enum):
+    IMAGE = 'python:3.11-slim'
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'cpu_limit': 10**400}, {'timeout': '\u0663'}, {'tools_config': [1]}, {'tools_config': [['a']]}]
+)
+def test_a_value_that_cannot_be_read_is_an_error_of_its_field(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        DockerSandboxConfig(**wrong)
+
+
+def test_json_of_results_is_json_whatever_a_tool_returned() -> None:
+    output = {'nan': [float('nan'), float('inf')], 'point': Point(1), 'at': Path('/x'), 'for': timedelta(seconds=2)}
+    result = ToolResult(tool_name='x', status=ExecutionStatus.SUCCESS, output=output, execution_time=float('inf'))
+
+    made = json.loads(result.model_dump_json(), parse_constant=pytest.fail)
+    assert made['output'] == {'nan': [None, None], 'point': {'x': 1}, 'at': '/x', 'for': 2.0}
+    assert made['execution_time'] is None
+    assert result.model_dump()['output']['point'] == {'x': 1}
+
+
+def test_attributes_of_other_objects_are_taken_where_that_is_asked() -> None:
+    other = types.SimpleNamespace(timeout='5', surplus=1)
+
+    assert DockerSandboxConfig.model_validate(other, from_attributes=True).timeout == 5
+    with pytest.raises(ValueError, match='valid dictionary'):
+        DockerSandboxConfig.model_validate(other)
 
 
 @covers(3, 'unknown options')
@@ -938,6 +1012,28 @@ def test_managers_are_chosen_and_made_as_in_every_release() -> None:
         HttpSandboxManager()
     mixed = HttpSandboxManager(SandboxManagerConfig(base_url='http://c:1'), base_url='http://k:1', timeout=5)
     assert (mixed.base_url, mixed.timeout) == ('http://c:1', 5)
+    plain: Any = factory.create_manager(config={'base_url': 'http://d:1'})
+    assert (type(plain), plain.base_url) == (HttpSandboxManager, 'http://d:1')
+
+
+def test_a_local_manager_makes_sandboxes_before_it_is_started_and_takes_them_away() -> None:
+    from ms_enclave.sandbox.manager import LocalSandboxManager
+
+    async def main() -> None:
+        manager = LocalSandboxManager()
+        made = await manager.create_sandbox('echo', SandboxConfig())
+        ids = await manager.initialize_pool(1, 'echo', SandboxConfig())
+        assert {info.id for info in await manager.list_sandboxes()} == {made, *ids}
+        sandbox = await manager.get_sandbox(made)
+        with pytest.raises(RuntimeError, match='Sandbox manager not started'):
+            await manager.execute_tool(made, 'any', {})
+        with pytest.raises(RuntimeError, match='Sandbox manager not started'):
+            await manager.put_archive(made, '/x', b'')
+        await manager.stop()
+        assert (await manager.list_sandboxes(), sandbox.metadata) == ([], {'clean': True})
+
+    register_sandbox('echo')(EchoSandbox)
+    asyncio.run(main())
 
 
 def test_the_package_does_not_touch_the_root_logger() -> None:

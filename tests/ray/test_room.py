@@ -9,7 +9,7 @@ import pytest
 
 from enclave.errors import OperationTimeoutError, PolicyError
 from tests.support.host import wait_until
-from tests.support.ray import on_ray
+from tests.support.ray import on_ray, two_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.bubblewrap]
 PATIENCE = 120.0
@@ -46,11 +46,20 @@ def test_without_room_in_time_it_is_an_error_that_says_how_it_stands() -> None:
             manager.create_sandbox()
 
 
-def test_a_cluster_without_the_resources_has_shards_that_wait_for_them() -> None:
+def test_a_cluster_without_the_resources_has_shards_that_wait_for_them_which_its_autoscaler_is_shown() -> None:
     with on_ray(sandbox_type='bubblewrap', resources={'not-there': 1}, capacity_timeout=2.0) as manager:
         with pytest.raises(OperationTimeoutError, match="1 wait for the cluster's resources"):
             manager.create_sandbox()
         assert [each['state'] for each in manager.get_stats()['shards'].values()] == ['pending']
+        assert wait_until(lambda: {'not-there': 1.0, 'CPU': 0.5} in _demanded(), PATIENCE)
+
+
+def _demanded() -> list[dict[str, float]]:
+    """Return what Ray shows its autoscaler of actors that wait."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    demands = get_cluster_status(two_nodes().address).resource_demands.ray_task_actor_demand
+    return [dict(each.bundle) for demand in demands for each in demand.bundles_by_count]
 
 
 def test_further_shards_are_made_when_all_are_full_and_given_back_when_empty() -> None:
@@ -68,8 +77,6 @@ def test_further_shards_are_made_when_all_are_full_and_given_back_when_empty() -
 
 def test_a_placement_group_says_where_shards_are() -> None:
     import ray
-
-    from tests.support.ray import two_nodes
 
     two_nodes()
     group = ray.util.placement_group([{'CPU': 1}], strategy='STRICT_PACK')

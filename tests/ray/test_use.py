@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,12 +191,41 @@ def test_a_server_may_stand_before_a_cluster_and_its_policy_holds(manager: Any) 
 
 
 def test_many_creations_and_deletions_leave_nothing(manager: Any) -> None:
-    before = manager.get_stats()['total_sandboxes']
-    for _ in range(20):
-        made = manager.create_sandbox()
-        manager.delete_sandbox(made)
+    sandboxes = manager.get_stats()['total_sandboxes']
+    make_and_delete(manager, 150)  # after which caches of a fixed size are full
+    before = objects_of(manager)
 
-    assert manager.get_stats()['total_sandboxes'] == before
+    make_and_delete(manager, 120)
+
+    for now, former in zip(objects_of(manager), before, strict=True):
+        assert not {name: count for name, count in (now - former).items() if count >= 40}
+    assert manager.get_stats()['total_sandboxes'] == sandboxes
+    assert not manager._seen
+    assert not manager._places
+
+
+def make_and_delete(manager: Any, count: int) -> None:
+    for _ in range(count):
+        manager.delete_sandbox(manager.create_sandbox())
+
+
+def objects_of(manager: Any) -> list[Counter[str]]:
+    """Return how many objects of each type each shard has; a context is each thread's own, however many there are."""
+    import ray
+
+    def look(_: Any) -> Counter[str]:
+        import collections
+        import gc
+
+        gc.collect()
+        found = collections.Counter(f'{type(each).__module__}.{type(each).__qualname__}' for each in gc.get_objects())
+        found.pop('_contextvars.Context', None)
+        return found
+
+    counts: list[Counter[str]] = ray.get(
+        [shard.handle.__ray_call__.remote(look) for shard in manager._shards.up()], timeout=PATIENCE
+    )
+    return counts
 
 
 def test_an_actor_of_another_program_finds_the_shards_by_name() -> None:

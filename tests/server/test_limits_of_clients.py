@@ -326,7 +326,7 @@ def test_one_keys_answers_push_no_others_out(serve: Serve, connect: Connect) -> 
 
 
 def test_a_pool_that_nobody_uses_goes(backend: FakeBackend, serve: Serve, connect: Connect) -> None:
-    server = serve(idle_timeout=0.2)
+    server = serve(idle_timeout=2)
     manager = connect(server)
     manager.initialize_pool(2, 'fake', CONFIG)
     leased = manager.acquire_sandbox()

@@ -1,7 +1,8 @@
-"""How many of the library's own functions a call goes through, on every thread of this process: a figure that no load moves.
+"""How many functions a call goes through, on every thread of this process: a figure that no load moves.
 
 Run as a program, ``python -m tests.support.calls [-v]``, it prints the figures of one warm ``print(1)`` on bubblewrap: in a
-sandbox, through a manager, over HTTP (client and server together), and of a notebook's cell; with ``-v`` function by function.
+sandbox, through a manager, over HTTP (client and server together; the library's own and all there are), and of a notebook's
+cell; with ``-v`` function by function.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ class CallCounter:
     def __init__(self) -> None:
         self._counted: Counter[str] = Counter()
         self._is_on = False
+        self._counts_others = False
 
     def _see(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if self._is_on and event == 'call' and code.co_filename.startswith(_LIBRARY):
+        if self._is_on and event == 'call' and (self._counts_others or code.co_filename.startswith(_LIBRARY)):
             name = getattr(code, 'co_qualname', code.co_name)  # Python 3.11 has the qualified one
             if name not in _POLLED:
-                self._counted[f'{code.co_filename[len(_LIBRARY) :]} {name}'] += 1
+                self._counted[f'{code.co_filename.removeprefix(_LIBRARY)} {name}'] += 1
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[CallCounter]:
@@ -54,8 +56,13 @@ class CallCounter:
             sys.setprofile(None)
             threading.setprofile(None)  # type: ignore[arg-type]
 
-    def least(self, call: Callable[[], Any]) -> Counter[str]:
-        """Return what one warm call goes through: the least of several, since output may come in one piece or in two."""
+    def least(self, call: Callable[[], Any], *, others: bool = False) -> Counter[str]:
+        """Return what one warm call goes through: the least of several, since output may come in one piece or in two.
+
+        Args:
+            others: Count the functions of the standard library and of other packages too.
+        """
+        self._counts_others = others
         for _ in range(WARM_CALLS):
             call()
         found: list[Counter[str]] = []
@@ -85,6 +92,7 @@ def measure(*, notebook: bool = True) -> Iterator[tuple[str, Counter[str]]]:
             with HttpSandboxManager(base_url=server.url) as client:
                 there = client.create_sandbox('bubblewrap', OPTIONS)
                 yield 'http', counter.least(lambda: client.execute_tool(there, *PROGRAM))
+                yield 'http and others', counter.least(lambda: client.execute_tool(there, *PROGRAM), others=True)
                 client.delete_sandbox(there)
         finally:
             server.stop()
@@ -95,6 +103,6 @@ def measure(*, notebook: bool = True) -> Iterator[tuple[str, Counter[str]]]:
 
 if __name__ == '__main__':
     for name, counted in measure():
-        print(f'{name:8} {counted.total():5}')
+        print(f'{name:16} {counted.total():5}')
         for function, times in counted.most_common() if '-v' in sys.argv else ():
             print(f'   {times:5} {function}')

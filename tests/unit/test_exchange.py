@@ -12,10 +12,10 @@ from urllib3 import PoolManager
 
 from enclave.cancellation import Cancellation, until_cancelled
 from enclave.errors import CallCancelledError
-from enclave.exchange import LINES, CancellableRequest
+from enclave.exchange import LINES, Broken, CancellableRequest, QuickLines
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.docker.engine import Engine
-from tests.support.sockets import answering
+from tests.support.sockets import answering, listening
 from tests.support.transfers import cancel_midway, silent
 
 LARGE = bytes(64 << 20)
@@ -138,18 +138,18 @@ def test_nothing_is_taken_of_what_was_cancelled_before() -> None:
     assert list(source) == [b'one']
 
 
-@pytest.mark.parametrize(
-    'head',
-    [
-        'HTTP/1.1 200 OK\r\nContent-Length: 2',
-        'HTTP/1.1 200 \r\ncontent-length:2',
-        'HTTP/1.1 200 OK\r\nX: a\r\nX: b\r\nTransfer-Encoding: chunked\r\nY:  z ',
-        'HTTP/1.1 200 OK\r\nX: folded\r\n line\r\nContent-Length: 2',
-        'HTTP/1.0 200 OK\r\nContent-Length: 2',
-        'HTTP/1.1 200 OK\r\nConnection: close',
-        'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2',
-    ],
-)
+HEADS = [
+    'HTTP/1.1 200 OK\r\nContent-Length: 2',
+    'HTTP/1.1 200 \r\ncontent-length:2',
+    'HTTP/1.1 200 OK\r\nX: a\r\nX: b\r\nTransfer-Encoding: chunked\r\nY:  z ',
+    'HTTP/1.1 200 OK\r\nX: folded\r\n line\r\nContent-Length: 2',
+    'HTTP/1.0 200 OK\r\nContent-Length: 2',
+    'HTTP/1.1 200 OK\r\nConnection: close',
+    'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2',
+]
+
+
+@pytest.mark.parametrize('head', HEADS)
 def test_heads_of_all_kinds_are_read_as_the_standard_library_reads_them(head: str) -> None:
     body = '2\r\n{}\r\n0\r\n\r\n' if 'chunked' in head else '{}'
     answers = []
@@ -162,3 +162,69 @@ def test_heads_of_all_kinds_are_read_as_the_standard_library_reads_them(head: st
 
     assert answers[0] == answers[1]
     assert answers[0][3] == b'{}'
+
+
+def quick(url: str, manager: PoolManager) -> QuickLines:
+    manager.pool_classes_by_scheme = LINES
+    return QuickLines(manager.connection_from_url(url), 2, 5.0)
+
+
+@pytest.mark.parametrize('head', [*HEADS, 'HTTP/1.1 200 OK\r\nA: 1\r\na: 2\r\nContent-Length: 2'])
+def test_quick_lines_read_answers_of_all_kinds(head: str) -> None:
+    body = '2\r\n{}\r\n0\r\n\r\n' if 'chunked' in head else '{}'
+    with answering((head + '\r\n\r\n' + body).encode()) as url, PoolManager() as manager:
+        lines = quick(url, manager)
+
+        found = lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0)
+
+        lines.close()
+        assert (found.status, bytes(found.content)) == (200, b'{}')
+        assert found.headers.get('x', 'none') in ('none', 'folded line', 'folded\r\n line', 'a', 'b', 'a, b')
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        None,
+        b'',
+        b'HTTP/1.1 200 OK\r\nContent-Len',
+        b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfour',
+        b'220 mail here\r\n\r\n',
+    ],
+    ids=['no answer', 'nothing', 'half a head', 'half a body', 'no HTTP'],
+)
+def test_an_answer_that_breaks_off_is_no_answer(text: bytes | None) -> None:
+    with answering(text) as url, PoolManager() as manager:
+        lines = quick(url, manager)
+
+        with pytest.raises((Broken, OSError)):
+            lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0)
+
+
+def test_a_connection_rests_until_the_next_request_and_no_longer_than_its_lines() -> None:
+    large = b'x' * 300_000
+    connections: list[socket.socket] = []
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                connections.append(connection)
+                while connection.recv(65536):
+                    connection.sendall(answer(large))
+
+    with listening(serve) as port, PoolManager() as manager:
+        lines = quick(f'http://127.0.0.1:{port}', manager)
+
+        for _ in range(3):
+            assert lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, None).content == large
+        assert len(connections) == 1
+
+        connections[0].shutdown(socket.SHUT_RDWR)  # as a server does with one that has rested for long
+        assert lines.ask(b'GET / HTTP/1.1\r\n\r\n', b'', 60.0).content == large
+        assert len(connections) == 2
+
+        lines.close()
+        assert connections[1].recv(1) == b''
+        for each in connections:
+            each.close()

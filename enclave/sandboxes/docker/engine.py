@@ -337,7 +337,7 @@ class Engine:
         with self.translate(f'write {path!r} into the sandbox'), exchange.watched():
             api = self.api
             with exchange.made():
-                api.put_archive(container_id, path, archive)
+                api.put_archive(container_id, path, iter(archive))  # a list would be taken for a form's fields
 
     # Errors ----------------------------------------------------------------------------------------------------------
 

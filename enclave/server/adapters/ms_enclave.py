@@ -57,6 +57,7 @@ from ms_enclave.sandbox.model.base import SandboxStatus as StatusWord
 from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.model.config import DockerSandboxConfig
 from ms_enclave.sandbox.model.modeling import dumped
+from ms_enclave.sandbox.tools.sandbox_tools.results import seconds
 
 logger = logging.getLogger(__name__)
 
@@ -469,10 +470,12 @@ def _limited(tool: Any, parameters: dict[str, Any], policy: Policy) -> dict[str,
         given = made.get(name)
         if given is None:
             made[name] = _within(DEFAULT_CALL_SECONDS, policy.max_timeout)
-        elif isinstance(given, bool) or not isinstance(given, (int, float)):
-            raise ToolArgumentsError(f'{name} must be a number of seconds, not {given!r}')
-        else:
-            policy.check_call_timeout(given if given > 0 else None, name)
+            continue
+        try:
+            limit = seconds(given)  # models write numbers as text too
+        except ValueError as error:
+            raise ToolArgumentsError(f'{name}: {error}') from None
+        policy.check_call_timeout(limit, name)
     return made
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import errno
 import io
 import logging
 import posixpath
@@ -35,7 +36,7 @@ from ms_enclave.sandbox.model.base import ExecutionStatus, SandboxStatus, Sandbo
 from ms_enclave.sandbox.model.modeling import plain
 from ms_enclave.sandbox.model.responses import CommandResult, ToolResult
 from ms_enclave.sandbox.tools.base import Tool
-from ms_enclave.sandbox.tools.sandbox_tools.results import NO_TIME
+from ms_enclave.sandbox.tools.sandbox_tools.results import NO_TIME, seconds
 from ms_enclave.utils.logger import logger
 
 R = TypeVar('R')
@@ -48,7 +49,7 @@ _MIN_OUTPUT_BYTES = 1 * MIB
 _NOT_RUNNING = 'Container is not running'
 _ACTIVE = (SandboxStatus.RUNNING, SandboxStatus.IDLE, SandboxStatus.BUSY)
 _STOPPED = (SandboxStatus.STOPPING, SandboxStatus.STOPPED)
-_TIMED_OUT_EXIT_CODE, _NOT_FOUND = -1, 127
+_NO_EXIT_CODE, _NOT_FOUND = -1, 127
 
 _running: weakref.WeakSet[Any] = weakref.WeakSet()
 """Sandboxes of `enclave` that were started and not stopped."""
@@ -208,7 +209,7 @@ class CoreBackedSandbox(Sandbox):
 
     def _running(self) -> Any:
         """Return the proxy of the sandbox of `enclave`, if it runs."""
-        if self._proxy is None or self.status not in _ACTIVE:
+        if self._proxy is None or self._own_status in _STOPPED or self._core.status is CoreStatus.ERROR:
             raise RuntimeError(_NOT_RUNNING)
         return self._proxy
 
@@ -241,11 +242,16 @@ class CoreBackedSandbox(Sandbox):
         """
         proxy = self._running()
         given = plain(command)
-        limit = _limit(timeout)
-        argv = shlex.split(given) if isinstance(given, str) and limit is None else given
-        result: CoreCommandResult = await _as_runtime_error(
-            proxy.execute_command(argv, limit or 0, max_output_bytes=self._max_output_bytes)
-        )
+        limit = seconds(timeout)
+        try:
+            argv = shlex.split(given) if isinstance(given, str) and limit is None else given
+            result: CoreCommandResult = await _as_runtime_error(
+                proxy.execute_command(argv, limit or 0, max_output_bytes=self._max_output_bytes)
+            )
+        except ValueError as error:
+            if not isinstance(given, str) and not _is_texts(given):
+                raise
+            return _unread(given, error)
         documented = _command_result(given, result, timeout)
         if stream and logger.isEnabledFor(logging.INFO):
             for text in (documented.stdout or '', documented.stderr or ''):
@@ -310,7 +316,7 @@ class CoreBackedSandbox(Sandbox):
         try:
             await _as_runtime_error(proxy.write_file(path, data, mode=0o644))
         except RuntimeError as error:
-            if not isinstance(error.__cause__, SandboxPathError):
+            if not _may_not_write(error):
                 raise
             await self._unpack_beside(posixpath.dirname(path), _one_file(posixpath.basename(path), data), error)
         return True
@@ -330,7 +336,7 @@ class CoreBackedSandbox(Sandbox):
         try:
             await _as_runtime_error(proxy.put_archive(bytes(data), target_dir))
         except RuntimeError as error:
-            if not isinstance(error.__cause__, SandboxPathError):
+            if not _may_not_write(error):
                 raise
             await self._unpack_beside(target_dir, bytes(data), error)
         return True
@@ -392,8 +398,22 @@ _HIDDEN = frozenset({'add_tool', 'get_tool', 'list_tools', 'get_available_tools'
 """Methods of `enclave.aio` that are here in another form, whatever state the sandbox is in."""
 
 
-def _limit(timeout: float | None) -> float | None:
-    return float(timeout) if timeout is not None and timeout > 0 else None
+def _is_texts(command: Any) -> bool:
+    return isinstance(command, (list, tuple)) and all(isinstance(each, str) for each in command)
+
+
+def _unread(command: str | list[str], error: ValueError) -> CommandResult:
+    """Return the result of a command that is none: it is empty, say, or a quote of it is never closed."""
+    reason = f'{error}\n'
+    return CommandResult(
+        command=command, status=ExecutionStatus.ERROR, exit_code=_NO_EXIT_CODE, stdout='', stderr=reason
+    )
+
+
+def _may_not_write(error: RuntimeError) -> bool:
+    """Return whether a file could not be written since it is another user's, as it is where the image has a user of its own."""
+    cause = error.__cause__
+    return isinstance(cause, SandboxPathError) and cause.details.get('errno') in (errno.EACCES, errno.EPERM)
 
 
 def _absolute(path: Any, name: str) -> str:
@@ -428,7 +448,7 @@ def _command_result(command: str | list[str], result: CoreCommandResult, timeout
     status = ExecutionStatus(str(result.status))
     stderr, exit_code = result.stderr, result.exit_code
     if status is ExecutionStatus.TIMEOUT:
-        exit_code, stderr = _TIMED_OUT_EXIT_CODE, stderr or NO_TIME.format(timeout)
+        exit_code, stderr = _NO_EXIT_CODE, stderr or NO_TIME.format(timeout)
     return CommandResult(
         command=command if isinstance(command, str) else [str(each) for each in command],
         status=status,

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 from enclave.cells import CellResult
 from enclave.sandboxes.notebook.config import NOTEBOOK_TOOLS_ENVIRONMENT, loads_all_tools
-from ms_enclave.sandbox.boxes.core_backed import CoreBackedSandbox, _as_runtime_error, _limit
+from ms_enclave.sandbox.boxes.core_backed import CoreBackedSandbox, _as_runtime_error
 from ms_enclave.sandbox.model.base import ExecutionStatus, SandboxType
 from ms_enclave.sandbox.model.responses import ToolResult
 from ms_enclave.sandbox.tools.base import Tool
+from ms_enclave.sandbox.tools.sandbox_tools.results import seconds
 
 
 class NotebookBackedSandbox(CoreBackedSandbox):
@@ -47,7 +48,7 @@ class NotebookBackedSandbox(CoreBackedSandbox):
     async def _run_cell(self, tool_name: str, code: str, timeout: float | None) -> ToolResult:
         """Run a cell and return the documented result of ``notebook_executor``."""
         proxy = self._running()
-        limit = _limit(timeout)
+        limit = seconds(timeout)
         result: CellResult = await _as_runtime_error(
             proxy.execute_cell(code, limit or 0, keep_escapes=True, max_output_bytes=self._max_output_bytes)
         )

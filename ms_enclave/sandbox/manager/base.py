@@ -168,7 +168,7 @@ class SandboxManagerFactory:
     def create_manager(
         cls,
         manager_type: SandboxManagerType | str | None = None,
-        config: SandboxManagerConfig | None = None,
+        config: SandboxManagerConfig | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Return a new manager. Without a kind it is one of a server's sandboxes if an address is given, else a local one.
@@ -177,7 +177,8 @@ class SandboxManagerFactory:
             ValueError: The kind is not registered.
         """
         if manager_type is None:
-            base_url = getattr(config, 'base_url', None) or kwargs.get('base_url')
+            given = config.get('base_url') if isinstance(config, Mapping) else getattr(config, 'base_url', None)
+            base_url = given or kwargs.get('base_url')
             manager_type = SandboxManagerType.HTTP if base_url else SandboxManagerType.LOCAL
         found = cls._registry.get(manager_type)
         if found is None:

@@ -107,7 +107,7 @@ class HttpSandboxManager(SandboxManager):
         """
         kind = _word(sandbox_type)
         answer = await self._ask('POST', '/sandbox/create', query={'sandbox_type': kind}, body=_body(kind, config))
-        made = str(_value(answer)['sandbox_id'])
+        made = str(_field(answer, 'sandbox_id'))
         self._note(made, kind)
         await self.get_sandbox_info(made)
         return made
@@ -226,7 +226,7 @@ class HttpSandboxManager(SandboxManager):
         )
         if answer.status == 404:
             raise ValueError(answer.detail)
-        return bool(_value(answer)['ok'])
+        return bool(_field(answer, 'ok'))
 
     async def put_dir(self, sandbox_id: str, source_dir: str | Path, target_dir: str) -> bool:
         """Copy what is in a directory of this machine, symlinks left out, into a directory of a sandbox.
@@ -303,7 +303,7 @@ class HttpSandboxManager(SandboxManager):
             query={'pool_size': size, 'sandbox_type': kind},
             body=_body(kind, given),
         )
-        ids = [str(each) for each in _value(answer)['sandbox_ids']]
+        ids = [str(each) for each in _field(answer, 'sandbox_ids')]
         for each in ids:
             self._note(each, kind)
             self._sandbox_pool.append(each)
@@ -345,6 +345,18 @@ def _value(answer: WireResponse) -> Any:
     if answer.status >= 400:
         raise RuntimeError(f'HTTP {answer.status}: {answer.detail}')
     return answer.value
+
+
+def _field(answer: WireResponse, name: str) -> Any:
+    """Return one value of what an answer holds.
+
+    Raises:
+        RuntimeError: The server refused, or what answers is none of sandboxes.
+    """
+    value = _value(answer)
+    if not isinstance(value, Mapping) or name not in value:
+        raise RuntimeError(f'the answer has no {name!r}, so what answers is no server of sandboxes; check base_url')
+    return value[name]
 
 
 def _body(kind: str, config: Config) -> dict[str, Any] | None:

@@ -122,7 +122,7 @@ class LocalSandboxManager(SandboxManager):
         Raises:
             RuntimeError: It could not be made, for whatever reason; the text has it.
         """
-        self._check_running()
+        self._watch()
         try:
             if sandbox_id is not None and sandbox_id in self._sandboxes:
                 raise ValueError(f'there is a sandbox {sandbox_id!r} already')
@@ -221,6 +221,7 @@ class LocalSandboxManager(SandboxManager):
         Raises:
             ValueError: There is no such sandbox, or it does not run.
         """
+        self._check_running()
         return bool(await self._active(sandbox_id).put_archive(target_dir, data))
 
     async def put_dir(self, sandbox_id: str, source_dir: str | Path, target_dir: str) -> bool:
@@ -230,6 +231,7 @@ class LocalSandboxManager(SandboxManager):
             ValueError: There is no such sandbox, or it does not run.
             FileNotFoundError: ``source_dir`` is no directory.
         """
+        self._check_running()
         return bool(await self._active(sandbox_id).put_dir(source_dir, target_dir))
 
     async def get_stats(self) -> dict[str, Any]:
@@ -264,7 +266,7 @@ class LocalSandboxManager(SandboxManager):
             sandbox_type: Their kind; default is Docker.
             config: Their configuration; default is the manager's ``sandbox_config``.
         """
-        self._check_running()
+        self._watch()
         size = self.config.pool_size if pool_size is None else pool_size
         if size <= 0:
             logger.warning('The pool is not made: its size is %s', size)

@@ -27,6 +27,8 @@ from enclave.managers.protocol import API_KEY_ENVIRONMENT, API_KEY_HEADER, IDEMP
 
 CONNECT_SECONDS = 10.0
 CONNECTIONS = 64
+MAX_SHOWN = 1000
+"""How much is shown of an answer that is no JSON."""
 BUSY_SECONDS = 3600.0
 """How long a server that says it is full is asked again, where the manager has no time limit."""
 _TAR = 'application/x-tar'
@@ -58,7 +60,7 @@ class Wire:
     def __init__(self, base_url: str, api_key: str | None, timeout: float | None) -> None:
         self._base_url = base_url.rstrip('/')
         self._api_key = api_key
-        self._timeout = timeout
+        self._timeout = timeout if timeout is not None and timeout > 0 else None  # 0 is no limit, as ever
         self._pool = urllib3.PoolManager(
             maxsize=CONNECTIONS, headers={'Accept': 'application/json'}, retries=False, cert_reqs='CERT_REQUIRED'
         )
@@ -116,10 +118,16 @@ class Wire:
                         timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=self._timeout),
                     )
                     text = response.data
+            except urllib3.exceptions.NewConnectionError as error:  # a kind of time-out to urllib3
+                raise NoConnectionError(
+                    f'{method} {url}: {error}; is the server running? Start one with: ms-enclave server'
+                ) from error
+            except urllib3.exceptions.ConnectTimeoutError as error:
+                raise NoConnectionError(f'{method} {url}: no connection within {CONNECT_SECONDS:g} seconds') from error
             except urllib3.exceptions.TimeoutError as error:
                 raise NoConnectionError(f'{method} {url}: no answer within {self._timeout} seconds') from error
             except urllib3.exceptions.HTTPError as error:
-                if isinstance(error, urllib3.exceptions.NewConnectionError) or tries < 1:
+                if tries < 1:
                     raise NoConnectionError(f'{method} {url}: {error}') from error
                 continue
             self._does_once = PROTOCOL_HEADER in response.headers
@@ -129,7 +137,12 @@ class Wire:
             try:
                 value = json.loads(text) if text else None
             except ValueError:
-                value = text.decode('utf-8', 'replace')
+                value = text.decode('utf-8', 'replace')[:MAX_SHOWN]
+                if response.status < 400:
+                    raise NoConnectionError(
+                        f'{method} {url}: what answers is no server of sandboxes (status {response.status}, Server: '
+                        f'{response.headers.get("Server", "unknown")}); check base_url'
+                    ) from None
             if response.status == 401 and not self._key():
                 value = {
                     'detail': f'{WireResponse(401, value).detail} (this client has no key: give api_key=, or set '

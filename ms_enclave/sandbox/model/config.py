@@ -77,9 +77,9 @@ class SandboxConfig(_Config):
         tools = data.get('tools_config')
         if tools is not None and not isinstance(tools, (str, bytes)) and not hasattr(tools, 'keys'):
             try:
-                data = {**data, 'tools_config': {str(name): {} for name in tools}}
+                data = {**data, 'tools_config': {name: {} for name in tools}}
             except TypeError:
-                pass  # no sequence either: said by the check below
+                pass  # no sequence of names: said by the check below
         return super()._checked(data)
 
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
+import math
 import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from enum import Enum
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from enclave.errors import ConfigurationError
@@ -38,7 +40,7 @@ else:
 M = TypeVar('M', bound='Model')
 Where = tuple[str | int, ...]
 
-_WHOLE = re.compile(r'\s*[+-]?\d+(_\d+)*(\.0*)?\s*')
+_WHOLE = re.compile(r'\s*[+-]?[0-9]+(_[0-9]+)*(\.0*)?\s*')
 _TRUE = frozenset({'1', 'true', 't', 'yes', 'y', 'on'})
 _FALSE = frozenset({'0', 'false', 'f', 'no', 'n', 'off'})
 _UNSET: Any = object()
@@ -75,6 +77,10 @@ class ValidationError(ConfigurationError):
     def errors(self, **_: Any) -> list[dict[str, Any]]:
         """Return ``{'type', 'loc', 'msg', 'input'}`` for each value that does not fit."""
         return [{'type': p.kind, 'loc': p.where, 'msg': p.message, 'input': p.value} for p in self._problems]
+
+    def json(self, **_: Any) -> str:
+        """Return `errors` as JSON text."""
+        return json.dumps(dumped(self.errors(), mode='json'))
 
     def error_count(self) -> int:
         """Return how many values do not fit."""
@@ -326,7 +332,7 @@ def _convert_plain(value: Any, kind: type) -> Any:
         return _convert_number(value, kind)
     if kind is str:
         if isinstance(value, str):
-            return value
+            return str.__str__(value)  # plain text, also of an enum's member, whose text in messages is its name
         if isinstance(value, (bytes, bytearray)):
             try:
                 return bytes(value).decode()
@@ -380,7 +386,7 @@ def _convert_number(value: Any, kind: type[int] | type[float]) -> Any:
     if isinstance(value, (int, float, str)):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     raise Problem('float_parsing', 'Input should be a valid number, unable to parse it', value)
 
@@ -408,6 +414,12 @@ def dumped(value: Any, *, mode: str = 'python', **options: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         made = [dumped(each, mode=mode, **options) for each in value]
         return made if mode == 'json' else type(value)(made)
+    dump = getattr(type(value), 'model_dump', None)
+    if callable(dump):
+        return value.model_dump(mode=mode)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {each.name: dumped(getattr(value, each.name), mode=mode, **options) for each in fields}
     if mode != 'json':
         return value
     if isinstance(value, Enum):
@@ -416,12 +428,26 @@ def dumped(value: Any, *, mode: str = 'python', **options: Any) -> Any:
         return value.isoformat()
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).decode('utf-8', 'backslashreplace')
-    if isinstance(value, PurePath):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    dump = getattr(value, 'model_dump', None)
-    return dump(mode='json') if callable(dump) else str(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return a dumped value as JSON text; what no number of JSON is (NaN, the infinities) is null."""
+    separators = (',', ':') if indent is None else None
+    try:
+        return json.dumps(value, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, separators=separators, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _key(key: Any, mode: str) -> Any:
@@ -523,6 +549,17 @@ def model_schema(cls: type[Model]) -> dict[str, Any]:
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
+
+
+def _older(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method under the name that the library's first version had for it."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **options: Any) -> Any:
+        warnings.warn(f'use {method.__name__}', DeprecationWarning, stacklevel=2)
+        return method(*args, **options)
+
+    return call
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(field,))
@@ -658,14 +695,19 @@ class Model:
     # Making -----------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def model_validate(cls, obj: Any, **_: Any) -> Self:
+    def model_validate(cls, obj: Any, *, from_attributes: bool | None = None, **_: Any) -> Self:
         """Return a mapping of fields, or an instance, as an instance.
+
+        Args:
+            from_attributes: Take any other object's attributes of the fields' names.
 
         Raises:
             ValidationError: A value does not fit; it is a `ValueError`.
         """
         if isinstance(obj, cls):
             return obj
+        if from_attributes and not isinstance(obj, (Mapping, str, bytes)):
+            obj = {name: getattr(obj, name) for name in fields_of(cls) if hasattr(obj, name)}
         if not isinstance(obj, Mapping):
             message = f'Input should be a valid dictionary or instance of {cls.__name__}'
             raise _failure(cls.__name__, [Problem('model_type', message, obj)])
@@ -697,10 +739,21 @@ class Model:
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with some fields changed; their values are not checked."""
+        cls = type(self)
         made = copy.deepcopy(self) if deep else copy.copy(self)
-        made.__dict__.update(_given=set(self.__dict__['_given']), _further=dict(self._further_))
+        known = {*fields_of(cls), *cls._further_names()}
         for name, value in (update or {}).items():
-            setattr(made, name, value)
+            if name in known:
+                setattr(made, name, value)
+        dropped = [name for name in update or {} if name not in known]
+        if dropped and cls._warns:
+            cls._warn(dropped, list(known))
+        return made
+
+    def __copy__(self) -> Self:
+        cls = type(self)
+        made = cls.__new__(cls)
+        made.__dict__.update(self.__dict__, _given=set(self.__dict__['_given']), _further=dict(self._further_))
         return made
 
     # Dumping ----------------------------------------------------------------------------------------------------------
@@ -750,15 +803,28 @@ class Model:
 
     def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
         """Return the fields as JSON text; see `model_dump`."""
-        separators = (',', ':') if indent is None else None
-        return json.dumps(
-            self.model_dump(**{**options, 'mode': 'json'}), indent=indent, separators=separators, ensure_ascii=False
-        )
+        return json_text(self.model_dump(**{**options, 'mode': 'json'}), indent=indent)
 
     @classmethod
     def model_json_schema(cls, **_: Any) -> dict[str, Any]:
         """Return what JSON of an instance looks like, as a JSON schema."""
         return model_schema(cls)
+
+    # Older names ------------------------------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:
+        # The library's second version has them still, each with a warning.
+        dict = _older(model_dump)
+        json = _older(model_dump_json)
+        copy = _older(model_copy)
+        parse_obj = validate = classmethod(_older(model_validate.__func__))
+        parse_raw = classmethod(_older(model_validate_json.__func__))
+        construct = classmethod(_older(model_construct.__func__))
+        schema = classmethod(_older(model_json_schema.__func__))
+
+        @property
+        def __fields_set__(self):
+            return self.model_fields_set
 
     # In a program's own models ----------------------------------------------------------------------------------------
 
@@ -786,3 +852,5 @@ class _Fields:
 
 
 Model.model_fields = _Fields()
+if not TYPE_CHECKING:
+    Model.__fields__ = _Fields()

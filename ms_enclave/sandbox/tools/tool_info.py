@@ -6,7 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ms_enclave.sandbox.model.modeling import Model, field
 from ms_enclave.utils.json_schema import JSONSchema, json_schema
@@ -32,7 +32,7 @@ else:
 class ToolParams(Model):
     """The parameters of a tool, as the schema of an object."""
 
-    type: str = 'object'
+    type: Literal['object'] = 'object'
     properties: Properties = field(default_factory=dict)
     required: list[str] = field(default_factory=list)
     additionalProperties: bool = False

@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -305,10 +306,21 @@ def test_renewing_moves_the_end(manager: LocalSandboxManager, backend: FakeBacke
     wait_gone(backend, manager, sandbox_id)
 
 
+def held_sandbox(
+    manager: LocalSandboxManager, backend: FakeBackend, hold: Callable[[str], Future[Any]]
+) -> tuple[str, Future[Any]]:
+    """Return a sandbox whose time is up as soon as nobody uses it, and what uses it."""
+    while True:
+        sandbox_id = manager.create_sandbox('fake', idle_timeout=0.05)
+        held = hold(sandbox_id)
+        backend.wait_until(lambda held=held: backend.holding == 1 or held.done())
+        if not held.done():
+            return sandbox_id, held
+        assert held.exception() is not None  # on a slow machine it was gone before it was used
+
+
 def test_an_idle_sandbox_goes_and_a_busy_one_stays(manager: LocalSandboxManager, backend: FakeBackend) -> None:
-    busy = manager.create_sandbox('fake', idle_timeout=0.05)
-    held = manager.submit('execute_command', busy, 'hold')
-    backend.wait_until(lambda: backend.holding == 1)
+    busy, held = held_sandbox(manager, backend, lambda each: manager.submit('execute_command', each, 'hold'))
     idle = manager.create_sandbox('fake', idle_timeout=0.05)
 
     wait_gone(backend, manager, idle)
@@ -320,15 +332,16 @@ def test_an_idle_sandbox_goes_and_a_busy_one_stays(manager: LocalSandboxManager,
 
 
 def test_direct_use_of_a_sandbox_counts_as_use(manager: LocalSandboxManager, backend: FakeBackend) -> None:
-    busy = fake(manager, manager.create_sandbox('fake', idle_timeout=0.05))
-    holder = threading.Thread(target=busy.execute_command, args=('hold',))
-    holder.start()
-    backend.wait_until(lambda: backend.holding == 1)
-    wait_gone(backend, manager, manager.create_sandbox('fake', idle_timeout=0.05))
+    with ThreadPoolExecutor(1) as caller:
+        found, held = held_sandbox(
+            manager, backend, lambda each: caller.submit(lambda: fake(manager, each).execute_command('hold'))
+        )
+        busy = fake(manager, found)
+        wait_gone(backend, manager, manager.create_sandbox('fake', idle_timeout=0.05))
 
-    assert manager.get_sandbox(busy.id) is not None
-    busy.let_go()
-    holder.join(PATIENCE)
+        assert manager.get_sandbox(busy.id) is not None
+        busy.let_go()
+        held.result(PATIENCE)
     wait_gone(backend, manager, busy.id)
 
 

@@ -26,7 +26,7 @@ from enclave.errors import (
 from enclave.server import idempotency, openapi
 from enclave.server.audit import Audit
 from enclave.server.idempotency import Repeats, StoredResponse
-from enclave.server.lanes import SPARE_THREADS, Lanes, Shares
+from enclave.server.lanes import SPARE_THREADS, Lane, Lanes, Shares
 from enclave.server.metrics import Metrics
 from enclave.server.route import ROUTES, decode_query
 from enclave.server.routes import CreateQuery
@@ -432,7 +432,7 @@ class Queue:
         self.wait_until(lambda: self.lanes.waiting + len(self.order) > before)
 
     def _run(self, name: str, tenant: str, limit: int | None) -> None:
-        with self.lanes.queued(tenant, limit):
+        with self.lanes.queued('program', tenant, limit):
             with self.changed:
                 self.order.append(name)
                 self.changed.notify_all()
@@ -485,17 +485,17 @@ def test_one_too_many_is_refused_and_who_goes_leaves_the_queue() -> None:
 
     def wait() -> None:
         try:
-            with lanes.queued('a', None, gone.append):
+            with lanes.queued('program', 'a', None, gone.append):
                 pass
         except CallCancelledError as error:
             raised.append(error)
 
-    with lanes.queued('a'):
+    with lanes.queued('program', 'a'):
         waiting = threading.Thread(target=wait)
         waiting.start()
         while not gone:
             waiting.join(0.005)
-        with pytest.raises(TooManyRequestsError, match='1 programs wait'), lanes.queued('b'):
+        with pytest.raises(TooManyRequestsError, match='1 requests wait'), lanes.queued('program', 'b'):
             pass
         gone[0]()
         waiting.join(60)
@@ -505,15 +505,46 @@ def test_one_too_many_is_refused_and_who_goes_leaves_the_queue() -> None:
     assert lanes.wait_empty(0)
 
 
+def test_a_call_waits_for_its_turn_and_no_longer_than_its_patience() -> None:
+    lanes = Lanes(calls=1, streams=1, waiting=4)
+    gone: list[Callable[[], None]] = []
+    with lanes.queued('call', 'a'):
+        thread = _waiting(lanes, 'a', gone, 1, 'call')
+        with (
+            pytest.raises(TooManyRequestsError, match='1 requests of this kind'),
+            lanes.queued('call', 'b', patience=0),
+        ):
+            pass
+        with pytest.raises(TooManyRequestsError, match="'a' has 1 calls"), lanes.queued('call', 'a', 1, patience=0):
+            pass
+        assert lanes.counts()['call'] == 1
+    thread.join(60)
+
+    assert not thread.is_alive()
+    assert lanes.wait_empty(0)
+
+
+def test_programs_and_calls_do_not_wait_for_each_other() -> None:
+    lanes = Lanes(calls=1, streams=1, waiting=4)
+    with lanes.queued('program', 'a'):
+        with lanes.queued('call', 'a', patience=0):
+            assert lanes.counts()['call'] == 1
+        gone: list[Callable[[], None]] = []
+        thread = _waiting(lanes, 'a', gone, 1)
+        with lanes.queued('call', 'a', patience=0):
+            assert lanes.waiting == 1
+    thread.join(60)
+
+
 def test_one_key_does_not_take_all_places_to_wait_in() -> None:
     lanes = Lanes(calls=1, streams=1, waiting=4, keys=2)
     gone: list[Callable[[], None]] = []
     with lanes.entered('program', 'alice'):
         threads = [_waiting(lanes, 'alice', gone, number) for number in (1, 2, 3)]
-        with pytest.raises(TooManyRequestsError, match='kept for other keys'), lanes.queued('alice'):
+        with pytest.raises(TooManyRequestsError, match='kept for other keys'), lanes.queued('program', 'alice'):
             pass
         threads.append(_waiting(lanes, 'bob', gone, 4))
-        with pytest.raises(TooManyRequestsError, match='which is all it takes'), lanes.queued('bob'):
+        with pytest.raises(TooManyRequestsError, match='which is all it takes'), lanes.queued('program', 'bob'):
             pass
         for leave in gone:
             leave()
@@ -522,17 +553,19 @@ def test_one_key_does_not_take_all_places_to_wait_in() -> None:
     assert lanes.waiting == 0
 
 
-def _waiting(lanes: Lanes, tenant: str, gone: list[Callable[[], None]], number: int) -> threading.Thread:
+def _waiting(
+    lanes: Lanes, tenant: str, gone: list[Callable[[], None]], number: int, lane: Lane = 'program'
+) -> threading.Thread:
     """Have a program wait for its turn on a thread; return when so many do."""
-    thread = threading.Thread(target=_wait_in, args=(lanes, tenant, gone))
+    thread = threading.Thread(target=_wait_in, args=(lanes, tenant, gone, lane))
     thread.start()
     while len(gone) < number:
         thread.join(0.005)
     return thread
 
 
-def _wait_in(lanes: Lanes, tenant: str, gone: list[Callable[[], None]]) -> None:
-    with contextlib.suppress(CallCancelledError), lanes.queued(tenant, None, gone.append):
+def _wait_in(lanes: Lanes, tenant: str, gone: list[Callable[[], None]], lane: Lane) -> None:
+    with contextlib.suppress(CallCancelledError), lanes.queued(lane, tenant, None, gone.append):
         pass
 
 

@@ -11,7 +11,7 @@ from ms_enclave.sandbox.model.base import ExecutionStatus, SandboxType
 from ms_enclave.sandbox.model.responses import CommandResult, ToolResult
 from ms_enclave.sandbox.tools.base import register_tool
 from ms_enclave.sandbox.tools.sandbox_tool import SandboxTool
-from ms_enclave.sandbox.tools.sandbox_tools.results import failure
+from ms_enclave.sandbox.tools.sandbox_tools.results import failure, failures_as_results, text_of
 from ms_enclave.sandbox.tools.tool_info import ToolParams
 
 _STEP_SECONDS = 30
@@ -41,6 +41,7 @@ class FileOperation(SandboxTool):
         required=['operation', 'file_path'],
     )
 
+    @failures_as_results
     async def execute(
         self,
         sandbox_context: Any,
@@ -50,27 +51,24 @@ class FileOperation(SandboxTool):
         encoding: str | None = 'utf-8',
     ) -> ToolResult:
         """Do the operation and say what became of it."""
-        if not file_path or not file_path.strip():
+        if not text_of(file_path, 'file_path').strip():
             return failure(self.name, 'No file path provided')
         encoding = encoding or 'utf-8'
-        try:
-            if operation in ('write', 'create'):
-                if content is None and operation == 'write':
-                    return failure(self.name, 'Content is required for write operation')
-                return await self._write(sandbox_context, file_path, content or '', encoding)
-            if operation == 'read':
-                return await self._read(sandbox_context, file_path, encoding)
-            if operation == 'delete':
-                return self._as_result(
-                    await _run(sandbox_context, ['rm', '-rf', '--', file_path]), f'Successfully deleted: {file_path}'
-                )
-            if operation == 'list':
-                return self._as_result(await _run(sandbox_context, ['ls', '-la', '--', file_path]))
-            if operation == 'exists':
-                found = await _run(sandbox_context, ['test', '-e', file_path])
-                return self._success('exists' if found.status == ExecutionStatus.SUCCESS else 'does not exist')
-        except (OSError, RuntimeError, ValueError) as error:
-            return failure(self.name, str(error))
+        if operation in ('write', 'create'):
+            if content is None and operation == 'write':
+                return failure(self.name, 'Content is required for write operation')
+            return await self._write(sandbox_context, file_path, text_of(content, 'content'), encoding)
+        if operation == 'read':
+            return await self._read(sandbox_context, file_path, encoding)
+        if operation == 'delete':
+            return self._as_result(
+                await _run(sandbox_context, ['rm', '-rf', '--', file_path]), f'Successfully deleted: {file_path}'
+            )
+        if operation == 'list':
+            return self._as_result(await _run(sandbox_context, ['ls', '-la', '--', file_path]))
+        if operation == 'exists':
+            found = await _run(sandbox_context, ['test', '-e', file_path])
+            return self._success('exists' if found.status == ExecutionStatus.SUCCESS else 'does not exist')
         return failure(self.name, f'Unknown operation: {operation}')
 
     async def _write(self, sandbox: Any, path: str, content: str, encoding: str) -> ToolResult:

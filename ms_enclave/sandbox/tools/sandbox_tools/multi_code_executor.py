@@ -10,7 +10,7 @@ from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.model.responses import ToolResult
 from ms_enclave.sandbox.tools.base import register_tool
 from ms_enclave.sandbox.tools.sandbox_tool import SandboxTool
-from ms_enclave.sandbox.tools.sandbox_tools.results import failure
+from ms_enclave.sandbox.tools.sandbox_tools.results import failure, failures_as_results, seconds, text_of
 from ms_enclave.sandbox.tools.tool_info import ToolParams
 
 _LANGUAGES = (
@@ -52,6 +52,7 @@ class MultiCodeExecutor(SandboxTool):
     LANGS_REQUIRE_PY_ENV: ClassVar[set[str]] = CoreMultiCodeExecutor.LANGS_REQUIRE_PY_ENV
     JAVA_RUNTIME_CP: ClassVar[str] = CoreMultiCodeExecutor.JAVA_RUNTIME_CP
 
+    @failures_as_results
     async def execute(
         self,
         sandbox_context: Any,
@@ -62,7 +63,7 @@ class MultiCodeExecutor(SandboxTool):
         run_timeout: float | None = 30,
     ) -> ToolResult:
         """Build and run the code, and say what became of it."""
-        if not language or not language.strip() or not code or not code.strip():
+        if not text_of(language, 'language').strip() or not text_of(code, 'code').strip():
             return failure(self.name, 'Invalid input')
         run = getattr(sandbox_context, '_run_core_tool', None)
         if run is None:
@@ -72,8 +73,8 @@ class MultiCodeExecutor(SandboxTool):
             language=language,
             code=code,
             files=dict(files or {}),
-            compile_timeout=compile_timeout,
-            run_timeout=run_timeout,
+            compile_timeout=None if compile_timeout is None else seconds(compile_timeout) or 0,
+            run_timeout=None if run_timeout is None else seconds(run_timeout) or 0,
         )
         return result
 

@@ -8,7 +8,7 @@ from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.model.responses import ToolResult
 from ms_enclave.sandbox.tools.base import register_tool
 from ms_enclave.sandbox.tools.sandbox_tool import SandboxTool
-from ms_enclave.sandbox.tools.sandbox_tools.results import failure
+from ms_enclave.sandbox.tools.sandbox_tools.results import failure, failures_as_results, text_of
 from ms_enclave.sandbox.tools.tool_info import ToolParams
 
 
@@ -28,9 +28,10 @@ class NotebookExecutor(SandboxTool):
         required=['code'],
     )
 
+    @failures_as_results
     async def execute(self, sandbox_context: Any, code: str, timeout: float | None = 30) -> ToolResult:
         """Run the code and say what became of it; where there is none, nothing is run."""
-        if not code or not code.strip():
+        if not text_of(code, 'code').strip():
             return failure(self.name, 'No code provided')
         run = getattr(sandbox_context, '_run_cell', None)
         if run is None:

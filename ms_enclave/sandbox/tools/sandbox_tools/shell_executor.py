@@ -10,7 +10,13 @@ from ms_enclave.sandbox.model.modeling import plain
 from ms_enclave.sandbox.model.responses import ToolResult
 from ms_enclave.sandbox.tools.base import register_tool
 from ms_enclave.sandbox.tools.sandbox_tool import SandboxTool
-from ms_enclave.sandbox.tools.sandbox_tools.results import command_result, failure
+from ms_enclave.sandbox.tools.sandbox_tools.results import (
+    command_result,
+    failure,
+    failures_as_results,
+    seconds,
+    text_of,
+)
 from ms_enclave.sandbox.tools.tool_info import ToolParams
 
 
@@ -35,13 +41,14 @@ class ShellExecutor(SandboxTool):
         required=['command'],
     )
 
+    @failures_as_results
     async def execute(self, sandbox_context: Any, command: Any, timeout: float | None = 30) -> ToolResult:
         """Run the command and say what became of it; where there is none, nothing is run."""
         command = plain(command)
         is_list = isinstance(command, Sequence) and not isinstance(command, str)
-        if not command or not (command[0] if is_list else command).strip():
+        if not command or not text_of(command[0] if is_list else command, 'command').strip():
             return failure(self.name, 'No command provided')
-        if not is_list and not (timeout and timeout > 0):
+        if not is_list and seconds(timeout) is None:
             command = ['sh', '-c', command]  # without a limit the sandbox would have no shell read it
         result = await sandbox_context.execute_command(command, timeout=timeout)
         return command_result(self.name, result, timeout)
