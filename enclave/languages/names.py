@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from attrs import define
 
-SYNTAXES = ('java', 'scala')
+SYNTAXES = ('java', 'kotlin', 'scala')
 
 _LITERAL = re.compile(
     r'//[^\n]*|/\*.*?(?:\*/|\Z)|""".*?(?:(?<!\\)"""+|\Z)|"(?:\\.|[^"\\\n])*"?|'
@@ -19,7 +19,12 @@ _LITERAL = re.compile(
 )
 _TOKEN = re.compile(r'[^\W\d][\w$]*|\$[\w$]*|[{}()\[\];@=.]')
 _PACKAGE = re.compile(r'\s*package\s+([\w$]+(?:\s*\.\s*[\w$]+)*)')
-_KINDS = {'java': {'class', 'interface', 'enum', 'record'}, 'scala': {'object'}}
+_KINDS = {
+    'java': {'class', 'interface', 'enum', 'record'},
+    'kotlin': {'class', 'object', 'interface'},
+    'scala': {'object'},
+}
+_FILE_CLASS = re.compile(r'@file\s*:\s*JvmName\s*\(\s*"([\w$]+)"')
 _OPENING, _CLOSING = '({[', ')}]'
 
 
@@ -51,7 +56,12 @@ def without_literals(source: str) -> str:
 def find_names(source: str, syntax: str) -> Names:
     """Return the names of a source in a syntax of `SYNTAXES`."""
     code = without_literals(source.lstrip('\ufeff'))
-    types = list(_types(code, syntax))
+    types = [each for each in _types(code, syntax) if each.name or each.has_main]
+    if syntax == 'kotlin':
+        own = _FILE_CLASS.search(source)
+        for each in types:  # functions at the top level are in a class that is called after the file
+            each.name = each.name or (own[1] if own else 'MainKt')
+        types = [each for each in types if each.has_main]
     public = next((each for each in types if each.is_public), None)
     runnable = [each for each in types if each.has_main]
     named_main = [each for each in runnable if each.name == 'Main']
@@ -68,53 +78,40 @@ def find_names(source: str, syntax: str) -> Names:
 
 
 def _types(code: str, syntax: str) -> Iterator[_Type]:
-    """Yield the types at the top level, when all of each is known."""
-    kinds = _KINDS[syntax]
-    brackets: list[str] = []
+    """Yield the types at the top level, when all of each is known; Kotlin's functions there as one without a name."""
+    brackets = ''
     words: list[str] = []  # since the last statement or member
-    current: _Type | None = None
+    current = _Type('', False)
     for match in _TOKEN.finditer(code):
         token = match[0]
-        depth = len(brackets)
         if token in _OPENING:
-            if (
-                syntax == 'java'
-                and depth == 1
-                and token == '('
-                and words[-2:] == ['void', 'main']
-                and 'static' in words
-                and current
-            ):
-                current.has_main = True
-            brackets.append(token)
-            if token == '{':
-                words = []
+            brackets += token
+            words = [] if token == '{' else words
         elif token in _CLOSING:
-            if brackets:
-                brackets.pop()
-            if token == '}' and len(brackets) <= 1:
-                words = []
+            brackets = brackets[:-1]
+            words = [] if token == '}' and not brackets.strip('{') else words
         elif token == ';':
             words = []
-        elif depth == 0:
-            if words and words[-1] in kinds and (syntax != 'java' or token not in ('.', '=')):
-                if current is not None:
-                    yield current
-                current = _Type(token, 'public' in words)
-                words = []
-            elif (
-                syntax == 'scala'
-                and current is not None
-                and token == 'App'
-                and words
-                and words[-1] in ('extends', 'with')
-            ):
-                current.has_main = True
-            else:
-                words.append(token)
-        elif depth == 1 and brackets == ['{']:
-            if syntax == 'scala' and token == 'main' and words and words[-1] == 'def' and current is not None:
-                current.has_main = True
+        elif not brackets and words and words[-1] in _KINDS[syntax] and token not in '.=@':
+            yield current
+            current, words = _Type(token, 'public' in words), []
+        elif not brackets.strip('{'):
+            if _is_main(token, words, len(brackets), syntax):
+                if syntax == 'kotlin' and not brackets:
+                    yield _Type('', False, True)
+                else:
+                    current.has_main = True
             words.append(token)
-    if current is not None:
-        yield current
+    yield current
+
+
+def _is_main(token: str, words: list[str], depth: int, syntax: str) -> bool:
+    """Return whether a token makes the type it stands in one that can be run."""
+    before = words[-1] if words else ''
+    if syntax == 'java':
+        return token == 'main' and before == 'void' and 'static' in words and depth == 1
+    if syntax == 'kotlin':  # in an object, or in the companion of a class
+        return token == 'main' and before == 'fun' and (depth == 0 or ('JvmStatic' in words and depth <= 2))
+    return (depth == 1 and (before, token) == ('def', 'main')) or (
+        depth == 0 and token == 'App' and before in ('extends', 'with')
+    )

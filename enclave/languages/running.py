@@ -210,7 +210,7 @@ def _unnamed(language: Language) -> CodeResult:
     """Return the result of a source that lacks the name that its language needs."""
     said = (
         f'{language.title}: the source has no name to run by: it must have '
-        f'{f"what {language.name_patterns[0]!r} finds" if language.name_patterns else "a type or an object at its top level"}.\n'
+        f'{f"what {language.name_patterns[0]!r} finds" if language.name_patterns else "what can be run at its top level"}.\n'
     )
     step = StepResult(
         command=list(language.compile[0] if language.compile else language.run),

@@ -54,7 +54,7 @@ class Language(Model):
         env: Environment variables for compiling and running.
         files: Further files that are written, unless the request brings them: ``{path: text}``.
         name_patterns: Regular expressions whose first group is ``{name}``, the first that is found counts.
-        syntax: ``'java'`` or ``'scala'``: names are found by reading the source; see `enclave.languages.names`.
+        syntax: ``'java'``, ``'kotlin'`` or ``'scala'``: names are found by reading the source; see `enclave.languages.names`.
         default_name: ``{name}`` if none is found; None makes that a compile error.
         package_pattern: A regular expression whose first group is the package of a source that has one.
         files_for: ``((pattern, file name), ...)``: another name of the main file if the source has the pattern.
@@ -207,6 +207,9 @@ _JUNIT = (
     '/usr/share/java/junit-vintage-engine.jar:/usr/share/java/junit4.jar:/usr/share/java/hamcrest-all.jar:'
     '/usr/share/java/hamcrest-core.jar:/usr/share/java/opentest4j.jar:/usr/share/java/apiguardian-api.jar:'
     '/usr/share/java/picocli.jar:/usr/share/java/univocity-parsers.jar'
+)
+_ESCRIPT = (
+    'head -c 2 "$0" | grep -q "#!" || sed -i "1i #!/usr/bin/env escript" "$0"'  # which passes over the first line
 )
 _OPENSSL = (r'^[ \t]*#[ \t]*include[ \t]*<openssl/', ('-lssl', '-lcrypto'))
 
@@ -447,7 +450,9 @@ ENTRIES: tuple[Language, ...] = (
         aliases=('kt',),
         file='main.kt',
         compile=('kotlinc', '{file}', '-include-runtime', '-d', 'main.jar'),
-        run=(*_JAVA, '-jar', 'main.jar'),
+        run=(*_JAVA, '-cp', 'main.jar', '{class}'),
+        syntax='kotlin',
+        default_name=None,
         compile_timeout=120.0,
         version=('kotlinc', '-version'),
         packages=('kotlin',),
@@ -506,11 +511,12 @@ ENTRIES: tuple[Language, ...] = (
         title='Verilog (Icarus)',
         aliases=('sv', 'systemverilog'),
         file='main.sv',
-        compile=('iverilog', '-g2012', '-s', 'tb', '-o', 'main.vvp', '{file}'),
+        compile=('iverilog', '-g2012', '-o', 'main.vvp', '{file}'),
+        flags=((r'\bmodule\s+tb\b', ('-s', 'tb')),),
         run=('vvp', '-n', 'main.vvp'),
         version=('iverilog', '-V'),
         packages=('iverilog',),
-        note='The top module is `tb`.',
+        note='The top module is `tb`, or what no other module uses.',
     ),
     Language(
         name='jest',
@@ -592,7 +598,7 @@ ENTRIES: tuple[Language, ...] = (
         title='Erlang (escript)',
         aliases=('erl',),
         file='main.erl',
-        run=('escript', '{file}'),
+        run=('sh', '-c', f'{_ESCRIPT}; exec escript "$0" "$@"', '{file}'),
         version=('erl', '-noshell', '-eval', 'io:format("~s~n", [erlang:system_info(otp_release)]), halt().'),
         packages=('erlang-base',),
         note='With a `main/1`.',

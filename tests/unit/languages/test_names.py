@@ -78,6 +78,24 @@ def test_scala(source: str, main: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ('source', 'main'),
+    [
+        ('fun main() { println("x") }', 'MainKt'),
+        ('package a.b\nimport c.d\nfun helper() = 1\nfun main(args: Array<String>) = println(1)', 'a.b.MainKt'),
+        ('@file:JvmName("Own")\nfun main() { }', 'Own'),
+        ('class A { fun main() { } }\nfun main() { }', 'MainKt'),
+        ('object Run { @JvmStatic fun main(args: Array<String>) { } }', 'Run'),
+        ('data class P(val x: Int)\nclass A { companion object { @JvmStatic fun main(a: Array<String>) { } } }', 'A'),
+        ('suspend fun main() { }', 'MainKt'),
+        ('// fun main() {}\nval s = "fun main() {}"', None),
+        ('class A { fun main() { } }', None),
+    ],
+)
+def test_kotlin(source: str, main: str | None) -> None:
+    assert find_names(source, 'kotlin').main == main
+
+
+@pytest.mark.parametrize(
     ('language', 'source', 'file'),
     [
         ('nodejs', 'const fs = require("fs");\nimport("x");', 'main.js'),

@@ -44,7 +44,7 @@ def test_every_entry_is_whole(language: Language) -> None:
     assert language.version
     assert language.image in ('multi', 'multi-full', '')
     assert bool(language.image) == bool(language.packages)
-    plan = language.plan('object Main\nclass Main { static void main() {} }', '/tmp/x')
+    plan = language.plan('object Main\nclass Main { static void main() {} }\nfun main() {}', '/tmp/x')
     assert plan is not None
     assert not any('{file}' in word or '{name}' in word for word in (*plan.run, *sum(plan.compile, ())))
 
