@@ -1,6 +1,6 @@
-"""What a sandbox may be asked to be (layer 1): the words every backend shares, and the checks they are made with.
+"""What a sandbox may be asked to be (layer 1): the options every backend shares, and the checks they are made with.
 
-A backend's own words live in a subclass beside the backend (`enclave.sandboxes.docker.config`). Configs are frozen; change
+A backend's own options live in a subclass beside the backend (`enclave.sandboxes.docker.config`). Configs are frozen; change
 one with `model_copy(update={...})`. Unknown keys, wrong types and impossible values raise `ConfigurationError`, whose
 message names the field.
 """
@@ -43,6 +43,7 @@ Environment = Mapping[str, str | int | float]
 Volumes = Mapping[str, str | Mapping[str, str]] | Mapping[os.PathLike[str], str | Mapping[str, str]]
 
 C = TypeVar('C', bound=type)
+T = TypeVar('T')
 V = Callable[[Any, 'attrs.Attribute[Any]', Any], None]
 
 
@@ -303,6 +304,17 @@ def refuses_unknown_keys(cls: C) -> C:
     return cls
 
 
+def as_options(cls: type[T], value: Any) -> T:
+    """Return ``value`` (a dict of options, an instance, or None for all defaults) as an instance of a class of options."""
+    if isinstance(value, cls):
+        return value
+    if value is None:
+        return cls()
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigurationError(f'{cls.__name__} takes a dict of options, not {value!r}')
+    return cls(**value)
+
+
 @refuses_unknown_keys
 @frozen(kw_only=True)
 class SandboxConfig(Model):
@@ -349,13 +361,7 @@ class SandboxConfig(Model):
         Raises:
             ConfigurationError: An option is unknown, of a wrong type or out of range; the message names it.
         """
-        if isinstance(value, cls):
-            return value
-        if value is None:
-            return cls()
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ConfigurationError(f'{cls.__name__} takes a dict of options, not {value!r}')
-        return cls(**value)
+        return as_options(cls, value)
 
     @classmethod
     def _invalid(cls) -> type[InvalidArgumentError]:

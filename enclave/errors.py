@@ -196,7 +196,7 @@ class CallCancelledError(SandboxError):
 
 
 class EngineError(EnclaveError, RuntimeError):
-    """The container engine refused a request; the message carries its own words."""
+    """The container engine refused a request; the message is what it said."""
 
     code = 'engine'
 

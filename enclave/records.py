@@ -401,7 +401,7 @@ class SandboxInfo(Model):
 
     ``metadata`` holds what the backend knows: for Docker the container's id and name, the image, and the status text;
     ``error`` is why the status is ``error``. ``active_calls`` counts commands and file transfers running. ``offers`` is what
-    tools may need of it, of ``'commands'``, ``'files'``, ``'notebook'`` and a user's own words, sorted; empty where it is not
+    tools may need of it, of ``'commands'``, ``'files'``, ``'notebook'`` and a kind's own names, sorted; empty where it is not
     known, as in what an older version wrote.
     """
 

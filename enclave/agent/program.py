@@ -266,6 +266,8 @@ REST_SECONDS = 5.0  # after this time without anything new, what serves the next
 LEAVE_SECONDS = 0.25  # how long a free supervisor takes at most, usually, to end
 REAP_SECONDS = 0.25  # how often orphans are reaped while a fork of a template runs
 FAMILY_SECONDS = 0.02  # how long what a limited program left may take to end by itself
+TEMPLATE_SECONDS = 60.0  # how long making a template may take, where that does not count as the program's time
+MAKING_SECONDS = 0.05  # how often it is looked whether one is there
 MEMORY_SECONDS = 0.02  # how often the memory of a program with a limit of it is looked at
 TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
 PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
@@ -289,6 +291,16 @@ IGNORED = tuple(
 RESTORED = IGNORED + ((signal.SIGXFSZ,) if hasattr(signal, 'SIGXFSZ') else ())
 NOBODYS_UID = 0x7FFFFFF0
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
+# What a group holds, its limit, its numbers in detail and those of them that the kernel can take back; version 2 and 1.
+MEMORY_FILES = (
+    ('/sys/fs/cgroup/', 'memory.current', 'memory.max', (b'inactive_file', b'active_file')),
+    (
+        '/sys/fs/cgroup/memory/',
+        'memory.usage_in_bytes',
+        'memory.limit_in_bytes',
+        (b'total_inactive_file', b'total_active_file'),
+    ),
+)
 # What a loader may set from outside before `main` runs:
 OOM_EVENTS = -1  # a descriptor of such a file, where the sandbox does not see one
 CPU_COUNT = 0  # how many processors the CPU limit stands for; 0 where there is no limit
@@ -470,6 +482,24 @@ def open_oom_events():
     return -1
 
 
+def read_memory_held():
+    # type: () -> Tuple[int, int]
+    """Return how many bytes the sandbox's group holds that the kernel cannot take back, and its limit; (0, 0) if not known."""
+    for place, usage, limit, reclaimable in MEMORY_FILES:
+        try:
+            with open(place + usage, 'rb') as file:
+                held = int(file.read(40))
+            with open(place + limit, 'rb') as file:
+                most = int(file.read(40))
+            with open(place + 'memory.stat', 'rb') as file:
+                rows = [line.split() for line in file.read(1 << 16).splitlines()]
+            held -= sum(int(row[1]) for row in rows if len(row) == 2 and row[0] in reclaimable)
+        except (OSError, ValueError):  # no such group, or no limit
+            continue
+        return max(0, held), most if 0 < most < 1 << 60 else 0
+    return 0, 0
+
+
 def read_processes(freeze=None):
     # type: (Optional[Callable[[], None]]) -> Dict[int, Tuple[int, bytes, int, int]]
     """Return ``{pid: (parent's pid, state letter, process group, threads)}`` of all in the sandbox (proc(5), /proc/pid/stat).
@@ -565,24 +595,24 @@ def read_delay(pid):
 
 
 def measure_family(supervisor, main, memory_limit, template):
-    # type: (int, int, Optional[int], int) -> Tuple[float, int, float]
-    """Return (processor seconds with those of the supervisor's ended children, bytes of memory, seconds of waiting for a
-    processor) of what a call has running. The template interpreter is not part of it."""
+    # type: (int, int, Optional[int], int) -> Tuple[float, int, Dict[int, float]]
+    """Return (processor seconds with those of the supervisor's ended children, bytes of memory, {pid: seconds of waiting for a
+    processor}) of what a call has running. The template interpreter is not part of it."""
     look = Look()
     family = look.below({supervisor}) if supervisor != MINE else look.below({main}) | {main}
     family.discard(template)
     ticks = read_usage(supervisor)[2] if supervisor != MINE else 0
     sizes = {}  # type: Dict[int, int]
-    delay = 0.0
+    delays = {}  # type: Dict[int, float]
     for pid in family:
         own, sizes[pid], waited = read_usage(pid)
         ticks += own + waited
-        delay = max(delay, read_delay(pid))
+        delays[pid] = read_delay(pid)
     memory = sum(sizes.values())
     if memory_limit and memory > memory_limit and len(sizes) > 1:
         # What they share was counted once for each.
         memory = sum(min(size, read_proportional(pid) or size) for pid, size in sizes.items())
-    return ticks / float(TICKS), memory, delay
+    return ticks / float(TICKS), memory, delays
 
 
 class Look(object):
@@ -825,6 +855,8 @@ class Run(HostCall):
         self.oom_kills = 0
         self.limits = message.get('limits')  # type: Optional[Dict[str, Any]]
         self.base_ticks = 0
+        self.delay = 0.0
+        self.delays = {}  # type: Dict[int, float]
         self.usage = {}  # type: Dict[bytes, int]
         self.exceeded = ''
         self.script_dir = b''
@@ -955,6 +987,7 @@ class Run(HostCall):
         if self.limits is not None:
             if self.supervisor:
                 self.base_ticks = read_usage(self.supervisor.pid)[2]
+            self.delay, self.delays = 0.0, {}
             self.watch_limits(0.0, 0.0, 0.0)
         elif timeout:
             self.agent.set_deadline(self.number, float(timeout))
@@ -967,8 +1000,8 @@ class Run(HostCall):
 
     def preload(self):
         # type: () -> Optional[List[Any]]
-        """Return what the template interpreter is that the program can be forked from: its command, its modules, and the name
-        and the suffix of the scripts."""
+        """Return what the template interpreter is that the program can be forked from: its command, its modules, the name and
+        the suffix of the scripts, and whether its streams are unbuffered."""
         script = self.message.get('script') or {}
         at = int(script.get('at', 0))
         if self.message.get('preload') is None or not at or not hasattr(os, 'memfd_create'):
@@ -980,7 +1013,9 @@ class Run(HostCall):
         if any(name.startswith(START_PREFIXES) or name in START_VARIABLES for name in changed if name not in ours):
             return None
         words, modules = [to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]
-        return [words, modules, str(script.get('name') or ''), str(script.get('suffix') or '')]
+        unbuffered = self.env.get(b'PYTHONUNBUFFERED')
+        is_unbuffered = None if unbuffered is None else to_text(unbuffered)
+        return [words, modules, str(script.get('name') or ''), str(script.get('suffix') or ''), is_unbuffered]
 
     def make_request(self, preload, template_dir):
         # type: (Optional[List[Any]], bytes) -> bytes
@@ -991,8 +1026,9 @@ class Run(HostCall):
         changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
         words = [to_text(word) for word in self.argv]
         places = [to_text(self.script_dir), to_text(template_dir)] if preload else None
+        memory = (self.limits or {}).get('memory') or 0
         request = write_json(
-            [words, changed, to_text(self.cwd), preload, places, self.cpus, self.limits is not None]
+            [words, changed, to_text(self.cwd), preload, places, self.cpus, self.limits is not None, memory]
         ).encode('ascii')
         return request if len(request) < REQUEST_BYTES else b''
 
@@ -1136,17 +1172,26 @@ class Run(HostCall):
         # type: () -> None
         """See whether the family has gone over a limit, and when to look again."""
         assert self.limits is not None
+        if not self.main and self.message.get('preload') is not None:
+            # A template is being made for it, which is no part of the program.
+            timeout = float(self.message.get('timeout') or 0)
+            if timeout and time.monotonic() - self.started_at > max(timeout, TEMPLATE_SECONDS):
+                return self.exceed('time', 'timed_out')
+            return self.agent.set_deadline(self.number, MAKING_SECONDS)
         memory = self.limits.get('memory')
         supervisor, template = MINE, 0
         if self.supervisor:
             supervisor, template = self.supervisor.pid, self.supervisor.template_pid
-        cpu, rss, delay = measure_family(supervisor, self.main, memory, template)
+        cpu, rss, delays = measure_family(supervisor, self.main, memory, template)
         cpu = max(0.0, cpu - self.base_ticks / float(TICKS))
+        # What the most delayed one has waited since the last look: one that has ended since then waited for all.
+        self.delay += max([each - self.delays.get(pid, 0.0) for pid, each in delays.items()] + [0.0])
+        self.delays = delays
         if memory and rss > memory:
             return self.exceed('memory', '')
         if self.limits.get('cpu') and cpu >= self.limits['cpu']:
             return self.exceed('cpu', 'timed_out')
-        return self.watch_limits(time.monotonic() - self.started_at, cpu, delay)
+        return self.watch_limits(time.monotonic() - self.started_at, cpu, self.delay)
 
     def watch_limits(self, elapsed, cpu, delay):
         # type: (float, float, float) -> None
@@ -1504,6 +1549,8 @@ class Supervisor(object):
                 run.on_family_gone()
         elif what == b'T':
             self.template_pid = value
+            if self.run and self.run.limits is not None and not self.run.main:
+                self.run.started_at = time.monotonic()  # making it was no part of the program
             if value and self.run:
                 self.template_for, self.template_dir = self.run.preload(), self.run.template_dir
             else:
@@ -1744,6 +1791,8 @@ class Supervisor(object):
                 return 0
             self.reports.send(STATUS.pack(b'T', b' ', self.template.pid))
         template = self.template
+        if request[7] and 2 * read_usage(template.pid)[1] > request[7]:
+            return 0  # the program would begin with half of the memory that it may have at once
         changed = {to_bytes(name): to_bytes(value) for name, value in request[1].items()}
         order = [
             [to_bytes(word) for word in request[0][len(request[3][0]) + 1 :]],
@@ -1787,13 +1836,13 @@ class Supervisor(object):
         """Start an interpreter for the script and have it stop in its start; None if it cannot be had."""
         import _socket
 
-        command, modules, own_name, _ = request[3]
+        command, modules, own_name, _, unbuffered = request[3]
         # There is nothing at this path yet: an interpreter that does not stop in its start must not run the program.
         path = os.path.join(to_bytes(request[4][1]), os.path.basename(to_bytes(request[0][len(command)])))
         argv = [to_bytes(word) for word in command] + [path]
         own = dict(PROCESS_ENV)
-        if env.get(b'PYTHONUNBUFFERED') is not None:
-            own[b'PYTHONUNBUFFERED'] = env[b'PYTHONUNBUFFERED']
+        if unbuffered is not None:
+            own[b'PYTHONUNBUFFERED'] = to_bytes(unbuffered)
         search = PROCESS_ENV.get(b'PYTHONPATH')
         own[b'PYTHONPATH'] = b'/proc/self/fd/%d' % TEMPLATE_ZIP + (b':' + search if search else b'')
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -2907,7 +2956,8 @@ class Idle(HostCall):
 class Clean(HostCall):
     """Ends all that calls have started, but for the calls in ``keep`` (their numbers).
 
-    END: ``ended`` (how many processes), ``left`` (how many could not be ended), ``starts`` (whether one can be started now).
+    END: ``ended`` (how many processes), ``left`` (how many could not be ended), ``starts`` (whether one can be started now), and
+    ``held`` of ``memory`` bytes, both 0 where the sandbox does not see its control group.
     """
 
     def __init__(self, agent, number, message, data):
@@ -2918,7 +2968,7 @@ class Clean(HostCall):
             if isinstance(call, Run) and call.number not in kept:
                 call.kill('cancelled')
         if not agent.has_leftovers() and not agent.calls_but(kept):
-            self.end({'ended': 0, 'left': 0, 'starts': not kept or agent.can_start()})
+            self.report(0, 0, not kept or agent.can_start())
             return
         self.killer = EverythingKiller(agent, kept, self.on_killed)
         agent.killers.append(self.killer)
@@ -2926,8 +2976,12 @@ class Clean(HostCall):
     def on_killed(self):
         # type: () -> None
         self.agent.has_orphans = False
-        left = len(self.killer.hopeless)
-        self.end({'ended': len(self.killer.count), 'left': left, 'starts': self.agent.can_start()})
+        self.report(len(self.killer.count), len(self.killer.hopeless), self.agent.can_start())
+
+    def report(self, ended, left, starts):
+        # type: (int, int, bool) -> None
+        held, memory = read_memory_held()
+        self.end({'ended': ended, 'left': left, 'starts': starts, 'held': held, 'memory': memory})
 
     def abort(self):
         # type: () -> None

@@ -73,7 +73,7 @@ class _Work:
             self.loop.call_soon_threadsafe(self._deliver, value, error)
         except RuntimeError:  # the loop was closed meanwhile: nobody waits
             if error is None:
-                self._take_back(value)
+                self._roll_back(value)
         finally:
             error = None  # no circle of the traceback and this frame
 
@@ -96,14 +96,14 @@ class _Work:
         else:
             self.outcome.set_exception(error)
 
-    def _take_back(self, value: Any) -> None:
+    def _roll_back(self, value: Any) -> None:
         if self.undo is not None:
             with contextlib.suppress(Exception):  # it is gone already, or its owner is being stopped
                 self.undo(value)
         self.cancellation.undo()
 
     def _roll_back_and_report(self, value: Any) -> None:
-        self._take_back(value)
+        self._roll_back(value)
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             self.loop.call_soon_threadsafe(self._report_ended)
 
@@ -112,7 +112,7 @@ class _Work:
         if not self.outcome.cancelled():
             # It ended in the very moment of the cancelling, and its result is lost with this await.
             if self.outcome.exception() is None:
-                await run(functools.partial(self._take_back, self.outcome.result()))
+                await run(functools.partial(self._roll_back, self.outcome.result()))
             return
         if self.is_over:
             return

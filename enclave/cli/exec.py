@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from enclave.cli.options import complete_sandbox_ids, json_option, parse_env, place_options
+from enclave.cli.options import (
+    complete_sandbox_ids,
+    json_option,
+    no_stdin_option,
+    parse_env,
+    place_options,
+    timeout_option,
+)
 from enclave.cli.place import Place
 from enclave.cli.program import drive, runs_a_program
 from enclave.cli.relay import endings_as_exit, terminal_size
@@ -17,14 +24,8 @@ from enclave.cli.relay import endings_as_exit, terminal_size
 @click.argument('command', nargs=-1, required=True, type=click.UNPROCESSED, metavar='COMMAND [ARGS]...')
 @click.option('--shell', is_flag=True, help='COMMAND is one text for the shell of the sandbox.')
 @click.option('-i', '--tty', is_flag=True, help='Run it on a terminal, which this one is to be.')
-@click.option(
-    '-t',
-    '--timeout',
-    type=click.FloatRange(min=0),
-    metavar='SECONDS',
-    help='How long it may run.  [default: as long as a server allows, here no limit]',
-)
-@click.option('-n', '--no-stdin', is_flag=True, help='Do not pass standard input on.')
+@timeout_option
+@no_stdin_option
 @click.option(
     '-e',
     '--env',

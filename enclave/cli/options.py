@@ -78,6 +78,14 @@ network_option = click.option(
     default=None,
     help="With a network, or none at all; that of some kinds is this machine's own.  [default: as the kind has it]",
 )
+timeout_option = click.option(
+    '-t',
+    '--timeout',
+    type=click.FloatRange(min=0),
+    metavar='SECONDS',
+    help='How long it may run.  [default: as long as a server allows, here no limit]',
+)
+no_stdin_option = click.option('-n', '--no-stdin', is_flag=True, help='Do not pass standard input on.')
 _SANDBOX_OPTIONS: dict[str, Any] = {
     'sandbox_type': click.option(
         '--type',

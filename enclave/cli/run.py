@@ -11,7 +11,14 @@ from typing import Any, Literal
 import click
 
 from enclave.cli.create import DETACHED_DIR, create_detached, pack_program, ttl_option
-from enclave.cli.options import json_option, parse_files, place_options, sandbox_options
+from enclave.cli.options import (
+    json_option,
+    no_stdin_option,
+    parse_files,
+    place_options,
+    sandbox_options,
+    timeout_option,
+)
 from enclave.cli.output import echo_json
 from enclave.cli.place import Place
 from enclave.cli.placing import place_program, put_files
@@ -44,14 +51,8 @@ _BY_SUFFIX = {
 @click.option(
     '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
 )
-@click.option(
-    '-t',
-    '--timeout',
-    type=click.FloatRange(min=0),
-    metavar='SECONDS',
-    help='How long it may run.  [default: as long as a server allows, here no limit]',
-)
-@click.option('-n', '--no-stdin', is_flag=True, help='Do not pass standard input on.')
+@timeout_option
+@no_stdin_option
 @click.option(
     '-d',
     '--detach',

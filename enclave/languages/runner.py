@@ -30,6 +30,7 @@ class SandboxRunner:
         self._callbacks = {name: each for name, each in callbacks.items() if each is not None}
         self.id: str = getattr(sandbox, 'id', '')
         self._limited = getattr(sandbox, '_run_limited', None)
+        self.preload: tuple[str, ...] | None = getattr(sandbox, '_preloaded', None)
 
     @property
     def has_sources(self) -> bool:
@@ -47,7 +48,7 @@ class SandboxRunner:
         max_output_bytes: int | None = None,
         limits: Limits | None = None,
         source: tuple[str, bytes] | None = None,
-        forks: bool = False,
+        preload: Sequence[str] | None = None,
     ) -> CommandResult:
         """Run a command to its end, under limits where the sandbox can keep them."""
         given = {'cwd': cwd, 'env': env, 'stdin': stdin, 'max_output_bytes': max_output_bytes}
@@ -55,7 +56,7 @@ class SandboxRunner:
         options.update(self._callbacks)
         result: CommandResult
         if self._limited is not None:
-            result = self._limited(command, timeout=timeout, limits=limits, source=source, forks=forks, **options)
+            result = self._limited(command, timeout=timeout, limits=limits, source=source, preload=preload, **options)
         else:
             result = self._sandbox.execute_command(list(command), timeout, **options)
         return result

@@ -49,6 +49,8 @@ class Runner(Protocol):
     """What running a program asks of a sandbox."""
 
     id: str
+    preload: tuple[str, ...] | None
+    """What programs in Python find preloaded that do not say so themselves."""
 
     def run_step(
         self,
@@ -61,15 +63,15 @@ class Runner(Protocol):
         max_output_bytes: int | None = None,
         limits: Limits | None = None,
         source: tuple[str, bytes] | None = None,
-        forks: bool = False,
+        preload: Sequence[str] | None = None,
     ) -> CommandResult:
         """Run a command to its end, under limits where the kind of sandbox has them.
 
         Args:
             source: (file name, content) of a file to be written into a new directory, which is then the working directory
                 and goes away with the call; only if `has_sources` is true.
-            forks: The second word of the command is the file of ``source``, for an interpreter of Python: the program may be a
-                fork of one that has started already.
+            preload: The command is an interpreter of Python's for the file of ``source``: the program may be a fork of one that
+                has started, and imported these modules, already.
         """
 
     @property
@@ -120,10 +122,15 @@ def run_program(
     plan = language.plan(request.code, folder)
     if plan is None:
         return _unnamed(language)
+    if request.preload is not None and not language.is_forkable:
+        raise InvalidArgumentError(
+            f'preload: {language.title} has no preloaded interpreters; leave it out, or choose language="python"'
+        )
     if plan.file in request.files:
         raise InvalidArgumentError(f'files: {plan.file!r} is where the program itself goes; choose another name')
     if runner.has_sources and _is_simple(plan, request):
-        run = _run(runner, language, plan, request, None, patience, forks=is_of_batch and language.is_forkable)
+        preload = _preload(runner, request, is_of_batch=is_of_batch) if language.is_forkable else None
+        run = _run(runner, language, plan, request, None, patience, preload=preload)
         return CodeResult(language=language.name, run=run, verdict=judge(None, run, request))
     try:
         _write_files(runner, folder, plan, request)
@@ -262,7 +269,7 @@ def _run(
     folder: str | None,
     patience: float,
     *,
-    forks: bool = False,
+    preload: tuple[str, ...] | None = None,
 ) -> StepResult:
     limits = Limits(
         cpu_seconds=request.cpu_time_limit,
@@ -279,12 +286,18 @@ def _run(
         max_output_bytes=request.max_output_bytes,
         limits=limits,
         source=None if folder is not None else (plan.file, as_bytes(request.code)),
-        forks=forks,
+        preload=preload,
     )
     step = as_step(result, limits)
     if not step.success and not plan.compile:
         _check_toolchain(runner, language, step)
     return step
+
+
+def _preload(runner: Runner, request: CodeRequest, *, is_of_batch: bool) -> tuple[str, ...] | None:
+    if request.preload is not None:
+        return request.preload
+    return () if runner.preload is None and is_of_batch else runner.preload
 
 
 def _check_toolchain(runner: Runner, language: Language, step: StepResult) -> None:

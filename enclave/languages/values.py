@@ -21,6 +21,7 @@ from enclave.errors import InvalidArgumentError
 from enclave.records import CommandResult, Model
 from enclave.rendering import one_line
 from enclave.verb_requests import Limits as Limits
+from enclave.verb_requests import check_modules
 
 Comparison = Literal['exact', 'lines', 'tokens', 'floats']
 COMPARISONS: tuple[Comparison, ...] = ('exact', 'lines', 'tokens', 'floats')
@@ -194,6 +195,9 @@ class CodeRequest(Model):
             ``'tokens'``, words one by one whatever separates them; ``'floats'``, as tokens, and numbers may differ by
             ``tolerance``.
         tolerance: For ``'floats'``: absolute, and relative for numbers beyond 1.
+        preload: For a program in Python that is one file: modules that an interpreter has imported before, of which the program
+            is a fork (docs/preload.md); ``()`` is the interpreter alone. None takes what ``tools_config`` has for
+            ``python_executor``.
     """
 
     code: str = field(converter=_as_text, validator=checked(_check_code))
@@ -214,6 +218,7 @@ class CodeRequest(Model):
     expected_output: str | None = field(default=None, validator=checked(_check_expected))
     compare: Comparison = field(default='lines', validator=checked(_check_compare))
     tolerance: float = field(default=1e-6, validator=checked(_check_tolerance))
+    preload: tuple[str, ...] | None = field(default=None, converter=check_modules)
 
     def __attrs_post_init__(self) -> None:
         for name in ('compile_timeout', 'timeout'):

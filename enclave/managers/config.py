@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from enclave.config import SandboxConfig, checked, is_a, refuses_unknown_keys, whole_number
+from enclave.config import SandboxConfig, as_options, checked, is_a, refuses_unknown_keys, whole_number
 from enclave.deadline import check_timeout
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError
@@ -147,13 +147,7 @@ class SandboxManagerConfig(Model):
         Raises:
             ConfigurationError: An option is unknown, of a wrong type or out of range; the message names it.
         """
-        if isinstance(value, cls):
-            return value
-        if value is None:
-            return cls()
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ConfigurationError(f'{cls.__name__} takes a dict of options, not {value!r}')
-        return cls(**value)
+        return as_options(cls, value)
 
     @classmethod
     def merged(cls, config: Any, options: Mapping[str, Any]) -> SandboxManagerConfig:

@@ -207,7 +207,7 @@ class HttpSandboxManager(SandboxManager):
         return None if named is None else str(named)
 
     def _options(self, config: Config) -> dict[str, Any] | None:
-        """Return a configuration as it travels: its own words only, so that the server's kind has its own defaults."""
+        """Return a configuration as it travels: only what was set, so that the server's kind has its own defaults."""
         if config is None:
             config = self.config.sandbox_config
         if config is None or isinstance(config, Mapping):

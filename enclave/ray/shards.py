@@ -259,6 +259,12 @@ class Shards:
 
     def _no_room_locked(self) -> OperationTimeoutError:
         counts = collections.Counter(shard.state for shard in self._shards.values())
+        if self._options.attach and not counts['up']:
+            return OperationTimeoutError(
+                f'there is no shard of {self.cluster!r} that serves, and a manager with attach=True makes none; start '
+                'the program that makes them',
+                details={'shards': 0, 'pending': counts['pending'], 'waiting': len(self._queue)},
+            )
         return OperationTimeoutError(
             f'no shard of {self.cluster!r} had room for a sandbox in time: {counts["up"]} are full, {counts["pending"]} wait for '
             f"the cluster's resources; add nodes, raise max_shards, or delete sandboxes",

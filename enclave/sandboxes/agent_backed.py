@@ -17,7 +17,7 @@ from enclave.records import CommandResult, ProcessInfo
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.connection import PortForward
-from enclave.sandboxes.operations import Operations, ProcessEnder
+from enclave.sandboxes.operations import Operations, ProcessEnder, check_memory_held
 from enclave.sandboxes.process import Process, ProcessTable
 from enclave.sandboxes.verbs import FullSandbox, OnText
 from enclave.verb_requests import Limits, Request, RunCommand, Script, StartProcess
@@ -120,6 +120,7 @@ class AgentBackedSandbox(FullSandbox):
             raise self._gone(error) from error
         if ended:
             logger.info('sandbox %s: %d processes that were left running were ended', self.id, ended)
+        check_memory_held(self.id, *self.backend.memory_held())
 
     def _end_processes(self, operations: Operations) -> int:
         if not isinstance(operations, ProcessEnder):
@@ -214,7 +215,7 @@ class AgentBackedSandbox(FullSandbox):
         *,
         limits: Limits | None,
         source: tuple[str, bytes] | None,
-        forks: bool = False,
+        preload: Sequence[str] | None = None,
         on_stdout: OnText | None = None,
         on_stderr: OnText | None = None,
         **options: Any,
@@ -222,7 +223,8 @@ class AgentBackedSandbox(FullSandbox):
         """Run a command under limits; see `enclave.languages.running.Runner.run_step`."""
         script = None
         if source is not None:
-            script = Script(name=source[0], source=source[1], at=1 if forks else 0, preload=() if forks else None)
+            at = list(command).index(source[0]) if preload is not None and source[0] in command else 0
+            script = Script(name=source[0], source=source[1], at=at, preload=preload if at else None)
         request = RunCommand(command=command, script=script, limits=limits, **options)
         if limits is not None and limits.cpu_seconds is not None and not self._measures:
             # Nobody measures it: the kernel at least ends each of its processes that uses so much.

@@ -35,7 +35,7 @@ from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
 from enclave.sandboxes.listing import Listing
-from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, explain_sizes, make_beside
+from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, check_memory_held, explain_sizes, make_beside
 from enclave.sandboxes.output import Kept, head_bytes, make_result, tail_bytes
 from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.sandboxes.processors import Claim
@@ -484,10 +484,12 @@ class AgentOperations(ByVerb):
             if 'error' in reply:
                 self._raise(reply.facts('error'))
             ended, left, starts = reply.integer('ended'), reply.integer('left'), reply.flag('starts')
+            held, memory = reply.integer('held'), reply.integer('memory')
         if left:
             raise SandboxError(f'sandbox {self.channel.name}: {left} processes in it could not be ended')
         if not starts:
             raise SandboxError(f'sandbox {self.channel.name} cannot start a process: its process limit is reached')
+        check_memory_held(self.channel.name, held, memory)
         return ended
 
     @staticmethod

@@ -118,6 +118,13 @@ class Backend(ABC):
         """Programs that it runs in the sandbox itself: they are no calls, and are not ended with what calls have started."""
         return ()
 
+    def memory_held(self) -> tuple[int, int]:
+        """Return how many bytes of memory the sandbox holds that the kernel cannot take back, and its limit.
+
+        (0, 0) where that is not known here; what executes requests may know it then.
+        """
+        return 0, 0
+
     def changeable_places(self) -> tuple[str, ...] | None:
         """Return every directory that is empty at the start and that programs can change; None if they can change other things
         too, so that only a new sandbox is as new."""

@@ -615,6 +615,7 @@ class Sandbox(ABC):
         output_limit: int = DEFAULT_OUTPUT_LIMIT,
         max_output_bytes: int | None = None,
         max_fetch_bytes: int = DEFAULT_FETCH_BYTES,
+        preload: Sequence[str] | None = None,
         max_chars: int | None = None,
         on_stdout: Callable[[str], object] | None = None,
         on_stderr: Callable[[str], object] | None = None,
@@ -630,6 +631,7 @@ class Sandbox(ABC):
                 limit or the sandbox's, 0 is no limit.
             cpu_time_limit: Seconds of processor time it may use, whatever else the machine does.
             expected_output: What it should print, compared as ``compare`` and ``tolerance`` say.
+            preload: Modules that an interpreter has imported before, for a program in Python; see docs/preload.md.
             max_chars: How many characters of each of its outputs the result has: of what is longer, head and tail, and the whole
                 is kept in a file of the sandbox, which the text and the step's ``stdout_file`` or ``stderr_file`` name.
             on_stdout, on_stderr: Called with pieces of text as they come, the compiler's too, on this thread; what they raise
@@ -663,6 +665,7 @@ class Sandbox(ABC):
             output_limit=output_limit,
             max_output_bytes=max_output_bytes,
             max_fetch_bytes=max_fetch_bytes,
+            preload=preload,
         )
         check_max_chars(max_chars)
         check_callbacks(on_stdout, on_stderr)
@@ -704,6 +707,14 @@ class Sandbox(ABC):
     ) -> Outcomes[CodeResult]:
         assert concurrency is not None
         return Batch(lambda item: self._run_in_batch(make(item)), items, concurrency=concurrency, is_ordered=in_order)
+
+    @property
+    def _preloaded(self) -> tuple[str, ...] | None:
+        """What programs of `run_code` find preloaded: what those of ``python_executor`` do, where that runs the same python3."""
+        options: Any = getattr(self._tools.get('python_executor'), 'options', None)
+        is_same = getattr(options, 'interpreter', None) in ('python3', ('python3',))
+        found: tuple[str, ...] | None = getattr(options, 'preload', None) if is_same else None
+        return found
 
     def _run_code(
         self,

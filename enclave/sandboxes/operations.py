@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkabl
 
 from attrs import define, field
 
-from enclave.errors import UnsupportedError
+from enclave.errors import SandboxError, UnsupportedError
 from enclave.quoting import quoted
 from enclave.verb_requests import Download, Request, RunCommand, StartProcess, Upload
 
@@ -121,8 +121,27 @@ class ProcessEnder(Protocol):
         """End all processes that calls have started, but for ``keep`` and what those started; return how many there were.
 
         Raises:
-            SandboxError: Some could not be ended, or no process can be started afterwards.
+            SandboxError: Some could not be ended, no process can be started afterwards, or the memory stays taken.
         """
+
+
+HELD_PART = 0.5
+
+
+def check_memory_held(name: str, held: int, limit: int) -> None:
+    """Check that a sandbox in which calls have ended has memory for others; a limit of 0 is none, or none that is known.
+
+    Files in memory, System V shared memory and the kernel's records of files stay when programs end, and no program can then be
+    started that is not ended for want of memory.
+
+    Raises:
+        SandboxError: More than `HELD_PART` of it is taken.
+    """
+    if limit and held > HELD_PART * limit:
+        raise SandboxError(
+            f'sandbox {name}: {held >> 20} of {limit >> 20} MiB of its memory are taken although its calls have ended, by files '
+            'in memory, shared memory or kernels'
+        )
 
 
 class Notices(Protocol):

@@ -112,3 +112,4 @@ class CodeOptions(TypedDict, total=False):
     expected_output: str | None
     compare: Comparison
     tolerance: float
+    preload: Iterable[str] | None

@@ -74,7 +74,7 @@ def read_file(context: Context, sandbox_id: str, request: ReadFile) -> Streamed:
     if chunks is None:
         data = cast(bytes, request.call_on(sandbox))
         return Streamed(iter((data,)), BYTES, len(data))
-    pieces = _joined(chunks(request.path, offset=request.offset, max_bytes=request.max_bytes))
+    pieces = joined(chunks(request.path, offset=request.offset, max_bytes=request.max_bytes))
     first = next(pieces, b'')  # why it cannot be read is an answer of its own
     if len(first) < PIECE_BYTES:
         second = next(pieces, None)
@@ -108,7 +108,7 @@ def read_archive(context: Context, sandbox_id: str, request: ReadArchive) -> Str
         data = context.tenant.manager.get_archive(sandbox_id, request.path)
         assert isinstance(data, bytes)
         return Streamed(iter((data,)), TAR, len(data))
-    pieces = _joined(read(request.path, arcname=request.arcname))
+    pieces = joined(read(request.path, arcname=request.arcname))
     first = next(pieces, b'')
     return Streamed(_after(first, b'', pieces), TAR)
 
@@ -132,7 +132,7 @@ def _pieces(body: RawBody) -> Iterator[bytes]:
         yield piece
 
 
-def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the same bytes in pieces that are worth a system call."""
     held: list[bytes] = []
     size = 0

@@ -249,7 +249,7 @@ class FakeWorkspace:
 
 
 class _translated:
-    """Tells the host's errors as a sandbox says the guest's."""
+    """Reports the host's errors as a sandbox reports those of the guest."""
 
     def __init__(self, path: str) -> None:
         self._path = path

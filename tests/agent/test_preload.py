@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -68,7 +69,7 @@ def test_a_fork_does_what_an_interpreter_of_its_own_does(agent: AgentProcess, na
     assert (forked.exit_code, forked.signal, forked.status) == (alone.exit_code, alone.signal, alone.status)
 
 
-@pytest.mark.parametrize('name', list(PROGRAMS)[::12])
+@pytest.mark.parametrize('name', list(PROGRAMS)[:: 1 if 'ENCLAVE_ALL_PROGRAMS' in os.environ else 12])
 def test_a_program_with_limits_that_is_called_by_its_name_alone_does_so_too(agent: AgentProcess, name: str) -> None:
     source = PROGRAMS[name]
     alone, forked = (run_limited(agent, source, preload) for preload in (None, ()))
@@ -83,8 +84,8 @@ def test_a_program_with_limits_that_is_called_by_its_name_alone_does_so_too(agen
 def run_limited(agent: AgentProcess, source: str, preload: tuple[str, ...] | None = (), **limits: Any) -> StepResult:
     """Run a program as `run_code` does, and as batches do with ``preload``."""
     request = RunCommand(
-        command=(sys.executable, 'main.py', *ARGS),
-        timeout=60.0,
+        command=(limits.pop('python', sys.executable), 'main.py', *ARGS),
+        timeout=limits.pop('timeout', 60.0),
         stdin=STDIN,
         max_output_bytes=4 << 20,
         script=Script(source=source.encode('utf-8', 'surrogatepass'), name='main.py', at=1, preload=preload),
@@ -123,6 +124,24 @@ def test_what_a_template_uses_is_none_of_a_program_s(agent: AgentProcess) -> Non
     result = run_limited(agent, source, memory_bytes=60 << 20, cpu_seconds=30)
 
     assert (result.exceeded, result.stdout) == (None, '1\n')
+
+
+def test_making_a_template_is_no_time_of_a_program(agent: AgentProcess, tmp_path: Path) -> None:
+    slow = tmp_path / 'slow-python'
+    slow.write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+
+    first = run_limited(agent, 'print("ran")', python=str(slow), timeout=1.0, patience=1000.0)
+
+    assert (first.stdout, first.exceeded) == ('ran\n', None)
+
+
+def test_a_program_whose_limit_the_template_would_half_fill_has_an_interpreter_of_its_own(agent: AgentProcess) -> None:
+    source = 'import sys; print("decimal" in sys.modules)'
+    run_limited(agent, source, ('decimal',))
+
+    assert run_limited(agent, source, ('decimal',), memory_bytes=1 << 30).stdout == 'True\n'
+    assert run_limited(agent, source, ('decimal',), memory_bytes=14 << 20).stdout in ('False\n', '')
 
 
 def template_of(agent: AgentProcess) -> str:

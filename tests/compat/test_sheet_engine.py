@@ -222,6 +222,8 @@ def test_files_are_roots_also_where_the_image_has_a_user_of_its_own(tmp_path: Pa
             for path in ('/opt', '/tmp'):
                 with pytest.raises(RuntimeError, match='Is a directory'):
                     await sandbox.put_file(path, 'x')
+            with pytest.raises(ValueError, match='ends in none'):
+                await sandbox.put_file('/', 'x')
             with pytest.raises(RuntimeError, match='ReadError'):
                 await sandbox.put_archive('/opt/new', b'no archive')
 

@@ -77,3 +77,31 @@ def test_modules_on_the_sandboxs_own_search_path_are_preloaded() -> None:
 
     assert (forked[0], alone[0]) == ('False', 'True')
     assert forked[1] == alone[1]
+
+
+def test_programs_of_run_code_are_forks_too(sandbox: AgentBackedSandbox) -> None:
+    source = 'import sys; print("decimal" in sys.modules, sys.argv, __name__, sys.argv[0] in __file__)'
+    forked, alone = (
+        sandbox.run_code(source, args=['a'], memory_limit='1g', cpu_time_limit=30, preload=each)
+        for each in (PRELOAD, None)
+    )
+
+    assert (forked.success, forked.stdout) == (True, "True ['main.py', 'a'] __main__ True\n")
+    assert (alone.success, alone.stdout) == (True, "False ['main.py', 'a'] __main__ True\n")
+    with pytest.raises(InvalidArgumentError, match='preload'):
+        sandbox.run_code('true', 'bash', preload=PRELOAD)
+
+
+@pytest.mark.bubblewrap
+def test_programs_find_preloaded_what_those_of_the_python_executor_do() -> None:
+    options = {'tools_config': {'python_executor': {'preload': PRELOAD}, 'multi_code_executor': {}}}
+    source = 'import sys; print("decimal" in sys.modules)'
+    with open_sandbox('bubblewrap', options) as sandbox:
+        with sandbox.run_many([source]) as outcomes:
+            found = [sandbox.run_code(source).stdout, *(each.result.stdout for each in outcomes if each.result)]
+        by_tool = sandbox.execute_tool('multi_code_executor', {'code': source, 'language': 'python'})
+
+        assert found == ['True\n'] * 2
+        assert 'True' in str(by_tool.output)
+        assert sandbox.run_code(source, preload=['json']).stdout == 'False\n'
+        assert sandbox.run_code(source, files={'data': 'x'}).stdout == 'False\n'

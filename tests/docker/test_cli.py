@@ -417,9 +417,9 @@ def served() -> Iterator[str]:
     """The address of a server that the command line runs; afterwards it ends as it should."""
     with started('server', '--port', '0', '--json', '--network') as process:
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
-        assert told['api_key'] is None
-        yield told['url']
+        reported = json.loads(process.stdout.readline())
+        assert reported['api_key'] is None
+        yield reported['url']
         process.send_signal(signal.SIGTERM)
         assert process.wait(GIVE_UP_SECONDS) == 0
 
@@ -505,10 +505,10 @@ def test_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
 def test_key_is_made_where_strangers_could_come_in(engine: Engine) -> None:
     with started('server', '--host', '0.0.0.0', '--port', '0', '--json') as process:
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
-        url = f'http://127.0.0.1:{told["port"]}'
+        reported = json.loads(process.stdout.readline())
+        url = f'http://127.0.0.1:{reported["port"]}'
 
-        known = ms_enclave('ps', '--url', url, '--api-key', told['api_key'])
+        known = ms_enclave('ps', '--url', url, '--api-key', reported['api_key'])
         wrong = ms_enclave('ps', '--url', url, '--api-key', 'x' * 32)
 
         process.send_signal(signal.SIGINT)

@@ -26,6 +26,7 @@ from enclave.errors import (
     EnclaveError,
     EngineError,
     InvalidArgumentError,
+    SandboxError,
     SandboxGoneError,
     SandboxSilentError,
     UnsupportedError,
@@ -799,28 +800,28 @@ SCENARIOS: dict[str, list[Step]] = {
         lambda s, at: s.path_exists('/etc/x'),
     ],
     'commands': [
-        lambda s, at: told(s, 'echo hi; echo e >&2; exit 7'),
-        lambda s, at: told(s, ['sh', '-c', 'exit 200']),
-        lambda s, at: told(s, ['nope']),
-        lambda s, at: told(s, ['/etc/passwd']),
-        lambda s, at: told(s, ['/etc']),
-        lambda s, at: told(s, ['/etc/passwd/x']),
-        lambda s, at: told(s, 'pwd', cwd='/nope'),
-        lambda s, at: told(s, 'pwd', cwd='/etc/passwd'),
-        lambda s, at: told(s, 'pwd', cwd=at),
-        lambda s, at: told(s, 'id -u; id -g; echo $USER', user='nobody'),
-        lambda s, at: told(s, 'id -g', user='0:nogroup'),
-        lambda s, at: told(s, 'id', user='xx'),
-        lambda s, at: told(s, 'id', user='0:xx'),
-        lambda s, at: told(s, 'id -u', user='4711'),
-        lambda s, at: told(s, 'cat', stdin='abc'),
-        lambda s, at: told(s, 'echo $A', env={'A': "x'y  z"}),
-        lambda s, at: told(s, 'seq 100000', max_output_bytes=1000),
-        lambda s, at: told(s, 'echo part; sleep 50', timeout=1.5),
-        lambda s, at: told(s, 'kill -9 $$'),
-        lambda s, at: told(s, "printf '\\377\\303'; printf '\\251'"),
-        lambda s, at: told(s, ['printf', '%s', 'x' * 140_000])['exit_code'],
-        lambda s, at: told(s, ['sh', '-c', 'printf "%s|" "$@"', 'x', 'a b', '', '\udcfe', '\n']),
+        lambda s, at: reported(s, 'echo hi; echo e >&2; exit 7'),
+        lambda s, at: reported(s, ['sh', '-c', 'exit 200']),
+        lambda s, at: reported(s, ['nope']),
+        lambda s, at: reported(s, ['/etc/passwd']),
+        lambda s, at: reported(s, ['/etc']),
+        lambda s, at: reported(s, ['/etc/passwd/x']),
+        lambda s, at: reported(s, 'pwd', cwd='/nope'),
+        lambda s, at: reported(s, 'pwd', cwd='/etc/passwd'),
+        lambda s, at: reported(s, 'pwd', cwd=at),
+        lambda s, at: reported(s, 'id -u; id -g; echo $USER', user='nobody'),
+        lambda s, at: reported(s, 'id -g', user='0:nogroup'),
+        lambda s, at: reported(s, 'id', user='xx'),
+        lambda s, at: reported(s, 'id', user='0:xx'),
+        lambda s, at: reported(s, 'id -u', user='4711'),
+        lambda s, at: reported(s, 'cat', stdin='abc'),
+        lambda s, at: reported(s, 'echo $A', env={'A': "x'y  z"}),
+        lambda s, at: reported(s, 'seq 100000', max_output_bytes=1000),
+        lambda s, at: reported(s, 'echo part; sleep 50', timeout=1.5),
+        lambda s, at: reported(s, 'kill -9 $$'),
+        lambda s, at: reported(s, "printf '\\377\\303'; printf '\\251'"),
+        lambda s, at: reported(s, ['printf', '%s', 'x' * 140_000])['exit_code'],
+        lambda s, at: reported(s, ['sh', '-c', 'printf "%s|" "$@"', 'x', 'a b', '', '\udcfe', '\n']),
         lambda s, at: s.run_script(['nope'], 'x').stderr,
         lambda s, at: s.run_script(['sh'], 'echo "$0" | grep -c "/main.sh$"; cat', suffix='.sh', stdin='in').stdout,
         lambda s, at: s.run_script(['sh'], 'echo "$PP"', import_path_env='PP', cwd=at, env={'PP': 'old'}).stdout,
@@ -829,7 +830,7 @@ SCENARIOS: dict[str, list[Step]] = {
 }  # fmt: skip
 
 
-def told(sandbox: Any, command: Any, **options: Any) -> dict[str, Any]:
+def reported(sandbox: Any, command: Any, **options: Any) -> dict[str, Any]:
     result = sandbox.execute_command(command, **options).model_dump()
     return {name: value for name, value in result.items() if name != 'execution_time'}
 
@@ -944,3 +945,13 @@ def test_programs_run_without_an_agent(bare_image: str, monkeypatch: pytest.Monk
         assert (spinning.verdict, spinning.run.command) == (Verdict.TIME_LIMIT, ['sh', 'main.ash'])
         with pytest.raises(UnsupportedError, match='julia'):
             sandbox.run_code('1', 'julia')
+
+
+def test_memory_that_stays_taken_when_calls_have_ended_is_seen(bare_image: str) -> None:
+    with make_sandbox(bare_image, memory_limit='64m') as sandbox:
+        sandbox.execute_command('head -c 50000000 /dev/zero > /dev/shm/left')
+        with pytest.raises(SandboxError, match='of its memory are taken'):
+            sandbox._clean()
+
+        sandbox.execute_command('rm /dev/shm/left')
+        sandbox._clean()

@@ -343,13 +343,13 @@ PROGRAM = """
 import sys
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
-class Told(FakeSandbox):
+class Recorded(FakeSandbox):
     backend = FakeBackend()
     def _stop(self, *, keep):
         super()._stop(keep=keep)
         print('gone', self.id, flush=True)
 from enclave.rulings import SHARED
-SandboxFactory.register_sandbox('fake', Told, rulings=SHARED)
+SandboxFactory.register_sandbox('fake', Recorded, rulings=SHARED)
 from enclave import create_server
 create_server(sandbox_config={'tools_config': ['shell_executor']}).run(host=sys.argv[1], port=0)
 print('ended', flush=True)

@@ -528,9 +528,9 @@ def test_audit_lines_name_the_kernel_and_nothing_that_was_sent(path: str, caplog
     post(f'{path}/kernels/default/interrupt', None)
 
     written = [json.loads(record.getMessage()) for record in caplog.records if record.name == 'enclave.server.audit']
-    told = {line['route']: line for line in written}
-    assert told['/sandbox/<sandbox_id>/cells']['kernel'] == 'default'
-    assert told['/sandbox/<sandbox_id>/kernels/<kernel>/interrupt']['kernel'] == 'default'
+    reported = {line['route']: line for line in written}
+    assert reported['/sandbox/<sandbox_id>/cells']['kernel'] == 'default'
+    assert reported['/sandbox/<sandbox_id>/kernels/<kernel>/interrupt']['kernel'] == 'default'
     assert 'secret' not in caplog.text
 
 

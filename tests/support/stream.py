@@ -26,7 +26,7 @@ class ScriptedStream:
         self._incoming: queue.Queue[bytes] = queue.Queue()
         self.heard = b''
         self.closed = 0
-        self.last_words = ''
+        self.stderr_tail = ''
         self.fails_with: OSError | None = None
         self._decoder: FrameDecoder | None = None
         self.frames: queue.Queue[tuple[int, int, bytes]] = queue.Queue()
@@ -57,4 +57,4 @@ class ScriptedStream:
         self._incoming.put(b'')
 
     def diagnostics(self) -> str:
-        return self.last_words
+        return self.stderr_tail

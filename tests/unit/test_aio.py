@@ -856,11 +856,11 @@ def test_tools_use_an_own_sandbox_that_knows_no_more_than_was_documented(caplog:
     async def main() -> None:
         async with Old({'tools_config': ['shell_executor', 'python_executor']}) as sandbox:
             assert (await sandbox.execute_tool('shell_executor', {'command': 'x'})).output == 'x\n'
-            told = await sandbox.execute_tool('shell_executor', {'command': 'x', 'cwd': '/'})
-            assert "'cwd'" in str(told.error)
-            told = await sandbox.execute_tool('python_executor', {'code': 'x'})
+            reported = await sandbox.execute_tool('shell_executor', {'command': 'x', 'cwd': '/'})
+            assert "'cwd'" in str(reported.error)
+            reported = await sandbox.execute_tool('python_executor', {'code': 'x'})
             assert (
-                told.error
+                reported.error
                 == 'a sandbox of the class Old does not define run_script, which running code as a script needs'
             )
 

@@ -64,7 +64,7 @@ def uses(node: ast.AST, names: set[str]) -> bool:
 
 
 def is_work(node: ast.AST, names: set[str]) -> bool:
-    """Tell whether every call of the library in a statement hands over what the author wants done."""
+    """Return whether every call of the library in a statement hands over what the author wants done."""
     calls = [
         each.func.attr
         for each in ast.walk(node)

@@ -297,6 +297,11 @@ class BubblewrapBackend(Backend):
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
+    def memory_held(self) -> tuple[int, int]:
+        """Return what its group holds of its memory; see `Backend.memory_held`."""
+        group = self._group
+        return (0, 0) if group is None else group.memory_held()
+
     def changeable_places(self) -> tuple[str, ...] | None:
         """See `Backend.changeable_places`."""
         config = self.config

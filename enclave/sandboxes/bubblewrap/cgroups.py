@@ -352,6 +352,19 @@ class Group:
                     return int(line.split()[1])
         return 0
 
+    def memory_held(self) -> tuple[int, int]:
+        """Return how many bytes it holds that the kernel cannot take back, and its limit; (0, 0) where that is not known."""
+        if 'memory' not in self.cgroups.parents or self.limits.memory_bytes is None:
+            return 0, 0
+        place = self.cgroups.parents['memory'] / self.name
+        usage, prefix = ('memory.usage_in_bytes', 'total_') if self.cgroups.version == 1 else ('memory.current', '')
+        with contextlib.suppress(OSError, ValueError):
+            held = int((place / usage).read_text())
+            rows = (line.split() for line in (place / 'memory.stat').read_text().splitlines())
+            held -= sum(int(row[1]) for row in rows if row[0] in (f'{prefix}inactive_file', f'{prefix}active_file'))
+            return max(0, held), self.limits.memory_bytes
+        return 0, 0
+
     def free_cpu(self) -> None:
         """Lift the limit on CPU time, so that what is killed has the time to end.
 

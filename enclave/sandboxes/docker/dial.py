@@ -264,7 +264,7 @@ class Dialer:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.last_words = ''  # what the last ssh process said before it gave up
+        self.stderr_tail = ''  # what the last ssh process said before it gave up
         self._lock = threading.Lock()  # guards _children
         self._children: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
 
@@ -346,7 +346,7 @@ class Dialer:
             except subprocess.TimeoutExpired:
                 pass
         self._reap()
-        return self.last_words
+        return self.stderr_tail
 
     def _reap(self) -> None:
         with self._lock:
@@ -356,7 +356,7 @@ class Dialer:
             if child.returncode not in (0, None):
                 errors.seek(0)
                 words = errors.read(_HEAD_BYTES).decode('utf-8', 'replace').strip()
-                self.last_words = words or f'ssh ended with exit code {child.returncode}'
+                self.stderr_tail = words or f'ssh ended with exit code {child.returncode}'
             errors.close()
 
     def close(self) -> None:

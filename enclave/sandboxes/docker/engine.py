@@ -351,7 +351,7 @@ class Engine:
         Raises:
             EngineUnavailableError: The connection failed, broke, or stayed silent too long; names the address.
             ImageNotFoundError: The engine has no such image.
-            EngineError: The engine refused; ``details['status']`` is its HTTP status, ``details['reason']`` its own words.
+            EngineError: The engine refused; ``details['status']`` is its HTTP status, ``details['reason']`` what it said.
         """
         try:
             yield

@@ -278,7 +278,7 @@ class KernelProcess:
                 how = self._verdict or _ending(result, self._memory_limit)
             raise KernelDiedError(
                 f'the kernel {self._spec.name!r} did not start: it {how}{f"; the end of its output: {words}" if words else ""}',
-                details={'exit_code': result.exit_code, 'last_words': words},
+                details={'exit_code': result.exit_code, 'stderr_tail': words},
             )
         if is_cancelled():
             raise CallCancelledError('the start of the kernel was cancelled')

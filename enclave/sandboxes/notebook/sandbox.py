@@ -295,7 +295,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         self.metadata.update(self.backend.settle())
 
     def _advise(self, error: KernelDiedError) -> str:
-        words = str(error.details.get('last_words', ''))
+        words = str(error.details.get('stderr_tail', ''))
         if 'ipykernel' in words or error.details.get('exit_code') == 127:
             return f'. {self.backend.explain_missing_kernel()}'
         return ''

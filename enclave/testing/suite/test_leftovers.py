@@ -183,3 +183,26 @@ def test_a_pool_that_cleans_nothing_lets_background_programs_run_and_lends_no_sa
         answer = manager.execute_tool_in_pool('shell_executor', {'command': 'ls / | wc -l | cat'})
 
         assert (answer.exit_code, answer.error) == (0, None)
+
+
+SHARE_MEMORY = (
+    'import ctypes\n'
+    'libc = ctypes.CDLL(None)\n'
+    'libc.shmat.restype = ctypes.c_void_p\n'
+    'number = libc.shmget(0, 60 << 20, 0o1600)\n'
+    'ctypes.memset(libc.shmat(number, None, 0), 1, 60 << 20)\n'
+)
+"""Takes 60 MiB that stay taken when the program has ended (shmget(2))."""
+
+
+@pytest.mark.limits
+def test_memory_that_a_lease_left_taken_is_not_the_next_ones_want(manager: LocalSandboxManager) -> None:
+    full = begin(manager, memory_limit='96m')
+    with manager.lease() as sandbox:
+        assert sandbox.execute_command(['python3', '-c', SHARE_MEMORY]).exit_code == 0
+
+    with manager.lease() as sandbox:
+        assert sandbox.id != full
+        replaced = sandbox.id
+    with manager.lease() as sandbox:
+        assert sandbox.id == replaced

@@ -165,13 +165,13 @@ def test_cancel_and_control_are_sent(channel: Channel, stream: ScriptedStream) -
     call.close_input()
     stream.frames.get()
 
-    told = [stream.frames.get() for _ in range(3)]
+    reported = [stream.frames.get() for _ in range(3)]
 
-    assert [unpack_message(payload)[0] for kind, _, payload in told if kind == CONTROL] == [
+    assert [unpack_message(payload)[0] for kind, _, payload in reported if kind == CONTROL] == [
         {'cancel': True},
         {'signal': 2, 'target': 'main'},
     ]
-    assert told[2][0] == EOF
+    assert reported[2][0] == EOF
 
 
 def test_a_request_that_fits_no_frame_is_refused(channel: Channel) -> None:
@@ -182,7 +182,7 @@ def test_a_request_that_fits_no_frame_is_refused(channel: Channel) -> None:
 
 def test_the_end_of_the_stream_is_reported_to_every_call(channel: Channel, stream: ScriptedStream) -> None:
     calls = [channel.open({'op': 'run'}) for _ in range(3)]
-    stream.last_words = 'Killed'
+    stream.stderr_tail = 'Killed'
     stream.say(b'')
 
     for call in calls:
@@ -296,9 +296,9 @@ def test_something_else_that_answers_is_a_breach() -> None:
         Channel('box', stream).start(patient())
 
 
-def test_a_far_end_that_ends_before_greeting_leaves_its_last_words() -> None:
+def test_a_peer_that_ends_before_greeting_leaves_the_end_of_its_stderr() -> None:
     stream = ScriptedStream(greets=False)
-    stream.last_words = 'sh: python3: not found'
+    stream.stderr_tail = 'sh: python3: not found'
     stream.say(b'')
 
     with pytest.raises(SandboxGoneError, match='python3: not found'):

@@ -138,7 +138,7 @@ class InterruptedNotebook(FakeNotebook):
         self.number = number
 
     def execute_cell(self, code: str, timeout: float | None = None, **options: Any) -> CellResult:
-        """Tell of a cell that was interrupted."""
+        """Report a cell that was interrupted."""
         super().execute_cell(code, timeout, **options)
         cancelled = threading.Event()
         with on_cancel(cancelled.set):
@@ -196,9 +196,9 @@ def test_the_notebook_goes_to_standard_output_and_what_cells_print_to_standard_e
 
     monkeypatch.chdir(tmp_path)
     output = {'output_type': 'stream', 'name': 'stdout', 'text': 'é\n'}
-    told = CellResult(status=ExecutionStatus.SUCCESS, text='é\n', outputs=[output])
+    reported = CellResult(status=ExecutionStatus.SUCCESS, text='é\n', outputs=[output])
 
-    result = run(invoke, place, study, [told], '-o', '-')
+    result = run(invoke, place, study, [reported], '-o', '-')
 
     assert result.exit_code == 0
     assert NotebookDocument.loads(result.stdout).node.cells[0].outputs == [output]
@@ -209,9 +209,9 @@ def test_the_notebook_goes_to_standard_output_and_what_cells_print_to_standard_e
 
 def test_what_a_cell_prints_steers_no_terminal(invoke: Invoke, place: FakePlace, study: Path) -> None:
     hostile = 'a\x1b]0;title\x07b\x1b[31mc\x9d52;c;x\x9c\x1b]52;c;\td\n'
-    told = CellResult(status=ExecutionStatus.SUCCESS, text=hostile, stderr=hostile)
+    reported = CellResult(status=ExecutionStatus.SUCCESS, text=hostile, stderr=hostile)
 
-    result = run(invoke, place, study, [told])
+    result = run(invoke, place, study, [reported])
 
     for text in (result.stdout, result.stderr):
         assert text == 'abc52;c;x52;c;\td\n'

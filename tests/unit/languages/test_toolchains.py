@@ -14,6 +14,7 @@ class Runner:
 
     id = 'box'
     has_sources = False
+    preload = None
 
     def __init__(self, **said: str) -> None:
         self._said = said

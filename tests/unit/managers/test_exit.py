@@ -1,4 +1,4 @@
-"""How programs end that use a manager: each is a process of its own, over fake sandboxes that tell their end on stdout."""
+"""How programs end that use a manager: each is a process of its own, over fake sandboxes that report their end on stdout."""
 
 from __future__ import annotations
 

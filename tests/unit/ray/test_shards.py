@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from enclave.deadline import Deadline
-from enclave.errors import ConfigurationError, EngineUnavailableError, SandboxGoneError, SandboxStartError
+from enclave.errors import (
+    ConfigurationError,
+    EngineUnavailableError,
+    OperationTimeoutError,
+    SandboxGoneError,
+    SandboxStartError,
+)
 from enclave.managers.config import SandboxManagerConfig
 from enclave.ray import cluster, shards
 from enclave.ray.config import RayOptions
@@ -240,6 +246,13 @@ def test_a_cluster_that_refuses_the_program_is_an_error_that_says_so(monkeypatch
 
     with pytest.raises(EngineUnavailableError, match='the token is wrong'):
         cluster.connect('10.0.0.1:6379')
+
+
+def test_a_manager_that_makes_no_shards_says_that_there_is_none(fake: FakeRay) -> None:
+    table = Table(name='rewards', attach=True)
+
+    with pytest.raises(OperationTimeoutError, match=r"no shard of 'rewards' .* attach=True makes none"):
+        table.reserve(1, Deadline.after(0.01))
 
 
 def test_a_pool_does_not_show_what_its_sandboxes_are_given() -> None:

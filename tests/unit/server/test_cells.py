@@ -31,7 +31,7 @@ def steps(*made: Any) -> Steps:
 
 
 def waits(began: threading.Event, *made: Any) -> Steps:
-    """Give these, then continue until it is cancelled, and tell that as a kernel does."""
+    """Give these, then continue until it is cancelled, and report that as a kernel does."""
     yield from made
     woken = threading.Event()
     began.set()

@@ -20,7 +20,7 @@ PATIENCE = 120.0
 
 
 class Talk(EventLog):
-    """Tells what a test has it say; `end` is the end, and so is `cancel`."""
+    """Says what a test has it say; `end` is the end, and so is `cancel`."""
 
     noun = 'talk'
 

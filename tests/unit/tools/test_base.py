@@ -470,10 +470,10 @@ def ended(**words: Any) -> CommandResult:
     ],
 )
 def test_the_error_says_what_ended_a_command(result: CommandResult, error: str | None) -> None:
-    told = command_result('t', result, timeout=2.5, memory_limit='64m')
+    reported = command_result('t', result, timeout=2.5, memory_limit='64m')
 
-    assert told.error == error
-    assert (told.status, told.exit_code, told.output) == (result.status, result.exit_code, result.stdout)
+    assert reported.error == error
+    assert (reported.status, reported.exit_code, reported.output) == (result.status, result.exit_code, result.stdout)
 
 
 def test_an_unknown_time_limit_is_reported_by_the_time_it_took() -> None:
@@ -487,9 +487,9 @@ def test_one_second_is_singular() -> None:
 
 
 def test_metadata_carries_the_facts_of_a_command() -> None:
-    told = command_result('t', ended(stderr='e', stdout_bytes=9, stderr_bytes=1, stdout_truncated=True))
+    reported = command_result('t', ended(stderr='e', stdout_bytes=9, stderr_bytes=1, stdout_truncated=True))
 
-    assert told.metadata == {
+    assert reported.metadata == {
         'stderr': 'e',
         'signal': None,
         'timed_out': False,

@@ -58,7 +58,14 @@ from enclave.sandboxes.docker.shell import archives, programs
 from enclave.sandboxes.docker.shell.exec import CALL_VARIABLE, STDOUT, CommandExec, Exec
 from enclave.sandboxes.docker.streams import ContainerStream
 from enclave.sandboxes.listing import Listing
-from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, CallCount, explain_sizes, make_beside
+from enclave.sandboxes.operations import (
+    LARGE_COMMAND_BYTES,
+    ByVerb,
+    CallCount,
+    check_memory_held,
+    explain_sizes,
+    make_beside,
+)
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
 from enclave.verb_requests import (
@@ -326,7 +333,7 @@ class EngineOperations(ByVerb):
         with self._lock:
             kept = list(self._running)
         try:
-            count = _number(self._ask_with_room(programs.CLEAN, self._clean_flag(), *kept))
+            count = _cleaned(self._ask_with_room(programs.CLEAN, self._clean_flag(), *kept))[0]
         except (EnclaveError, _ScriptError) as error:
             logger.warning('sandbox %s: no room could be made for processes: %s', self._name, error)
             return False
@@ -376,7 +383,8 @@ class EngineOperations(ByVerb):
             if not self._has_run:
                 return 0
         try:
-            return _number(self._ask(programs.CLEAN, self._clean_flag(), timeout=timeout, is_cleaning=True))
+            found = self._ask(programs.CLEAN, self._clean_flag(), timeout=timeout, is_cleaning=True)
+            count, held, limit = _cleaned(found)
         except NoRoomError:
             if not self._make_room():
                 raise
@@ -385,6 +393,8 @@ class EngineOperations(ByVerb):
             raise SandboxError(
                 f'sandbox {self._name}: its processes could not be ended: {error.words.strip()}'
             ) from None
+        check_memory_held(self._name, held, limit if limit < 1 << 60 else 0)
+        return count
 
     def _run(self, request: RunCommand, shown: str | tuple[str, ...], text: str, most: int | None) -> CommandResult:
         first, last = self._run_words(request, text, most)
@@ -1098,6 +1108,14 @@ def _batches(words: Iterable[str]) -> Iterator[list[str]]:
 
 def _text(data: bytes) -> str:
     return data.decode('utf-8', 'surrogateescape')
+
+
+def _cleaned(answer: bytes) -> tuple[int, int, int]:
+    """Return how many processes were ended, and how many bytes of memory are held of how many."""
+    words = answer.split()
+    if len(words) != 3:
+        raise SandboxError(f'a program in the sandbox answers {answer[:80]!r} for three numbers')
+    return _number(words[0]), _number(words[1]), _number(words[2])
 
 
 def _number(word: str | bytes, base: int = 10) -> int:

@@ -297,12 +297,32 @@ while [ "$round" -lt 300 ]; do
   kill -KILL $victims 2>/dev/null
   round=$((round + 1))
 done
-printf '%s' "$count"
+held=0 limit=0
+for place in /sys/fs/cgroup /sys/fs/cgroup/memory; do
+  [ -r "$place/memory.stat" ] || continue
+  before=
+  if [ -r "$place/memory.current" ]; then
+    read -r held < "$place/memory.current"
+    read -r limit < "$place/memory.max"
+  else
+    before=total_
+    read -r held < "$place/memory.usage_in_bytes"
+    read -r limit < "$place/memory.limit_in_bytes"
+  fi
+  while read -r name value; do
+    case $name in "${before}inactive_file" | "${before}active_file") held=$((held - value)) ;; esac
+  done < "$place/memory.stat"
+  break
+done
+case $limit in max | '') limit=0 ;; esac
+[ "$held" -ge 0 ] || held=0
+printf '%s %s %s' "$count" "$held" "$limit"
 [ "$round" -lt 300 ]
 """
 )
-"""Kills what calls have left, and answers how many processes that were. Arguments: ``1`` where all that has no mark belongs to
-calls, too; the marks of calls that continue."""
+"""Kills what calls have left, and answers how many processes that were, and how much memory is held of how much (0 is no limit).
+
+Arguments: ``1`` where all that has no mark belongs to calls, too; the marks of calls that continue."""
 
 TERMINATE = (
     _PRELUDE

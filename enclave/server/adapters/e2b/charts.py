@@ -160,7 +160,7 @@ def boxes_of(axes: Any) -> list[dict[str, Any]]:
 
 
 def is_box(points: Any) -> bool:
-    """Tell whether a line is closed and has the corners of a box."""
+    """Return whether a line is closed and has the corners of a box."""
     return len(points) in (5, 11) and points[0] == points[-1] and len({tuple(each) for each in points}) >= 4
 
 

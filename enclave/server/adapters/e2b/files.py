@@ -28,8 +28,8 @@ from enclave.server.adapters.e2b.services import (
     verb,
 )
 from enclave.server.route import BYTES, Context, RawBody, Streamed, route
+from enclave.server.verb_routes import PIECE_BYTES, joined
 
-PIECE_BYTES = 256 << 10
 MAX_PARTS = 1000
 MAX_FORM_BYTES = 4 * PIECE_BYTES
 """How much of a form the parser may hold at once; files pass through it in pieces."""
@@ -54,7 +54,7 @@ def _download(context: Context) -> Streamed:
     sandbox = asked_sandbox(context)
     check_file_user(args.get('username'))
     path = absolute(sandbox, args.get('path', ''))
-    pieces = _joined(verb(sandbox, 'read_chunks')(path))
+    pieces = joined(verb(sandbox, 'read_chunks')(path))
     try:
         first = next(pieces, b'')
     except SandboxPathError:
@@ -62,19 +62,6 @@ def _download(context: Context) -> Streamed:
             raise InvalidArgumentError(f'path is a directory, not a file: {path!r}') from None
         raise
     return Streamed(_after(first, pieces), BYTES)
-
-
-def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    held: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= PIECE_BYTES:
-            yield b''.join(held)
-            held, size = [], 0
-    if held:
-        yield b''.join(held)
 
 
 def _after(first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
