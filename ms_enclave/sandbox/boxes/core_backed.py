@@ -142,7 +142,7 @@ class CoreBackedSandbox(Sandbox):
             self.metadata['error'] = str(error)
             self.update_status(SandboxStatus.ERROR)
             logger.error('Sandbox %s did not start: %s', self.id, error)
-            raise RuntimeError(f'Failed to start {self._what}: {error}') from error
+            raise RuntimeError(f'Failed to start {self._what}: {error}') from without_noise(error)
         _running.add(core)
         self._take(core)
         self.update_status(SandboxStatus.RUNNING)
@@ -391,6 +391,11 @@ SandboxFactory._further = _make_further
 
 _HIDDEN = frozenset({'add_tool', 'get_tool', 'list_tools', 'get_available_tools', 'set_status', 'get_info'})
 """Methods of `enclave.aio` that are here in another form, whatever state the sandbox is in."""
+
+
+def without_noise(error: Exception) -> Exception:
+    """Return a cause to show: where the library says what is wrong in its message, the way there is nothing to read."""
+    return error.with_traceback(None) if isinstance(error, EnclaveError) else error
 
 
 def _is_texts(command: Any) -> bool:
