@@ -13,7 +13,7 @@ PYTEST = $(BIN)/pytest $(1) $(2) || { [ $$? -eq 1 ] \
 	&& $(BIN)/pytest $(1) --last-failed --last-failed-no-failures none; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-ray-conformance test-slow test-vm unit lint format typecheck engine images bench bench-prepare bench-short clean
+.PHONY: help coverage demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-ray-conformance test-slow test-vm unit lint format typecheck engine images bench bench-prepare bench-short clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -54,6 +54,10 @@ test-languages: .venv/.installed-dev  ## programs in every language of the image
 
 unit: .venv/.installed-dev  ## the tests that need no engine and start no interpreter: a verdict in a minute
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap and not processes'
+
+coverage: .venv/.installed-dev  ## which lines the tests without an engine execute, the agent in its sandboxes included; holds the floors
+	@echo '==> Coverage; a test that fails here is judged by make test'
+	@$(BIN)/python scripts/measure_coverage.py
 
 test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes, where this machine has them
 	@$(BIN)/pytest -n 2 -m cpython tests/cpython

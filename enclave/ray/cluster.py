@@ -163,6 +163,11 @@ def is_final(error: BaseException) -> bool:
     return isinstance(error, (errors.RayActorError, errors.RaySystemError, ValueError))
 
 
+def is_accident(error: BaseException) -> bool:
+    """Return whether an error of a shard that has not served yet says nothing of the next one: its process or node ended."""
+    return isinstance(error, load_ray().exceptions.RayActorError) and not error.actor_init_failed
+
+
 def end_shard(handle: Any) -> None:
     """Have Ray end a shard's process, with all that is in it; does nothing where it has ended, or Ray has."""
     with contextlib.suppress(Exception):  # Ray may have been shut down, and then its actors with it

@@ -751,6 +751,7 @@ def test_a_functions_signature_becomes_a_tools_description() -> None:
     assert parse_docstring(search.__doc__, 'query') == {'description': 'what to look for', 'docstring_type': 'str'}
     assert parse_docstring(None, 'query') == {}
     assert json_schema(dict[str, int]).model_dump(exclude_none=True)['additionalProperties'] == {'type': 'integer'}
+    assert json_schema(tuple).type == 'array'
     assert python_type_to_json_type('str') == 'string'
     with pytest.raises(ValueError, match='nothing'):
         python_type_to_json_type('nothing')
@@ -990,6 +991,33 @@ def test_a_manager_of_nothing_but_coroutines_works() -> None:
 
     asyncio.run(main())
     assert manager._sandboxes == {}
+
+
+@covers(5, 'put_file')
+def test_a_sandbox_that_takes_archives_takes_files_and_directories(tmp_path: Path) -> None:
+    taken: dict[str, Any] = {}
+
+    class Archives(EchoSandbox):
+        async def put_archive(self, target_dir: str, data: bytes) -> bool:
+            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+                taken[target_dir] = {each.name: archive.extractfile(each).read() for each in archive}  # type: ignore[union-attr]
+            return True
+
+    async def main() -> None:
+        sandbox = Archives(SandboxConfig())
+        assert await sandbox.put_file('/a/b.txt', 'hé', 'latin-1') is True
+        assert await sandbox.put_dir(tmp_path, '/tree') is True
+        for path in ('b.txt', '/', '/a/'):
+            with pytest.raises(ValueError, match='file_path must'):
+                await sandbox.put_file(path, 'x')
+        with pytest.raises(ValueError, match='content must be text'):
+            await sandbox.put_file('/a/b', b'x')  # type: ignore[arg-type]
+        with pytest.raises(NotImplementedError, match='put_archive'):
+            await EchoSandbox(SandboxConfig()).put_file('/a/b', 'x')
+
+    (tmp_path / 'file').write_text('in it')
+    asyncio.run(main())
+    assert taken == {'/a': {'b.txt': b'h\xe9'}, '/tree': {'file': b'in it'}}
 
 
 @covers(11, '0.0.1 to 0.0.3')

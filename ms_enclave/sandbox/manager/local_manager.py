@@ -130,7 +130,8 @@ class LocalSandboxManager(SandboxManager):
             await self._start(sandbox)
         except Exception as error:
             logger.error('A sandbox could not be made: %s', error)
-            raise RuntimeError(f'Failed to create sandbox: {error}') from error
+            cause = error.__cause__ if isinstance(error.__cause__, EnclaveError) else error
+            raise RuntimeError(f'Failed to create sandbox: {error}') from cause
         self._sandboxes[sandbox.id] = sandbox
         logger.info('Sandbox %s was made', sandbox.id)
         return str(sandbox.id)
