@@ -13,7 +13,7 @@ PYTEST = $(BIN)/pytest $(1) $(2) || { [ $$? -eq 1 ] \
 	&& $(BIN)/pytest $(1) --last-failed --last-failed-no-failures none; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-slow test-vm unit lint format typecheck engine images bench bench-prepare bench-short clean
+.PHONY: help coverage demo dist docs test test-browser test-clients test-compat-clients test-cpython test-e2b test-languages test-mcp test-providers test-pyright test-ray test-ray-conformance test-slow test-vm unit lint format typecheck engine images bench bench-prepare bench-short clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -55,6 +55,10 @@ test-languages: .venv/.installed-dev  ## programs in every language of the image
 unit: .venv/.installed-dev  ## the tests that need no engine and start no interpreter: a verdict in a minute
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap and not processes'
 
+coverage: .venv/.installed-dev  ## which lines the tests without an engine execute, the agent in its sandboxes included; holds the floors
+	@echo '==> Coverage; a test that fails here is judged by make test'
+	@$(BIN)/python scripts/measure_coverage.py
+
 test-cpython: .venv/.installed-dev  ## some of CPython's own tests in sandboxes, where this machine has them
 	@$(BIN)/pytest -n 2 -m cpython tests/cpython
 
@@ -74,13 +78,19 @@ test-browser: .venv/.installed-dev  ## the server's page in Chromium (Debian's p
 test-mcp: .venv/.installed-dev  ## the MCP server under the official SDKs, each in an environment of its own
 	@$(call PYTEST,-m mcp tests/mcp)
 
-test-ray: .venv/.installed-dev  ## managers over two simulated nodes of a Ray cluster
-	@$(PIP) install -q 'ray[default]>=2.40'
+test-ray: private BIN := .envs/ray/bin
+test-ray: .envs/ray/.installed  ## managers over two simulated nodes of a Ray cluster
 	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
-	@$(BIN)/pytest -m ray tests/ray tests/conformance/test_managers.py tests/test_documents.py
+	@$(call PYTEST,-m ray tests/ray tests/test_documents.py)
 
-test-slow: test-pyright test-providers test-clients test-mcp test-e2b  ## the slow suites that CI runs
+test-ray-conformance: private BIN := .envs/ray/bin
+test-ray-conformance: .envs/ray/.installed  ## what every manager can do, over a Ray cluster, with bubblewrap and Docker
+	@$(BIN)/python scripts/setup_engine.py --images $(IMAGES) \
+		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
+	@$(call PYTEST,-m ray tests/conformance/test_managers.py)
+
+test-slow: test-pyright test-providers test-clients test-mcp test-e2b test-ray  ## the slow suites that CI runs
 
 lint: .venv/.installed-dev  ## check format and style
 	@echo '==> Format and style'
@@ -126,6 +136,14 @@ dist: .venv/.installed-dev  ## build the wheel and the source distribution, and 
 clean:  ## remove the virtual environment, builds and caches
 	rm -rf .venv .envs .tox build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Ray brings much with it; the environment of the other tests stays as it is without.
+.envs/ray/.installed: .venv/.installed-dev
+	@echo '==> Installing ms-enclave, the tools of its tests and Ray into .envs/ray'
+	@rm -rf .envs/ray
+	@$(BIN)/python -m venv .envs/ray
+	@.envs/ray/bin/python -m pip --disable-pip-version-check install -q -e '.[dev,ray]'
+	@touch $@
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo 'Python 3.10 or later is needed: apt-get install python3 python3-venv'; exit 1; }

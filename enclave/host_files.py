@@ -73,6 +73,12 @@ def bounded(chunks: Iterable[bytes], max_bytes: int | None, what: str) -> Iterat
         yield chunk
 
 
+_NO_SOURCE = (
+    'No such file on this machine; the source comes first (a path here, or bytes), then the target in the sandbox'
+)
+_IS_DIRECTORY = 'The source is a directory; put_dir copies what is in one'
+
+
 def open_source(path: str | os.PathLike[str]) -> IO[bytes]:
     """Open a regular file of this machine for reading, without waiting for what may stand in its place.
 
@@ -87,11 +93,13 @@ def open_source(path: str | os.PathLike[str]) -> IO[bytes]:
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise InvalidArgumentError(f'source must be a regular file: {shown}') from None
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(errno.ENOENT, _NO_SOURCE, os.fspath(path)) from None
         raise
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+            raise IsADirectoryError(errno.EISDIR, _IS_DIRECTORY, os.fspath(path))
         if not stat.S_ISREG(mode):
             raise InvalidArgumentError(f'source must be a regular file: {shown}')
         return os.fdopen(descriptor, 'rb')

@@ -85,7 +85,7 @@ def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, '-W', 'error::ResourceWarning', str(program)],
         cwd=tmp_path,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | _cluster_of(block),
         capture_output=True,
         text=True,
         timeout=300,
@@ -95,6 +95,15 @@ def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert 'Warning' not in done.stderr
     assert_printed(block, done.stdout)
+
+
+def _cluster_of(block: Block) -> dict[str, str]:
+    """Return what says to a program which cluster of Ray it is to use: there may be others on this machine."""
+    if block.document != RAY_PAGE:
+        return {}
+    from tests.support.ray import two_nodes
+
+    return {'RAY_ADDRESS': two_nodes().address}
 
 
 @pytest.mark.parametrize('block', runnable('bash'))

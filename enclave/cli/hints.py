@@ -24,6 +24,7 @@ _COMMANDS = {
     'copy': 'cp',
     'delete': 'rm',
     'execute': 'exec',
+    'help': '--help',
     'image': 'images',
     'inspect': 'info',
     'jupyter': 'notebook run',
@@ -74,6 +75,20 @@ _OPTIONS: dict[str, str | dict[str, str]] = {
 """The options of docker that are others here, with what to say: to all commands, or by command."""
 
 
+_SYNONYMS = {
+    '--backend': '--type',
+    '--code': '-c',
+    '--cwd': '--workdir',
+    '--kind': '--type',
+    '--lang': '--interpreter',
+    '--language': '--interpreter',
+    '--mem': '--memory',
+    '--no-net': '--no-network',
+    '--ram': '--memory',
+}
+"""Other words for options, and ours, where a command has them."""
+
+
 class HintedGroup(click.Group):
     """A group whose wrong calls come with a hint."""
 
@@ -118,7 +133,7 @@ class HintedGroup(click.Group):
 
 
 def find_hint(error: click.UsageError, words: Sequence[str]) -> str | None:
-    """Return what to say of a wrong call with these words, where an option in it is docker's."""
+    """Return what to say of a wrong call with these words, where an option in it is docker's or another word for ours."""
     if not words:
         return None
     command, options = words[0], []
@@ -132,4 +147,11 @@ def find_hint(error: click.UsageError, words: Sequence[str]) -> str | None:
         text = found.get(command) if isinstance(found, dict) else found
         if text is not None:
             return f'{option} is not what it is for docker: {text}.'
+    meant = _SYNONYMS.get(named[0]) if named else None
+    if meant is not None and error.ctx is not None and meant in _options_of(error.ctx.command):
+        return f'No such option {named[0]!r}. Did you mean {meant!r}?'
     return None
+
+
+def _options_of(command: click.Command) -> set[str]:
+    return {name for each in command.params for name in (*each.opts, *each.secondary_opts)}

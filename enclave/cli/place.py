@@ -88,7 +88,9 @@ class Place(ABC):
         if len(found) > 1:
             raise InvalidArgumentError(f'{start!r} begins the ids of {len(found)} sandboxes: {", ".join(found)}')
         if not found:
-            raise SandboxNotFoundError(f'no sandbox {start!r} is {self.where}; `ms-enclave ps` lists those that are')
+            raise SandboxNotFoundError(
+                f'no sandbox {start!r} is {self.where}; `ms-enclave ps` lists those that are{self.unseen}'
+            )
         return found[0]
 
     def longest_timeout(self) -> float:
@@ -99,6 +101,11 @@ class Place(ABC):
     @abstractmethod
     def where(self) -> str:
         """The place in words, after "is"."""
+
+    @property
+    def unseen(self) -> str:
+        """What a message adds of sandboxes that are not seen from here; nothing where all are."""
+        return ''
 
     def close(self) -> None:  # noqa: B027 - the engine's client is the process's
         """Let go of what was opened."""
@@ -137,6 +144,14 @@ class LocalPlace(Place):
     def where(self) -> str:
         """The engine's address."""
         return ' and '.join(inventory.where for inventory in self._inventories())
+
+    @property
+    def unseen(self) -> str:
+        """The kinds whose sandboxes are only their maker's."""
+        from enclave.sandboxes.kinds import KINDS
+
+        names = ', '.join(kind.name for kind in KINDS.all() if kind.inventory is None)
+        return f'. Those of other kinds ({names}) are reached by the program that made them alone' if names else ''
 
     @staticmethod
     def _inventories() -> list[Inventory]:

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 RUNS_DIR = '/tmp'
 """Where programs have their directories: on a file system that holds large files and lets programs be executed."""
+_BYTE_ORDER_MARK = '\ufeff'
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as shells count, and Workspace.execute_command promises
 _PROBE_SECONDS = 20.0
 
@@ -115,6 +116,8 @@ def run_program(
         EnclaveError: The sandbox could not do it; see the errors of its verbs.
     """
     language = language or get_language(request.language)
+    if request.code.startswith(_BYTE_ORDER_MARK):  # which some compilers take for a part of the first word
+        request = attrs.evolve(request, code=request.code[1:])
     folder = posixpath.join(RUNS_DIR, f'enclave-run-{os.urandom(8).hex()}')
     plan = language.plan(request.code, folder)
     if plan is None:
@@ -213,7 +216,8 @@ def _is_simple(plan: Plan, request: CodeRequest) -> bool:
 def _unnamed(language: Language) -> CodeResult:
     """Return the result of a source that lacks the name that its language needs."""
     said = (
-        f'{language.title}: the source has no name to run by; it must have what {language.name_patterns[0]!r} finds.\n'
+        f'{language.title}: the source has no name to run by: it must have '
+        f'{f"what {language.name_patterns[0]!r} finds" if language.name_patterns else "what can be run at its top level"}.\n'
     )
     step = StepResult(
         command=list(language.compile[0] if language.compile else language.run),

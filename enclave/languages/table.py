@@ -6,8 +6,8 @@ To add one of your own::
 
     register_language(Language(name='awk', title='AWK', file='main.awk', run=('awk', '-f', '{file}')))
 
-In commands ``{file}`` is the main file's name, ``{name}`` what ``name_patterns`` found in the source, ``{class}`` the same with
-the package that ``package_pattern`` found, and ``{dir}`` the program's own directory, in which every command starts.
+In commands ``{file}`` is the main file's name, ``{name}`` what ``name_patterns`` or ``syntax`` found in the source, ``{class}``
+what is to be run, with its package, and ``{dir}`` the program's own directory, in which every command starts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from attrs import field, frozen
 
 from enclave.config import as_dict, as_tuple
 from enclave.errors import ConflictError, InvalidArgumentError, NotRegisteredError
+from enclave.languages.names import SYNTAXES, find_names
 from enclave.languages.values import check_relative
 from enclave.records import Model
 from enclave.suggest import suggest
@@ -53,8 +54,10 @@ class Language(Model):
         env: Environment variables for compiling and running.
         files: Further files that are written, unless the request brings them: ``{path: text}``.
         name_patterns: Regular expressions whose first group is ``{name}``, the first that is found counts.
+        syntax: ``'java'``, ``'kotlin'`` or ``'scala'``: names are found by reading the source; see `enclave.languages.names`.
         default_name: ``{name}`` if none is found; None makes that a compile error.
         package_pattern: A regular expression whose first group is the package of a source that has one.
+        files_for: ``((pattern, file name), ...)``: another name of the main file if the source has the pattern.
         flags: ``((pattern, flags), ...)``: flags that are added to the last compile command if the source has the pattern.
         compile_timeout: Seconds that compiling may take unless the request says otherwise.
         timeout: Seconds that running may take unless the request says otherwise; None is the sandbox's own limit.
@@ -77,8 +80,10 @@ class Language(Model):
     env: dict[str, str] = field(factory=dict, converter=as_dict)
     files: dict[str, str] = field(factory=dict, converter=as_dict)
     name_patterns: tuple[str, ...] = field(default=(), converter=as_tuple)
+    syntax: str = ''
     default_name: str | None = 'Main'
     package_pattern: str = ''
+    files_for: tuple[tuple[str, str], ...] = field(default=(), converter=as_tuple)
     flags: tuple[tuple[str, Command], ...] = field(default=(), converter=as_tuple)
     compile_timeout: float = 60.0
     timeout: float | None = None
@@ -91,11 +96,15 @@ class Language(Model):
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise InvalidArgumentError(f'name must be text that is not empty, not {self.name!r}')
-        check_relative(self.file, 'file')
+        for file in (self.file, *(file for _, file in self.files_for)):
+            check_relative(file, 'file')
+        if self.syntax not in ('', *SYNTAXES):
+            raise InvalidArgumentError(f'syntax must be one of {", ".join(map(repr, SYNTAXES))}, not {self.syntax!r}')
         for command in (self.run, *self.compile):
             if not command or not all(isinstance(word, str) for word in command):
                 raise InvalidArgumentError(f'a command of {self.name!r} must be a list of strings, not {command!r}')
-        for pattern in (*self.name_patterns, self.package_pattern, *(pattern for pattern, _ in self.flags)):
+        conditions = [pattern for pattern, _ in (*self.flags, *self.files_for)]
+        for pattern in (*self.name_patterns, self.package_pattern, *conditions):
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -115,13 +124,16 @@ class Language(Model):
     def find_name(self, source: str) -> str | None:
         """Return ``{name}`` for a source."""
         for pattern in self.name_patterns:
-            match = re.search(pattern, source, re.MULTILINE | re.DOTALL)
+            match = re.search(pattern, source, _FLAGS)
             if match:
                 return match[1]
-        return self.default_name
+        found = find_names(source, self.syntax).file if self.syntax else None
+        return found or self.default_name
 
     def find_class(self, source: str, name: str) -> str:
-        """Return ``{class}``: the name with its package, where the source has one."""
+        """Return ``{class}``: what is to be run, with its package, where the source has one."""
+        if self.syntax:
+            return find_names(source, self.syntax).main or name
         match = re.match(self.package_pattern, source) if self.package_pattern else None
         return f'{"".join(match[1].split())}.{name}' if match else name
 
@@ -130,7 +142,8 @@ class Language(Model):
         name = self.find_name(source)
         if name is None:
             return None
-        file = self.file.replace('{name}', name)
+        file = next((file for pattern, file in self.files_for if re.search(pattern, source, _FLAGS)), self.file)
+        file = file.replace('{name}', name)
         words = {'{file}': file, '{name}': name, '{class}': self.find_class(source, name), '{dir}': folder}
 
         def filled(command: Command) -> Command:
@@ -160,10 +173,12 @@ class Plan:
     files: dict[str, bytes]
 
 
+_FLAGS = re.MULTILINE | re.DOTALL
 _PLACE = re.compile(r'\{(?:file|name|class|dir)\}')
-# The first thing in a file, after comments; names may have blanks around their dots.
-_PACKAGE = r'\A(?:\s|//[^\n]*(?:\n|\Z)|/\*(?:(?!\*/).)*\*/)*package\s+([A-Za-z_$][\w$]*(?:\s*\.\s*[A-Za-z_$][\w$]*)*)'
-_CLASS_WITH_MAIN = r'\bclass\s+([A-Za-z_$][\w$]*)(?:(?!\bclass\s).)*?\bstatic\s+(?:public\s+|final\s+)*void\s+main\b'
+# Modules of ECMAScript, which Node.js before 22 knows by their files' names.
+_NO_COMMONJS = r'\A(?!.*(?:\brequire\s*\(|\bmodule\.exports|\b__dirname\b|\b__filename\b)).*'
+_AWAIT = r'^(?:(?:const|let|var)\s[^=\n]*=\s*)?await\s'
+_MODULE = r'^[ \t]*(?:import(?:\s+[\w$]|\s*[*{"\'])|export(?:\s+\w|\s*[*{]))'
 _GO_ENV = {
     'GOCACHE': '{dir}/.cache/go-build',
     'GOPATH': '{dir}/.cache/go',
@@ -192,6 +207,9 @@ _JUNIT = (
     '/usr/share/java/junit-vintage-engine.jar:/usr/share/java/junit4.jar:/usr/share/java/hamcrest-all.jar:'
     '/usr/share/java/hamcrest-core.jar:/usr/share/java/opentest4j.jar:/usr/share/java/apiguardian-api.jar:'
     '/usr/share/java/picocli.jar:/usr/share/java/univocity-parsers.jar'
+)
+_ESCRIPT = (
+    'head -c 2 "$0" | grep -q "#!" || sed -i "1i #!/usr/bin/env escript" "$0"'  # which passes over the first line
 )
 _OPENSSL = (r'^[ \t]*#[ \t]*include[ \t]*<openssl/', ('-lssl', '-lcrypto'))
 
@@ -223,6 +241,7 @@ ENTRIES: tuple[Language, ...] = (
         title='JavaScript (Node.js)',
         aliases=('javascript', 'js', 'node'),
         file='main.js',
+        files_for=((f'{_NO_COMMONJS}(?:{_MODULE}|{_AWAIT})', 'main.mjs'),),
         run=('node', '{file}'),
         version=('node', '--version'),
         packages=('nodejs',),
@@ -233,6 +252,7 @@ ENTRIES: tuple[Language, ...] = (
         title='TypeScript (tsx)',
         aliases=('ts',),
         file='main.ts',
+        files_for=((f'{_NO_COMMONJS}{_AWAIT}', 'main.mts'),),
         run=('tsx', '{file}'),
         env={'TSX_DISABLE_CACHE': '1'},
         version=('tsx', '--version'),
@@ -279,7 +299,8 @@ ENTRIES: tuple[Language, ...] = (
         title='Go',
         aliases=('golang',),
         file='main.go',
-        compile=('go', 'build', '-o', 'main', '.'),
+        # Into a directory: then a package that is not main is an error.
+        compile=('sh', '-c', 'go build -o .out/ . && mv .out/* main'),
         run=('./main',),
         env=_GO_ENV,
         files=_GO_MOD,
@@ -314,11 +335,7 @@ ENTRIES: tuple[Language, ...] = (
         name='java',
         title='Java',
         file='{name}.java',
-        name_patterns=(
-            r'(?:^|\A[^{}]*;)[ \t]*public\s+(?:(?:final|abstract|strictfp)\s+)*class\s+([A-Za-z_$][\w$]*)',
-            _CLASS_WITH_MAIN,
-        ),
-        package_pattern=f'(?s){_PACKAGE}',
+        syntax='java',
         compile=(*_JAVAC, '-cp', '.', '-d', '.', '{file}'),
         run=(*_JAVA, '-cp', '.', '{class}'),
         version=('javac', '-version'),
@@ -329,7 +346,7 @@ ENTRIES: tuple[Language, ...] = (
         name='junit',
         title='Java tests (JUnit 5 and 4)',
         file='{name}.java',
-        name_patterns=(r'(?:^|\A[^{}]*;)[ \t]*public\s+(?:(?:final|abstract|strictfp)\s+)*class\s+([A-Za-z_$][\w$]*)',),
+        syntax='java',
         compile=('sh', '-c', f'exec {" ".join(_JAVAC)} -cp {_JUNIT} -d classes *.java'),
         run=(
             *_JAVA,
@@ -419,9 +436,8 @@ ENTRIES: tuple[Language, ...] = (
         name='scala',
         title='Scala',
         file='Main.scala',
-        name_patterns=(r'^[ \t]*(?:case\s+)?object\s+([A-Za-z_$][\w$]*)',),
+        syntax='scala',
         default_name=None,
-        package_pattern=f'(?s){_PACKAGE}',
         compile=('scalac', '-d', '.', '{file}'),
         run=('scala', '-cp', '.', '{class}'),
         compile_timeout=120.0,
@@ -434,7 +450,9 @@ ENTRIES: tuple[Language, ...] = (
         aliases=('kt',),
         file='main.kt',
         compile=('kotlinc', '{file}', '-include-runtime', '-d', 'main.jar'),
-        run=(*_JAVA, '-jar', 'main.jar'),
+        run=(*_JAVA, '-cp', 'main.jar', '{class}'),
+        syntax='kotlin',
+        default_name=None,
         compile_timeout=120.0,
         version=('kotlinc', '-version'),
         packages=('kotlin',),
@@ -454,7 +472,8 @@ ENTRIES: tuple[Language, ...] = (
         title='Haskell',
         aliases=('hs',),
         file='main.hs',
-        compile=('ghc', '-O', '-v0', '-o', 'main', '{file}'),
+        name_patterns=(r'^module\s+([A-Z][\w.]*)',),
+        compile=('ghc', '-O', '-v0', '-main-is', '{name}', '-o', 'main', '{file}'),
         run=('./main',),
         version=('ghc', '--version'),
         packages=('ghc',),
@@ -492,11 +511,12 @@ ENTRIES: tuple[Language, ...] = (
         title='Verilog (Icarus)',
         aliases=('sv', 'systemverilog'),
         file='main.sv',
-        compile=('iverilog', '-g2012', '-s', 'tb', '-o', 'main.vvp', '{file}'),
+        compile=('iverilog', '-g2012', '-o', 'main.vvp', '{file}'),
+        flags=((r'\bmodule\s+tb\b', ('-s', 'tb')),),
         run=('vvp', '-n', 'main.vvp'),
         version=('iverilog', '-V'),
         packages=('iverilog',),
-        note='The top module is `tb`.',
+        note='The top module is `tb`, or what no other module uses.',
     ),
     Language(
         name='jest',
@@ -578,7 +598,7 @@ ENTRIES: tuple[Language, ...] = (
         title='Erlang (escript)',
         aliases=('erl',),
         file='main.erl',
-        run=('escript', '{file}'),
+        run=('sh', '-c', f'{_ESCRIPT}; exec escript "$0" "$@"', '{file}'),
         version=('erl', '-noshell', '-eval', 'io:format("~s~n", [erlang:system_info(otp_release)]), halt().'),
         packages=('erlang-base',),
         note='With a `main/1`.',
@@ -695,6 +715,7 @@ ENTRIES: tuple[Language, ...] = (
         file='main.swift',
         compile=('swiftc', '-o', 'main', '{file}'),
         run=('./main',),
+        flags=((r'^[ \t]*@main\b', ('-parse-as-library',)),),
         compile_timeout=120.0,
         version=('swiftc', '--version'),
         image='',

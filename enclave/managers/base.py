@@ -142,6 +142,7 @@ class SandboxManager(ABC):
     """
 
     manager_type: ClassVar[SandboxManagerType | str]
+    _starts_early: ClassVar[bool] = False  # whether a server starts it before the first request
 
     def __init__(
         self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Unpack[ManagerOptions]

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 from attrs import define, field, frozen
 
 from enclave.errors import (
@@ -26,6 +27,7 @@ from enclave.errors import (
 from enclave.managers.base import SandboxManager
 from enclave.records import CommandResult
 from enclave.sandboxes.choice import notebook_type
+from enclave.sandboxes.kinds import find_kind
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +168,7 @@ class CallerSandboxes:
 
         Raises:
             InvalidArgumentError: The image is not among those that are allowed.
+            UnsupportedError: The kind of sandbox has no images.
             EnclaveError: It cannot be made.
         """
         options = dict(self.options)
@@ -176,6 +179,7 @@ class CallerSandboxes:
                     f'the image {image!r} is not allowed here; allowed: {allowed}. '
                     'The one that runs this server allows images with --allow-image'
                 )
+            self._check_images()
             options['image'] = image
         if notebook is None and self.prefers_notebook and image is None:
             try:
@@ -185,6 +189,14 @@ class CallerSandboxes:
         if notebook:
             return self._create_notebook(options)
         return self.manager.create_sandbox(self.kind, options or None)
+
+    def _check_images(self) -> None:
+        known = None if self.kind is None else find_kind(self.kind)
+        if known is not None and not hasattr(attrs.fields(known.config_class), 'image'):
+            raise UnsupportedError(
+                f'sandboxes of the kind {self.kind} are not made from images: leave image out. The one that runs this server '
+                'chooses the kind; --type docker has images'
+            )
 
     def _create_notebook(self, options: Mapping[str, Any]) -> str:
         if self.kind is not None:

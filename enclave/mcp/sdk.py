@@ -11,11 +11,15 @@ import asyncio
 import base64
 import contextlib
 import functools
+import json
 import logging
 import os
+import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TextIO
+
+from attrs import frozen
 
 import enclave
 from enclave.aio.proxies import run
@@ -26,6 +30,7 @@ from enclave.mcp.tools import TOOLS, CallResponse, call
 
 logger = logging.getLogger(__name__)
 
+_PARSE_ERROR = -32700  # of JSON-RPC
 PROGRESS_SECONDS = 1.0
 """How often a client that asked for it hears that a call is still running."""
 INSTRUCTIONS = (
@@ -185,7 +190,9 @@ async def serve_stdio(sandboxes: CallerSandboxes) -> None:
 
     # Descriptors of its own: what anything else here prints goes to standard error and not into the protocol.
     with _own_streams() as (source, sink):
-        async with stdio_server(anyio.wrap_file(source), anyio.wrap_file(sink)) as (read_stream, write_stream):
+        answers: Any = _Answers(anyio.wrap_file(sink), anyio.Lock())
+        messages: Any = _Messages(anyio.wrap_file(source), answers)
+        async with stdio_server(messages, answers) as (read_stream, write_stream):
             await server.run(read_stream, write_stream, server.create_initialization_options())
 
 
@@ -199,3 +206,67 @@ def _own_streams() -> Iterator[tuple[TextIO, TextIO]]:
     finally:
         with contextlib.suppress(OSError, ValueError):  # the client has gone, or the SDK has closed it
             sink.close()
+
+
+@frozen
+class _Answers:
+    """Standard output as the SDK writes it: whole lines, of which others may be between its own."""
+
+    file: Any
+    lock: Any
+
+    async def write(self, line: str) -> None:
+        """Write a line and have it sent."""
+        async with self.lock:
+            await self.file.write(line)
+            await self.file.flush()
+
+    async def flush(self) -> None:
+        """Do nothing: each line is sent when it is written."""
+
+
+@frozen
+class _Messages:
+    """Standard input as the SDK reads it, without what its parser refuses: it would give that no answer, so it has one here."""
+
+    file: Any
+    answers: _Answers
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for line in self.file:
+            refusal = refuse_unreadable(line)
+            if refusal is None:
+                yield line
+            else:
+                await self.answers.write(f'{refusal}\n')
+
+
+_SURROGATE = re.compile(r'\\u[dD][89a-fA-F]')
+_DEEP = 100
+"""A line with fewer openings of lists and objects is nested less than any parser's limit."""
+
+
+def refuse_unreadable(line: str) -> str | None:
+    """Return the answer to a request that the SDK's parser does not take although it is JSON; None where it takes it.
+
+    That is text with a lone surrogate, and what is nested too deep. What has no id cannot be answered and is left to the SDK.
+    """
+    if not _SURROGATE.search(line) and line.count('[') + line.count('{') < _DEEP:
+        return None
+    import pydantic_core
+
+    try:
+        pydantic_core.from_json(line)
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return None
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    number = message.get('id') if isinstance(message, dict) and 'method' in message else None
+    if isinstance(number, bool) or not isinstance(number, (int, str)):
+        return None
+    words = f'the message cannot be read: {reason}; text must be Unicode without lone surrogates'
+    return json.dumps({'jsonrpc': '2.0', 'id': number, 'error': {'code': _PARSE_ERROR, 'message': words}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,7 +43,13 @@ def connect(address: str | None) -> Any:
     ray = load_ray()
     if not ray.is_initialized():
         try:
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, ignore_reinit_error=True)
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                ignore_reinit_error=True,
+            )
         except Exception as error:  # Ray's own errors, for a wrong token for example, have no common class with others
             where = 'the cluster of RAY_ADDRESS, or one on this machine' if address is None else repr(address)
             raise EngineUnavailableError(f'Ray does not answer ({where}): {error}') from error
@@ -154,6 +161,11 @@ def is_final(error: BaseException) -> bool:
     if isinstance(error, errors.ActorUnavailableError):
         return False
     return isinstance(error, (errors.RayActorError, errors.RaySystemError, ValueError))
+
+
+def is_accident(error: BaseException) -> bool:
+    """Return whether an error of a shard that has not served yet says nothing of the next one: its process or node ended."""
+    return isinstance(error, load_ray().exceptions.RayActorError) and not error.actor_init_failed
 
 
 def end_shard(handle: Any) -> None:

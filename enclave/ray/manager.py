@@ -83,6 +83,7 @@ class RaySandboxManager(SandboxManager):
     """
 
     manager_type: ClassVar[SandboxManagerType] = SandboxManagerType.RAY
+    _starts_early: ClassVar[bool] = True  # there are `min_shards` to make, and others who look for them
 
     def __init__(self, config: SandboxManagerConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         """Check the configuration; nothing is asked of Ray yet.

@@ -59,6 +59,8 @@ FIRST_SECONDS = 30.0
 """How long what is made first waits for all shards of ``min_shards``, so that it is spread, once one of them serves."""
 MOST_REST_SECONDS = 30.0
 """How long it takes at most until a shard of ``min_shards`` is asked for again after others could not be started."""
+MOST_ACCIDENTS = 5
+"""How many shards in a row may end with their process or node before they serve, until that is the error of those who wait."""
 REMEMBERED_LOSSES = 1000
 """How many lost shards are remembered, so that a call on what was in them is answered with what became of it."""
 
@@ -151,6 +153,7 @@ class Shards:
         self._is_first = options.min_shards > 0  # whether the first shards are still to come
         self._first_until: float | None = None  # when that ends in any case
         self._failures = 0  # shards that could not be started since the last one that could
+        self._accidents = 0  # those of them that ended with their process or node
         self._grow_at = 0.0  # when the next of ``min_shards`` may be asked for
         self._lost_count = 0
         self._closed: EnclaveError | None = None
@@ -259,6 +262,12 @@ class Shards:
 
     def _no_room_locked(self) -> OperationTimeoutError:
         counts = collections.Counter(shard.state for shard in self._shards.values())
+        if self._options.attach and not counts['up']:
+            return OperationTimeoutError(
+                f'there is no shard of {self.cluster!r} that serves, and a manager with attach=True makes none; start '
+                'the program that makes them',
+                details={'shards': 0, 'pending': counts['pending'], 'waiting': len(self._queue)},
+            )
         return OperationTimeoutError(
             f'no shard of {self.cluster!r} had room for a sandbox in time: {counts["up"]} are full, {counts["pending"]} wait for '
             f"the cluster's resources; add nodes, raise max_shards, or delete sandboxes",
@@ -547,7 +556,7 @@ class Shards:
             shard.size, shard.used = facts['size'], facts['used']
             shard.state = 'up'
             shard.since = shard.reported_at = time.monotonic()
-            self._failures = 0
+            self._failures = self._accidents = 0
             self._first_until = self._first_until or shard.since + FIRST_SECONDS
             if len([each for each in self._shards.values() if each.state == 'up']) >= self._options.min_shards:
                 self._is_first = False
@@ -558,17 +567,22 @@ class Shards:
             self._changed.notify_all()
 
     def _fail_pending(self, shard: ShardRecord, error: BaseException) -> None:
-        """Forget a shard that never was; those who wait get to know why, since the next would end alike."""
+        """Forget a shard that never was; those who wait get to know why, if the next would end alike."""
+        is_accident = cluster.is_accident(
+            error
+        )  # Ray may give a shard to a node that has just died, before it knows that
         with self._changed:
             self._shards.pop(shard.id, None)
             shard.state = 'ended'
             if not shard.is_own:
                 self._changed.notify_all()
                 return
-            self._is_first = False
-            failure = SandboxStartError(f'a shard could not be started on the cluster: {_last_line(error)}')
-            failure.__cause__ = error
-            self._fail_waiting_locked(failure)
+            self._accidents += is_accident
+            if not is_accident or self._accidents > MOST_ACCIDENTS:
+                self._is_first = False
+                failure = SandboxStartError(f'a shard could not be started on the cluster: {_last_line(error)}')
+                failure.__cause__ = error
+                self._fail_waiting_locked(failure)
         logger.warning('shard %s could not be started: %s', shard.id, error)
         cluster.end_shard(shard.handle)
 

@@ -56,7 +56,7 @@ class ShardTransport(HttpTransport):
             exchanges = list(self._exchanges)
         for each in exchanges:
             if isinstance(each, tunnel.TunnelConnection):
-                each.close()
+                each.lose(error)
             else:
                 each.break_off()
 

@@ -20,6 +20,7 @@ from enclave import wire
 from enclave.deadline import Deadline
 from enclave.errors import EnclaveError, OperationTimeoutError, SandboxGoneError
 from enclave.managers.base import SandboxManager
+from enclave.managers.pool import again
 from enclave.managers.protocol import ErrorResponse, error_response, rebuild_error
 from enclave.records import Model
 from enclave.sandboxes.connection import carry
@@ -168,25 +169,40 @@ class TunnelConnection:
     """A connection into a sandbox of a shard; see `enclave.sandboxes.connection.Connection`."""
 
     _stream: socket.socket = field(repr=False)
+    _loss: EnclaveError | None = field(default=None, init=False, repr=False)
+
+    def lose(self, error: EnclaveError) -> None:
+        """End it with ``error``, which its user gets from now on."""
+        self._loss = error
+        self.close()
 
     def recv(self, max_bytes: int = 65536, timeout: float | None = None) -> bytes:
         """Return some bytes, or ``b''`` when the other side has closed its half."""
-        self._stream.settimeout(Deadline.after(timeout).remaining())
         try:
-            return self._stream.recv(max_bytes)
+            self._stream.settimeout(Deadline.after(timeout).remaining())
+            found = self._stream.recv(max_bytes)
         except TimeoutError:
             raise OperationTimeoutError(f'nothing came within {timeout or 0:g} s') from None
         except OSError as error:
+            self._check_lost()
             raise SandboxGoneError(f'the connection into the sandbox was lost: {error}') from None
+        if not found:
+            self._check_lost()
+        return found
+
+    def _check_lost(self) -> None:
+        if self._loss is not None:
+            raise again(self._loss)
 
     def sendall(self, data: bytes, timeout: float | None = None) -> None:
         """Send all of ``data``, as fast as the other side reads."""
-        self._stream.settimeout(Deadline.after(timeout).remaining())
         try:
+            self._stream.settimeout(Deadline.after(timeout).remaining())
             self._stream.sendall(data)
         except TimeoutError:
             raise OperationTimeoutError(f'not all was taken within {timeout or 0:g} s') from None
         except OSError:
+            self._check_lost()
             raise BrokenPipeError('the connection into the sandbox was closed by the other side') from None
 
     def shutdown_write(self) -> None:

@@ -758,6 +758,8 @@ class SandboxServer:
         dispatcher.set_thread_count(self.service.lanes.threads)
         self._loop = threading.Thread(target=self._serve, name=f'enclave-server-{self.port}', daemon=True)
         self._loop.start()
+        if self._manager is None and self._manager_class._starts_early and len(self._keys) < 2:
+            self.service.tenant(self._keys[0] if self._keys else None).manager.start()
 
     def _make_app(self, host: str, *, local: bool) -> Any:
         """Return the Flask application; the service behind it is there from now on."""

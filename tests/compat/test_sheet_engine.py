@@ -7,6 +7,7 @@ import contextlib
 import io
 import socket
 import tarfile
+import traceback
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -101,8 +102,16 @@ def test_a_sandbox_that_is_to_stay_stays_until_cleanup() -> None:
 def test_a_failed_start_says_why_and_leaves_nothing() -> None:
     async def main() -> None:
         sandbox = SandboxFactory.create_sandbox('docker', {'image': 'localhost:9/none-such', 'pull': 'never'})
-        with pytest.raises(RuntimeError, match=r'Failed to start Docker sandbox: .*none-such'):
+        with pytest.raises(RuntimeError, match=r'Failed to start Docker sandbox: .*none-such') as raised:
             await sandbox.start()
+        cause, following, _ = ''.join(traceback.format_exception(raised.value)).partition('\nThe above exception')
+        assert following, 'the cause is not shown'
+        assert 'none-such' in cause
+        assert 'File "' not in cause  # the message says it all
+        async with LocalSandboxManager() as manager:
+            with pytest.raises(RuntimeError, match='Failed to create sandbox: Failed to start') as refused:
+                await manager.create_sandbox('docker', {'image': 'localhost:9/none-such', 'pull': 'never'})
+        assert ''.join(traceback.format_exception(refused.value)).count('Traceback') == 1
         assert sandbox.status == SandboxStatus.ERROR
         assert 'none-such' in sandbox.metadata['error']
         assert containers(sandbox.id) == []
@@ -222,6 +231,8 @@ def test_files_are_roots_also_where_the_image_has_a_user_of_its_own(tmp_path: Pa
             for path in ('/opt', '/tmp'):
                 with pytest.raises(RuntimeError, match='Is a directory'):
                     await sandbox.put_file(path, 'x')
+            with pytest.raises(ValueError, match='ends in none'):
+                await sandbox.put_file('/', 'x')
             with pytest.raises(RuntimeError, match='ReadError'):
                 await sandbox.put_archive('/opt/new', b'no archive')
 

@@ -751,6 +751,7 @@ def test_a_functions_signature_becomes_a_tools_description() -> None:
     assert parse_docstring(search.__doc__, 'query') == {'description': 'what to look for', 'docstring_type': 'str'}
     assert parse_docstring(None, 'query') == {}
     assert json_schema(dict[str, int]).model_dump(exclude_none=True)['additionalProperties'] == {'type': 'integer'}
+    assert json_schema(tuple).type == 'array'
     assert python_type_to_json_type('str') == 'string'
     with pytest.raises(ValueError, match='nothing'):
         python_type_to_json_type('nothing')
@@ -992,6 +993,53 @@ def test_a_manager_of_nothing_but_coroutines_works() -> None:
     assert manager._sandboxes == {}
 
 
+def test_a_class_made_of_dockers_and_registered_under_an_own_name_has_dockers_options() -> None:
+    from ms_enclave.sandbox.boxes import DockerNotebookSandbox, DockerSandbox
+
+    class Own(DockerSandbox):
+        pass
+
+    register_sandbox('own')(Own)
+    options = {'memory_limit': '1g', 'tools_config': ['shell_executor']}
+    for config in (options, DockerSandboxConfig(**options)):  # type: ignore[arg-type]
+        assert SandboxFactory.create_sandbox('own', config).config.memory_limit == '1g'
+    assert SandboxFactory.create_sandbox('own').config == DockerSandboxConfig()
+    general = SandboxConfig(working_dir='/x', pids_limit=9)  # type: ignore[call-arg]
+    made = SandboxFactory.create_sandbox('docker', general).config
+    assert (type(made), made.working_dir, made.further_options) == (DockerSandboxConfig, '/x', {'pids_limit': 9})
+    notebook = DockerNotebookSandbox(DockerSandboxConfig(image='y'))
+    assert (notebook.config.image, notebook.port) == ('y', 8888)
+    own = DockerSandboxConfig()
+    assert DockerSandbox(own).config is own
+
+
+@covers(5, 'put_file')
+def test_a_sandbox_that_takes_archives_takes_files_and_directories(tmp_path: Path) -> None:
+    taken: dict[str, Any] = {}
+
+    class Archives(EchoSandbox):
+        async def put_archive(self, target_dir: str, data: bytes) -> bool:
+            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+                taken[target_dir] = {each.name: archive.extractfile(each).read() for each in archive}  # type: ignore[union-attr]
+            return True
+
+    async def main() -> None:
+        sandbox = Archives(SandboxConfig())
+        assert await sandbox.put_file('/a/b.txt', 'hé', 'latin-1') is True
+        assert await sandbox.put_dir(tmp_path, '/tree') is True
+        for path in ('b.txt', '/', '/a/'):
+            with pytest.raises(ValueError, match='file_path must'):
+                await sandbox.put_file(path, 'x')
+        with pytest.raises(ValueError, match='content must be text'):
+            await sandbox.put_file('/a/b', b'x')  # type: ignore[arg-type]
+        with pytest.raises(NotImplementedError, match='put_archive'):
+            await EchoSandbox(SandboxConfig()).put_file('/a/b', 'x')
+
+    (tmp_path / 'file').write_text('in it')
+    asyncio.run(main())
+    assert taken == {'/a': {'b.txt': b'h\xe9'}, '/tree': {'file': b'in it'}}
+
+
 @covers(11, '0.0.1 to 0.0.3')
 def test_managers_are_chosen_and_made_as_in_every_release() -> None:
     from ms_enclave.sandbox.manager import HttpSandboxManager, LocalSandboxManager
@@ -1023,6 +1071,7 @@ def test_a_local_manager_makes_sandboxes_before_it_is_started_and_takes_them_awa
         manager = LocalSandboxManager()
         made = await manager.create_sandbox('echo', SandboxConfig())
         ids = await manager.initialize_pool(1, 'echo', SandboxConfig())
+        assert await manager.initialize_pool(2, 'echo', {'timeout': 'never'}) == []  # logged and left out
         assert {info.id for info in await manager.list_sandboxes()} == {made, *ids}
         sandbox = await manager.get_sandbox(made)
         with pytest.raises(RuntimeError, match='Sandbox manager not started'):

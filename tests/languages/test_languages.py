@@ -17,6 +17,7 @@ from enclave.sandboxes.bubblewrap.rootfs import DEFAULT_PATH
 from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.images.catalog import find_image
 from enclave.sandboxes.registry import SandboxFactory
+from tests.languages.odd_programs import ODD
 from tests.languages.programs import PROGRAMS
 
 pytestmark = pytest.mark.languages
@@ -158,3 +159,18 @@ def test_every_toolchain_of_this_host_works_on_bubblewrap() -> None:
         found = find_toolchains(SandboxRunner(sandbox), chosen)
 
     assert [each for each in found if each.status != 'ok'] == []
+
+
+def test_odd_programs_get_the_verdicts_that_they_deserve(sandbox: AgentBackedSandbox) -> None:
+    requests = [{'code': code, 'language': language, 'timeout': 100, **options} for language, code, options, _ in ODD]
+    wrong = []
+    for outcome in sandbox.run_many(requests, concurrency=2):
+        language, code, _, expected = ODD[outcome.index]
+        if isinstance(outcome.error, UnsupportedError) and sandbox.sandbox_type != 'docker':
+            continue  # a host need not have every toolchain
+        result = outcome.unwrap()
+        found = str(result.verdict) if result.verdict else result.stdout.strip()
+        if found != expected:
+            wrong.append((language, code, expected, found, result.stderr[:300]))
+
+    assert wrong == []

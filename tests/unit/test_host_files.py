@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -22,6 +23,14 @@ def zeros(count: int) -> Iterator[bytes]:
     """Yield so many MiB of zeros, as a sparse file gives them."""
     for _ in range(count):
         yield bytes(MIB)
+
+
+def test_what_is_no_file_here_says_which_argument_is_which(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'on this machine; the source comes first .*none') as missing:
+        open_source(tmp_path / 'none')
+    assert (missing.value.errno, missing.value.filename) == (errno.ENOENT, str(tmp_path / 'none'))
+    with pytest.raises(IsADirectoryError, match='put_dir'):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['fifo', 'device', 'socket'])

@@ -426,8 +426,9 @@ def _execute_tool(context: Context, query: Any, body: Any) -> Any:
     given = body if isinstance(body, dict) else {}
     for name in ('sandbox_id', 'tool_name'):
         if not isinstance(given.get(name), str):
-            kind = 'string_type' if name in given else 'missing'
-            raise _misfit(('body', name), 'Input should be a valid string', given.get(name), kind)
+            if name not in given:
+                raise _misfit(('body', name), 'Field required', given, 'missing')
+            raise _misfit(('body', name), 'Input should be a valid string', given[name], 'string_type')
     parameters = _parameters(given.get('parameters', {}), ('body', 'parameters'))
     sandbox_id, tool_name = given['sandbox_id'], given['tool_name']
     context.facts.update(sandbox_id=sandbox_id, tool_name=tool_name)
@@ -677,6 +678,8 @@ def _execute_in_pool(context: Context, query: Mapping[str, str], body: Any) -> A
     tool_name = query.get('tool_name')
     if tool_name is None:
         raise _misfit(('query', 'tool_name'), 'Field required', None, 'missing')
+    if body is None:
+        raise _misfit(('body',), 'Field required', None, 'missing')
     timeout = _number(query.get('timeout'), 'timeout', float) or context.tenant.manager.config.timeout
     parameters = _parameters(body, ('body',))
     context.facts['tool_name'] = tool_name

@@ -6,6 +6,7 @@ Subclass `Sandbox` with nothing but coroutine functions for a backend of your ow
 from __future__ import annotations
 
 import inspect
+import posixpath
 import secrets
 import string
 from abc import ABC, abstractmethod
@@ -25,7 +26,7 @@ from ms_enclave.sandbox.model.config import (
 )
 from ms_enclave.sandbox.model.responses import CommandResult, SandboxInfo
 from ms_enclave.sandbox.tools.base import Tool, ToolFactory
-from ms_enclave.sandbox.utils.archive import tar_directory
+from ms_enclave.sandbox.utils.archive import tar_directory, tar_file
 from ms_enclave.utils.logger import logger
 
 if TYPE_CHECKING:
@@ -178,8 +179,13 @@ class Sandbox(ABC):
         raise NotImplementedError(f'{type(self).__name__} does not define execute_command')
 
     async def put_file(self, file_path: str, content: str, encoding: str = 'utf-8') -> bool:
-        """Write text to a file of the sandbox. A backend defines it."""
-        raise NotImplementedError(f'{type(self).__name__} does not define put_file')
+        """Write text to a file of the sandbox, with its parents. A backend that has `put_archive` has this too.
+
+        Raises:
+            ValueError: ``file_path`` is not absolute or names no file, or the content is no text.
+        """
+        folder, name, data = file_parts(file_path, content, encoding)
+        return await self.put_archive(folder, tar_file(name, data))
 
     async def put_dir(self, source_dir: str | Path, target_dir: str) -> bool:
         """Copy what is in a directory of this machine, symlinks left out, into a directory of the sandbox.
@@ -198,6 +204,22 @@ class Sandbox(ABC):
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.id} {getattr(self.status, "value", self.status)}>'
+
+
+def file_parts(file_path: str, content: str, encoding: str) -> tuple[str, str, bytes]:
+    """Return the directory and the name of a file that is written as a whole, and what it will hold.
+
+    Raises:
+        ValueError: The path is not absolute or names no file, or the content is no text.
+    """
+    if not isinstance(file_path, str) or not file_path.startswith('/'):
+        raise ValueError(f'file_path must be an absolute path in the sandbox, not {file_path!r}')
+    folder, name = posixpath.split(file_path)
+    if not name:
+        raise ValueError(f'file_path must end in the name of a file, and {file_path!r} ends in none')
+    if not isinstance(content, str):
+        raise ValueError(f'content must be text, not {type(content).__name__}')
+    return folder, name, content.encode(encoding)
 
 
 _CONFIGS: dict[str, type[SandboxConfig]] = {
@@ -240,7 +262,8 @@ class SandboxFactory:
         if found is None:
             kinds = ', '.join(str(getattr(each, 'value', each)) for each in cls._sandboxes)
             raise ValueError(f'Sandbox type {sandbox_type!r} is not registered; known: {kinds}')
-        return found(make_config(sandbox_type, config), sandbox_id)
+        # A class that a program made of one of this package's, and registered under a name of its own, has that one's options.
+        return found(make_config(getattr(found, '_core_type', '') or sandbox_type, config), sandbox_id)
 
     @classmethod
     def _find_further(cls, sandbox_type: SandboxType | str) -> Any:
@@ -262,6 +285,14 @@ def make_config(sandbox_type: SandboxType | str, config: SandboxConfig | Mapping
     return (
         wanted.model_validate(config if config is not None else {}) if not isinstance(config, SandboxConfig) else config
     )
+
+
+def fitting_config(sandbox_type: str, config: Any) -> Any:
+    """Return a configuration of a more general kind as one of this kind, with what was given of it; others as they are."""
+    wanted = _CONFIGS[sandbox_type]
+    if isinstance(config, wanted) or not isinstance(config, SandboxConfig) or not issubclass(wanted, type(config)):
+        return config
+    return wanted(**config.model_dump(exclude_unset=True))
 
 
 def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:

@@ -10,11 +10,8 @@ import asyncio
 import atexit
 import contextlib
 import errno
-import io
 import logging
-import posixpath
 import shlex
-import tarfile
 import uuid
 import weakref
 from abc import abstractmethod
@@ -30,13 +27,14 @@ from enclave.records import CommandResult as CoreCommandResult
 from enclave.records import ToolResult as CoreToolResult
 from enclave.sandboxes.registry import SandboxFactory as CoreFactory
 from enclave.tools.registry import ToolFactory as CoreToolFactory
-from ms_enclave.sandbox.boxes.base import Sandbox, SandboxFactory, make_config
+from ms_enclave.sandbox.boxes.base import Sandbox, SandboxFactory, file_parts, make_config
 from ms_enclave.sandbox.boxes.core_options import plain_options
 from ms_enclave.sandbox.model.base import ExecutionStatus, SandboxStatus, SandboxType
 from ms_enclave.sandbox.model.modeling import plain
 from ms_enclave.sandbox.model.responses import CommandResult, ToolResult
 from ms_enclave.sandbox.tools.base import Tool
 from ms_enclave.sandbox.tools.sandbox_tools.results import NO_TIME, seconds
+from ms_enclave.sandbox.utils.archive import tar_file
 from ms_enclave.utils.logger import logger
 
 R = TypeVar('R')
@@ -144,7 +142,7 @@ class CoreBackedSandbox(Sandbox):
             self.metadata['error'] = str(error)
             self.update_status(SandboxStatus.ERROR)
             logger.error('Sandbox %s did not start: %s', self.id, error)
-            raise RuntimeError(f'Failed to start {self._what}: {error}') from error
+            raise RuntimeError(f'Failed to start {self._what}: {error}') from without_noise(error)
         _running.add(core)
         self._take(core)
         self.update_status(SandboxStatus.RUNNING)
@@ -305,20 +303,17 @@ class CoreBackedSandbox(Sandbox):
         """Write text to a file of the sandbox, with its parents; mode 0644.
 
         Raises:
-            ValueError: ``file_path`` is not absolute, or the content is no text.
+            ValueError: ``file_path`` is not absolute or names no file, or the content is no text.
             RuntimeError: The sandbox does not run, or the file cannot be written.
         """
-        path = _absolute(file_path, 'file_path')
-        if not isinstance(content, str):
-            raise ValueError(f'content must be text, not {type(content).__name__}')
-        data = content.encode(encoding)
+        folder, name, data = file_parts(file_path, content, encoding)
         proxy = self._running()
         try:
-            await _as_runtime_error(proxy.write_file(path, data, mode=0o644))
+            await _as_runtime_error(proxy.write_file(file_path, data, mode=0o644))
         except RuntimeError as error:
             if not _may_not_write(error):
                 raise
-            await self._unpack_beside(posixpath.dirname(path), _one_file(posixpath.basename(path), data), error)
+            await self._unpack_beside(folder, tar_file(name, data), error)
         return True
 
     async def put_archive(self, target_dir: str, data: bytes) -> bool:
@@ -398,6 +393,11 @@ _HIDDEN = frozenset({'add_tool', 'get_tool', 'list_tools', 'get_available_tools'
 """Methods of `enclave.aio` that are here in another form, whatever state the sandbox is in."""
 
 
+def without_noise(error: Exception) -> Exception:
+    """Return a cause to show: where the library says what is wrong in its message, the way there is nothing to read."""
+    return error.with_traceback(None) if isinstance(error, EnclaveError) else error
+
+
 def _is_texts(command: Any) -> bool:
     return isinstance(command, (list, tuple)) and all(isinstance(each, str) for each in command)
 
@@ -414,21 +414,6 @@ def _may_not_write(error: RuntimeError) -> bool:
     """Return whether a file could not be written since it is another user's, as it is where the image has a user of its own."""
     cause = error.__cause__
     return isinstance(cause, SandboxPathError) and cause.details.get('errno') in (errno.EACCES, errno.EPERM)
-
-
-def _absolute(path: Any, name: str) -> str:
-    if not isinstance(path, str) or not path.startswith('/'):
-        raise ValueError(f'{name} must be an absolute path in the sandbox, not {path!r}')
-    return path
-
-
-def _one_file(name: str, data: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode='w') as archive:
-        member = tarfile.TarInfo(name)
-        member.size, member.mode = len(data), 0o644
-        archive.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 async def _as_runtime_error(call: Any) -> Any:

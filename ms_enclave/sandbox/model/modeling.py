@@ -484,7 +484,7 @@ def type_schema(kind: Any) -> dict[str, Any]:
         return {'anyOf': [type_schema(each) for each in parts]}
     if origin is Literal:
         return {'enum': list(parts)}
-    if origin in (list, set, frozenset, tuple, Sequence) or kind in (list, set, frozenset):
+    if origin in (list, set, frozenset, tuple, Sequence) or kind in (list, set, frozenset, tuple):
         items = [each for each in parts if each is not Ellipsis]
         return {'type': 'array', 'items': type_schema(items[0]) if items else {}}
     if origin in (dict, Mapping):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enclave.cli.place import LocalPlace
 from tests.unit.cli.conftest import Invoke
 
 
@@ -46,6 +47,7 @@ def test_an_option_of_docker_is_answered_with_what_there_is_here(invoke: Invoke,
         (['pull', 'x'], 'Did you mean `ms-enclave images pull`?'),
         (['images', 'lst'], 'Did you mean `ms-enclave images list`?'),
         (['notebook', 'rn'], 'Did you mean `ms-enclave notebook run`?'),
+        (['help', 'run'], 'Did you mean `ms-enclave --help`?'),
         (['qqqq'], '`ms-enclave --help` lists the commands.'),
     ],
 )
@@ -54,6 +56,17 @@ def test_a_command_that_there_is_not_names_the_one_that_was_meant(invoke: Invoke
 
     assert result.exit_code == 2
     assert hint in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('given', 'meant'), [('--kind', '--type'), ('--lang', '--interpreter'), ('--no-net', '--no-network')]
+)
+def test_another_word_for_an_option_names_ours(invoke: Invoke, given: str, meant: str) -> None:
+    assert f'Did you mean {meant!r}?' in invoke('run', given, 'x', 'x.py').stderr
+
+
+def test_a_word_for_an_option_that_a_command_has_not_is_no_hint(invoke: Invoke) -> None:
+    assert 'Did you mean' not in invoke('version', '--no-net').stderr
 
 
 def test_a_file_in_the_place_of_a_command_is_to_be_run(
@@ -76,3 +89,7 @@ def test_the_module_is_the_command_line() -> None:
     found = subprocess.run([sys.executable, '-m', 'enclave', '--version'], capture_output=True, text=True, check=True)
 
     assert found.stdout.startswith('ms-enclave')
+
+
+def test_a_sandbox_that_is_not_found_may_be_its_makers_alone() -> None:
+    assert 'bubblewrap' in LocalPlace().unseen

@@ -44,7 +44,7 @@ def test_every_entry_is_whole(language: Language) -> None:
     assert language.version
     assert language.image in ('multi', 'multi-full', '')
     assert bool(language.image) == bool(language.packages)
-    plan = language.plan('object Main\nclass Main { static void main() {} }', '/tmp/x')
+    plan = language.plan('object Main\nclass Main { static void main() {} }\nfun main() {}', '/tmp/x')
     assert plan is not None
     assert not any('{file}' in word or '{name}' in word for word in (*plan.run, *sum(plan.compile, ())))
 
@@ -85,7 +85,7 @@ def test_an_impossible_entry_is_refused(changes: dict[str, object]) -> None:
         ('public class Solution { public static void main(String[] a) {} }', 'Solution.java', 'Solution'),
         ('class A {}\nclass B { static public void x() {} public static void main(String[] a) {} }', 'B.java', 'B'),
         ('interface I {}\npublic final class Deep { }', 'Deep.java', 'Deep'),
-        ('record P(int x) {}', 'Main.java', 'Main'),
+        ('record P(int x) {}', 'P.java', 'P'),
         ('package foo; public class Bar { }', 'Bar.java', 'foo.Bar'),
         (
             '// package no;\n/* package neither; */\npackage a .b.c ;\nclass X { static void main() {} }',

@@ -17,6 +17,7 @@ from enclave.ray.config import RayOptions
 from enclave.ray.manager import RaySandboxManager
 from enclave.ray.shard import FULL, OwnersPolicy, ShardManager, policy_for
 from enclave.ray.shards import ShardRecord
+from enclave.server.auth import ApiKey
 from enclave.server.serve import SandboxServer
 from tests.support.host import wait_until
 from tests.support.sandbox import FakeBackend, FakeSandbox
@@ -125,6 +126,19 @@ def test_a_server_refuses_options_of_shards_before_it_serves(monkeypatch: pytest
 
     with pytest.raises(ConfigurationError, match='shard_sice'):
         SandboxServer(manager_type='ray', manager_options={'shard_sice': 3})
+
+
+@pytest.mark.parametrize('keys', [1, 2])
+def test_a_server_of_one_key_starts_its_shards_before_the_first_request(
+    monkeypatch: pytest.MonkeyPatch, keys: int
+) -> None:
+    started: list[RaySandboxManager] = []
+    monkeypatch.setattr(cluster, 'load_ray', lambda: None)
+    monkeypatch.setattr(RaySandboxManager, 'start', lambda self: started.append(self))
+    several = [ApiKey(name=f'key-{n}', key=str(n) * 32) for n in range(keys)]
+
+    with SandboxServer(manager_type='ray', keys=several, stop_grace=0.0).running():
+        assert len(started) == (1 if keys == 1 else 0), 'with several each has shards of its own'
 
 
 def test_an_id_ends_with_that_of_its_shard_and_a_shard_has_room_for_no_more_than_it_says() -> None:

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from enclave.deadline import Deadline
-from enclave.errors import ConfigurationError, EngineUnavailableError, SandboxGoneError, SandboxStartError
+from enclave.errors import (
+    ConfigurationError,
+    EngineUnavailableError,
+    OperationTimeoutError,
+    SandboxGoneError,
+    SandboxStartError,
+)
 from enclave.managers.config import SandboxManagerConfig
 from enclave.ray import cluster, shards
 from enclave.ray.config import RayOptions
@@ -54,6 +60,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(cluster, 'get_shard', lambda name, shard_id: f'found {shard_id}')
     monkeypatch.setattr(cluster, 'end_shard', made.ended.append)
     monkeypatch.setattr(cluster, 'get', lambda ref, timeout=None: None)
+    monkeypatch.setattr(cluster, 'is_accident', lambda error: isinstance(error, ConnectionError))
     monkeypatch.setattr(shards, 'ManagerGauges', lambda *_: None)
     return made
 
@@ -122,6 +129,33 @@ def test_first_shards_that_cannot_be_started_are_asked_for_again_ever_more_rarel
     table._grow_at = 0.0
     table._grow()
     assert len(fake.made) == 2
+
+
+def test_a_shard_that_its_node_takes_along_before_it_serves_is_asked_for_again_but_not_for_ever(
+    fake: FakeRay, tables: list[Table]
+) -> None:
+    table = Table()
+    tables.append(table)
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            table.reserve(1, Deadline.after(PATIENCE))
+        except SandboxStartError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert wait_until(lambda: table.counts()['waiting'] == 1, PATIENCE)
+    for count in range(1, shards.MOST_ACCIDENTS + 2):
+        assert not errors
+        table._grow()
+        assert len(fake.made) == count
+        table._fail_pending(table.all()[0], ConnectionError('the node died'))
+    waiting.join(PATIENCE)
+
+    assert 'the node died' in str(errors[0])
+    assert len(fake.ended) == shards.MOST_ACCIDENTS + 1
 
 
 def test_first_shards_that_do_not_come_keep_nobody_waiting_for_ever(
@@ -240,6 +274,13 @@ def test_a_cluster_that_refuses_the_program_is_an_error_that_says_so(monkeypatch
 
     with pytest.raises(EngineUnavailableError, match='the token is wrong'):
         cluster.connect('10.0.0.1:6379')
+
+
+def test_a_manager_that_makes_no_shards_says_that_there_is_none(fake: FakeRay) -> None:
+    table = Table(name='rewards', attach=True)
+
+    with pytest.raises(OperationTimeoutError, match=r"no shard of 'rewards' .* attach=True makes none"):
+        table.reserve(1, Deadline.after(0.01))
 
 
 def test_a_pool_does_not_show_what_its_sandboxes_are_given() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from enclave.errors import SandboxNotFoundError
+from enclave.errors import SandboxGoneError, SandboxNotFoundError
 from enclave.ray import tunnel
 from enclave.ray.tunnel import TunnelRequest, TunnelServer, connect
 from tests.support.host import wait_until
@@ -165,3 +165,27 @@ def test_connections_end_with_the_server(server: TunnelServer, manager: Manager)
             assert connection.recv(100, PATIENCE) == b''
     with pytest.raises(ConnectionRefusedError):
         connect(server.address, request(), patience=5.0)
+
+
+@pytest.mark.parametrize('is_waiting', [True, False])
+def test_a_connection_whose_shard_is_lost_raises_that(server: TunnelServer, is_waiting: bool) -> None:
+    connection = connect(server.address, request(), patience=PATIENCE)
+    ended: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            connection.recv()
+        except SandboxGoneError as error:
+            ended.append(error)
+
+    reading = threading.Thread(target=read)
+    if is_waiting:
+        reading.start()
+    connection.lose(SandboxGoneError('shard 5a5a5a5a is gone'))
+    if not is_waiting:
+        reading.start()
+    reading.join(PATIENCE)
+
+    assert [str(each) for each in ended] == ['shard 5a5a5a5a is gone']
+    with pytest.raises(SandboxGoneError, match='5a5a5a5a'):
+        connection.sendall(b'more')

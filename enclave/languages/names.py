@@ -1,0 +1,117 @@
+"""Which names a source has at its top level, for languages whose compilers and machines want to be given them (layer: values).
+
+Read as far as it takes: comments and literals are no code, and brackets say what stands in what.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from attrs import define
+
+SYNTAXES = ('java', 'kotlin', 'scala')
+
+_LITERAL = re.compile(
+    r'//[^\n]*|/\*.*?(?:\*/|\Z)|""".*?(?:(?<!\\)"""+|\Z)|"(?:\\.|[^"\\\n])*"?|'
+    + r"'(?:\\u+[0-9a-fA-F]{4}|\\.[0-7]{0,2}|[^'\\\n])'",
+    re.DOTALL,
+)
+_TOKEN = re.compile(r'[^\W\d][\w$]*|\$[\w$]*|[{}()\[\];@=.]')
+_PACKAGE = re.compile(r'\s*package\s+([\w$]+(?:\s*\.\s*[\w$]+)*)')
+_KINDS = {
+    'java': {'class', 'interface', 'enum', 'record'},
+    'kotlin': {'class', 'object', 'interface'},
+    'scala': {'object'},
+}
+_FILE_CLASS = re.compile(r'@file\s*:\s*JvmName\s*\(\s*"([\w$]+)"')
+_OPENING, _CLOSING = '({[', ')}]'
+
+
+@define
+class _Type:
+    name: str
+    is_public: bool
+    has_main: bool = False
+
+
+@define
+class Names:
+    """What a source calls itself.
+
+    Attributes:
+        file: What its file must be called, without the ending; None if nothing says so.
+        main: What is to be run, with its package; None if there is nothing.
+    """
+
+    file: str | None = None
+    main: str | None = None
+
+
+def without_literals(source: str) -> str:
+    """Return a source in which comments are blanks and texts are empty."""
+    return _LITERAL.sub(lambda match: ' ' if match[0].startswith('/') else '""', source)
+
+
+def find_names(source: str, syntax: str) -> Names:
+    """Return the names of a source in a syntax of `SYNTAXES`."""
+    code = without_literals(source.lstrip('\ufeff'))
+    types = [each for each in _types(code, syntax) if each.name or each.has_main]
+    if syntax == 'kotlin':
+        own = _FILE_CLASS.search(source)
+        for each in types:  # functions at the top level are in a class that is called after the file
+            each.name = each.name or (own[1] if own else 'MainKt')
+        types = [each for each in types if each.has_main]
+    public = next((each for each in types if each.is_public), None)
+    runnable = [each for each in types if each.has_main]
+    named_main = [each for each in runnable if each.name == 'Main']
+    if public is not None and public.has_main:
+        main: _Type | None = public
+    else:
+        main = next(iter([*named_main, *runnable, *([public] if public else []), *types]), None)
+    file = public or main
+    if main is None:
+        return Names()
+    package = _PACKAGE.match(code)
+    prefix = f'{"".join(package[1].split())}.' if package else ''
+    return Names(None if file is None else file.name, prefix + main.name)
+
+
+def _types(code: str, syntax: str) -> Iterator[_Type]:
+    """Yield the types at the top level, when all of each is known; Kotlin's functions there as one without a name."""
+    brackets = ''
+    words: list[str] = []  # since the last statement or member
+    current = _Type('', False)
+    for match in _TOKEN.finditer(code):
+        token = match[0]
+        if token in _OPENING:
+            brackets += token
+            words = [] if token == '{' else words
+        elif token in _CLOSING:
+            brackets = brackets[:-1]
+            words = [] if token == '}' and not brackets.strip('{') else words
+        elif token == ';':
+            words = []
+        elif not brackets and words and words[-1] in _KINDS[syntax] and token not in '.=@':
+            yield current
+            current, words = _Type(token, 'public' in words), []
+        elif not brackets.strip('{'):
+            if _is_main(token, words, len(brackets), syntax):
+                if syntax == 'kotlin' and not brackets:
+                    yield _Type('', False, True)
+                else:
+                    current.has_main = True
+            words.append(token)
+    yield current
+
+
+def _is_main(token: str, words: list[str], depth: int, syntax: str) -> bool:
+    """Return whether a token makes the type it stands in one that can be run."""
+    before = words[-1] if words else ''
+    if syntax == 'java':
+        return token == 'main' and before == 'void' and 'static' in words and depth == 1
+    if syntax == 'kotlin':  # in an object, or in the companion of a class
+        return token == 'main' and before == 'fun' and (depth == 0 or ('JvmStatic' in words and depth <= 2))
+    return (depth == 1 and (before, token) == ('def', 'main')) or (
+        depth == 0 and token == 'App' and before in ('extends', 'with')
+    )
