@@ -993,6 +993,26 @@ def test_a_manager_of_nothing_but_coroutines_works() -> None:
     assert manager._sandboxes == {}
 
 
+def test_a_class_made_of_dockers_and_registered_under_an_own_name_has_dockers_options() -> None:
+    from ms_enclave.sandbox.boxes import DockerNotebookSandbox, DockerSandbox
+
+    class Own(DockerSandbox):
+        pass
+
+    register_sandbox('own')(Own)
+    options = {'memory_limit': '1g', 'tools_config': ['shell_executor']}
+    for config in (options, DockerSandboxConfig(**options)):  # type: ignore[arg-type]
+        assert SandboxFactory.create_sandbox('own', config).config.memory_limit == '1g'
+    assert SandboxFactory.create_sandbox('own').config == DockerSandboxConfig()
+    general = SandboxConfig(working_dir='/x', pids_limit=9)  # type: ignore[call-arg]
+    made = SandboxFactory.create_sandbox('docker', general).config
+    assert (type(made), made.working_dir, made.further_options) == (DockerSandboxConfig, '/x', {'pids_limit': 9})
+    notebook = DockerNotebookSandbox(DockerSandboxConfig(image='y'))
+    assert (notebook.config.image, notebook.port) == ('y', 8888)
+    own = DockerSandboxConfig()
+    assert DockerSandbox(own).config is own
+
+
 @covers(5, 'put_file')
 def test_a_sandbox_that_takes_archives_takes_files_and_directories(tmp_path: Path) -> None:
     taken: dict[str, Any] = {}
@@ -1051,6 +1071,7 @@ def test_a_local_manager_makes_sandboxes_before_it_is_started_and_takes_them_awa
         manager = LocalSandboxManager()
         made = await manager.create_sandbox('echo', SandboxConfig())
         ids = await manager.initialize_pool(1, 'echo', SandboxConfig())
+        assert await manager.initialize_pool(2, 'echo', {'timeout': 'never'}) == []  # logged and left out
         assert {info.id for info in await manager.list_sandboxes()} == {made, *ids}
         sandbox = await manager.get_sandbox(made)
         with pytest.raises(RuntimeError, match='Sandbox manager not started'):

@@ -262,7 +262,8 @@ class SandboxFactory:
         if found is None:
             kinds = ', '.join(str(getattr(each, 'value', each)) for each in cls._sandboxes)
             raise ValueError(f'Sandbox type {sandbox_type!r} is not registered; known: {kinds}')
-        return found(make_config(sandbox_type, config), sandbox_id)
+        # A class that a program made of one of this package's, and registered under a name of its own, has that one's options.
+        return found(make_config(getattr(found, '_core_type', '') or sandbox_type, config), sandbox_id)
 
     @classmethod
     def _find_further(cls, sandbox_type: SandboxType | str) -> Any:
@@ -284,6 +285,14 @@ def make_config(sandbox_type: SandboxType | str, config: SandboxConfig | Mapping
     return (
         wanted.model_validate(config if config is not None else {}) if not isinstance(config, SandboxConfig) else config
     )
+
+
+def fitting_config(sandbox_type: str, config: Any) -> Any:
+    """Return a configuration of a more general kind as one of this kind, with what was given of it; others as they are."""
+    wanted = _CONFIGS[sandbox_type]
+    if isinstance(config, wanted) or not isinstance(config, SandboxConfig) or not issubclass(wanted, type(config)):
+        return config
+    return wanted(**config.model_dump(exclude_unset=True))
 
 
 def register_sandbox(sandbox_type: SandboxType | str) -> Callable[[K], K]:

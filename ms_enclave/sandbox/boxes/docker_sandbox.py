@@ -13,7 +13,7 @@ from enclave.aio.proxies import run
 from enclave.errors import EnclaveError
 from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.images.catalog import Progress, ensure_image
-from ms_enclave.sandbox.boxes.base import register_sandbox
+from ms_enclave.sandbox.boxes.base import fitting_config, register_sandbox
 from ms_enclave.sandbox.boxes.core_backed import CoreBackedSandbox
 from ms_enclave.sandbox.boxes.core_options import docker_options
 from ms_enclave.sandbox.model.base import SandboxType
@@ -30,7 +30,7 @@ class DockerSandbox(CoreBackedSandbox):
     config: DockerSandboxConfig
 
     def __init__(self, config: Any = None, sandbox_id: str | None = None) -> None:
-        super().__init__(config, sandbox_id)
+        super().__init__(fitting_config(self._core_type, config), sandbox_id)
         self._client: Any = None
         self._container: Any = None
         workers = max(1, self.config.docker_executor_workers)

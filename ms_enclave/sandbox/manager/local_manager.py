@@ -14,11 +14,11 @@ from typing import Any
 from enclave.aio.proxies import run
 from enclave.errors import EnclaveError
 from enclave.sandboxes.housekeeping import find_housekeeper
-from ms_enclave.sandbox.boxes.base import SandboxFactory, make_config
+from ms_enclave.sandbox.boxes.base import SandboxFactory
 from ms_enclave.sandbox.manager.base import Config, SandboxManager, register_manager
 from ms_enclave.sandbox.manager.pooling import PoolCondition, Waiters
 from ms_enclave.sandbox.model.base import SandboxManagerType, SandboxStatus, SandboxType
-from ms_enclave.sandbox.model.config import SandboxManagerConfig
+from ms_enclave.sandbox.model.config import SandboxConfig, SandboxManagerConfig
 from ms_enclave.sandbox.model.constants import DEFAULT_POOL_EXECUTION_TIMEOUT
 from ms_enclave.sandbox.model.responses import SandboxInfo
 from ms_enclave.utils.logger import logger
@@ -275,7 +275,7 @@ class LocalSandboxManager(SandboxManager):
         kind = SandboxType.DOCKER if sandbox_type is None else sandbox_type
         given = self.config.sandbox_config if config is None else config
         made = await asyncio.gather(
-            *(self.create_sandbox(kind, _own(kind, given)) for _ in range(size)), return_exceptions=True
+            *(self.create_sandbox(kind, _own(given)) for _ in range(size)), return_exceptions=True
         )
         ids = []
         for each in made:
@@ -355,9 +355,9 @@ class LocalSandboxManager(SandboxManager):
             await self.delete_sandbox(made)
 
 
-def _own(kind: SandboxType | str, config: Config) -> Any:
+def _own(config: Config) -> Any:
     """Return a configuration of its own for each sandbox, since sandboxes change theirs."""
-    return make_config(kind, config).model_copy(deep=True)
+    return config.model_copy(deep=True) if isinstance(config, SandboxConfig) else config
 
 
 def _word(value: Any) -> str:
