@@ -14,13 +14,17 @@ Markers, of what a kind may lack:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 import pytest
 
 pytest.register_assert_rewrite('enclave.testing.suite')
 
 from enclave.sandboxes.agent_backed import AgentBackedSandbox  # noqa: E402
+from enclave.sandboxes.base import Sandbox  # noqa: E402
 from enclave.testing.kinds import KindUnderTest, starting  # noqa: E402
+
+S = TypeVar('S', bound=Sandbox)
 
 GROUPS = {
     'isolation': 'the guest attacks what is around its sandbox, or looks for it',
@@ -67,19 +71,23 @@ def _lacking(config: pytest.Config) -> frozenset[str]:
     return frozenset(filter(None, (each.strip() for each in given.split(','))))
 
 
-class SharedSandbox:
-    """A sandbox for many tests. One that does not answer any more is replaced, so that no test pays for another's failure."""
+class SharedSandbox(Generic[S]):
+    """A sandbox for many tests. One that does not answer any more is replaced, so that no test pays for another's failure.
 
-    def __init__(self, kind: KindUnderTest) -> None:
-        self._kind = kind
-        self._made: AgentBackedSandbox | None = None
+    Args:
+        make: Makes one, which need not run yet.
+    """
 
-    def get(self) -> AgentBackedSandbox:
+    def __init__(self, make: Callable[[], S]) -> None:
+        self._make = make
+        self._made: S | None = None
+
+    def get(self) -> S:
         """Return one that works."""
         if self._made is not None and not self._made.is_alive():
             self.close()
         if self._made is None:
-            made = self._kind.make(tools_config=list(TOOLS), memory_limit='512m', cpu_limit=2.0)
+            made = self._make()
             made.start()
             self._made = made
         return self._made
@@ -101,15 +109,15 @@ def backend(request: pytest.FixtureRequest) -> KindUnderTest:
 
 
 @pytest.fixture(scope='session')
-def shared_sandbox(backend: KindUnderTest) -> Iterator[SharedSandbox]:
+def shared_sandbox(backend: KindUnderTest) -> Iterator[SharedSandbox[AgentBackedSandbox]]:
     """What `sandbox` is taken from."""
-    made = SharedSandbox(backend)
+    made = SharedSandbox(lambda: backend.make(tools_config=list(TOOLS), memory_limit='512m', cpu_limit=2.0))
     yield made
     made.close()
 
 
 @pytest.fixture
-def sandbox(shared_sandbox: SharedSandbox) -> AgentBackedSandbox:
+def sandbox(shared_sandbox: SharedSandbox[AgentBackedSandbox]) -> AgentBackedSandbox:
     """One running sandbox, for tests that leave no trace in it."""
     return shared_sandbox.get()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
+from enclave.testing.plugin import SharedSandbox
 from tests.support.backends import starting
 
 
@@ -24,7 +26,13 @@ def start() -> Iterator[Callable[..., BubblewrapSandbox]]:
 
 
 @pytest.fixture(scope='module')
-def sandbox() -> Iterator[BubblewrapSandbox]:
+def shared_sandbox() -> Iterator[SharedSandbox[BubblewrapSandbox]]:
+    """What `sandbox` is taken from."""
+    with contextlib.closing(SharedSandbox(lambda: BubblewrapSandbox({'memory_limit': '256m'}))) as shared:
+        yield shared
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: SharedSandbox[BubblewrapSandbox]) -> BubblewrapSandbox:
     """One running sandbox with nothing special about it."""
-    with BubblewrapSandbox({'memory_limit': '256m'}) as made:
-        yield made
+    return shared_sandbox.get()

@@ -18,5 +18,5 @@ def test_a_warm_call_goes_through_few_functions(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('XDG_STATE_HOME', str(tmp_path))
 
-    for name, counted in measure(notebook=bubblewrap_notebook_trouble() is None):
+    for name, counted in measure(MOST, notebook=bubblewrap_notebook_trouble() is None):
         assert counted.total() <= MOST[name], (name, counted.most_common(30))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ from enclave.enums import SandboxStatus
 from enclave.errors import InvalidArgumentError, SandboxGoneError, SandboxStateError
 from enclave.managers.base import SandboxManager
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.testing.plugin import SharedSandbox
 from tests.support.backends import Backend
 
 COUNTER = """
@@ -25,9 +27,10 @@ PATIENCE = 120.0
 
 
 @pytest.fixture(scope='module')
-def sandbox(backend: Backend) -> Iterator[AgentBackedSandbox]:
-    with backend.make() as made:
-        yield made
+def shared_sandbox(backend: Backend) -> Iterator[SharedSandbox[AgentBackedSandbox]]:
+    """For this module alone: a test that fails may leave it paused, and then it is replaced."""
+    with contextlib.closing(SharedSandbox(backend.make)) as shared:
+        yield shared
 
 
 def test_programs_and_their_memory_are_as_before(sandbox: AgentBackedSandbox) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.sandbox import DockerSandbox
+from enclave.testing.plugin import SharedSandbox
 from tests.support.host import wait_until
 
 pytestmark = pytest.mark.docker
@@ -65,12 +66,17 @@ def wait_gone(engine: Engine, pid: int) -> None:
 
 
 @pytest.fixture(scope='module')
-def sandbox() -> Iterator[DockerSandbox]:
+def shared_sandbox() -> Iterator[SharedSandbox[DockerSandbox]]:
+    """What `sandbox` is taken from."""
+    options = {'network_enabled': False, 'env_vars': {'SECRET': 'hidden-value'}, 'memory_limit': '128m'}
+    with contextlib.closing(SharedSandbox(lambda: DockerSandbox(options))) as shared:
+        yield shared
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: SharedSandbox[DockerSandbox]) -> DockerSandbox:
     """A sandbox that this process owns, for the commands that use those of others."""
-    with DockerSandbox(
-        {'network_enabled': False, 'env_vars': {'SECRET': 'hidden-value'}, 'memory_limit': '128m'}
-    ) as made:
-        yield made
+    return shared_sandbox.get()
 
 
 # run ------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -29,6 +30,7 @@ from enclave.errors import (
 from enclave.sandboxes.docker import engine as engine_module
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.sandbox import DockerSandbox
+from enclave.testing.plugin import SharedSandbox
 from tests.support.relay import Relay
 
 pytestmark = pytest.mark.docker
@@ -120,9 +122,14 @@ def test_unknown_kinds_options_and_tools_are_named() -> None:
 
 
 @pytest.fixture(scope='module')
-def shared() -> Iterator[DockerSandbox]:
-    with DockerSandbox(OFFLINE) as sandbox:
-        yield sandbox
+def shared_sandbox() -> Iterator[SharedSandbox[DockerSandbox]]:
+    with contextlib.closing(SharedSandbox(lambda: DockerSandbox(OFFLINE))) as made:
+        yield made
+
+
+@pytest.fixture
+def shared(shared_sandbox: SharedSandbox[DockerSandbox]) -> DockerSandbox:
+    return shared_sandbox.get()
 
 
 def test_bad_calls_are_named(shared: DockerSandbox) -> None:

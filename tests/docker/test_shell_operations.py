@@ -35,6 +35,7 @@ from enclave.languages import table
 from enclave.languages.table import Language, register_language
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine
+from enclave.testing.plugin import SharedSandbox
 from tests.conformance.test_silence import pause
 from tests.docker.bare_image import find_busybox, import_bare_image
 from tests.support.host import wait_until
@@ -77,15 +78,26 @@ def make_sandbox(image: str, **options: Any) -> Any:
 
 
 @pytest.fixture(scope='module')
-def sandbox(bare_image: str) -> Iterator[Any]:
-    with make_sandbox(bare_image, memory_limit='64m', pids_limit=64) as sandbox:
-        yield sandbox
+def shared_sandbox(bare_image: str) -> Iterator[SharedSandbox[Any]]:
+    shared = SharedSandbox[Any](lambda: make_sandbox(bare_image, memory_limit='64m', pids_limit=64))
+    with contextlib.closing(shared):
+        yield shared
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: SharedSandbox[Any]) -> Any:
+    return shared_sandbox.get()
 
 
 @pytest.fixture(scope='module')
-def agent_sandbox() -> Iterator[Any]:
-    with make_sandbox(PYTHON_IMAGE) as sandbox:
-        yield sandbox
+def shared_agent_sandbox() -> Iterator[SharedSandbox[Any]]:
+    with contextlib.closing(SharedSandbox[Any](lambda: make_sandbox(PYTHON_IMAGE))) as shared:
+        yield shared
+
+
+@pytest.fixture
+def agent_sandbox(shared_agent_sandbox: SharedSandbox[Any]) -> Any:
+    return shared_agent_sandbox.get()
 
 
 # How it starts --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.server.serve import SandboxServer
+from enclave.testing.plugin import SharedSandbox
 from tests.support.backends import NOTEBOOK_BACKENDS, Backend, bubblewrap_notebook_trouble, require_bubblewrap, starting
 from tests.support.server import serving
 
@@ -42,25 +44,31 @@ def make(backend: Backend, **options: Any) -> NotebookSandbox:
 
 
 @pytest.fixture(scope='module', params=[*NOTEBOOK_BACKENDS, pytest.param(None, id='remote', marks=pytest.mark.docker)])
-def shared(request: pytest.FixtureRequest) -> Iterator[NotebookSandbox]:
+def shared(request: pytest.FixtureRequest) -> Iterator[SharedSandbox[NotebookSandbox]]:
     """One sandbox for the tests of a module, without a network: of each kind, and then of a server."""
     if request.param is not None:
-        with make(request.param, **CONFIG) as local:
+        with contextlib.closing(SharedSandbox(lambda: make(request.param, **CONFIG))) as local:
             yield local
         return
-    server = request.getfixturevalue('server')
-    with HttpSandboxManager(base_url=server.url) as manager, manager.open('docker_notebook', CONFIG) as remote:
-        assert isinstance(remote, NotebookSandbox)
-        yield remote
+    with HttpSandboxManager(base_url=request.getfixturevalue('server').url) as manager:
+
+        def make_remote() -> NotebookSandbox:
+            remote = manager.get_sandbox(manager.create_sandbox('docker_notebook', CONFIG))
+            assert isinstance(remote, NotebookSandbox)
+            return remote
+
+        with contextlib.closing(SharedSandbox(make_remote)) as made:
+            yield made
 
 
 @pytest.fixture
-def sandbox(shared: NotebookSandbox) -> NotebookSandbox:
+def sandbox(shared: SharedSandbox[NotebookSandbox]) -> NotebookSandbox:
     """The module's sandbox, with a kernel in which nothing is defined."""
-    if shared.execute_cell("'_used' in globals()").text != 'False':
-        shared.restart_kernel()
-    shared.execute_cell('_used = True', store_history=False)
-    return shared
+    found = shared.get()
+    if found.execute_cell("'_used' in globals()").text != 'False':
+        found.restart_kernel()
+    found.execute_cell('_used = True', store_history=False)
+    return found
 
 
 @pytest.fixture
