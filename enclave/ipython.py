@@ -31,6 +31,11 @@ from enclave.sandboxes.choice import choose_for, notebook_type
 from enclave.sandboxes.notebook.sandbox import CellVerbs, NotebookSandbox
 from enclave.shortcuts import open_sandbox
 
+_TAKES = (
+    '%%enclave takes -t SECONDS, -o NAME, -k KERNEL, --shell and -l LANGUAGE; `%enclave open` takes the kind and options of the '
+    'sandbox, and `%%enclave?` shows more'
+)
+
 
 class CellFailed(Exception):
     """A cell in the sandbox failed, so that those below it are not run. Its traceback has been shown already."""
@@ -56,7 +61,10 @@ class EnclaveMagics(Magics):
     @cell_magic
     def enclave(self, line: str, cell: str) -> None:
         """Run the cell in the sandbox, with what it shows as it comes."""
-        given = parse_argstring(self.enclave, line)
+        try:
+            given = parse_argstring(self.enclave, line)
+        except UsageError as error:
+            raise UsageError(f'{error}. {_TAKES}') from None
         with _errors_as_usage():
             sandbox = self._open()
             if given.shell or given.language:

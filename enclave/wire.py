@@ -16,7 +16,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
@@ -206,7 +206,7 @@ def _mapping_factory(cls: Any, made: cattrs.Converter) -> Hook:
     is_open = key_kind is str and value_kind is Any
 
     def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):  # the first is quick
             raise TypeError(f'must be an object with named fields, not {_short(value)}')
         if is_open and set(map(type, value)) <= _STRING:
             return dict(value)  # metadata, mostly: nothing in it is checked
@@ -224,7 +224,7 @@ def _takes(kind: Any, value: Any) -> bool:
         return not (isinstance(value, bool) and origin is not bool)
     if isinstance(value, (list, tuple, set, frozenset)):
         return origin in _COLLECTIONS or origin is Any
-    if isinstance(value, Mapping):
+    if type(value) is dict or (type(value) not in _PLAIN and isinstance(value, Mapping)):
         return origin in _MAPPINGS or attrs.has(origin) or origin is Any
     return (
         origin not in _COLLECTIONS and origin not in _MAPPINGS and (not attrs.has(origin) or isinstance(value, origin))
@@ -266,7 +266,7 @@ def _attrs_factory(cls: Any, made: cattrs.Converter) -> Hook:
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, origin):
             return value
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):  # the first is quick
             raise TypeError(f'must be an object with named fields, not {_short(value)}')
         return structure(value, cls)
 
@@ -448,18 +448,40 @@ def _json_length(text: str) -> int:
     return sum(len(json.dumps(text[start : start + _SLICE])) - 2 for start in range(0, len(text), _SLICE))
 
 
-def encoded_to_parts(value: Any) -> list[bytes]:
+class AsciiText:
+    """A long text that is its own bytes: these are made piece by piece, when they are sent."""
+
+    __slots__ = ('_text',)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self.piece(start) for start in range(0, len(self._text), ASCII_PIECE))
+
+    def piece(self, start: int) -> bytes:
+        """Return the bytes from a place on, at most `ASCII_PIECE` of them."""
+        return self._text[start : start + ASCII_PIECE].encode('ascii')
+
+
+ASCII_PIECE = 256 << 10
+
+
+def encoded_to_parts(value: Any) -> list[bytes | AsciiText]:
     """Return encoded shapes as JSON text; or, if they have long texts, as JSON text and then those, as they are.
 
     Such an answer is of the media type `PARTS`: a line of JSON, ``[the shapes, [[path of a text, its number of bytes], ...]]``,
     in which long texts are null, and then the texts in UTF-8 (lone surrogates as three bytes each). So a large output is copied
-    and not escaped.
+    and not escaped; and one of ASCII, as most are, is not even there a second time while it is sent.
 
     Raises:
         InvalidArgumentError: Something in it has no JSON form.
     """
     places: list[list[Any]] = []
-    texts: list[bytes] = []
+    texts: list[bytes | AsciiText] = []
     shape = _without_long(value, (), places, texts)
     try:
         head = json.dumps([shape, places] if texts else shape, separators=(',', ':'), allow_nan=False).encode('ascii')
@@ -471,11 +493,11 @@ def encoded_to_parts(value: Any) -> list[bytes]:
 _NEVER_LONG = frozenset({int, float, bool, NoneType})
 
 
-def _without_long(value: Any, path: tuple[Any, ...], places: list[list[Any]], texts: list[bytes]) -> Any:
+def _without_long(value: Any, path: tuple[Any, ...], places: list[list[Any]], texts: list[bytes | AsciiText]) -> Any:
     if isinstance(value, str):
         if len(value) < PART_CHARACTERS:
             return value
-        text = value.encode('utf-8', 'surrogatepass')
+        text = AsciiText(value) if value.isascii() else value.encode('utf-8', 'surrogatepass')
         places.append([list(path), len(text)])
         texts.append(text)
         return None

@@ -22,6 +22,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from enclave.managers.protocol import PROTOCOL_HEADER
 from enclave.server.auth import ANONYMOUS
 from enclave.server.route import JSON, VARIABLE, Adapter, Route
+from enclave.wire import AsciiText
 
 _SIGNALS = (
     flask.signals.appcontext_popped,
@@ -126,7 +127,7 @@ class Answer:
         on_close: What is called when its last byte was handed over, or it ended otherwise.
     """
 
-    body: Iterable[bytes]
+    body: Iterable[bytes | AsciiText]
     status: int = 200
     media_type: str | None = JSON
     headers: list[tuple[str, str]] = Factory(list)
@@ -170,7 +171,7 @@ class _Body:
         self._answer = answer
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._answer.body)
+        return as_bytes(self._answer.body)
 
     def close(self) -> None:
         """Let go of what the answer holds."""
@@ -181,20 +182,38 @@ class _Body:
             action()
 
 
+class _Texts(_Body):
+    """The same for this library's own server, which sends texts of ASCII as they are."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._answer.body)
+
+
+def as_bytes(body: Iterable[bytes | AsciiText]) -> Iterator[bytes]:
+    """Yield the pieces of an answer as bytes."""
+    for piece in body:
+        if isinstance(piece, AsciiText):
+            yield from piece
+        else:
+            yield piece
+
+
 @functools.cache
 def _status(number: int) -> str:
     return f'{number} {HTTP_STATUS_CODES.get(number, "unknown").upper()}'
 
 
-def send(answer: Answer, extra: list[tuple[str, str]], start_response: StartResponse) -> Iterable[bytes]:
-    """Answer in WSGI's way, with further headers."""
+def send(
+    answer: Answer, extra: list[tuple[str, str]], start_response: StartResponse, *, as_texts: bool
+) -> Iterable[bytes]:
+    """Answer in WSGI's way, with further headers; ``as_texts`` is for a server that takes `AsciiText` too."""
     headers = [*answer.headers, *extra]
     if answer.media_type is not None:
         headers.append(('Content-Type', answer.media_type))
     if isinstance(answer.body, (list, tuple)) and answer.status not in _NO_BODY:
         headers.append(('Content-Length', str(sum(map(len, answer.body)))))
     start_response(_status(answer.status), headers)
-    return _Body(answer)
+    return _Texts(answer) if as_texts else _Body(answer)
 
 
 class DirectRoutes:

@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 from enclave.cancellation import Cancellation
 from enclave.errors import ConflictError, InvalidArgumentError
 from enclave.quoting import quoted
+from enclave.wire import AsciiText
 
 KEEP_SECONDS = 600.0
 KEEP_BYTES = 64 << 20
@@ -49,7 +50,7 @@ class StoredResponse:
     """An answer as it was given."""
 
     status: int
-    body: tuple[bytes, ...]  # in pieces
+    body: tuple[bytes | AsciiText, ...]  # in pieces
     code: str | None = None
     media_type: str = 'application/json'
 

@@ -116,7 +116,8 @@ class Lanes:
         keys: int = 1,
         waiting: int = 0,
     ) -> None:
-        self._changed = threading.Condition()  # guards all below
+        self._lock = threading.RLock()  # guards all below
+        self._changed = threading.Condition(self._lock)
         self._lanes: dict[Lane, Shares] = {
             'call': Shares(calls, keys),
             'stream': Shares(streams, keys),
@@ -220,14 +221,14 @@ class Lanes:
         return _Room(self, tenant, size)
 
     def _take_room(self, tenant: str, amount: int) -> None:
-        with self._changed:
+        with self._lock:
             if not self._memory.has_room(tenant, amount):
                 self._refused += 1
                 raise _full('the server is busy: the calls that continue may have as much output as it keeps at once')
             self._memory.take(tenant, amount)
 
     def _give_room(self, tenant: str, amount: int) -> None:
-        with self._changed:
+        with self._lock:
             self._memory.give(tenant, amount)
             self._changed.notify_all()
 
@@ -293,7 +294,7 @@ class Lanes:
         on_gone: Callable[[Callable[[], None]], None],
         patience: float | None,
     ) -> None:
-        with self._changed:
+        with self._lock:
             if not self._queues[lane] and self._may_have_locked(lane, tenant, limit):
                 self._lanes[lane].take(tenant)
                 return
@@ -305,7 +306,7 @@ class Lanes:
         self._await_turn(ticket, on_gone, patience)
 
     def _give_turn(self, lane: Lane, tenant: str) -> None:
-        with self._changed:
+        with self._lock:
             self._lanes[lane].give(tenant)
             self._grant_locked(lane)
             self._changed.notify_all()

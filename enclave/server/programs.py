@@ -26,6 +26,7 @@ from enclave.managers.protocol import (
     PoolCodeRequest,
 )
 from enclave.parallel import MOST_AT_ONCE, Batch
+from enclave.server.direct import as_bytes
 from enclave.server.faults import shown_error
 from enclave.server.idempotency import Entry, StoredResponse, check_key
 from enclave.server.policy import Policy
@@ -244,7 +245,7 @@ class _Programs:
                 raise CallCancelledError('the client went away')
         if entry.outcome is None:
             raise CallCancelledError('the program was not run to its end, since its batch was cancelled')
-        return CodeEvent.model_validate_json(b''.join(entry.outcome.body))
+        return CodeEvent.model_validate_json(b''.join(as_bytes(entry.outcome.body)))
 
     def _event(self, request: CodeRequest | EnclaveError) -> CodeEvent:
         try:

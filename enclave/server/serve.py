@@ -381,6 +381,34 @@ class _Whole(ReadOnlyFileBasedBuffer):  # type: ignore[misc, unused-ignore]
         self.remain = 0
 
 
+class _WholeText(ReadOnlyFileBasedBuffer):  # type: ignore[misc, unused-ignore]
+    """A large text that waits to be sent; its bytes are made piece by piece."""
+
+    def __init__(self, text: wire.AsciiText) -> None:
+        self._text: wire.AsciiText | None = text
+        self._at = 0
+        self.remain = len(text)
+
+    def __len__(self) -> int:
+        return self.remain
+
+    def get(self, numbytes: int = -1, skip: bool = False) -> bytes:
+        piece = b'' if self._text is None else self._text.piece(self._at)
+        if 0 <= numbytes < len(piece):
+            piece = piece[:numbytes]
+        if skip:
+            self.skip(len(piece))
+        return piece
+
+    def skip(self, numbytes: int, allow_prune: int = 0) -> None:
+        self._at += numbytes
+        self.remain -= numbytes
+
+    def close(self) -> None:
+        self._text = None
+        self.remain = 0
+
+
 class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
     """Lets the application learn that the client went away, and breaks off answers that fail in the middle."""
 
@@ -437,7 +465,7 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         )
         return '\r\n'.join(lines).encode('latin-1')
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | wire.AsciiText) -> None:
         """Send head and body at once where the body is whole: two sends would wake the client twice."""
         if self.is_raw:
             return
@@ -447,6 +475,12 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         head = b''
         if not self.wrote_header:
             head, self.wrote_header = self.build_response_header(), True
+        if isinstance(data, wire.AsciiText):  # only behind a length that it is part of
+            self.content_bytes_written += len(data)
+            if head:
+                self.channel.write_soon(head)
+            self.channel.write_soon(_WholeText(data))
+            return
         data = data[: self.content_length - self.content_bytes_written]
         self.content_bytes_written += len(data)
         if len(data) <= _JOINED_BYTES:

@@ -178,6 +178,9 @@ class Service:
     def tenant(self, key: ApiKey | None) -> Tenant:
         """Return the tenant a key stands for; None is the only one of a server without keys."""
         name = ANONYMOUS if key is None else key.name
+        found = self._tenants.get(name)  # they are added, and never taken away
+        if found is not None:
+            return found
         with self._changed:
             found = self._tenants.get(name)
             if found is None:

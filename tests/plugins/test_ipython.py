@@ -100,6 +100,9 @@ def test_the_sandbox_is_opened_once_and_stopped_when_asked(opened: InteractiveSh
 def test_what_is_wrong_is_one_line(shell: InteractiveShell) -> None:
     with pytest.raises(UsageError, match='knows open, status'):
         shell.run_line_magic('enclave', 'fly')
+    for line in ('bash', '--reset', 'memory_limit=1g', '-t soon'):
+        with pytest.raises(UsageError, match=r'--shell and -l LANGUAGE; `%enclave open` takes the kind'):
+            shell.run_cell_magic('enclave', line, 'x')
     with pytest.raises(UsageError, match="did you mean 'memory_limit'"):
         shell.run_line_magic('enclave', 'open docker memory_limits=1g')
 

@@ -399,7 +399,19 @@ def test_long_texts_travel_behind_the_json(text: str, place: Any) -> None:
 
     assert len(pieces) > 1
     assert len(pieces[0]) < 200
-    assert wire.from_parts(b''.join(pieces)) == value
+    whole = b''.join(b''.join(each) if isinstance(each, wire.AsciiText) else each for each in pieces)
+    assert len(whole) == sum(map(len, pieces))
+    assert wire.from_parts(whole) == wire.from_parts(bytearray(whole)) == value
+
+
+@pytest.mark.parametrize('length', [0, 1, wire.ASCII_PIECE, wire.ASCII_PIECE + 1, 3 * wire.ASCII_PIECE])
+def test_a_text_of_ascii_is_made_bytes_piece_by_piece(length: int) -> None:
+    text = ('0123456789' * (length // 10 + 1))[:length]
+    pieces = list(wire.AsciiText(text))
+
+    assert b''.join(pieces) == text.encode()
+    assert len(wire.AsciiText(text)) == length
+    assert all(len(each) <= wire.ASCII_PIECE for each in pieces)
 
 
 def test_what_has_no_long_text_is_plain_json() -> None:

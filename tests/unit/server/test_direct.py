@@ -8,11 +8,12 @@ import flask
 import pytest
 from werkzeug.exceptions import HTTPException
 
+from enclave import wire
 from enclave.managers.protocol import PROTOCOL_HEADER
 from enclave.server.app import create_app
 from enclave.server.audit import Audit
 from enclave.server.auth import Authenticator, HostGuard
-from enclave.server.direct import DirectRoutes, WsgiHeaders, WsgiRequest
+from enclave.server.direct import Answer, DirectRoutes, WsgiHeaders, WsgiRequest, send
 from enclave.server.policy import Policy
 from enclave.server.route import ROUTES, VARIABLE
 from enclave.server.service import Service
@@ -166,3 +167,21 @@ def test_a_request_reads_no_more_than_its_body() -> None:
     assert request.mimetype == 'application/json'
     assert request.full_path == '/x?a=1'
     assert request.query_string == b'a=1'
+
+
+@pytest.mark.parametrize('as_texts', [True, False])
+def test_long_texts_go_as_they_are_to_the_own_server_alone(as_texts: bool) -> None:
+    text, closed, said = 'x' * (wire.ASCII_PIECE + 7), [], []
+    answer = Answer((b'head', wire.AsciiText(text)), on_close=[lambda: closed.append(True)])
+
+    body: Any = send(answer, [('A', 'b')], lambda status, headers: said.append((status, headers)), as_texts=as_texts)
+
+    pieces = list(body)
+    assert [type(each) for each in pieces] == ([bytes, wire.AsciiText] if as_texts else [bytes, bytes, bytes])
+    assert sum(map(len, pieces)) == 4 + len(text)
+    status, headers = said[0]
+    assert status == '200 OK'
+    assert dict(headers) == {'A': 'b', 'Content-Type': 'application/json', 'Content-Length': str(4 + len(text))}
+    assert not closed
+    body.close()
+    assert closed == [True]
