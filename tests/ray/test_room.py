@@ -75,6 +75,14 @@ def test_further_shards_are_made_when_all_are_full_and_given_back_when_empty() -
         assert manager.execute_command(manager.create_sandbox(), 'echo again').stdout == 'again\n'
 
 
+def test_packed_sandboxes_fill_one_shard_after_the_other_and_packed_shards_one_node() -> None:
+    with on_ray(sandbox_type='bubblewrap', strategy='pack', shard_size=2, max_shards=2) as manager:
+        made = [manager.create_sandbox().rpartition('-')[2] for _ in range(3)]
+
+        assert made[0] == made[1] != made[2]
+        assert len({each['node_id'] for each in manager.get_stats()['shards'].values()}) == 1
+
+
 def test_a_placement_group_says_where_shards_are() -> None:
     import ray
 

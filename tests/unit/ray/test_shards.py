@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -274,6 +275,19 @@ def test_a_cluster_that_refuses_the_program_is_an_error_that_says_so(monkeypatch
 
     with pytest.raises(EngineUnavailableError, match='the token is wrong'):
         cluster.connect('10.0.0.1:6379')
+
+
+@pytest.mark.parametrize('strategy', ['pack', 'spread'])
+def test_sandboxes_fill_one_shard_after_the_other_or_go_to_the_emptiest(fake: FakeRay, strategy: str) -> None:
+    table = Table(strategy=strategy, min_shards=2)
+    table._grow()
+    for each in table.all():
+        table.serve(each)
+
+    taken = [shard.id for _ in range(3) for shard in table.reserve(1, Deadline.after(PATIENCE))]
+
+    assert sorted(Counter(taken).values(), reverse=True) == [2, 1]
+    assert (taken[0] == taken[1]) == (strategy == 'pack')
 
 
 def test_a_manager_that_makes_no_shards_says_that_there_is_none(fake: FakeRay) -> None:
