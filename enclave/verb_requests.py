@@ -32,6 +32,7 @@ Q = TypeVar('Q', bound='Request[Any]')
 
 BYTES = 'application/octet-stream'
 TAR = 'application/x-tar'
+MAX_COUNT = (1 << 63) - 1
 MAX_OUTPUT_BYTES = 1 << 30
 """The largest cap on each of stdout and stderr that can be asked for."""
 
@@ -222,6 +223,8 @@ def check_count(value: Any, name: str) -> None:
     """Check a whole number, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InvalidArgumentError(f'{name} must be a whole number, 0 or more, not {quoted(value)}')
+    if value > MAX_COUNT:
+        raise InvalidArgumentError(f'{name} must be at most {MAX_COUNT}, which no file is longer than')
 
 
 def check_port(value: Any, name: str) -> None:

@@ -290,6 +290,7 @@ IGNORED = tuple(
 )
 RESTORED = IGNORED + ((signal.SIGXFSZ,) if hasattr(signal, 'SIGXFSZ') else ())
 NOBODYS_UID = 0x7FFFFFF0
+NO_ID = 0xFFFFFFFF  # the first number that no user and no group can have
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
 # What a group holds, its limit, its numbers in detail and those of them that the kernel can take back; version 2 and 1.
 MEMORY_FILES = (
@@ -306,6 +307,7 @@ OOM_EVENTS = -1  # a descriptor of such a file, where the sandbox does not see o
 CPU_COUNT = 0  # how many processors the CPU limit stands for; 0 where there is no limit
 PIDS_LIMIT = 0  # how many processes and threads there may be; 0 where there is no limit
 
+PATH_MAX = 4096  # the bytes of a path with the one that ends it (limits.h of Linux)
 SHOWN = 4096  # the longest path or name that an error quotes as a whole
 LEFT_BEHIND_NICE = 19  # the priority of what a call left running: lowest, so that it does not starve the next call
 CPU_VARIABLES = (
@@ -358,6 +360,8 @@ def to_path(message, key='path'):
     path = to_bytes(message.get(key), key)
     if not path:
         raise Refusal('%s is empty' % key, errno.ENOENT, key)
+    if len(path) >= PATH_MAX:  # as the system says; what works through such a path by itself could fail otherwise
+        raise Refusal('%s: %r' % (os.strerror(errno.ENAMETOOLONG), shown(path)), errno.ENAMETOOLONG, key)
     return path
 
 
@@ -664,6 +668,9 @@ def find_user(text):
     if not found and not name.isdigit():
         raise Refusal('there is no user %r in the sandbox' % shown(name), errno.EINVAL, 'user')
     login, _, uid, gid, _, home = found[0][:6] if found else [name, b'', name, b'0', b'', b'/']
+    for number, kind in ((uid, 'user'), (group, 'group')):
+        if number.isdigit() and (len(number) > 10 or int(number) >= NO_ID):
+            raise Refusal('there is no %s %r in the sandbox' % (kind, shown(number)), errno.EINVAL, 'user')
     if not group:
         others = [int(row[2]) for row in groups if login in row[3].split(b',')]
         return int(uid), int(gid), [int(gid)] + others, home, login

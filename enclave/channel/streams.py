@@ -97,8 +97,10 @@ class PipeStream:
 
     def read(self) -> bytes:
         """Return what there is, at most 256 KiB."""
-        data = os.read(self._stdout.fileno(), self._size.now)
-        self._size.note(len(data))
+        size = self._size.now
+        data = os.read(self._stdout.fileno(), size)
+        if len(data) == size or size > ReadSize.LEAST:
+            self._size.note(len(data))
         return data
 
     def write(self, data: bytes) -> None:

@@ -415,15 +415,25 @@ class Pool:
 
     # End --------------------------------------------------------------------------------------------------------------
 
-    def close(self, error: BaseException) -> None:
-        """Lend and make no more; those who wait are woken with ``error``. Its sandboxes are its owner's to end."""
+    def close(self, error: BaseException, *, if_unused_since: float | None = None) -> bool:
+        """Lend and make no more; those who wait are woken with ``error``. Its sandboxes are its owner's to end.
+
+        Args:
+            if_unused_since: Only if nobody has had or wanted a sandbox of it since that moment (`unused_since`).
+
+        Returns:
+            Whether it is closed.
+        """
         with self._lock:
+            if if_unused_since is not None and self._unused_since_locked() != if_unused_since:
+                return False
             self._closed = self._closed or error
             informed, self._queue = self._queue, []
             self._idle.clear()
             for ticket in informed:
                 ticket.error = error
                 ticket.ready.set()
+        return True
 
     # Reply ------------------------------------------------------------------------------------------------------------
 
@@ -431,7 +441,10 @@ class Pool:
     def unused_since(self) -> float | None:
         """The moment on the monotonic clock since which nobody has had or wanted a sandbox of it; None while somebody does."""
         with self._lock:
-            return None if self._queue or len(self._idle) < len(self._members) else self._used_at
+            return self._unused_since_locked()
+
+    def _unused_since_locked(self) -> float | None:
+        return None if self._queue or len(self._idle) < len(self._members) else self._used_at
 
     @property
     def min_size(self) -> int:

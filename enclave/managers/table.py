@@ -589,12 +589,15 @@ class SandboxTable:
         if now < unused_since + timeout:
             due = pool.tend(now)
             return unused_since + timeout if due is None else min(due, unused_since + timeout)
-        logger.info('pool %s is dissolved: nobody has used it for %g s', pool.name, timeout)
+        dissolved = PoolError(f'the pool {pool.name!r} was dissolved, since nobody had used it for {timeout:g} s')
         with self._lock:
+            if not pool.close(dissolved, if_unused_since=unused_since):
+                return now  # somebody came in between
             if self._pools.get(pool.name) is pool:
                 del self._pools[pool.name]
+            # Only now, since one that was being made may have joined until it was closed.
             records = [record for record in self._records.values() if record.pool is pool]
-        pool.close(PoolError(f'the pool {pool.name!r} was dissolved, since nobody had used it for {timeout:g} s'))
+        logger.info('pool %s is dissolved: nobody has used it for %g s', pool.name, timeout)
         for record in records:
             self.end(record)
         return None

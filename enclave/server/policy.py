@@ -150,7 +150,8 @@ class Policy(Model):
         max_entries: How many entries of a directory are listed at once.
         max_grace: The longest that a sandbox may be set to wait for something to end by itself, in seconds.
         max_config_bytes: How large the options of a sandbox may be, as JSON; the server keeps them.
-        max_timeout: The longest time limit a call may have, in seconds; none at all may then not be asked.
+        max_timeout: The longest time limit a call may have, in seconds; none at all may then not be asked. What a tool or a
+            language takes where a call names none is this at most.
         max_lifetime: The longest ``ttl`` a sandbox may have, in seconds; those that ask for none get this.
         max_lease: The longest a lease of a pool's sandbox may last, in seconds.
         max_sandboxes: How many sandboxes one key may have at once, those of its pools included.

@@ -1,8 +1,9 @@
-"""The server itself (layer 6): a socket, waitress, and the safe defaults of who may come in. Waitress is used here only.
+"""The server itself (layer 6): a socket, waitress, and the safe defaults of who may come in.
 
-What waitress does not do is added in three small subclasses. A body is refused by its head: a request without a known key, or
-with a body larger than its route takes, is answered before anything of the body is kept. A connection that is too slow with
-a request, or takes nothing of its answer, is closed. Who goes away while their request continues is noticed at once.
+Waitress is used here and in `readiness` only. What it does not do is added in three small subclasses. A body is refused by its
+head: a request without a known key, or with a body larger than its route takes, is answered before anything of the body is
+kept. A connection that is too slow with a request, or takes nothing of its answer, is closed. Who goes away while their request
+continues is noticed at once.
 """
 
 from __future__ import annotations

@@ -383,6 +383,9 @@ def test_a_short_key_is_the_key_and_travels_in_a_header(caplog: pytest.LogCaptur
         page = requests.get(f'{url}/health', headers={**headers, 'Origin': 'http://evil.example'}, timeout=PATIENCE)
         assert page.status_code == 403
         assert 'Access-Control-Allow-Origin' not in page.headers
+    beside = create_server(config=SandboxManagerConfig(cleanup_interval=600), api_key='never-dropped', stop_grace=0.0)
+    with beside.running() as url:
+        assert (beside.api_key, requests.get(f'{url}/health', timeout=PATIENCE).status_code) == ('never-dropped', 401)
     configured = create_server(config=SandboxManagerConfig(cleanup_interval=600, api_key='k' * 20), api_key='other')
     assert configured.api_key == 'k' * 20
 

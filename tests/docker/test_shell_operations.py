@@ -967,3 +967,9 @@ def test_memory_that_stays_taken_when_calls_have_ended_is_seen(bare_image: str) 
 
         sandbox.execute_command('rm /dev/shm/left')
         sandbox._clean()
+
+
+def test_a_number_that_no_user_can_have_is_refused(sandbox: Any) -> None:
+    for user in ('-1', '99999999999', '0:99999999999'):
+        with pytest.raises(InvalidArgumentError, match='user'):
+            sandbox.execute_command('true', user=user)

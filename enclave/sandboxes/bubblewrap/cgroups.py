@@ -249,6 +249,7 @@ class Group:
         except BaseException:
             self.remove()
             raise
+        weigh_family(self.cgroups)
 
     @contextlib.contextmanager
     def _refusals(self, sandbox_id: str) -> Iterator[None]:
@@ -386,6 +387,24 @@ class Group:
             is_last = not _alive
         if is_last:
             remove_families(self.cgroups.directories)
+        weigh_family(self.cgroups)
+
+
+def weigh_family(cgroups: Cgroups) -> None:
+    """Have the family weigh as its sandboxes do together, each of them like one thread that is in no such group.
+
+    Otherwise all of them would weigh as one: beside a few busy programs of this machine a sandbox got a small part of a
+    processor. It is never more than there are processors, so that with any number of sandboxes other programs get their part.
+    """
+    place = cgroups.parents.get('cpu')
+    if place is None:
+        return
+    file, one = ('cpu.shares', 1024) if cgroups.version == 1 else ('cpu.weight', 100)
+    most = max(1, os.cpu_count() or 1)
+    with contextlib.suppress(OSError):  # the last one has gone, or another user's family
+        with os.scandir(place) as entries:
+            count = sum(1 for _ in itertools.islice((each for each in entries if each.is_dir()), most))
+        (place / file).write_text(str(min(one * max(1, count), 10_000 if cgroups.version == 2 else 1 << 18)))
 
 
 def _write(file: Path, value: str) -> None:

@@ -143,3 +143,21 @@ def test_an_argument_of_a_wrong_type_is_named_and_nothing_is_done(sandbox: Agent
 
     assert isinstance(caught.value, InvalidArgumentError)
     assert sandbox.execute_command('true').exit_code == 0
+
+
+def test_numbers_and_paths_beyond_what_a_system_has_are_refused_as_such(sandbox: AgentBackedSandbox) -> None:
+    for offset in (1 << 63, 10**30):
+        with pytest.raises(InvalidArgumentError, match='offset must be at most'):
+            sandbox.read_file('/etc/hosts', offset=offset)
+    for path in ('/'.join(['d'] * 3000), '/tmp/' + 'd' * 5000):
+        for verb in (
+            lambda path: sandbox.write_file(path, b'x'),
+            lambda path: sandbox.make_dir(path, parents=True),
+            lambda path: sandbox.remove_path(path, recursive=True, missing_ok=True),
+            sandbox.read_file,
+        ):
+            with pytest.raises(SandboxPathError, match='File name too long'):
+                verb(path)
+    for user in ('9' * 11, '4294967295', '9' * 5000):
+        with pytest.raises(InvalidArgumentError):
+            sandbox.execute_command('true', user=user)

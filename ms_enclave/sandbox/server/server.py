@@ -33,7 +33,7 @@ class SandboxServer(core.SandboxServer):
         """Make a server, not started.
 
         Args:
-            config: Configuration of its manager; its ``api_key`` is the server's key.
+            config: Configuration of its manager; its ``api_key`` is the server's key, before the keyword's.
             kwargs: ``api_key``, ``cleanup_interval`` and the like where there is no configuration, and what
                 `enclave.server.SandboxServer` takes.
         """
@@ -43,7 +43,8 @@ class SandboxServer(core.SandboxServer):
         elif not isinstance(config, SandboxManagerConfig):
             config = SandboxManagerConfig.model_validate(config)
         self._early_manager: BlockingManager | None = None  # of a server that does not run yet
-        self.api_key = config.api_key
+        # The configuration's comes first; one that was given in any other way is never dropped, which would open the server.
+        self.api_key = config.api_key if config.api_key is not None else kwargs.get('api_key')
         self.start_time = time.time()
         self.app = Application(self)
         options: dict[str, Any] = {'cleanup_interval': config.cleanup_interval, 'pool_size': config.pool_size}
@@ -51,7 +52,7 @@ class SandboxServer(core.SandboxServer):
         if config.sandbox_config is not None:
             options['sandbox_config'] = _core_sandbox_config(config.sandbox_config)
         options.update(config.further_options)
-        super().__init__(None, api_key=config.api_key, **served, **options)
+        super().__init__(None, api_key=self.api_key, **served, **options)
 
     @property
     def manager(self) -> SandboxManager:

@@ -472,3 +472,28 @@ def test_stats_report_how_long_leases_waited() -> None:
     assert stats['leases'] == 2
     assert stats['wait_seconds_max'] == 4
     assert stats['wait_seconds_mean'] == 2
+
+
+def test_a_pool_that_is_used_again_is_not_closed_for_want_of_use() -> None:
+    pool, _supply, clock = make_pool(1)
+    unused_since = pool.unused_since
+    clock.now += 1
+    pool.release(acquire(pool).id)
+
+    assert not pool.close(PoolError('dissolved'), if_unused_since=unused_since)
+
+    leased = acquire(pool)
+    assert not pool.close(PoolError('dissolved'), if_unused_since=clock.now)  # it is lent
+    pool.release(leased.id)
+    assert pool.close(PoolError('dissolved'), if_unused_since=clock.now)
+    with pytest.raises(PoolError, match='dissolved'):
+        acquire(pool)
+
+
+def test_what_arrives_after_the_end_is_discarded() -> None:
+    pool, supply, _clock = make_pool(1)
+    assert pool.close(PoolError('dissolved'), if_unused_since=pool.unused_since)
+
+    late = supply.deliver(pool)
+
+    assert supply.discarded == [late.id]

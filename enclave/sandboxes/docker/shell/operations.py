@@ -566,6 +566,8 @@ class EngineOperations(ByVerb):
         if no_user:
             message = f'there is no {no_user[1]} {no_user[2]!r} in the sandbox'
             raise InvalidArgumentError(message, details={'field': 'user'})
+        if 'uids and gids must be in range' in words:
+            raise InvalidArgumentError('user has a number that no user or group can have', details={'field': 'user'})
         if 'is not running' in words or 'stopped' in words:
             raise SandboxGoneError(f'the container of sandbox {self._name} does not run any more: {words}')
         # The engine's own helper in the container (runc init) dies of a full limit at various points, each with words of its own.

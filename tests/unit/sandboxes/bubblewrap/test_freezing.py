@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,8 +46,12 @@ def forker() -> Iterator[tuple[subprocess.Popen[str], int]]:
         try:
             yield process, stopped
         finally:
-            for pid in (stopped, process.pid):
-                os.kill(pid, 9)
+            os.kill(process.pid, signal.SIGSTOP)  # so that it forks no more
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            # The child of that moment may have been stopped with it, and would stay so.
+            family = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+            for pid in (*map(int, family), process.pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_family_that_forks_without_end_stops(forker: tuple[subprocess.Popen[str], int]) -> None:
