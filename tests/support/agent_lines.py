@@ -62,11 +62,22 @@ def measured_program(program: bytes) -> bytes:
     return program[:start] + b'%08d' % len(measured) + measured + rest
 
 
-def _install(path: Path) -> None:
+def _open(path: Path) -> None:
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.ftruncate(opened, SIZE_BYTES)
     os.dup2(opened, DESCRIPTOR, inheritable=False)
     os.close(opened)
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(DESCRIPTOR), path.stat())
+    except OSError:
+        return False
+
+
+def _install(path: Path) -> None:
+    _open(path)
 
     program = agent._program
     agent._program = functools.lru_cache(maxsize=1)(lambda: measured_program(program()))  # type: ignore[assignment]
@@ -78,6 +89,8 @@ def _install(path: Path) -> None:
     @functools.wraps(start)
     def start_with_descriptor(self: Any, args: Any, *rest: Any, **options: Any) -> None:
         if not isinstance(args, str) and {agent._LOADER, launch.LOADER}.intersection(map(str, args)):
+            if not _is_open(path):  # a test has closed what it did not open
+                _open(path)
             options['pass_fds'] = (*options.get('pass_fds', ()), DESCRIPTOR)
         start(self, args, *rest, **options)
 
