@@ -12,11 +12,14 @@ from attrs import define
 
 SYNTAXES = ('java', 'kotlin', 'scala')
 
-_LITERAL = re.compile(
-    r'//[^\n]*|/\*.*?(?:\*/|\Z)|""".*?(?:(?<!\\)"""+|\Z)|"(?:\\.|[^"\\\n])*"?|'
-    + r"'(?:\\u+[0-9a-fA-F]{4}|\\.[0-7]{0,2}|[^'\\\n])'",
-    re.DOTALL,
-)
+_OPENS = re.compile(r'//|/\*|"""|"|' + r"'(?:\\u+[0-9a-fA-F]{4}|\\.[0-7]{0,2}|[^'\\\n])'", re.DOTALL)
+_ENDS = {
+    '//': re.compile(r'\n'),
+    '/*': re.compile(r'\*/'),
+    '"': re.compile(r'(?:\\.)|"|(?=\n)', re.DOTALL),
+    '"""': re.compile(r'(?:\\.)|"""+', re.DOTALL),
+}
+_RAW_END = re.compile(r'"""+')
 _TOKEN = re.compile(r'[^\W\d][\w$]*|\$[\w$]*|[{}()\[\];@=.]')
 _PACKAGE = re.compile(r'\s*package\s+([\w$]+(?:\s*\.\s*[\w$]+)*)')
 _KINDS = {
@@ -25,6 +28,7 @@ _KINDS = {
     'scala': {'object'},
 }
 _FILE_CLASS = re.compile(r'@file\s*:\s*JvmName\s*\(\s*"([\w$]+)"')
+_MOST_WORDS = 200  # no declaration has more before its name
 _OPENING, _CLOSING = '({[', ')}]'
 
 
@@ -48,14 +52,29 @@ class Names:
     main: str | None = None
 
 
-def without_literals(source: str) -> str:
-    """Return a source in which comments are blanks and texts are empty."""
-    return _LITERAL.sub(lambda match: ' ' if match[0].startswith('/') else '""', source)
+def without_literals(source: str, syntax: str = 'java') -> str:
+    """Return a source in which comments are blanks and texts are empty.
+
+    It is read in steps, since a regular expression for a whole text keeps a hundred bytes for each of its characters.
+    """
+    parts: list[str] = []
+    at = 0
+    while opening := _OPENS.search(source, at):
+        parts.append(source[at : opening.start()])
+        kind, at = opening[0], opening.end()
+        end = _RAW_END if kind == '"""' and syntax != 'java' else _ENDS.get(kind)
+        while end is not None:
+            found = end.search(source, at)
+            at = found.end() if found else len(source)
+            if found is None or not found[0].startswith('\\'):
+                break
+        parts.append('\n' if kind == '//' else ' ' if kind == '/*' else '""')
+    return ''.join((*parts, source[at:]))
 
 
 def find_names(source: str, syntax: str) -> Names:
     """Return the names of a source in a syntax of `SYNTAXES`."""
-    code = without_literals(source.lstrip('\ufeff'))
+    code = without_literals(source.lstrip('\ufeff'), syntax)
     types = [each for each in _types(code, syntax) if each.name or each.has_main]
     if syntax == 'kotlin':
         own = _FILE_CLASS.search(source)
@@ -79,29 +98,34 @@ def find_names(source: str, syntax: str) -> Names:
 
 def _types(code: str, syntax: str) -> Iterator[_Type]:
     """Yield the types at the top level, when all of each is known; Kotlin's functions there as one without a name."""
-    brackets = ''
+    brackets: list[str] = []
+    inner = 0  # how many of them are none of braces
     words: list[str] = []  # since the last statement or member
     current = _Type('', False)
     for match in _TOKEN.finditer(code):
         token = match[0]
         if token in _OPENING:
-            brackets += token
+            brackets.append(token)
+            inner += token != '{'
             words = [] if token == '{' else words
         elif token in _CLOSING:
-            brackets = brackets[:-1]
-            words = [] if token == '}' and not brackets.strip('{') else words
+            if brackets:
+                inner -= brackets.pop() != '{'
+            words = [] if token == '}' and not inner else words
         elif token == ';':
             words = []
         elif not brackets and words and words[-1] in _KINDS[syntax] and token not in '.=@':
             yield current
             current, words = _Type(token, 'public' in words), []
-        elif not brackets.strip('{'):
+        elif not inner:
             if _is_main(token, words, len(brackets), syntax):
                 if syntax == 'kotlin' and not brackets:
                     yield _Type('', False, True)
                 else:
                     current.has_main = True
             words.append(token)
+            if len(words) > _MOST_WORDS:
+                del words[: _MOST_WORDS // 2]
     yield current
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from enclave.languages.names import find_names
+from enclave.languages.names import SYNTAXES, find_names
 from enclave.languages.table import get_language
 
 MAIN = 'public static void main(String[] args) { }'
@@ -31,6 +33,8 @@ MAIN = 'public static void main(String[] args) { }'
         (f'// public class Wrong {{\n/* public class Wrong2 {{ */ public class Right {{ {MAIN} }}', 'Right', 'Right'),
         (f'class A {{ String s = "public class B {{ {MAIN}"; char c = \'"\'; {MAIN} }}', 'A', 'A'),
         (f'class A {{ String s = """\n  public class B {{ {MAIN}\n  """; {MAIN} }}', 'A', 'A'),
+        (f'class Util {{ String s = """\n  a\\\\"""; }}\npublic class Main {{ {MAIN} }}', 'Main', 'Main'),
+        (f'class A {{ String s = """\n  \\"""\n  class B {{ """; {MAIN} }}', 'A', 'A'),
         (f'class Helper {{ public class Inner {{ }} }}\nclass Main {{ {MAIN} }}', 'Main', 'Main'),
         (f'class Solution {{ static class Inner {{ }} {MAIN} }}', 'Solution', 'Solution'),
         (f'class A {{ static class B {{ {MAIN} }} }}\nclass C {{ {MAIN} }}', 'C', 'C'),
@@ -68,6 +72,7 @@ def test_java(source: str, file: str | None, main: str | None) -> None:
         ('object A { object B { def main(a: Array[String]) = 1 } }\nobject C { def main(a: Array[String]) = 1 }', 'C'),
         ('// object Wrong extends App\nobject Right extends App { println("object Wrong") }', 'Right'),
         ('package a.b\nobject X extends App { }', 'a.b.X'),
+        ('object A { val p = """C:\\dir\\""" }\nobject B { def main(a: Array[String]) = 1 }', 'B'),
         ('package a\n\nimport b._\nobject X { def main(a: Array[String]) = 1 }', 'a.X'),
         ('object OnlyOne { }', 'OnlyOne'),
         ('println("x")', None),
@@ -87,12 +92,26 @@ def test_scala(source: str, main: str | None) -> None:
         ('object Run { @JvmStatic fun main(args: Array<String>) { } }', 'Run'),
         ('data class P(val x: Int)\nclass A { companion object { @JvmStatic fun main(a: Array<String>) { } } }', 'A'),
         ('suspend fun main() { }', 'MainKt'),
+        ('val p = """C:\\dir\\"""\nfun main() { println(p) }', 'MainKt'),
         ('// fun main() {}\nval s = "fun main() {}"', None),
         ('class A { fun main() { } }', None),
     ],
 )
 def test_kotlin(source: str, main: str | None) -> None:
     assert find_names(source, 'kotlin').main == main
+
+
+@pytest.mark.parametrize(
+    'source',
+    ['{' * 500_000 + 'a ' * 250_000, 'class A{' + 'void main ' * 100_000, '"""' + '\\"' * 500_000, '[{' * 500_000],
+    ids=['brackets', 'words', 'text', 'both'],
+)
+def test_a_long_source_takes_no_more_time_for_each_of_its_characters(source: str) -> None:
+    began = time.process_time()
+    for syntax in SYNTAXES:
+        find_names(source, syntax)
+
+    assert time.process_time() - began < 30  # it is one second; it was minutes
 
 
 @pytest.mark.parametrize(
