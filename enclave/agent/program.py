@@ -1557,7 +1557,9 @@ class Supervisor(object):
         elif what == b'T':
             self.template_pid = value
             if self.run and self.run.limits is not None and not self.run.main:
-                self.run.started_at = time.monotonic()  # making it was no part of the program
+                # Making it, and ending the one before it, was no part of the program.
+                self.run.started_at = time.monotonic()
+                self.run.base_ticks = read_usage(self.pid)[2]
             if value and self.run:
                 self.template_for, self.template_dir = self.run.preload(), self.run.template_dir
             else:

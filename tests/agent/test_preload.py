@@ -136,6 +136,18 @@ def test_making_a_template_is_no_time_of_a_program(agent: AgentProcess, tmp_path
     assert (first.stdout, first.exceeded) == ('ran\n', None)
 
 
+def test_what_forks_of_an_earlier_template_used_is_none_of_a_program_s(tmp_path: Path) -> None:
+    running = AgentProcess(sys.executable, tmp_path)
+    try:
+        before = run_limited(running, 'import time\nwhile time.process_time() < 2: pass\nprint(1)')
+        after = run_limited(running, 'import time; time.sleep(1); print(1)', ('json',), cpu_seconds=1.0)
+    finally:
+        running.close()
+
+    assert (before.exceeded, before.stdout) == (None, '1\n')
+    assert (after.exceeded, after.stdout) == (None, '1\n')
+
+
 def test_a_program_whose_limit_the_template_would_half_fill_has_an_interpreter_of_its_own(agent: AgentProcess) -> None:
     source = 'import sys; print("decimal" in sys.modules)'
     run_limited(agent, source, ('decimal',))
