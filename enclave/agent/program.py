@@ -426,20 +426,23 @@ class Memory(object):
             assert self.advise is not None
             self.advise(self.address(start), size, MADV_DONTNEED)
 
-    def find_files(self):
-        # type: () -> List[Tuple[int, int]]
-        """Return where this process has mapped files, to be read only, and none of the pages is its own (proc(5), smaps)."""
+    def find_files(self, path='/proc/self/smaps'):
+        # type: (str) -> List[Tuple[int, int]]
+        """Return where this process has mapped files, to be read only, and none of the pages is its own (proc(5), smaps), whether
+        in memory or in swap; nothing on a kernel that does not say what is in swap."""
         found = []
         start = size = 0
         try:
-            with open('/proc/self/smaps', 'rb') as lines:
+            with open(path, 'rb') as lines:
                 for line in lines:
                     words = line.split()
                     if not words[0].endswith(b':'):
                         first, _, last = words[0].partition(b'-')
                         is_file = words[1] in (b'r-xp', b'r--p') and len(words) > 5 and words[5].startswith(b'/')
                         start, size = int(first, 16), int(last, 16) - int(first, 16) if is_file else 0
-                    elif size and words[0] == b'Anonymous:' and words[1] == b'0' and size < 1 << 30:
+                    elif words[0] == b'Anonymous:' and (words[1] != b'0' or size >= 1 << 30):
+                        size = 0
+                    elif size and words[0] == b'Swap:' and words[1] == b'0':
                         found.append((start, size))
         except (OSError, ValueError, IndexError):
             return []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enclave.agent.program import Memory
 from enclave.languages.values import Limits, StepResult
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.verb_requests import RunCommand, Script
@@ -103,3 +105,25 @@ def test_a_named_source_lies_in_the_working_directory_and_is_gone_afterwards(age
 
     assert sorted(eval(listed)) == ['left', 'prog.py']  # the listing of our own program
     assert not os.path.exists(place)
+
+
+def test_only_files_none_of_whose_pages_is_changed_are_given_back(tmp_path: Path) -> None:
+    smaps = tmp_path / 'smaps'
+    rows = [
+        ('10000-12000 r--p 00000000 08:01 1 /usr/lib/clean', 0, 0),
+        ('20000-22000 r--p 00000000 08:01 2 /usr/lib/changed', 4, 0),
+        ('30000-32000 r--p 00000000 08:01 3 /usr/lib/in-swap', 0, 4),
+        ('40000-41000 r-xp 00000000 08:01 4 /usr/lib/code', 0, 0),
+        ('50000-52000 rw-p 00000000 08:01 5 /usr/lib/data', 0, 0),
+        ('60000-62000 r--p 00000000 00:00 0', 0, 0),
+        ('100000000-180000000 r--p 00000000 08:01 6 /usr/lib/huge', 0, 0),
+    ]
+    text = [f'{head}\nSize: 8 kB\nAnonymous: {own} kB\nSwap: {swap} kB\nSwapPss: 0 kB\n' for head, own, swap in rows]
+    smaps.write_text(''.join(text))
+    without = tmp_path / 'without'
+    without.write_text(''.join(text).replace('Swap:', 'Other:'))
+    memory = Memory(None)
+
+    assert memory.find_files(str(smaps)) == [(0x40000, 0x1000), (0x10000, 0x2000)]
+    assert memory.find_files(str(without)) == []
+    assert memory.find_files(str(tmp_path / 'missing')) == []
