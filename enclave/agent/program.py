@@ -645,6 +645,15 @@ class Look(object):
         return {pid for pid in found if self.processes[pid][1] not in (b'Z', b'X')}
 
 
+def move_back(source, target):
+    # type: (bytes, bytes) -> None
+    """Rename a directory, unless a guest has done something to it meanwhile."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        pass
+
+
 def read_table(path):
     # type: (str) -> List[List[bytes]]
     """Return the fields of a table like /etc/passwd (passwd(5)). A guest may have put anything in its place, also a pipe."""
@@ -1835,10 +1844,11 @@ class Supervisor(object):
             os.close(let_go)
         if len(data) != STATUS.size:
             self.end_template()  # a guest has killed it
-            os.rename(template_dir, script_dir)
+            move_back(template_dir, script_dir)
             return 0
         what, _, value = STATUS.unpack(data)
         if what == b'E':
+            move_back(template_dir, script_dir)  # it is started again when there is room
             raise StartFailed(b'f', value)
         self.is_fork = True
         return int(value)

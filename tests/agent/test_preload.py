@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from enclave.agent.program import STATUS, StartFailed, Supervisor, Template
 from enclave.languages.values import Limits, StepResult
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.verb_requests import RunCommand, Script
@@ -332,3 +335,22 @@ os.kill(supervisor, signal.SIGKILL)
 
     assert run(agent, 'print(1)').stdout == '1\n'
     assert log.read_text() == 'run\n'
+
+
+def test_a_program_that_no_process_was_left_for_can_be_started_again(tmp_path: Path) -> None:
+    """Its template has answered so: its directory must be where the next attempt looks for it."""
+    script_dir, template_dir = tmp_path / 'script', tmp_path / 'template'
+    script_dir.mkdir()
+    preload = [['python3'], [], 'main.py', '', None]
+    places = [str(script_dir), str(template_dir)]
+    request = [['python3', 'main.py'], {}, '', preload, places, [], True, 0]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    supervisor: Any = object.__new__(Supervisor)
+    supervisor.template = Template(os.getpid(), ours, preload, places[1])
+    with ours, theirs, open(os.devnull) as null:
+        theirs.send(STATUS.pack(b'E', b' ', errno.EAGAIN))
+        with pytest.raises(StartFailed):
+            supervisor.fork_from_template(request, {}, (null.fileno(),) * 3)
+
+    assert script_dir.is_dir()
+    assert not template_dir.exists()
