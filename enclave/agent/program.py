@@ -1543,8 +1543,15 @@ class Supervisor(object):
         self.agent.place_on_cpus(self.pid, run)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio))
         self.socket.sendmsg([request], [rights])
-        send_signal(self.pid, signal.SIGCONT)  # a guest may have stopped it
+        self.wake()
         return True
+
+    def wake(self):
+        # type: () -> None
+        """Let the process continue, and its template: a guest may have stopped them."""
+        send_signal(self.pid, signal.SIGCONT)
+        if self.template_pid:
+            send_signal(self.template_pid, signal.SIGCONT)
 
     def on_message(self, mask):
         # type: (int) -> None
