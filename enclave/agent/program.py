@@ -1609,6 +1609,8 @@ class Supervisor(object):
         if self.socket.fileno() >= 0:
             self.agent.unwatch(self.socket.fileno())
             self.socket.close()
+            if self.pid in self.agent.supervisors:
+                self.wake()  # so that it sees the end and leaves
 
     # In the supervisor process -------------------------------------------------------------------------------------------
 
