@@ -22,7 +22,7 @@ from enclave.cancellation import Cancellation
 from enclave.errors import ManagerStoppedError, ServerUnavailableError
 from enclave.managers import table
 from enclave.server import idempotency
-from enclave.server.serve import _Channel
+from enclave.server.serve import _Channel, create_server
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import FakeBackend
 from tests.support.sockets import connected, read_all, read_head, talk
@@ -393,3 +393,38 @@ def test_a_made_key_is_printed_once(connect: Connect) -> None:
         process.kill()
 
     assert key not in rest
+
+
+# Forked processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='sockets are registered anew where there is no epoll')
+def test_a_closed_connection_that_a_forked_process_still_has_is_waited_for_no_longer(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    server = serve()
+    ask = b'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    assert server._readiness is not None
+    table: Any = server._readiness._epoll
+    with contextlib.ExitStack() as stack:
+        with connected(server.port) as gone:
+            gone.sendall(ask)
+            assert b' 200 ' in read_head(gone)
+            ((number, channel),) = server._waitress.active_channels.items()
+            held = os.dup(channel.socket.fileno())  # as a process has it that was forked now
+            stack.callback(os.close, held)
+        backend.wait_until(lambda: channel.socket is None)
+
+        assert number not in dict(table.poll(0)), 'the loop would find it ready in each of its rounds'
+        others = [stack.enter_context(connected(server.port)) for _ in range(4)]
+        for other in others * 2:
+            other.sendall(ask)
+            assert b' 200 ' in read_head(other)
+
+
+def test_a_server_that_is_not_started_shares_nothing_with_forked_processes() -> None:
+    server = create_server()
+    try:
+        assert server._readiness is None
+    finally:
+        server.stop()
