@@ -13,16 +13,19 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 
 from enclave.cancellation import Cancellation
-from enclave.errors import ManagerStoppedError, ServerUnavailableError
+from enclave.errors import CallCancelledError, ManagerStoppedError, ServerUnavailableError
+from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.managers import table
-from enclave.server import idempotency
-from enclave.server.serve import _Channel, create_server
+from enclave.managers.local import LocalSandboxManager
+from enclave.server import app, idempotency
+from enclave.server.serve import SandboxServer, _Channel, create_server
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import FakeBackend
 from tests.support.sockets import connected, read_all, read_head, talk
@@ -71,6 +74,83 @@ def test_a_client_waits_for_room(serve: Serve, connect: Connect, backend: FakeBa
     held.cancel()
 
     assert waiting.result(PATIENCE).stdout == 'after\n'
+
+
+def _waits(server: SandboxServer) -> int:
+    assert server.service is not None
+    return server.service.lanes.waiting
+
+
+def _cancelled_while_it_waits(server: SandboxServer, backend: FakeBackend, call: Callable[[], Any]) -> list[Exception]:
+    """Make a call that has to wait for its turn, cancel it, and return what it raised."""
+    cancellation, errors = Cancellation(), []
+
+    def run() -> None:
+        with cancellation.applied():
+            try:
+                call()
+            except CallCancelledError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    backend.wait_until(lambda: _waits(server) == 1)
+    cancellation.cancel()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    return errors
+
+
+def test_cancelling_reaches_a_call_that_waits_for_its_turn(
+    serve: Serve, connect: Connect, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, 'CALL_PATIENCE_SECONDS', 10 * PATIENCE)
+    server = serve(policy={'max_concurrent_calls': 1})
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    held = manager.submit('execute_command', sandbox_id, 'hold')
+    backend.wait_until(lambda: backend.holding == 1)
+
+    errors = _cancelled_while_it_waits(server, backend, lambda: manager.execute_command(sandbox_id, 'echo no'))
+
+    assert len(errors) == 1
+    assert (_waits(server), backend.holding) == (0, 1)
+    held.cancel()
+    assert held.result(PATIENCE).status == 'cancelled'
+    assert manager.execute_command(sandbox_id, 'echo next').stdout == 'next\n'
+
+
+def test_a_program_that_is_cancelled_while_it_waits_for_its_turn_never_runs(
+    serve: Serve, connect: Connect, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_end = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def run(self: LocalSandboxManager, request: CodeRequest, **_: Any) -> CodeResult:
+        ran.append(request.code)
+        began.set()
+        assert may_end.wait(PATIENCE)
+        return CodeResult(language='python', run=StepResult(command=['x'], status='success'))
+
+    monkeypatch.setattr(LocalSandboxManager, 'run_code_in_pool', run)
+    server = serve(policy={'max_concurrent_calls': 1})
+    manager = connect(server)
+    manager.initialize_pool(1, 'fake', CONFIG)
+    held = manager.submit('run_code_in_pool', CodeRequest(language='python', code='first'))
+    try:
+        assert began.wait(PATIENCE)
+
+        errors = _cancelled_while_it_waits(
+            server, backend, lambda: manager.run_code_in_pool(CodeRequest(language='python', code='second'))
+        )
+
+        assert len(errors) == 1
+        assert _waits(server) == 0
+    finally:
+        may_end.set()
+    held.result(PATIENCE)
+    manager.run_code_in_pool(CodeRequest(language='python', code='third'))
+    assert ran == ['first', 'third']
 
 
 # Clients that go away -------------------------------------------------------------------------------------------------
