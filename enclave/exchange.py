@@ -345,12 +345,17 @@ class QuickLines:
         try:
             link = connection.sock
             link.settimeout(read_timeout)
-            if body is None or len(body) <= JOINED_BYTES:
-                link.sendall(head if body is None else head + body)
-            else:
-                link.sendall(head)
-                link.sendall(body)
+            is_taken = True
+            try:
+                if body is None or len(body) <= JOINED_BYTES:
+                    link.sendall(head if body is None else head + body)
+                else:
+                    link.sendall(head)
+                    link.sendall(body)
+            except (BrokenPipeError, ConnectionResetError):
+                is_taken = False  # a server that refuses a body answers before it has all of it, and closes
             response, is_reusable = _read_whole(link)
+            is_reusable = is_reusable and is_taken
         except BaseException as error:
             connection.close()
             if isinstance(error, (Broken, OSError)) and not isinstance(error, TimeoutError):

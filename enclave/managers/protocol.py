@@ -288,7 +288,7 @@ class InputResponse(Model):
 
 @frozen(kw_only=True)
 class CancelResponse(Model):
-    """Whether there was such a call running."""
+    """Whether there was such a call, running or waiting for its turn."""
 
     found: bool
 

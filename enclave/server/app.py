@@ -317,12 +317,17 @@ class _Entry:
                     arguments['query'] = query
             key = _idempotency_key(visit) if route.is_repeatable else None
             # Before anything is made of the body: so many bodies at once, and no more.
-            place, weight = self._entered(request, route, tenant), self._weight(request, route)
+            ends: list[Callable[[], None]] = []
+            place, weight = self._entered(request, route, tenant, key, ends), self._weight(request, route)
             if key is not None:
                 room = self._service.lanes.holding(tenant.name, weight) if weight else _NOTHING
-                with place, room:
-                    self._put_body(request, route, arguments)
-                    return self._once(visit, route, tenant, key, arguments)
+                try:
+                    with place, room:
+                        self._put_body(request, route, arguments)
+                        return self._once(visit, route, tenant, key, arguments)
+                finally:
+                    for end in ends:
+                        end()
             with contextlib.ExitStack() as stack:
                 stack.enter_context(place)
                 if weight:
@@ -346,11 +351,20 @@ class _Entry:
         if route.body is not None:
             arguments['body'] = body
 
-    def _entered(self, request: Any, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
-        lanes = self._service.lanes
+    def _entered(
+        self, request: Any, route: Route, tenant: Tenant, key: str | None, ends: list[Callable[[], None]]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return a place in a route's lane; ``ends`` takes what is to be called after a request under a key has waited for it."""
+        lanes, repeats = self._service.lanes, self._service.repeats
         if route.lane not in ('call', 'program'):
             return lanes.entered(route.lane, tenant.name, tenant.max_calls)
-        on_gone = request.environ.get(WATCH_KEY, lambda action: None)
+        watch = request.environ.get(WATCH_KEY, lambda action: None)
+
+        def on_gone(leave: Callable[[], None]) -> None:
+            watch(leave)
+            if key is not None:
+                ends.append(repeats.await_turn(tenant.name, key, leave))
+
         patience = None if route.lane == 'program' else CALL_PATIENCE_SECONDS
         return lanes.queued(route.lane, tenant.name, tenant.max_calls, on_gone, patience=patience)
 

@@ -94,6 +94,9 @@ class _Records:
     entries: dict[str, Entry] = field(factory=dict)  # of work that continues
     ended: OrderedDict[str, _Ended] = field(factory=OrderedDict)  # the first that ended comes first
     bytes: int = 0
+    waiting: dict[str, list[Callable[[], None]]] = field(
+        factory=dict
+    )  # what ends the waiting of requests for their turn
     early: dict[str, float] = field(factory=dict)  # cancelled before it came, and when; oldest first
 
 
@@ -187,8 +190,29 @@ class Repeats:
         if deserted:
             entry.cancellation.cancel()
 
+    def await_turn(self, tenant: str, key: str, leave: Callable[[], None]) -> Callable[[], None]:
+        """Have ``leave`` called if the work under a key is cancelled while a request for it waits for its turn.
+
+        Returns what is to be called when the request waits no longer.
+        """
+        with self._lock:
+            records = self._records_locked(tenant)
+            is_cancelled = key in records.early
+            records.waiting.setdefault(key, []).append(leave)
+        if is_cancelled:
+            leave()
+        return lambda: self._end_waiting(tenant, key, leave)
+
+    def _end_waiting(self, tenant: str, key: str, leave: Callable[[], None]) -> None:
+        with self._lock:
+            records = self._records_locked(tenant)
+            found = records.waiting[key]
+            found.remove(leave)
+            if not found:
+                del records.waiting[key]
+
     def cancel(self, tenant: str, key: str) -> bool:
-        """Cancel the work under a key, also if it has not come yet; return whether any continues.
+        """Cancel the work under a key, also if it has not come yet; return whether any continues or waits for its turn.
 
         Raises:
             InvalidArgumentError: No work can have such a key.
@@ -199,6 +223,11 @@ class Repeats:
             entry = records.entries.get(key)
             if entry is None and key not in records.ended:
                 records.early[key] = self._clock()
+            waiting = list(records.waiting.get(key, ())) if entry is None else []
+        for leave in waiting:
+            leave()
+        if waiting:
+            return True
         if entry is None or entry.done.is_set():
             return False
         entry.cancellation.cancel()

@@ -277,12 +277,12 @@ class Lanes:
         """Wait for the turn of a program or a call, and hold its place for the block.
 
         Args:
-            on_gone: Takes what is to be called if the client goes away meanwhile.
+            on_gone: Takes what is to be called if the client goes away or cancels meanwhile.
             patience: Seconds it waits at most; None for as long as it takes.
 
         Raises:
             TooManyRequestsError: As many wait as may, or its turn did not come in time.
-            CallCancelledError: The client went away.
+            CallCancelledError: The client went away, or cancelled it.
         """
         return _Place(self, lane, tenant, tenant_limit, on_gone, patience)
 
@@ -327,7 +327,7 @@ class Lanes:
                     self._refused += 1
                     raise _full('the server is busy: others had their turn first')  # there is room just now
         if not ticket.is_granted:
-            raise CallCancelledError('the client went away before its turn came')
+            raise CallCancelledError('the call was cancelled, or its client went away, before its turn came')
 
     def _wait_locked(self, ticket: _Ticket) -> None:
         """Count one that waits, unless all places for that, or all but what is kept for other keys, are taken."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import select
 import sys
 import time
@@ -31,6 +32,7 @@ class Readiness:
     def __init__(self, sockets: dict[int, Any]) -> None:
         self._map = sockets
         self._epoll = select.epoll() if sys.platform == 'linux' else None
+        self._process = os.getpid()  # a forked process shares the kernel's table, and must change nothing in it
         self._registered: dict[int, tuple[Any, int]] = {}  # by the loop's thread; others read it
         self._changed: collections.deque[int] = collections.deque()
         self._look_at = 0.0
@@ -47,7 +49,14 @@ class Readiness:
 
     def look_at(self, descriptor: int) -> None:
         """Have one socket looked at in the next round."""
-        self._changed.append(descriptor)
+        if self._epoll is not None:
+            self._changed.append(descriptor)
+
+    def forget(self, descriptor: int | None) -> None:
+        """Wait no longer for a socket that is about to be closed: closing is not enough where a forked process has it too."""
+        if self._epoll is not None and descriptor is not None and os.getpid() == self._process:
+            with contextlib.suppress(OSError, ValueError):
+                self._epoll.unregister(descriptor)
 
     def has_changed(self, descriptor: int | None, channel: Any) -> bool:
         """Have a channel looked at, if it waits for something else now; return whether the loop has to be woken for that."""

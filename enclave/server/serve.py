@@ -517,6 +517,11 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         super().add_channel(map)
         self.server.readiness.look_at(self._fileno)
 
+    def del_channel(self, map: Any = None) -> None:
+        descriptor = self._fileno
+        super().del_channel(map)
+        self.server.readiness.forget(descriptor)  # still open: waitress closes it after this
+
     @property
     def is_gone(self) -> bool:
         """Whether the client went away."""
@@ -743,7 +748,7 @@ class SandboxServer:
         self._loop: threading.Thread | None = None
         self._waitress: Any = None
         self._map: dict[int, Any] = {}
-        self._readiness = Readiness(self._map)
+        self._readiness: Readiness | None = None  # made with the sockets, since forked processes share it
         self._ending = False  # a single write or read needs no lock
         self._key_port: int | None = None
         self.service: Service | None = None
@@ -782,6 +787,7 @@ class SandboxServer:
         app = self._make_app(host, local=local)
         assert self.service is not None
         dispatcher = _Dispatcher(self.service.lanes.most_threads)
+        self._readiness = Readiness(self._map)
         locate, debug = locators(self.e2b)
         made = self._waitress = self._listen(app.wsgi_app, dispatcher, host, port, locate)
         for each, find in debug.items():
@@ -926,6 +932,7 @@ class SandboxServer:
     def _serve(self) -> None:
         """Waitress's loop, until it is asked to end. Its own has no way out but an exception."""
         try:
+            assert self._readiness is not None
             while not self._ending:
                 self._readiness.wait(1.0)
         except Exception:
@@ -969,7 +976,8 @@ class SandboxServer:
         for channel in list(self._map.values()):
             with contextlib.suppress(OSError):
                 channel.close()
-        self._readiness.close()
+        if self._readiness is not None:
+            self._readiness.close()
         if self._key_port is not None:
             keyfile.remove_key(self._key_port)
         logger.info('the server on %s is stopped', self.url)

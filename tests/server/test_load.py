@@ -13,16 +13,19 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 
 from enclave.cancellation import Cancellation
-from enclave.errors import ManagerStoppedError, ServerUnavailableError
+from enclave.errors import CallCancelledError, ManagerStoppedError, ServerUnavailableError
+from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.managers import table
-from enclave.server import idempotency
-from enclave.server.serve import _Channel
+from enclave.managers.local import LocalSandboxManager
+from enclave.server import app, idempotency
+from enclave.server.serve import SandboxServer, _Channel, create_server
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import FakeBackend
 from tests.support.sockets import connected, read_all, read_head, talk
@@ -71,6 +74,83 @@ def test_a_client_waits_for_room(serve: Serve, connect: Connect, backend: FakeBa
     held.cancel()
 
     assert waiting.result(PATIENCE).stdout == 'after\n'
+
+
+def _waits(server: SandboxServer) -> int:
+    assert server.service is not None
+    return server.service.lanes.waiting
+
+
+def _cancelled_while_it_waits(server: SandboxServer, backend: FakeBackend, call: Callable[[], Any]) -> list[Exception]:
+    """Make a call that has to wait for its turn, cancel it, and return what it raised."""
+    cancellation, errors = Cancellation(), []
+
+    def run() -> None:
+        with cancellation.applied():
+            try:
+                call()
+            except CallCancelledError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    backend.wait_until(lambda: _waits(server) == 1)
+    cancellation.cancel()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    return errors
+
+
+def test_cancelling_reaches_a_call_that_waits_for_its_turn(
+    serve: Serve, connect: Connect, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, 'CALL_PATIENCE_SECONDS', 10 * PATIENCE)
+    server = serve(policy={'max_concurrent_calls': 1})
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    held = manager.submit('execute_command', sandbox_id, 'hold')
+    backend.wait_until(lambda: backend.holding == 1)
+
+    errors = _cancelled_while_it_waits(server, backend, lambda: manager.execute_command(sandbox_id, 'echo no'))
+
+    assert len(errors) == 1
+    assert (_waits(server), backend.holding) == (0, 1)
+    held.cancel()
+    assert held.result(PATIENCE).status == 'cancelled'
+    assert manager.execute_command(sandbox_id, 'echo next').stdout == 'next\n'
+
+
+def test_a_program_that_is_cancelled_while_it_waits_for_its_turn_never_runs(
+    serve: Serve, connect: Connect, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_end = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def run(self: LocalSandboxManager, request: CodeRequest, **_: Any) -> CodeResult:
+        ran.append(request.code)
+        began.set()
+        assert may_end.wait(PATIENCE)
+        return CodeResult(language='python', run=StepResult(command=['x'], status='success'))
+
+    monkeypatch.setattr(LocalSandboxManager, 'run_code_in_pool', run)
+    server = serve(policy={'max_concurrent_calls': 1})
+    manager = connect(server)
+    manager.initialize_pool(1, 'fake', CONFIG)
+    held = manager.submit('run_code_in_pool', CodeRequest(language='python', code='first'))
+    try:
+        assert began.wait(PATIENCE)
+
+        errors = _cancelled_while_it_waits(
+            server, backend, lambda: manager.run_code_in_pool(CodeRequest(language='python', code='second'))
+        )
+
+        assert len(errors) == 1
+        assert _waits(server) == 0
+    finally:
+        may_end.set()
+    held.result(PATIENCE)
+    manager.run_code_in_pool(CodeRequest(language='python', code='third'))
+    assert ran == ['first', 'third']
 
 
 # Clients that go away -------------------------------------------------------------------------------------------------
@@ -393,3 +473,38 @@ def test_a_made_key_is_printed_once(connect: Connect) -> None:
         process.kill()
 
     assert key not in rest
+
+
+# Forked processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='sockets are registered anew where there is no epoll')
+def test_a_closed_connection_that_a_forked_process_still_has_is_waited_for_no_longer(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    server = serve()
+    ask = b'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    assert server._readiness is not None
+    table: Any = server._readiness._epoll
+    with contextlib.ExitStack() as stack:
+        with connected(server.port) as gone:
+            gone.sendall(ask)
+            assert b' 200 ' in read_head(gone)
+            ((number, channel),) = server._waitress.active_channels.items()
+            held = os.dup(channel.socket.fileno())  # as a process has it that was forked now
+            stack.callback(os.close, held)
+        backend.wait_until(lambda: channel.socket is None)
+
+        assert number not in dict(table.poll(0)), 'the loop would find it ready in each of its rounds'
+        others = [stack.enter_context(connected(server.port)) for _ in range(4)]
+        for other in others * 2:
+            other.sendall(ask)
+            assert b' 200 ' in read_head(other)
+
+
+def test_a_server_that_is_not_started_shares_nothing_with_forked_processes() -> None:
+    server = create_server()
+    try:
+        assert server._readiness is None
+    finally:
+        server.stop()

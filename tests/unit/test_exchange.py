@@ -228,3 +228,38 @@ def test_a_connection_rests_until_the_next_request_and_no_longer_than_its_lines(
         assert connections[1].recv(1) == b''
         for each in connections:
             each.close()
+
+
+@pytest.mark.parametrize('status', [401, 413])
+def test_an_answer_that_comes_before_all_of_the_request_was_taken_is_the_answer(status: int) -> None:
+    early = f'HTTP/1.1 {status} Refused\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}'.encode()
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(early)
+
+    with listening(serve) as port, PoolManager() as manager:
+        lines = quick(f'http://127.0.0.1:{port}', manager)
+        for _ in range(3):
+            found = lines.ask(b'PUT / HTTP/1.1\r\nContent-Length: %d\r\n\r\n' % (20 << 20), b'x' * (20 << 20), 60.0)
+
+            assert (found.status, bytes(found.content)) == (status, b'{}')
+            assert not lines._resting
+
+
+def test_a_connection_that_ends_in_the_midst_of_a_request_without_an_answer_is_broken() -> None:
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    with listening(serve) as port, PoolManager() as manager:
+        lines = quick(f'http://127.0.0.1:{port}', manager)
+
+        with pytest.raises((Broken, OSError)):
+            lines.ask(b'PUT / HTTP/1.1\r\nContent-Length: %d\r\n\r\n' % (20 << 20), b'x' * (20 << 20), 60.0)
+        assert not lines._resting
