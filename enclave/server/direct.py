@@ -270,6 +270,8 @@ class DirectRoutes:
         """Return the route of a request of this library's client, and the variables of its address; None leaves it to Flask."""
         if _IS_OURS not in environ or environ.get('SCRIPT_NAME') or not environ.get('wsgi.input_terminated'):
             return None
+        if 'HTTP_TRANSFER_ENCODING' in environ:  # another server program's: only Flask reads a body in chunks
+            return None
         method, path = environ['REQUEST_METHOD'], environ['PATH_INFO']
         route = self._whole.get((method, path))
         variables: dict[str, str] = {}

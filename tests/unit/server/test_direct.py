@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import flask
@@ -16,6 +17,7 @@ from enclave.server.auth import Authenticator, HostGuard
 from enclave.server.direct import Answer, DirectRoutes, WsgiHeaders, WsgiRequest, send
 from enclave.server.policy import Policy
 from enclave.server.route import ROUTES, VARIABLE
+from enclave.server.serve import create_server
 from enclave.server.service import Service
 
 
@@ -167,6 +169,29 @@ def test_a_request_reads_no_more_than_its_body() -> None:
     assert request.mimetype == 'application/json'
     assert request.full_path == '/x?a=1'
     assert request.query_string == b'a=1'
+
+
+def test_a_body_in_chunks_from_another_server_program_is_read() -> None:
+    from io import BytesIO
+
+    server = create_server()
+    body = b'{"sandbox_id": "not-there"}'
+    answers = []
+    try:
+        application = server.make_wsgi_app()
+        for facts in ({'CONTENT_LENGTH': str(len(body))}, {'HTTP_TRANSFER_ENCODING': 'chunked'}):
+            environ = _environ('POST', '/pool/release', CONTENT_TYPE='application/json')
+            environ.pop('CONTENT_LENGTH', None)
+            environ.update(facts)
+            environ['wsgi.input'] = BytesIO(body)
+            said: list[str] = []
+            text = b''.join(application(environ, lambda status, headers, said=said: said.append(status)))
+            answers.append((said, json.loads(text)['code']))
+    finally:
+        server.stop()
+
+    assert answers[0] == answers[1]
+    assert answers[1] == (['404 NOT FOUND'], 'sandbox-not-found')
 
 
 @pytest.mark.parametrize('as_texts', [True, False])
