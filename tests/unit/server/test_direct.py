@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import flask
@@ -10,8 +11,9 @@ import pytest
 from werkzeug.exceptions import HTTPException
 
 from enclave import wire
+from enclave.errors import SandboxGoneError
 from enclave.managers.protocol import PROTOCOL_HEADER
-from enclave.server.app import create_app
+from enclave.server.app import _flask_response, create_app
 from enclave.server.audit import Audit
 from enclave.server.auth import Authenticator, HostGuard
 from enclave.server.direct import Answer, DirectRoutes, WsgiHeaders, WsgiRequest, send
@@ -210,3 +212,30 @@ def test_long_texts_go_as_they_are_to_the_own_server_alone(as_texts: bool) -> No
     assert not closed
     body.close()
     assert closed == [True]
+
+
+@pytest.mark.parametrize('way', ['direct', 'flask'])
+def test_all_that_an_answer_holds_is_let_go_although_its_pieces_fail_at_their_end(way: str) -> None:
+    closed: list[str] = []
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            yield b'piece'
+        finally:
+            raise SandboxGoneError('it fails while it ends')
+
+    def fail() -> None:
+        closed.append('one')
+        raise SandboxGoneError('this too')
+
+    answer = Answer(pieces(), on_close=[fail, lambda: closed.append('other')])
+    if way == 'direct':
+        body: Any = send(answer, [], lambda status, headers: None, as_texts=False)
+    else:
+        body = _flask_response(answer)({'REQUEST_METHOD': 'GET'}, lambda status, headers: None)
+    assert next(iter(body)) == b'piece'
+
+    with pytest.raises(SandboxGoneError):
+        body.close()
+
+    assert closed == ['one', 'other']
