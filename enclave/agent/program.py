@@ -602,24 +602,27 @@ def read_delay(pid):
 
 
 def measure_family(supervisor, main, memory_limit, template):
-    # type: (int, int, Optional[int], int) -> Tuple[float, int, Dict[int, float]]
+    # type: (int, int, Optional[int], int) -> Tuple[float, int, Dict[int, float], Dict[int, int]]
     """Return (processor seconds with those of the supervisor's ended children, bytes of memory, {pid: seconds of waiting for a
-    processor}) of what a call has running. The template interpreter is not part of it."""
+    processor}) of what a call has running, and {pid: clock ticks of its own} with those that have ended and nobody has waited
+    for. The template interpreter is not part of it."""
     look = Look()
-    family = look.below({supervisor}) if supervisor != MINE else look.below({main}) | {main}
+    roots = {supervisor} if supervisor != MINE else {main}
+    family = look.below(roots) | (roots - {supervisor})
     family.discard(template)
+    spent = {pid: read_usage(pid)[0] for pid in look.below(roots, is_ended=True) - {template}}
     ticks = read_usage(supervisor)[2] if supervisor != MINE else 0
     sizes = {}  # type: Dict[int, int]
     delays = {}  # type: Dict[int, float]
     for pid in family:
-        own, sizes[pid], waited = read_usage(pid)
-        ticks += own + waited
+        spent[pid], sizes[pid], waited = read_usage(pid)
+        ticks += spent[pid] + waited
         delays[pid] = read_delay(pid)
     memory = sum(sizes.values())
     if memory_limit and memory > memory_limit and len(sizes) > 1:
         # What they share was counted once for each.
         memory = sum(min(size, read_proportional(pid) or size) for pid, size in sizes.items())
-    return ticks / float(TICKS), memory, delays
+    return ticks / float(TICKS), memory, delays, spent
 
 
 class Look(object):
@@ -632,9 +635,9 @@ class Look(object):
         for pid, facts in self.processes.items():
             self.children.setdefault(facts[0], []).append(pid)
 
-    def below(self, roots):
-        # type: (Set[int]) -> Set[int]
-        """Return the pids that descend from ``roots``, without the roots and without what has ended."""
+    def below(self, roots, is_ended=False):
+        # type: (Set[int], bool) -> Set[int]
+        """Return the pids that descend from ``roots``, without the roots: those that run, or those that have ended."""
         found = set()  # type: Set[int]
         todo = list(roots)
         while todo:
@@ -642,7 +645,7 @@ class Look(object):
                 if pid not in found and pid not in roots:
                     found.add(pid)
                     todo.append(pid)
-        return {pid for pid in found if self.processes[pid][1] not in (b'Z', b'X')}
+        return {pid for pid in found if (self.processes[pid][1] in (b'Z', b'X')) == is_ended}
 
 
 def move_back(source, target):
@@ -876,6 +879,7 @@ class Run(HostCall):
         self.base_ticks = 0
         self.delay = 0.0
         self.delays = {}  # type: Dict[int, float]
+        self.spent = {}  # type: Dict[int, int]
         self.usage = {}  # type: Dict[bytes, int]
         self.exceeded = ''
         self.script_dir = b''
@@ -1006,7 +1010,7 @@ class Run(HostCall):
         if self.limits is not None:
             if self.supervisor:
                 self.base_ticks = read_usage(self.supervisor.pid)[2]
-            self.delay, self.delays = 0.0, {}
+            self.delay, self.delays, self.spent = 0.0, {}, {}
             self.watch_limits(0.0, 0.0, 0.0)
         elif timeout:
             self.agent.set_deadline(self.number, float(timeout))
@@ -1201,8 +1205,13 @@ class Run(HostCall):
         supervisor, template = MINE, 0
         if self.supervisor:
             supervisor, template = self.supervisor.pid, self.supervisor.template_pid
-        cpu, rss, delays = measure_family(supervisor, self.main, memory, template)
-        cpu = max(0.0, cpu - self.base_ticks / float(TICKS))
+        cpu, rss, delays, spent = measure_family(supervisor, self.main, memory, template)
+        if self.limits.get('cpu'):
+            for pid, ticks in spent.items():
+                if ticks > self.spent.get(pid, 0):
+                    self.spent[pid] = ticks
+        # Either may be less than what was used, and neither is more.
+        cpu = max(self.seconds_spent(), cpu - self.base_ticks / float(TICKS))
         # What the most delayed one has waited since the last look: one that has ended since then waited for all.
         self.delay += max([each - self.delays.get(pid, 0.0) for pid, each in delays.items()] + [0.0])
         self.delays = delays
@@ -1211,6 +1220,11 @@ class Run(HostCall):
         if self.limits.get('cpu') and cpu >= self.limits['cpu']:
             return self.exceed('cpu', 'timed_out')
         return self.watch_limits(time.monotonic() - self.started_at, cpu, self.delay)
+
+    def seconds_spent(self):
+        # type: () -> float
+        """Return what each process used by itself when it was seen last: what nobody waits for is in no other account."""
+        return sum(self.spent.values()) / float(TICKS)
 
     def watch_limits(self, elapsed, cpu, delay):
         # type: (float, float, float) -> None
@@ -1425,7 +1439,7 @@ class Run(HostCall):
             if self.preload_problems:
                 message['preload_problems'] = self.preload_problems
         if b'c' in self.usage:
-            message['cpu'] = self.usage[b'c'] / 100000.0
+            message['cpu'] = max(self.usage[b'c'] / 100000.0, self.seconds_spent())
         if b'm' in self.usage:
             message['memory'] = self.usage[b'm'] * 1024
         status = self.outcome or 0
@@ -1543,8 +1557,15 @@ class Supervisor(object):
         self.agent.place_on_cpus(self.pid, run)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, STDIO.pack(*stdio))
         self.socket.sendmsg([request], [rights])
-        send_signal(self.pid, signal.SIGCONT)  # a guest may have stopped it
+        self.wake()
         return True
+
+    def wake(self):
+        # type: () -> None
+        """Let the process continue, and its template: a guest may have stopped them."""
+        send_signal(self.pid, signal.SIGCONT)
+        if self.template_pid:
+            send_signal(self.template_pid, signal.SIGCONT)
 
     def on_message(self, mask):
         # type: (int) -> None
@@ -1602,6 +1623,8 @@ class Supervisor(object):
         if self.socket.fileno() >= 0:
             self.agent.unwatch(self.socket.fileno())
             self.socket.close()
+            if self.pid in self.agent.supervisors:
+                self.wake()  # so that it sees the end and leaves
 
     # In the supervisor process -------------------------------------------------------------------------------------------
 

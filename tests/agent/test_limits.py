@@ -57,6 +57,39 @@ def test_a_program_is_ended_for_the_limit_that_it_goes_over(
     assert result.timed_out is (exceeded in ('cpu', 'time'))
 
 
+@pytest.mark.parametrize(
+    'ignores', ['', 'import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n'], ids=['', 'ignored']
+)
+def test_children_that_a_program_does_not_wait_for_count(agent: AgentProcess, ignores: str) -> None:
+    code = (
+        'import os, time\n'
+        'while True:\n'
+        '    if not os.fork():\n'
+        '        while time.process_time() < 0.15: pass\n'
+        '        os._exit(0)\n'
+        '    time.sleep(0.2)\n'
+    )
+    result = run(agent, ignores + code, timeout=300.0, cpu_seconds=0.5)
+
+    assert (result.exceeded, result.signal) == ('cpu', 'SIGKILL')
+    assert (result.cpu_time or 0) >= 0.5
+
+
+def test_children_that_a_program_waits_for_count_once(agent: AgentProcess) -> None:
+    code = (
+        'import os, time\n'
+        'for _ in range(10):\n'
+        '    if not os.fork():\n'
+        '        while time.process_time() < 0.2: pass\n'
+        '        os._exit(0)\n'
+        '    os.wait()\n'
+        'print("done")\n'
+    )
+    result = run(agent, code, cpu_seconds=3.5)  # they use 2.0
+
+    assert (result.exceeded, result.stdout) == (None, 'done\n')
+
+
 def test_what_a_program_started_ends_with_it(agent: AgentProcess, tmp_path: Any) -> None:
     note = tmp_path / 'pid'
     code = (

@@ -323,6 +323,15 @@ def test_no_private_directory_is_left(agent: AgentProcess) -> None:
     assert not [each for place in ('/dev/shm', '/tmp') for each in Path(place).glob(f'enclave-{number}-*')]
 
 
+def test_a_template_that_a_guest_stops_between_two_calls_serves_the_next(agent: AgentProcess) -> None:
+    before = template_of(agent)
+    operations = AgentOperations(agent.channel)
+    stopped = operations.run(RunCommand(command=('kill', '-STOP', before), timeout=60.0))
+
+    assert stopped.exit_code == 0
+    assert [template_of(agent) for _ in range(2)] == [before] * 2
+
+
 def test_a_template_whose_supervisor_is_killed_runs_nothing_itself(agent: AgentProcess, tmp_path: Path) -> None:
     log = tmp_path / 'log'
     source = f"""

@@ -884,3 +884,20 @@ def test_an_agent_that_rests_keeps_no_supervisor_and_serves_the_next_call(every_
             wait_for_none()
         AgentOperations(agent.channel).ping(30.0)
         assert run(agent, ['echo', 'third']).stdout == 'third\n'
+
+
+def test_a_free_supervisor_that_a_guest_stopped_leaves_when_the_agent_rests(tmp_path: Path) -> None:
+    with contextlib.closing(AgentProcess(sys.executable, tmp_path, REST_SECONDS=2)) as agent:
+        pid, pause = agent.process.pid, threading.Event()
+        children = Path(f'/proc/{pid}/task/{pid}/children')
+        assert run(agent, ['echo', 'x']).stdout == 'x\n'
+        for child in children.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGSTOP)
+
+        for _ in range(1200):
+            if not children.read_text().split():
+                break
+            pause.wait(0.05)
+        assert not children.read_text().split()
+        assert run(agent, ['echo', 'y']).stdout == 'y\n'
