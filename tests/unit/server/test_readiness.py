@@ -13,6 +13,7 @@ import pytest
 from enclave.server import readiness
 from enclave.server.readiness import Readiness
 from enclave.server.serve import _Dispatcher
+from enclave.testing.kinds import wait_until
 
 PATIENCE = 120.0
 
@@ -232,6 +233,7 @@ class LateLock:
 def test_a_request_that_is_late_to_start_a_thread_ends_none_of_the_others() -> None:
     dispatcher = _Dispatcher(10)
     dispatcher.set_thread_count(1)
+    assert wait_until(lambda: bool(dispatcher._free))
     dispatcher.lock = lock = LateLock(dispatcher.lock)
     may_end, began = threading.Event(), [threading.Event() for _ in range(4)]
 
