@@ -238,7 +238,7 @@ def test_a_request_that_is_late_to_start_a_thread_ends_none_of_the_others() -> N
     may_end, began = threading.Event(), [threading.Event() for _ in range(4)]
 
     def hold(number: int) -> Callable[[], None]:
-        return lambda: (began[number].set(), _wait(may_end))[1]
+        return lambda: (began[number].set(), may_end.wait(10 * PATIENCE), None)[2]
 
     tasks = [Task(hold(number)) for number in range(4)]
     try:
