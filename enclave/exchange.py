@@ -16,6 +16,7 @@ import contextvars
 import io
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import Any
@@ -231,7 +232,12 @@ class _Response(HTTPResponse):
         status, _, lines = text[:end].decode('latin-1').partition('\r\n')
         number, _, reason = status[9:].partition(' ')
         pairs = [line.split(':', 1) for line in lines.split('\r\n')] if lines else []
-        if not number.isdigit() or len(number) != 3 or not {2}.issuperset(map(len, pairs)) or '\n' in reason:
+        if (
+            not (number.isascii() and number.isdigit())
+            or len(number) != 3
+            or not {2}.issuperset(map(len, pairs))
+            or '\n' in reason
+        ):
             super().begin()
             return
         fp.read(end + 4)
@@ -244,7 +250,9 @@ class _Response(HTTPResponse):
         self.chunk_left: Any = None
         self.will_close = self._check_close()
         length = message.get('content-length', '')
-        self.length: Any = int(length) if length.isdigit() and not self.chunked else None
+        if length.isdigit() and len(length) > _MOST_DIGITS and not self.chunked:
+            raise HTTPException(f'no body has a length of {length[:40]}')
+        self.length: Any = int(length) if _is_length(length) and not self.chunked else None
         if self.status in (204, 304) or self._method == 'HEAD':
             self.length = 0
         if not self.will_close and not self.chunked and self.length is None:
@@ -302,6 +310,7 @@ class QuickLines:
         self._connect_timeout = connect_timeout
         self._resting: list[Any] = []  # appending and popping are whole by themselves
         self._is_closed = False
+        weakref.finalize(self, _close_all, self._resting)  # as urllib3's pools do
 
     def close(self) -> None:
         """Close those that rest; those in use are closed when their answers have come."""
@@ -309,11 +318,7 @@ class QuickLines:
         self._drop()
 
     def _drop(self) -> None:
-        while True:
-            try:
-                self._resting.pop().close()
-            except IndexError:
-                return
+        _close_all(self._resting)
 
     def _take(self) -> Any:
         while True:
@@ -370,8 +375,18 @@ class QuickLines:
         return response
 
 
+def _close_all(resting: list[Any]) -> None:
+    while True:
+        try:
+            resting.pop().close()
+        except IndexError:
+            return
+
+
 _HEAD_BYTES = 1 << 16
 _LONGEST_HEAD = 1 << 20
+_MOST_DIGITS = 15
+"""How many digits a length may have: beyond that it is none that a body can have."""
 _WAIT_FOR_ALL = getattr(socket, 'MSG_WAITALL', 0)
 
 
@@ -396,8 +411,14 @@ def _read_whole(link: socket.socket) -> tuple[WholeResponse, bool]:
             return _read_unusual(link, data)
         headers[name] = value.strip(' \t')
     length = headers.get('content-length', '')
-    is_usual = version == 'HTTP/1.1' and number.isdigit() and number >= '200' and number not in ('204', '304')
-    if not is_usual or not length.isdigit() or 'transfer-encoding' in headers:
+    is_usual = (
+        version == 'HTTP/1.1'
+        and number.isascii()
+        and number.isdigit()
+        and number >= '200'
+        and number not in ('204', '304')
+    )
+    if not is_usual or not _is_length(length) or 'transfer-encoding' in headers:
         return _read_unusual(link, data)
     size, begun = int(length), len(data) - end - 4
     if begun > size:
@@ -407,9 +428,16 @@ def _read_whole(link: socket.socket) -> tuple[WholeResponse, bool]:
     return WholeResponse(int(number), headers, content), headers.get('connection', '').lower() != 'close'
 
 
+def _is_length(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+
+
 def _read_rest(link: socket.socket, begun: bytes, size: int) -> bytearray:
     """Return a body of which a beginning was read."""
-    made = bytearray(size)
+    try:
+        made = bytearray(size)
+    except MemoryError:
+        raise Broken(f'there is no memory for an answer of {size} bytes') from None
     made[: len(begun)] = begun
     view, at = memoryview(made), len(begun)
     while at < size:
@@ -451,7 +479,7 @@ def _read_unusual(link: socket.socket, begun: bytes) -> tuple[WholeResponse, boo
     try:
         response.begin()
         content = response.read()
-    except HTTPException as error:
+    except (HTTPException, ValueError, OverflowError, MemoryError) as error:  # also for lengths that nothing can have
         raise Broken(str(error) or type(error).__name__) from error
     return WholeResponse(
         response.status, {name.lower(): value for name, value in response.headers.items()}, content

@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs
 
 import flask
@@ -43,7 +43,7 @@ from enclave.managers.protocol import (
 from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
-from enclave.server.direct import Answer, DirectRoutes, StartResponse, Visit, WsgiRequest, as_bytes, send
+from enclave.server.direct import Answer, Body, DirectRoutes, StartResponse, Visit, WsgiRequest, as_bytes, send
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.lanes import CALL_PATIENCE_SECONDS
@@ -542,13 +542,13 @@ def _head(request: Any) -> Head:
 def _flask_response(answer: Answer) -> flask.Response:
     """Return an answer as Flask's."""
     is_whole = isinstance(answer.body, (list, tuple))
-    body = list(as_bytes(answer.body)) if is_whole else cast(Iterable[bytes], answer.body)
+    body = list(as_bytes(answer.body)) if is_whole else Body(answer)
     made = flask.Response(body, answer.status, content_type=answer.media_type)
     if answer.media_type is None:
         made.headers.remove('Content-Type')
     for name, text in answer.headers:
         made.headers.add(name, text)
-    for action in answer.on_close:
+    for action in answer.on_close if is_whole else ():  # else the body's to do
         made.call_on_close(action)
     return made
 

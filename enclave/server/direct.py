@@ -9,6 +9,7 @@ signals.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -89,7 +90,7 @@ class WsgiRequest:
         self.path: str = environ['PATH_INFO']
         self.mimetype = environ.get('CONTENT_TYPE', '').partition(';')[0].strip().lower()
         length = environ.get('CONTENT_LENGTH', '')
-        self.content_length = int(length) if length.isdigit() else None
+        self.content_length = int(length) if length.isascii() and length.isdigit() else None
         self.stream = environ['wsgi.input']
         self._text: bytes | None = None
 
@@ -164,7 +165,7 @@ class Visit:
     known: bool = False
 
 
-class _Body:
+class Body:
     """The pieces of an answer, as WSGI takes them."""
 
     def __init__(self, answer: Answer) -> None:
@@ -174,15 +175,16 @@ class _Body:
         return as_bytes(self._answer.body)
 
     def close(self) -> None:
-        """Let go of what the answer holds."""
-        close = getattr(self._answer.body, 'close', None)
-        if close is not None:
-            close()
-        for action in self._answer.on_close:
-            action()
+        """Let go of what the answer holds: all of it, also where some of that fails."""
+        with contextlib.ExitStack() as stack:
+            for action in reversed(self._answer.on_close):
+                stack.callback(action)
+            close = getattr(self._answer.body, 'close', None)
+            if close is not None:
+                stack.callback(close)
 
 
-class _Texts(_Body):
+class _Texts(Body):
     """The same for this library's own server, which sends texts of ASCII as they are."""
 
     def __iter__(self) -> Iterator[Any]:
@@ -213,7 +215,7 @@ def send(
     if isinstance(answer.body, (list, tuple)) and answer.status not in _NO_BODY:
         headers.append(('Content-Length', str(sum(map(len, answer.body)))))
     start_response(_status(answer.status), headers)
-    return _Texts(answer) if as_texts else _Body(answer)
+    return _Texts(answer) if as_texts else Body(answer)
 
 
 class DirectRoutes:
@@ -269,6 +271,8 @@ class DirectRoutes:
     def find(self, environ: dict[str, Any]) -> tuple[Route, dict[str, str]] | None:
         """Return the route of a request of this library's client, and the variables of its address; None leaves it to Flask."""
         if _IS_OURS not in environ or environ.get('SCRIPT_NAME') or not environ.get('wsgi.input_terminated'):
+            return None
+        if 'HTTP_TRANSFER_ENCODING' in environ:  # another server program's: only Flask reads a body in chunks
             return None
         method, path = environ['REQUEST_METHOD'], environ['PATH_INFO']
         route = self._whole.get((method, path))

@@ -318,7 +318,14 @@ class Lanes:
     def _await_turn(
         self, ticket: _Ticket, on_gone: Callable[[Callable[[], None]], None], patience: float | None
     ) -> None:
-        on_gone(lambda: self._leave(ticket))
+        try:
+            on_gone(lambda: self._leave(ticket))
+        except BaseException:  # as where no thread can be started
+            with self._lock:
+                self._leave_locked(ticket)
+                if ticket.is_granted:
+                    self._give_turn(ticket.lane, ticket.tenant)
+            raise
         if not ticket.called.wait(patience):
             with self._changed:
                 if not ticket.is_granted and not ticket.has_left:

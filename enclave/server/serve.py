@@ -1074,24 +1074,28 @@ class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
+        self._counting = threading.Lock()  # held while threads are counted and started; taken before lock
         self._free: list[_Handover] = []  # guarded by lock
         self.start_new_thread = _start_worker
 
     def add_task(self, task: Any) -> None:
         """Give a request to a thread, or queue it and have a thread for it."""
         with self.lock:
-            thread, count = None, 0
+            thread, is_lacking = None, False
             if self._free:
                 thread = self._free.pop()
                 self.active_count += 1
             else:
                 self.queue.append(task)
                 running = len(self.threads) - self.stop_count
-                count = running + 1 if 0 < running < self._most and not self.stop_count else 0
+                is_lacking = 0 < running < self._most and not self.stop_count
         if thread is not None:
             thread.give(task)
-        elif count:
-            self.set_thread_count(count)
+        elif is_lacking:
+            with self._counting:  # and counted anew: threads that others have started meanwhile would be one too many
+                running = len(self.threads) - self.stop_count
+                if not self.stop_count and 0 < running < self._most:
+                    super().set_thread_count(running + 1)
 
     def handler_thread(self, thread_no: int) -> None:
         """Serve requests until as many threads are to end."""
@@ -1120,7 +1124,8 @@ class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
 
     def set_thread_count(self, count: int) -> None:
         """Start threads, or have some end as soon as they are free."""
-        super().set_thread_count(count)
+        with self._counting:
+            super().set_thread_count(count)
         with self.lock:
             if not self.stop_count:
                 return

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import socket
 from collections.abc import Iterator
 
 import pytest
+import urllib3
 from urllib3 import PoolManager
 
 from enclave.cancellation import Cancellation, until_cancelled
@@ -263,3 +265,38 @@ def test_a_connection_that_ends_in_the_midst_of_a_request_without_an_answer_is_b
         with pytest.raises((Broken, OSError)):
             lines.ask(b'PUT / HTTP/1.1\r\nContent-Length: %d\r\n\r\n' % (20 << 20), b'x' * (20 << 20), 60.0)
         assert not lines._resting
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\nab',
+        'HTTP/1.1 2\xb20 OK\r\nContent-Length: 2\r\n\r\nab',
+        f'HTTP/1.1 200 OK\r\nContent-Length: {"9" * 20}\r\n\r\nab',
+        f'HTTP/1.1 200 OK\r\nContent-Length: {"9" * 5000}\r\n\r\nab',
+        f'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{"f" * 30}\r\nab',
+        'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nab',
+    ],
+    ids=['superscript', 'status', 'twenty digits', 'thousands of digits', 'chunk', 'negative chunk'],
+)
+def test_numbers_that_no_length_can_be_are_an_answer_that_is_broken_or_ends_with_the_connection(text: str) -> None:
+    with answering(text.encode('latin-1')) as url, PoolManager() as manager:
+        lines = quick(url, manager)
+        with contextlib.suppress(Broken):
+            assert lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0).content in (b'ab', b'')
+        assert not lines._resting
+
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            assert 'chunked' in text or manager.request('GET', url, retries=False).data in (b'ab', b'')
+
+
+def test_lines_that_nobody_uses_any_more_close_what_rests() -> None:
+    with answering(answer(b'{}')) as url, PoolManager() as manager:
+        lines = quick(url, manager)
+        lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0)
+        (resting,) = lines._resting
+
+        del lines
+        gc.collect()
+
+        assert resting.sock is None

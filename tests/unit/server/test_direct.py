@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import flask
@@ -9,13 +11,15 @@ import pytest
 from werkzeug.exceptions import HTTPException
 
 from enclave import wire
+from enclave.errors import SandboxGoneError
 from enclave.managers.protocol import PROTOCOL_HEADER
-from enclave.server.app import create_app
+from enclave.server.app import _flask_response, create_app
 from enclave.server.audit import Audit
 from enclave.server.auth import Authenticator, HostGuard
 from enclave.server.direct import Answer, DirectRoutes, WsgiHeaders, WsgiRequest, send
 from enclave.server.policy import Policy
 from enclave.server.route import ROUTES, VARIABLE
+from enclave.server.serve import create_server
 from enclave.server.service import Service
 
 
@@ -169,6 +173,29 @@ def test_a_request_reads_no_more_than_its_body() -> None:
     assert request.query_string == b'a=1'
 
 
+def test_a_body_in_chunks_from_another_server_program_is_read() -> None:
+    from io import BytesIO
+
+    server = create_server()
+    body = b'{"sandbox_id": "not-there"}'
+    answers = []
+    try:
+        application = server.make_wsgi_app()
+        for facts in ({'CONTENT_LENGTH': str(len(body))}, {'HTTP_TRANSFER_ENCODING': 'chunked'}):
+            environ = _environ('POST', '/pool/release', CONTENT_TYPE='application/json')
+            environ.pop('CONTENT_LENGTH', None)
+            environ.update(facts)
+            environ['wsgi.input'] = BytesIO(body)
+            said: list[str] = []
+            text = b''.join(application(environ, lambda status, headers, said=said: said.append(status)))
+            answers.append((said, json.loads(text)['code']))
+    finally:
+        server.stop()
+
+    assert answers[0] == answers[1]
+    assert answers[1] == (['404 NOT FOUND'], 'sandbox-not-found')
+
+
 @pytest.mark.parametrize('as_texts', [True, False])
 def test_long_texts_go_as_they_are_to_the_own_server_alone(as_texts: bool) -> None:
     text, closed, said = 'x' * (wire.ASCII_PIECE + 7), [], []
@@ -185,3 +212,30 @@ def test_long_texts_go_as_they_are_to_the_own_server_alone(as_texts: bool) -> No
     assert not closed
     body.close()
     assert closed == [True]
+
+
+@pytest.mark.parametrize('way', ['direct', 'flask'])
+def test_all_that_an_answer_holds_is_let_go_although_its_pieces_fail_at_their_end(way: str) -> None:
+    closed: list[str] = []
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            yield b'piece'
+        finally:
+            raise SandboxGoneError('it fails while it ends')
+
+    def fail() -> None:
+        closed.append('one')
+        raise SandboxGoneError('this too')
+
+    answer = Answer(pieces(), on_close=[fail, lambda: closed.append('other')])
+    if way == 'direct':
+        body: Any = send(answer, [], lambda status, headers: None, as_texts=False)
+    else:
+        body = _flask_response(answer)({'REQUEST_METHOD': 'GET'}, lambda status, headers: None)
+    assert next(iter(body)) == b'piece'
+
+    with pytest.raises(SandboxGoneError):
+        body.close()
+
+    assert closed == ['one', 'other']

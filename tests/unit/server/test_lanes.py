@@ -117,3 +117,25 @@ def test_only_who_is_one_too_many_of_those_that_wait_is_refused(waiting: int) ->
 
     assert queue.order == names
     assert isinstance(queue.errors['b_too_many'], TooManyRequestsError)
+
+
+@pytest.mark.parametrize('is_granted', [False, True], ids=['before its turn', 'at its turn'])
+def test_one_whose_client_cannot_be_watched_leaves_its_place(is_granted: bool) -> None:
+    lanes = Lanes(calls=1, streams=1, waiting=4)
+    first = lanes.queued('call', 'a')
+    first.__enter__()
+    open_places = [first]
+
+    def fail(leave: Callable[[], None]) -> None:
+        if is_granted:
+            open_places.pop().__exit__(None, None, None)
+        raise RuntimeError('no thread can be started')
+
+    with pytest.raises(RuntimeError), lanes.queued('call', 'a', on_gone=fail):
+        pass
+    for place in open_places:
+        place.__exit__(None, None, None)
+
+    assert (lanes.counts()['call'], lanes.waiting) == (0, 0)
+    with lanes.queued('call', 'b', patience=0.0):
+        pass

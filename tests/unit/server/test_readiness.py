@@ -13,6 +13,7 @@ import pytest
 from enclave.server import readiness
 from enclave.server.readiness import Readiness
 from enclave.server.serve import _Dispatcher
+from enclave.testing.kinds import wait_until
 
 PATIENCE = 120.0
 
@@ -210,3 +211,50 @@ def test_a_task_that_fails_costs_no_thread() -> None:
     finally:
         dispatcher.shutdown(timeout=PATIENCE)
     assert not dispatcher.threads
+
+
+class LateLock:
+    """A lock after which a thread of the name ``late`` waits, the first time that it gives it back."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.has_left, self.may_continue = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        if threading.current_thread().name == 'late' and not self.has_left.is_set():
+            self.has_left.set()
+            _wait(self.may_continue)
+
+
+def test_a_request_that_is_late_to_start_a_thread_ends_none_of_the_others() -> None:
+    dispatcher = _Dispatcher(10)
+    dispatcher.set_thread_count(1)
+    assert wait_until(lambda: bool(dispatcher._free))
+    dispatcher.lock = lock = LateLock(dispatcher.lock)
+    may_end, began = threading.Event(), [threading.Event() for _ in range(4)]
+
+    def hold(number: int) -> Callable[[], None]:
+        return lambda: (began[number].set(), may_end.wait(10 * PATIENCE), None)[2]
+
+    tasks = [Task(hold(number)) for number in range(4)]
+    try:
+        dispatcher.add_task(tasks[0])
+        assert began[0].wait(PATIENCE)
+        late = threading.Thread(target=dispatcher.add_task, args=(tasks[1],), name='late')
+        late.start()
+        assert lock.has_left.wait(PATIENCE)
+        dispatcher.add_task(tasks[2])
+        dispatcher.add_task(tasks[3])
+        lock.may_continue.set()
+        late.join(PATIENCE)
+
+        assert all(each.wait(PATIENCE) for each in began)
+        assert dispatcher.stop_count == 0
+    finally:
+        lock.may_continue.set()
+        may_end.set()
+        dispatcher.shutdown(timeout=PATIENCE)
