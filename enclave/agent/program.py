@@ -1010,8 +1010,7 @@ class Run(HostCall):
         self.want()
         timeout = self.message.get('timeout')
         if self.limits is not None:
-            if self.supervisor:
-                self.base_ticks = read_usage(self.supervisor.pid)[2]
+            self.base_ticks = 0
             self.delay, self.delays, self.spent = 0.0, {}, {}
             self.watch_limits(0.0, 0.0, 0.0)
         elif timeout:
@@ -1091,6 +1090,9 @@ class Run(HostCall):
         if what == b'S':
             self.main = value
             self.agent.mains[value] = self
+            if self.limits is not None and self.supervisor:
+                # What it has reaped until now was another template, or the call before this one.
+                self.base_ticks = read_usage(self.supervisor.pid)[2]
             if self.message.get('events'):
                 self.send(EVENT, pack_message({'started': value}))
             for message in self.early_signals:
@@ -1198,6 +1200,8 @@ class Run(HostCall):
         # type: () -> None
         """See whether the family has gone over a limit, and when to look again."""
         assert self.limits is not None
+        if not self.main and self.supervisor:
+            self.supervisor.wake()  # a program that stops it before it has reported the start would have no limit
         if not self.main and self.message.get('preload') is not None:
             # A template is being made for it, which is no part of the program.
             timeout = float(self.message.get('timeout') or 0)
@@ -1209,6 +1213,8 @@ class Run(HostCall):
         if self.supervisor:
             supervisor, template = self.supervisor.pid, self.supervisor.template_pid
         cpu, rss, delays, spent = measure_family(supervisor, self.main, memory, template)
+        if not self.main:
+            cpu, spent = 0.0, {}  # what is there may still be of the call before
         if self.limits.get('cpu'):
             for pid, ticks in spent.items():
                 if ticks > self.spent.get(pid, 0):
@@ -1593,9 +1599,7 @@ class Supervisor(object):
         elif what == b'T':
             self.template_pid = value
             if self.run and self.run.limits is not None and not self.run.main:
-                # Making it, and ending the one before it, was no part of the program.
-                self.run.started_at = time.monotonic()
-                self.run.base_ticks = read_usage(self.pid)[2]
+                self.run.started_at = time.monotonic()  # making it was no part of the program
             if value and self.run:
                 self.template_for, self.template_dir = self.run.preload(), self.run.template_dir
             else:

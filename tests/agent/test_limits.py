@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from enclave.agent.program import Memory
+from enclave.agent.program import Memory, Run, read_usage
 from enclave.languages.values import Limits, StepResult
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.verb_requests import RunCommand, Script
@@ -88,6 +89,32 @@ def test_children_that_a_program_waits_for_count_once(agent: AgentProcess) -> No
     result = run(agent, code, cpu_seconds=3.5)  # they use 2.0
 
     assert (result.exceeded, result.stdout) == (None, 'done\n')
+
+
+def test_what_a_supervisor_has_reaped_when_a_program_starts_is_none_of_the_program_s() -> None:
+    """It may reap the call before this one after it was given this one."""
+    child = os.fork()
+    if not child:
+        while sum(os.times()[:2]) < 0.1:
+            pass
+        os._exit(0)
+    os.waitpid(child, 0)
+    call: Any = object.__new__(Run)
+    call.agent, call.message, call.early_signals = SimpleNamespace(mains={}), {}, []
+    call.limits, call.base_ticks, call.supervisor = {'cpu': 1.0}, 0, SimpleNamespace(pid=os.getpid())
+
+    call.on_status(b'S', b' ', 7)
+
+    assert call.base_ticks == read_usage(os.getpid())[2] > 0
+
+
+def test_a_program_that_stops_its_supervisor_at_once_has_its_limit(agent: AgentProcess) -> None:
+    code = 'kill -STOP $PPID; while :; do :; done'
+    request = RunCommand(
+        command=('sh', '-c', code), timeout=300.0, max_output_bytes=1 << 16, limits=Limits(cpu_seconds=0.3)
+    )
+
+    assert AgentOperations(agent.channel).run(request).exceeded == 'cpu'
 
 
 def test_what_a_program_started_ends_with_it(agent: AgentProcess, tmp_path: Any) -> None:
