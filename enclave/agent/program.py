@@ -934,7 +934,9 @@ class Run(HostCall):
         if self.script_file >= 0:
             os.close(self.script_file)
             self.script_file = -1
-        for folder in (self.script_dir, self.template_dir):
+        # The template's directory is that of one of its forks at a time: the supervisor may have the next one by now.
+        has_left = not self.is_forked and self.supervisor and self.supervisor.run not in (None, self)
+        for folder in (self.script_dir, b'' if has_left else self.template_dir):
             if folder:
                 remove_tree(folder)
         self.script_dir = self.template_dir = b''
@@ -1140,6 +1142,7 @@ class Run(HostCall):
             self.stdin = -1
         self.incoming.extendleft(reversed(self.fed))
         self.supervisor = self.exec_error = None
+        self.template_dir = b''
         del self.fed[:]
 
     def on_supervisor_gone(self):

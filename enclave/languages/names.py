@@ -20,6 +20,15 @@ _ENDS = {
     '"""': re.compile(r'(?:\\.)|"""+', re.DOTALL),
 }
 _RAW_END = re.compile(r'"""+')
+# In JavaScript and TypeScript, where a slash after some signs begins a regular expression (how long one may be is bounded).
+_SCRIPT_OPENS = re.compile(r'//|/\*|[`"\']|[(,=:\[!&|?{};]\s*/(?![/*])(?:\\.|[^/\\\n]){1,200}/')
+_SCRIPT_ENDS = {
+    '//': re.compile(r'\n'),
+    '/*': re.compile(r'\*/'),
+    '"': re.compile(r'\\.|["\n]', re.DOTALL),
+    "'": re.compile(r"\\.|['\n]", re.DOTALL),
+    '`': re.compile(r'\\.|`', re.DOTALL),
+}
 _TOKEN = re.compile(r'[^\W\d][\w$]*|\$[\w$]*|[{}()\[\];@=.]')
 _PACKAGE = re.compile(r'\s*package\s+([\w$]+(?:\s*\.\s*[\w$]+)*)')
 _KINDS = {
@@ -69,6 +78,26 @@ def without_literals(source: str, syntax: str = 'java') -> str:
             if found is None or not found[0].startswith('\\'):
                 break
         parts.append('\n' if kind == '//' else ' ' if kind == '/*' else '""')
+    return ''.join((*parts, source[at:]))
+
+
+def without_templates(source: str) -> str:
+    """Return a source of JavaScript or TypeScript without its comments in blocks and its template literals."""
+    parts: list[str] = []
+    at = 0
+    while opening := _SCRIPT_OPENS.search(source, at):
+        kind, start, last = opening[0], opening.start(), opening.end()
+        end = _SCRIPT_ENDS.get(kind)
+        while end is not None:
+            found = end.search(source, last)
+            if found is None:  # it was no literal, or the source is wrong
+                return ''.join((*parts, source[at:]))
+            last = found.end()
+            if not found[0].startswith('\\'):
+                break
+        parts.append(source[at : start if kind in ('/*', '`') else last])
+        parts.append({'/*': ' ', '`': '``'}.get(kind, ''))
+        at = last
     return ''.join((*parts, source[at:]))
 
 

@@ -21,7 +21,7 @@ from attrs import field, frozen
 
 from enclave.config import as_dict, as_tuple
 from enclave.errors import ConflictError, InvalidArgumentError, NotRegisteredError
-from enclave.languages.names import SYNTAXES, find_names
+from enclave.languages.names import SYNTAXES, find_names, without_templates
 from enclave.languages.values import check_relative
 from enclave.records import Model
 from enclave.suggest import suggest
@@ -142,7 +142,8 @@ class Language(Model):
         name = self.find_name(source)
         if name is None:
             return None
-        file = next((file for pattern, file in self.files_for if re.search(pattern, source, _FLAGS)), self.file)
+        code = without_templates(source) if self.files_for and self.file.endswith(_SCRIPTS) else source
+        file = next((file for pattern, file in self.files_for if re.search(pattern, code, _FLAGS)), self.file)
         file = file.replace('{name}', name)
         words = {'{file}': file, '{name}': name, '{class}': self.find_class(source, name), '{dir}': folder}
 
@@ -174,6 +175,7 @@ class Plan:
 
 
 _FLAGS = re.MULTILINE | re.DOTALL
+_SCRIPTS = ('.js', '.ts')  # endings of JavaScript and TypeScript
 _PLACE = re.compile(r'\{(?:file|name|class|dir)\}')
 # Modules of ECMAScript, which Node.js before 22 knows by their files' names.
 _NO_COMMONJS = r'\A(?!.*(?:\brequire\s*\(|\bmodule\.exports|\b__dirname\b|\b__filename\b)).*'

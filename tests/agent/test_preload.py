@@ -10,11 +10,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from enclave.agent.program import STATUS, StartFailed, Supervisor, Template
+from enclave.agent.program import STATUS, Run, StartFailed, Supervisor, Template
 from enclave.languages.values import Limits, StepResult
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.verb_requests import RunCommand, Script
@@ -363,3 +364,23 @@ def test_a_program_that_no_process_was_left_for_can_be_started_again(tmp_path: P
 
     assert script_dir.is_dir()
     assert not template_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ('is_forked', 'has_next', 'is_left'), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_a_call_that_was_no_fork_leaves_the_next_one_its_directory(
+    tmp_path: Path, is_forked: bool, has_next: bool, is_left: bool
+) -> None:
+    """A call that is being ended is done with a moment after its supervisor is free."""
+    folders = [tmp_path / name for name in ('script', 'template')]
+    for folder in folders:
+        folder.mkdir()
+    call: Any = object.__new__(Run)
+    call.script_file, call.is_forked = -1, is_forked
+    call.script_dir, call.template_dir = (bytes(folder) for folder in folders)
+    call.supervisor = SimpleNamespace(run=object() if has_next else None)
+
+    call.remove_script()
+
+    assert [folder.exists() for folder in folders] == [False, is_left]
