@@ -162,7 +162,9 @@ if [ -n "$encl_at" ]; then
   encl_i=0 encl_words=
   while [ "$encl_i" -lt "$#" ]; do
     encl_a=$((encl_i + 1))
-    if [ "$encl_i" -eq "$encl_at" ]; then encl_words="$encl_words \"\$encl_value\""; else encl_words="$encl_words \"\${$encl_a}\""; fi
+    encl_line="\${$encl_a}"
+    [ "$encl_i" -ne "$encl_at" ] || encl_line='$encl_value'
+    encl_words="$encl_words \"$encl_line\""
     encl_i=$encl_a
   done
   eval "set -- $encl_words"
