@@ -549,6 +549,21 @@ def test_too_large_arguments_and_variables_are_reported_without_an_agent(sandbox
     assert "env['BIG'] is too large" in variable.stderr
 
 
+@pytest.mark.parametrize('value', ['x' * 1000, 'x' * 1000 + '\udcff'], ids=['text', 'bytes'])
+def test_many_variables_are_given_to_a_command_without_an_agent(sandbox: Any, value: str) -> None:
+    """Each was copied as often as there were variables, which took longer than a command has to start."""
+    environment = {f'V{number}': value for number in range(1500)}
+
+    result = sandbox.execute_command('echo "${#V0} ${#V1499} $0"; env | grep -c "^V[0-9]*=xxx"', env=environment)
+
+    assert (result.status.value, result.exit_code) == ('success', 0), result.stderr
+    first, last, shell = result.stdout.splitlines()[0].split()
+    assert first == last
+    assert int(first) >= 1000
+    assert shell.endswith('sh')
+    assert result.stdout.splitlines()[1] == '1500'
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 

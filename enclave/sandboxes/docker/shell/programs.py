@@ -40,7 +40,14 @@ SIGUSR2 lets what is left continue."""
 _ARGUMENTS = r"""
 if [ "$1" = b ]; then
   shift
-  for encl_a do shift; encl_a=$(printf '%b.' "$encl_a"); set -- "$@" "${encl_a%.}"; done
+  encl_i=0 encl_words=
+  for encl_a do
+    encl_i=$((encl_i + 1))
+    encl_a=$(printf '%b.' "$encl_a")
+    eval "encl_a$encl_i=\${encl_a%.}"
+    encl_words="$encl_words \"\$encl_a$encl_i\""
+  done
+  eval "set -- $encl_words"
 else
   shift
 fi
@@ -151,13 +158,16 @@ elif [ -z "$encl_name" ]; then
   encl_name=$encl_value
 fi
 if [ -n "$encl_at" ]; then
-  encl_i=0
-  for encl_a do
-    shift
-    [ "$encl_i" -ne "$encl_at" ] || encl_a=$encl_value
-    set -- "$@" "$encl_a"
-    encl_i=$((encl_i + 1))
+  # All words are set at once: one by one, each would be copied as often as there are words.
+  encl_i=0 encl_words=
+  while [ "$encl_i" -lt "$#" ]; do
+    encl_a=$((encl_i + 1))
+    encl_line="\${$encl_a}"
+    [ "$encl_i" -ne "$encl_at" ] || encl_line='$encl_value'
+    encl_words="$encl_words \"$encl_line\""
+    encl_i=$encl_a
   done
+  eval "set -- $encl_words"
 fi
 encl_found= encl_worst=2
 case $encl_name in
