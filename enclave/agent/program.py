@@ -577,6 +577,15 @@ def read_usage(pid):
     return int(words[11]) + int(words[12]), int(words[21]) * PAGE, int(words[13]) + int(words[14])
 
 
+def count_threads(pid):
+    # type: (int) -> int
+    """Return how many threads a process has; 0 where that is not known."""
+    try:
+        return len(os.listdir('/proc/%d/task' % pid))
+    except OSError:
+        return 0
+
+
 def read_proportional(pid):
     # type: (int) -> int
     """Return the memory of a process with its part of what it shares, in bytes; 0 where that is not known."""
@@ -3019,6 +3028,10 @@ class Clean(HostCall):
         for call in list(agent.calls.values()):
             if isinstance(call, Run) and call.number not in kept:
                 call.kill('cancelled')
+        for supervisor in agent.supervisors.values():
+            # A template has one thread: another is a guest's, by way of a module that the template has imported.
+            if supervisor.template_pid and not supervisor.run and count_threads(supervisor.template_pid) > 1:
+                send_signal(supervisor.template_pid, signal.SIGKILL)
         if not agent.has_leftovers() and not agent.calls_but(kept):
             self.report(0, 0, not kept or agent.can_start())
             return

@@ -274,6 +274,33 @@ def test_a_module_that_cannot_be_preloaded_is_reported_once_and_programs_run(
     assert [f"'odd' is not preloaded: it {why}" in each.getMessage() for each in caplog.records].count(True) == 1
 
 
+def test_a_template_in_which_a_guest_s_thread_runs_ends_when_the_sandbox_is_cleaned(tmp_path: Path) -> None:
+    site = tmp_path / f'base/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages'
+    site.mkdir(parents=True)
+    (site / 'odd.py').write_text(
+        'import os, threading\n'
+        'def start():\n'
+        '    if threading.active_count() == 1: threading.Thread(target=threading.Event().wait, daemon=True).start()\n'
+        'os.register_at_fork(after_in_parent=start)\n'
+    )
+    python = tmp_path / 'python'
+    python.write_text(f'#!/bin/sh\nPYTHONUSERBASE={tmp_path / "base"} exec {BASE_PYTHON} "$@"\n')
+    python.chmod(0o755)
+    shows = 'import os; print(os.getppid(), len(os.listdir(f"/proc/{os.getppid()}/task")))'
+    running = AgentProcess(sys.executable, tmp_path)
+    try:
+        before = run_limited(running, shows, ('odd',), python=str(python)).stdout.split()
+        again = run_limited(running, shows, ('odd',), python=str(python)).stdout.split()
+        AgentOperations(running.channel).end_processes(60.0)
+        after = run_limited(running, shows, ('odd',), python=str(python))
+    finally:
+        running.close()
+
+    assert again == [before[0], '2']
+    assert after.success
+    assert after.stdout.split()[0] != before[0]
+
+
 @pytest.mark.parametrize(
     'env', [{'PYTHONHASHSEED': '0'}, {'PYTHONUTF8': '1'}, {'LANG': 'C'}, {'PYTHONWARNINGS': 'error'}]
 )
