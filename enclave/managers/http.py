@@ -374,10 +374,15 @@ class HttpSandboxManager(SandboxManager):
         result: ToolResult = ask(self._open_transport(), 'execute_tool_in_pool', body)
         return result
 
-    def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
-        body = PoolCodeRequest(request=request, timeout=check_timeout(timeout), pool=pool)
+    def _run_code_in_pool(
+        self, request: CodeRequest, timeout: float | None, pool: str | None, *, in_batch: bool = False
+    ) -> CodeResult:
+        body = PoolCodeRequest(request=request, timeout=check_timeout(timeout), pool=pool, in_batch=in_batch)
         result: CodeResult = self._open_transport().call('POST', '/pool/code', CodeResult, body=body, timeout=0)
         return result
+
+    def _run_in_batch(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        return self._run_code_in_pool(request, timeout, pool, in_batch=True)
 
     def _run_many(
         self,

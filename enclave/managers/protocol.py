@@ -199,11 +199,15 @@ class PoolToolRequest(Model):
 
 @frozen(kw_only=True)
 class PoolCodeRequest(Model):
-    """Run a program in whichever sandbox of a pool is free; ``timeout`` is how long to wait for one."""
+    """Run a program in whichever sandbox of a pool is free; ``timeout`` is how long to wait for one.
+
+    ``in_batch`` says that it is one of many: like a program of a batch it may be a fork of an interpreter that has started.
+    """
 
     request: CodeRequest
     timeout: float | None = argument(default=None, minimum=0)
     pool: str | None = None
+    in_batch: bool = False
 
 
 @frozen(kw_only=True)

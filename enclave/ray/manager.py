@@ -840,6 +840,9 @@ class RaySandboxManager(SandboxManager):
     def _run_code_in_pool(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
         return self._in_pool(pool, timeout, lambda client, left, name: client._run_code_in_pool(request, left, name))
 
+    def _run_in_batch(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
+        return self._in_pool(pool, timeout, lambda client, left, name: client._run_in_batch(request, left, name))
+
     def _in_pool(
         self, name: str | None, timeout: float | None, call: Callable[[ShardClient, float | None, str], T]
     ) -> T:

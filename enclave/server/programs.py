@@ -67,8 +67,10 @@ def run_code(context: Context, sandbox_id: str, body: CodeRequest) -> CodeResult
 )
 def run_code_in_pool(context: Context, body: PoolCodeRequest) -> CodeResult:
     """Compile and run a program in whichever sandbox of a pool is free."""
-    request = checked_request(context, body.request)
-    return context.tenant.manager.run_code_in_pool(request, wait_timeout=body.timeout, pool=body.pool)
+    manager, request = context.tenant.manager, checked_request(context, body.request)
+    if body.in_batch:
+        return manager._run_in_batch(request, body.timeout, body.pool)
+    return manager.run_code_in_pool(request, wait_timeout=body.timeout, pool=body.pool)
 
 
 def checked_request(context: Context, request: CodeRequest, sandbox_id: str | None = None) -> CodeRequest:
