@@ -219,7 +219,8 @@ class FakeSandbox(Sandbox):
     def put_archive(self, source: Any, target: str = '.') -> None:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(self.workspace.host_path(target), filter='data')
+            archive.extraction_filter = getattr(tarfile, 'data_filter', None)  # patch releases before 3.11.4 have none
+            archive.extractall(self.workspace.host_path(target))
 
     def get_archive(self, source: str, target: Any = None) -> bytes | int:
         path = self.workspace.host_path(source)

@@ -987,7 +987,8 @@ def test_an_archive_goes_in_and_out(sandbox: AgentBackedSandbox, place: str, tmp
 
     assert isinstance(data, bytes)
     with tarfile.open(fileobj=io.BytesIO(data)) as got:
-        got.extractall(tmp_path / 'out', filter='tar')
+        got.extraction_filter = getattr(tarfile, 'tar_filter', None)  # patch releases before 3.11.4 have none
+        got.extractall(tmp_path / 'out')
     assert read_tree(tmp_path / 'out' / 'top') == read_tree(tmp_path / 'in')
 
 
