@@ -2425,9 +2425,7 @@ class Killer(object):
         if self.quiet_looks == 2:
             self.quiet_since = now
         if self.is_quiet() and self.supervisor:
-            for pid in (self.supervisor.pid, self.supervisor.template_pid):  # a guest may have stopped them
-                if pid:
-                    send_signal(pid, signal.SIGCONT)
+            self.supervisor.wake()
         return grows
 
     def is_quiet(self):

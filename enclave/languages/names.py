@@ -72,13 +72,20 @@ def without_literals(source: str, syntax: str = 'java') -> str:
         parts.append(source[at : opening.start()])
         kind, at = opening[0], opening.end()
         end = _RAW_END if kind == '"""' and syntax != 'java' else _ENDS.get(kind)
-        while end is not None:
-            found = end.search(source, at)
-            at = found.end() if found else len(source)
-            if found is None or not found[0].startswith('\\'):
-                break
+        if end is not None:
+            found = _find_end(end, source, at)
+            at = len(source) if found is None else found
         parts.append('\n' if kind == '//' else ' ' if kind == '/*' else '""')
     return ''.join((*parts, source[at:]))
+
+
+def _find_end(end: re.Pattern[str], source: str, at: int) -> int | None:
+    """Return where a comment or a text ends of which ``at`` is within: behind what the pattern finds and is no escape."""
+    while found := end.search(source, at):
+        at = found.end()
+        if not found[0].startswith('\\'):
+            return at
+    return None
 
 
 def without_templates(source: str) -> str:
@@ -88,13 +95,11 @@ def without_templates(source: str) -> str:
     while opening := _SCRIPT_OPENS.search(source, at):
         kind, start, last = opening[0], opening.start(), opening.end()
         end = _SCRIPT_ENDS.get(kind)
-        while end is not None:
-            found = end.search(source, last)
+        if end is not None:
+            found = _find_end(end, source, last)
             if found is None:  # it was no literal, or the source is wrong
-                return ''.join((*parts, source[at:]))
-            last = found.end()
-            if not found[0].startswith('\\'):
                 break
+            last = found
         parts.append(source[at : start if kind in ('/*', '`') else last])
         parts.append({'/*': ' ', '`': '``'}.get(kind, ''))
         at = last

@@ -109,13 +109,8 @@ def create_app(service: Service) -> flask.Flask:
             methods=[each.method],
             provide_automatic_options=False,
         )
-    app.answer_directly(entry, DirectRoutes(app, ROUTES.values(), _is_direct))
+    app.answer_directly(entry, DirectRoutes(app, ROUTES.values()))
     return app
-
-
-def _is_direct(route: Route) -> bool:
-    """Return whether the handler of a route reads nothing of Flask's request."""
-    return route.adapter is None
 
 
 class _Application(flask.Flask):

@@ -224,12 +224,10 @@ class DirectRoutes:
     Args:
         app: The application, to which all of this library's has been added.
         routes: All routes.
-        is_direct: Whether the handler of a route reads nothing of Flask's request.
     """
 
-    def __init__(self, app: flask.Flask, routes: Iterable[Route], is_direct: Callable[[Route], bool]) -> None:
+    def __init__(self, app: flask.Flask, routes: Iterable[Route]) -> None:
         self._app = app
-        self._is_direct = is_direct
         self._views = dict(app.view_functions)
         self._hooks: tuple[dict[Any, Any], ...] = (
             app.before_request_funcs,
@@ -282,7 +280,8 @@ class DirectRoutes:
             if not path.isascii() or '' in parts[1:]:
                 return None
             route, variables = self._find_with_variables(method, parts)
-        if route is None or not self._is_direct(route) or not self._is_untouched():
+        # What serves an adapter may read Flask's request.
+        if route is None or route.adapter is not None or not self._is_untouched():
             return None
         return (route, variables) if self._app.view_functions.get(route.name) is self._views[route.name] else None
 

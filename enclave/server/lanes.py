@@ -161,13 +161,12 @@ class Lanes:
         try:
             yield
         finally:
-            with self._changed:
-                if shares is None:
+            if shares is not None:
+                self._give_turn(lane, tenant)
+            else:
+                with self._changed:
                     self._quick -= 1
-                else:
-                    shares.give(tenant)
-                    self._grant_locked(lane)
-                self._changed.notify_all()
+                    self._changed.notify_all()
 
     def _check_locked(self, shares: Shares, tenant: str, tenant_limit: int | None) -> None:
         mine = shares.held(tenant)
@@ -202,10 +201,7 @@ class Lanes:
         try:
             yield taken
         finally:
-            with self._changed:
-                shares.give(tenant, taken)
-                self._grant_locked(lane)
-                self._changed.notify_all()
+            self._give_turn(lane, tenant, taken)
 
     @property
     def largest_call(self) -> int:
@@ -305,9 +301,9 @@ class Lanes:
                 self._wait_locked(ticket)
         self._await_turn(ticket, on_gone, patience)
 
-    def _give_turn(self, lane: Lane, tenant: str) -> None:
+    def _give_turn(self, lane: Lane, tenant: str, count: int = 1) -> None:
         with self._lock:
-            self._lanes[lane].give(tenant)
+            self._lanes[lane].give(tenant, count)
             self._grant_locked(lane)
             self._changed.notify_all()
 

@@ -14,7 +14,6 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
@@ -109,21 +108,16 @@ class Readiness:
 
     def _set(self, descriptor: int, flags: int, *, is_known: bool) -> None:
         assert self._epoll is not None
-        steps: list[Callable[[], None]] = [
-            lambda: self._epoll.modify(descriptor, flags),  # type: ignore[union-attr]
-            lambda: self._epoll.register(descriptor, flags),  # type: ignore[union-attr]
-        ]
         if not flags:
             with contextlib.suppress(OSError, ValueError):
                 self._epoll.unregister(descriptor)
             return
+        steps = (self._epoll.modify, self._epoll.register)
         for step in steps if is_known else reversed(steps):
             try:
-                step()
+                step(descriptor, flags)
                 return
-            except FileNotFoundError:  # another connection under the number of one that was closed
-                continue
-            except FileExistsError:
+            except (FileNotFoundError, FileExistsError):  # another connection under the number of one that was closed
                 continue
             except (OSError, ValueError):  # closed meanwhile
                 return
