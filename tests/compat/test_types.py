@@ -1,14 +1,13 @@
-"""What a checker of types makes of users' programs, in each of the colours. It has this checkout's `mypy --strict`."""
+"""What a checker of types makes of users' programs, sync and async. It has this checkout's `mypy --strict`."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.compat.running import PATIENCE, ROOT, environment
+from tests.compat.running import PATIENCE, environment
+from tests.support.type_checking import mypy
 
 BLOCKING = """
 from typing import Any
@@ -177,21 +176,6 @@ def test_users_programs_have_their_types(tmp_path: Path) -> None:
     for name, text in PROGRAMS.items():
         (tmp_path / f'{name}.py').write_text(text)
 
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'mypy',
-            '--strict',
-            '--follow-imports=silent',
-            '--config-file=',
-            *map('{}.py'.format, PROGRAMS),
-        ],
-        cwd=tmp_path,
-        env={**environment(), 'MYPYPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    done = mypy(*map('{}.py'.format, PROGRAMS), cwd=tmp_path, env=environment(), timeout=PATIENCE)
 
     assert done.returncode == 0, done.stdout + done.stderr

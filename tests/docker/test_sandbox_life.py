@@ -47,7 +47,7 @@ def containers_of(sandbox_id: str) -> list[str]:
 
 
 def test_the_main_job() -> None:
-    """Every colour of configuration makes the same sandbox, and it does what the first page says."""
+    """Every form of configuration makes the same sandbox, and it does what the first page says."""
     for config in (None, {'tools_config': ['python_executor']}):
         sandbox = SandboxFactory.create_sandbox(SandboxType.DOCKER, config, sandbox_id=None)
         assert sandbox.status is SandboxStatus.INITIALIZING

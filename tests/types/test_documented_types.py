@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import test_documents
+from tests.support import type_checking
 from tests.support.environments import environment
 
 ROOT = Path(__file__).parents[2]
@@ -52,21 +53,10 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def mypy(*paths: Path, relaxed: bool = False) -> subprocess.CompletedProcess[str]:
     """Check strictly; ``relaxed`` lets functions be without annotations."""
-    command = [
-        sys.executable,
-        '-m',
-        'mypy',
-        '--strict',
-        '--follow-imports=silent',
-        '--config-file=',
-        '--ignore-missing-imports',
-    ]
+    options = ['--ignore-missing-imports']
     if relaxed:
-        command += ['--allow-untyped-defs', '--allow-incomplete-defs', '--allow-untyped-calls']
-    environment = {**test_documents.ENVIRONMENT, 'MYPYPATH': str(ROOT)}
-    return subprocess.run(
-        [*command, *map(str, paths)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+        options += ['--allow-untyped-defs', '--allow-incomplete-defs', '--allow-untyped-calls']
+    return type_checking.mypy(*options, *map(str, paths), cwd=ROOT, env=test_documents.ENVIRONMENT)
 
 
 def test_blocks_and_examples_pass_mypy(blocks: list[Path]) -> None:
