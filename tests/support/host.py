@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from enclave.sandboxes.bubblewrap.cgroups import Cgroups
 from enclave.testing.kinds import PATIENCE_SECONDS as PATIENCE
 from enclave.testing.kinds import wait_until
 
-__all__ = ['PATIENCE', 'as_ordinary_user', 'cgroups_of', 'is_running', 'no_cgroups', 'wait_until']
+__all__ = ['PATIENCE', 'as_ordinary_user', 'cgroups_of', 'is_running', 'no_cgroups', 'not_recorded', 'wait_until']
 
 
 def is_running(pid: int) -> bool:
@@ -27,6 +28,21 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return line[line.rfind(b')') + 2 : line.rfind(b')') + 3] not in (b'Z', b'X')
+
+
+@contextlib.contextmanager
+def not_recorded() -> Iterator[None]:
+    """Have coverage record nothing in here: it keeps something for every thread that is started, which is no growth of ours."""
+    module = sys.modules.get('coverage')
+    recorder = None if module is None else module.Coverage.current()
+    if recorder is None:
+        yield
+        return
+    recorder.stop()
+    try:
+        yield
+    finally:
+        recorder.start()
 
 
 @contextlib.contextmanager

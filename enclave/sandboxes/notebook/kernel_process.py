@@ -706,6 +706,12 @@ class KernelProcess:
             if not left:
                 return False
 
+    def has_ended_request(self) -> bool:
+        """Return whether the kernel has ended what it was last asked, or will never."""
+        with self._changed:
+            current, is_stuck = self._current, self._is_stuck
+        return is_stuck or (bool(current) and self.has_finished(current, 0.0))
+
     def report_stuck(self, request_id: str) -> None:
         """Have the cell's caller hear that the kernel was killed and does not end."""
         with self._changed:
