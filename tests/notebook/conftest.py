@@ -17,7 +17,7 @@ from tests.support.backends import NOTEBOOK_BACKENDS, Backend, bubblewrap_notebo
 from tests.support.server import serving
 
 # A cell of a busy machine takes long to end after it was interrupted: of a first error's traceback IPython imports much.
-CONFIG = {'tools_config': ['notebook_executor'], 'network_enabled': False, 'timeout': 120, 'interrupt_grace': 60}
+CONFIG = {'tools_config': ['notebook_executor'], 'network_enabled': False, 'timeout': 60, 'interrupt_grace': 20}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
