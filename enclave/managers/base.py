@@ -99,7 +99,7 @@ def check_on_expiry(value: str | None) -> bool | None:
         InvalidArgumentError: It is none of the two.
     """
     if value not in (None, 'remove', 'pause'):
-        raise InvalidArgumentError(f"on_expiry must be 'remove' or 'pause', not {value!r}")
+        raise InvalidArgumentError(f"on_expiry must be 'remove' or 'pause', not {quoted(value)}")
     return None if value is None else value == 'pause'
 
 

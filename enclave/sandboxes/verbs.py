@@ -69,6 +69,7 @@ from enclave.verb_requests import (
     WriteFile,
     as_bytes,
     as_path,
+    check_host,
     check_port,
 )
 
@@ -633,6 +634,7 @@ class Verbs(ABC):
             SandboxPathError: Nobody listens there.
         """
         check_port(port, 'port')
+        check_host(host)
         operations, seconds = self._connecting(), check_timeout(timeout)
         try:
             return operations.connect(port, host, timeout=seconds)
@@ -655,6 +657,7 @@ class Verbs(ABC):
             SandboxStateError, SandboxGoneError: The sandbox does not run, or was lost meanwhile.
         """
         check_port(port, 'port')
+        check_host(host)
         deadline = Deadline.after(check_timeout(timeout))
         cancelled = threading.Event()
         with on_cancel(cancelled.set):
@@ -694,6 +697,7 @@ class Verbs(ABC):
         check_port(port, 'port')
         if listen_port != 0:
             check_port(listen_port, 'listen_port')
+        check_host(host)
         operations = self._connecting()
         forward = PortForward(
             operations, port, target_host=host, listen_host='127.0.0.1', listen_port=listen_port, name=self.id
