@@ -73,7 +73,9 @@ def measure_native(table: Table, kind: str, rounds: int) -> None:
                 result = sandbox.run_code(source, name, stdin='19 23\n', expected_output='42')
                 inside.append(time.perf_counter() - started)
                 assert str(result.verdict) == 'accepted', result
-                used_inside.append(sum(step.cpu_time or 0.0 for step in (result.compile, result.run) if step is not None))
+                used_inside.append(
+                    sum(step.cpu_time or 0.0 for step in (result.compile, result.run) if step is not None)
+                )
                 before = children_seconds()
                 with tempfile.TemporaryDirectory() as folder:
                     started = time.perf_counter()

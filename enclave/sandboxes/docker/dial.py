@@ -7,10 +7,9 @@ all of them: blocking reads, blocking writes, and a ``close`` that wakes a block
 
 - ``unix://``, ``tcp://``: a plain socket.
 - ``tcp://`` with TLS: a plain socket with the TLS state kept in memory under a lock of this library. An `ssl.SSLSocket` may not
-be
-  read in one thread while another writes: OpenSSL's connection object is not made for it.
-- ``ssh://``: the ``ssh`` program running ``docker system dial-stdio`` on the other machine, as the docker command line does, on one
-  end of a socket pair; the other end is an ordinary socket. It honours the user's ssh configuration, keys and agent.
+  be read in one thread while another writes: OpenSSL's connection object is not made for it.
+- ``ssh://``: the ``ssh`` program running ``docker system dial-stdio`` on the other machine, as the docker command line does, on
+  one end of a socket pair; the other end is an ordinary socket. It honours the user's ssh configuration, keys and agent.
 - ``npipe://`` (and ssh on Windows): docker-py's own connection, taken over with its read buffer.
 
 Source: Docker Engine API, "Attach to a container", section "Hijacking".
