@@ -396,3 +396,7 @@ class SandboxConfig(Model):
         dumped = self.model_dump(mode='json')
         dumped['env_vars'] = dict.fromkeys(dumped['env_vars'], '***')
         return dumped
+
+
+GivenConfig = SandboxConfig | Mapping[str, Any] | None
+"""A configuration as a caller gives it: one, a dict of its options, or None for the defaults."""

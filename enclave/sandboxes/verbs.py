@@ -16,7 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar, TypeVar, cast, overload
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 import attrs
 
@@ -32,6 +32,8 @@ from enclave.errors import (
 )
 from enclave.host_files import (
     MAX_TRANSFER_BYTES,
+    Source,
+    Target,
     bounded,
     check_max_bytes,
     closing_pieces,
@@ -74,7 +76,6 @@ from enclave.verb_requests import (
 
 R = TypeVar('R')
 Q = TypeVar('Q', bound=Request[Any])
-Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
 
 OnText = Callable[[str], object]
 """Takes a piece of what a program wrote."""
@@ -507,20 +508,10 @@ class Verbs(ABC):
     def get_file(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
 
     @overload
-    def get_file(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes],
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
-    ) -> int: ...
+    def get_file(self, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> int: ...
 
     def get_file(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes] | None = None,
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, source: str, target: Target | None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> bytes | int:
         """Copy a file out of the sandbox.
 
@@ -567,20 +558,10 @@ class Verbs(ABC):
     def get_archive(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
 
     @overload
-    def get_archive(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes],
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
-    ) -> int: ...
+    def get_archive(self, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> int: ...
 
     def get_archive(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes] | None = None,
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, source: str, target: Target | None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> bytes | int:
         """Return a path of the sandbox as a plain tar archive, whose top member has the path's last name.
 
