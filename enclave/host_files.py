@@ -23,6 +23,10 @@ from enclave.quoting import quoted
 
 MAX_TRANSFER_BYTES: Final = 1 << 30
 """The most that is copied out of a sandbox by one call that does not say otherwise."""
+Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
+"""What goes into a sandbox: bytes, a path of this machine, a binary file object, or an iterable of bytes."""
+Target = str | os.PathLike[str] | IO[bytes]
+"""Where what comes out of a sandbox goes: a path of this machine, or a binary file object."""
 _PIECE_BYTES = 1 << 20
 _HOLE_BYTES = 4096
 """Zeros from this length on, a page, are left out of a file; they read the same."""
@@ -110,7 +114,7 @@ def open_source(path: str | os.PathLike[str]) -> IO[bytes]:
 
 def collect(
     chunks: Iterator[bytes],
-    target: str | os.PathLike[str] | IO[bytes] | None,
+    target: Target | None,
     name: str | None = None,
     *,
     max_bytes: int | None = None,

@@ -9,9 +9,11 @@ What is left out means the sandbox's own default, so that a record that was made
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import posixpath
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
@@ -231,6 +233,19 @@ def check_port(value: Any, name: str) -> None:
     """Check a TCP port."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
         raise InvalidArgumentError(f'{name} must be a port from 1 to 65535, not {quoted(value)}')
+
+
+def check_host(value: Any, name: str = 'host') -> None:
+    """Check an address in a sandbox: names are not looked up there."""
+    if value == 'localhost':
+        return
+    for family in (socket.AF_INET, socket.AF_INET6) if isinstance(value, str) else ():
+        with contextlib.suppress(OSError, ValueError):  # no such address; a character that none has
+            socket.inet_pton(family, value.partition('%')[0] if family == socket.AF_INET6 else value)
+            return
+    raise InvalidArgumentError(
+        f"{name} must be a numeric address in the sandbox, or 'localhost', not {quoted(value)}; names are not looked up there"
+    )
 
 
 def check_mode(value: Any, name: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from enclave.errors import EnclaveError
 from enclave.sandboxes.docker.engine import Engine, get_engine
+from tests.support import time_limit
 from tests.support.backends import require_bubblewrap
 
 LEFTOVER_TIMEOUT = 20.0
@@ -34,14 +35,23 @@ SLOW_SUITES = frozenset(
 )
 """Markers of suites that run only where ``-m`` names them; each has a target in the Makefile."""
 
+SLOW_SECONDS = 1800.0
+"""The limit of their tests, which install environments and run other projects' programs."""
 
 ALL_PROCESSES = ('tests/agent/', 'tests/plugins/', 'tests/types/', 'tests/compat/test_types.py')
 """Where every test starts interpreters or other programs that take as long."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Limit the time of every test."""
+    config.pluginmanager.register(time_limit)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the slow suites, but for those that were asked for."""
     for item in items:
+        if any(item.get_closest_marker(suite) for suite in SLOW_SUITES - {'vm'}):
+            item.add_marker(pytest.mark.time_limit(SLOW_SECONDS))
         if any(each in item.path.as_posix() for each in ALL_PROCESSES):
             item.add_marker(pytest.mark.processes)
     unwanted = {suite for suite in SLOW_SUITES if suite not in str(config.option.markexpr)}

@@ -18,6 +18,7 @@ from enclave.config import as_dict, as_text_map, as_words, check_env, checked, p
 from enclave.deadline import check_timeout
 from enclave.enums import ExecutionStatus, Verdict
 from enclave.errors import InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.records import CommandResult, Model
 from enclave.rendering import one_line
 from enclave.verb_requests import Limits as Limits
@@ -74,7 +75,7 @@ def _check_code(value: Any, name: str) -> None:
 
 def _check_language(value: Any, name: str) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidArgumentError(f'{name} must be the name of a language, like "python", not {value!r}')
+        raise InvalidArgumentError(f'{name} must be the name of a language, like "python", not {quoted(value)}')
 
 
 def _check_stdin(value: Any, name: str) -> None:
@@ -87,7 +88,7 @@ def _check_stdin(value: Any, name: str) -> None:
 
 def _check_args(value: Any, name: str) -> None:
     if not isinstance(value, tuple) or not all(isinstance(each, str) and '\0' not in each for each in value):
-        raise InvalidArgumentError(f'{name} must be a list of strings without NUL, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a list of strings without NUL, not {quoted(value)}')
 
 
 def check_relative(path: Any, name: str) -> str:
@@ -106,7 +107,7 @@ def check_relative(path: Any, name: str) -> str:
 
 def _check_files(value: Any, name: str) -> None:
     if not isinstance(value, dict):
-        raise InvalidArgumentError(f'{name} must be a dict of paths to contents, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a dict of paths to contents, not {quoted(value)}')
     if len(value) > MOST_FILES:
         raise InvalidArgumentError(f'{name} may hold at most {MOST_FILES} files, not {len(value)}')
     places: set[PurePosixPath] = set()
@@ -125,7 +126,7 @@ def _check_files(value: Any, name: str) -> None:
 
 def _check_fetch(value: Any, name: str) -> None:
     if not isinstance(value, tuple):
-        raise InvalidArgumentError(f'{name} must be a list of paths, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a list of paths, not {quoted(value)}')
     if len(value) > MOST_FILES:
         raise InvalidArgumentError(f'{name} may name at most {MOST_FILES} files, not {len(value)}')
     for path in value:
@@ -135,34 +136,34 @@ def _check_fetch(value: Any, name: str) -> None:
 
 def _check_memory(value: Any, name: str) -> None:
     if value is not None and parse_size(value, name) < LEAST_MEMORY_BYTES:
-        raise InvalidArgumentError(f'{name} must be at least 1m, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be at least 1m, not {quoted(value)}')
 
 
 def _check_positive(value: Any, name: str) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise InvalidArgumentError(f'{name} must be a number above 0, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a number above 0, not {quoted(value)}')
 
 
 def _check_count(value: Any, name: str) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 40):
-        raise InvalidArgumentError(f'{name} must be a whole number, 1 or more, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a whole number, 1 or more, not {quoted(value)}')
 
 
 def _check_expected(value: Any, name: str) -> None:
     if value is not None and not isinstance(value, str):
-        raise InvalidArgumentError(f'{name} must be the text that the program should print, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be the text that the program should print, not {quoted(value)}')
 
 
 def _check_compare(value: Any, name: str) -> None:
     if value not in COMPARISONS:
-        raise InvalidArgumentError(f'{name} must be one of {", ".join(map(repr, COMPARISONS))}, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be one of {", ".join(map(repr, COMPARISONS))}, not {quoted(value)}')
 
 
 def _check_tolerance(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InvalidArgumentError(f'{name} must be a number, 0 or more, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a number, 0 or more, not {quoted(value)}')
 
 
 def _check_environment(value: Any, name: str) -> None:

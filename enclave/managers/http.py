@@ -29,10 +29,11 @@ from enclave.errors import (
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.actions import ask
-from enclave.managers.base import Config, Lifetime, SandboxManager, check_on_expiry
+from enclave.managers.base import Config, SandboxManager, check_on_expiry
 from enclave.managers.code_batches import run_batch
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
+from enclave.managers.options import Lifetime
 from enclave.managers.protocol import (
     AcquireRequest,
     PoolCodeRequest,

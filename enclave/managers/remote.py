@@ -29,6 +29,7 @@ from enclave.managers.code_batches import run_batch
 from enclave.managers.http_operations import HttpOperations, Transport
 from enclave.managers.protocol import CancelResponse, PauseRequest, RenewResponse, ToolRequest
 from enclave.parallel import Followed, Outcomes, check_concurrency
+from enclave.quoting import quoted
 from enclave.records import ProcessInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.process import Process
@@ -292,7 +293,7 @@ def as_seconds(timeout: float | None) -> float | None:
         InvalidArgumentError: It is none.
     """
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
-        raise InvalidArgumentError(f'timeout must be a number of seconds or None, not {timeout!r}')
+        raise InvalidArgumentError(f'timeout must be a number of seconds or None, not {quoted(timeout)}')
     if timeout is not None and not timeout >= 0:  # nan too
-        raise InvalidArgumentError(f'timeout must be 0 (no limit) or more seconds, not {timeout!r}')
+        raise InvalidArgumentError(f'timeout must be 0 (no limit) or more seconds, not {quoted(timeout)}')
     return 0.0 if timeout is not None and timeout >= 1e9 else timeout

@@ -249,7 +249,7 @@ class SandboxTable:
         if kind is not None:
             return str(kind), {}
         choice = choose_for(config)
-        return str(choice.sandbox_type), {'chosen_because': choice.reason}
+        return str(choice.sandbox_type), choice.facts
 
     def make(self, kind: str, config: Any, sandbox_id: str | None) -> Sandbox:
         """Return a new sandbox that is in no table yet; without a configuration, with the manager's own."""

@@ -42,8 +42,9 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.base import Config, Lifetime, SandboxManager, check_pool_name
+from enclave.managers.base import Config, SandboxManager, check_pool_name
 from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.options import Lifetime
 from enclave.managers.remote import as_parameters
 from enclave.parallel import MOST_AT_ONCE, Outcomes
 from enclave.ray import cluster

@@ -19,12 +19,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
 
 from enclave.cancellation import if_unwanted
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig, SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
     EnclaveError,
@@ -38,11 +38,8 @@ from enclave.errors import (
 from enclave.languages.runner import SandboxRunner
 from enclave.languages.running import run_program
 from enclave.languages.values import (
-    DEFAULT_FETCH_BYTES,
-    DEFAULT_OUTPUT_LIMIT,
     CodeRequest,
     CodeResult,
-    Comparison,
     Program,
     as_request,
     make_request,
@@ -55,6 +52,11 @@ from enclave.tools.budget import check_max_chars, shorten_command
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
 from enclave.verb_requests import Request
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from enclave.sandboxes.options import CodeOptions, CommandOptions, ScriptOptions
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class Sandbox(ABC):
     config_class: ClassVar[type[SandboxConfig]] = SandboxConfig
     offers: ClassVar[frozenset[str]] = frozenset({'commands'})
 
-    def __init__(self, config: SandboxConfig | Mapping[str, Any] | None = None, sandbox_id: str | None = None) -> None:
+    def __init__(self, config: GivenConfig = None, sandbox_id: str | None = None) -> None:
         """Check the configuration and load the tools it names.
 
         Raises:
@@ -140,7 +142,7 @@ class Sandbox(ABC):
         self._tools = self._load_tools()
 
     @classmethod
-    def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
+    def _check_config(cls, config: GivenConfig) -> Any:
         if isinstance(config, SandboxConfig) and not isinstance(config, cls.config_class):
             # Another kind's configuration carries over as far as its words are known here.
             config = config.non_default_options()
@@ -552,15 +554,7 @@ class Sandbox(ABC):
         self,
         command: str | Sequence[str],
         timeout: float | None = None,
-        *,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
-        stdin: str | bytes | None = None,
-        max_output_bytes: int | None = None,
-        max_chars: int | None = None,
-        on_stdout: Callable[[str], object] | None = None,
-        on_stderr: Callable[[str], object] | None = None,
+        **options: Unpack[CommandOptions],
     ) -> CommandResult:
         """Run a command to its end; see `enclave.tools.workspace.Workspace.execute_command`.
 
@@ -572,18 +566,7 @@ class Sandbox(ABC):
         interpreter: Sequence[str],
         source: str | bytes,
         timeout: float | None = None,
-        *,
-        suffix: str = '',
-        args: Sequence[str] = (),
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
-        stdin: str | bytes | None = None,
-        max_output_bytes: int | None = None,
-        import_path_env: str | None = None,
-        preload: Sequence[str] | None = None,
-        on_stdout: Callable[[str], object] | None = None,
-        on_stderr: Callable[[str], object] | None = None,
+        **options: Unpack[ScriptOptions],
     ) -> CommandResult:
         """Run a program's text; see `enclave.tools.workspace.Workspace.run_script`. A backend of one's own may leave it out.
 
@@ -599,26 +582,10 @@ class Sandbox(ABC):
         code: str | bytes | CodeRequest,
         language: str = 'python',
         *,
-        stdin: str | bytes | None = None,
-        args: Sequence[str] = (),
-        files: Mapping[str, str | bytes] | None = None,
-        fetch_files: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        compile_timeout: float | None = None,
-        timeout: float | None = None,
-        memory_limit: str | int | None = None,
-        cpu_time_limit: float | None = None,
-        expected_output: str | None = None,
-        compare: Comparison = 'lines',
-        tolerance: float = 1e-6,
-        compile_memory_limit: str | int | None = None,
-        output_limit: int = DEFAULT_OUTPUT_LIMIT,
-        max_output_bytes: int | None = None,
-        max_fetch_bytes: int = DEFAULT_FETCH_BYTES,
-        preload: Sequence[str] | None = None,
         max_chars: int | None = None,
         on_stdout: Callable[[str], object] | None = None,
         on_stderr: Callable[[str], object] | None = None,
+        **options: Unpack[CodeOptions],
     ) -> CodeResult:
         """Compile and run a program in a directory of its own, which is gone afterwards, with all that the program started.
 
@@ -646,27 +613,7 @@ class Sandbox(ABC):
             InvalidArgumentError: An argument is impossible; the message names it.
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
         """
-        request = make_request(
-            code,
-            language=language,
-            stdin=stdin,
-            args=args,
-            files=files,
-            fetch_files=fetch_files,
-            env=env,
-            compile_timeout=compile_timeout,
-            timeout=timeout,
-            memory_limit=memory_limit,
-            cpu_time_limit=cpu_time_limit,
-            expected_output=expected_output,
-            compare=compare,
-            tolerance=tolerance,
-            compile_memory_limit=compile_memory_limit,
-            output_limit=output_limit,
-            max_output_bytes=max_output_bytes,
-            max_fetch_bytes=max_fetch_bytes,
-            preload=preload,
-        )
+        request = make_request(code, language=language, **options)
         check_max_chars(max_chars)
         check_callbacks(on_stdout, on_stderr)
         if max_chars is None:

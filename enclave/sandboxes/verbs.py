@@ -16,7 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar, TypeVar, cast, overload
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 import attrs
 
@@ -32,6 +32,8 @@ from enclave.errors import (
 )
 from enclave.host_files import (
     MAX_TRANSFER_BYTES,
+    Source,
+    Target,
     bounded,
     check_max_bytes,
     closing_pieces,
@@ -67,12 +69,12 @@ from enclave.verb_requests import (
     WriteFile,
     as_bytes,
     as_path,
+    check_host,
     check_port,
 )
 
 R = TypeVar('R')
 Q = TypeVar('Q', bound=Request[Any])
-Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
 
 OnText = Callable[[str], object]
 """Takes a piece of what a program wrote."""
@@ -505,20 +507,10 @@ class Verbs(ABC):
     def get_file(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
 
     @overload
-    def get_file(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes],
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
-    ) -> int: ...
+    def get_file(self, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> int: ...
 
     def get_file(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes] | None = None,
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, source: str, target: Target | None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> bytes | int:
         """Copy a file out of the sandbox.
 
@@ -565,20 +557,10 @@ class Verbs(ABC):
     def get_archive(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
 
     @overload
-    def get_archive(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes],
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
-    ) -> int: ...
+    def get_archive(self, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> int: ...
 
     def get_archive(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes] | None = None,
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, source: str, target: Target | None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> bytes | int:
         """Return a path of the sandbox as a plain tar archive, whose top member has the path's last name.
 
@@ -652,6 +634,7 @@ class Verbs(ABC):
             SandboxPathError: Nobody listens there.
         """
         check_port(port, 'port')
+        check_host(host)
         operations, seconds = self._connecting(), check_timeout(timeout)
         try:
             return operations.connect(port, host, timeout=seconds)
@@ -674,6 +657,7 @@ class Verbs(ABC):
             SandboxStateError, SandboxGoneError: The sandbox does not run, or was lost meanwhile.
         """
         check_port(port, 'port')
+        check_host(host)
         deadline = Deadline.after(check_timeout(timeout))
         cancelled = threading.Event()
         with on_cancel(cancelled.set):
@@ -713,6 +697,7 @@ class Verbs(ABC):
         check_port(port, 'port')
         if listen_port != 0:
             check_port(listen_port, 'listen_port')
+        check_host(host)
         operations = self._connecting()
         forward = PortForward(
             operations, port, target_host=host, listen_host='127.0.0.1', listen_port=listen_port, name=self.id

@@ -26,6 +26,7 @@ from typing import Any, Literal, cast
 from attrs import Factory, evolve, frozen
 
 from enclave.errors import InvalidArgumentError, ToolArgumentsError, ToolNotFoundError
+from enclave.quoting import quoted
 from enclave.records import ToolResult
 from enclave.tools.budget import check_max_chars, shorten_text
 
@@ -262,7 +263,7 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
             return cast('Mapping[str, Any]', dumped)
     if hasattr(value, '__dict__'):
         return dict(vars(value))
-    raise InvalidArgumentError(f'a tool call must be a dict, JSON text or an object of an SDK, not {value!r}')
+    raise InvalidArgumentError(f'a tool call must be a dict, JSON text or an object of an SDK, not {quoted(value)}')
 
 
 def _is_model(value: Any) -> bool:

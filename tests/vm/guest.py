@@ -46,7 +46,8 @@ def pytest(arguments: tuple[str, ...], cache: str) -> list[str]:
 
 def environment(part: str) -> list[str]:
     """Return the variables of a part: what is missing is a failure, and the tests know which groups they have."""
-    return ['CI=true', f'ENCLAVE_VM_PART={part}', 'PYTHONDONTWRITEBYTECODE=1', 'LANG=C.UTF-8']
+    words = ['CI=true', f'ENCLAVE_VM_PART={part}', 'PYTHONDONTWRITEBYTECODE=1', 'LANG=C.UTF-8']
+    return [*words, 'TEST_SECONDS=3600']
 
 
 def run_root(arguments: tuple[str, ...]) -> int:

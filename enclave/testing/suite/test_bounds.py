@@ -130,7 +130,12 @@ WRONG: dict[str, Callable[[Any], object]] = {
     'execute_command(stdin=5)': lambda box: box.execute_command('ls', stdin=5),
     'execute_command(user=[])': lambda box: box.execute_command('ls', user=[]),
     'connect_port': lambda box: box.connect_port('80'),
+    'connect_port(host=name)': lambda box: box.connect_port(80, 'example.invalid'),
+    'connect_port(host=bytes)': lambda box: box.connect_port(80, b'127.0.0.1'),
+    'connect_port(host=long)': lambda box: box.connect_port(80, 'x' * 300),
+    'wait_for_port(host)': lambda box: box.wait_for_port(80, 1.0, host='sandbox'),
     'forward_port': lambda box: box.forward_port(True),
+    'forward_port(host)': lambda box: box.forward_port(80, host='::1::'),
     'run_script(source=5)': lambda box: box.run_script(['python3'], 5),
     'run_script(interpreter=5)': lambda box: box.run_script(5, 'x'),
 }
