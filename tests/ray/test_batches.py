@@ -217,7 +217,7 @@ def test_asynchronous_programs_take_outcomes_as_they_come_and_a_pool_may_give_ea
             num_cpus=0.5,
             max_shards=1,
             pool_policy='fresh',
-            sandbox_config={'preload': ['json']},
+            sandbox_config={'tools_config': {'python_executor': {'preload': ['json']}}},
         ) as manager:
             await manager.initialize_pool(2)
             return [each.unwrap().stdout async for each in manager.run_many([code] * 12)]
