@@ -1102,7 +1102,9 @@ def test_a_cancelled_download_leaves_nothing_on_the_host(
 
 
 @pytest.mark.parametrize('size', SIZES[1:])
-def test_a_cancelled_download_continues_by_one_piece_at_most(sandbox: AgentBackedSandbox, place: str, size: int) -> None:
+def test_a_cancelled_download_continues_by_one_piece_at_most(
+    sandbox: AgentBackedSandbox, place: str, size: int
+) -> None:
     class Target(io.BytesIO):
         def write(self, data: Any) -> int:
             under_way.set()
