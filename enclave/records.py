@@ -17,7 +17,8 @@ import attrs
 from attrs import Factory, field, frozen
 
 from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
-from enclave.errors import InvalidArgumentError
+from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.rendering import Picture, bundle, find_pictures, one_line, outputs_html, readable, save_pictures, text_html
 
 M = TypeVar('M', bound='Model')
@@ -184,12 +185,22 @@ class Model:
         return InvalidArgumentError
 
 
+class OptionsModel(Model):
+    """A value whose fields are options: what is wrong with one is a `ConfigurationError`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _invalid(cls) -> type[InvalidArgumentError]:
+        return ConfigurationError
+
+
 def _names(given: Iterable[str] | None, argument: str) -> frozenset[str] | None:
     """Return names of fields as they were given; of those that no field has, nothing is said."""
     if given is None:
         return None
     if isinstance(given, (str, Mapping)) or not all(isinstance(name, str) for name in given):
-        raise InvalidArgumentError(f'{argument} must be a set of names of fields, not {given!r}')
+        raise InvalidArgumentError(f'{argument} must be a set of names of fields, not {quoted(given)}')
     return frozenset(given)
 
 
