@@ -52,7 +52,7 @@ class KernelSettings:
 
 
 @define(eq=False)
-class Turn:
+class KernelTurn:
     """One's place in the order of those that use a kernel.
 
     Attributes:
@@ -67,7 +67,7 @@ class FifoLock:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # guards all below
-        self._queue: deque[Turn] = deque()
+        self._queue: deque[KernelTurn] = deque()
         self._closed = ''
 
     @contextlib.contextmanager
@@ -79,14 +79,14 @@ class FifoLock:
         finally:
             self.release(turn)
 
-    def acquire(self, *, first: bool = False) -> Turn:
+    def acquire(self, *, first: bool = False) -> KernelTurn:
         """Wait for one's turn and return it, to be given to `release`; ``first`` goes before all that wait.
 
         Raises:
             CallCancelledError: The work was cancelled while it waited.
             SandboxStateError: The kernel was closed.
         """
-        turn = Turn()
+        turn = KernelTurn()
         with self._changed:
             if first and self._queue:
                 self._queue.insert(1, turn)
@@ -104,7 +104,7 @@ class FifoLock:
             raise
         return turn
 
-    def _wait(self, turn: Turn) -> None:
+    def _wait(self, turn: KernelTurn) -> None:
         """Wait for one's turn, or until there is none to be had. Who waits longest looks after the one before it."""
 
         def is_over() -> bool:
@@ -119,7 +119,7 @@ class FifoLock:
                 if is_next and finish is not None:
                     finish()
 
-    def release(self, turn: Turn) -> None:
+    def release(self, turn: KernelTurn) -> None:
         """Give a turn back. May be called twice."""
         with self._changed:
             turn.finish = None
