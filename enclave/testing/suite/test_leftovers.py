@@ -107,7 +107,7 @@ def test_what_ended_calls_left_hardly_slows_the_next(start: Start) -> None:
     assert used.stdout == 'done\n'
 
 
-def test_a_background_program_goes_on_after_its_call_and_after_others(start: Start) -> None:
+def test_a_background_program_continues_after_its_call_and_after_others(start: Start) -> None:
     sandbox = start()
     sandbox.execute_command('sleep 4321 &')
 
