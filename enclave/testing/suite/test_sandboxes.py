@@ -1062,6 +1062,15 @@ def host_tree(folder: Path, size: int) -> Path:
     return folder
 
 
+def open_below(folder: Path) -> list[str]:
+    """Return which files of a host directory this process has open."""
+    found = []
+    for each in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f'/proc/self/fd/{each}'))
+    return [path for path in found if path.startswith(f'{folder}/')]
+
+
 def until_idle(sandbox: AgentBackedSandbox) -> None:
     """Return when nothing continues in the sandbox any more."""
     assert wait_until(lambda: not sandbox.active_calls), f'{sandbox.active_calls} calls continue'
@@ -1149,6 +1158,7 @@ def test_a_cancelled_put_of_a_tree_ends(
 
     until_idle(sandbox)
     assert not sandbox.path_exists(f'{place}/c')
+    assert not open_below(tmp_path)
 
 
 def test_a_cancelled_get_of_a_tree_leaves_what_had_come(
