@@ -32,10 +32,25 @@ class TestLittle:
 """
 
 
+# Of other packages, which these tests do not need and which take a second or two to import.
+OTHERS = [word for name in ('schemathesis', 'hypothesispytest', 'anyio', 'xdist') for word in ('-p', f'no:{name}')]
+
+
 def run(folder: Path, *options: str, text: str = TESTS, **environment: str) -> subprocess.CompletedProcess[str]:
     (folder / 'test_mine.py').write_text(text)
     given = {name: value for name, value in os.environ.items() if name not in ('CI', 'ENCLAVE_TYPE', 'ENCLAVE_URL')}
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-rs', '--strict-markers', *options]
+    command = [
+        sys.executable,
+        '-m',
+        'pytest',
+        '-q',
+        '-p',
+        'no:cacheprovider',
+        *OTHERS,
+        '-rs',
+        '--strict-markers',
+        *options,
+    ]
     return subprocess.run(
         command, cwd=folder, env={**given, **environment}, capture_output=True, text=True, check=False
     )
