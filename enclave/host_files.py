@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from enclave.cancellation import is_cancelled
 from enclave.errors import CallCancelledError, InvalidArgumentError, SandboxPathError
@@ -83,6 +83,23 @@ _NO_SOURCE = (
 _IS_DIRECTORY = 'The source is a directory; put_dir copies what is in one'
 
 
+def host_path(value: object, name: str) -> Path:
+    """Return a path of this machine that an argument names.
+
+    Raises:
+        InvalidArgumentError: It is none: of another type, empty, or with characters that no path has.
+    """
+    try:
+        data = os.fsencode(value)  # type: ignore[arg-type]  # what it is not raises
+    except TypeError:
+        raise InvalidArgumentError(f'{name} must be a path on this machine, not {quoted(value)}') from None
+    except UnicodeEncodeError:  # a lone surrogate
+        data = b''
+    if not data or b'\0' in data:
+        raise InvalidArgumentError(f'{name} cannot be a path on this machine: {quoted(value)}')
+    return Path(os.fsdecode(data))
+
+
 def open_source(path: str | os.PathLike[str]) -> IO[bytes]:
     """Open a regular file of this machine for reading, without waiting for what may stand in its place.
 
@@ -90,7 +107,7 @@ def open_source(path: str | os.PathLike[str]) -> IO[bytes]:
         FileNotFoundError, PermissionError, IsADirectoryError: As `open` does.
         InvalidArgumentError: It is a pipe, a device or a socket.
     """
-    shown = quoted(os.fspath(path))
+    shown = quoted(os.fspath(host_path(path, 'source')))
     flags = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_CLOEXEC', 0) | getattr(os, 'O_BINARY', 0)
     try:
         descriptor = os.open(path, flags)
@@ -128,18 +145,23 @@ def collect(
         what: What it is, for messages.
 
     Raises:
+        InvalidArgumentError: The target is no path and no file object.
         SandboxPathError: It is more than may come. A host file is not made then; what a file object was given stays there.
     """
     with closing_pieces(chunks):
+        if target is not None and not callable(getattr(target, 'write', None)):
+            target = host_path(target, 'target')
         pieces = bounded(chunks, max_bytes, what)
         if target is None:
             held = io.BytesIO()
             for piece in pieces:
                 held.write(piece)
             return held.getvalue()
-        if not isinstance(target, (str, os.PathLike)):
-            return sum(target.write(piece) for piece in pieces)
-        place = Path(target)
+        if not isinstance(target, Path):
+            file_object: Any = target
+            written: int = sum(file_object.write(piece) for piece in pieces)
+            return written
+        place = target
         if name is not None and place.is_dir():
             place = place / name
         if place.exists() and not place.is_file():  # a pipe or a device keeps its place, and a directory refuses

@@ -22,7 +22,7 @@ import attrs
 from attrs import field, frozen, validators
 from attrs.converters import optional
 
-from enclave.config import SandboxConfig, check_env
+from enclave.config import SandboxConfig, as_digits, check_env
 from enclave.deadline import check_timeout
 from enclave.errors import InvalidArgumentError, UnsupportedError
 from enclave.quoting import quoted
@@ -396,9 +396,10 @@ def _as_cwd(cwd: Any) -> str:
 
 
 def _as_user(user: Any) -> str:
-    if not isinstance(user, (str, int)) or isinstance(user, bool) or not str(user):
+    user = as_digits(user)
+    if not isinstance(user, str) or not user:
         raise InvalidArgumentError(f"user must be a name or uid with optional ':group', not {quoted(user)}")
-    return as_text(str(user), 'user')
+    return as_text(user, 'user')
 
 
 def _as_stdin(stdin: Any) -> bytes:

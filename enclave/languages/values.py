@@ -98,10 +98,10 @@ def check_relative(path: Any, name: str) -> str:
         InvalidArgumentError: It is absolute, leads out of the directory, or is none.
     """
     if not isinstance(path, str) or not path or '\0' in path:
-        raise InvalidArgumentError(f'{name} must name files by text that is not empty, not {path!r}')
+        raise InvalidArgumentError(f'{name} must name files by text that is not empty, not {quoted(path)}')
     pure = PurePosixPath(path)
     if pure.is_absolute() or '..' in pure.parts or not pure.parts:
-        raise InvalidArgumentError(f"{name}: {path!r} must be a relative path inside the program's own directory")
+        raise InvalidArgumentError(f"{name}: {quoted(path)} must be a relative path inside the program's own directory")
     return path
 
 
@@ -114,14 +114,16 @@ def _check_files(value: Any, name: str) -> None:
     for path, data in value.items():
         place = PurePosixPath(check_relative(path, name))
         if not isinstance(data, bytes):
-            raise InvalidArgumentError(f'{name}[{path!r}] must be bytes or text, not {type(data).__name__}')
+            raise InvalidArgumentError(f'{name}[{quoted(path)}] must be bytes or text, not {type(data).__name__}')
         places.add(place)
     if len(places) < len(value):
         raise InvalidArgumentError(f'{name} names a file twice, by different ways to write its path')
     for place in places:
         above = next((each for each in place.parents if each in places), None)
         if above is not None:
-            raise InvalidArgumentError(f'{name}: {str(above)!r} cannot be a file and the directory of {str(place)!r}')
+            raise InvalidArgumentError(
+                f'{name}: {quoted(str(above))} cannot be a file and the directory of {quoted(str(place))}'
+            )
 
 
 def _check_fetch(value: Any, name: str) -> None:
@@ -131,7 +133,7 @@ def _check_fetch(value: Any, name: str) -> None:
         raise InvalidArgumentError(f'{name} may name at most {MOST_FILES} files, not {len(value)}')
     for path in value:
         if not isinstance(path, str) or not path or '\0' in path:
-            raise InvalidArgumentError(f'{name} must hold paths, not {path!r}')
+            raise InvalidArgumentError(f'{name} must hold paths, not {quoted(path)}')
 
 
 def _check_memory(value: Any, name: str) -> None:
@@ -142,7 +144,7 @@ def _check_memory(value: Any, name: str) -> None:
 def _check_positive(value: Any, name: str) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e18:
         raise InvalidArgumentError(f'{name} must be a number above 0, not {quoted(value)}')
 
 
@@ -238,7 +240,7 @@ def make_request(code: str | bytes | CodeRequest, **options: Any) -> CodeRequest
         for name in options:
             if name not in _REQUEST_FIELDS:
                 raise InvalidArgumentError(
-                    f'run_code takes no argument {name!r}; it takes: {", ".join(_REQUEST_FIELDS)}'
+                    f'run_code takes no argument {quoted(name)}; it takes: {", ".join(_REQUEST_FIELDS)}'
                 )
         return CodeRequest(code=code, **options)
     given = [name for name, value in options.items() if value not in (_REQUEST_FIELDS[name], None, (), {})]
@@ -290,7 +292,7 @@ def request_maker(
         if isinstance(item, (str, bytes)):
             return attrs.evolve(base, stdin=item)
         raise InvalidArgumentError(
-            f'an item must be the stdin of the program, a dict of fields of its request, or a CodeRequest, not {item!r}; '
+            f'an item must be the stdin of the program, a dict of fields of its request, or a CodeRequest, not {quoted(item)}; '
             'for other items give a function in the place of the program'
         )
 

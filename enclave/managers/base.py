@@ -828,7 +828,7 @@ class SandboxManager(ABC):
             PoolError, InvalidArgumentError, ManagerStoppedError: As for `run_many`, which also has the other arguments.
         """
         if on_progress is not None and not callable(on_progress):
-            raise InvalidArgumentError(f'on_progress must be a function of two numbers, not {on_progress!r}')
+            raise InvalidArgumentError(f'on_progress must be a function of two numbers, not {quoted(on_progress)}')
         source = self._run_many(items, request_maker(program, language), pool, concurrency, True, wait_timeout)
         total = len(items) if isinstance(items, Sized) else None
         return Followed(follow_all(source), on_progress=on_progress, total=total)
@@ -862,7 +862,9 @@ class SandboxManager(ABC):
         if not pools:
             raise PoolError(NO_POOL)
         if pool is not None and pool not in pools:
-            raise PoolError(f'there is no pool {pool!r}; there are: {", ".join(pools)}', details={'pool': str(pool)})
+            raise PoolError(
+                f'there is no pool {quoted(pool)}; there are: {", ".join(pools)}', details={'pool': str(pool)}
+            )
         chosen = next(iter(pools.values())) if pool is None else pools[pool]
         return max(1, int(chosen['max_size']))
 
@@ -902,7 +904,7 @@ class SandboxManager(ABC):
         """
         if verb not in self._verbs():
             hint = did_you_mean(str(verb), sorted(self._verbs()))
-            raise InvalidArgumentError(f'a manager has no verb {verb!r} to submit; {hint}')
+            raise InvalidArgumentError(f'a manager has no verb {quoted(verb)} to submit; {hint}')
         if verb != 'stop':
             self.start()
         method = getattr(self, verb)

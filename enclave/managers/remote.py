@@ -201,7 +201,7 @@ class RemoteSandbox(FullSandbox):
 
     def get_tool(self, tool_name: str) -> Tool:
         """Raise: tools live on the server; see `get_available_tools` and `execute_tool`."""
-        raise UnsupportedError(f'the tool {tool_name!r} lives on the server; use execute_tool')
+        raise UnsupportedError(f'the tool {quoted(tool_name)} lives on the server; use execute_tool')
 
     def add_tool(self, tool: Tool) -> None:
         """Raise: tools are named in the configuration that the sandbox is made with."""
@@ -273,7 +273,7 @@ def resume(transport: Transport, sandbox_id: str) -> datetime | None:
 def as_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a tool's parameters as they travel."""
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise InvalidArgumentError(f'the parameters must be a dict of arguments, not {parameters!r}')
+        raise InvalidArgumentError(f'the parameters must be a dict of arguments, not {quoted(parameters)}')
     return {str(name): value for name, value in (parameters or {}).items()}
 
 

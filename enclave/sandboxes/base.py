@@ -45,6 +45,7 @@ from enclave.languages.values import (
     make_request,
 )
 from enclave.parallel import Batch, Outcomes
+from enclave.quoting import quoted
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
@@ -76,7 +77,7 @@ def check_callbacks(on_stdout: object, on_stderr: object) -> None:
     """
     for name, callback in (('on_stdout', on_stdout), ('on_stderr', on_stderr)):
         if callback is not None and not callable(callback):
-            raise InvalidArgumentError(f'{name} must be a function of a text, not {callback!r}')
+            raise InvalidArgumentError(f'{name} must be a function of a text, not {quoted(callback)}')
 
 
 def make_sandbox_id() -> str:
@@ -121,7 +122,7 @@ class Sandbox(ABC):
         if sandbox_id is not None and (not isinstance(sandbox_id, str) or not _ID.fullmatch(sandbox_id)):
             raise InvalidArgumentError(
                 f'sandbox_id must be 1 to 63 letters, digits, ".", "_" or "-", beginning with a letter or digit; '
-                f'not {sandbox_id!r}'
+                f'not {quoted(sandbox_id)}'
             )
         self.id: str = sandbox_id or make_sandbox_id()
         self.config = self._check_config(config)
@@ -144,7 +145,7 @@ class Sandbox(ABC):
     @classmethod
     def _check_config(cls, config: GivenConfig) -> Any:
         if isinstance(config, SandboxConfig) and not isinstance(config, cls.config_class):
-            # Another kind's configuration carries over as far as its words are known here.
+            # Another kind's configuration carries over as far as its options are known here.
             config = config.non_default_options()
         return cls.config_class.model_validate(config)
 
@@ -458,7 +459,7 @@ class Sandbox(ABC):
         """
         tool = self.get_tool(tool_name)
         if parameters is not None and not isinstance(parameters, Mapping):
-            raise tool.arguments_error(f'the parameters must be a dict of arguments, not {parameters!r}')
+            raise tool.arguments_error(f'the parameters must be a dict of arguments, not {quoted(parameters)}')
         self._check_usable()
         arguments = {str(name): value for name, value in (parameters or {}).items()}
         return call_tool(tool, self, arguments, max_chars=max_chars)  # type: ignore[arg-type]
@@ -469,14 +470,17 @@ class Sandbox(ABC):
         Raises:
             ToolNotFoundError: The sandbox has no such tool.
         """
-        tool = self._tools.get(tool_name)
+        tool = self._tools.get(tool_name) if isinstance(tool_name, str) else None
         if tool is None:
             have = ', '.join(self._tools) or 'none'
-            near = suggest(str(tool_name), list(self._tools))
+            near = suggest(tool_name, list(self._tools)) if isinstance(tool_name, str) else None
             hint = f'did you mean {near!r}? It' if near else 'it'
             raise ToolNotFoundError(
-                f'sandbox {self.id} has no tool {tool_name!r}; {hint} has: {have}. Name it in tools_config to enable it',
-                details={'sandbox_id': self.id, 'tool_name': str(tool_name)},
+                f'sandbox {self.id} has no tool {quoted(tool_name)}; {hint} has: {have}. Name it in tools_config to enable it',
+                details={
+                    'sandbox_id': self.id,
+                    'tool_name': tool_name if isinstance(tool_name, str) else quoted(tool_name),
+                },
             )
         return tool
 
@@ -487,7 +491,7 @@ class Sandbox(ABC):
             InvalidArgumentError: It is no tool, or does not fit this kind of sandbox.
         """
         if not isinstance(tool, Tool):
-            raise InvalidArgumentError(f'add_tool takes a Tool, not {tool!r}')
+            raise InvalidArgumentError(f'add_tool takes a Tool, not {quoted(tool)}')
         missing = tool.needs - self.offers
         if missing:
             raise InvalidArgumentError(f'the tool {tool.name!r} needs {sorted(missing)}, which sandbox {self.id} lacks')

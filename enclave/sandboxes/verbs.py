@@ -38,6 +38,7 @@ from enclave.host_files import (
     check_max_bytes,
     closing_pieces,
     collect,
+    host_path,
     open_source,
 )
 from enclave.quoting import quoted
@@ -431,7 +432,7 @@ class Verbs(ABC):
             SandboxPathError: There is no such directory, or there are more than 10,000 entries to watch.
         """
         if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0.01 <= interval <= 3600:
-            raise InvalidArgumentError(f'interval must be from 0.01 to 3600 seconds, not {interval!r}')
+            raise InvalidArgumentError(f'interval must be from 0.01 to 3600 seconds, not {quoted(interval)}')
         found = self.stat_path(path)
         if found.kind != 'directory':
             raise SandboxPathError(f'not a directory in the sandbox: {quoted(path)}', details={'errno': errno.ENOTDIR})
@@ -590,10 +591,11 @@ class Verbs(ABC):
         Raises:
             NotADirectoryError: The host path is no directory.
         """
-        folder = Path(source)
+        folder = host_path(source, 'source')
         if not folder.is_dir():
-            raise NotADirectoryError(f'source must be a directory on the host: {os.fspath(source)!r}')
-        self.put_archive(_tar_directory(folder), target)
+            raise NotADirectoryError(f'source must be a directory on the host: {quoted(os.fspath(folder))}')
+        with closing_pieces(_tar_directory(folder)) as pieces:
+            self.put_archive(pieces, target)
         return True
 
     def get_dir(
@@ -612,12 +614,12 @@ class Verbs(ABC):
             SandboxPathError: There is no such directory, something in it is refused, or it is larger than ``max_bytes``; the
                 message names it.
         """
-        most = check_max_bytes(max_bytes)
+        most, folder = check_max_bytes(max_bytes), host_path(target, 'target')
         if self.stat_path(source).kind != 'directory':
             raise SandboxPathError(f'not a directory in the sandbox: {quoted(source)}')
         with closing_pieces(self.read_archive(source, arcname='.')) as pieces:
             chunks = bounded(pieces, most, f'the archive of {quoted(source)}')
-            unpack_tree(chunks, target)
+            unpack_tree(chunks, folder)
             for _rest in chunks:  # what may follow the end of the archive, and then how making it ended
                 pass
 

@@ -59,7 +59,7 @@ def tool_schemas(tools: Mapping[str, Mapping[str, Any]], form: SchemaForm = 'ope
         InvalidArgumentError: There is no such form.
     """
     if form not in FORMS:
-        raise InvalidArgumentError(f'form must be one of {", ".join(map(repr, FORMS))}, not {form!r}')
+        raise InvalidArgumentError(f'form must be one of {", ".join(map(repr, FORMS))}, not {quoted(form)}')
     return [_SCHEMA_OF[form](cast('dict[str, Any]', schema['function'])) for schema in tools.values()]
 
 
@@ -271,8 +271,7 @@ def _is_model(value: Any) -> bool:
 
 
 def _excerpt(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f'{text[:200]}...'
+    return quoted(value)
 
 
 # Results --------------------------------------------------------------------------------------------------------------
