@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import logging
 import os
 import re
@@ -995,11 +996,14 @@ class SandboxServer:
         previous = self._catch_signals()
         try:
             self.start(host, port)
+            # Else the collector looks at all that has been imported once in some thousand requests, which stand still meanwhile.
+            gc.freeze()
             self._announce()
             while not self._stop_asked.wait(3600.0):
                 pass
         finally:
             self.stop()
+            gc.unfreeze()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
