@@ -20,6 +20,7 @@ from attrs import field, frozen
 
 from enclave.deadline import check_timeout
 from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.records import Model
 from enclave.suggest import did_you_mean
 
@@ -61,7 +62,7 @@ def parse_size(text: str | int, name: str = 'size') -> int:
     amount = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
     size = int(amount) if amount < _SIZE_LIMIT else 0
     if size <= 0:
-        raise ConfigurationError(f"{name} must be a size like '512m' or '1g', not {text!r}")
+        raise ConfigurationError(f"{name} must be a size like '512m' or '1g', not {quoted(text)}")
     return size
 
 
@@ -89,7 +90,7 @@ def is_a(*kinds: type, none: bool = False) -> V:
             return
         is_other = (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds)
         if is_other or (isinstance(value, str) and not is_text(value)):
-            raise ConfigurationError(f'{name} must be {names}{" or None" if none else ""}, not {value!r}')
+            raise ConfigurationError(f'{name} must be {names}{" or None" if none else ""}, not {quoted(value)}')
 
     return checked(check)
 
@@ -103,7 +104,7 @@ def whole_number(minimum: int, maximum: int | None = None, *, none: bool = False
         fits = isinstance(value, int) and not isinstance(value, bool)
         if not fits or value < minimum or (maximum is not None and value > maximum):
             upper = '' if maximum is None else f' and at most {maximum}'
-            raise ConfigurationError(f'{name} must be a whole number, at least {minimum}{upper}, not {value!r}')
+            raise ConfigurationError(f'{name} must be a whole number, at least {minimum}{upper}, not {quoted(value)}')
 
     return checked(check)
 
@@ -125,16 +126,18 @@ def is_text(value: Any) -> bool:
 def check_names(value: Any, name: str) -> None:
     """Check a sequence of non-empty strings."""
     if not isinstance(value, tuple) or not all(each and is_text(each) for each in value):
-        raise ConfigurationError(f'{name} must be a list of non-empty strings, not {value!r}')
+        raise ConfigurationError(f'{name} must be a list of non-empty strings, not {quoted(value)}')
 
 
 def check_text_map(value: Any, name: str) -> None:
     """Check a dict of strings to strings."""
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f'{name} must be a dict of strings, not {value!r}')
+        raise ConfigurationError(f'{name} must be a dict of strings, not {quoted(value)}')
     for key, each in value.items():
         if not key or not is_text(key) or not is_text(each):
-            raise ConfigurationError(f'{name}[{key!r}] must be a string under a non-empty name, not {each!r}')
+            raise ConfigurationError(
+                f'{name}[{quoted(key)}] must be a string under a non-empty name, not {quoted(each)}'
+            )
 
 
 def as_tuple(value: Any) -> Any:
@@ -165,11 +168,11 @@ def check_env(value: Any, name: str) -> None:
         raise InvalidArgumentError(f'{name} must be a dict of strings, not {type(value).__name__}')
     for key, each in value.items():
         if not key or not is_text(key) or '=' in key:
-            raise InvalidArgumentError(f'{name} has an impossible variable name {key!r}')
+            raise InvalidArgumentError(f'{name} has an impossible variable name {quoted(key)}')
         if not isinstance(each, str) or '\0' in each:
-            raise InvalidArgumentError(f'{name}[{key!r}] must be a string without NUL, not {type(each).__name__}')
+            raise InvalidArgumentError(f'{name}[{quoted(key)}] must be a string without NUL, not {type(each).__name__}')
         if not is_text(each):
-            raise InvalidArgumentError(f'{name}[{key!r}] is not proper text: it has lone surrogates')
+            raise InvalidArgumentError(f'{name}[{quoted(key)}] is not proper text: it has lone surrogates')
 
 
 def _check_env_vars(value: Any, name: str) -> None:
@@ -179,14 +182,17 @@ def _check_env_vars(value: Any, name: str) -> None:
         raise ConfigurationError(error.message) from None
 
 
+def as_digits(value: Any) -> Any:
+    """Return a whole number as text; one of thousands of digits, which is none that anybody means, is left for the validator."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 10_000
+    return str(value) if is_number else value
+
+
 def _as_env(value: Environment | None) -> Any:
     """Turn numbers into text, as people write ``{'PORT': 8000}``; anything else is left for the validator."""
     if not isinstance(value, Mapping):
         return as_dict(value)
-    return {
-        key: str(each) if isinstance(each, (int, float)) and not isinstance(each, bool) else each
-        for key, each in value.items()
-    }
+    return {key: str(each) if isinstance(each, float) else as_digits(each) for key, each in value.items()}
 
 
 def _as_cpu(value: float | str) -> Any:
@@ -201,7 +207,7 @@ def _as_cpu(value: float | str) -> Any:
 def _check_cpu(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.01 <= value <= _CPU_LIMIT:
         raise ConfigurationError(
-            f'{name} must be a number of CPUs, at least 0.01 and at most {_CPU_LIMIT}, not {value!r}'
+            f'{name} must be a number of CPUs, at least 0.01 and at most {_CPU_LIMIT}, not {quoted(value)}'
         )
 
 
@@ -214,12 +220,12 @@ def _as_timeout(value: float | None) -> Any:
 
 def _check_grace(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_GRACE:
-        raise ConfigurationError(f'{name} must be a number of seconds from 0 to {MAX_GRACE:g}, not {value!r}')
+        raise ConfigurationError(f'{name} must be a number of seconds from 0 to {MAX_GRACE:g}, not {quoted(value)}')
 
 
 def _check_working_dir(value: Any, name: str) -> None:
     if not is_text(value) or not value.startswith('/'):
-        raise ConfigurationError(f'{name} must be an absolute path in the sandbox, not {value!r}')
+        raise ConfigurationError(f'{name} must be an absolute path in the sandbox, not {quoted(value)}')
 
 
 def _as_tools(value: ToolsConfig | None) -> Any:
@@ -235,12 +241,14 @@ def _as_tools(value: ToolsConfig | None) -> Any:
 
 def _check_tools(value: Any, name: str) -> None:
     if not isinstance(value, dict):
-        raise ConfigurationError(f'{name} must be a dict of tool names to options, or a list of names, not {value!r}')
+        raise ConfigurationError(
+            f'{name} must be a dict of tool names to options, or a list of names, not {quoted(value)}'
+        )
     for tool, options in value.items():
         if not isinstance(tool, str) or not tool:
-            raise ConfigurationError(f'{name} has a tool name that is not a string: {tool!r}')
+            raise ConfigurationError(f'{name} has a tool name that is not a string: {quoted(tool)}')
         if not isinstance(options, dict):
-            raise ConfigurationError(f'{name}[{tool!r}] must be a dict of options, not {options!r}')
+            raise ConfigurationError(f'{name}[{quoted(tool)}] must be a dict of options, not {quoted(options)}')
 
 
 def _as_volumes(value: Volumes | None) -> Any:
@@ -259,29 +267,35 @@ def _as_volumes(value: Volumes | None) -> Any:
 
 def _check_volumes(value: Any, name: str) -> None:
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{name} must be {{host_path: {{'bind': path, 'mode': 'rw'}}}}, not {value!r}")
+        raise ConfigurationError(f"{name} must be {{host_path: {{'bind': path, 'mode': 'rw'}}}}, not {quoted(value)}")
     places: dict[str, str] = {}
     for source, target in value.items():
         if not is_text(source) or not (PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()):
-            raise ConfigurationError(f'{name}: the host path {source!r} must be absolute, or start with . or ~')
+            raise ConfigurationError(f'{name}: the host path {quoted(source)} must be absolute, or start with . or ~')
         if not isinstance(target, dict) or set(target) - {'bind', 'mode'} or 'bind' not in target:
             raise ConfigurationError(
-                f"{name}[{source!r}] must be {{'bind': path, 'mode': 'rw' or 'ro'}}, not {target!r}"
+                f"{name}[{quoted(source)}] must be {{'bind': path, 'mode': 'rw' or 'ro'}}, not {quoted(target)}"
             )
         if not is_text(target['bind']) or not target['bind'].startswith('/'):
-            raise ConfigurationError(f"{name}[{source!r}]['bind'] must be an absolute path, not {target['bind']!r}")
+            raise ConfigurationError(
+                f"{name}[{quoted(source)}]['bind'] must be an absolute path, not {quoted(target['bind'])}"
+            )
         if target['mode'] not in ('rw', 'ro'):
-            raise ConfigurationError(f"{name}[{source!r}]['mode'] must be 'rw' or 'ro', not {target['mode']!r}")
+            raise ConfigurationError(
+                f"{name}[{quoted(source)}]['mode'] must be 'rw' or 'ro', not {quoted(target['mode'])}"
+            )
         place = '/' + posixpath.normpath(target['bind']).lstrip('/')  # '/d/' is '/d', and one would hide the other
         if place in places:
-            raise ConfigurationError(f"{name}: {places[place]!r} and {source!r} have the same 'bind', {place!r}")
+            raise ConfigurationError(
+                f"{name}: {quoted(places[place])} and {quoted(source)} have the same 'bind', {quoted(place)}"
+            )
         places[place] = source
 
 
 def check_memory(value: Any, name: str) -> None:
     """Check a size that is None (no limit) or at least 6 MiB, the least Docker accepts."""
     if value is not None and parse_size(value, name) < 6 * MIB:
-        raise ConfigurationError(f'{name} must be at least 6m, not {value!r}')
+        raise ConfigurationError(f'{name} must be at least 6m, not {quoted(value)}')
 
 
 # Classes --------------------------------------------------------------------------------------------------------------
@@ -297,7 +311,7 @@ def refuses_unknown_keys(cls: C) -> C:
         for word in words:
             if word not in known:
                 hint = did_you_mean(word, sorted(known))
-                raise ConfigurationError(f'{cls.__name__} has no option {word!r}; {hint}')
+                raise ConfigurationError(f'{cls.__name__} has no option {quoted(word)}; {hint}')
         made(self, *args, **words)
 
     cls.__init__ = init  # type: ignore[misc]
@@ -311,7 +325,7 @@ def as_options(cls: type[T], value: Any) -> T:
     if value is None:
         return cls()
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ConfigurationError(f'{cls.__name__} takes a dict of options, not {value!r}')
+        raise ConfigurationError(f'{cls.__name__} takes a dict of options, not {quoted(value)}')
     return cls(**value)
 
 
@@ -382,3 +396,7 @@ class SandboxConfig(Model):
         dumped = self.model_dump(mode='json')
         dumped['env_vars'] = dict.fromkeys(dumped['env_vars'], '***')
         return dumped
+
+
+GivenConfig = SandboxConfig | Mapping[str, Any] | None
+"""A configuration as a caller gives it: one, a dict of its options, or None for the defaults."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from attrs import field, frozen
 
 from enclave.errors import InvalidArgumentError, OperationTimeoutError
+from enclave.quoting import quoted
 
 FOREVER_SECONDS = 1e9
 """From here on (31 years) a time limit is no limit; the waits of the standard library overflow not far above."""
@@ -26,9 +27,9 @@ def check_timeout(timeout: object, name: str = 'timeout') -> float | None:
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidArgumentError(f'{name} must be a number of seconds or None, not {timeout!r}')
+        raise InvalidArgumentError(f'{name} must be a number of seconds or None, not {quoted(timeout)}')
     if timeout != timeout or timeout < 0:
-        raise InvalidArgumentError(f'{name} must be 0 (no limit) or more seconds, not {timeout!r}')
+        raise InvalidArgumentError(f'{name} must be 0 (no limit) or more seconds, not {quoted(timeout)}')
     if timeout == 0 or timeout >= FOREVER_SECONDS:
         return None
     return float(timeout)

@@ -47,11 +47,13 @@ class CancellableRequest:
 
     Attributes:
         attempts: How often it was sent.
+        was_connected: Whether it ever had a connection, so that some of it may have been sent.
     """
 
     what: str
     listens: bool = field(default=False, kw_only=True)
     attempts: int = field(default=0, init=False)
+    was_connected: bool = field(default=False, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     # Guarded by _lock:
     _socket: Any = field(default=None, init=False, repr=False)
@@ -100,6 +102,7 @@ class CancellableRequest:
         """Learn which socket it goes over, None for none any more. For `TrackedConnection`."""
         with self._lock:
             self._socket = connected
+            self.was_connected = self.was_connected or connected is not None
             if self._is_hung_up:
                 self._shut_locked()
 

@@ -15,14 +15,19 @@ import secrets
 import stat
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from enclave.cancellation import is_cancelled
+from enclave.config import is_text
 from enclave.errors import CallCancelledError, InvalidArgumentError, SandboxPathError
 from enclave.quoting import quoted
 
 MAX_TRANSFER_BYTES: Final = 1 << 30
 """The most that is copied out of a sandbox by one call that does not say otherwise."""
+Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
+"""What goes into a sandbox: bytes, a path of this machine, a binary file object, or an iterable of bytes."""
+Target = str | os.PathLike[str] | IO[bytes]
+"""Where what comes out of a sandbox goes: a path of this machine, or a binary file object."""
 _PIECE_BYTES = 1 << 20
 _HOLE_BYTES = 4096
 """Zeros from this length on, a page, are left out of a file; they read the same."""
@@ -79,6 +84,21 @@ _NO_SOURCE = (
 _IS_DIRECTORY = 'The source is a directory; put_dir copies what is in one'
 
 
+def host_path(value: object, name: str) -> Path:
+    """Return a path of this machine that an argument names.
+
+    Raises:
+        InvalidArgumentError: It is none: of another type, empty, or with characters that no path has.
+    """
+    try:
+        text = os.fsdecode(value)  # type: ignore[arg-type]  # what it is not raises
+    except TypeError:
+        raise InvalidArgumentError(f'{name} must be a path on this machine, not {quoted(value)}') from None
+    if not text or not is_text(text):
+        raise InvalidArgumentError(f'{name} cannot be a path on this machine: {quoted(text)}')
+    return Path(text)
+
+
 def open_source(path: str | os.PathLike[str]) -> IO[bytes]:
     """Open a regular file of this machine for reading, without waiting for what may stand in its place.
 
@@ -86,7 +106,7 @@ def open_source(path: str | os.PathLike[str]) -> IO[bytes]:
         FileNotFoundError, PermissionError, IsADirectoryError: As `open` does.
         InvalidArgumentError: It is a pipe, a device or a socket.
     """
-    shown = quoted(os.fspath(path))
+    shown = quoted(os.fspath(host_path(path, 'source')))
     flags = os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_CLOEXEC', 0) | getattr(os, 'O_BINARY', 0)
     try:
         descriptor = os.open(path, flags)
@@ -110,7 +130,7 @@ def open_source(path: str | os.PathLike[str]) -> IO[bytes]:
 
 def collect(
     chunks: Iterator[bytes],
-    target: str | os.PathLike[str] | IO[bytes] | None,
+    target: Target | None,
     name: str | None = None,
     *,
     max_bytes: int | None = None,
@@ -124,18 +144,23 @@ def collect(
         what: What it is, for messages.
 
     Raises:
+        InvalidArgumentError: The target is no path and no file object.
         SandboxPathError: It is more than may come. A host file is not made then; what a file object was given stays there.
     """
     with closing_pieces(chunks):
+        if target is not None and not callable(getattr(target, 'write', None)):
+            target = host_path(target, 'target')
         pieces = bounded(chunks, max_bytes, what)
         if target is None:
             held = io.BytesIO()
             for piece in pieces:
                 held.write(piece)
             return held.getvalue()
-        if not isinstance(target, (str, os.PathLike)):
-            return sum(target.write(piece) for piece in pieces)
-        place = Path(target)
+        if not isinstance(target, Path):
+            file_object: Any = target
+            written: int = sum(file_object.write(piece) for piece in pieces)
+            return written
+        place = target
         if name is not None and place.is_dir():
             place = place / name
         if place.exists() and not place.is_file():  # a pipe or a device keeps its place, and a directory refuses

@@ -18,6 +18,7 @@ from attrs import define, field, frozen
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.deadline import Deadline
 from enclave.errors import CallCancelledError, InvalidArgumentError, error_record
+from enclave.quoting import quoted
 from enclave.threads import thread_pool
 
 T = TypeVar('T')
@@ -129,7 +130,9 @@ def check_concurrency(concurrency: int | None) -> int | None:
     if concurrency is None:
         return None
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_AT_ONCE:
-        raise InvalidArgumentError(f'concurrency must be a whole number from 1 to {MOST_AT_ONCE}, not {concurrency!r}')
+        raise InvalidArgumentError(
+            f'concurrency must be a whole number from 1 to {MOST_AT_ONCE}, not {quoted(concurrency)}'
+        )
     return concurrency
 
 
@@ -161,6 +164,8 @@ class Batch(Outcomes[R], Generic[T, R]):
         window: int | None = None,
     ) -> None:
         check_concurrency(concurrency)
+        if not isinstance(items, Iterable):
+            raise InvalidArgumentError(f'what is to be worked on must be an iterable of items, not {quoted(items)}')
         self._work = work
         self._items = iter(items)
         self._taking = threading.Lock()  # held while the next item is taken

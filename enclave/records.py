@@ -18,6 +18,7 @@ from attrs import Factory, field, frozen
 
 from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.rendering import Picture, bundle, find_pictures, one_line, outputs_html, readable, save_pictures, text_html
 
 M = TypeVar('M', bound='Model')
@@ -189,7 +190,7 @@ def _names(given: Iterable[str] | None, argument: str) -> frozenset[str] | None:
     if given is None:
         return None
     if isinstance(given, (str, Mapping)) or not all(isinstance(name, str) for name in given):
-        raise InvalidArgumentError(f'{argument} must be a set of names of fields, not {given!r}')
+        raise InvalidArgumentError(f'{argument} must be a set of names of fields, not {quoted(given)}')
     return frozenset(given)
 
 

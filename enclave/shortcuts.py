@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig, SandboxConfig
 from enclave.deadline import check_timeout
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError, SandboxNotFoundError
@@ -39,7 +39,7 @@ REMOTE_IDLE_SECONDS = 3600.0
 @overload
 def open_sandbox(
     sandbox_type: NotebookKind,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     *,
     url: str | None = None,
     api_key: str | None = None,
@@ -51,7 +51,7 @@ def open_sandbox(
 @overload
 def open_sandbox(
     sandbox_type: SandboxType | str | None = None,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     *,
     url: str | None = None,
     api_key: str | None = None,
@@ -62,7 +62,7 @@ def open_sandbox(
 
 def open_sandbox(
     sandbox_type: SandboxType | str | None = None,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     *,
     url: str | None = None,
     api_key: str | None = None,
@@ -106,9 +106,7 @@ def open_sandbox(
     return sandbox
 
 
-def _merged(
-    config: SandboxConfig | Mapping[str, Any] | None, options: Mapping[str, Any]
-) -> SandboxConfig | Mapping[str, Any] | None:
+def _merged(config: GivenConfig, options: Mapping[str, Any]) -> GivenConfig:
     if not options:
         return config
     if isinstance(config, SandboxConfig):
@@ -120,12 +118,13 @@ def _open_remote(
     address: str,
     api_key: str | None,
     sandbox_type: SandboxType | str | None,
-    config: SandboxConfig | Mapping[str, Any] | None,
+    config: GivenConfig,
     idle_timeout: float | None,
 ) -> FullSandbox:
     from enclave.managers.http import HttpSandboxManager
+    from enclave.managers.keyfile import with_scheme
 
-    base_url = address if '://' in address else f'http://{address}'
+    base_url = with_scheme(address)
     kind = sandbox_type or os.environ.get(TYPE_VARIABLE) or None
     kept = REMOTE_IDLE_SECONDS if idle_timeout is None else idle_timeout
     server: dict[str, Any] = {'base_url': base_url} if api_key is None else {'base_url': base_url, 'api_key': api_key}
@@ -163,7 +162,7 @@ def run_code(
     on_stdout: Callable[[str], object] | None = None,
     on_stderr: Callable[[str], object] | None = None,
     sandbox_type: SandboxType | str | None = None,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     url: str | None = None,
     api_key: str | None = None,
     **options: Unpack[ProgramOptions],
@@ -210,7 +209,7 @@ def run_command(
     on_stdout: Callable[[str], object] | None = None,
     on_stderr: Callable[[str], object] | None = None,
     sandbox_type: SandboxType | str | None = None,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     url: str | None = None,
     api_key: str | None = None,
     **options: Unpack[ProgramOptions],

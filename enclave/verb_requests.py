@@ -9,9 +9,11 @@ What is left out means the sandbox's own default, so that a record that was made
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import posixpath
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
@@ -20,7 +22,7 @@ import attrs
 from attrs import field, frozen, validators
 from attrs.converters import optional
 
-from enclave.config import SandboxConfig, check_env
+from enclave.config import SandboxConfig, as_digits, check_env
 from enclave.deadline import check_timeout
 from enclave.errors import InvalidArgumentError, UnsupportedError
 from enclave.quoting import quoted
@@ -233,6 +235,19 @@ def check_port(value: Any, name: str) -> None:
         raise InvalidArgumentError(f'{name} must be a port from 1 to 65535, not {quoted(value)}')
 
 
+def check_host(value: Any, name: str = 'host') -> None:
+    """Check an address in a sandbox: names are not looked up there."""
+    if value == 'localhost':
+        return
+    for family in (socket.AF_INET, socket.AF_INET6) if isinstance(value, str) else ():
+        with contextlib.suppress(OSError, ValueError):  # no such address; a character that none has
+            socket.inet_pton(family, value.partition('%')[0] if family == socket.AF_INET6 else value)
+            return
+    raise InvalidArgumentError(
+        f"{name} must be a numeric address in the sandbox, or 'localhost', not {quoted(value)}; names are not looked up there"
+    )
+
+
 def check_mode(value: Any, name: str) -> None:
     """Check permission bits."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o7777:
@@ -381,9 +396,10 @@ def _as_cwd(cwd: Any) -> str:
 
 
 def _as_user(user: Any) -> str:
-    if not isinstance(user, (str, int)) or isinstance(user, bool) or not str(user):
+    user = as_digits(user)
+    if not isinstance(user, str) or not user:
         raise InvalidArgumentError(f"user must be a name or uid with optional ':group', not {quoted(user)}")
-    return as_text(str(user), 'user')
+    return as_text(user, 'user')
 
 
 def _as_stdin(stdin: Any) -> bytes:

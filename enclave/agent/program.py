@@ -325,7 +325,8 @@ class Refusal(Exception):
     def __init__(self, message, number=0, field=''):
         # type: (str, int, str) -> None
         Exception.__init__(self, message)
-        self.facts = {'message': message, 'errno': number, 'field': field}
+        # Not every OSError has an errno of the kernel's: those of a name that was looked up are negative.
+        self.facts = {'message': message, 'errno': number if 0 <= number < 4096 else errno.EIO, 'field': field}
 
 
 def refused(error, path=b'', field=''):
@@ -2750,22 +2751,30 @@ class Connect(HostCall):
         if message.get('path'):
             family, address = _socket.AF_UNIX, to_path(message)  # type: Any, Any
         else:
-            # Numeric addresses only: looking a name up would block the loop. 'localhost' is the caller's way of saying it.
+            # Numeric addresses only: looking a name up would block the loop, and load what guests may have written.
+            # 'localhost' is the caller's way of saying it.
             host = str(message.get('host') or '127.0.0.1')
             host = '127.0.0.1' if host == 'localhost' else host
-            family, address = _socket.AF_INET6 if ':' in host else _socket.AF_INET, (host, int(message.get('port', 0)))
+            port = int(message.get('port', 0))
+            try:  # as bytes, since text that is not ASCII would load an encoding
+                found = _socket.getaddrinfo(
+                    host.encode('ascii'), port, 0, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST
+                )
+            except (OSError, ValueError, OverflowError):
+                raise Refusal('cannot connect to %.300r: it is no numeric address' % host, errno.EINVAL, 'host')
+            family, address = found[0][0], found[0][4]
         self.connected = False
         self.incoming = deque()  # type: Deque[bytes]
         self.input_done = self.input_shut = self.output_done = False
         # What listens at 'localhost' may do so at either address of it, whichever came first when it looked that name up.
         is_local = family == _socket.AF_INET and address[0] == '127.0.0.1'
         self.other = (_socket.AF_INET6, ('::1', address[1])) if is_local else None  # type: Any
-        self.named = address
+        self.named = shown(address) if isinstance(address, bytes) else address[:2]
         number = self.begin(family, address)
         if number and self.other:
             number = self.begin(*self.other) and number
         if number:
-            raise Refusal('cannot connect to %r: %s' % (address, os.strerror(number)), number)
+            raise Refusal('cannot connect to %r: %s' % (self.named, os.strerror(number)), number)
         if data:
             self.incoming.append(data)
 
@@ -2785,8 +2794,7 @@ class Connect(HostCall):
             number = self.socket.connect_ex(address)
         except (OSError, ValueError, OverflowError) as error:
             self.socket.close()
-            what = shown(address) if isinstance(address, bytes) else address
-            raise Refusal('cannot connect to %r: %s' % (what, error), getattr(error, 'errno', 0) or errno.EINVAL)
+            raise Refusal('cannot connect to %r: %s' % (self.named, error), getattr(error, 'errno', 0) or errno.EINVAL)
         if number not in (0, errno.EINPROGRESS):
             self.socket.close()
             return number

@@ -14,7 +14,7 @@ from enclave.aio.notebooks import BubblewrapNotebookSandbox, DockerNotebookSandb
 from enclave.aio.proxies import AsyncProxy, ProxyRegistry
 from enclave.aio.sandboxes import AgentBackedSandbox, BubblewrapSandbox, DockerSandbox, Sandbox
 from enclave.aio.user_coroutines import blocking_class_of
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig
 from enclave.enums import SandboxManagerType, SandboxType
 from enclave.errors import InvalidArgumentError
 from enclave.managers import registry as managers
@@ -62,7 +62,7 @@ class SandboxFactory:
     def create_sandbox(
         cls,
         sandbox_type: Literal[SandboxType.DOCKER, 'docker'],
-        config: SandboxConfig | Mapping[str, Any] | None = None,
+        config: GivenConfig = None,
         sandbox_id: str | None = None,
     ) -> DockerSandbox: ...
 
@@ -71,7 +71,7 @@ class SandboxFactory:
     def create_sandbox(
         cls,
         sandbox_type: Literal[SandboxType.DOCKER_NOTEBOOK, 'docker_notebook'],
-        config: SandboxConfig | Mapping[str, Any] | None = None,
+        config: GivenConfig = None,
         sandbox_id: str | None = None,
     ) -> DockerNotebookSandbox: ...
 
@@ -80,7 +80,7 @@ class SandboxFactory:
     def create_sandbox(
         cls,
         sandbox_type: Literal[SandboxType.BUBBLEWRAP, 'bubblewrap'],
-        config: SandboxConfig | Mapping[str, Any] | None = None,
+        config: GivenConfig = None,
         sandbox_id: str | None = None,
     ) -> BubblewrapSandbox: ...
 
@@ -89,25 +89,19 @@ class SandboxFactory:
     def create_sandbox(
         cls,
         sandbox_type: Literal[SandboxType.BUBBLEWRAP_NOTEBOOK, 'bubblewrap_notebook'],
-        config: SandboxConfig | Mapping[str, Any] | None = None,
+        config: GivenConfig = None,
         sandbox_id: str | None = None,
     ) -> BubblewrapNotebookSandbox: ...
 
     @overload
     @classmethod
     def create_sandbox(
-        cls,
-        sandbox_type: SandboxType | str | None = None,
-        config: SandboxConfig | Mapping[str, Any] | None = None,
-        sandbox_id: str | None = None,
+        cls, sandbox_type: SandboxType | str | None = None, config: GivenConfig = None, sandbox_id: str | None = None
     ) -> Sandbox: ...
 
     @classmethod
     def create_sandbox(
-        cls,
-        sandbox_type: SandboxType | str | None = None,
-        config: SandboxConfig | Mapping[str, Any] | None = None,
-        sandbox_id: str | None = None,
+        cls, sandbox_type: SandboxType | str | None = None, config: GivenConfig = None, sandbox_id: str | None = None
     ) -> Any:
         """See the blocking factory."""
         if sandbox_type is None and not is_settled(config):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping
 from typing import Any
 
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig
 from enclave.sandboxes import choice, registry
 from enclave.sandboxes.base import Sandbox
 
@@ -31,7 +30,7 @@ class LazyKind:
 
     _lock: threading.Lock  # guards _chosen
 
-    def __init__(self, config: SandboxConfig | Mapping[str, Any] | None, sandbox_id: str | None) -> None:
+    def __init__(self, config: GivenConfig, sandbox_id: str | None) -> None:
         kind = choice.fit_for(choice.default_type(), config)
         self.__dict__.update(
             _lock=threading.Lock(),

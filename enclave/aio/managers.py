@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from enclave.aio.proxies import AsyncProxy, Forwarded, entered, run, streamed, to_async, to_async_as
 from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, with_docstrings
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
+from enclave.host_files import Target
 from enclave.managers import base, http, local, remote  # all now: an import takes longer than a loop may be held up
 from enclave.managers.config import SandboxManagerConfig
 from enclave.threads import thread_pool
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from enclave.aio.notebooks import NotebookSandbox
+    from enclave.managers.options import LifeOptions
     from enclave.sandboxes.options import NotebookKind
 
 M = TypeVar('M', bound='SandboxManager')
@@ -80,10 +83,7 @@ class SandboxManager(AsyncProxy):
             sandbox_type: NotebookKind,
             config: base.Config = None,
             sandbox_id: str | None = None,
-            *,
-            ttl: base.Lifetime = 'default',
-            idle_timeout: base.Lifetime = 'default',
-            labels: Mapping[str, str] | None = None,
+            **life: Unpack[LifeOptions],
         ) -> contextlib.AbstractAsyncContextManager[NotebookSandbox]: ...
 
         @overload
@@ -92,10 +92,7 @@ class SandboxManager(AsyncProxy):
             sandbox_type: SandboxType | str | None = None,
             config: base.Config = None,
             sandbox_id: str | None = None,
-            *,
-            ttl: base.Lifetime = 'default',
-            idle_timeout: base.Lifetime = 'default',
-            labels: Mapping[str, str] | None = None,
+            **life: Unpack[LifeOptions],
         ) -> contextlib.AbstractAsyncContextManager[AgentBackedSandbox]: ...
 
         def open(
@@ -103,10 +100,7 @@ class SandboxManager(AsyncProxy):
             sandbox_type: Any = None,
             config: base.Config = None,
             sandbox_id: str | None = None,
-            *,
-            ttl: base.Lifetime = 'default',
-            idle_timeout: base.Lifetime = 'default',
-            labels: Mapping[str, str] | None = None,
+            **life: Unpack[LifeOptions],
         ) -> contextlib.AbstractAsyncContextManager[Any]:
             """See the blocking method."""
 
@@ -114,7 +108,7 @@ class SandboxManager(AsyncProxy):
         async def get_file(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
 
         @overload
-        async def get_file(self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+        async def get_file(self, sandbox_id: str, source: str, target: Target) -> int: ...
 
         async def get_file(self, sandbox_id: str, source: str, target: Any = None) -> Any:
             """See the blocking method."""
@@ -123,9 +117,7 @@ class SandboxManager(AsyncProxy):
         async def get_archive(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
 
         @overload
-        async def get_archive(
-            self, sandbox_id: str, source: str, target: str | os.PathLike[str] | IO[bytes]
-        ) -> int: ...
+        async def get_archive(self, sandbox_id: str, source: str, target: Target) -> int: ...
 
         async def get_archive(self, sandbox_id: str, source: str, target: Any = None) -> Any:
             """See the blocking method."""

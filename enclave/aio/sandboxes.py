@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import types
-from collections.abc import Mapping
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from enclave.agent import bootstrap
 from enclave.aio.proxies import AsyncProxy, Forwarded, as_workspace, run, streamed, to_async, to_async_as
 from enclave.aio.user_coroutines import adopt, make_blocking
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig
 from enclave.enums import SandboxStatus
+from enclave.host_files import Target
 from enclave.records import CommandResult
 from enclave.sandboxes import agent_backed, base, connection, process, watching
 from enclave.sandboxes.bubblewrap import sandbox as bubblewrap_sandbox
@@ -174,7 +173,7 @@ class Sandbox(AsyncProxy):
         if '_home' not in cls.__dict__:
             adopt(cls)
 
-    def __init__(self, config: SandboxConfig | Mapping[str, Any] | None = None, sandbox_id: str | None = None) -> None:
+    def __init__(self, config: GivenConfig = None, sandbox_id: str | None = None) -> None:
         """Check the configuration and load the tools it names; errors are those of the blocking class."""
         if '_blocking' not in self.__dict__:
             self._blocking = make_blocking(self, config, sandbox_id)
@@ -259,7 +258,7 @@ class AgentBackedSandbox(Sandbox):
         async def get_file(self, source: str, target: None = None) -> bytes: ...
 
         @overload
-        async def get_file(self, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+        async def get_file(self, source: str, target: Target) -> int: ...
 
         async def get_file(self, source: str, target: Any = None) -> Any:
             """See the blocking method."""
@@ -268,7 +267,7 @@ class AgentBackedSandbox(Sandbox):
         async def get_archive(self, source: str, target: None = None) -> bytes: ...
 
         @overload
-        async def get_archive(self, source: str, target: str | os.PathLike[str] | IO[bytes]) -> int: ...
+        async def get_archive(self, source: str, target: Target) -> int: ...
 
         async def get_archive(self, source: str, target: Any = None) -> Any:
             """See the blocking method."""

@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from enclave import shortcuts
 from enclave.aio.proxies import run
 from enclave.aio.sandboxes import AgentBackedSandbox, Sandbox
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig
 from enclave.enums import SandboxType
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Opening(Generic[S]):
 @overload
 def open_sandbox(
     sandbox_type: NotebookKind,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     *,
     url: str | None = None,
     api_key: str | None = None,
@@ -67,7 +67,7 @@ def open_sandbox(
 @overload
 def open_sandbox(
     sandbox_type: SandboxType | str | None = None,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     *,
     url: str | None = None,
     api_key: str | None = None,
@@ -78,7 +78,7 @@ def open_sandbox(
 
 def open_sandbox(
     sandbox_type: SandboxType | str | None = None,
-    config: SandboxConfig | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     *,
     url: str | None = None,
     api_key: str | None = None,

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from enclave.cli.options import json_option, place_options, sandbox_options
+from enclave.cli.options import json_option, place_options, sandbox_options, seconds_option
 from enclave.cli.output import echo_json, progress
 from enclave.cli.place import Place, RemotePlace, choose_kind
 from enclave.cli.placing import PRIVATE_DIR, place_program, put_files
@@ -32,13 +32,8 @@ _BACKGROUND = (
     '>/dev/null 2>&1 </dev/null &'
 )
 
-ttl_option = click.option(
-    '--ttl',
-    type=click.FloatRange(min=0),
-    default=DEFAULT_TTL_SECONDS,
-    show_default='a day',
-    metavar='SECONDS',
-    help='How long it may stay; 0 for no limit.',
+ttl_option = seconds_option(
+    '--ttl', default=DEFAULT_TTL_SECONDS, show_default='a day', help='How long it may stay; 0 for no limit.'
 )
 
 

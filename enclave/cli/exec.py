@@ -8,6 +8,7 @@ import click
 
 from enclave.cli.options import (
     complete_sandbox_ids,
+    env_option,
     json_option,
     no_stdin_option,
     parse_env,
@@ -26,13 +27,7 @@ from enclave.cli.relay import endings_as_exit, terminal_size
 @click.option('-i', '--tty', is_flag=True, help='Run it on a terminal, which this one is to be.')
 @timeout_option
 @no_stdin_option
-@click.option(
-    '-e',
-    '--env',
-    multiple=True,
-    metavar='NAME[=VALUE]',
-    help="A variable; without a value, this environment's own. Repeatable.",
-)
+@env_option
 @click.option('-w', '--workdir', metavar='PATH', help="Where it starts.  [default: the sandbox's working directory]")
 @click.option('-u', '--user', metavar='USER', help="Name or uid, with optional :group.  [default: the sandbox's]")
 @place_options

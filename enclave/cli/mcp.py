@@ -117,8 +117,9 @@ def _serve_stdio(
     manager: Any
     if url is not None:
         from enclave.managers.http import HttpSandboxManager
+        from enclave.managers.keyfile import with_scheme
 
-        manager = HttpSandboxManager(base_url=url if '://' in url else f'http://{url}', api_key=api_key)
+        manager = HttpSandboxManager(base_url=with_scheme(url), api_key=api_key)
     else:
         from enclave.managers.local import LocalSandboxManager
 
@@ -168,14 +169,14 @@ def _server_url(
     config: dict[str, Any],
 ) -> Iterator[tuple[str, str | None]]:
     """Yield the address of the enclave server that makes the sandboxes, and the key that was made for it here, if one was."""
-    from enclave.managers.keyfile import is_loopback
+    from enclave.managers.keyfile import is_loopback, with_scheme
 
     if url is not None:
         if keys_file is not None or policy is not None or sandbox_type is not None or config:
             raise click.UsageError(
                 "With --url the server's own keys, policy and sandboxes hold; give those options there."
             )
-        yield (url if '://' in url else f'http://{url}'), None
+        yield with_scheme(url), None
         return
     from enclave.server.auth import make_key
     from enclave.server.serve import create_server

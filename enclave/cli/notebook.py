@@ -18,11 +18,13 @@ from enclave.cli.completers import complete_images, complete_kinds
 from enclave.cli.hints import HintedGroup
 from enclave.cli.options import (
     DEFAULT_KIND,
+    SANDBOX_OPTIONS,
+    config_options,
+    files_option,
     json_option,
-    make_config,
-    network_option,
     parse_files,
     place_options,
+    seconds_option,
 )
 from enclave.cli.output import check_writable, echo_error, echo_json, visible
 from enclave.cli.place import Place, choose_kind, report_kind
@@ -38,7 +40,10 @@ F = TypeVar('F', bound=Callable[..., Any])
 
 _CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]')  # all but tabs and line ends
 _OPTIONS: dict[str, Any] = {
-    'sandbox_type': click.option(
+    **{
+        name: SANDBOX_OPTIONS[name] for name in ('sandbox_type', 'image', 'memory', 'cpus', 'network', 'env', 'volumes')
+    },
+    'sandbox_type': click.option(  # the variable ENCLAVE_TYPE is read where the kind is chosen
         '--type',
         'sandbox_type',
         metavar='KIND',
@@ -51,15 +56,6 @@ _OPTIONS: dict[str, Any] = {
         shell_complete=complete_images,
         help='An image with ipykernel, for kinds that have images.  [default: one of our own, built if missing]',
     ),
-    'memory': click.option(
-        '-m', '--memory', metavar='SIZE', help="Memory limit, like 512m or 2g; 'none' for no limit.  [default: 1g]"
-    ),
-    'cpus': click.option('--cpus', type=float, metavar='N', help='CPUs it may use, like 0.5.  [default: 1]'),
-    'network': network_option,
-    'env': click.option('-e', '--env', multiple=True, metavar='NAME[=VALUE]', help='A variable. Repeatable.'),
-    'volumes': click.option(
-        '-v', '--volume', 'volumes', multiple=True, metavar='HOST:PATH[:ro]', help='A host path to mount. Repeatable.'
-    ),
     # No -o: that is the output file.
     'options': click.option(
         '--option',
@@ -69,13 +65,9 @@ _OPTIONS: dict[str, Any] = {
         help='Any other option of its configuration, the value as JSON or text. Repeatable.',
     ),
 }
-
-
-timeout_option = click.option(
+timeout_option = seconds_option(
     '-t',
     '--timeout',
-    type=click.FloatRange(min=0),
-    metavar='SECONDS',
     help='How long each cell may run; 0 for no limit.  [default: no limit; on a server, the longest it allows]',
 )
 
@@ -85,16 +77,11 @@ def notebook_options(function: F) -> F:
     ``config``."""
 
     @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = {name: kwargs.pop(name) for name in _OPTIONS if name != 'sandbox_type'}
-        config = make_config(**given)
+    def wrapper(*args: Any, config: dict[str, Any], **kwargs: Any) -> Any:
         config.setdefault('tools_config', {'notebook_executor': {}})
         return function(*args, config=config, **kwargs)
 
-    decorated: Any = wrapper
-    for option in reversed(_OPTIONS.values()):
-        decorated = option(decorated)
-    found: F = decorated
+    found: F = config_options(wrapper, _OPTIONS)
     return found
 
 
@@ -120,7 +107,7 @@ def open_notebook(
         ):
             sandbox = stack.enter_context(place.open(kind, config, quiet=quiet))
         if choice is not None:
-            sandbox.metadata['chosen_because'] = choice.reason
+            sandbox.metadata.update(choice.facts)
         yield sandbox
 
 
@@ -184,9 +171,7 @@ def notebook() -> None:
     metavar='NAME TEXT',
     help='The same, always as text.',
 )
-@click.option(
-    '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
-)
+@files_option
 @notebook_options
 @place_options
 @json_option

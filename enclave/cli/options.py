@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,22 +47,34 @@ def place_options(function: F) -> F:
     def wrapper(*args: Any, url: str | None, api_key: str | None, local: bool, **kwargs: Any) -> Any:
         return function(*args, place=_find_place(url, api_key, local), **kwargs)
 
-    decorated: Any = wrapper
-    for option in (
-        click.option('--local', is_flag=True, help='Use the engine of this machine although ENCLAVE_URL is set.'),
-        click.option(
-            '--api-key', metavar='KEY', envvar='ENCLAVE_API_KEY', help="The server's key.  [env: ENCLAVE_API_KEY]"
-        ),
+    found: F = with_options(
+        wrapper,
         click.option(
             '--url',
             metavar='URL',
             envvar='ENCLAVE_URL',
             help='A server to work with, or ray:NAME for shards on a Ray cluster; default is this machine.  [env: ENCLAVE_URL]',
         ),
-    ):
-        decorated = option(decorated)
-    found: F = decorated
+        click.option(
+            '--api-key', metavar='KEY', envvar='ENCLAVE_API_KEY', help="The server's key.  [env: ENCLAVE_API_KEY]"
+        ),
+        click.option('--local', is_flag=True, help='Use the engine of this machine although ENCLAVE_URL is set.'),
+    )
     return found
+
+
+def with_options(function: Any, *options: Any) -> Any:
+    """Return a command with options, which its help lists in this order."""
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def seconds_option(*names: str, minimum: float = 0, **settings: Any) -> Callable[[F], F]:
+    """Return an option that takes seconds; the default, where there is one, is shown."""
+    if settings.get('default') is not None:
+        settings.setdefault('show_default', True)
+    return click.option(*names, type=click.FloatRange(min=minimum), metavar='SECONDS', **settings)
 
 
 def _find_place(url: str | None, api_key: str | None, local: bool) -> Place:
@@ -73,20 +85,21 @@ def _find_place(url: str | None, api_key: str | None, local: bool) -> Place:
 
 DEFAULT_KIND = 'the first that works here, as `ms-enclave doctor` says'
 
-network_option = click.option(
-    '--network/--no-network',
-    default=None,
-    help="With a network, or none at all; that of some kinds is this machine's own.  [default: as the kind has it]",
+timeout_option = seconds_option(
+    '-t', '--timeout', help='How long it may run.  [default: as long as a server allows, here no limit]'
 )
-timeout_option = click.option(
-    '-t',
-    '--timeout',
-    type=click.FloatRange(min=0),
-    metavar='SECONDS',
-    help='How long it may run.  [default: as long as a server allows, here no limit]',
+files_option = click.option(
+    '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
+)
+env_option = click.option(
+    '-e',
+    '--env',
+    multiple=True,
+    metavar='NAME[=VALUE]',
+    help="A variable; without a value, this environment's own. Repeatable.",
 )
 no_stdin_option = click.option('-n', '--no-stdin', is_flag=True, help='Do not pass standard input on.')
-_SANDBOX_OPTIONS: dict[str, Any] = {
+SANDBOX_OPTIONS: dict[str, Any] = {
     'sandbox_type': click.option(
         '--type',
         'sandbox_type',
@@ -106,14 +119,12 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
     ),
     'cpus': click.option('--cpus', type=float, metavar='N', help='CPUs it may use, like 0.5.  [default: 1]'),
     'pids': click.option('--pids', type=int, metavar='N', help='Processes and threads at once.  [default: 512]'),
-    'network': network_option,
-    'env': click.option(
-        '-e',
-        '--env',
-        multiple=True,
-        metavar='NAME[=VALUE]',
-        help="A variable; without a value, this environment's own. Repeatable.",
+    'network': click.option(
+        '--network/--no-network',
+        default=None,
+        help="With a network, or none at all; that of some kinds is this machine's own.  [default: as the kind has it]",
     ),
+    'env': env_option,
     'user': click.option(
         '-u', '--user', metavar='USER', help='Name or uid, with optional :group, that it all runs as.'
     ),
@@ -137,17 +148,19 @@ _SANDBOX_OPTIONS: dict[str, Any] = {
 
 def sandbox_options(function: F) -> F:
     """Give a command the options of a new sandbox; it gets ``sandbox_type``, and its configuration as the dict ``config``."""
+    found: F = config_options(function, SANDBOX_OPTIONS)
+    return found
+
+
+def config_options(function: Any, options: Mapping[str, Any]) -> Any:
+    """Give a command options that are named by what `make_config` takes of them, and ``sandbox_type``; see `sandbox_options`."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = {name: kwargs.pop(name) for name in _SANDBOX_OPTIONS if name != 'sandbox_type'}
+        given = {name: kwargs.pop(name) for name in options if name != 'sandbox_type'}
         return function(*args, config=make_config(**given), **kwargs)
 
-    decorated: Any = wrapper
-    for option in reversed(_SANDBOX_OPTIONS.values()):
-        decorated = option(decorated)
-    found: F = decorated
-    return found
+    return with_options(wrapper, *options.values())
 
 
 def make_config(

@@ -180,7 +180,7 @@ class LocalPlace(Place):
             sandbox_type = str(choice.sandbox_type)
         sandbox = SandboxFactory.create_sandbox(sandbox_type, config)
         if choice is not None:
-            sandbox.metadata['chosen_because'] = choice.reason
+            sandbox.metadata.update(choice.facts)
         missing = get_kind(sandbox_type).look_for_missing(config)
         if missing is not None:
             with progress(missing.title, quiet=quiet) as report:
@@ -248,9 +248,9 @@ class RemotePlace(Place):
             self._manager = found
         if self._manager is None:
             from enclave.managers.http import HttpSandboxManager
+            from enclave.managers.keyfile import with_scheme
 
-            url = self.url if '://' in self.url else f'http://{self.url}'
-            self._manager = HttpSandboxManager(base_url=url, api_key=self._api_key)
+            self._manager = HttpSandboxManager(base_url=with_scheme(self.url), api_key=self._api_key)
         return self._manager
 
     @property

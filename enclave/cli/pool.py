@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enclave.cli.hints import HintedGroup
-from enclave.cli.options import json_option, parse_value, place_options, sandbox_options
+from enclave.cli.options import json_option, parse_value, place_options, sandbox_options, seconds_option
 from enclave.cli.output import check_writable, echo_json, progress, visible
 from enclave.cli.place import Place, RemotePlace
 from enclave.cli.pool_cases import Case, find_cases, languages_by_suffix
@@ -138,15 +138,7 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
 @click.option(
     '--size', type=click.IntRange(1, 1000), default=4, show_default=True, metavar='N', help='How many sandboxes.'
 )
-@click.option(
-    '-t',
-    '--timeout',
-    type=click.FloatRange(min=0),
-    default=30.0,
-    show_default=True,
-    metavar='SECONDS',
-    help='How long each may run.',
-)
+@seconds_option('-t', '--timeout', default=30.0, help='How long each may run.')
 @click.option(
     '--compare',
     type=click.Choice(COMPARISONS),

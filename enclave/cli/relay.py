@@ -17,7 +17,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import click
@@ -122,12 +122,20 @@ class _Warden:
 @contextlib.contextmanager
 def _handled_signals(warden: _Warden, *, with_resize: bool) -> Iterator[None]:
     """Hand the signals that end us, and that report a new terminal size, to the warden. Does nothing off the main thread."""
+    handlers: dict[int, Callable[[int, Any], None]] = {number: lambda got, _: warden.end(got) for number in _ENDINGS}
+    if with_resize and hasattr(signal, 'SIGWINCH'):
+        handlers[signal.SIGWINCH] = lambda *_: warden.ask(_RESIZE)
+    with _installed(handlers):
+        yield
+
+
+@contextlib.contextmanager
+def _installed(handlers: Mapping[int, Callable[[int, Any], None]]) -> Iterator[None]:
+    """Have signals handled for the block, and as before it afterwards. Does nothing off the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda got, _: warden.end(got)) for number in _ENDINGS}
-    if with_resize and hasattr(signal, 'SIGWINCH'):
-        before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, lambda *_: warden.ask(_RESIZE))
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
@@ -138,19 +146,12 @@ def _handled_signals(warden: _Warden, *, with_resize: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def endings_as_exit() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into a `SystemExit` for the block, so that sandboxes are taken away on them as on Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in _ENDINGS if number != signal.SIGINT}
-    try:
+    with _installed({number: leave for number in _ENDINGS if number != signal.SIGINT}):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -180,16 +181,13 @@ def endings_as_cancel() -> Iterator[None]:
 
     thread = threading.Thread(target=serve, name='enclave-cli-canceller', daemon=True)
     thread.start()
-    before = {number: signal.signal(number, end) for number in _ENDINGS}
     try:
-        with cancellation.applied():
+        with _installed(dict.fromkeys(_ENDINGS, end)), cancellation.applied():
             yield
     except CallCancelledError:
         if not received:
             raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         asked.put(False)
         thread.join()
     if received:

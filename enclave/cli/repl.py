@@ -14,7 +14,7 @@ import click
 
 from enclave.cells import CellResult
 from enclave.cli.notebook import notebook_options, open_notebook, show_failure, timeout_option
-from enclave.cli.options import parse_files, place_options
+from enclave.cli.options import files_option, parse_files, place_options
 from enclave.cli.output import echo_error, visible
 from enclave.cli.place import Place
 from enclave.cli.placing import put_files
@@ -40,9 +40,7 @@ An empty line ends a block. Ctrl-C interrupts, Ctrl-D leaves. Besides code:
     metavar='DIR',
     help='Write the pictures that cells show into this directory.',
 )
-@click.option(
-    '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
-)
+@files_option
 @notebook_options
 @place_options
 def repl(

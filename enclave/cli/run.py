@@ -12,6 +12,7 @@ import click
 
 from enclave.cli.create import DETACHED_DIR, create_detached, pack_program, ttl_option
 from enclave.cli.options import (
+    files_option,
     json_option,
     no_stdin_option,
     parse_files,
@@ -48,9 +49,7 @@ _BY_SUFFIX = {
 @click.option('--python', 'language', flag_value='python', help='The program is Python, whatever its name says.')
 @click.option('--shell', 'language', flag_value='shell', help='The program is a shell script.')
 @click.option('--interpreter', metavar='COMMAND', help="What runs it, like 'node' or 'python3 -O'.")
-@click.option(
-    '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
-)
+@files_option
 @timeout_option
 @no_stdin_option
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from enclave.cli.options import sandbox_options
+from enclave.cli.options import sandbox_options, seconds_option
 from enclave.cli.output import progress
 from enclave.cli.pool import with_tools
 from enclave.cli.relay import endings_as_exit
@@ -97,36 +97,14 @@ DEFAULT_IDLE_SECONDS = 3600.0
     show_default=True,
     help='What a call does when none is free.',
 )
-@click.option(
-    '--ttl',
-    type=click.FloatRange(min=0),
-    metavar='SECONDS',
-    help='How long a sandbox lives that asks for nothing else.',
-)
-@click.option(
+@seconds_option('--ttl', help='How long a sandbox lives that asks for nothing else.')
+@seconds_option(
     '--idle-timeout',
-    type=click.FloatRange(min=0),
     default=DEFAULT_IDLE_SECONDS,
-    show_default=True,
-    metavar='SECONDS',
     help='How long a sandbox may be without any call; 0 for no limit.',
 )
-@click.option(
-    '--stop-grace',
-    type=click.FloatRange(min=0),
-    default=5.0,
-    show_default=True,
-    metavar='SECONDS',
-    help='How long running calls continue at the end.',
-)
-@click.option(
-    '--cleanup-interval',
-    type=click.FloatRange(min=0.01),
-    default=300.0,
-    show_default=True,
-    metavar='SECONDS',
-    help='How often all sandboxes are looked over.',
-)
+@seconds_option('--stop-grace', default=5.0, help='How long running calls continue at the end.')
+@seconds_option('--cleanup-interval', minimum=0.01, default=300.0, help='How often all sandboxes are looked over.')
 @click.option(
     '--log-level',
     type=click.Choice(['debug', 'info', 'warning', 'error', 'critical'], case_sensitive=False),

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from enclave.cli.exec import terminal_env
-from enclave.cli.options import complete_sandbox_ids, parse_files, place_options, sandbox_options
+from enclave.cli.options import complete_sandbox_ids, files_option, parse_files, place_options, sandbox_options
 from enclave.cli.place import Place
 from enclave.cli.placing import put_files
 from enclave.cli.program import drive, runs_a_program
@@ -21,9 +21,7 @@ BEST_SHELL = ['sh', '-c', 'command -v bash >/dev/null 2>&1 && exec bash; exec sh
 @click.command()
 @click.argument('sandbox_id', required=False, metavar='[ID]', shell_complete=complete_sandbox_ids)
 @click.option('--command', metavar='COMMAND', help='What to run instead of bash or sh.')
-@click.option(
-    '-f', '--file', 'files', multiple=True, metavar='SRC[:DST]', help='Copy a file or directory in first. Repeatable.'
-)
+@files_option
 @sandbox_options
 @place_options
 @runs_a_program

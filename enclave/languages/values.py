@@ -18,6 +18,7 @@ from enclave.config import as_dict, as_text_map, as_words, check_env, checked, p
 from enclave.deadline import check_timeout
 from enclave.enums import ExecutionStatus, Verdict
 from enclave.errors import InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.records import CommandResult, Model
 from enclave.rendering import one_line
 from enclave.verb_requests import Limits as Limits
@@ -74,7 +75,7 @@ def _check_code(value: Any, name: str) -> None:
 
 def _check_language(value: Any, name: str) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidArgumentError(f'{name} must be the name of a language, like "python", not {value!r}')
+        raise InvalidArgumentError(f'{name} must be the name of a language, like "python", not {quoted(value)}')
 
 
 def _check_stdin(value: Any, name: str) -> None:
@@ -87,7 +88,7 @@ def _check_stdin(value: Any, name: str) -> None:
 
 def _check_args(value: Any, name: str) -> None:
     if not isinstance(value, tuple) or not all(isinstance(each, str) and '\0' not in each for each in value):
-        raise InvalidArgumentError(f'{name} must be a list of strings without NUL, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a list of strings without NUL, not {quoted(value)}')
 
 
 def check_relative(path: Any, name: str) -> str:
@@ -97,72 +98,74 @@ def check_relative(path: Any, name: str) -> str:
         InvalidArgumentError: It is absolute, leads out of the directory, or is none.
     """
     if not isinstance(path, str) or not path or '\0' in path:
-        raise InvalidArgumentError(f'{name} must name files by text that is not empty, not {path!r}')
+        raise InvalidArgumentError(f'{name} must name files by text that is not empty, not {quoted(path)}')
     pure = PurePosixPath(path)
     if pure.is_absolute() or '..' in pure.parts or not pure.parts:
-        raise InvalidArgumentError(f"{name}: {path!r} must be a relative path inside the program's own directory")
+        raise InvalidArgumentError(f"{name}: {quoted(path)} must be a relative path inside the program's own directory")
     return path
 
 
 def _check_files(value: Any, name: str) -> None:
     if not isinstance(value, dict):
-        raise InvalidArgumentError(f'{name} must be a dict of paths to contents, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a dict of paths to contents, not {quoted(value)}')
     if len(value) > MOST_FILES:
         raise InvalidArgumentError(f'{name} may hold at most {MOST_FILES} files, not {len(value)}')
     places: set[PurePosixPath] = set()
     for path, data in value.items():
         place = PurePosixPath(check_relative(path, name))
         if not isinstance(data, bytes):
-            raise InvalidArgumentError(f'{name}[{path!r}] must be bytes or text, not {type(data).__name__}')
+            raise InvalidArgumentError(f'{name}[{quoted(path)}] must be bytes or text, not {type(data).__name__}')
         places.add(place)
     if len(places) < len(value):
         raise InvalidArgumentError(f'{name} names a file twice, by different ways to write its path')
     for place in places:
         above = next((each for each in place.parents if each in places), None)
         if above is not None:
-            raise InvalidArgumentError(f'{name}: {str(above)!r} cannot be a file and the directory of {str(place)!r}')
+            raise InvalidArgumentError(
+                f'{name}: {quoted(str(above))} cannot be a file and the directory of {quoted(str(place))}'
+            )
 
 
 def _check_fetch(value: Any, name: str) -> None:
     if not isinstance(value, tuple):
-        raise InvalidArgumentError(f'{name} must be a list of paths, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a list of paths, not {quoted(value)}')
     if len(value) > MOST_FILES:
         raise InvalidArgumentError(f'{name} may name at most {MOST_FILES} files, not {len(value)}')
     for path in value:
         if not isinstance(path, str) or not path or '\0' in path:
-            raise InvalidArgumentError(f'{name} must hold paths, not {path!r}')
+            raise InvalidArgumentError(f'{name} must hold paths, not {quoted(path)}')
 
 
 def _check_memory(value: Any, name: str) -> None:
     if value is not None and parse_size(value, name) < LEAST_MEMORY_BYTES:
-        raise InvalidArgumentError(f'{name} must be at least 1m, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be at least 1m, not {quoted(value)}')
 
 
 def _check_positive(value: Any, name: str) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise InvalidArgumentError(f'{name} must be a number above 0, not {value!r}')
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e18:
+        raise InvalidArgumentError(f'{name} must be a number above 0, not {quoted(value)}')
 
 
 def _check_count(value: Any, name: str) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 40):
-        raise InvalidArgumentError(f'{name} must be a whole number, 1 or more, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a whole number, 1 or more, not {quoted(value)}')
 
 
 def _check_expected(value: Any, name: str) -> None:
     if value is not None and not isinstance(value, str):
-        raise InvalidArgumentError(f'{name} must be the text that the program should print, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be the text that the program should print, not {quoted(value)}')
 
 
 def _check_compare(value: Any, name: str) -> None:
     if value not in COMPARISONS:
-        raise InvalidArgumentError(f'{name} must be one of {", ".join(map(repr, COMPARISONS))}, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be one of {", ".join(map(repr, COMPARISONS))}, not {quoted(value)}')
 
 
 def _check_tolerance(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InvalidArgumentError(f'{name} must be a number, 0 or more, not {value!r}')
+        raise InvalidArgumentError(f'{name} must be a number, 0 or more, not {quoted(value)}')
 
 
 def _check_environment(value: Any, name: str) -> None:
@@ -237,7 +240,7 @@ def make_request(code: str | bytes | CodeRequest, **options: Any) -> CodeRequest
         for name in options:
             if name not in _REQUEST_FIELDS:
                 raise InvalidArgumentError(
-                    f'run_code takes no argument {name!r}; it takes: {", ".join(_REQUEST_FIELDS)}'
+                    f'run_code takes no argument {quoted(name)}; it takes: {", ".join(_REQUEST_FIELDS)}'
                 )
         return CodeRequest(code=code, **options)
     given = [name for name, value in options.items() if value not in (_REQUEST_FIELDS[name], None, (), {})]
@@ -289,7 +292,7 @@ def request_maker(
         if isinstance(item, (str, bytes)):
             return attrs.evolve(base, stdin=item)
         raise InvalidArgumentError(
-            f'an item must be the stdin of the program, a dict of fields of its request, or a CodeRequest, not {item!r}; '
+            f'an item must be the stdin of the program, a dict of fields of its request, or a CodeRequest, not {quoted(item)}; '
             'for other items give a function in the place of the program'
         )
 

@@ -21,15 +21,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
 from enclave.cancellation import Cancellation, on_cancel
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError, PoolError, UnsupportedError
-from enclave.host_files import MAX_TRANSFER_BYTES
+from enclave.host_files import MAX_TRANSFER_BYTES, Source, Target
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
 from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.options import Lifetime as Lifetime
 from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all
 from enclave.quoting import quoted
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
@@ -42,7 +43,7 @@ from enclave.verb_requests import Request
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from enclave.managers.options import ManagerOptions
+    from enclave.managers.options import LifeOptions, ManagerOptions
     from enclave.sandboxes.notebook.sandbox import NotebookSandbox
     from enclave.sandboxes.options import CodeOptions, CommandOptions, NotebookKind
     from enclave.sandboxes.verbs import FullSandbox
@@ -52,10 +53,7 @@ logger = logging.getLogger(__name__)
 R = TypeVar('R')
 Item = TypeVar('Item')
 M = TypeVar('M', bound='SandboxManager')
-Config = SandboxConfig | Mapping[str, Any] | None
-Lifetime = float | None | Literal['default']
-"""Seconds; None or 0 for never; ``'default'`` for what the manager's configuration says."""
-Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
+Config = GivenConfig
 
 NO_POOL = 'Sandbox pool is empty, call initialize_pool first'
 
@@ -101,7 +99,7 @@ def check_on_expiry(value: str | None) -> bool | None:
         InvalidArgumentError: It is none of the two.
     """
     if value not in (None, 'remove', 'pause'):
-        raise InvalidArgumentError(f"on_expiry must be 'remove' or 'pause', not {value!r}")
+        raise InvalidArgumentError(f"on_expiry must be 'remove' or 'pause', not {quoted(value)}")
     return None if value is None else value == 'pause'
 
 
@@ -351,10 +349,7 @@ class SandboxManager(ABC):
         sandbox_type: NotebookKind,
         config: Config = None,
         sandbox_id: str | None = None,
-        *,
-        ttl: Lifetime = 'default',
-        idle_timeout: Lifetime = 'default',
-        labels: Mapping[str, str] | None = None,
+        **life: Unpack[LifeOptions],
     ) -> contextlib.AbstractContextManager[NotebookSandbox]: ...
 
     @overload
@@ -363,10 +358,7 @@ class SandboxManager(ABC):
         sandbox_type: SandboxType | str | None = None,
         config: Config = None,
         sandbox_id: str | None = None,
-        *,
-        ttl: Lifetime = 'default',
-        idle_timeout: Lifetime = 'default',
-        labels: Mapping[str, str] | None = None,
+        **life: Unpack[LifeOptions],
     ) -> contextlib.AbstractContextManager[FullSandbox]: ...
 
     @contextlib.contextmanager
@@ -375,13 +367,10 @@ class SandboxManager(ABC):
         sandbox_type: SandboxType | str | None = None,
         config: Config = None,
         sandbox_id: str | None = None,
-        *,
-        ttl: Lifetime = 'default',
-        idle_timeout: Lifetime = 'default',
-        labels: Mapping[str, str] | None = None,
+        **life: Unpack[LifeOptions],
     ) -> Iterator[Any]:
         """Make a sandbox for the length of a ``with`` block; see `create_sandbox`."""
-        made = self.create_sandbox(sandbox_type, config, sandbox_id, ttl=ttl, idle_timeout=idle_timeout, labels=labels)
+        made = self.create_sandbox(sandbox_type, config, sandbox_id, **life)
         try:
             yield self._existing(made)
         finally:
@@ -529,21 +518,11 @@ class SandboxManager(ABC):
 
     @overload
     def get_file(
-        self,
-        sandbox_id: str,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes],
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, sandbox_id: str, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> int: ...
 
     def get_file(
-        self,
-        sandbox_id: str,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes] | None = None,
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, sandbox_id: str, source: str, target: Target | None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> bytes | int:
         """Copy a file out of a sandbox.
 
@@ -615,21 +594,11 @@ class SandboxManager(ABC):
 
     @overload
     def get_archive(
-        self,
-        sandbox_id: str,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes],
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, sandbox_id: str, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> int: ...
 
     def get_archive(
-        self,
-        sandbox_id: str,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes] | None = None,
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, sandbox_id: str, source: str, target: Target | None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> bytes | int:
         """Return a path of a sandbox as a plain tar archive, whose top member has the path's last name.
 
@@ -859,7 +828,7 @@ class SandboxManager(ABC):
             PoolError, InvalidArgumentError, ManagerStoppedError: As for `run_many`, which also has the other arguments.
         """
         if on_progress is not None and not callable(on_progress):
-            raise InvalidArgumentError(f'on_progress must be a function of two numbers, not {on_progress!r}')
+            raise InvalidArgumentError(f'on_progress must be a function of two numbers, not {quoted(on_progress)}')
         source = self._run_many(items, request_maker(program, language), pool, concurrency, True, wait_timeout)
         total = len(items) if isinstance(items, Sized) else None
         return Followed(follow_all(source), on_progress=on_progress, total=total)
@@ -893,7 +862,9 @@ class SandboxManager(ABC):
         if not pools:
             raise PoolError(NO_POOL)
         if pool is not None and pool not in pools:
-            raise PoolError(f'there is no pool {pool!r}; there are: {", ".join(pools)}', details={'pool': str(pool)})
+            raise PoolError(
+                f'there is no pool {quoted(pool)}; there are: {", ".join(pools)}', details={'pool': str(pool)}
+            )
         chosen = next(iter(pools.values())) if pool is None else pools[pool]
         return max(1, int(chosen['max_size']))
 
@@ -933,7 +904,7 @@ class SandboxManager(ABC):
         """
         if verb not in self._verbs():
             hint = did_you_mean(str(verb), sorted(self._verbs()))
-            raise InvalidArgumentError(f'a manager has no verb {verb!r} to submit; {hint}')
+            raise InvalidArgumentError(f'a manager has no verb {quoted(verb)} to submit; {hint}')
         if verb != 'stop':
             self.start()
         method = getattr(self, verb)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import define, field
 
-from enclave.cancellation import is_cancelled
+from enclave.cancellation import is_cancelled, on_cancel
 from enclave.errors import CallCancelledError, EnclaveError, ServerError, ServerUnavailableError
+from enclave.exchange import CancellableRequest
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.protocol import CancelResponse, CodeBatchRequest, CodeEvent, rebuild_error
 from enclave.parallel import Outcome
@@ -28,8 +29,14 @@ MOST_BREAKS = 3
 
 
 @define(eq=False)
-class _Exchange:
-    """Programs that travel together, by their places in the batch."""
+class Exchange:
+    """Programs that travel together, by their places in the batch.
+
+    Attributes:
+        was_sent: Whether any of it may have come to the server.
+        attempts: How often it was sent.
+        has_begun: Whether the server began to run them, as far as is known.
+    """
 
     first: int
     waiting: dict[int, CodeRequest] = field(factory=dict)
@@ -37,6 +44,9 @@ class _Exchange:
     size: int = 0
     key: str = field(factory=lambda: secrets.token_hex(16))
     """Under which the server runs each of them once, however often they are sent."""
+    was_sent: bool = False
+    attempts: int = 0
+    has_begun: bool = False
 
     @property
     def count(self) -> int:
@@ -44,11 +54,11 @@ class _Exchange:
         return len(self.waiting) + len(self.failed)
 
 
-def exchanges(items: Iterable[Any], make: Callable[[Any], CodeRequest]) -> Iterator[_Exchange]:
+def exchanges(items: Iterable[Any], make: Callable[[Any], CodeRequest]) -> Iterator[Exchange]:
     """Yield the programs of a batch in parts that fit into one request."""
     numbered = enumerate(items)
     for index, item in numbered:
-        made = _Exchange(index)
+        made = Exchange(index)
         for place, each in itertools.chain([(index, item)], numbered):
             try:
                 request = make(each)
@@ -56,13 +66,14 @@ def exchanges(items: Iterable[Any], make: Callable[[Any], CodeRequest]) -> Itera
                 made.failed.append(Outcome(place, error=error))
             else:
                 made.waiting[place] = request
-                made.size += _size(request)
+                made.size += size_of(request)
             if made.count >= MOST_PROGRAMS or made.size >= MOST_BYTES:
                 break
         yield made
 
 
-def _size(request: CodeRequest) -> int:
+def size_of(request: CodeRequest) -> int:
+    """Return how many bytes a program takes on its way, about."""
     files = sum(len(path) + len(data) * 4 // 3 for path, data in request.files.items())
     return 256 + len(request.code) + len(request.stdin or '') + files
 
@@ -100,9 +111,40 @@ def _in_order(source: Iterator[Outcome[CodeResult]], first: int) -> Iterator[Out
 
 
 def _run_exchange(
-    transport: Any, path: str, exchange: _Exchange, concurrency: int | None, timeout: float | None, pool: str | None
+    transport: Any, path: str, exchange: Exchange, concurrency: int | None, timeout: float | None, pool: str | None
 ) -> Generator[Outcome[CodeResult], None, None]:
     yield from exchange.failed
+    count = len(exchange.waiting)
+    try:
+        yield from run_exchange(transport, path, exchange, concurrency=concurrency, timeout=timeout, pool=pool)
+    except ServerUnavailableError as error:
+        if count == len(exchange.waiting) and exchange.first == next(iter(exchange.waiting)) == 0:
+            raise  # nothing ever came: there is no server
+        for place in exchange.waiting:
+            yield Outcome(place, error=error)
+
+
+def run_exchange(
+    transport: Any,
+    path: str,
+    exchange: Exchange,
+    *,
+    concurrency: int | None,
+    timeout: float | None,
+    pool: str | None,
+    begin_within: float | None = None,
+    received: Mapping[str, int] | None = None,
+) -> Generator[Outcome[CodeResult], None, None]:
+    """Yield what becomes of programs that travel together; those without an outcome stay in ``exchange.waiting``.
+
+    Args:
+        begin_within, received: See `CodeBatchRequest`.
+
+    Raises:
+        ServerUnavailableError: The connection broke several times in a row, so that what became of the others is not known.
+        CallCancelledError: The caller's work was cancelled.
+        EnclaveError: The server refused them, or ended them all.
+    """
     breaks = 0
     while exchange.waiting:
         places = list(exchange.waiting)
@@ -113,12 +155,16 @@ def _run_exchange(
             concurrency=concurrency,
             timeout=timeout,
             pool=pool,
+            begin_within=begin_within,
+            received=None if received is None else dict(received),
         )
+        request = CancellableRequest('the batch')
         try:
-            for outcome in _events(transport, path, body, places):
-                breaks = 0
-                del exchange.waiting[outcome.index]
-                yield outcome
+            with on_cancel(request.hang_up):
+                for outcome in _events(transport, path, body, places, request, exchange):
+                    breaks = 0
+                    del exchange.waiting[outcome.index]
+                    yield outcome
         except (GeneratorExit, CallCancelledError):
             # Nobody comes back for what runs. The server would know by itself, some seconds later.
             transport.later(lambda: transport.call('POST', f'/calls/{exchange.key}/cancel', CancelResponse))
@@ -128,22 +174,26 @@ def _run_exchange(
             if is_cancelled():
                 transport.later(lambda: transport.call('POST', f'/calls/{exchange.key}/cancel', CancelResponse))
                 raise CallCancelledError('the batch was cancelled') from error
-            if breaks < MOST_BREAKS:
-                continue
-            if len(places) == len(exchange.waiting) and exchange.first == places[0] == 0:
-                raise  # nothing ever came: there is no server
-            for place in exchange.waiting:
-                yield Outcome(place, error=error)
-            return
+            if breaks >= MOST_BREAKS:
+                raise
+        finally:
+            exchange.was_sent = exchange.was_sent or request.was_connected
+            exchange.attempts += request.attempts
 
 
 def _events(
-    transport: Any, path: str, body: CodeBatchRequest, places: list[int]
+    transport: Any,
+    path: str,
+    body: CodeBatchRequest,
+    places: list[int],
+    request: CancellableRequest,
+    exchange: Exchange,
 ) -> Generator[Outcome[CodeResult], None, None]:
     left = set(range(len(places)))
-    events: Generator[CodeEvent, None, None] = transport.events('POST', path, CodeEvent, body=body)
+    events: Generator[CodeEvent, None, None] = transport.events('POST', path, CodeEvent, body=body, exchange=request)
     try:
         for event in events:
+            exchange.has_begun = True
             if event.event in ('result', 'failed'):
                 index = event.index
                 if index not in left:

@@ -12,6 +12,7 @@ from enclave.config import SandboxConfig, as_options, checked, is_a, refuses_unk
 from enclave.deadline import check_timeout
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.records import Model
 
 GROWTH = 4
@@ -32,13 +33,13 @@ def _check_seconds(value: Any, name: str) -> None:
 
 def _check_interval(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.01 <= value <= 1e9:
-        raise ConfigurationError(f'{name} must be a number of seconds from 0.01 to 1e9, not {value!r}')
+        raise ConfigurationError(f'{name} must be a number of seconds from 0.01 to 1e9, not {quoted(value)}')
 
 
 def _one_of(*words: str) -> Any:
     def check(value: Any, name: str) -> None:
         if value not in words:
-            raise ConfigurationError(f'{name} must be {" or ".join(map(repr, words))}, not {value!r}')
+            raise ConfigurationError(f'{name} must be {" or ".join(map(repr, words))}, not {quoted(value)}')
 
     return checked(check)
 
@@ -113,18 +114,20 @@ class SandboxManagerConfig(Model):
     def _check_base_url(self, _: Any, value: Any) -> None:
         if value is not None and not value.startswith(('http://', 'https://')):
             raise ConfigurationError(
-                f"base_url must begin with http:// or https://, as 'http://127.0.0.1:8000' does; not {value!r}"
+                f"base_url must begin with http:// or https://, as 'http://127.0.0.1:8000' does; not {quoted(value)}"
             )
 
     @sandbox_config.validator
     def _check_sandbox_config(self, _: Any, value: Any) -> None:
         if value is not None and not isinstance(value, (SandboxConfig, Mapping)):
-            raise ConfigurationError(f'sandbox_config must be a SandboxConfig or a dict of options, not {value!r}')
+            raise ConfigurationError(
+                f'sandbox_config must be a SandboxConfig or a dict of options, not {quoted(value)}'
+            )
 
     @stop_grace.validator
     def _check_stop_grace(self, _: Any, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
-            raise ConfigurationError(f'stop_grace must be a number of seconds, 0 or more, not {value!r}')
+            raise ConfigurationError(f'stop_grace must be a number of seconds, 0 or more, not {quoted(value)}')
 
     def __attrs_post_init__(self) -> None:
         for name in ('ttl', 'idle_timeout'):

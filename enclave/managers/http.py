@@ -29,10 +29,11 @@ from enclave.errors import (
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.actions import ask
-from enclave.managers.base import Config, Lifetime, SandboxManager, check_on_expiry
+from enclave.managers.base import Config, SandboxManager, check_on_expiry
 from enclave.managers.code_batches import run_batch
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
+from enclave.managers.options import Lifetime
 from enclave.managers.protocol import (
     AcquireRequest,
     PoolCodeRequest,
@@ -47,6 +48,7 @@ from enclave.managers.protocol import (
 )
 from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters, pause, resume
 from enclave.parallel import Followed, Outcomes, check_concurrency
+from enclave.quoting import quoted
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.choice import kind_of
 from enclave.sandboxes.verbs import FullSandbox
@@ -106,7 +108,7 @@ class HttpSandboxManager(SandboxManager):
             )
         parts = urlsplit(base_url)
         if parts.scheme not in ('http', 'https') or not parts.hostname or parts.query or parts.username:
-            raise ConfigurationError(f"base_url must be like 'http://127.0.0.1:8000', not {base_url!r}")
+            raise ConfigurationError(f"base_url must be like 'http://127.0.0.1:8000', not {quoted(base_url)}")
         self.base_url = base_url.rstrip('/')
         self._transport = HttpTransport(
             self.base_url,
@@ -203,7 +205,7 @@ class HttpSandboxManager(SandboxManager):
         if named is None:
             named = kind_of(self.config.sandbox_config if config is None else config)
         if named is not None and not isinstance(named, str):
-            raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {named!r}')
+            raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {quoted(named)}')
         return None if named is None else str(named)
 
     def _options(self, config: Config) -> dict[str, Any] | None:
@@ -213,7 +215,7 @@ class HttpSandboxManager(SandboxManager):
         if config is None or isinstance(config, Mapping):
             return None if config is None else dict(config)
         if not isinstance(config, SandboxConfig):
-            raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {config!r}')
+            raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {quoted(config)}')
         return config.model_dump(mode='json', include=set(config.non_default_options()))
 
     def get_sandbox(self, sandbox_id: str) -> FullSandbox | None:
@@ -320,7 +322,7 @@ class HttpSandboxManager(SandboxManager):
         """Make a pool of warm sandboxes at the server and return their ids; see `SandboxManager.initialize_pool`."""
         size = (self.config.pool_size or None) if pool_size is None else pool_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise PoolError(f'pool_size must be a whole number, at least 1, not {size!r}')
+            raise PoolError(f'pool_size must be a whole number, at least 1, not {quoted(size)}')
         body = PoolRequest(
             pool_size=size,
             sandbox_type=self._type_name(sandbox_type, config),
@@ -452,7 +454,7 @@ def _checked_id(sandbox_id: str) -> str:
     fits = isinstance(sandbox_id, str) and sandbox_id and all(each.isalnum() or each in '._-' for each in sandbox_id)
     if not fits or not sandbox_id.isascii() or set(sandbox_id) <= {'.'}:
         raise SandboxNotFoundError(
-            f'no sandbox has the id {sandbox_id!r}; it was never made here, or it was deleted',
+            f'no sandbox has the id {quoted(sandbox_id)}; it was never made here, or it was deleted',
             details={'sandbox_id': str(sandbox_id)},
         )
     return sandbox_id

@@ -42,6 +42,7 @@ from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.verb_requests import VERBS, Download, Request, StartProcess, Upload
 
 if TYPE_CHECKING:
+    from enclave.exchange import CancellableRequest
     from enclave.sandboxes.connection import Connection
 
 T = TypeVar('T')
@@ -92,9 +93,16 @@ class Transport(Protocol):
         """Yield raw bytes as they come."""
 
     def events(
-        self, method: str, path: str, kind: type[E], *, query: Mapping[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        kind: type[E],
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        exchange: CancellableRequest | None = None,
     ) -> Generator[E, None, None]:
-        """Yield the events of a stream as they come, as instances of ``kind``."""
+        """Yield the events of a stream as they come, as instances of ``kind``; ``exchange`` is what the request is to be."""
 
     def connect(self, sandbox_id: str, port: int, host: str, timeout: float | None) -> Connection:
         """Return a connection to a TCP port as seen from inside a sandbox."""

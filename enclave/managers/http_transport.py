@@ -370,17 +370,27 @@ class HttpTransport:
                 yield from until_cancelled(self._raw(response, PIECE_BYTES), exchange.what)
 
     def events(
-        self, method: str, path: str, kind: type[E], *, query: Mapping[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        kind: type[E],
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        exchange: CancellableRequest | None = None,
     ) -> Generator[E, None, None]:
         """Yield the events of a stream as they come.
 
         Args:
             kind: The class of the events.
             body: A value to send as JSON; what it asks must be such that it may be repeated.
+            exchange: What the request is to be, so that others can end it.
         """
         headers, data = _json_body(body)
         silence = 3 * KEEP_ALIVE_SECONDS
-        response = self._send(method, path, query, headers, lambda: data, silence, is_repeatable=True, stream=True)
+        response = self._send(
+            method, path, query, headers, lambda: data, silence, is_repeatable=True, stream=True, exchange=exchange
+        )
         with response:
             self._check(response)
             for line in _lines(self._raw(response, 1 << 16)):

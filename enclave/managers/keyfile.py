@@ -75,6 +75,11 @@ def find_key(base_url: str) -> str | None:
     return key if isinstance(key, str) and _is_running(pid) else None
 
 
+def with_scheme(address: str) -> str:
+    """Return the URL of a server whose address may be given without ``http://``."""
+    return address if '://' in address else f'http://{address}'
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host name or address means this machine and cannot be reached from another."""
     if host.rstrip('.').lower() == 'localhost':

@@ -22,10 +22,12 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels, has_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.base import NO_POOL, Config, Lifetime, SandboxManager, check_on_expiry, check_pool_name
+from enclave.managers.base import NO_POOL, Config, SandboxManager, check_on_expiry, check_pool_name
 from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.options import Lifetime
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
+from enclave.quoting import quoted
 from enclave.records import HealthCheckResult, SandboxInfo
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.verbs import FullSandbox
@@ -140,7 +142,9 @@ class LocalSandboxManager(SandboxManager):
                 status = SandboxStatus(status_filter)
             except ValueError:
                 known = ', '.join(repr(str(each)) for each in SandboxStatus)
-                raise InvalidArgumentError(f'status_filter must be one of {known}, not {status_filter!r}') from None
+                raise InvalidArgumentError(
+                    f'status_filter must be one of {known}, not {quoted(status_filter)}'
+                ) from None
         wanted = check_labels(labels)
         records = [each for each in self._table.records() if has_labels(each.sandbox.labels, wanted)]
         infos = [self._table.describe(record) for record in records]
@@ -210,7 +214,7 @@ class LocalSandboxManager(SandboxManager):
         check_pool_name(name)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise PoolError(
-                f'pool_size must be a whole number, at least 1, not {size!r}; '
+                f'pool_size must be a whole number, at least 1, not {quoted(size)}; '
                 'give it to initialize_pool or in the configuration of the manager'
             )
         template = PoolSupply(self._table, sandbox_type, config)
@@ -263,7 +267,8 @@ class LocalSandboxManager(SandboxManager):
             same = its.kind == template.kind and its.config == template.config
             if name == known and not same:
                 raise PoolError(
-                    f'the pool {name!r} has another kind or configuration; choose another name', details={'pool': name}
+                    f'the pool {quoted(name)} has another kind or configuration; choose another name',
+                    details={'pool': name},
                 )
             if same and name in (None, known):
                 return known
@@ -316,7 +321,9 @@ class LocalSandboxManager(SandboxManager):
             raise PoolError(NO_POOL)
         chosen = next(iter(pools.values())) if pool is None else pools.get(pool)
         if chosen is None:
-            raise PoolError(f'there is no pool {pool!r}; there are: {", ".join(pools)}', details={'pool': str(pool)})
+            raise PoolError(
+                f'there is no pool {quoted(pool)}; there are: {", ".join(pools)}', details={'pool': str(pool)}
+            )
         sandbox = chosen.acquire(deadline)
         try:
             record = self._table.take(sandbox.id)

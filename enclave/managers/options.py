@@ -6,10 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig
 from enclave.enums import SandboxType
+
+Lifetime = float | None | Literal['default']
+"""Seconds; None or 0 for never; ``'default'`` for what the manager's configuration says."""
+
+
+class LifeOptions(TypedDict, total=False):
+    """How long a sandbox of a manager lives, and its labels; see `SandboxManager.create_sandbox`."""
+
+    ttl: Lifetime
+    idle_timeout: Lifetime
+    labels: Mapping[str, str] | None
 
 
 class ManagerOptions(TypedDict, total=False):
@@ -21,7 +32,7 @@ class ManagerOptions(TypedDict, total=False):
     cleanup_interval: float
     pool_size: int
     sandbox_type: SandboxType | str | None
-    sandbox_config: SandboxConfig | Mapping[str, Any] | None
+    sandbox_config: GivenConfig
     max_workers: int
     parallel_starts: int
     ttl: float | None

@@ -39,6 +39,8 @@ RECEIVED_HEADER = 'Idempotency-Received'
 REPLAYED_HEADER = 'Idempotent-Replayed'
 
 API_KEY_ENVIRONMENT = 'ENCLAVE_API_KEY'
+BEGIN_RULE = 'begin_within'
+"""In the details of the error of a program that was not begun in time; see `CodeBatchRequest`."""
 KEEP_ALIVE_SECONDS = 10.0
 """How often a stream of events carries an ``alive`` line when there is nothing to report."""
 
@@ -219,6 +221,10 @@ class CodeBatchRequest(Model):
     With a ``key`` each program is run once, although the batch is sent again because its connection broke: its place in the
     batch, of ``places``, distinguishes it, and one that was begun before is waited for, and its outcome given. ``POST
     /calls/{key}/cancel`` ends the batch.
+
+    ``begin_within`` is how many seconds after the first program the last may begin: those that would begin later, beyond the
+    first ``concurrency``, are not run, and fail with an error whose details have the ``rule`` ``begin_within``. ``received`` are
+    keys of earlier batches with the number of their places, from 0, whose outcomes all came: the server need not keep them.
     """
 
     requests: list[CodeRequest]
@@ -227,6 +233,8 @@ class CodeBatchRequest(Model):
     concurrency: int | None = argument(default=None, minimum=1, maximum=1024)
     timeout: float | None = argument(default=None, minimum=0)
     pool: str | None = None
+    begin_within: float | None = argument(default=None, minimum=0)
+    received: dict[str, int] | None = None
 
 
 @frozen(kw_only=True)

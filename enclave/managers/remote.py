@@ -29,6 +29,7 @@ from enclave.managers.code_batches import run_batch
 from enclave.managers.http_operations import HttpOperations, Transport
 from enclave.managers.protocol import CancelResponse, PauseRequest, RenewResponse, ToolRequest
 from enclave.parallel import Followed, Outcomes, check_concurrency
+from enclave.quoting import quoted
 from enclave.records import ProcessInfo, SandboxInfo, ToolResult
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.process import Process
@@ -200,7 +201,7 @@ class RemoteSandbox(FullSandbox):
 
     def get_tool(self, tool_name: str) -> Tool:
         """Raise: tools live on the server; see `get_available_tools` and `execute_tool`."""
-        raise UnsupportedError(f'the tool {tool_name!r} lives on the server; use execute_tool')
+        raise UnsupportedError(f'the tool {quoted(tool_name)} lives on the server; use execute_tool')
 
     def add_tool(self, tool: Tool) -> None:
         """Raise: tools are named in the configuration that the sandbox is made with."""
@@ -272,7 +273,7 @@ def resume(transport: Transport, sandbox_id: str) -> datetime | None:
 def as_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a tool's parameters as they travel."""
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise InvalidArgumentError(f'the parameters must be a dict of arguments, not {parameters!r}')
+        raise InvalidArgumentError(f'the parameters must be a dict of arguments, not {quoted(parameters)}')
     return {str(name): value for name, value in (parameters or {}).items()}
 
 
@@ -292,7 +293,7 @@ def as_seconds(timeout: float | None) -> float | None:
         InvalidArgumentError: It is none.
     """
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
-        raise InvalidArgumentError(f'timeout must be a number of seconds or None, not {timeout!r}')
+        raise InvalidArgumentError(f'timeout must be a number of seconds or None, not {quoted(timeout)}')
     if timeout is not None and not timeout >= 0:  # nan too
-        raise InvalidArgumentError(f'timeout must be 0 (no limit) or more seconds, not {timeout!r}')
+        raise InvalidArgumentError(f'timeout must be 0 (no limit) or more seconds, not {quoted(timeout)}')
     return 0.0 if timeout is not None and timeout >= 1e9 else timeout

@@ -40,6 +40,7 @@ from enclave.errors import (
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.pool import Pool, again
 from enclave.managers.reaper import Reaper
+from enclave.quoting import quoted
 from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import choose_for, fit_for
@@ -215,7 +216,7 @@ class SandboxTable:
         if record is None:
             self.check_open()
             raise SandboxNotFoundError(
-                f'no sandbox has the id {sandbox_id!r}; it was never made here, or it was deleted',
+                f'no sandbox has the id {quoted(sandbox_id)}; it was never made here, or it was deleted',
                 details={'sandbox_id': str(sandbox_id)},
             )
         return record
@@ -249,7 +250,7 @@ class SandboxTable:
         if kind is not None:
             return str(kind), {}
         choice = choose_for(config)
-        return str(choice.sandbox_type), {'chosen_because': choice.reason}
+        return str(choice.sandbox_type), choice.facts
 
     def make(self, kind: str, config: Any, sandbox_id: str | None) -> Sandbox:
         """Return a new sandbox that is in no table yet; without a configuration, with the manager's own."""
@@ -283,7 +284,7 @@ class SandboxTable:
             self.check_open()
             if sandbox.id in self._records:
                 raise ConflictError(
-                    f'the sandbox id {sandbox.id!r} is taken; choose another or delete that sandbox first',
+                    f'the sandbox id {quoted(sandbox.id)} is taken; choose another or delete that sandbox first',
                     details={'sandbox_id': sandbox.id},
                 )
             most = self.config.max_sandboxes
@@ -714,7 +715,7 @@ class SandboxTable:
         with self._lock:
             pool = self._pools.pop(name, None)
         if pool is not None:
-            pool.close(PoolError(f'the pool {name!r} was dissolved'))
+            pool.close(PoolError(f'the pool {quoted(name)} was dissolved'))
         return pool
 
     def remove_pools(self, error: BaseException) -> None:

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from enclave.config import checked, is_a, parse_size, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.managers.config import SandboxManagerConfig
+from enclave.quoting import quoted
 from enclave.records import Model
 from enclave.suggest import did_you_mean
 
@@ -19,14 +20,14 @@ from enclave.suggest import did_you_mean
 def _seconds(default: float, least: float = 0.05) -> Any:
     def check(value: Any, name: str) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1e9:
-            raise ConfigurationError(f'{name} must be a number of seconds, at least {least:g}, not {value!r}')
+            raise ConfigurationError(f'{name} must be a number of seconds, at least {least:g}, not {quoted(value)}')
 
     return field(default=default, validator=checked(check))
 
 
 def _check_name(value: Any, name: str) -> None:
     if value is not None and (not isinstance(value, str) or not value or ':' in value):
-        raise ConfigurationError(f'{name} must be a name without ":", not {value!r}')
+        raise ConfigurationError(f'{name} must be a name without ":", not {quoted(value)}')
 
 
 def _is_amount(value: Any) -> bool:
@@ -35,7 +36,7 @@ def _is_amount(value: Any) -> bool:
 
 def _check_cpus(value: Any, name: str) -> None:
     if value is not None and not _is_amount(value):
-        raise ConfigurationError(f'{name} must be a number of CPUs, 0 or more, not {value!r}')
+        raise ConfigurationError(f'{name} must be a number of CPUs, 0 or more, not {quoted(value)}')
 
 
 def _check_resources(value: Any, name: str) -> None:
@@ -43,12 +44,12 @@ def _check_resources(value: Any, name: str) -> None:
         return
     fits = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
     if not fits or not all(_is_amount(each) for each in value.values()):
-        raise ConfigurationError(f'{name} must be a dict of amounts by the names of resources, not {value!r}')
+        raise ConfigurationError(f'{name} must be a dict of amounts by the names of resources, not {quoted(value)}')
 
 
 def _check_strategy(value: Any, name: str) -> None:
     if value not in ('spread', 'pack') if isinstance(value, str) else not hasattr(value, 'bundle_specs'):
-        raise ConfigurationError(f"{name} must be 'spread', 'pack' or a placement group of Ray, not {value!r}")
+        raise ConfigurationError(f"{name} must be 'spread', 'pack' or a placement group of Ray, not {quoted(value)}")
 
 
 def _check_memory(value: Any, name: str) -> None:
@@ -108,7 +109,7 @@ class RayOptions(Model):
     @lifetime.validator
     def _check_lifetime(self, _: Any, value: Any) -> None:
         if value not in (None, 'detached'):
-            raise ConfigurationError(f"lifetime must be None or 'detached', not {value!r}")
+            raise ConfigurationError(f"lifetime must be None or 'detached', not {quoted(value)}")
 
     def __attrs_post_init__(self) -> None:
         if (self.attach or self.lifetime) and not self.name:

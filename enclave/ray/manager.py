@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -42,10 +42,13 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.base import Config, Lifetime, SandboxManager, check_pool_name
+from enclave.managers.base import Config, SandboxManager, check_pool_name
 from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.options import Lifetime
 from enclave.managers.remote import as_parameters
+from enclave.parallel import MOST_AT_ONCE, Outcomes
 from enclave.ray import cluster
+from enclave.ray.batches import ShardedBatch
 from enclave.ray.claims import SIGN_SECONDS, PoolClaims
 from enclave.ray.config import RayOptions
 from enclave.ray.pools import ShardedPool, ShardedPools
@@ -734,13 +737,17 @@ class RaySandboxManager(SandboxManager):
             pool.give(shard)
 
     def _take_part(self, pool: ShardedPool, deadline: Deadline) -> ShardRecord:
+        return self._take_some(pool, 1, deadline)[0]
+
+    def _take_some(self, pool: ShardedPool, most: int, deadline: Deadline) -> tuple[ShardRecord, int]:
+        """Hold places in one part of a pool: at least one, and at most so many; returns the shard and how many."""
         policy = self.config.pool_when_empty
         if policy == 'grow':
             with contextlib.suppress(PoolExhaustedError):
-                return pool.take(deadline, fails=True)
+                return pool.take_some(most, deadline, fails=True)
             if pool.total + pool.missing < pool.most and self._begins_to_change(pool):
                 self._grow_later(pool, 1)
-        return pool.take(deadline, fails=policy == 'fail')
+        return pool.take_some(most, deadline, fails=policy == 'fail')
 
     def _lost_part(self, pool: ShardedPool, shard: ShardRecord, error: EnclaveError) -> None:
         """Count a part as gone that a shard knows nothing of any more, since nobody used it for too long."""
@@ -842,6 +849,34 @@ class RaySandboxManager(SandboxManager):
 
     def _run_in_batch(self, request: CodeRequest, timeout: float | None, pool: str | None) -> CodeResult:
         return self._in_pool(pool, timeout, lambda client, left, name: client._run_in_batch(request, left, name))
+
+    def _run_many(
+        self,
+        items: Iterable[Any],
+        make: Callable[[Any], CodeRequest],
+        pool: str | None,
+        concurrency: int | None,
+        in_order: bool,
+        wait_timeout: float | None,
+    ) -> Outcomes[CodeResult]:
+        if concurrency is None:
+            concurrency = min(MOST_AT_ONCE, self._pool_size(pool))
+
+        def take(most: int, deadline: Deadline) -> tuple[ShardedPool, ShardRecord, int]:
+            self._check_open()
+            chosen = self._pools.get(pool)
+            return (chosen, *self._take_some(chosen, most, deadline))
+
+        return ShardedBatch(
+            items,
+            make,
+            take=take,
+            lost_part=self._lost_part,
+            is_over=_is_over,
+            concurrency=concurrency,
+            is_ordered=in_order,
+            wait_timeout=wait_timeout,
+        )
 
     def _in_pool(
         self, name: str | None, timeout: float | None, call: Callable[[ShardClient, float | None, str], T]

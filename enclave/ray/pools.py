@@ -28,8 +28,10 @@ from enclave.ray.shards import ShardRecord
 
 @define(eq=False)
 class _PartTicket:
+    most: int = 1
     ready: threading.Event = field(factory=threading.Event)
     shard: ShardRecord | None = None
+    count: int = 0
     error: BaseException | None = None
 
 
@@ -50,6 +52,8 @@ class ShardedPool:
         size: How many sandboxes it is to have.
         most: How many it may have.
         is_followed: Whether another manager made it, and says how large it is.
+        program_seconds: How long a place took for a program of a batch, lately; None before the first one. A single write or
+            read needs no lock.
         sandbox_type, config: What they are, as they travel; unknown of a pool that another manager made, until a shard says it.
     """
 
@@ -59,6 +63,7 @@ class ShardedPool:
     size: int = 0
     most: int = 0
     is_followed: bool = False
+    program_seconds: float | None = field(default=None, init=False)
     _changed: threading.Condition = field(factory=threading.Condition, init=False, repr=False)
     _parts: dict[str, _Part] = field(factory=dict, init=False)
     _queue: collections.deque[_PartTicket] = field(factory=collections.deque, init=False)
@@ -88,7 +93,14 @@ class ShardedPool:
             PoolExhaustedError: None was free in time.
             CallCancelledError: The caller's work was cancelled.
         """
-        ticket, begun = _PartTicket(), time.monotonic()
+        return self.take_some(1, deadline, fails=fails)[0]
+
+    def take_some(self, most: int, deadline: Deadline, *, fails: bool) -> tuple[ShardRecord, int]:
+        """Wait for sandboxes to be free, and return a shard that has some, and how many: at least one, and its share of so many.
+
+        See `take`.
+        """
+        ticket, begun = _PartTicket(most), time.monotonic()
         with self._changed:
             if self._closed is not None:
                 raise again(self._closed)
@@ -103,9 +115,9 @@ class ShardedPool:
                 self.leases += 1
                 self.wait_seconds += waited
                 self.longest_wait = max(self.longest_wait, waited)
-                return ticket.shard
+                return ticket.shard, ticket.count
             if ticket.shard is not None:
-                self._give_locked(ticket.shard)
+                self._give_locked(ticket.shard, ticket.count)
             elif ticket in self._queue:
                 self._queue.remove(ticket)
             if ticket.error is not None:
@@ -119,15 +131,15 @@ class ShardedPool:
             details={'pool': self.name, 'size': size},
         )
 
-    def give(self, shard: ShardRecord) -> None:
-        """Give back what `take` gave."""
+    def give(self, shard: ShardRecord, count: int = 1) -> None:
+        """Give back what `take` gave, or some of it."""
         with self._changed:
-            self._give_locked(shard)
+            self._give_locked(shard, count)
 
-    def _give_locked(self, shard: ShardRecord) -> None:
+    def _give_locked(self, shard: ShardRecord, count: int) -> None:
         part = self._parts.get(shard.id)
         if part is not None:
-            part.busy = max(0, part.busy - 1)
+            part.busy = max(0, part.busy - count)
         self._assign_locked()
 
     def _assign_locked(self) -> None:
@@ -136,8 +148,10 @@ class ShardedPool:
             if not free:
                 break
             part = max(free, key=lambda each: (each.size - each.busy) / each.size)
-            part.busy += 1
             ticket = self._queue.popleft()
+            # The others are left for the next ticket of the same batch, so that a small one too is spread.
+            ticket.count = min(-(-ticket.most // len(free)), part.size - part.busy)
+            part.busy += ticket.count
             ticket.shard = part.shard
             ticket.ready.set()
         self._count_free_locked()

@@ -13,16 +13,19 @@ import collections
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from enclave.errors import AuthenticationError, EnclaveError, ServerUnavailableError
 from enclave.exchange import CancellableRequest
+from enclave.languages.values import CodeResult
+from enclave.managers.code_batches import Exchange, run_exchange
 from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpResponse, HttpTransport
 from enclave.managers.pool import again
 from enclave.managers.protocol import IDEMPOTENCY_HEADER, RECEIVED_HEADER
+from enclave.parallel import Outcome
 from enclave.ray import tunnel
 
 Judge = Callable[[EnclaveError], EnclaveError]
@@ -184,6 +187,7 @@ class ShardClient(HttpSandboxManager):
             verify=None,
             cancel_later=cancel_later,
         )
+        self._received_parts: collections.deque[tuple[str, int]] = collections.deque(maxlen=MOST_UNACKNOWLEDGED)
 
     def lose(self, error: EnclaveError) -> None:
         """End every call on the shard, with ``error``."""
@@ -193,6 +197,31 @@ class ShardClient(HttpSandboxManager):
     def is_in_use(self) -> bool:
         """Whether a call on the shard continues."""
         return bool(self._transport.is_in_use)  # type: ignore[attr-defined]
+
+    def run_part(
+        self, exchange: Exchange, *, concurrency: int, timeout: float | None, pool: str, begin_within: float
+    ) -> Generator[Outcome[CodeResult], None, None]:
+        """Yield what becomes of some programs of a batch; see `run_exchange`."""
+        count = len(exchange.waiting)
+        yield from run_exchange(
+            self._open_transport(),
+            '/pool/code/batch',
+            exchange,
+            concurrency=concurrency,
+            timeout=timeout,
+            pool=pool,
+            begin_within=begin_within,
+            received=self._some_received(),
+        )
+        self._received_parts.append((exchange.key, count))
+
+    def _some_received(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        with contextlib.suppress(IndexError):
+            while len(found) < MOST_RECEIVED:
+                key, count = self._received_parts.popleft()
+                found[key] = count
+        return found
 
     def stop(self) -> None:
         """Close the connections."""

@@ -294,7 +294,7 @@ class AgentOperations(ByVerb):
             'parents': request.make_parents,
             'mode': request.mode,
         }
-        source = until_cancelled(chunks, f'writing {path!r} into the sandbox')
+        source = until_cancelled(chunks, f'writing {quoted(path)} into the sandbox')
         first = next(source, b'')
         if len(first) <= INLINE_BYTES:
             second = next(source, None)
@@ -393,7 +393,7 @@ class AgentOperations(ByVerb):
     def write_archive(self, request: WriteArchive, chunks: Iterable[bytes], size: int | None = None) -> None:
         """Unpack a tar archive below a directory."""
         path = request.target_dir
-        self._builtin({'name': 'untar', 'path': path}, until_cancelled(chunks, f'unpacking in {path!r}'))
+        self._builtin({'name': 'untar', 'path': path}, until_cancelled(chunks, f'unpacking in {quoted(path)}'))
 
     def _builtin_message(self, what: dict[str, Any], *, head: int | None = 8192) -> dict[str, Any]:
         return {'op': 'run', 'builtin': what, 'argv': ['enclave'], 'head': head, 'tail': 0}
@@ -496,7 +496,7 @@ class AgentOperations(ByVerb):
     def _number(process: Process) -> int:
         program = process._program
         if not isinstance(program, AgentProgram):
-            raise InvalidArgumentError(f'{process!r} is none of this sandbox')
+            raise InvalidArgumentError(f'{quoted(process)} is none of this sandbox')
         return program.call.number
 
     # Silence ----------------------------------------------------------------------------------------------------------
@@ -584,7 +584,7 @@ class AgentOperations(ByVerb):
             if 'error' in facts:
                 self._raise(facts.facts('error'))
             if facts.flag('cancelled'):
-                raise CallCancelledError(f'the operation on {path!r} was cancelled')
+                raise CallCancelledError(f'the operation on {quoted(path)} was cancelled')
         return facts
 
     def _output(self, call: Call, path: str) -> Iterator[bytes]:
@@ -626,7 +626,9 @@ class AgentOperations(ByVerb):
             index, reason = divmod(problem, 4)
             name = modules[index] if index < len(modules) else ''
             what = (
-                f'the module {name!r} is not preloaded' if name and reason != _NO_TEMPLATE else 'nothing is preloaded'
+                f'the module {quoted(name)} is not preloaded'
+                if name and reason != _NO_TEMPLATE
+                else 'nothing is preloaded'
             )
             logger.warning('sandbox %s: %s: %s', self.channel.name, what, _PRELOAD_PROBLEMS[reason])
 

@@ -19,12 +19,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
 
 from enclave.cancellation import if_unwanted
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig, SandboxConfig
 from enclave.enums import SandboxStatus, SandboxType
 from enclave.errors import (
     EnclaveError,
@@ -38,16 +38,14 @@ from enclave.errors import (
 from enclave.languages.runner import SandboxRunner
 from enclave.languages.running import run_program
 from enclave.languages.values import (
-    DEFAULT_FETCH_BYTES,
-    DEFAULT_OUTPUT_LIMIT,
     CodeRequest,
     CodeResult,
-    Comparison,
     Program,
     as_request,
     make_request,
 )
 from enclave.parallel import Batch, Outcomes
+from enclave.quoting import quoted
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
@@ -55,6 +53,11 @@ from enclave.tools.budget import check_max_chars, shorten_command
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
 from enclave.verb_requests import Request
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from enclave.sandboxes.options import CodeOptions, CommandOptions, ScriptOptions
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ def check_callbacks(on_stdout: object, on_stderr: object) -> None:
     """
     for name, callback in (('on_stdout', on_stdout), ('on_stderr', on_stderr)):
         if callback is not None and not callable(callback):
-            raise InvalidArgumentError(f'{name} must be a function of a text, not {callback!r}')
+            raise InvalidArgumentError(f'{name} must be a function of a text, not {quoted(callback)}')
 
 
 def make_sandbox_id() -> str:
@@ -108,7 +111,7 @@ class Sandbox(ABC):
     config_class: ClassVar[type[SandboxConfig]] = SandboxConfig
     offers: ClassVar[frozenset[str]] = frozenset({'commands'})
 
-    def __init__(self, config: SandboxConfig | Mapping[str, Any] | None = None, sandbox_id: str | None = None) -> None:
+    def __init__(self, config: GivenConfig = None, sandbox_id: str | None = None) -> None:
         """Check the configuration and load the tools it names.
 
         Raises:
@@ -119,7 +122,7 @@ class Sandbox(ABC):
         if sandbox_id is not None and (not isinstance(sandbox_id, str) or not _ID.fullmatch(sandbox_id)):
             raise InvalidArgumentError(
                 f'sandbox_id must be 1 to 63 letters, digits, ".", "_" or "-", beginning with a letter or digit; '
-                f'not {sandbox_id!r}'
+                f'not {quoted(sandbox_id)}'
             )
         self.id: str = sandbox_id or make_sandbox_id()
         self.config = self._check_config(config)
@@ -140,7 +143,7 @@ class Sandbox(ABC):
         self._tools = self._load_tools()
 
     @classmethod
-    def _check_config(cls, config: SandboxConfig | Mapping[str, Any] | None) -> Any:
+    def _check_config(cls, config: GivenConfig) -> Any:
         if isinstance(config, SandboxConfig) and not isinstance(config, cls.config_class):
             # Another kind's configuration carries over as far as its words are known here.
             config = config.non_default_options()
@@ -456,7 +459,7 @@ class Sandbox(ABC):
         """
         tool = self.get_tool(tool_name)
         if parameters is not None and not isinstance(parameters, Mapping):
-            raise tool.arguments_error(f'the parameters must be a dict of arguments, not {parameters!r}')
+            raise tool.arguments_error(f'the parameters must be a dict of arguments, not {quoted(parameters)}')
         self._check_usable()
         arguments = {str(name): value for name, value in (parameters or {}).items()}
         return call_tool(tool, self, arguments, max_chars=max_chars)  # type: ignore[arg-type]
@@ -467,14 +470,17 @@ class Sandbox(ABC):
         Raises:
             ToolNotFoundError: The sandbox has no such tool.
         """
-        tool = self._tools.get(tool_name)
+        tool = self._tools.get(tool_name) if isinstance(tool_name, str) else None
         if tool is None:
             have = ', '.join(self._tools) or 'none'
-            near = suggest(str(tool_name), list(self._tools))
+            near = suggest(tool_name, list(self._tools)) if isinstance(tool_name, str) else None
             hint = f'did you mean {near!r}? It' if near else 'it'
             raise ToolNotFoundError(
-                f'sandbox {self.id} has no tool {tool_name!r}; {hint} has: {have}. Name it in tools_config to enable it',
-                details={'sandbox_id': self.id, 'tool_name': str(tool_name)},
+                f'sandbox {self.id} has no tool {quoted(tool_name)}; {hint} has: {have}. Name it in tools_config to enable it',
+                details={
+                    'sandbox_id': self.id,
+                    'tool_name': tool_name if isinstance(tool_name, str) else quoted(tool_name),
+                },
             )
         return tool
 
@@ -485,7 +491,7 @@ class Sandbox(ABC):
             InvalidArgumentError: It is no tool, or does not fit this kind of sandbox.
         """
         if not isinstance(tool, Tool):
-            raise InvalidArgumentError(f'add_tool takes a Tool, not {tool!r}')
+            raise InvalidArgumentError(f'add_tool takes a Tool, not {quoted(tool)}')
         missing = tool.needs - self.offers
         if missing:
             raise InvalidArgumentError(f'the tool {tool.name!r} needs {sorted(missing)}, which sandbox {self.id} lacks')
@@ -552,15 +558,7 @@ class Sandbox(ABC):
         self,
         command: str | Sequence[str],
         timeout: float | None = None,
-        *,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
-        stdin: str | bytes | None = None,
-        max_output_bytes: int | None = None,
-        max_chars: int | None = None,
-        on_stdout: Callable[[str], object] | None = None,
-        on_stderr: Callable[[str], object] | None = None,
+        **options: Unpack[CommandOptions],
     ) -> CommandResult:
         """Run a command to its end; see `enclave.tools.workspace.Workspace.execute_command`.
 
@@ -572,18 +570,7 @@ class Sandbox(ABC):
         interpreter: Sequence[str],
         source: str | bytes,
         timeout: float | None = None,
-        *,
-        suffix: str = '',
-        args: Sequence[str] = (),
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
-        stdin: str | bytes | None = None,
-        max_output_bytes: int | None = None,
-        import_path_env: str | None = None,
-        preload: Sequence[str] | None = None,
-        on_stdout: Callable[[str], object] | None = None,
-        on_stderr: Callable[[str], object] | None = None,
+        **options: Unpack[ScriptOptions],
     ) -> CommandResult:
         """Run a program's text; see `enclave.tools.workspace.Workspace.run_script`. A backend of one's own may leave it out.
 
@@ -599,26 +586,10 @@ class Sandbox(ABC):
         code: str | bytes | CodeRequest,
         language: str = 'python',
         *,
-        stdin: str | bytes | None = None,
-        args: Sequence[str] = (),
-        files: Mapping[str, str | bytes] | None = None,
-        fetch_files: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        compile_timeout: float | None = None,
-        timeout: float | None = None,
-        memory_limit: str | int | None = None,
-        cpu_time_limit: float | None = None,
-        expected_output: str | None = None,
-        compare: Comparison = 'lines',
-        tolerance: float = 1e-6,
-        compile_memory_limit: str | int | None = None,
-        output_limit: int = DEFAULT_OUTPUT_LIMIT,
-        max_output_bytes: int | None = None,
-        max_fetch_bytes: int = DEFAULT_FETCH_BYTES,
-        preload: Sequence[str] | None = None,
         max_chars: int | None = None,
         on_stdout: Callable[[str], object] | None = None,
         on_stderr: Callable[[str], object] | None = None,
+        **options: Unpack[CodeOptions],
     ) -> CodeResult:
         """Compile and run a program in a directory of its own, which is gone afterwards, with all that the program started.
 
@@ -646,27 +617,7 @@ class Sandbox(ABC):
             InvalidArgumentError: An argument is impossible; the message names it.
             SandboxStateError, SandboxGoneError, SandboxBrokenError: The sandbox does not run, or was lost meanwhile.
         """
-        request = make_request(
-            code,
-            language=language,
-            stdin=stdin,
-            args=args,
-            files=files,
-            fetch_files=fetch_files,
-            env=env,
-            compile_timeout=compile_timeout,
-            timeout=timeout,
-            memory_limit=memory_limit,
-            cpu_time_limit=cpu_time_limit,
-            expected_output=expected_output,
-            compare=compare,
-            tolerance=tolerance,
-            compile_memory_limit=compile_memory_limit,
-            output_limit=output_limit,
-            max_output_bytes=max_output_bytes,
-            max_fetch_bytes=max_fetch_bytes,
-            preload=preload,
-        )
+        request = make_request(code, language=language, **options)
         check_max_chars(max_chars)
         check_callbacks(on_stdout, on_stderr)
         if max_chars is None:

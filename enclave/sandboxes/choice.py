@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import frozen
 
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig, SandboxConfig
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, EnclaveError
 from enclave.records import as_sandbox_type
@@ -40,6 +40,11 @@ class Choice:
     sandbox_type: SandboxType | str
     reason: str
     brief: str = ''
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the ``metadata`` of a sandbox says of the choice of its kind."""
+        return {'chosen_because': self.reason}
 
     def for_notebooks(self, why: str = '') -> Choice:
         """Return the notebook sandboxes of the same backend; ``why`` says what asks for a notebook, where that is not plain."""
@@ -111,12 +116,12 @@ def _from_environment() -> Choice | None:
     return Choice(as_sandbox_type(name), f'{TYPE_VARIABLE} names it') if name else None
 
 
-def is_settled(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
+def is_settled(config: GivenConfig) -> bool:
     """Return whether `choose_for` would answer without looking at this machine."""
     return _find_backend(config) is not None or _from_environment() is not None or _remember() is not None
 
 
-def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bool = False) -> Choice:
+def choose_for(config: GivenConfig, *, notebook: bool = False) -> Choice:
     """Return the kind of sandbox for a configuration that comes without one.
 
     Args:
@@ -129,7 +134,7 @@ def choose_for(config: SandboxConfig | Mapping[str, Any] | None, *, notebook: bo
     return choice.for_notebooks(sign) if sign else choice
 
 
-def kind_of(config: SandboxConfig | Mapping[str, Any] | None) -> SandboxType | str | None:
+def kind_of(config: GivenConfig) -> SandboxType | str | None:
     """Return the kind whose configuration this is by its class; None for one that fits several.
 
     Raises:
@@ -141,7 +146,7 @@ def kind_of(config: SandboxConfig | Mapping[str, Any] | None) -> SandboxType | s
     return choice.for_notebooks().sandbox_type if isinstance(config, NotebookConfig) else choice.sandbox_type
 
 
-def fit_for(kind: SandboxType | str, config: SandboxConfig | Mapping[str, Any] | None) -> str:
+def fit_for(kind: SandboxType | str, config: GivenConfig) -> str:
     """Return a kind that was set for callers who name none, as it is for a configuration.
 
     It is its notebook kind where a notebook is asked for, and the kind whose own class the configuration is of, whatever was set.
@@ -153,12 +158,12 @@ def fit_for(kind: SandboxType | str, config: SandboxConfig | Mapping[str, Any] |
     return notebook_type(str(own or kind)) if is_for_notebooks(config) else str(own or kind)
 
 
-def is_for_notebooks(config: SandboxConfig | Mapping[str, Any] | None) -> bool:
+def is_for_notebooks(config: GivenConfig) -> bool:
     """Return whether a configuration says by itself that it is a notebook's."""
     return isinstance(config, NotebookConfig) or bool(_find_notebook_sign(config))
 
 
-def _find_backend(config: SandboxConfig | Mapping[str, Any] | None) -> Choice | None:
+def _find_backend(config: GivenConfig) -> Choice | None:
     """Return the general kind that a configuration can only be for; None if it can be for several.
 
     Raises:
@@ -225,7 +230,7 @@ def _families(kinds: list[SandboxKind]) -> dict[str, frozenset[str]]:
     }
 
 
-def _find_notebook_sign(config: SandboxConfig | Mapping[str, Any] | None) -> str:
+def _find_notebook_sign(config: GivenConfig) -> str:
     """Return what says that a configuration is a notebook's, for a person; '' if nothing does."""
     if isinstance(config, Mapping):
         by_name = {kind.name: kind for kind in KINDS.all(installed=False)}

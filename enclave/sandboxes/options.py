@@ -93,6 +93,22 @@ class CommandOptions(TypedDict, total=False):
     on_stderr: Callable[[str], object] | None
 
 
+class ScriptOptions(TypedDict, total=False):
+    """What a script takes besides its interpreter, source and time limit; see `Verbs.run_script`."""
+
+    suffix: str
+    args: Sequence[str]
+    cwd: str | None
+    env: Mapping[str, str] | None
+    user: str | None
+    stdin: str | bytes | None
+    max_output_bytes: int | None
+    import_path_env: str | None
+    preload: Sequence[str] | None
+    on_stdout: Callable[[str], object] | None
+    on_stderr: Callable[[str], object] | None
+
+
 class CodeOptions(TypedDict, total=False):
     """What a program takes besides its source and language; see `enclave.languages.values.CodeRequest`."""
 

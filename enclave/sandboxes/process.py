@@ -183,9 +183,9 @@ class Process:
             try:
                 number = signal.Signals[number if number.startswith('SIG') else f'SIG{number}']
             except KeyError:
-                raise InvalidArgumentError(f'there is no signal called {number!r}') from None
+                raise InvalidArgumentError(f'there is no signal called {quoted(number)}') from None
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 64:
-            raise InvalidArgumentError(f'a signal is a number from 1 to 64 or a name, not {number!r}')
+            raise InvalidArgumentError(f'a signal is a number from 1 to 64 or a name, not {quoted(number)}')
         if not self._program.has_ended:
             self._program.signal(int(number), group=group)
 
@@ -254,11 +254,12 @@ class ProcessTable:
             NotFoundError: There is none, or its result was taken.
         """
         with self._lock:
-            found = self._table.get(process_id)
+            found = self._table.get(process_id) if isinstance(process_id, str) else None
         if found is None:
+            asked = process_id if isinstance(process_id, str) else quoted(process_id)
             raise NotFoundError(
-                f'sandbox {self.sandbox_id} has no process {quoted(str(process_id))}; list_processes names those that run',
-                details={'sandbox_id': self.sandbox_id, 'process_id': str(process_id)},
+                f'sandbox {self.sandbox_id} has no process {quoted(process_id)}; list_processes names those that run',
+                details={'sandbox_id': self.sandbox_id, 'process_id': asked},
             )
         return found
 

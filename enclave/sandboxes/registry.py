@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import attrs
 
-from enclave.config import SandboxConfig
+from enclave.config import GivenConfig
 from enclave.enums import SandboxType
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.kinds import KINDS, describe_class, get_kind, register_kind
@@ -55,7 +55,7 @@ class SandboxFactory:
     def create_sandbox(
         cls,
         sandbox_type: Literal[SandboxType.DOCKER, 'docker'],
-        config: SandboxConfig | Mapping[str, Any] | None = None,
+        config: GivenConfig = None,
         sandbox_id: str | None = None,
     ) -> DockerSandbox: ...
 
@@ -64,7 +64,7 @@ class SandboxFactory:
     def create_sandbox(
         cls,
         sandbox_type: Literal[SandboxType.DOCKER_NOTEBOOK, 'docker_notebook'],
-        config: SandboxConfig | Mapping[str, Any] | None = None,
+        config: GivenConfig = None,
         sandbox_id: str | None = None,
     ) -> DockerNotebookSandbox: ...
 
@@ -73,7 +73,7 @@ class SandboxFactory:
     def create_sandbox(
         cls,
         sandbox_type: Literal[SandboxType.BUBBLEWRAP, 'bubblewrap'],
-        config: SandboxConfig | Mapping[str, Any] | None = None,
+        config: GivenConfig = None,
         sandbox_id: str | None = None,
     ) -> BubblewrapSandbox: ...
 
@@ -82,34 +82,25 @@ class SandboxFactory:
     def create_sandbox(
         cls,
         sandbox_type: Literal[SandboxType.BUBBLEWRAP_NOTEBOOK, 'bubblewrap_notebook'],
-        config: SandboxConfig | Mapping[str, Any] | None = None,
+        config: GivenConfig = None,
         sandbox_id: str | None = None,
     ) -> BubblewrapNotebookSandbox: ...
 
     @overload
     @classmethod
     def create_sandbox(
-        cls,
-        sandbox_type: None = None,
-        config: SandboxConfig | Mapping[str, Any] | None = None,
-        sandbox_id: str | None = None,
+        cls, sandbox_type: None = None, config: GivenConfig = None, sandbox_id: str | None = None
     ) -> AgentBackedSandbox: ...
 
     @overload
     @classmethod
     def create_sandbox(
-        cls,
-        sandbox_type: SandboxType | str | None,
-        config: SandboxConfig | Mapping[str, Any] | None = None,
-        sandbox_id: str | None = None,
+        cls, sandbox_type: SandboxType | str | None, config: GivenConfig = None, sandbox_id: str | None = None
     ) -> Sandbox: ...
 
     @classmethod
     def create_sandbox(
-        cls,
-        sandbox_type: SandboxType | str | None = None,
-        config: SandboxConfig | Mapping[str, Any] | None = None,
-        sandbox_id: str | None = None,
+        cls, sandbox_type: SandboxType | str | None = None, config: GivenConfig = None, sandbox_id: str | None = None
     ) -> Sandbox:
         """Return a new sandbox, not started and connected to nothing.
 
@@ -133,7 +124,7 @@ class SandboxFactory:
 
         choice = choose_for(config)
         sandbox = cls.get_sandbox_class(choice.sandbox_type)(config, sandbox_id)
-        sandbox.metadata['chosen_because'] = choice.reason
+        sandbox.metadata.update(choice.facts)
         return sandbox
 
     @classmethod

@@ -16,7 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar, TypeVar, cast, overload
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 import attrs
 
@@ -32,10 +32,13 @@ from enclave.errors import (
 )
 from enclave.host_files import (
     MAX_TRANSFER_BYTES,
+    Source,
+    Target,
     bounded,
     check_max_bytes,
     closing_pieces,
     collect,
+    host_path,
     open_source,
 )
 from enclave.quoting import quoted
@@ -67,12 +70,12 @@ from enclave.verb_requests import (
     WriteFile,
     as_bytes,
     as_path,
+    check_host,
     check_port,
 )
 
 R = TypeVar('R')
 Q = TypeVar('Q', bound=Request[Any])
-Source = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Iterable[bytes]
 
 OnText = Callable[[str], object]
 """Takes a piece of what a program wrote."""
@@ -429,7 +432,7 @@ class Verbs(ABC):
             SandboxPathError: There is no such directory, or there are more than 10,000 entries to watch.
         """
         if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0.01 <= interval <= 3600:
-            raise InvalidArgumentError(f'interval must be from 0.01 to 3600 seconds, not {interval!r}')
+            raise InvalidArgumentError(f'interval must be from 0.01 to 3600 seconds, not {quoted(interval)}')
         found = self.stat_path(path)
         if found.kind != 'directory':
             raise SandboxPathError(f'not a directory in the sandbox: {quoted(path)}', details={'errno': errno.ENOTDIR})
@@ -505,20 +508,10 @@ class Verbs(ABC):
     def get_file(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
 
     @overload
-    def get_file(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes],
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
-    ) -> int: ...
+    def get_file(self, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> int: ...
 
     def get_file(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes] | None = None,
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, source: str, target: Target | None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> bytes | int:
         """Copy a file out of the sandbox.
 
@@ -565,20 +558,10 @@ class Verbs(ABC):
     def get_archive(self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> bytes: ...
 
     @overload
-    def get_archive(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes],
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
-    ) -> int: ...
+    def get_archive(self, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> int: ...
 
     def get_archive(
-        self,
-        source: str,
-        target: str | os.PathLike[str] | IO[bytes] | None = None,
-        *,
-        max_bytes: int | None = MAX_TRANSFER_BYTES,
+        self, source: str, target: Target | None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
     ) -> bytes | int:
         """Return a path of the sandbox as a plain tar archive, whose top member has the path's last name.
 
@@ -608,9 +591,9 @@ class Verbs(ABC):
         Raises:
             NotADirectoryError: The host path is no directory.
         """
-        folder = Path(source)
+        folder = host_path(source, 'source')
         if not folder.is_dir():
-            raise NotADirectoryError(f'source must be a directory on the host: {os.fspath(source)!r}')
+            raise NotADirectoryError(f'source must be a directory on the host: {quoted(os.fspath(folder))}')
         self.put_archive(_tar_directory(folder), target)
         return True
 
@@ -630,12 +613,12 @@ class Verbs(ABC):
             SandboxPathError: There is no such directory, something in it is refused, or it is larger than ``max_bytes``; the
                 message names it.
         """
-        most = check_max_bytes(max_bytes)
+        most, folder = check_max_bytes(max_bytes), host_path(target, 'target')
         if self.stat_path(source).kind != 'directory':
             raise SandboxPathError(f'not a directory in the sandbox: {quoted(source)}')
         with closing_pieces(self.read_archive(source, arcname='.')) as pieces:
             chunks = bounded(pieces, most, f'the archive of {quoted(source)}')
-            unpack_tree(chunks, target)
+            unpack_tree(chunks, folder)
             for _rest in chunks:  # what may follow the end of the archive, and then how making it ended
                 pass
 
@@ -652,6 +635,7 @@ class Verbs(ABC):
             SandboxPathError: Nobody listens there.
         """
         check_port(port, 'port')
+        check_host(host)
         operations, seconds = self._connecting(), check_timeout(timeout)
         try:
             return operations.connect(port, host, timeout=seconds)
@@ -674,6 +658,7 @@ class Verbs(ABC):
             SandboxStateError, SandboxGoneError: The sandbox does not run, or was lost meanwhile.
         """
         check_port(port, 'port')
+        check_host(host)
         deadline = Deadline.after(check_timeout(timeout))
         cancelled = threading.Event()
         with on_cancel(cancelled.set):
@@ -713,6 +698,7 @@ class Verbs(ABC):
         check_port(port, 'port')
         if listen_port != 0:
             check_port(listen_port, 'listen_port')
+        check_host(host)
         operations = self._connecting()
         forward = PortForward(
             operations, port, target_host=host, listen_host='127.0.0.1', listen_port=listen_port, name=self.id

@@ -182,10 +182,20 @@ class Repeats:
     def forget(self, tenant: str, key: str) -> None:
         """Keep an answer no longer, since its client has it and will not ask again."""
         with self._lock:
+            self._forget_locked(self._records_locked(tenant), key)
+
+    def forget_parts(self, tenant: str, key: str, count: int) -> None:
+        """Keep what was done under ``key.0``, ``key.1`` and so on no longer; see `forget`."""
+        with self._lock:
             records = self._records_locked(tenant)
-            ended = records.ended.pop(key, None)
-            if ended is not None:
-                records.bytes -= ended.outcome.size
+            for number in range(count):
+                self._forget_locked(records, f'{key}.{number}')
+
+    @staticmethod
+    def _forget_locked(records: _Records, key: str) -> None:
+        ended = records.ended.pop(key, None)
+        if ended is not None:
+            records.bytes -= ended.outcome.size
 
     def leave(self, entry: Entry, seconds: float = RETURN_SECONDS) -> None:
         """A client of the work went away. Blocks while it may come back, then cancels the work if nobody else waits for it."""

@@ -30,6 +30,7 @@ from enclave.config import (
 from enclave.deadline import check_timeout
 from enclave.errors import ConfigurationError, InvalidArgumentError, PolicyError, ToolNotFoundError
 from enclave.managers.keyfile import is_loopback
+from enclave.quoting import quoted
 from enclave.records import Model, is_default
 from enclave.rulings import Rulings, check_host_paths
 from enclave.sandboxes.kinds import SandboxKind, get_kind
@@ -64,12 +65,14 @@ def _check_mounts(value: Any, name: str) -> None:
     for each in value:
         path, _, mode = each.partition(':')
         if not os.path.isabs(path) or mode not in ('', 'ro', 'rw'):
-            raise ConfigurationError(f"{name} must be host directories like '/data:ro' or '/scratch:rw', not {each!r}")
+            raise ConfigurationError(
+                f"{name} must be host directories like '/data:ro' or '/scratch:rw', not {quoted(each)}"
+            )
 
 
 def _check_publish(value: Any, name: str) -> None:
     if value not in ('no', 'loopback', 'any'):
-        raise ConfigurationError(f"{name} must be 'no', 'loopback' or 'any', not {value!r}")
+        raise ConfigurationError(f"{name} must be 'no', 'loopback' or 'any', not {quoted(value)}")
 
 
 def _check_port_ranges(value: Any, name: str) -> None:
@@ -79,7 +82,9 @@ def _check_port_ranges(value: Any, name: str) -> None:
     for each in value:
         first, last = _bounds(each)
         if not 1 <= first <= last <= 65535:
-            raise ConfigurationError(f"{name} must be ports of the host like '8080' or '20000-29999', not {each!r}")
+            raise ConfigurationError(
+                f"{name} must be ports of the host like '8080' or '20000-29999', not {quoted(each)}"
+            )
 
 
 def _bounds(text: str) -> tuple[int, int]:
@@ -94,12 +99,12 @@ def _check_ulimits(value: Any, name: str) -> None:
     for each in value:
         _, colon, most = each.partition(':')
         if colon and not most.isdecimal():
-            raise ConfigurationError(f"{name} must be names like 'core', or 'nofile:65536', not {each!r}")
+            raise ConfigurationError(f"{name} must be names like 'core', or 'nofile:65536', not {quoted(each)}")
 
 
 def _check_cpus(value: Any, name: str) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0.01):
-        raise ConfigurationError(f'{name} must be a number of CPUs or None, not {value!r}')
+        raise ConfigurationError(f'{name} must be a number of CPUs or None, not {quoted(value)}')
 
 
 ULIMITS = ('core:0', 'cpu', 'data', 'fsize', 'nofile:65536', 'nproc:4096', 'rss', 'stack')

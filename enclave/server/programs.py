@@ -16,10 +16,12 @@ from attrs import define, field
 from enclave import wire
 from enclave.cancellation import is_cancelled, on_cancel
 from enclave.config import DEFAULT_OUTPUT_BYTES
-from enclave.errors import CallCancelledError, EnclaveError, InvalidArgumentError, ServerError
+from enclave.deadline import Deadline
+from enclave.errors import CallCancelledError, EnclaveError, InvalidArgumentError, PoolExhaustedError, ServerError
 from enclave.languages.table import find_language
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.protocol import (
+    BEGIN_RULE,
     KEEP_ALIVE_SECONDS,
     CodeBatchRequest,
     CodeEvent,
@@ -40,6 +42,8 @@ RETURN_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
 MOST_PLACES = 1 << 40
 """What numbers the programs of a batch may have: those of all of which it is the part that was not done."""
+MOST_FORGOTTEN = 1 << 16
+"""How many outcomes of one batch are forgotten with one request."""
 _NOT_BEGUN = frozenset({'too-many-requests', 'manager-stopped', 'pool-exhausted'})
 """Codes of errors by which a program was not begun, so that it may be when it is sent again."""
 logger = logging.getLogger(__name__)
@@ -203,7 +207,12 @@ class _Programs:
     context: Context
     key: str | None
     run: Callable[[CodeRequest], CodeResult]
+    begin_within: float | None
+    unconditional: int
+    """How many begin whenever it is."""
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
+    _begun: int = field(default=0, init=False)  # guarded by _lock
+    _begin_by: Deadline | None = field(default=None, init=False)  # guarded by _lock
     _entries: set[Entry] = field(factory=set, init=False)  # of those that run here; guarded by _lock
     _is_cancelled: bool = field(default=False, init=False)  # guarded by _lock
 
@@ -211,7 +220,7 @@ class _Programs:
         """Return what became of a program, also if it was begun by a batch whose connection broke."""
         place, request = item
         if self.key is None or isinstance(request, EnclaveError):
-            return self._event(request)
+            return self._event(self._in_time(request))
         repeats, tenant, key = self.context.service.repeats, self.context.tenant.name, f'{self.key}.{place}'
         entry, is_mine = repeats.begin(tenant, key, hashlib.sha256(wire.to_json(request).encode('ascii')).digest())
         # The client went away: it may come back for this one.
@@ -220,14 +229,14 @@ class _Programs:
                 return self._outcome(entry)
             outcome = None
             try:
-                event = self._begun(entry, request)
+                event = self._run_once(entry, request)
                 if event.error is None or event.error.code not in _NOT_BEGUN:
                     outcome = StoredResponse(200, (wire.to_json(event).encode('ascii'),))
             finally:
                 repeats.finish(tenant, key, entry, outcome)
         return event
 
-    def _begun(self, entry: Entry, request: CodeRequest) -> CodeEvent:
+    def _run_once(self, entry: Entry, request: CodeRequest) -> CodeEvent:
         with self._lock:
             self._entries.add(entry)
             was_cancelled = self._is_cancelled
@@ -235,10 +244,25 @@ class _Programs:
             entry.cancellation.cancel()
         try:
             with entry.cancellation.applied():
-                return self._event(request)
+                return self._event(self._in_time(request))
         finally:
             with self._lock:
                 self._entries.discard(entry)
+
+    def _in_time(self, request: CodeRequest | EnclaveError) -> CodeRequest | EnclaveError:
+        """Return a program that is about to begin, or why it may not any more."""
+        if self.begin_within is None or isinstance(request, EnclaveError):
+            return request
+        with self._lock:
+            if self._begin_by is None:
+                self._begin_by = Deadline.after(max(self.begin_within, 1e-9))  # 0 is no limit to a deadline
+            if self._begun < self.unconditional or not self._begin_by.has_expired():
+                self._begun += 1
+                return request
+        return PoolExhaustedError(
+            f'the program was not begun within the {self.begin_within:g} s of begin_within; send it again',
+            details={'rule': BEGIN_RULE},
+        )
 
     @staticmethod
     def _outcome(entry: Entry) -> CodeEvent:
@@ -281,7 +305,9 @@ def _streamed_batch(
     if body.key is not None:
         check_key(body.key)
         check_key(f'{body.key}.{MOST_PLACES}')  # the longest of those of its programs
-    programs = _Programs(context, body.key, run)
+    for key, count in (body.received or {}).items():
+        context.service.repeats.forget_parts(context.tenant.name, key, min(count, MOST_FORGOTTEN))
+    programs = _Programs(context, body.key, run, body.begin_within, concurrency)
     batch = Batch(
         programs.work,
         zip(places, requests, strict=True),

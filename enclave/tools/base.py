@@ -52,6 +52,7 @@ from enclave.errors import (
     ToolArgumentsError,
     ToolNotFoundError,
 )
+from enclave.quoting import quoted
 from enclave.records import CommandResult, ToolResult, as_sandbox_type
 from enclave.rulings import Rulings
 from enclave.tools.budget import BudgetedWorkspace, check_max_chars, shorten_result
@@ -157,7 +158,7 @@ class Tool:
         given = parameters or cls.parameters or cls._parameters
         self.parameters = ToolParams(**given) if isinstance(given, Mapping) else given
         if not isinstance(enabled, bool):
-            raise ConfigurationError(f'tool {self.name!r}: enabled must be True or False, not {enabled!r}')
+            raise ConfigurationError(f'tool {self.name!r}: enabled must be True or False, not {quoted(enabled)}')
         self.enabled = enabled and cls.enabled
         if sandbox_type is not None:
             self._sandbox_type = as_sandbox_type(sandbox_type)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import attrs
 
 from enclave.errors import EnclaveError, InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.records import CommandResult, ToolResult
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,9 @@ def check_max_chars(value: int | None, name: str = 'max_chars') -> None:
         InvalidArgumentError: It is no whole number, or less than 1.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InvalidArgumentError(f'{name} must be a whole number of characters, 1 or more, or None, not {value!r}')
+        raise InvalidArgumentError(
+            f'{name} must be a whole number of characters, 1 or more, or None, not {quoted(value)}'
+        )
 
 
 def shorten_text(text: str, max_chars: int, *, file: str | None = None, is_whole: bool = True) -> str:

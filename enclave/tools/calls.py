@@ -26,6 +26,7 @@ from typing import Any, Literal, cast
 from attrs import Factory, evolve, frozen
 
 from enclave.errors import InvalidArgumentError, ToolArgumentsError, ToolNotFoundError
+from enclave.quoting import quoted
 from enclave.records import ToolResult
 from enclave.tools.budget import check_max_chars, shorten_text
 
@@ -58,7 +59,7 @@ def tool_schemas(tools: Mapping[str, Mapping[str, Any]], form: SchemaForm = 'ope
         InvalidArgumentError: There is no such form.
     """
     if form not in FORMS:
-        raise InvalidArgumentError(f'form must be one of {", ".join(map(repr, FORMS))}, not {form!r}')
+        raise InvalidArgumentError(f'form must be one of {", ".join(map(repr, FORMS))}, not {quoted(form)}')
     return [_SCHEMA_OF[form](cast('dict[str, Any]', schema['function'])) for schema in tools.values()]
 
 
@@ -262,7 +263,7 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
             return cast('Mapping[str, Any]', dumped)
     if hasattr(value, '__dict__'):
         return dict(vars(value))
-    raise InvalidArgumentError(f'a tool call must be a dict, JSON text or an object of an SDK, not {value!r}')
+    raise InvalidArgumentError(f'a tool call must be a dict, JSON text or an object of an SDK, not {quoted(value)}')
 
 
 def _is_model(value: Any) -> bool:
@@ -270,8 +271,7 @@ def _is_model(value: Any) -> bool:
 
 
 def _excerpt(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f'{text[:200]}...'
+    return quoted(value)
 
 
 # Results --------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from attrs import frozen
 from enclave.config import MIB
 from enclave.enums import SandboxType
 from enclave.errors import InvalidArgumentError, SandboxPathError, SandboxPathNotFoundError
+from enclave.quoting import quoted
 from enclave.records import PathInfo, ToolResult
 from enclave.rulings import at_most
 from enclave.tools.base import Tool
@@ -55,7 +56,7 @@ def _check_path(_: Any, attribute: attrs.Attribute[Any], value: str | None) -> N
     if not value:
         raise InvalidArgumentError(f'{attribute.name} must not be empty')
     if '\0' in value:
-        raise InvalidArgumentError(f'{attribute.name} must not contain NUL, as {value!r} does')
+        raise InvalidArgumentError(f'{attribute.name} must not contain NUL, as {quoted(value)} does')
 
 
 def _check_encoding(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -66,7 +67,7 @@ def _check_encoding(_: Any, attribute: attrs.Attribute[Any], value: str) -> None
         fits = False
     if not fits:
         raise InvalidArgumentError(
-            f"{attribute.name} must be 'base64' or a text encoding like 'utf-8' or 'latin-1', not {value!r}"
+            f"{attribute.name} must be 'base64' or a text encoding like 'utf-8' or 'latin-1', not {quoted(value)}"
         )
 
 

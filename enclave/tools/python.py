@@ -11,6 +11,7 @@ from attrs import frozen
 from enclave.config import check_env, checked
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError, UnsupportedError
+from enclave.quoting import quoted
 from enclave.records import ToolResult
 from enclave.rulings import at_most, inside
 from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
@@ -25,7 +26,7 @@ _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as shells count, and Workspace.execute
 def _check_interpreter(value: Any, name: str) -> None:
     parts = [value] if isinstance(value, str) else list(value)
     if not parts or not parts[0].strip() or any('\0' in part for part in parts):
-        raise ConfigurationError(f"{name} must be a program's name, or a list of it and its flags, not {value!r}")
+        raise ConfigurationError(f"{name} must be a program's name, or a list of it and its flags, not {quoted(value)}")
 
 
 def _check_preload(value: Any, name: str) -> None:

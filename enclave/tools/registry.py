@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from enclave.enums import GENERAL_TYPES, NOTEBOOK_TYPES, SandboxType
 from enclave.errors import ConfigurationError, ConflictError, EnclaveError, InvalidArgumentError, ToolNotFoundError
+from enclave.quoting import quoted
 from enclave.records import as_sandbox_type
 from enclave.registry import Home, Registry
 from enclave.suggest import suggest
@@ -60,14 +61,14 @@ class ToolFactory:
             InvalidArgumentError: It is not a name, or not a subclass of `Tool`.
         """
         if not isinstance(name, str) or not name.strip():
-            raise InvalidArgumentError(f"a tool's name must be a string that is not empty, not {name!r}")
+            raise InvalidArgumentError(f"a tool's name must be a string that is not empty, not {quoted(name)}")
         if not isinstance(tool, type) or not issubclass(tool, Tool):
-            raise InvalidArgumentError(f'{tool!r} must be a subclass of Tool to be registered as {name!r}')
+            raise InvalidArgumentError(f'{quoted(tool)} must be a subclass of Tool to be registered as {quoted(name)}')
 
         def check(home: Home | None) -> None:
             if home not in (None, (tool.__module__, tool.__qualname__)) and not replace:
                 raise ConflictError(
-                    f'the tool name {name!r} is taken by {".".join(home or ())}; '
+                    f'the tool name {quoted(name)} is taken by {".".join(home or ())}; '
                     'choose another name, or register with replace=True'
                 )
 
@@ -88,7 +89,8 @@ class ToolFactory:
             near = suggest(str(name), known)
             hint = f'did you mean {near!r}? ' if near else ''
             raise ToolNotFoundError(
-                f'no tool is registered as {name!r}; {hint}known: {", ".join(known)}', details={'tool_name': str(name)}
+                f'no tool is registered as {quoted(name)}; {hint}known: {", ".join(known)}',
+                details={'tool_name': str(name)},
             )
         return found
 
@@ -107,12 +109,12 @@ class ToolFactory:
         kind = cls.get_tool_class(name)
         if 'name' in options:
             raise ConfigurationError(
-                f"options of {name!r}: unknown key 'name'; a tool goes by the name it is registered under"
+                f"options of {quoted(name)}: unknown key 'name'; a tool goes by the name it is registered under"
             )
         try:
             _signature(kind).bind(**options)  # type: ignore[arg-type]  # mypy takes the class for an instance
         except TypeError as error:
-            raise ConfigurationError(f'options of {name!r}: {error}') from None
+            raise ConfigurationError(f'options of {quoted(name)}: {error}') from None
         try:
             tool = kind(**options)
         except EnclaveError:
@@ -120,7 +122,7 @@ class ToolFactory:
         except (TypeError, ValueError) as error:
             if not options:
                 raise
-            raise ConfigurationError(f'options of {name!r} ({", ".join(options)}): {error}') from error
+            raise ConfigurationError(f'options of {quoted(name)} ({", ".join(options)}): {error}') from error
         tool.name = name
         return tool
 

@@ -24,6 +24,7 @@ import attrs
 from attrs import NOTHING, Factory, field, frozen
 
 from enclave.errors import InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.records import METADATA_KEY, Model
 from enclave.suggest import did_you_mean
 
@@ -84,14 +85,14 @@ def argument(
         if value is None:
             return  # where the type does not allow it, it is refused for that
         if choices is not None and value not in choices:
-            raise InvalidArgumentError(f'{attribute.name} must be one of {_listed(choices)}, not {value!r}')
+            raise InvalidArgumentError(f'{attribute.name} must be one of {_listed(choices)}, not {quoted(value)}')
         if (minimum is not None or maximum is not None) and not isinstance(value, (int, float)):
-            raise InvalidArgumentError(f'{attribute.name} must be a number, not {value!r}')
+            raise InvalidArgumentError(f'{attribute.name} must be a number, not {quoted(value)}')
         # Written so that nan fails too.
         if minimum is not None and not value >= minimum:
-            raise InvalidArgumentError(f'{attribute.name} must be at least {minimum}, not {value!r}')
+            raise InvalidArgumentError(f'{attribute.name} must be at least {minimum}, not {quoted(value)}')
         if maximum is not None and not value <= maximum:
-            raise InvalidArgumentError(f'{attribute.name} must be at most {maximum}, not {value!r}')
+            raise InvalidArgumentError(f'{attribute.name} must be at most {maximum}, not {quoted(value)}')
 
     checks = [check_bounds] if choices is not None or minimum is not None or maximum is not None else []
     return field(
@@ -279,7 +280,7 @@ class ToolParams(Model):
                 continue
             schema = self.properties[name]
             if isinstance(schema, Mapping) and (wrong := _mismatch(schema, value)):
-                found.append(f'{name} must be {wrong}, not {value!r}')
+                found.append(f'{name} must be {wrong}, not {quoted(value)}')
         return found
 
 

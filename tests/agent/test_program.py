@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -442,6 +443,18 @@ def test_connections_carry_bytes_both_ways(agent: AgentProcess) -> None:
         thread.join()
 
     assert received == sent.upper()
+
+
+@pytest.mark.parametrize(
+    'host', ['example.invalid', 'localhost.', '-rf', 'm\xfcller', '\udcff', 'x' * 300, '1.2.3.4.5', '::1::']
+)
+def test_a_host_that_is_no_numeric_address_is_refused_and_nothing_is_lost(agent: AgentProcess, host: str) -> None:
+    operations = AgentOperations(agent.channel)
+    with pytest.raises(SandboxPathError, match='it is no numeric address') as caught:
+        operations.connect(80, host, timeout=30)
+
+    assert caught.value.details['errno'] == errno.EINVAL
+    operations.ping(60)
 
 
 def test_a_connection_nobody_accepts_is_refused(agent: AgentProcess) -> None:

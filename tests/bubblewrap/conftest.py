@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 from enclave.testing.plugin import SharedSandbox
 from tests.support.backends import starting
+from tests.support.host import reachable_directory
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +25,13 @@ def start() -> Iterator[Callable[..., BubblewrapSandbox]]:
     """Start a sandbox; stopped at the end of the test."""
     with starting(lambda **options: BubblewrapSandbox(options)) as start:
         yield start
+
+
+@pytest.fixture
+def reachable_path() -> Iterator[Path]:
+    """A directory of the test's own that every user can reach."""
+    with reachable_directory() as place:
+        yield place
 
 
 @pytest.fixture(scope='module')

@@ -359,16 +359,16 @@ def test_a_rootfs_whose_python_lacks_what_it_needs_is_reported(tmp_path: Path) -
 
 
 @pytest.fixture
-def write_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+def write_python(reachable_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """Write a shell script that is to be the Python of a sandbox, and return its path; nothing is compiled for it yet."""
-    cache, binary = tmp_path / 'cache', tmp_path / 'bin' / 'python3'
+    cache, binary = reachable_path / 'cache', reachable_path / 'bin' / 'python3'
     monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(cache))
 
     def write(script: str) -> str:
         binary.parent.mkdir()
         binary.write_text(f'#!/bin/sh\n{script}\n')
-        for each in (binary, binary.parent, *binary.parents[1:-2]):
-            each.chmod(each.stat().st_mode | 0o011 if each not in (binary, binary.parent) else 0o755)
+        for each in (binary, binary.parent):
+            each.chmod(0o755)
         return str(binary)
 
     return write
@@ -410,11 +410,9 @@ def test_a_python_may_lie_below_var_tmp() -> None:
 
 
 def test_damaged_files_in_the_cache_are_made_anew(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, reachable_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(tmp_path))
-    for each in (tmp_path, *tmp_path.parents[:-2]):
-        each.chmod(each.stat().st_mode | 0o011)
+    monkeypatch.setenv('ENCLAVE_CACHE_DIR', str(reachable_path))
 
     def forget() -> None:
         launch._codes.clear()
@@ -425,7 +423,7 @@ def test_damaged_files_in_the_cache_are_made_anew(
             forget()
             if size is not None:
                 for kind in ('agent', 'seccomp'):
-                    (kept,) = (tmp_path / kind).iterdir()
+                    (kept,) = (reachable_path / kind).iterdir()
                     os.truncate(kept, size)
             assert start().execute_command('echo x').stdout == 'x\n'
     finally:
@@ -566,12 +564,10 @@ def test_a_private_directory_of_roots_can_be_a_volume(start: Start, tmp_path: Pa
 
 
 @is_root
-def test_a_private_cache_of_roots_serves(tmp_path: Path) -> None:
-    private, temporary = tmp_path / 'private', tmp_path / 'temporary'
+def test_a_private_cache_of_roots_serves(reachable_path: Path) -> None:
+    private, temporary = reachable_path / 'private', reachable_path / 'temporary'
     (private / 'data').mkdir(parents=True)
     temporary.mkdir()
-    for each in (tmp_path, *list(tmp_path.parents)[:-2]):
-        each.chmod(each.stat().st_mode | 0o011)
     private.chmod(0o700)
     program = (
         'from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox\n'
@@ -599,9 +595,9 @@ def test_a_root_who_is_alone_in_a_user_namespace_stays_himself() -> None:
     assert found.stdout.startswith('0 1000\nhost_uid is 65534, which is nobody in the user namespace'), found.stderr
 
 
-def test_where_a_user_has_no_home_sandboxes_start_all_the_same(tmp_path: Path) -> None:
+def test_where_a_user_has_no_home_sandboxes_start_all_the_same() -> None:
     program = 'import os\nos.environ.update(HOME="/", TMPDIR=os.environ["HOME"])\n' + ORDINARY
-    output, *_ = json.loads(as_ordinary_user(program, tmp_path / 'home'))
+    output, *_ = json.loads(as_ordinary_user(program))
     assert output.split()[0] == '1000'
 
 
@@ -648,9 +644,9 @@ with LocalSandboxManager() as manager:
 """
 
 
-def test_what_a_guest_locked_in_a_kept_directory_is_removed_all_the_same(tmp_path: Path) -> None:
+def test_what_a_guest_locked_in_a_kept_directory_is_removed_all_the_same() -> None:
     program = 'import os; os.chdir(os.environ["HOME"])\n' + STUBBORN
-    assert as_ordinary_user(program, tmp_path / 'home').split() == ['True', 'True', 'False', '0o500']
+    assert as_ordinary_user(program).split() == ['True', 'True', 'False', '0o500']
 
 
 def test_what_stays_of_a_kept_directory_is_reported(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -682,8 +678,8 @@ with BubblewrapSandbox({'pids_limit': 30, 'memory_limit': '300m'}) as sandbox:
 """
 
 
-def test_an_ordinary_user_gets_the_same_sandbox(tmp_path: Path) -> None:
-    output, hogged, metadata = json.loads(as_ordinary_user(ORDINARY, tmp_path / 'home'))
+def test_an_ordinary_user_gets_the_same_sandbox() -> None:
+    output, hogged, metadata = json.loads(as_ordinary_user(ORDINARY))
 
     assert output.split() == ['1000', 'x', 'CapEff:', '0000000000000000']
     assert hogged is False

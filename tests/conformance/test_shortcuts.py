@@ -28,7 +28,7 @@ from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
-from enclave.sandboxes.options import CodeOptions, CommandOptions, ProgramOptions, SandboxOptions
+from enclave.sandboxes.options import CodeOptions, CommandOptions, ProgramOptions, SandboxOptions, ScriptOptions
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.server.serve import create_server
 
@@ -184,3 +184,5 @@ def test_the_keywords_of_managers_and_programs_are_those_that_they_take() -> Non
     assert set(CodeOptions.__annotations__) == {each.name for each in attrs.fields(CodeRequest)} - {'code', 'language'}
     taken = inspect.signature(FullSandbox.execute_command).parameters
     assert set(CommandOptions.__annotations__) == set(taken) - {'self', 'command', 'timeout'}
+    taken = inspect.signature(FullSandbox.run_script).parameters
+    assert set(ScriptOptions.__annotations__) == set(taken) - {'self', 'interpreter', 'source', 'timeout'}

@@ -19,6 +19,7 @@ from enclave import SandboxFactory, SandboxType
 from enclave.cancellation import Cancellation
 from enclave.errors import CallCancelledError, InvalidArgumentError, SandboxPathError, SandboxStateError
 from enclave.sandboxes.docker.sandbox import DockerSandbox
+from enclave.testing.kinds import wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -113,8 +114,7 @@ def test_a_paused_container_does_not_hold_up_the_stop() -> None:
         uploads = [
             pool.submit(sandbox.write_file, f'/tmp/{n}', (b'x' * 1_000_000 for _ in range(5))) for n in range(12)
         ]
-        while sandbox.active_calls < 8:
-            threading.Event().wait(0.01)
+        assert wait_until(lambda: sandbox.active_calls >= 8)
         stopping = threading.Thread(target=sandbox.stop, daemon=True)
         stopping.start()
         stopping.join(60)
@@ -172,9 +172,7 @@ def test_generators_that_are_left_midway_end_their_calls(sandbox: DockerSandbox)
         assert next(read())
 
     assert sandbox.execute_command('true').success
-    pause = threading.Event()
-    while sandbox.active_calls:
-        pause.wait(0.01)
+    assert wait_until(lambda: not sandbox.active_calls)
 
 
 def test_cancelling_at_any_stage_ends_the_call_and_leaves_no_program_text(sandbox: DockerSandbox) -> None:

@@ -30,6 +30,7 @@ from enclave.errors import (
 from enclave.sandboxes.docker import engine as engine_module
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.sandbox import DockerSandbox
+from enclave.testing.kinds import wait_until
 from enclave.testing.plugin import SharedSandbox
 from tests.support.relay import Relay
 
@@ -197,8 +198,7 @@ def test_a_call_under_way_is_reported_when_its_sandbox_dies() -> None:
         process.wait_started()
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(sandbox.execute_command, 'echo x; sleep 1000', 0)
-            while sandbox.active_calls < 2:
-                threading.Event().wait(0.01)
+            assert wait_until(lambda: sandbox.active_calls >= 2)
             docker('kill', sandbox.container_name)
             with pytest.raises(SandboxGoneError):
                 running.result(30)
@@ -211,8 +211,7 @@ def test_stopping_is_not_held_up_by_calls_and_reports_them() -> None:
     sandbox.start()
     with ThreadPoolExecutor(12) as pool:
         running = [pool.submit(sandbox.execute_command, 'trap "" TERM; sleep 1000', 0) for _ in range(12)]
-        while sandbox.active_calls < 12:
-            threading.Event().wait(0.01)
+        assert wait_until(lambda: sandbox.active_calls >= 12)
         sandbox.stop()
         errors = [each.exception(30) for each in running]
         assert all('stopped' in str(error) for error in errors if isinstance(error, SandboxGoneError))
@@ -286,8 +285,7 @@ def test_an_engine_that_goes_away_in_mid_call_is_reported(monkeypatch: pytest.Mo
         container = sandbox.metadata['container_id']
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(sandbox.execute_command, 'sleep 1000', 0)
-            while not sandbox.active_calls:
-                threading.Event().wait(0.01)
+            assert wait_until(lambda: sandbox.active_calls > 0)
             relay.stop()
             with pytest.raises(SandboxGoneError):
                 running.result(60)

@@ -180,13 +180,13 @@ with BubblewrapNotebookSandbox(options) as sandbox:
 """
 
 
-def test_an_ordinary_user_gets_the_same_kernel(tmp_path: Path) -> None:
+def test_an_ordinary_user_gets_the_same_kernel() -> None:
     version = '"%d.%d" % sys.version_info[:2]'
     found = subprocess.run(['/usr/bin/python3', '-c', f'import sys; print({version})'], capture_output=True, text=True)
     if found.stdout.strip() != '%d.%d' % sys.version_info[:2]:  # noqa: UP031
         pytest.skip("this machine's own Python is of another version, and cannot use our ipykernel")
 
-    texts, name, timed_out, lost, limits = json.loads(as_ordinary_user(ORDINARY, tmp_path / 'home'))
+    texts, name, timed_out, lost, limits = json.loads(as_ordinary_user(ORDINARY))
 
     assert texts == ['42', '1000']
     assert name == 'MemoryError'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from enclave.cancellation import on_cancel
+from enclave.cancellation import Cancellation, on_cancel
 from enclave.errors import CallCancelledError, PoolError, SandboxPathError
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.managers.http import HttpSandboxManager
@@ -179,6 +180,53 @@ def test_keys_that_are_kept_have_a_length(server: SandboxServer, manager: HttpSa
 
     assert cancelled.status_code == 400
     assert len(manager.get_stats()['pools']) == 1
+
+
+def test_programs_that_are_not_begun_in_time_are_given_back_and_run_when_they_are_sent_again(
+    server: SandboxServer, manager: HttpSandboxManager, runs: Runs
+) -> None:
+    body = {'requests': [{'code': each} for each in ('a', 'b', 'c')], 'key': 'k2', 'concurrency': 1, 'begin_within': 0}
+    found = outcomes_of(requests.post(f'{server.url}/pool/code/batch', json=body, stream=True, timeout=PATIENCE))
+
+    assert found[0]['event'] == 'result'
+    assert [found[n]['error']['details']['rule'] for n in (1, 2)] == ['begin_within'] * 2
+    assert runs.begun == {'a': 1}
+    found = outcomes_of(send(server, ['b', 'c'], [1, 2], 'k2'))
+    assert [found[n]['event'] for n in (0, 1)] == ['result'] * 2
+    assert runs.begun == {'a': 1, 'b': 1, 'c': 1}
+
+
+def test_outcomes_that_came_are_kept_no_longer(server: SandboxServer, manager: HttpSandboxManager, runs: Runs) -> None:
+    outcomes_of(send(server, ['a', 'b', 'c'], [0, 1, 2], 'k3'))
+    outcomes_of(send(server, ['d'], [0], 'k4'))
+    outcomes_of(send(server, ['a'], [0], 'k3'))  # which is kept
+    body = {'requests': [{'code': 'e'}], 'key': 'k5', 'received': {'k3': 2}}
+
+    outcomes_of(requests.post(f'{server.url}/pool/code/batch', json=body, stream=True, timeout=PATIENCE))
+
+    assert server.service is not None
+    records = server.service.repeats._tenants.values()
+    kept = [key for each in records for key in each.ended if '.' in key]
+    assert sorted(kept) == ['k3.2', 'k4.0', 'k5.0']
+    assert runs.begun == dict.fromkeys('abcde', 1)
+
+
+def test_a_batch_of_a_client_that_is_cancelled_ends_at_once(manager: HttpSandboxManager, runs: Runs) -> None:
+    cancellation, ended = Cancellation(), threading.Event()
+
+    def use() -> None:
+        with cancellation.applied(), contextlib.suppress(CallCancelledError):
+            list(manager.run_many(['slow'], concurrency=1))
+        ended.set()
+
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    assert runs.is_running.wait(PATIENCE)
+    cancellation.cancel()
+
+    assert ended.wait(PATIENCE)
+    assert runs.was_cancelled.wait(PATIENCE)
+    thread.join()
 
 
 def test_the_limits_of_time_of_a_language_are_within_the_policy(

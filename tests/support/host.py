@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from enclave.sandboxes.bubblewrap.cgroups import Cgroups
 from enclave.testing.kinds import PATIENCE_SECONDS as PATIENCE
 from enclave.testing.kinds import wait_until
 
-__all__ = ['PATIENCE', 'as_ordinary_user', 'cgroups_of', 'is_running', 'no_cgroups', 'wait_until']
+__all__ = [
+    'PATIENCE',
+    'as_ordinary_user',
+    'cgroups_of',
+    'is_running',
+    'no_cgroups',
+    'reachable_directory',
+    'wait_until',
+]
 
 
 def is_running(pid: int) -> bool:
@@ -35,14 +44,23 @@ def no_cgroups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def reachable_directory() -> Iterator[Path]:
+    """Give a directory that every user can reach. One of pytest's is private again as soon as this user starts another pytest."""
+    with tempfile.TemporaryDirectory(prefix='enclave-tests-') as name:
+        place = Path(name)
+        place.chmod(0o755)
+        yield place
+
+
 def cgroups_of(sandbox_id: str) -> list[Path]:
     return [place for each in cgroups.find_cgroups().directories for place in each.glob(f'{sandbox_id}@*')]
 
 
-def as_ordinary_user(program: str, home: Path) -> str:
+def as_ordinary_user(program: str) -> str:
     """Run a Python program as a user without rights, by this machine's own Python; return its standard output.
 
-    It imports this checkout, and what this process has installed. Skips the test where that cannot be.
+    It has a home of its own, and imports this checkout, and what this process has installed. Skips the test where that cannot be.
     """
     import attrs
 
@@ -50,17 +68,14 @@ def as_ordinary_user(program: str, home: Path) -> str:
     if os.geteuid() != 0 or setpriv is None:
         pytest.skip('needs root, to be another user, and setpriv')
     site = str(Path(attrs.__file__).parent.parent)
-    home.mkdir()
-    os.chown(home, 12345, 12345)
-    for place in (home.parent, *list(home.parent.parents)[:-2]):
-        if place.stat().st_uid == os.geteuid() and str(place).startswith(('/tmp/', '/var/tmp/')):
-            place.chmod(place.stat().st_mode | 0o011)
     command = [setpriv, '--reuid=12345', '--regid=12345', '--clear-groups', python, '-c']
-    env = {'HOME': str(home), 'PYTHONPATH': f'{Path.cwd()}:{site}', 'PATH': '/usr/bin:/bin'}
-    probe = _run([*command, 'import enclave.wire'], env)
-    if probe.returncode:
-        pytest.skip(f'another user cannot import this checkout: {probe.stderr[-200:]}')
-    found = _run([*command, program], env)
+    with reachable_directory() as home:
+        os.chown(home, 12345, 12345)
+        env = {'HOME': str(home), 'PYTHONPATH': f'{Path.cwd()}:{site}', 'PATH': '/usr/bin:/bin'}
+        probe = _run([*command, 'import enclave.wire'], env)
+        if probe.returncode:
+            pytest.skip(f'another user cannot import this checkout: {probe.stderr[-200:]}')
+        found = _run([*command, program], env)
     assert found.returncode == 0, found.stderr
     return found.stdout
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -12,6 +13,10 @@ from hypothesis import strategies as st
 
 from enclave.config import DEFAULT_OUTPUT_BYTES, MIB, SandboxConfig, check_env, parse_size
 from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.managers.config import SandboxManagerConfig
+from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.server.policy import Policy
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,29 @@ def test_what_is_no_size_is_named(text: Any) -> None:
 @given(st.integers(1, 2**40), st.sampled_from(['', 'k', 'm']))
 def test_every_whole_size_is_exact(amount: int, unit: str) -> None:
     assert parse_size(f'{amount}{unit}') == amount * {'': 1, 'k': 1024, 'm': MIB}[unit]
+
+
+HUGE = 10**5000  # CPython refuses to write so many digits
+
+
+@pytest.mark.parametrize('config', [DockerNotebookConfig, BubblewrapNotebookConfig, SandboxManagerConfig, Policy])
+def test_a_number_of_thousands_of_digits_is_refused_for_every_option_like_any_other(config: type[Any]) -> None:
+    for option in (each.name for each in attrs.fields(config) if each.init):
+        for value in (HUGE, -HUGE, [HUGE], {'a': HUGE}, {HUGE: 'a'}, {'a': {'b': HUGE}}):
+            with contextlib.suppress(ConfigurationError):  # or it is taken: as no time limit, as an option of a tool
+                config(**{option: value})
+
+
+@pytest.mark.parametrize('config', [DockerNotebookConfig, BubblewrapNotebookConfig, SandboxManagerConfig, Policy])
+def test_a_refusal_does_not_repeat_a_megabyte(config: type[Any]) -> None:
+    found: dict[str, int] = {}
+    for option in (each.name for each in attrs.fields(config) if each.init):
+        for value in ('x' * 1_000_000, {'x' * 1_000_000: []}, ['x' * 1_000_000, 5]):
+            try:
+                config(**{option: value})
+            except ConfigurationError as error:
+                found[option] = max(found.get(option, 0), len(error.message))
+    assert [option for option, size in found.items() if size > 4000] == []
 
 
 # Defaults and comfort

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
 import pytest
 
+from enclave.testing.kinds import wait_until
 from enclave.threads import KEPT, ThreadPool
 from tests.support.aio import PATIENCE
 
@@ -49,9 +49,7 @@ def test_an_idle_thread_is_used_again() -> None:
         done = threading.Event()
         thread_pool.submit(look)
         assert done.wait(PATIENCE)
-        give_up_at = time.monotonic() + PATIENCE
-        while not thread_pool._idle:
-            assert time.monotonic() < give_up_at
+        assert wait_until(lambda: bool(thread_pool._idle))
 
     assert len(names) == 1
 
@@ -63,11 +61,7 @@ def test_threads_without_work_leave_and_a_few_stay() -> None:
         thread_pool.submit(lambda: barrier.wait(PATIENCE) and None)
     barrier.wait(PATIENCE)
 
-    give_up_at = time.monotonic() + PATIENCE
-    pause = threading.Event()
-    while thread_pool.size > KEPT:
-        assert time.monotonic() < give_up_at
-        pause.wait(0.01)
+    assert wait_until(lambda: thread_pool.size <= KEPT)
 
     done = threading.Event()
     thread_pool.submit(done.set)

@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from enclave.config import MIB, SandboxConfig, checked, is_a, is_text, parse_size, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError
+from enclave.quoting import quoted
 from enclave.sandboxes.bubblewrap.layout import check_place
 
 IMAGE_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}')
@@ -30,18 +31,20 @@ def _check_rootfs(value: Any, name: str) -> None:
         return
     if not is_text(value) or not (value.startswith('/') or IMAGE_NAME.fullmatch(value)):
         raise ConfigurationError(
-            f'{name} must be a directory on this machine, the name of an unpacked image, or None, not {value!r}'
+            f'{name} must be a directory on this machine, the name of an unpacked image, or None, not {quoted(value)}'
         )
 
 
 def _check_python(value: Any, name: str) -> None:
     if value is not None and (not is_text(value) or not value.startswith('/')):
-        raise ConfigurationError(f'{name} must be the absolute path of an interpreter on this machine, not {value!r}')
+        raise ConfigurationError(
+            f'{name} must be the absolute path of an interpreter on this machine, not {quoted(value)}'
+        )
 
 
 def _check_size(value: Any, name: str) -> None:
     if parse_size(value, name) < 65536:
-        raise ConfigurationError(f'{name} must be at least 64k, not {value!r}')
+        raise ConfigurationError(f'{name} must be at least 64k, not {quoted(value)}')
 
 
 def _check_size_or_none(value: Any, name: str) -> None:
@@ -93,7 +96,7 @@ class BubblewrapSandboxConfig(SandboxConfig):
     def __attrs_post_init__(self) -> None:
         check_place(self.working_dir, 'working_dir')
         for source, target in self.volumes.items():
-            check_place(target['bind'], f"volumes[{source!r}]['bind']")
+            check_place(target['bind'], f"volumes[{quoted(source)}]['bind']")
         if self.rootfs is not None and self.python is not None:
             raise ConfigurationError("python names this machine's interpreter, which a rootfs hides; drop one of them")
 

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from enclave.config import (
     SandboxConfig,
     as_dict,
+    as_digits,
     as_text_map,
     as_tuple,
     as_words,
@@ -27,6 +28,7 @@ from enclave.config import (
     refuses_unknown_keys,
 )
 from enclave.errors import ConfigurationError
+from enclave.quoting import quoted
 
 DEFAULT_IMAGE = 'python:3.11-slim'
 _PORT = re.compile('[0-9]{1,5}')
@@ -45,9 +47,11 @@ def _check_command(value: Any, name: str) -> None:
     if value is None or (is_text(value) and value.strip()):
         return
     if not isinstance(value, tuple) or not value:
-        raise ConfigurationError(f'{name} must be a string, a list of strings or None, not {value!r}')
+        raise ConfigurationError(f'{name} must be a string, a list of strings or None, not {quoted(value)}')
     if not all(map(is_text, value)) or not value[0]:
-        raise ConfigurationError(f'{name} must name a program and its arguments, all strings, not {list(value)!r}')
+        raise ConfigurationError(
+            f'{name} must name a program and its arguments, all strings, not {quoted(list(value))}'
+        )
 
 
 def _as_entrypoint(value: str | Iterable[str] | None) -> Any:
@@ -58,7 +62,9 @@ def _check_entrypoint(value: Any, name: str) -> None:
     if value is None or value == ():
         return
     if not isinstance(value, tuple) or not all(map(is_text, value)) or not value[0].strip():
-        raise ConfigurationError(f'{name} must be a program, a list of it and its arguments, or [], not {value!r}')
+        raise ConfigurationError(
+            f'{name} must be a program, a list of it and its arguments, or [], not {quoted(value)}'
+        )
 
 
 def as_address(value: str | None) -> Any:
@@ -76,7 +82,7 @@ def check_address(value: Any, name: str) -> None:
         ipaddress.ip_address(value)
     except ValueError:
         raise ConfigurationError(
-            f"{name} must be an IP address of this machine, like '127.0.0.1', or '0.0.0.0' for all of them, not {value!r}"
+            f"{name} must be an IP address of this machine, like '127.0.0.1', or '0.0.0.0' for all of them, not {quoted(value)}"
         ) from None
 
 
@@ -90,14 +96,17 @@ def _as_port_binding(value: Any) -> Any:
     return (as_address(binding[0]), *binding[1:]) if isinstance(binding, tuple) and binding else binding
 
 
+def _as_port_name(port: Any) -> str:
+    digits = as_digits(port)
+    text = digits if isinstance(digits, str) else quoted(port)
+    return text if '/' in text else f'{text}/tcp'
+
+
 def _as_ports(value: Ports | None) -> Any:
     if isinstance(value, Mapping):
-        return {
-            f'{port}/tcp' if '/' not in str(port) else str(port): _as_port_binding(binding)
-            for port, binding in value.items()
-        }
+        return {_as_port_name(port): _as_port_binding(binding) for port, binding in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return {f'{port}/tcp' if '/' not in str(port) else str(port): ('127.0.0.1', None) for port in value}
+        return {_as_port_name(port): ('127.0.0.1', None) for port in value}
     return as_dict(value)
 
 
@@ -107,22 +116,24 @@ def _is_port(value: Any, *, minimum: int = 1) -> bool:
 
 def _check_ports(value: Any, name: str) -> None:
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{name} must be like {{'8888/tcp': ('127.0.0.1', 8888)}}, not {value!r}")
+        raise ConfigurationError(f"{name} must be like {{'8888/tcp': ('127.0.0.1', 8888)}}, not {quoted(value)}")
     for key, binding in value.items():
         number, _, protocol = key.partition('/')
         if not _PORT.fullmatch(number) or not _is_port(int(number)) or protocol not in _PROTOCOLS:
-            raise ConfigurationError(f"{name}: {key!r} must be like '8888/tcp', the port in the sandbox")
+            raise ConfigurationError(f"{name}: {quoted(key)} must be like '8888/tcp', the port in the sandbox")
         fits = isinstance(binding, tuple) and len(binding) == 2 and isinstance(binding[0], str) and binding[0]
         if not fits or not (binding[1] is None or _is_port(binding[1], minimum=0)):
-            raise ConfigurationError(f"{name}[{key!r}] must be ('127.0.0.1', port), a port, or None, not {binding!r}")
-        check_address(binding[0], f'the address in {name}[{key!r}]')
+            raise ConfigurationError(
+                f"{name}[{quoted(key)}] must be ('127.0.0.1', port), a port, or None, not {quoted(binding)}"
+            )
+        check_address(binding[0], f'the address in {name}[{quoted(key)}]')
 
 
 def _check_tmpfs(value: Any, name: str) -> None:
     check_text_map(value, name)
     for path in value:
         if not path.startswith('/'):
-            raise ConfigurationError(f'{name}: {path!r} must be an absolute path in the sandbox')
+            raise ConfigurationError(f'{name}: {quoted(path)} must be an absolute path in the sandbox')
 
 
 def _as_tmpfs(value: Mapping[str, str] | Iterable[str] | None) -> Any:
@@ -133,11 +144,15 @@ def _as_tmpfs(value: Mapping[str, str] | Iterable[str] | None) -> Any:
 
 def _check_ulimits(value: Any, name: str) -> None:
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{name} must be like {{'nofile': 1024}} or {{'nofile': (1024, 4096)}}, not {value!r}")
+        raise ConfigurationError(
+            f"{name} must be like {{'nofile': 1024}} or {{'nofile': (1024, 4096)}}, not {quoted(value)}"
+        )
     for limit, bounds in value.items():
         pair = isinstance(bounds, tuple) and len(bounds) == 2
         if not pair or not all(isinstance(each, int) and not isinstance(each, bool) and each >= -1 for each in bounds):
-            raise ConfigurationError(f'{name}[{limit!r}] must be a whole number or (soft, hard), not {bounds!r}')
+            raise ConfigurationError(
+                f'{name}[{quoted(limit)}] must be a whole number or (soft, hard), not {quoted(bounds)}'
+            )
 
 
 def _as_ulimits(value: Ulimits | None) -> Any:
@@ -150,12 +165,12 @@ def _as_ulimits(value: Ulimits | None) -> Any:
 
 
 def _as_user(value: str | int | None) -> Any:
-    return str(value) if type(value) is int else value
+    return as_digits(value)
 
 
 def _check_pull(value: Any, name: str) -> None:
     if value not in ('missing', 'never', 'always'):
-        raise ConfigurationError(f"{name} must be 'missing', 'never' or 'always', not {value!r}")
+        raise ConfigurationError(f"{name} must be 'missing', 'never' or 'always', not {quoted(value)}")
 
 
 @refuses_unknown_keys
@@ -219,12 +234,12 @@ class DockerSandboxConfig(SandboxConfig):
     @image.validator
     def _check_image(self, _: Any, value: Any) -> None:
         if not isinstance(value, str) or not value.strip() or any(space in value for space in ' \t\n\0'):
-            raise ConfigurationError(f"image must be an image's name like {DEFAULT_IMAGE!r}, not {value!r}")
+            raise ConfigurationError(f"image must be an image's name like {quoted(DEFAULT_IMAGE)}, not {quoted(value)}")
 
     @user.validator
     def _check_user(self, _: Any, value: Any) -> None:
         if value is not None and (not isinstance(value, str) or not value or value.startswith('-')):
-            raise ConfigurationError(f"user must be a name or uid, with optional ':group', not {value!r}")
+            raise ConfigurationError(f"user must be a name or uid, with optional ':group', not {quoted(value)}")
 
     @shm_size.validator
     def _check_shm_size(self, _: Any, value: Any) -> None:

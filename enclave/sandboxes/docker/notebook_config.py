@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from enclave.config import checked, is_a, refuses_unknown_keys, whole_number
 from enclave.errors import ConfigurationError
+from enclave.quoting import quoted
 from enclave.sandboxes.docker.config import DockerSandboxConfig, as_address, check_address
 from enclave.sandboxes.notebook.config import NotebookConfig
 
@@ -72,7 +73,7 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
         for name, mine, other in (('host', self.host, published[0]), ('port', self.port, published[1])):
             if mine is not None and mine != other:
                 raise ConfigurationError(
-                    f'{name} is {mine!r}, but ports[{GATEWAY_PORT!r}] says {other!r}; drop one of them'
+                    f'{name} is {quoted(mine)}, but ports[{quoted(GATEWAY_PORT)}] says {quoted(other)}; drop one of them'
                 )
 
     def _check_auth(self) -> None:

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from enclave.config import checked, is_a, whole_number
 from enclave.errors import ConfigurationError
+from enclave.quoting import quoted
 
 NOTEBOOK_TOOLS_ENVIRONMENT = 'ENCLAVE_NOTEBOOK_TOOLS'
 """With the value ``all``, notebook sandboxes load other tools too; see `NotebookConfig`."""
@@ -22,12 +23,12 @@ def loads_all_tools(asked: str | None) -> bool:
 
 def _check_tools(value: Any, name: str) -> None:
     if value not in (None, 'notebook', 'all'):
-        raise ConfigurationError(f"{name} must be 'notebook', 'all' or None, not {value!r}")
+        raise ConfigurationError(f"{name} must be 'notebook', 'all' or None, not {quoted(value)}")
 
 
 def _check_grace(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 3600:
-        raise ConfigurationError(f'{name} must be a number of seconds from 0 to 3600, not {value!r}')
+        raise ConfigurationError(f'{name} must be a number of seconds from 0 to 3600, not {quoted(value)}')
 
 
 @frozen(kw_only=True, slots=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from enclave.errors import EnclaveError, InvalidArgumentError, SandboxPathError
+from enclave.errors import EnclaveError, InvalidArgumentError, NotFoundError, SandboxPathError, ToolNotFoundError
 from enclave.sandboxes import listing
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 
@@ -119,6 +119,25 @@ WRONG: dict[str, Callable[[Any], object]] = {
     'get_file(5)': lambda box: box.get_file(5),
     'get_file(max_bytes=-1)': lambda box: box.get_file('/etc/hosts', max_bytes=-1),
     "get_dir(max_bytes='1')": lambda box: box.get_dir('/etc', '/nowhere', max_bytes='1'),
+    'put_file(NUL)': lambda box: box.put_file('a\0b', 'x'),
+    'put_file(surrogate)': lambda box: box.put_file('\ud800', 'x'),
+    'put_dir(5)': lambda box: box.put_dir(5),
+    'put_dir(NUL)': lambda box: box.put_dir('a\0b'),
+    "put_dir('')": lambda box: box.put_dir(''),
+    'put_archive(NUL)': lambda box: box.put_archive('a\0b'),
+    'get_file(target=5)': lambda box: box.get_file('/etc/passwd', 5),
+    'get_file(target=NUL)': lambda box: box.get_file('/etc/passwd', 'a\0b'),
+    "get_file(target='')": lambda box: box.get_file('/etc/passwd', ''),
+    'get_archive(target=[])': lambda box: box.get_archive('/etc/passwd', []),
+    'get_dir(target=5)': lambda box: box.get_dir('/etc', 5),
+    'get_dir(target=NUL)': lambda box: box.get_dir('/etc', 'a\0b'),
+    'execute_command(user=huge)': lambda box: box.execute_command('true', user=10**5000),
+    'execute_command(on_stdout=huge)': lambda box: box.execute_command('true', on_stdout=10**5000),
+    'execute_command(timeout=huge)': lambda box: box.execute_command('true', timeout=-(10**5000)),
+    'run_code(cpu_time_limit=huge)': lambda box: box.run_code('1', cpu_time_limit=10**5000),
+    'run_code(fetch_files=huge)': lambda box: box.run_code('1', fetch_files=[10**5000]),
+    'run_many(5)': lambda box: box.run_many(5),
+    'run_many(concurrency=huge)': lambda box: box.run_many(['1'], concurrency=10**5000),
     'read_file(offset=-1)': lambda box: box.read_file('/etc/hosts', offset=-1),
     'list_dir(5)': lambda box: box.list_dir(5),
     'make_dir(mode)': lambda box: box.make_dir('x', mode='755'),
@@ -130,7 +149,12 @@ WRONG: dict[str, Callable[[Any], object]] = {
     'execute_command(stdin=5)': lambda box: box.execute_command('ls', stdin=5),
     'execute_command(user=[])': lambda box: box.execute_command('ls', user=[]),
     'connect_port': lambda box: box.connect_port('80'),
+    'connect_port(host=name)': lambda box: box.connect_port(80, 'example.invalid'),
+    'connect_port(host=bytes)': lambda box: box.connect_port(80, b'127.0.0.1'),
+    'connect_port(host=long)': lambda box: box.connect_port(80, 'x' * 300),
+    'wait_for_port(host)': lambda box: box.wait_for_port(80, 1.0, host='sandbox'),
     'forward_port': lambda box: box.forward_port(True),
+    'forward_port(host)': lambda box: box.forward_port(80, host='::1::'),
     'run_script(source=5)': lambda box: box.run_script(['python3'], 5),
     'run_script(interpreter=5)': lambda box: box.run_script(5, 'x'),
 }
@@ -143,6 +167,20 @@ def test_an_argument_of_a_wrong_type_is_named_and_nothing_is_done(sandbox: Agent
 
     assert isinstance(caught.value, InvalidArgumentError)
     assert sandbox.execute_command('true').exit_code == 0
+
+
+@pytest.mark.parametrize(
+    'name',
+    [[], {}, 10**5000, 'x' * 100_000, None, '\ud800'],
+    ids=['list', 'dict', 'huge', 'long', 'None', 'surrogate'],
+)
+def test_a_tool_or_process_of_an_impossible_name_is_not_found(sandbox: AgentBackedSandbox, name: Any) -> None:
+    with pytest.raises(ToolNotFoundError) as no_tool:
+        sandbox.execute_tool(name, {})
+    with pytest.raises(NotFoundError) as no_process:
+        sandbox.find_process(name)
+    assert len(no_tool.value.message) < 2000
+    assert len(no_process.value.message) < 2000
 
 
 def test_numbers_and_paths_beyond_what_a_system_has_are_refused_as_such(sandbox: AgentBackedSandbox) -> None:

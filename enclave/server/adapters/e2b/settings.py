@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from enclave.config import checked, is_a, refuses_unknown_keys
 from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.records import Model
 from enclave.server.auth import read_settings
 
@@ -29,7 +30,7 @@ def _as_templates(value: Any) -> Any:
 
 def _check_templates(value: Any, name: str) -> None:
     if not isinstance(value, dict):
-        raise ConfigurationError(f'{name} must be {{template: kind or {{sandbox_type, config}}}}, not {value!r}')
+        raise ConfigurationError(f'{name} must be {{template: kind or {{sandbox_type, config}}}}, not {quoted(value)}')
     for template, made in value.items():
         if not isinstance(template, str) or not template:
             raise ConfigurationError(f'{name} has a template name that is not a string: {template!r}')
@@ -41,7 +42,9 @@ def _check_templates(value: Any, name: str) -> None:
 
 def _check_domain(value: Any, name: str) -> None:
     if value is not None and (not isinstance(value, str) or not _DOMAIN.fullmatch(value)):
-        raise ConfigurationError(f"{name} must be a domain in lower case like 'sandboxes.example.com', not {value!r}")
+        raise ConfigurationError(
+            f"{name} must be a domain in lower case like 'sandboxes.example.com', not {quoted(value)}"
+        )
 
 
 @refuses_unknown_keys
