@@ -21,7 +21,7 @@ from attrs import field, frozen
 from enclave.deadline import check_timeout
 from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.quoting import quoted
-from enclave.records import Model
+from enclave.records import OptionsModel
 from enclave.suggest import did_you_mean
 
 KIB = 1024
@@ -331,7 +331,7 @@ def as_options(cls: type[T], value: Any) -> T:
 
 @refuses_unknown_keys
 @frozen(kw_only=True)
-class SandboxConfig(Model):
+class SandboxConfig(OptionsModel):
     """What every kind of sandbox can be asked.
 
     Attributes:
@@ -376,10 +376,6 @@ class SandboxConfig(Model):
             ConfigurationError: An option is unknown, of a wrong type or out of range; the message names it.
         """
         return as_options(cls, value)
-
-    @classmethod
-    def _invalid(cls) -> type[InvalidArgumentError]:
-        return ConfigurationError
 
     def non_default_options(self) -> dict[str, Any]:
         """Return the options that are to count for another kind too: those not at their defaults, and that there is no network,

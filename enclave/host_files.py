@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from enclave.cancellation import is_cancelled
-from enclave.config import is_text
 from enclave.errors import CallCancelledError, InvalidArgumentError, SandboxPathError
 from enclave.quoting import quoted
 
@@ -91,12 +90,14 @@ def host_path(value: object, name: str) -> Path:
         InvalidArgumentError: It is none: of another type, empty, or with characters that no path has.
     """
     try:
-        text = os.fsdecode(value)  # type: ignore[arg-type]  # what it is not raises
+        data = os.fsencode(value)  # type: ignore[arg-type]  # what it is not raises
     except TypeError:
         raise InvalidArgumentError(f'{name} must be a path on this machine, not {quoted(value)}') from None
-    if not text or not is_text(text):
-        raise InvalidArgumentError(f'{name} cannot be a path on this machine: {quoted(text)}')
-    return Path(text)
+    except UnicodeEncodeError:  # a lone surrogate
+        data = b''
+    if not data or b'\0' in data:
+        raise InvalidArgumentError(f'{name} cannot be a path on this machine: {quoted(value)}')
+    return Path(os.fsdecode(data))
 
 
 def open_source(path: str | os.PathLike[str]) -> IO[bytes]:

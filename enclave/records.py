@@ -17,7 +17,7 @@ import attrs
 from attrs import Factory, field, frozen
 
 from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
-from enclave.errors import InvalidArgumentError
+from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.quoting import quoted
 from enclave.rendering import Picture, bundle, find_pictures, one_line, outputs_html, readable, save_pictures, text_html
 
@@ -183,6 +183,16 @@ class Model:
     @classmethod
     def _invalid(cls) -> type[InvalidArgumentError]:
         return InvalidArgumentError
+
+
+class OptionsModel(Model):
+    """A value whose fields are options: what is wrong with one is a `ConfigurationError`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _invalid(cls) -> type[InvalidArgumentError]:
+        return ConfigurationError
 
 
 def _names(given: Iterable[str] | None, argument: str) -> frozenset[str] | None:

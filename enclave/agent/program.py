@@ -3024,7 +3024,7 @@ class Clean(HostCall):
     """Ends all that calls have started, but for the calls in ``keep`` (their numbers).
 
     END: ``ended`` (how many processes), ``left`` (how many could not be ended), ``starts`` (whether one can be started now), and
-    ``held`` of ``memory`` bytes, both 0 where the sandbox does not see its control group.
+    ``held`` of ``memory`` bytes, both 0 where the sandbox does not see its control group, and ``damage`` (`Agent.find_damage`).
     """
 
     def __init__(self, agent, number, message, data):
@@ -3052,7 +3052,8 @@ class Clean(HostCall):
     def report(self, ended, left, starts):
         # type: (int, int, bool) -> None
         held, memory = read_memory_held()
-        self.end({'ended': ended, 'left': left, 'starts': starts, 'held': held, 'memory': memory})
+        damage = self.agent.find_damage()
+        self.end({'ended': ended, 'left': left, 'starts': starts, 'held': held, 'memory': memory, 'damage': damage})
 
     def abort(self):
         # type: () -> None
@@ -3492,6 +3493,7 @@ class Agent(object):
         self.oom_score = b'0'
         self.oom_events = open_oom_events()
         self.start_dir = os.open('.', os.O_RDONLY | os.O_DIRECTORY)
+        self.start_path, self.shell, self.can_write = b'', '', False
         library = load_library()
         self.prctl = load_prctl(library)
         self.memory = Memory(library)
@@ -3826,6 +3828,18 @@ class Agent(object):
         os.waitpid(pid, 0)
         return True
 
+    def find_damage(self):
+        # type: () -> str
+        """Return what guests have taken away that each call needs: 'directory', 'shell', or '' for nothing."""
+        try:
+            now, then = os.stat(self.start_path), os.fstat(self.start_dir)
+            is_same = (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino)
+            if not is_same or not os.access(self.start_path, os.W_OK | os.X_OK if self.can_write else os.X_OK):
+                return 'directory'
+        except OSError:
+            return 'directory'
+        return 'shell' if self.shell and not os.access(self.shell, os.X_OK) else ''
+
     def cannot_start(self, number):
         # type: (int) -> Refusal
         hint = ''
@@ -3947,6 +3961,9 @@ class Agent(object):
         self.watch(wake, select.EPOLLIN, lambda mask: self.on_child(wake))
         self.watch(self.source, select.EPOLLIN, self.on_input)
         shells = [name for name in ('/bin/sh', '/usr/bin/sh', '/bin/bash') if os.access(name, os.X_OK)]
+        self.start_path = os.getcwdb()
+        self.shell = shells[0] if shells else ''
+        self.can_write = os.access('.', os.W_OK | os.X_OK)
         hello = {
             'protocol': PROTOCOL,
             'pid': MINE,
@@ -3954,9 +3971,9 @@ class Agent(object):
             'gid': os.getgid(),
             'python': '%d.%d.%d' % sys.version_info[:3],
             'guarded': guarded and reaps,
-            'shell': shells[0] if shells else '',
-            'cwd': to_text(os.getcwdb()),
-            'cwd_writable': os.access('.', os.W_OK | os.X_OK),
+            'shell': self.shell,
+            'cwd': to_text(self.start_path),
+            'cwd_writable': self.can_write,
             'cpus': sorted(self.own_cpus),
         }
         self.send(HELLO, 0, pack_message(hello))

@@ -97,10 +97,8 @@ class PipeStream:
 
     def read(self) -> bytes:
         """Return what there is, at most 256 KiB."""
-        size = self._size.now
-        data = os.read(self._stdout.fileno(), size)
-        if len(data) == size or size > ReadSize.LEAST:
-            self._size.note(len(data))
+        data = os.read(self._stdout.fileno(), self._size.now)
+        self._size.note(len(data))
         return data
 
     def write(self, data: bytes) -> None:

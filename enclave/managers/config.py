@@ -13,7 +13,7 @@ from enclave.deadline import check_timeout
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.quoting import quoted
-from enclave.records import Model
+from enclave.records import OptionsModel
 
 GROWTH = 4
 """How many times its size a pool may grow to, where ``pool_max_size`` does not say."""
@@ -46,7 +46,7 @@ def _one_of(*words: str) -> Any:
 
 @refuses_unknown_keys
 @frozen(kw_only=True)
-class SandboxManagerConfig(Model):
+class SandboxManagerConfig(OptionsModel):
     """What a manager can be asked. All times are seconds; None and 0 mean no limit where a limit is meant.
 
     Attributes:
@@ -157,7 +157,3 @@ class SandboxManagerConfig(Model):
         """Return ``config`` (as `model_validate` takes it) with ``options`` in the place of what it says."""
         base = cls.model_validate(config)
         return base.model_copy(update=options) if options else base
-
-    @classmethod
-    def _invalid(cls) -> type[InvalidArgumentError]:
-        return ConfigurationError

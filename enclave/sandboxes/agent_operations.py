@@ -80,6 +80,12 @@ BUSY_SECONDS = 60.0
 """How long one may take that is known to run."""
 
 
+_DAMAGES = {
+    'directory': 'its working directory was removed, replaced or closed to its user',
+    'shell': 'its shell cannot be executed any more',
+}
+
+
 class AgentOperations(ByVerb):
     """See `Operations`. Lives as long as its channel.
 
@@ -484,12 +490,14 @@ class AgentOperations(ByVerb):
             if 'error' in reply:
                 self._raise(reply.facts('error'))
             ended, left, starts = reply.integer('ended'), reply.integer('left'), reply.flag('starts')
-            held, memory = reply.integer('held'), reply.integer('memory')
+            held, memory, damage = reply.integer('held'), reply.integer('memory'), reply.text('damage')
         if left:
             raise SandboxError(f'sandbox {self.channel.name}: {left} processes in it could not be ended')
         if not starts:
             raise SandboxError(f'sandbox {self.channel.name} cannot start a process: its process limit is reached')
         check_memory_held(self.channel.name, held, memory)
+        if damage:
+            raise SandboxError(f'sandbox {self.channel.name} is damaged: {_DAMAGES.get(damage, "it says so itself")}')
         return ended
 
     @staticmethod

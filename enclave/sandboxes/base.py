@@ -145,7 +145,7 @@ class Sandbox(ABC):
     @classmethod
     def _check_config(cls, config: GivenConfig) -> Any:
         if isinstance(config, SandboxConfig) and not isinstance(config, cls.config_class):
-            # Another kind's configuration carries over as far as its words are known here.
+            # Another kind's configuration carries over as far as its options are known here.
             config = config.non_default_options()
         return cls.config_class.model_validate(config)
 

@@ -217,7 +217,7 @@ def _by_options(config: Mapping[str, Any]) -> Choice | None:
         return None
     chosen = kinds[0].name if kinds else fitting[0]
     own = sorted(name for name in known if any(name not in options for options in families.values()))
-    return Choice(as_sandbox_type(chosen), f'its option {own[0]!r} is a word of {chosen} alone')
+    return Choice(as_sandbox_type(chosen), f'its option {own[0]!r} is one of {chosen} alone')
 
 
 def _families(kinds: list[SandboxKind]) -> dict[str, frozenset[str]]:
@@ -241,7 +241,7 @@ def _find_notebook_sign(config: GivenConfig) -> str:
             if kind.notebook in by_name and name in by_name[kind.notebook].options - kind.options
         )
         if own:
-            return f'its option {own[0]!r} is a word of notebooks alone'
+            return f'its option {own[0]!r} is one of notebooks alone'
     tools: Any = config.get('tools_config') if isinstance(config, Mapping) else getattr(config, 'tools_config', None)
     is_alone = isinstance(tools, (Mapping, list, tuple, set, frozenset)) and list(tools) == [_NOTEBOOK_TOOL]
     return f'its only tool is {_NOTEBOOK_TOOL}' if is_alone else ''

@@ -27,7 +27,7 @@ class Connection:
     _ended: bool = field(default=False, init=False)
 
     def wait_connected(self, timeout: float | None) -> None:
-        """Return when the far side has accepted; a `ConnectionRefusedError`-like failure raises from `finish`."""
+        """Return when the peer has accepted; a `ConnectionRefusedError`-like failure raises from `finish`."""
         self._next(Deadline.after(timeout))
 
     def _next(self, deadline: Deadline) -> bytes:
@@ -39,7 +39,7 @@ class Connection:
         return frame[1] if frame is not None and frame[0] == DATA else b''
 
     def recv(self, max_bytes: int = 65536, timeout: float | None = None) -> bytes:
-        """Return some bytes, or ``b''`` when the far side has closed its half.
+        """Return some bytes, or ``b''`` when the peer has closed its half.
 
         Raises:
             OperationTimeoutError: Nothing came within ``timeout`` seconds.
@@ -52,13 +52,13 @@ class Connection:
         return data
 
     def sendall(self, data: bytes, timeout: float | None = None) -> None:
-        """Send all of ``data``, as fast as the far side reads.
+        """Send all of ``data``, as fast as the peer reads.
 
         Raises:
-            BrokenPipeError: The far side has closed the connection.
+            BrokenPipeError: The peer has closed the connection.
         """
         if not self._call.write(data, Deadline.after(timeout)):
-            raise BrokenPipeError('the connection into the sandbox was closed by the far side')
+            raise BrokenPipeError('the connection into the sandbox was closed by the peer')
 
     def shutdown_write(self) -> None:
         """Say that nothing more will be sent."""

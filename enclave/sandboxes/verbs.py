@@ -594,7 +594,8 @@ class Verbs(ABC):
         folder = host_path(source, 'source')
         if not folder.is_dir():
             raise NotADirectoryError(f'source must be a directory on the host: {quoted(os.fspath(folder))}')
-        self.put_archive(_tar_directory(folder), target)
+        with closing_pieces(_tar_directory(folder)) as pieces:
+            self.put_archive(pieces, target)
         return True
 
     def get_dir(

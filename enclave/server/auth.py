@@ -19,7 +19,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
@@ -29,7 +29,10 @@ from enclave.config import is_a, refuses_unknown_keys, whole_number
 from enclave.errors import AuthenticationError, ConfigurationError, PolicyError
 from enclave.managers.keyfile import is_loopback
 from enclave.managers.protocol import API_KEY_ENVIRONMENT, API_KEY_HEADER
-from enclave.records import Model
+from enclave.records import OptionsModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ _HOST_LIMIT = 512
 
 @refuses_unknown_keys
 @frozen(kw_only=True)
-class ApiKey(Model):
+class ApiKey(OptionsModel):
     """A key with its own quotas; what is None takes the policy's.
 
     Attributes:
@@ -81,10 +84,6 @@ class ApiKey(Model):
         if self.key is not None:
             return hashlib.sha256(self.key.encode()).digest()
         return bytes.fromhex(self.key_sha256 or '')
-
-    @classmethod
-    def _invalid(cls) -> type[ConfigurationError]:
-        return ConfigurationError
 
 
 def one_key(secret: str) -> ApiKey:
@@ -147,6 +146,31 @@ def read_settings(path: str | os.PathLike[str]) -> Any:
         raise ConfigurationError(f'{place} cannot be read: {error.strerror or error}') from None
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f'{place} is not valid: {error}') from None
+
+
+class FileSettings(OptionsModel):
+    """Settings of a part of a server, which may stand in a file."""
+
+    __slots__ = ()
+
+    @classmethod
+    def read(cls, value: Self | Mapping[str, Any] | str | os.PathLike[str] | None) -> Self:
+        """Return the settings of an instance, a dict, the path of a JSON or TOML file, or None for the defaults.
+
+        Raises:
+            ConfigurationError: They cannot be read, or say something wrong.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, (str, os.PathLike)):
+            found = read_settings(value)
+            if not isinstance(found, Mapping):
+                raise ConfigurationError(
+                    f'{os.fspath(value)} must hold an object whose keys are those of {cls.__name__}'
+                )
+            value = found
+        given: Any = value or {}
+        return cls(**{str(name): each for name, each in dict(given).items()})
 
 
 def _toml() -> Any:

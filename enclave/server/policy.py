@@ -31,7 +31,7 @@ from enclave.deadline import check_timeout
 from enclave.errors import ConfigurationError, InvalidArgumentError, PolicyError, ToolNotFoundError
 from enclave.managers.keyfile import is_loopback
 from enclave.quoting import quoted
-from enclave.records import Model, is_default
+from enclave.records import OptionsModel, is_default
 from enclave.rulings import Rulings, check_host_paths
 from enclave.sandboxes.kinds import SandboxKind, get_kind
 from enclave.server import references
@@ -113,7 +113,7 @@ ULIMITS = ('core:0', 'cpu', 'data', 'fsize', 'nofile:65536', 'nproc:4096', 'rss'
 
 @refuses_unknown_keys
 @frozen(kw_only=True)
-class Policy(Model):
+class Policy(OptionsModel):
     """What may be asked for. Patterns are shell-like: ``python:*``; None is no limit.
 
     Attributes:
@@ -225,10 +225,6 @@ class Policy(Model):
     request_timeout: float = field(default=20.0, validator=is_a(int, float))
     min_upload_rate: float = field(default=1024.0, validator=is_a(int, float))
     send_timeout: float = field(default=60.0, validator=is_a(int, float))
-
-    @classmethod
-    def _invalid(cls) -> type[InvalidArgumentError]:
-        return ConfigurationError
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Policy:

@@ -40,8 +40,10 @@ from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import attrs
+from attrs import frozen
 
 from enclave import wire
+from enclave.config import check_env, checked
 from enclave.enums import ExecutionStatus, SandboxType
 from enclave.errors import (
     ConfigurationError,
@@ -54,9 +56,9 @@ from enclave.errors import (
 )
 from enclave.quoting import quoted
 from enclave.records import CommandResult, ToolResult, as_sandbox_type
-from enclave.rulings import Rulings
+from enclave.rulings import Rulings, at_most, inside
 from enclave.tools.budget import BudgetedWorkspace, check_max_chars, shorten_result
-from enclave.tools.schema import ToolParams, json_schema, signature_text
+from enclave.tools.schema import ToolParams, argument, json_schema, signature_text
 from enclave.tools.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -388,6 +390,47 @@ def _drive(function: Callable[..., Any], workspace: Workspace, *args: Any, **par
     from enclave.portal import drive_tool  # asyncio is slow to import, and most tools do not need it
 
     return drive_tool(function, workspace, *args, **parameters)
+
+
+# Options and rulings that tools share ---------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class OutputOptions:
+    """Options of a tool that runs something and returns what it prints.
+
+    Attributes:
+        timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
+        max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
+        max_chars: Characters of ``output``, and of ``error``, that a result has at most: head and tail, with the whole
+            kept in a file of the sandbox that ``metadata`` names. Default is no such budget.
+    """
+
+    timeout: float | None = argument(default=None, minimum=0)
+    max_output_bytes: int | None = argument(default=None, minimum=1)
+    max_chars: int | None = argument(default=None, minimum=1)
+
+
+OUTPUT_RULINGS = {
+    'timeout': at_most('max_timeout', none_is_less=True),
+    'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
+    'max_chars': inside(),
+}
+"""What a policy says of `OutputOptions`."""
+
+
+def cwd_argument() -> Any:
+    """Return the argument that names a directory to run in."""
+    return argument(default=None, description="Directory to run in. Default is the sandbox's.")
+
+
+def env_argument() -> Any:
+    """Return the argument that adds environment variables."""
+    return argument(
+        default=None,
+        description="Environment variables, added to the sandbox's.",
+        validator=attrs.validators.optional(checked(check_env)),
+    )
 
 
 # Commands -------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from enclave.cells import DEFAULT_KERNEL, KERNEL_DELETED, SANDBOX_STOPPED, CellR
 from enclave.enums import ExecutionStatus, SandboxType
 from enclave.errors import InvalidArgumentError
 from enclave.records import ToolResult
-from enclave.rulings import at_most, inside
-from enclave.tools.base import COMMAND_METADATA, Tool
+from enclave.rulings import inside
+from enclave.tools.base import COMMAND_METADATA, OUTPUT_RULINGS, OutputOptions, Tool
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
@@ -90,27 +90,18 @@ class NotebookExecutor(Tool):
         )
 
     rulings = {
-        'timeout': at_most('max_timeout', none_is_less=True),
-        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
-        'max_chars': inside(),
+        **OUTPUT_RULINGS,
         'keep_escapes': inside(),
     }
 
     @frozen(kw_only=True)
-    class Options:
-        """What ``tools_config['notebook_executor']`` may hold.
+    class Options(OutputOptions):
+        """What ``tools_config['notebook_executor']`` may hold, besides `OutputOptions`.
 
         Attributes:
-            timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
-            max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
-            max_chars: Characters of ``output``, and of ``error``, that a result has at most: head and tail, with the whole
-                kept in a file of the sandbox that ``metadata`` names. Default is no such budget.
             keep_escapes: Leave a terminal's escape codes in tracebacks, and colours in texts.
         """
 
-        timeout: float | None = argument(default=None, minimum=0)
-        max_output_bytes: int | None = argument(default=None, minimum=1)
-        max_chars: int | None = argument(default=None, minimum=1)
         keep_escapes: bool = argument(default=False)
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:

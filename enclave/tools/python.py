@@ -8,13 +8,23 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from enclave.config import check_env, checked
+from enclave.config import checked
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError, UnsupportedError
 from enclave.quoting import quoted
 from enclave.records import ToolResult
-from enclave.rulings import at_most, inside
-from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
+from enclave.rulings import inside
+from enclave.tools.base import (
+    COMMAND_METADATA,
+    OUTPUT_RULINGS,
+    OutputOptions,
+    Tool,
+    command_result,
+    cwd_argument,
+    env_argument,
+    given,
+    memory_limit_of,
+)
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 from enclave.verb_requests import check_modules
@@ -59,39 +69,26 @@ class PythonExecutor(Tool):
         )
         args: tuple[str, ...] | None = argument(default=None, description='Command line arguments, in sys.argv[1:].')
         stdin: str | None = argument(default=None, description='Text for its standard input, which is empty otherwise.')
-        cwd: str | None = argument(default=None, description="Directory to run in. Default is the sandbox's.")
-        env: Mapping[str, str] | None = argument(
-            default=None,
-            description="Environment variables, added to the sandbox's.",
-            validator=attrs.validators.optional(checked(check_env)),
-        )
+        cwd: str | None = cwd_argument()
+        env: Mapping[str, str] | None = env_argument()
 
     rulings = {
-        'timeout': at_most('max_timeout', none_is_less=True),
-        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
-        'max_chars': inside(),
+        **OUTPUT_RULINGS,
         'interpreter': inside(),
         'preload': inside(),
     }
 
     @frozen(kw_only=True)
-    class Options:
-        """What ``tools_config['python_executor']`` may hold.
+    class Options(OutputOptions):
+        """What ``tools_config['python_executor']`` may hold, besides `OutputOptions`.
 
         Attributes:
-            timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
-            max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
-            max_chars: Characters of ``output``, and of ``error``, that a result has at most: head and tail, with the whole
-                kept in a file of the sandbox that ``metadata`` names. Default is no such budget.
             preload: Modules that an interpreter has imported before: each call is then a fork of it, which takes half
                 the time or less and does what an interpreter of its own would (docs/preload.md). ``[]`` preloads nothing but
                 the interpreter. Default is an interpreter for each call.
             interpreter: The program that runs the code, or a list of it and its flags (``['python3', '-X', 'dev']``).
         """
 
-        timeout: float | None = argument(default=None, minimum=0)
-        max_output_bytes: int | None = argument(default=None, minimum=1)
-        max_chars: int | None = argument(default=None, minimum=1)
         interpreter: str | tuple[str, ...] = argument(default='python3', validator=checked(_check_interpreter))
         preload: tuple[str, ...] | None = argument(
             default=None, validator=attrs.validators.optional(checked(_check_preload))

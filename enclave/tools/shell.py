@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import attrs
 from attrs import frozen
 
-from enclave.config import check_env, checked
 from enclave.enums import SandboxType
 from enclave.errors import InvalidArgumentError
 from enclave.records import ToolResult
-from enclave.rulings import at_most, inside
-from enclave.tools.base import COMMAND_METADATA, Tool, command_result, given, memory_limit_of
+from enclave.rulings import inside
+from enclave.tools.base import (
+    COMMAND_METADATA,
+    OUTPUT_RULINGS,
+    OutputOptions,
+    Tool,
+    command_result,
+    cwd_argument,
+    env_argument,
+    given,
+    memory_limit_of,
+)
 from enclave.tools.schema import argument
 from enclave.tools.workspace import Workspace
 
@@ -42,37 +50,24 @@ class ShellExecutor(Tool):
         timeout: float | None = argument(
             default=None, minimum=0, description="Seconds it may take; 0 for no limit. Default is the sandbox's limit."
         )
-        cwd: str | None = argument(default=None, description="Directory to run in. Default is the sandbox's.")
-        env: Mapping[str, str] | None = argument(
-            default=None,
-            description="Environment variables, added to the sandbox's.",
-            validator=attrs.validators.optional(checked(check_env)),
-        )
+        cwd: str | None = cwd_argument()
+        env: Mapping[str, str] | None = env_argument()
         stdin: str | None = argument(default=None, description='Text for its standard input, which is empty otherwise.')
 
     rulings = {
-        'timeout': at_most('max_timeout', none_is_less=True),
-        'max_output_bytes': at_most('max_output_bytes', none_is_less=True),
-        'max_chars': inside(),
+        **OUTPUT_RULINGS,
         'shell': inside(),
     }
 
     @frozen(kw_only=True)
-    class Options:
-        """What ``tools_config['shell_executor']`` may hold.
+    class Options(OutputOptions):
+        """What ``tools_config['shell_executor']`` may hold, besides `OutputOptions`.
 
         Attributes:
-            timeout: Seconds a call may take unless it says otherwise; 0 for no limit. Default is the sandbox's.
-            max_output_bytes: Cap on each of stdout and stderr. Default is the sandbox's.
-            max_chars: Characters of ``output``, and of ``error``, that a result has at most: head and tail, with the whole
-                kept in a file of the sandbox that ``metadata`` names. Default is no such budget.
             shell: Program that reads a command string, called as ``shell -c -- command``, like ``'bash'``. Default is the
                 sandbox's own ``sh``.
         """
 
-        timeout: float | None = argument(default=None, minimum=0)
-        max_output_bytes: int | None = argument(default=None, minimum=1)
-        max_chars: int | None = argument(default=None, minimum=1)
         shell: str | None = argument(default=None)
 
     def run(self, workspace: Workspace, arguments: Arguments) -> ToolResult:

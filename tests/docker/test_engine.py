@@ -298,9 +298,9 @@ def test_refuses_an_engine_whose_certificate_it_cannot_check(tmp_path: Path, mon
             engine.ping()
 
 
-@pytest.mark.skipif(shutil.which('docker') is None, reason='the far side of ssh runs docker system dial-stdio')
+@pytest.mark.skipif(shutil.which('docker') is None, reason='the other machine of ssh runs docker system dial-stdio')
 def test_reaches_an_engine_over_ssh(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ssh here runs the command it is given on this machine, as the far side would."""
+    """The ssh here runs the command it is given on this machine, as the other machine would."""
     program = tmp_path / 'ssh'
     program.write_text('#!/bin/sh\nunset DOCKER_HOST\nfor last; do :; done\nexec $last\n')
     program.chmod(0o755)

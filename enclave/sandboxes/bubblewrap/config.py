@@ -1,4 +1,4 @@
-"""The words of a bubblewrap sandbox's configuration (layer 4), beside the shared ones of `enclave.config`."""
+"""The options of a bubblewrap sandbox's configuration (layer 4), beside the shared ones of `enclave.config`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a bubblewrap notebook sandbox's configuration (layer 4), beside those of any bubblewrap sandbox."""
+"""The options of a bubblewrap notebook sandbox's configuration (layer 4), beside those of any bubblewrap sandbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from enclave.sandboxes.notebook.config import NotebookConfig
 @refuses_unknown_keys
 @frozen(kw_only=True)
 class BubblewrapNotebookConfig(BubblewrapSandboxConfig, NotebookConfig):
-    """What a bubblewrap notebook sandbox can be asked: the words of `BubblewrapSandboxConfig` and of `NotebookConfig`.
+    """What a bubblewrap notebook sandbox can be asked: the options of `BubblewrapSandboxConfig` and of `NotebookConfig`.
 
     ``python`` names a Python of this machine that has ipykernel, and ``rootfs`` a root file system whose ``python3`` has it.
     Where neither is given, it is this machine's ``python3``, else the Python of this process, of which the sandbox then sees

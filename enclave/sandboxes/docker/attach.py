@@ -57,7 +57,7 @@ def attach_sandbox(
             details={'sandbox_id': sandbox_id, 'status': state.get('Status')},
         )
     facts = enforced_config(found)
-    config = DockerSandboxConfig(tools_config=tools_config or {}, **{word: facts[word] for word in _KEPT_OPTIONS})
+    config = DockerSandboxConfig(tools_config=tools_config or {}, **{name: facts[name] for name in _KEPT_OPTIONS})
     return AttachedDockerSandbox(config, sandbox_id, engine=engine, container=found['Id'])
 
 

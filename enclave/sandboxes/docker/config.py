@@ -1,4 +1,4 @@
-"""The words of a Docker sandbox's configuration (layer 4), beside the shared ones of `enclave.config`.
+"""The options of a Docker sandbox's configuration (layer 4), beside the shared ones of `enclave.config`.
 
 Source of meanings and bounds: the Docker Engine API's HostConfig.
 """

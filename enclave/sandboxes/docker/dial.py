@@ -7,10 +7,9 @@ all of them: blocking reads, blocking writes, and a ``close`` that wakes a block
 
 - ``unix://``, ``tcp://``: a plain socket.
 - ``tcp://`` with TLS: a plain socket with the TLS state kept in memory under a lock of this library. An `ssl.SSLSocket` may not
-be
-  read in one thread while another writes: OpenSSL's connection object is not made for it.
-- ``ssh://``: the ``ssh`` program running ``docker system dial-stdio`` on the far side, as the docker command line does, on one
-  end of a socket pair; the other end is an ordinary socket. It honours the user's ssh configuration, keys and agent.
+  be read in one thread while another writes: OpenSSL's connection object is not made for it.
+- ``ssh://``: the ``ssh`` program running ``docker system dial-stdio`` on the other machine, as the docker command line does, on
+  one end of a socket pair; the other end is an ordinary socket. It honours the user's ssh configuration, keys and agent.
 - ``npipe://`` (and ssh on Windows): docker-py's own connection, taken over with its read buffer.
 
 Source: Docker Engine API, "Attach to a container", section "Hijacking".
@@ -428,7 +427,7 @@ class RawStream:
     def read(self, max_bytes: int = _CHUNK_BYTES) -> bytes:
         """Block until something arrives and return at most ``max_bytes`` of it; ``b''`` once the stream has ended.
 
-        However it ended: the far side closed it, the connection broke, or `close` was called.
+        However it ended: the peer closed it, the connection broke, or `close` was called.
         """
         if self._leftover:
             data, self._leftover = self._leftover[:max_bytes], self._leftover[max_bytes:]
@@ -505,7 +504,7 @@ class RawStream:
             self._leave()
 
     def close_write(self) -> None:
-        """Say that nothing more will be written: the far side's standard input ends. Reading continues."""
+        """Say that nothing more will be written: the peer's standard input ends. Reading continues."""
         if not self._enter():
             return
         try:

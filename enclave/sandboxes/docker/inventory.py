@@ -51,7 +51,7 @@ class Usage(Model):
 def list_sandboxes(engine: Engine) -> list[SandboxInfo]:
     """Return all sandboxes on the engine, oldest first.
 
-    ``metadata`` holds ``container_id``, ``container_name``, ``image``, ``state`` (the engine's own word), ``status_text``,
+    ``metadata`` holds ``container_id``, ``container_name``, ``image``, ``state`` (as the engine calls it), ``status_text``,
     ``kept`` (it outlives its owner on purpose), ``owner`` (``{'host', 'pid', 'alive'}``, ``alive`` None where this process
     does not know; or None), and ``is_orphan``: its owner is provably dead and nobody asked to keep it.
 
@@ -122,7 +122,7 @@ def inspect_sandbox(engine: Engine, sandbox_id: str) -> dict[str, Any]:
 def describe_sandbox(engine: Engine, sandbox_id: str) -> SandboxInfo:
     """Return what can be said of one sandbox; see `list_sandboxes`.
 
-    ``config`` holds, in the words of `DockerSandboxConfig`, what the engine enforces; values of variables are never shown.
+    ``config`` holds, by the options of `DockerSandboxConfig`, what the engine enforces; values of variables are never shown.
 
     Raises:
         SandboxNotFoundError: No container on the engine is this sandbox.
@@ -158,7 +158,7 @@ def describe_sandbox(engine: Engine, sandbox_id: str) -> SandboxInfo:
 
 
 def enforced_config(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an inspected container is held to, in the words of `DockerSandboxConfig`."""
+    """Return what an inspected container is held to, by the options of `DockerSandboxConfig`."""
     config, host = found['Config'], found.get('HostConfig') or {}
     network = _network(found)
     return {

@@ -1,4 +1,4 @@
-"""The words of a Docker notebook sandbox's configuration (layer 4), beside those of any Docker sandbox."""
+"""The options of a Docker notebook sandbox's configuration (layer 4), beside those of any Docker sandbox."""
 
 from __future__ import annotations
 

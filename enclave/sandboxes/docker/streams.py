@@ -57,8 +57,7 @@ class ContainerStream:
     def read(self) -> bytes:
         """Return bytes of the agent's stdout; what comes on stderr is kept for `diagnostics`."""
         while data := self._raw.read(self._size.now):
-            if len(data) == self._size.now or self._size.now > ReadSize.LEAST:
-                self._size.note(len(data))
+            self._size.note(len(data))
             out = []
             for kind, piece in self._frames.feed(data):
                 if kind == 2:

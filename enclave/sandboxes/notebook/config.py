@@ -1,4 +1,4 @@
-"""The words that the configurations of all notebook sandboxes share (layer 4), whatever their backend."""
+"""The options that the configurations of all notebook sandboxes share (layer 4), whatever their backend."""
 
 from __future__ import annotations
 

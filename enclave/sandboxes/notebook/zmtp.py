@@ -87,10 +87,10 @@ def encode_ready(socket_type: bytes, identity: bytes = b'') -> bytes:
 
 
 class ZmtpDecoder:
-    """Cuts what the far side sends into messages. Not thread-safe; lives as long as a connection.
+    """Cuts what the peer sends into messages. Not thread-safe; lives as long as a connection.
 
     Attributes:
-        has_greeted: Whether the far side's greeting has come.
+        has_greeted: Whether the peer's greeting has come.
         replies: Bytes to send back, for commands that want an answer.
     """
 

@@ -46,9 +46,8 @@ from enclave.languages.table import get_language
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.managers.protocol import API_KEY_HEADER
 from enclave.quoting import quoted
-from enclave.records import Model
 from enclave.sandboxes.kinds import get_kind
-from enclave.server.auth import read_settings
+from enclave.server.auth import FileSettings
 from enclave.server.faults import status_of
 from enclave.server.programs import checked_request
 from enclave.server.route import JSON, Adapter, Context, Head, Identity, RawBody, Text, route
@@ -68,7 +67,7 @@ _KILLED = 137  # the exit code of what was ended with SIGKILL
 
 @refuses_unknown_keys
 @frozen(kw_only=True)
-class SandboxFusionSettings(Model):
+class SandboxFusionSettings(FileSettings):
     """How a server answers SandboxFusion's clients.
 
     Attributes:
@@ -90,30 +89,6 @@ class SandboxFusionSettings(Model):
             raise ConfigurationError(f'config must be a dict of options, not {self.config!r}')
         if self.isolation not in ('auto', 'fresh', 'cleaned'):
             raise ConfigurationError(f"isolation must be 'auto', 'fresh' or 'cleaned', not {self.isolation!r}")
-
-    @classmethod
-    def _invalid(cls) -> type[InvalidArgumentError]:
-        return ConfigurationError
-
-    @classmethod
-    def read(
-        cls, value: SandboxFusionSettings | Mapping[str, Any] | str | os.PathLike[str] | None
-    ) -> SandboxFusionSettings:
-        """Return the settings of an instance, a dict, the path of a JSON or TOML file, or None for the defaults.
-
-        Raises:
-            ConfigurationError: They cannot be read, or say something wrong.
-        """
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, (str, os.PathLike)):
-            found = read_settings(value)
-            if not isinstance(found, Mapping):
-                raise ConfigurationError(
-                    f'{os.fspath(value)} must hold an object whose keys are those of SandboxFusionSettings'
-                )
-            value = found
-        return cls(**{str(name): each for name, each in dict(value or {}).items()})
 
 
 class SandboxFusion(Adapter):

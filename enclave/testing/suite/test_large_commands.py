@@ -69,7 +69,7 @@ def test_a_large_command_runs_for_a_tool_with_a_shell_of_its_own(start: Start) -
 
 
 @pytest.mark.parametrize('size', [128 * KIB, 1024 * KIB])
-def test_what_no_program_can_be_given_is_told_by_its_name(sandbox: AgentBackedSandbox, size: int) -> None:
+def test_what_no_program_can_be_given_is_named(sandbox: AgentBackedSandbox, size: int) -> None:
     large = 'x' * size
 
     word = sandbox.execute_command(['echo', large])
@@ -85,7 +85,7 @@ def test_what_no_program_can_be_given_is_told_by_its_name(sandbox: AgentBackedSa
         assert len(result.stderr) < 600
 
 
-def test_a_tool_tells_too_large_variables_as_what_they_are(sandbox: AgentBackedSandbox) -> None:
+def test_a_tool_reports_too_large_variables_as_what_they_are(sandbox: AgentBackedSandbox) -> None:
     one = sandbox.execute_tool('python_executor', {'code': 'print(1)', 'env': {'BIG': 'x' * 200 * KIB}})
     many = sandbox.execute_tool(
         'python_executor', {'code': 'print(1)', 'env': {f'BIG_{n}': 'x' * 100 * KIB for n in range(70)}}

@@ -107,7 +107,7 @@ def test_what_ended_calls_left_hardly_slows_the_next(start: Start) -> None:
     assert used.stdout == 'done\n'
 
 
-def test_a_background_program_goes_on_after_its_call_and_after_others(start: Start) -> None:
+def test_a_background_program_continues_after_its_call_and_after_others(start: Start) -> None:
     sandbox = start()
     sandbox.execute_command('sleep 4321 &')
 
@@ -164,6 +164,32 @@ def test_every_caller_of_a_pool_gets_an_answer_whatever_the_last_one_left(manage
 
         assert left.exit_code == 0
         assert [(answer.exit_code, answer.error) for answer in answers] == [(0, None)] * 2
+
+
+IF_ROOT = 'import os\nhere = os.getcwd()\nos.chdir("/")\nif os.getuid(): os.chmod(here, 0)\n'
+DAMAGES = {
+    'closed': 'import os; os.chmod(".", 0)\nif not os.getuid(): os.rename(os.getcwd(), "/was")',
+    'replaced by a file': f'{IF_ROOT}else: os.rmdir(here); open(here, "w").close()',
+    'made anew': f'{IF_ROOT}else: os.rename(here, "/was"); os.mkdir(here)',
+    'without a shell': f'{IF_ROOT}else:\n for each in "/bin/sh", "/usr/bin/sh":\n  if os.path.lexists(each): os.unlink(each)',
+}
+"""What takes away what each call needs; on bubblewrap, where a guest is not root, each closes the directory."""
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_a_sandbox_whose_directory_or_shell_a_lease_took_away_is_replaced(
+    manager: LocalSandboxManager, damage: str
+) -> None:
+    begin(manager)
+    left = manager.execute_tool_in_pool('python_executor', {'code': DAMAGES[damage]})
+    assert left.exit_code == 0
+    shell = manager.execute_tool_in_pool('shell_executor', {'command': 'pwd && echo x > f && cat f'})
+    python = manager.execute_tool_in_pool(
+        'python_executor', {'code': 'open("g", "w").write("y"); print(open("g").read())'}
+    )
+
+    assert (shell.output, shell.exit_code) == ('/sandbox\nx\n', 0)
+    assert (python.output, python.exit_code) == ('y\n', 0)
 
 
 @pytest.mark.limits

@@ -271,7 +271,7 @@ def test_the_tool_runs_programs_with_files_by_their_base_names(sandbox: AgentBac
     assert left(sandbox) == ''
 
 
-def test_the_tool_tells_failures(sandbox: AgentBackedSandbox) -> None:
+def test_the_tool_reports_failures(sandbox: AgentBackedSandbox) -> None:
     failed = call_tool(sandbox, language='bash', code='echo out; echo err >&2; exit 3')
     slow = call_tool(sandbox, language='bash', code='echo out; sleep 60', run_timeout=0.5)
     silent = call_tool(sandbox, language='bash', code='exit 3')

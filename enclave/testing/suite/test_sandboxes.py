@@ -143,7 +143,7 @@ def test_what_is_kept_is_there_at_the_next_start(backend: KindUnderTest) -> None
         sandbox.cleanup()
 
 
-def test_stop_does_not_wait_for_programs_that_go_on(start: Start) -> None:
+def test_stop_does_not_wait_for_programs_that_continue(start: Start) -> None:
     sandbox = start()
     sandbox.execute_command('trap "" TERM; setsid sh -c "trap \\"\\" TERM; sleep 1000" &')
     began = time.monotonic()
@@ -204,14 +204,14 @@ def test_a_sandbox_made_in_a_thread_outlives_the_thread(backend: KindUnderTest) 
 # How commands end -----------------------------------------------------------------------------------------------------
 
 
-def test_every_exit_code_is_told(sandbox: AgentBackedSandbox) -> None:
+def test_every_exit_code_is_reported(sandbox: AgentBackedSandbox) -> None:
     for code in (0, 1, 2, 42, 126, 127, 128, 137, 143, 254, 255):
         result = sandbox.execute_command(f'exit {code}')
         assert (result.exit_code, result.signal, result.success) == (code, None, code == 0)
 
 
 @pytest.mark.parametrize('name', ['SIGKILL', 'SIGTERM', 'SIGSEGV', 'SIGABRT', 'SIGPIPE', 'SIGUSR1'])
-def test_death_by_a_signal_is_told_with_its_name(sandbox: AgentBackedSandbox, name: str) -> None:
+def test_death_by_a_signal_is_reported_with_its_name(sandbox: AgentBackedSandbox, name: str) -> None:
     code = (
         'import os,signal,sys,resource\n'
         'resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n'
@@ -489,7 +489,7 @@ def test_an_argument_that_there_is_none_of_is_a_type_error(sandbox: AgentBackedS
         sandbox.execute_command('true', colour='red')  # type: ignore[call-arg]
 
 
-def test_an_argument_too_long_for_the_kernel_is_told(sandbox: AgentBackedSandbox) -> None:
+def test_an_argument_too_long_for_the_kernel_is_reported(sandbox: AgentBackedSandbox) -> None:
     result = sandbox.execute_command(['echo', 'x' * 300_000])
     assert result.exit_code == 126
     assert 'cannot run' in result.stderr
@@ -528,7 +528,7 @@ def test_a_volume_that_is_not_there_fails_the_start(backend: KindUnderTest, tmp_
 
 
 @pytest.mark.limits
-def test_running_out_of_memory_is_told_as_such(start: Start) -> None:
+def test_running_out_of_memory_is_reported_as_such(start: Start) -> None:
     sandbox = start(memory_limit='128m')
 
     result = sandbox.execute_command(['python3', '-c', 'x = b"x" * (400 << 20)'], timeout=PATIENCE)
@@ -822,7 +822,7 @@ def test_an_aborted_write_leaves_the_old_content(sandbox: AgentBackedSandbox, pl
     assert sandbox.read_file(f'{place}/file') == b'old'
 
 
-def test_what_cannot_be_read_is_told(sandbox: AgentBackedSandbox, place: str) -> None:
+def test_what_cannot_be_read_is_reported(sandbox: AgentBackedSandbox, place: str) -> None:
     with pytest.raises(SandboxPathNotFoundError):
         sandbox.read_file(f'{place}/missing')
     with pytest.raises(FileNotFoundError):
@@ -1062,6 +1062,15 @@ def host_tree(folder: Path, size: int) -> Path:
     return folder
 
 
+def open_below(folder: Path) -> list[str]:
+    """Return which files of a host directory this process has open."""
+    found = []
+    for each in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f'/proc/self/fd/{each}'))
+    return [path for path in found if path.startswith(f'{folder}/')]
+
+
 def until_idle(sandbox: AgentBackedSandbox) -> None:
     """Return when nothing continues in the sandbox any more."""
     assert wait_until(lambda: not sandbox.active_calls), f'{sandbox.active_calls} calls continue'
@@ -1102,7 +1111,9 @@ def test_a_cancelled_download_leaves_nothing_on_the_host(
 
 
 @pytest.mark.parametrize('size', SIZES[1:])
-def test_a_cancelled_download_goes_on_by_one_piece_at_most(sandbox: AgentBackedSandbox, place: str, size: int) -> None:
+def test_a_cancelled_download_continues_by_one_piece_at_most(
+    sandbox: AgentBackedSandbox, place: str, size: int
+) -> None:
     class Target(io.BytesIO):
         def write(self, data: Any) -> int:
             under_way.set()
@@ -1147,6 +1158,7 @@ def test_a_cancelled_put_of_a_tree_ends(
 
     until_idle(sandbox)
     assert not sandbox.path_exists(f'{place}/c')
+    assert not open_below(tmp_path)
 
 
 def test_a_cancelled_get_of_a_tree_leaves_what_had_come(
@@ -1301,7 +1313,7 @@ def test_no_privilege_can_be_gained(sandbox: AgentBackedSandbox) -> None:
 
 
 @pytest.mark.isolation
-def test_the_kernels_doors_are_shut(sandbox: AgentBackedSandbox) -> None:
+def test_dangerous_system_calls_are_refused(sandbox: AgentBackedSandbox) -> None:
     for command in ('mount -t tmpfs x /mnt', 'unshare -r true', 'echo x > /proc/sys/kernel/hostname', 'dmesg'):
         assert not sandbox.execute_command(command).success, command
 

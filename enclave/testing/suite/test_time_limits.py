@@ -39,7 +39,7 @@ def test_what_python_printed_before_its_end_is_there(start: Start, end: str) -> 
     assert result.metadata['stderr'].startswith('!')
 
 
-def test_whoever_says_otherwise_has_pythons_output_buffered(sandbox: AgentBackedSandbox) -> None:
+def test_a_caller_that_says_otherwise_has_pythons_output_buffered(sandbox: AgentBackedSandbox) -> None:
     code = 'import sys; print(sys.stdout.write_through)'
 
     asked = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 from attrs import field, frozen
 
 from enclave.config import checked, is_a, refuses_unknown_keys
-from enclave.errors import ConfigurationError, InvalidArgumentError
+from enclave.errors import ConfigurationError
 from enclave.quoting import quoted
-from enclave.records import Model
-from enclave.server.auth import read_settings
+from enclave.server.auth import FileSettings
 
 _DOMAIN = re.compile(r'[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?')
 
@@ -49,7 +47,7 @@ def _check_domain(value: Any, name: str) -> None:
 
 @refuses_unknown_keys
 @frozen(kw_only=True)
-class E2BSettings(Model):
+class E2BSettings(FileSettings):
     """How a server answers E2B's SDK.
 
     Attributes:
@@ -65,23 +63,3 @@ class E2BSettings(Model):
     )
     debug: bool = field(default=False, validator=is_a(bool))
     domain: str | None = field(default=None, validator=checked(_check_domain))
-
-    @classmethod
-    def _invalid(cls) -> type[InvalidArgumentError]:
-        return ConfigurationError
-
-    @classmethod
-    def read(cls, value: E2BSettings | Mapping[str, Any] | str | os.PathLike[str] | None) -> E2BSettings:
-        """Return the settings of an instance, a dict, the path of a JSON or TOML file, or None for the defaults.
-
-        Raises:
-            ConfigurationError: They cannot be read, or say something wrong.
-        """
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, (str, os.PathLike)):
-            found = read_settings(value)
-            if not isinstance(found, Mapping):
-                raise ConfigurationError(f'{os.fspath(value)} must hold an object whose keys are those of E2BSettings')
-            value = found
-        return cls(**{str(name): each for name, each in dict(value or {}).items()})
