@@ -24,6 +24,21 @@ class Check(Model):
     required: bool = False
 
 
+def ok(name: str, summary: str, *, required: bool = False) -> Check:
+    """Return a check that went well."""
+    return Check(name=name, status='ok', summary=summary, required=required)
+
+
+def warning(name: str, summary: str, remedy: str, *, required: bool = False) -> Check:
+    """Return a check of something that works less well than it could."""
+    return Check(name=name, status='warning', summary=summary, remedy=remedy, required=required)
+
+
+def failed(name: str, summary: str, remedy: str, *, required: bool = False) -> Check:
+    """Return a check that failed."""
+    return Check(name=name, status='failed', summary=summary, remedy=remedy, required=required)
+
+
 class Examiner(Protocol):
     """What a kind of sandbox needs of a machine, and whether it is there. Nothing is changed by looking.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import Factory, frozen
 
-from enclave.checks import Check, Examiner
+from enclave.checks import Check, Examiner, failed, ok, warning
 from enclave.records import Model
 from enclave.sandboxes.kinds import KINDS, SandboxKind, load
 
@@ -60,14 +60,13 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Chec
     """Check that this Python is one the library is tested on."""
     text = '.'.join(map(str, version))
     if version[:2] < _MINIMUM_PYTHON:
-        return Check(
-            name='python',
-            status='failed',
-            summary=f'Python {text} is too old; 3.10 or later is needed',
-            remedy='apt-get install python3 (on Debian 12 or later), then make the virtual environment with it',
+        return failed(
+            'python',
+            f'Python {text} is too old; 3.10 or later is needed',
+            'apt-get install python3 (on Debian 12 or later), then make the virtual environment with it',
             required=True,
         )
-    return Check(name='python', status='ok', summary=f'Python {text} at {sys.executable}', required=True)
+    return ok('python', f'Python {text} at {sys.executable}', required=True)
 
 
 def check_default_kind(checks: list[Check]) -> Check:
@@ -78,13 +77,10 @@ def check_default_kind(checks: list[Check]) -> Check:
     for kind, examiner in ranked:
         if examiner.is_there(checks):
             why = ' and '.join([*missing, examiner.yes])
-            return Check(name=name, status='ok', summary=f'{kind.name}, since {why}')
+            return ok(name, f'{kind.name}, since {why}')
         missing.append(examiner.no)
-    return Check(
-        name=name,
-        status='warning',
-        summary=f'{ranked[0][0].name}, although {", and ".join(missing)} either',
-        remedy='mend one of them, as said above',
+    return warning(
+        name, f'{ranked[0][0].name}, although {", and ".join(missing)} either', 'mend one of them, as said above'
     )
 
 
@@ -97,14 +93,9 @@ def check_notebooks(checks: list[Check]) -> Check:
             continue
         is_there, clause = examiner.find_notebooks(checks)
         if is_there:
-            return Check(name=name, status='ok', summary=f'{kind.notebook}, since {" and ".join([*missing, clause])}')
+            return ok(name, f'{kind.notebook}, since {" and ".join([*missing, clause])}')
         missing.append(clause or examiner.no)
-    return Check(
-        name=name,
-        status='warning',
-        summary=f'none can be started: {", and ".join(missing)}',
-        remedy='mend one of them, as said above',
-    )
+    return warning(name, f'none can be started: {", and ".join(missing)}', 'mend one of them, as said above')
 
 
 def __getattr__(name: str) -> Any:

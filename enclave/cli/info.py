@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from enclave.cli.options import complete_sandbox_ids, json_option, place_options
+from enclave.cli.options import json_option, place_options, sandbox_ids_argument
 from enclave.cli.output import echo_json, format_age, format_size, print_facts
 from enclave.cli.place import Place
 from enclave.cli.ps import owner_text
@@ -14,7 +14,7 @@ from enclave.records import SandboxInfo, utc_now
 
 
 @click.command()
-@click.argument('sandbox_ids', nargs=-1, required=True, metavar='ID...', shell_complete=complete_sandbox_ids)
+@sandbox_ids_argument
 @place_options
 @json_option
 def info(sandbox_ids: tuple[str, ...], place: Place, as_json: bool) -> None:

@@ -266,3 +266,8 @@ def complete_sandbox_ids(ctx: click.Context, param: click.Parameter, incomplete:
             return [info.id for info in place.list_sandboxes() if info.id.startswith(incomplete)]
     except Exception:  # completion has nowhere to report a failure
         return []
+
+
+sandbox_ids_argument = click.argument(
+    'sandbox_ids', nargs=-1, required=True, metavar='ID...', shell_complete=complete_sandbox_ids
+)

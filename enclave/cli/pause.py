@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from enclave.cli.options import complete_sandbox_ids, json_option, place_options
+from enclave.cli.options import json_option, place_options, sandbox_ids_argument
 from enclave.cli.place import Place
 from enclave.cli.stop import each_of
 
 
 @click.command()
-@click.argument('sandbox_ids', nargs=-1, required=True, metavar='ID...', shell_complete=complete_sandbox_ids)
+@sandbox_ids_argument
 @place_options
 @json_option
 def pause(sandbox_ids: tuple[str, ...], place: Place, as_json: bool) -> None:
@@ -29,7 +29,7 @@ def pause(sandbox_ids: tuple[str, ...], place: Place, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument('sandbox_ids', nargs=-1, required=True, metavar='ID...', shell_complete=complete_sandbox_ids)
+@sandbox_ids_argument
 @place_options
 @json_option
 def resume(sandbox_ids: tuple[str, ...], place: Place, as_json: bool) -> None:

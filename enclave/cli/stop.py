@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from enclave.cli.options import complete_sandbox_ids, json_option, place_options
+from enclave.cli.options import json_option, place_options, sandbox_ids_argument
 from enclave.cli.output import echo_error, echo_json
 from enclave.cli.place import Place
 from enclave.errors import EnclaveError
@@ -12,7 +12,7 @@ from enclave.managers.protocol import error_response
 
 
 @click.command()
-@click.argument('sandbox_ids', nargs=-1, required=True, metavar='ID...', shell_complete=complete_sandbox_ids)
+@sandbox_ids_argument
 @place_options
 @json_option
 def stop(sandbox_ids: tuple[str, ...], place: Place, as_json: bool) -> None:

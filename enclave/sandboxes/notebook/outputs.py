@@ -21,7 +21,7 @@ from enclave.rendering import strip_escape_codes
 from enclave.sandboxes.notebook.messages import Message
 from enclave.sandboxes.notebook.terminal import Screen
 from enclave.sandboxes.notebook.widgets import WidgetChanges
-from enclave.sandboxes.output import head_bytes, shorten, tail_bytes
+from enclave.sandboxes.output import Kept, head_bytes, shorten, tail_bytes
 
 MAX_OUTPUTS = 1000
 """Outputs of one cell that are kept; its value and its error are kept besides, and words that say how many were left out."""
@@ -37,31 +37,16 @@ _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
 _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
 
 
-class _Stream:
+class _Stream(Kept):
     """All of stdout, or of stderr, within a cap. Outputs are ranges of it, so that the cap holds for them together."""
 
-    def __init__(self, cap: int) -> None:
-        self._head_room, self._tail_size = head_bytes(cap), tail_bytes(cap)
-        self._head = bytearray()
-        self._tail = bytearray()
-        self.size = 0  # of what was added, kept or not
-
-    def add(self, text: str) -> None:
-        data = text.encode('utf-8', 'backslashreplace')
-        self.size += len(data)
-        room = self._head_room - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
-        if data:
-            self._tail += data
-            if len(self._tail) > 4 * self._tail_size + 65536:
-                del self._tail[: len(self._tail) - self._tail_size]
+    def add_text(self, text: str) -> None:
+        self.add(text.encode('utf-8', 'backslashreplace'))
 
     def text(self, start: int, end: int) -> str:
         """Return what is kept between two offsets; the one that holds the place where something was left out has the marker."""
         tail = bytes(self._tail[-self._tail_size :]) if self._tail_size else b''
-        head_end, tail_start = len(self._head), self.size - len(tail)
+        head_end, tail_start = len(self._head), self.total - len(tail)
         head = bytes(self._head[min(start, head_end) : min(end, head_end)])
         rest = tail[max(start - tail_start, 0) : max(end - tail_start, 0)]
         if tail_start > head_end and start <= head_end < end:
@@ -70,7 +55,7 @@ class _Stream:
 
     @property
     def is_truncated(self) -> bool:
-        return self.size > len(self._head) + min(len(self._tail), self._tail_size)
+        return self.total > len(self._head) + min(len(self._tail), self._tail_size)
 
 
 @define(eq=False)
@@ -85,8 +70,8 @@ class _Segment:
     name: str
     _stream: _Stream
     run: _Segment | None = None
-    start: int = field(default=Factory(lambda self: self._stream.size, takes_self=True), init=False)
-    end: int = field(default=Factory(lambda self: self._stream.size, takes_self=True), init=False)
+    start: int = field(default=Factory(lambda self: self._stream.total, takes_self=True), init=False)
+    end: int = field(default=Factory(lambda self: self._stream.total, takes_self=True), init=False)
     _screen: Screen = field(factory=Screen, init=False)
 
     def feed(self, text: str) -> None:
@@ -94,8 +79,8 @@ class _Segment:
 
     def _commit(self, text: str) -> None:
         if text:
-            self._stream.add(text)
-            self.end = self._stream.size
+            self._stream.add_text(text)
+            self.end = self._stream.total
 
     def finish(self) -> None:
         self._commit(self._screen.finish())
@@ -413,7 +398,7 @@ class OutputCollector:
         stream = self._read.get(name)
         if stream is None:
             return '', 0, False
-        text = self._clean(stream.text(0, stream.size))
+        text = self._clean(stream.text(0, stream.total))
         return text, self._written[name], stream.is_truncated or name in self._lost
 
     def text(self) -> str:
