@@ -52,6 +52,7 @@ from enclave.managers.protocol import (
     StreamEvent,
     rebuild_error,
 )
+from enclave.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -748,8 +749,16 @@ def _query_text(query: Mapping[str, Any] | None) -> str:
     pairs = {}
     for name, value in (query or {}).items():
         if value is not None:
-            pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+            text = (
+                str(value) if isinstance(value, (str, float)) else quoted(value)
+            )  # of what has too many digits, its size
+            pairs[name] = text.lower() if isinstance(value, bool) else text
+    try:
+        return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+    except UnicodeEncodeError:  # a lone surrogate
+        raise InvalidArgumentError(
+            f'{", ".join(pairs)} cannot be sent: {quoted([*pairs.values()])} is no text'
+        ) from None
 
 
 def _json_body(body: Any) -> tuple[dict[str, str], bytes | None]:
