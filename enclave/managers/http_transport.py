@@ -749,9 +749,10 @@ def _query_text(query: Mapping[str, Any] | None) -> str:
     pairs = {}
     for name, value in (query or {}).items():
         if value is not None:
-            text = (
-                str(value) if isinstance(value, (str, float)) else quoted(value)
-            )  # of what has too many digits, its size
+            try:
+                text = str(value)
+            except ValueError:  # a number of thousands of digits
+                text = quoted(value)
             pairs[name] = text.lower() if isinstance(value, bool) else text
     try:
         return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
