@@ -54,6 +54,7 @@ from enclave.managers.protocol import (
     StreamEvent,
     rebuild_error,
 )
+from enclave.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -770,8 +771,17 @@ def _query_text(query: Mapping[str, Any] | None) -> str:
     pairs = {}
     for name, value in (query or {}).items():
         if value is not None:
-            pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+            try:
+                text = str(value)
+            except ValueError:  # a number of thousands of digits
+                text = quoted(value)
+            pairs[name] = text.lower() if isinstance(value, bool) else text
+    try:
+        return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+    except UnicodeEncodeError:  # a lone surrogate
+        raise InvalidArgumentError(
+            f'{", ".join(pairs)} cannot be sent: {quoted([*pairs.values()])} is no text'
+        ) from None
 
 
 def _json_body(body: Any) -> tuple[dict[str, str], bytes | None]:
