@@ -28,6 +28,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from enclave.errors import InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.suggest import did_you_mean
 
 T = TypeVar('T')
@@ -67,7 +68,7 @@ def _short(value: Any) -> str:
         beginning = value[:100]
     elif isinstance(value, Mapping) and len(value) > 100:
         beginning = dict(itertools.islice(value.items(), 100))
-    text = repr(beginning)
+    text = quoted(beginning)
     return text if len(text) <= 80 else f'{text[:60]}... ({type(value).__name__})'
 
 

@@ -42,6 +42,7 @@ from enclave.errors import (
 )
 from enclave.exchange import LINES, Broken, CancellableRequest, QuickLines, WholeResponse
 from enclave.managers.keyfile import find_key
+from enclave.managers.output_frames import OUTPUT_FRAMES, FrameReader
 from enclave.managers.protocol import (
     API_KEY_ENVIRONMENT,
     IDEMPOTENCY_HEADER,
@@ -53,6 +54,7 @@ from enclave.managers.protocol import (
     StreamEvent,
     rebuild_error,
 )
+from enclave.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ _NOTHING = contextlib.nullcontext()
 _KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
 
 
+_READERS = {OUTPUT_FRAMES: FrameReader}
 _PLAIN_TARGET = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-F]{2})*")
 """Targets that urllib3 would send as they are."""
 _PLAIN_VALUE = re.compile(r'[!-~]([ -~]*[!-~])?')
@@ -110,9 +113,11 @@ class HttpResponse:
 
     Attributes:
         exchange: What the request was, where that is to live as long as its answer is read.
+        frames: What has read the body, where it came in frames.
     """
 
     exchange: CancellableRequest | None = None
+    frames: FrameReader | None = None
 
     def __init__(self, raw: Any, sent: Mapping[str, str]) -> None:
         self.raw = raw
@@ -154,6 +159,7 @@ class _WholeHttpResponse(HttpResponse):
         self.headers = _Headers(whole.headers)
         self.has_key = has_key
         self._content = whole.content
+        self.frames = whole.reader
 
     def close(self) -> None:
         """Do nothing."""
@@ -230,7 +236,7 @@ class HttpTransport:
         self._host = _host_header(parsed)
         self._headers = {
             'User-Agent': f'ms-enclave/{enclave.__version__}',
-            'Accept': f'{wire.PARTS}, */*',
+            'Accept': f'{OUTPUT_FRAMES}, {wire.PARTS}, */*',
             'Accept-Encoding': 'identity',
             PROTOCOL_HEADER: str(PROTOCOL_VERSION),
         }
@@ -538,7 +544,7 @@ class HttpTransport:
             pool = self._find_pool(url)
             if pool is None or pool.scheme != 'http' or self._host is None:
                 return None
-            quick = self._quick = QuickLines(pool, self._max_connections, self._connect_timeout)
+            quick = self._quick = QuickLines(pool, self._max_connections, self._connect_timeout, _READERS)
             if self._closing.is_set():
                 quick.close()
         target = url[len(self._origin) :] or '/'
@@ -656,14 +662,21 @@ class HttpTransport:
         with response:
             self._check(response)
             try:
-                has_parts = response.headers.get('Content-Type') == wire.PARTS
-                shapes = (wire.from_parts if has_parts else wire.from_json)(response.content, what='the answer')
-                return wire.decode(shapes, answer, what='the answer')
+                kind = response.headers.get('Content-Type')
+                if kind == OUTPUT_FRAMES:
+                    frames = _frames_of(response)
+                    failure = frames.error
+                    if failure is None:
+                        return wire.decode(frames.shapes(), answer, what='the answer')
+                else:
+                    read = wire.from_parts if kind == wire.PARTS else wire.from_json
+                    return wire.decode(read(response.content, what='the answer'), answer, what='the answer')
             except InvalidArgumentError as error:
                 raise ServerError(
                     f'the server at {self._base_url} (version {response.headers.get(VERSION_HEADER, "unknown")}) gave an '
                     f'answer that this client (version {enclave.__version__}) does not understand: {error.message}'
                 ) from error
+            raise rebuild_error(failure)
 
     def _check(self, response: HttpResponse) -> None:
         """Return if it is a good answer of a server of this library; otherwise raise what it says, or that it is none."""
@@ -709,6 +722,15 @@ class HttpTransport:
         )
 
 
+def _frames_of(response: HttpResponse) -> FrameReader:
+    """Return what has read an answer in frames, or reads it now."""
+    frames = response.frames
+    if frames is None:
+        frames = FrameReader()
+        frames.take(memoryview(response.content))
+    return frames
+
+
 def _reason(error: BaseException) -> str:
     """Return in words how a connection failed, from whatever lies at the bottom of it."""
     cause: BaseException | None = error
@@ -749,8 +771,17 @@ def _query_text(query: Mapping[str, Any] | None) -> str:
     pairs = {}
     for name, value in (query or {}).items():
         if value is not None:
-            pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+            try:
+                text = str(value)
+            except ValueError:  # a number of thousands of digits
+                text = quoted(value)
+            pairs[name] = text.lower() if isinstance(value, bool) else text
+    try:
+        return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+    except UnicodeEncodeError:  # a lone surrogate
+        raise InvalidArgumentError(
+            f'{", ".join(pairs)} cannot be sent: {quoted([*pairs.values()])} is no text'
+        ) from None
 
 
 def _json_body(body: Any) -> tuple[dict[str, str], bytes | None]:

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
@@ -31,6 +32,7 @@ from enclave.errors import (
     RequestTooLargeError,
     ServerError,
 )
+from enclave.managers.output_frames import OUTPUT_FRAMES
 from enclave.managers.protocol import (
     IDEMPOTENCY_HEADER,
     PROTOCOL_HEADER,
@@ -44,6 +46,7 @@ from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.direct import Answer, Body, DirectRoutes, StartResponse, Visit, WsgiRequest, as_bytes, send
+from enclave.server.early import EARLY_KEY, EarlyAnswer
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.lanes import CALL_PATIENCE_SECONDS
@@ -145,10 +148,16 @@ class _Entry:
         """Answer a request in WSGI's way."""
         request = WsgiRequest(environ)
         visit = self._visit(request, route, None, route.path, path)
+        visit.start_response = start_response
         try:
             answer = self._enter(visit) or self._serve(visit, route)
         except Exception as error:
             answer = self._failed(visit, error)
+        early = visit.early
+        if early is not None and early.has_begun:
+            self._accountant(visit, answer.status)()
+            failure = None if answer.media_type == OUTPUT_FRAMES else b''.join(as_bytes(answer.body))
+            return Body(Answer(early.rest(failure), on_close=answer.on_close))
         headers: dict[str, str] = {}
         self._put_headers(visit, headers, is_html=(answer.media_type or '').startswith('text/html'))
         account = self._accountant(visit, answer.status)
@@ -157,6 +166,23 @@ class _Entry:
         else:
             account()
         return send(answer, list(headers.items()), start_response, as_texts=WATCH_KEY in environ)
+
+    def _early(self, visit: Visit) -> EarlyAnswer | None:
+        """Return an answer that may begin before its work has ended, where client and server can do that."""
+        start, environ = visit.start_response, visit.request.environ
+        sender = environ.get(EARLY_KEY)
+        if start is None or sender is None or environ.get('SERVER_PROTOCOL') != 'HTTP/1.1':
+            return None
+        if OUTPUT_FRAMES not in visit.request.headers.get('Accept', ''):
+            return None
+
+        def begin() -> None:
+            headers = {'Content-Type': OUTPUT_FRAMES}
+            self._put_headers(visit, headers, is_html=False)
+            start('200 OK', list(headers.items()))
+
+        visit.early = EarlyAnswer(sender, begin)
+        return visit.early
 
     def before(self) -> flask.Response | None:
         """Flask's request begins: say whose it is. One that is refused here has reached nothing."""
@@ -385,6 +411,7 @@ class _Entry:
             named_sandbox=visit.named_sandbox,
             on_gone=request.environ.get(WATCH_KEY, lambda action: None),
             facts=visit.facts,
+            make_outlet=functools.partial(self._early, visit),
         )
 
     def _run(self, route: Route, context: Context, arguments: dict[str, Any]) -> Any:
@@ -429,13 +456,22 @@ class _Entry:
             return _from_flask(value)
         if isinstance(value, Text):
             return Answer((value.text.encode(),), media_type=value.media_type)
+        early = visit.early
+        if early is not None and early.has_begun:
+            shape = early.finish(value)
+            size = wire.weigh(shape, LARGE_ANSWER, in_parts=True) + early.size
+            return self._when_there_is_room(size, context, lambda: Answer(early.whole(), media_type=OUTPUT_FRAMES))
         encoded, takes_parts = wire.encode(value), wire.PARTS in visit.request.headers.get('Accept', '')
         size = wire.weigh(encoded, LARGE_ANSWER, in_parts=takes_parts)
         if not size:
             return _encoded_answer(encoded, takes_parts)
+        return self._when_there_is_room(size, context, lambda: _encoded_answer(encoded, takes_parts))
+
+    def _when_there_is_room(self, size: int, context: Context, make: Callable[[], Answer]) -> Answer:
+        """Return an answer, once there is room for so many bytes, which it holds until it was sent."""
         with contextlib.ExitStack() as stack, context.cancellation.applied():
             stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
-            answer = _encoded_answer(encoded, takes_parts)
+            answer = make()
             answer.on_close.append(stack.pop_all().close)
         return answer
 
@@ -596,7 +632,9 @@ def _fingerprint(request: Any, route: Route) -> bytes:
     for part in (route.name, request.full_path):
         digest.update(part.encode('utf-8', 'surrogateescape') + b'\0')
     digest.update(request.get_data(cache=True))
-    digest.update(b'\0parts' if wire.PARTS in request.headers.get('Accept', '') else b'')
+    accepted = request.headers.get('Accept', '')
+    digest.update(b'\0parts' if wire.PARTS in accepted else b'')
+    digest.update(b'\0frames' if OUTPUT_FRAMES in accepted else b'')
     return digest.digest()
 
 

@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 
 from waitress.adjustments import Adjustments
 from waitress.buffers import ReadOnlyFileBasedBuffer
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.server import TcpWSGIServer
@@ -74,6 +74,7 @@ from enclave.server.auth import (
     read_keys,
 )
 from enclave.server.bodies import LiveBody
+from enclave.server.early import EARLY_KEY, LastPiece
 from enclave.server.faults import extra_headers, shown_error, status_of
 from enclave.server.policy import Policy
 from enclave.server.ports import RAW_KEY, takes_upgrade
@@ -91,6 +92,8 @@ DRAINED_BYTES = 64 << 20
 """How much of a refused body is still taken, so that the client gets to read why."""
 _JOINED_BYTES = 64 << 10
 """A body up to this size is sent together with its head."""
+_EARLY_BYTES = 512 << 10
+"""While less than this waits for a client, an answer whose work continues is sent."""
 _MAINTENANCE_SECONDS = 1
 _JOIN_SECONDS = 5.0
 
@@ -424,6 +427,8 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
             self.close_on_finish = True
 
     is_raw = False
+    is_early = False  # it has begun before its work had ended
+    chunked_response: bool
     wrote_header: bool
     version: str
     status: str
@@ -440,7 +445,28 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         environment: dict[str, Any] = super().get_environment()
         environment[WATCH_KEY] = self.channel.watch
         environment[RAW_KEY] = self.write_raw
+        environment[EARLY_KEY] = self
         return environment
+
+    def has_room(self) -> bool:
+        """Return whether a piece of an answer is taken now without waiting for the client."""
+        return bool(self.channel.total_outbufs_len < _EARLY_BYTES)
+
+    def send_early(self, pieces: list[bytes]) -> None:
+        """Send pieces of an answer in chunks whose work continues."""
+        with contextlib.suppress(ClientDisconnected):
+            self._write_chunk(pieces)
+
+    def _write_chunk(self, pieces: list[bytes], *, is_last: bool = False) -> None:
+        """Write a chunk, behind the head if that is not sent yet, and before the end of all chunks if it is the last."""
+        head = b''
+        if not self.wrote_header:
+            self.is_early = True
+            head, self.wrote_header = self.build_response_header(), True
+        end = b'\r\n'
+        if is_last:
+            end, self.chunked_response = b'\r\n0\r\n\r\n', False
+        self.channel.write_soon(_Whole(b''.join([head, b'%x\r\n' % sum(map(len, pieces)), *pieces, end])))
 
     def write_raw(self, data: bytes) -> None:
         """Write bytes as they are; nothing else is answered, and the connection ends with the request."""
@@ -451,7 +477,7 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         """Return the head of an answer; that of the usual one without looking at all that others may be."""
         length = self.content_length
         keep = self.version == '1.1' and 'CONNECTION' not in self.request.headers and not self.close_on_finish
-        if not keep or length is None or not self.has_body:
+        if not keep or (length is None and not self.is_early) or not self.has_body:
             head: bytes = super().build_response_header()
             return head
         lines = [f'HTTP/1.1 {self.status}']
@@ -462,14 +488,20 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
                 return whole
             if known != 'content-length':
                 lines.append(f'{name}: {value}')
+        if length is None:
+            self.chunked_response = True
+        size = 'Transfer-Encoding: chunked' if length is None else f'Content-Length: {length}'
         lines.append(
-            f'Content-Length: {length}\r\nDate: {_date(int(self.start_time))}\r\nServer: {self.channel.server.adj.ident}\r\n\r\n'
+            f'{size}\r\nDate: {_date(int(self.start_time))}\r\nServer: {self.channel.server.adj.ident}\r\n\r\n'
         )
         return '\r\n'.join(lines).encode('latin-1')
 
     def write(self, data: bytes | wire.AsciiText) -> None:
         """Send head and body at once where the body is whole: two sends would wake the client twice."""
         if self.is_raw:
+            return
+        if self.is_early and isinstance(data, bytes) and data:
+            self._write_chunk([data], is_last=isinstance(data, LastPiece))
             return
         if not data or not self.complete or not self.has_body or self.content_length is None:
             super().write(data)
