@@ -209,10 +209,10 @@ WHY = {
         'Two interpreters start one after the other, where bare bwrap starts one: the floor of that is 1.78.'
     ),
     'processor time of a warm call over HTTP': (
-        'Some 110 functions of the client and 260 of the server for each request, beside the call itself.'
+        'Some 90 functions of the client and 220 of the server for each request, beside the call itself.'
     ),
     'over HTTP, of swe-rex': 'Each of its calls is one POST to a server inside the container, without a server between.',
-    'output over HTTP': 'The answer is sent when the program has ended, by two copies through the kernel and one decoding more.',
+    'output over HTTP': 'Output goes through the kernel twice more; on two processors that takes turns with the program.',
     'calls a second of one server': 'One interpreter does the HTTP of all clients and all sandboxes; its lock is the limit.',
     'throughput from 8': 'Threads of the calling process wait for one interpreter lock; beside busy ones the waiting ones cost.',
     'an idle sandbox': 'The agent is a Python process; a bare one of the image takes more than half of this.',

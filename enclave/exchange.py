@@ -17,9 +17,10 @@ import io
 import socket
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException, HTTPMessage, HTTPResponse
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from attrs import define, field
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -288,11 +289,23 @@ class WholeResponse:
 
     Attributes:
         headers: By their names in lower case.
+        reader: What took the body, where the one that asked has a reader for its media type; ``content`` is empty then.
     """
 
     status: int
     headers: dict[str, str]
     content: bytes | bytearray
+    reader: Any = None
+
+
+class BodyReader(Protocol):
+    """Takes a body as it comes. Its errors are those of the one that asks."""
+
+    def take(self, data: memoryview) -> None:
+        """Take what came; it is another's a moment later."""
+
+
+_NO_READERS: Mapping[str, Callable[[], BodyReader]] = MappingProxyType({})
 
 
 class QuickLines:
@@ -305,12 +318,20 @@ class QuickLines:
         pool: urllib3's pool, which makes connections.
         most: How many are kept while they rest.
         connect_timeout: Seconds a connection may take.
+        readers: What makes a reader for bodies of a media type that are sent in chunks.
     """
 
-    def __init__(self, pool: HTTPConnectionPool, most: int, connect_timeout: float) -> None:
+    def __init__(
+        self,
+        pool: HTTPConnectionPool,
+        most: int,
+        connect_timeout: float,
+        readers: Mapping[str, Callable[[], BodyReader]] = _NO_READERS,
+    ) -> None:
         self._pool = pool
         self._most = most
         self._connect_timeout = connect_timeout
+        self._readers = readers
         self._resting: list[Any] = []  # appending and popping are whole by themselves
         self._is_closed = False
         weakref.finalize(self, _close_all, self._resting)  # as urllib3's pools do
@@ -362,7 +383,7 @@ class QuickLines:
                     link.sendall(body)
             except (BrokenPipeError, ConnectionResetError):
                 is_taken = False  # a server that refuses a body answers before it has all of it, and closes
-            response, is_reusable = _read_whole(link)
+            response, is_reusable = _read_whole(link, self._readers)
             is_reusable = is_reusable and is_taken
         except BaseException as error:
             connection.close()
@@ -388,12 +409,16 @@ def _close_all(resting: list[Any]) -> None:
 
 _HEAD_BYTES = 1 << 16
 _LONGEST_HEAD = 1 << 20
+_PIECE_BYTES = 1 << 18
+_LONGEST_LINE = 1 << 12
 _MOST_DIGITS = 15
 """How many digits a length may have: beyond that it is none that a body can have."""
 _WAIT_FOR_ALL = getattr(socket, 'MSG_WAITALL', 0)
 
 
-def _read_whole(link: socket.socket) -> tuple[WholeResponse, bool]:
+def _read_whole(
+    link: socket.socket, readers: Mapping[str, Callable[[], BodyReader]] = _NO_READERS
+) -> tuple[WholeResponse, bool]:
     """Return an answer, and whether another request may follow over its connection."""
     data = link.recv(_HEAD_BYTES)
     while (end := data.find(b'\r\n\r\n')) < 0:
@@ -421,7 +446,17 @@ def _read_whole(link: socket.socket) -> tuple[WholeResponse, bool]:
         and number >= '200'
         and number not in ('204', '304')
     )
-    if not is_usual or not _is_length(length) or 'transfer-encoding' in headers:
+    coding = headers.get('transfer-encoding')
+    if is_usual and coding == 'chunked' and not length:
+        make = readers.get(headers.get('content-type', ''))
+        if make is not None:
+            reader = make()
+            try:
+                _read_chunks(link, data[end + 4 :], reader)
+            except MemoryError:
+                raise Broken('there is no memory for an answer') from None
+            return WholeResponse(int(number), headers, b'', reader), headers.get('connection', '').lower() != 'close'
+    if not is_usual or not _is_length(length) or coding is not None:
         return _read_unusual(link, data)
     size, begun = int(length), len(data) - end - 4
     if begun > size:
@@ -450,6 +485,54 @@ def _read_rest(link: socket.socket, begun: bytes, size: int) -> bytearray:
         at += count
     view.release()
     return made
+
+
+def _read_chunks(link: socket.socket, begun: bytes, reader: BodyReader) -> None:
+    """Have a body that comes in chunks be read, to its end."""
+    buffer = bytearray(_PIECE_BYTES)
+    view = memoryview(buffer)
+    data, line = memoryview(begun), bytearray()
+    left = 0  # of a chunk, and of the end of its line
+    is_last = False
+    while True:
+        while data:
+            if left > 2:
+                piece = data[: left - 2]
+                reader.take(piece)
+            elif left:
+                piece = data[:left]
+                if bytes(piece) != b'\r\n'[2 - left : 2 - left + len(piece)]:
+                    raise Broken('a chunk of an answer does not end where it should')
+            else:
+                end = bytes(data[:_LONGEST_LINE]).find(b'\n') + 1
+                piece = data[: end or len(data)]
+                line += piece
+                if len(line) > _LONGEST_LINE:
+                    raise Broken('an answer in chunks has a line that is too long')
+                data = data[len(piece) :]
+                if not end:
+                    continue
+                text = bytes(line).rstrip(b'\r\n')
+                line.clear()
+                if is_last:
+                    if text:
+                        continue  # a header behind the body
+                    if data:
+                        raise Broken('there is something behind an answer')
+                    return
+                size = text.partition(b';')[0].strip(b' \t')
+                if not size or len(size) > _MOST_DIGITS or size.strip(b'0123456789abcdefABCDEF'):
+                    raise Broken(f'no chunk of an answer has the length {size[:40]!r}')
+                left = int(size, 16)
+                is_last = not left
+                left += 2 if left else 0
+                continue
+            left -= len(piece)
+            data = data[len(piece) :]
+        count = link.recv_into(view)
+        if not count:
+            raise Broken('the connection ended in the midst of an answer')
+        data = view[:count]
 
 
 class _Begun(io.RawIOBase):

@@ -6,12 +6,13 @@ Times are aware UTC datetimes, durations are seconds, sizes are bytes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import attrs
 from attrs import Factory, field, frozen
@@ -216,8 +217,56 @@ def is_default(attribute: attrs.Attribute[Any], value: Any) -> bool:
     return bool(value == default)
 
 
+class OutputSource(Protocol):
+    """Output that is not text yet."""
+
+    @property
+    def text(self) -> str:
+        """The text that it is."""
+
+
+class WithOutput(Model):
+    """A record with fields whose text is made when it is first asked for; see `put_source`.
+
+    Where a large output only travels on, nobody asks for it.
+    """
+
+    __slots__ = ('_sources',)
+
+    if not TYPE_CHECKING:  # else a checker would take any attribute for one that there is
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what is asked for first: of a field that has no value yet, the text."""
+            source = find_source(self, name)
+            if source is None:
+                kind = type(self).__name__
+                raise AttributeError(f'{kind!r} object has no attribute {name!r}', name=name, obj=self)
+            text = source.text
+            object.__setattr__(self, name, text)
+            return text
+
+
+def put_source(record: WithOutput, **sources: OutputSource) -> None:
+    """Have fields of a record that was just made be the texts of sources."""
+    object.__setattr__(record, '_sources', sources)
+    for name in sources:
+        object.__delattr__(record, name)
+
+
+def find_source(record: WithOutput, name: str) -> OutputSource | None:
+    """Return the source of a field whose text nobody has asked for; None where there is none, or the text is there."""
+    get = object.__getattribute__
+    try:
+        get(record, name)
+    except AttributeError:
+        with contextlib.suppress(AttributeError):
+            found: OutputSource | None = get(record, '_sources').get(name)
+            return found
+    return None
+
+
 @frozen(kw_only=True)
-class CommandResult(Model):
+class CommandResult(WithOutput):
     """What became of one command.
 
     ``exit_code`` is the program's own, or 128 + the signal's number when a signal ended it (as shells and Docker count);
@@ -288,7 +337,7 @@ class CommandResult(Model):
 
 
 @frozen(kw_only=True)
-class ToolResult(Model):
+class ToolResult(WithOutput):
     """What a tool call gives back.
 
     ``output`` is the text (or JSON-compatible value) the tool is for; ``error`` is None on success and otherwise says what

@@ -226,24 +226,44 @@ class FrameDecoder(object):
     def feed(self, data):
         # type: (bytes) -> List[Tuple[int, int, bytes]]
         """Return the frames that are complete now, each ``(kind, call, payload)``; ProtocolError on nonsense."""
-        held = self._held
-        held += data
         frames = []
         start = 0
-        while len(held) - start >= HEADER.size:
-            size, kind, call = HEADER.unpack_from(held, start)
-            if size > self._limit:
-                raise ProtocolError('a frame says it has %d bytes; the limit is %d' % (size, self._limit))
-            if kind not in KINDS:
-                raise ProtocolError('a frame is of unknown kind %d' % kind)
-            end = start + HEADER.size + size
-            if len(held) < end:
-                break
-            frames.append((kind, call, bytes(held[start + HEADER.size : end])))
-            start = end
-        if start:
-            del held[:start]
+        while start < len(data):
+            held = self._held
+            if held or len(data) - start < HEADER.size:
+                if len(held) < HEADER.size:
+                    end = start + HEADER.size - len(held)
+                    held += data[start:end]
+                    start = end
+                    if len(held) < HEADER.size:
+                        break
+                size, kind, call = self.read_header(held, 0)
+                end = start + HEADER.size + size - len(held)
+                held += data[start:end]
+                start = end
+                if len(held) < HEADER.size + size:
+                    break
+                frames.append((kind, call, bytes(memoryview(held)[HEADER.size :])))
+                self._held = bytearray()
+            else:
+                size, kind, call = self.read_header(data, start)
+                end = start + HEADER.size + size
+                if len(data) < end:
+                    held += data[start:]
+                    break
+                frames.append((kind, call, bytes(data[start + HEADER.size : end])))  # one copy, of bytes
+                start = end
         return frames
+
+    def read_header(self, data, start):
+        # type: (Any, int) -> Tuple[int, int, int]
+        """Return what a header says: size, kind and call; ProtocolError on nonsense."""
+        size, kind, call = HEADER.unpack_from(data, start)
+        if size > self._limit:
+            raise ProtocolError('a frame says it has %d bytes; the limit is %d' % (size, self._limit))
+        if kind not in KINDS:
+            raise ProtocolError('a frame is of unknown kind %d' % kind)
+        return size, kind, call
 
     def has_partial_frame(self):
         # type: () -> bool
@@ -1480,7 +1500,7 @@ class Run(HostCall):
                 message = {'error': self.agent.cannot_start(number).facts}
             else:
                 field = {b'c': 'cwd', b'u': 'user', b'l': 'rlimits'}.get(stage, '')
-                value = shown(self.cwd) if field == 'cwd' else self.message.get(field)
+                value = shown(self.cwd or self.agent.start_path) if field == 'cwd' else self.message.get(field)
                 message = {
                     'error': {
                         'message': '%s %r: %s' % (field, value, os.strerror(number)),

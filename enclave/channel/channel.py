@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -191,6 +192,7 @@ class Call:
     _events_seen: int = field(default=0, init=False, repr=False)
     _received: int = field(default=0, init=False)
     _credit: int = field(default=INPUT_WINDOW, init=False)
+    _wakes_at: float = field(default=math.inf, init=False)
     _end: tuple[dict[str, Any], bytes] | None = field(default=None, init=False, repr=False)
     _lost: Lost | None = field(default=None, init=False, repr=False)
 
@@ -204,7 +206,7 @@ class Call:
                 if self._received > self._limit or not payload or len(self._frames) > 2 * STREAM_WINDOW:
                     raise ProtocolError(f'call {self.number} got more output than it allowed, or empty output')
                 self._keep_locked(kind, payload)
-                if not self._wakes_on_data:
+                if not self._wakes_on_data and self._received < self._wakes_at:
                     return
             elif kind == CREDIT:
                 if len(payload) != U32.size:
@@ -297,6 +299,16 @@ class Call:
         with self._changed:
             self._changed.notify_all()
 
+    def wait_output(self, deadline: Deadline, size: int) -> bool:
+        """Return whether the call has ended, or ``size`` bytes of output have come in all; when the deadline has passed, too."""
+        with self._changed:
+            self._wakes_at = size
+            found = self._changed.wait_for(
+                lambda: self._received >= size or self._end is not None or self._lost is not None, deadline.remaining()
+            )
+            self._wakes_at = math.inf
+            return found
+
     def wait(self, deadline: Deadline) -> Reply:
         """Wait for the call to end and return what the agent says of it.
 
@@ -326,6 +338,13 @@ class Call:
         for kind, payload in frames:
             pieces[kind].append(payload)
         return b''.join(pieces[DATA]), b''.join(pieces[ERR])
+
+    def take_pieces(self) -> Iterable[tuple[int, bytes | bytearray]]:
+        """Return all output that has come and was not taken, as it came: ``(kind, payload)``."""
+        with self._changed:
+            frames, self._frames = self._frames, deque()
+            self._growing.clear()
+        return frames
 
     def take_rest(self) -> bytes:
         """Return the bytes that came with the END."""

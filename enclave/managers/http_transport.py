@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ from enclave.errors import (
 )
 from enclave.exchange import LINES, Broken, CancellableRequest, QuickLines, WholeResponse
 from enclave.managers.keyfile import find_key
+from enclave.managers.output_frames import OUTPUT_FRAMES, FrameReader
 from enclave.managers.protocol import (
     API_KEY_ENVIRONMENT,
     IDEMPOTENCY_HEADER,
@@ -52,6 +54,7 @@ from enclave.managers.protocol import (
     StreamEvent,
     rebuild_error,
 )
+from enclave.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +68,11 @@ BUSY_SECONDS = 30.0
 """How long a server that says it is full is asked again, where the call has no time limit of its own."""
 PIECE_BYTES = 256 << 10
 _MIN_PROTOCOL = 1
+_NOTHING = contextlib.nullcontext()
 _KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
 
 
+_READERS = {OUTPUT_FRAMES: FrameReader}
 _PLAIN_TARGET = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-F]{2})*")
 """Targets that urllib3 would send as they are."""
 _PLAIN_VALUE = re.compile(r'[!-~]([ -~]*[!-~])?')
@@ -108,9 +113,11 @@ class HttpResponse:
 
     Attributes:
         exchange: What the request was, where that is to live as long as its answer is read.
+        frames: What has read the body, where it came in frames.
     """
 
     exchange: CancellableRequest | None = None
+    frames: FrameReader | None = None
 
     def __init__(self, raw: Any, sent: Mapping[str, str]) -> None:
         self.raw = raw
@@ -152,6 +159,7 @@ class _WholeHttpResponse(HttpResponse):
         self.headers = _Headers(whole.headers)
         self.has_key = has_key
         self._content = whole.content
+        self.frames = whole.reader
 
     def close(self) -> None:
         """Do nothing."""
@@ -228,10 +236,11 @@ class HttpTransport:
         self._host = _host_header(parsed)
         self._headers = {
             'User-Agent': f'ms-enclave/{enclave.__version__}',
-            'Accept': f'{wire.PARTS}, */*',
+            'Accept': f'{OUTPUT_FRAMES}, {wire.PARTS}, */*',
             'Accept-Encoding': 'identity',
             PROTOCOL_HEADER: str(PROTOCOL_VERSION),
         }
+        self._usual_headers = _written(self._headers)
 
     def close(self) -> None:
         """Close the connections that rest; those in use end with their calls."""
@@ -264,7 +273,9 @@ class HttpTransport:
         key = os.urandom(16).hex() if method != 'GET' else None
         if key is not None:
             headers[IDEMPOTENCY_HEADER] = key
-        with self._cancelled_with(key):
+        if is_cancelled():
+            raise CallCancelledError('the call was cancelled before it was made')
+        with _NOTHING if key is None else on_cancel(lambda: self._cancel_call(key)):
             response = self._send(
                 method,
                 path,
@@ -428,20 +439,9 @@ class HttpTransport:
             return None
         return seconds + self._answer_timeout
 
-    @contextlib.contextmanager
-    def _cancelled_with(self, key: str | None) -> Iterator[None]:
-        """Inform the server, if the caller's work is cancelled in the block."""
-        if is_cancelled():
-            raise CallCancelledError('the call was cancelled before it was made')
-        if key is None:
-            yield
-            return
-
-        def cancel() -> None:
-            self.call('POST', f'/calls/{key}/cancel', CancelResponse)
-
-        with on_cancel(lambda: self.later(cancel)):
-            yield
+    def _cancel_call(self, key: str) -> None:
+        """Inform the server that a call is cancelled, without waiting for it."""
+        self.later(lambda: self.call('POST', f'/calls/{key}/cancel', CancelResponse))
 
     def _send(
         self,
@@ -461,22 +461,21 @@ class HttpTransport:
         Args:
             exchange: What the request is to be, so that others can end it.
         """
-        url = self._base_url + path + _query_text(query)
-        patience = Deadline.after(BUSY_SECONDS if read_timeout is None else min(read_timeout, BUSY_SECONDS))
-        failures = 0
+        url = self._base_url + path + (_query_text(query) if query else '')
+        began, failures = time.monotonic(), 0
         while True:
             if self._closing.is_set():
                 raise ManagerStoppedError('the manager is stopped and takes no new work; make a new one')
             key_headers = self._key_headers()
             try:
-                with contextlib.nullcontext() if exchange is None else exchange.made():
+                with _NOTHING if exchange is None else exchange.made():
                     sent, data = {**headers, **key_headers}, make_data()
                     response = None
                     if exchange is None and not stream and (data is None or isinstance(data, bytes)):
                         response = self._ask_quickly(method, url, sent, data, read_timeout)
                     if response is None:
                         response = self._send_once(method, url, sent, data, read_timeout)
-                if not stream:
+                if not stream and not isinstance(response, _WholeHttpResponse):
                     _ = response.content  # what breaks while it comes may be mended too
             except requests.exceptions.ConnectTimeout:
                 raise self._unreachable(f'gave no connection within {self._connect_timeout:g} s') from None
@@ -495,8 +494,10 @@ class HttpTransport:
                 continue
             except requests.exceptions.RequestException as error:
                 raise self._unreachable(str(error)) from None
-            if response.status_code == 429 and is_repeatable and self._may_wait(response, patience):
-                continue
+            if response.status_code == 429 and is_repeatable:
+                patience = BUSY_SECONDS if read_timeout is None else min(read_timeout, BUSY_SECONDS)
+                if self._may_wait(response, Deadline(began + patience)):
+                    continue
             if response.status_code == 401 and is_repeatable and self._look_for_key():
                 response.close()
                 continue
@@ -543,20 +544,22 @@ class HttpTransport:
             pool = self._find_pool(url)
             if pool is None or pool.scheme != 'http' or self._host is None:
                 return None
-            quick = self._quick = QuickLines(pool, self._max_connections, self._connect_timeout)
+            quick = self._quick = QuickLines(pool, self._max_connections, self._connect_timeout, _READERS)
             if self._closing.is_set():
                 quick.close()
         target = url[len(self._origin) :] or '/'
         if _PLAIN_TARGET.fullmatch(target) is None:
             return None
-        lines = [f'{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n']
-        for name, value in {**self._headers, **headers}.items():
+        usual = self._usual_headers
+        if not self._headers.keys().isdisjoint(headers):
+            usual = _written({name: value for name, value in self._headers.items() if name not in headers})
+        head = f'{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{usual}'
+        for name, value in headers.items():
             if _PLAIN_VALUE.fullmatch(value) is None:
                 return None
-            lines.append(f'{name}: {value}\r\n')
+            head += f'{name}: {value}\r\n'
         if body is not None or method != 'GET':
-            lines.append(f'Content-Length: {0 if body is None else len(body)}\r\n')
-        head = ''.join(lines)
+            head += f'Content-Length: {0 if body is None else len(body)}\r\n'
         try:
             whole = quick.ask(head.encode('ascii') + b'\r\n', body, read_timeout)
         except urllib3.exceptions.NewConnectionError as error:
@@ -659,14 +662,21 @@ class HttpTransport:
         with response:
             self._check(response)
             try:
-                has_parts = response.headers.get('Content-Type') == wire.PARTS
-                shapes = (wire.from_parts if has_parts else wire.from_json)(response.content, what='the answer')
-                return wire.decode(shapes, answer, what='the answer')
+                kind = response.headers.get('Content-Type')
+                if kind == OUTPUT_FRAMES:
+                    frames = _frames_of(response)
+                    failure = frames.error
+                    if failure is None:
+                        return wire.decode(frames.shapes(), answer, what='the answer')
+                else:
+                    read = wire.from_parts if kind == wire.PARTS else wire.from_json
+                    return wire.decode(read(response.content, what='the answer'), answer, what='the answer')
             except InvalidArgumentError as error:
                 raise ServerError(
                     f'the server at {self._base_url} (version {response.headers.get(VERSION_HEADER, "unknown")}) gave an '
                     f'answer that this client (version {enclave.__version__}) does not understand: {error.message}'
                 ) from error
+            raise rebuild_error(failure)
 
     def _check(self, response: HttpResponse) -> None:
         """Return if it is a good answer of a server of this library; otherwise raise what it says, or that it is none."""
@@ -712,6 +722,15 @@ class HttpTransport:
         )
 
 
+def _frames_of(response: HttpResponse) -> FrameReader:
+    """Return what has read an answer in frames, or reads it now."""
+    frames = response.frames
+    if frames is None:
+        frames = FrameReader()
+        frames.take(memoryview(response.content))
+    return frames
+
+
 def _reason(error: BaseException) -> str:
     """Return in words how a connection failed, from whatever lies at the bottom of it."""
     cause: BaseException | None = error
@@ -743,13 +762,26 @@ def _host_header(parsed: Any) -> str | None:
     return host if parsed.port in (None, 80) else f'{host}:{parsed.port}'
 
 
+def _written(headers: Mapping[str, str]) -> str:
+    return ''.join(f'{name}: {value}\r\n' for name, value in headers.items())
+
+
 def _query_text(query: Mapping[str, Any] | None) -> str:
     """Return ``?a=1&b=true``, without what is None."""
     pairs = {}
     for name, value in (query or {}).items():
         if value is not None:
-            pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+            try:
+                text = str(value)
+            except ValueError:  # a number of thousands of digits
+                text = quoted(value)
+            pairs[name] = text.lower() if isinstance(value, bool) else text
+    try:
+        return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+    except UnicodeEncodeError:  # a lone surrogate
+        raise InvalidArgumentError(
+            f'{", ".join(pairs)} cannot be sent: {quoted([*pairs.values()])} is no text'
+        ) from None
 
 
 def _json_body(body: Any) -> tuple[dict[str, str], bytes | None]:

@@ -31,12 +31,13 @@ from enclave.errors import (
     SandboxSilentError,
 )
 from enclave.languages.values import StepResult
+from enclave.outlet import LARGE_BYTES, MOST_PIECE_BYTES, PIECE_BYTES, STDERR, STDOUT, Outlet, current_outlet
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.connection import Connection
 from enclave.sandboxes.listing import Listing
 from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, check_memory_held, explain_sizes, make_beside
-from enclave.sandboxes.output import Kept, head_bytes, make_result, tail_bytes
+from enclave.sandboxes.output import Caught, Kept, head_bytes, make_result, tail_bytes
 from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.sandboxes.processors import Claim
 from enclave.verb_requests import (
@@ -126,6 +127,7 @@ class AgentOperations(ByVerb):
         cap = request.max_output_bytes or DEFAULT_OUTPUT_BYTES
         tail = tail_bytes(cap)
         kept = {'head': cap - tail, 'tail': tail}
+        outlet = current_outlet() if request.limits is None else None
         with Claim(self._cpus, self._cpu_count) as claim:
             message, first, rest = self._run_message(request, {**kept, 'cpus': claim.cpus})
             # The agent never sends more than head and tail, so no credit need ever be given while it runs.
@@ -134,9 +136,34 @@ class AgentOperations(ByVerb):
             with self._killed_on_exit(call):
                 if rest is not None and call.write_all(rest, watch.check) and not call.has_ended:
                     call.close_input()
+                if outlet is not None:
+                    stdout, stderr = self._hand_on(call, watch, outlet)
                 reply = watch.wait(call)
-        stdout, stderr = call.take_output()
+        if outlet is None:
+            stdout, stderr = call.take_output()
         return self.result_of(request, reply, stdout, stderr)
+
+    @staticmethod
+    def _hand_on(call: Call, watch: AgentWatch, outlet: Outlet) -> tuple[bytes | Caught, bytes | Caught]:
+        """Give output to an outlet until the call has ended, and return all output, as bytes where the outlet has none of it."""
+        streams = {DATA: STDOUT, ERR: STDERR}
+        caught = {kind: Caught() for kind in streams}
+        is_handed_on = dict.fromkeys(streams, False)
+        wanted = LARGE_BYTES
+        while True:
+            watch.wait_output(call, wanted)
+            has_ended = call.has_ended
+            for kind, payload in call.take_pieces():
+                caught[kind].add(payload)
+            if has_ended:
+                break
+            for kind, output in caught.items():
+                if len(output) >= LARGE_BYTES:
+                    is_handed_on[kind] = outlet.take(streams[kind], output)
+            size = sum(map(len, caught.values()))
+            wanted = size + min(max(PIECE_BYTES, size // 8), MOST_PIECE_BYTES)
+        stdout, stderr = (output if is_handed_on[kind] else output.data() for kind, output in caught.items())
+        return stdout, stderr
 
     def start_process(self, request: StartProcess) -> Process:
         """Start a command and return while it runs. Without ``live`` only head and tail within the cap are kept."""
@@ -230,7 +257,13 @@ class AgentOperations(ByVerb):
         return message, first, (later,)
 
     def result_of(
-        self, request: RunCommand, facts: Reply, stdout: bytes, stderr: bytes, *, live: bool = False
+        self,
+        request: RunCommand,
+        facts: Reply,
+        stdout: bytes | Caught,
+        stderr: bytes | Caught,
+        *,
+        live: bool = False,
     ) -> CommandResult:
         """Return the result, from what the agent says (checked) and the output that came."""
         given = facts.names()
@@ -673,6 +706,17 @@ class AgentWatch:
         self.wait_ready(call, Deadline(), for_end=True)
         return call.wait(Deadline())
 
+    def wait_output(self, call: Call, size: int) -> None:
+        """Return when so many bytes of output have come, or the call has ended.
+
+        Raises:
+            SandboxSilentError: The agent is late and does not answer.
+            OperationTimeoutError: It answers, but has not ended what is long over its limit.
+        """
+        patience: Deadline | None = None
+        while not call.wait_output(self._due, size):
+            patience = self._ask(patience)
+
     def wait_ready(self, call: Call, deadline: Deadline, *, for_end: bool = False) -> None:
         """Return when the call has something to take, or has ended, or the caller's own deadline has passed.
 
@@ -685,14 +729,19 @@ class AgentWatch:
         while not call.wait_ready(_earlier(deadline, self._due), for_end=for_end):
             if deadline.has_expired():
                 return
-            self.check()
-            patience = patience or Deadline.after(STUCK_SECONDS if self._has_limit else None)
-            if patience.has_expired():
-                raise OperationTimeoutError(
-                    f'the program is over its time limit by {STUCK_SECONDS:g} s: it was killed and does not end. It may wait for '
-                    'a device or a file system that does not answer; delete the sandbox and make a new one'
-                )
-            self._due = Deadline.after(QUIET_SECONDS)
+            patience = self._ask(patience)
+
+    def _ask(self, patience: Deadline | None) -> Deadline:
+        """Ask whether the agent answers, and return how long it is waited for."""
+        self.check()
+        patience = patience or Deadline.after(STUCK_SECONDS if self._has_limit else None)
+        if patience.has_expired():
+            raise OperationTimeoutError(
+                f'the program is over its time limit by {STUCK_SECONDS:g} s: it was killed and does not end. It may wait for '
+                'a device or a file system that does not answer; delete the sandbox and make a new one'
+            )
+        self._due = Deadline.after(QUIET_SECONDS)
+        return patience
 
 
 def _earlier(one: Deadline, other: Deadline) -> Deadline:

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 
 from enclave.enums import ExecutionStatus
-from enclave.records import CommandResult
+from enclave.records import CommandResult, put_source
 
 
 def decode(data: bytes) -> str:
@@ -28,7 +28,16 @@ def shorten(head: bytes, tail: bytes, left_out: int) -> str:
     while start < min(3, len(tail)) and tail[start] & 0xC0 == 0x80:
         start += 1
     tail, left_out = tail[start:], left_out + start
-    return f'{decode(head)}\n[... {left_out} bytes left out ...]\n{decode(tail)}'
+    return f'{decode(head)}{_marker(left_out)}{decode(tail)}'
+
+
+def shorten_ascii(text: str, head: int, total: int) -> str:
+    """Return the same of output that is ASCII: ``text`` is the head and the tail of ``total`` bytes."""
+    return f'{text[:head]}{_marker(total - len(text))}{text[head:]}'
+
+
+def _marker(left_out: int) -> str:
+    return f'\n[... {left_out} bytes left out ...]\n'
 
 
 def _partial_end(data: bytes) -> int:
@@ -49,8 +58,14 @@ def text_of(data: bytes, total: int, cap: int) -> str:
     """
     if total <= len(data):
         return data.decode('utf-8', 'backslashreplace')  # as `decode` does; every result comes by here, twice
-    head = head_bytes(cap)
-    return shorten(data[:head], data[head:], total - len(data))
+    return shown(data, total, head_bytes(cap))
+
+
+def shown(data: bytes | bytearray, total: int, head: int) -> str:
+    """Return the same, where it is known how many bytes the head has."""
+    if total <= len(data):
+        return data.decode('utf-8', 'backslashreplace')
+    return shorten(bytes(data[:head]), bytes(data[head:]), total - len(data))
 
 
 def tail_bytes(cap: int) -> int:
@@ -61,6 +76,48 @@ def tail_bytes(cap: int) -> int:
 def head_bytes(cap: int) -> int:
     """Return how much of a cap goes to the beginning of the output."""
     return cap - tail_bytes(cap)
+
+
+class Caught:
+    """All that came of a stream, in pieces: bytes that are no text until somebody asks for it.
+
+    Attributes:
+        total: How many bytes the program wrote to it.
+        head: How many of those that came are the beginning, where they are not all.
+    """
+
+    __slots__ = ('_text', 'head', 'pieces', 'size', 'total')
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.total = 0
+        self.head = 0
+        self._text: str | None = None
+
+    def __len__(self) -> int:
+        return self.size
+
+    def add(self, piece: bytes | bytearray) -> None:
+        """Take a piece."""
+        self.pieces.append(bytes(piece))  # one of bytes is not copied
+        self.size += len(piece)
+
+    @property
+    def text(self) -> str:
+        """What a result shows of it; the same object each time."""
+        if self._text is None:
+            self._text = shown(self.data(), self.total, self.head)
+        return self._text
+
+    @property
+    def made_text(self) -> str | None:
+        """The text, if somebody has asked for it."""
+        return self._text
+
+    def data(self) -> bytes:
+        """Return the bytes."""
+        return b''.join(self.pieces)
 
 
 class Kept:
@@ -103,8 +160,8 @@ def make_result(
     *,
     exit_code: int | None,
     killed_by: int | None,
-    stdout: bytes,
-    stderr: bytes,
+    stdout: bytes | Caught,
+    stderr: bytes | Caught,
     stdout_bytes: int,
     stderr_bytes: int,
     cap: int,
@@ -113,7 +170,7 @@ def make_result(
     oom_killed: bool = False,
     seconds: float = 0.0,
 ) -> CommandResult:
-    """Return the result of a command from what its backend knows."""
+    """Return the result of a command from what its backend knows. What is `Caught` is no text before somebody asks for it."""
     code = 128 + killed_by if killed_by is not None else exit_code or 0
     if timed_out:
         status = ExecutionStatus.TIMEOUT
@@ -121,13 +178,18 @@ def make_result(
         status = ExecutionStatus.CANCELLED
     else:
         status = ExecutionStatus.SUCCESS if code == 0 else ExecutionStatus.ERROR
-    return CommandResult(
+    texts, sources = {}, {}
+    for name, data, total in (('stdout', stdout, stdout_bytes), ('stderr', stderr, stderr_bytes)):
+        if isinstance(data, Caught):
+            data.total, data.head = total, head_bytes(cap)
+            sources[name] = data
+        else:
+            texts[name] = text_of(data, total, cap)
+    result = CommandResult(
         command=command if isinstance(command, str) else list(command),
         status=status,
         exit_code=code,
         signal=None if killed_by is None else signal_name(killed_by),
-        stdout=text_of(stdout, stdout_bytes, cap),
-        stderr=text_of(stderr, stderr_bytes, cap),
         stdout_bytes=stdout_bytes,
         stderr_bytes=stderr_bytes,
         stdout_truncated=stdout_bytes > len(stdout),
@@ -135,4 +197,8 @@ def make_result(
         timed_out=timed_out,
         oom_killed=oom_killed,
         execution_time=seconds,
+        **texts,
     )
+    if sources:
+        put_source(result, **sources)
+    return result

@@ -8,10 +8,11 @@ nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
-import os
+import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ from enclave.errors import (
     RequestTooLargeError,
     ServerError,
 )
+from enclave.managers.output_frames import OUTPUT_FRAMES
 from enclave.managers.protocol import (
     IDEMPOTENCY_HEADER,
     PROTOCOL_HEADER,
@@ -44,6 +46,7 @@ from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.direct import Answer, Body, DirectRoutes, StartResponse, Visit, WsgiRequest, as_bytes, send
+from enclave.server.early import EARLY_KEY, EarlyAnswer
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.lanes import CALL_PATIENCE_SECONDS
@@ -70,6 +73,7 @@ WATCH_KEY = 'enclave.watch_client'
 
 _REQUEST_ID = re.compile(r'[A-Za-z0-9._-]{1,64}')
 _IDEMPOTENCY_KEY = re.compile(r'[A-Za-z0-9._-]{1,128}')
+_NAMES = random.Random()
 _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication', 'server', 'cancelled'})
 """Codes of answers that say nothing of the work, so that a repeat may do it."""
 _BINARY = ('application/proto', 'application/connect+proto')
@@ -144,10 +148,16 @@ class _Entry:
         """Answer a request in WSGI's way."""
         request = WsgiRequest(environ)
         visit = self._visit(request, route, None, route.path, path)
+        visit.start_response = start_response
         try:
             answer = self._enter(visit) or self._serve(visit, route)
         except Exception as error:
             answer = self._failed(visit, error)
+        early = visit.early
+        if early is not None and early.has_begun:
+            self._accountant(visit, answer.status)()
+            failure = None if answer.media_type == OUTPUT_FRAMES else b''.join(as_bytes(answer.body))
+            return Body(Answer(early.rest(failure), on_close=answer.on_close))
         headers: dict[str, str] = {}
         self._put_headers(visit, headers, is_html=(answer.media_type or '').startswith('text/html'))
         account = self._accountant(visit, answer.status)
@@ -156,6 +166,23 @@ class _Entry:
         else:
             account()
         return send(answer, list(headers.items()), start_response, as_texts=WATCH_KEY in environ)
+
+    def _early(self, visit: Visit) -> EarlyAnswer | None:
+        """Return an answer that may begin before its work has ended, where client and server can do that."""
+        start, environ = visit.start_response, visit.request.environ
+        sender = environ.get(EARLY_KEY)
+        if start is None or sender is None or environ.get('SERVER_PROTOCOL') != 'HTTP/1.1':
+            return None
+        if OUTPUT_FRAMES not in visit.request.headers.get('Accept', ''):
+            return None
+
+        def begin() -> None:
+            headers = {'Content-Type': OUTPUT_FRAMES}
+            self._put_headers(visit, headers, is_html=False)
+            start('200 OK', list(headers.items()))
+
+        visit.early = EarlyAnswer(sender, begin)
+        return visit.early
 
     def before(self) -> flask.Response | None:
         """Flask's request begins: say whose it is. One that is refused here has reached nothing."""
@@ -187,8 +214,9 @@ class _Entry:
     def _visit(
         self, request: Any, route: Route | None, adapter: Adapter | None, rule: str, path: Mapping[str, str]
     ) -> Visit:
-        asked = request.headers.get(REQUEST_ID_HEADER, '')
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else os.urandom(8).hex()
+        asked = request.headers.get(REQUEST_ID_HEADER)
+        # A name and no secret: the system's generator would make each request wait for the interpreter's lock once more.
+        request_id = asked if asked and _REQUEST_ID.fullmatch(asked) else f'{_NAMES.getrandbits(64):016x}'
         return Visit(request, route, adapter, rule, path, request_id, time.perf_counter())
 
     # Before and after -------------------------------------------------------------------------------------------------
@@ -227,18 +255,17 @@ class _Entry:
             headers.setdefault('Content-Security-Policy', page.CONTENT_POLICY if at_page else _DOCS_POLICY)
             headers.setdefault('Referrer-Policy', 'no-referrer')
 
-    def _accountant(self, visit: Visit, status: int) -> Callable[[], None]:
+    def _accountant(self, visit: Visit, status: int) -> Callable[[], object]:
         request = visit.request
         method = 'OTHER' if visit.rule == '-' else request.method
 
-        def account() -> None:
+        def count() -> float:
             seconds = time.perf_counter() - visit.started
             self._service.metrics.count(visit.rule, method, status, seconds)
-            if self._service.audit.is_read:
-                self._service.audit.write(**facts, seconds=round(seconds, 6))
+            return seconds
 
         if not self._service.audit.is_read:
-            return account
+            return count
         facts = {
             'request_id': visit.request_id,
             'who': visit.who,
@@ -253,7 +280,7 @@ class _Entry:
             'code': visit.code,
             'replayed': visit.replayed,
         }
-        return account
+        return lambda: self._service.audit.write(**facts, seconds=round(count(), 6))
 
     def refuse(self, error: HTTPException) -> flask.Response:
         """Answer what Flask itself refuses: an unknown address, a wrong method, a body that is too large."""
@@ -300,13 +327,15 @@ class _Entry:
     def _serve(self, visit: Visit, route: Route) -> Answer:
         """Do what a route is for."""
         tenant, request = self._service.tenant(visit.key), visit.request
-        documented = ms_enclave.find_route(request.headers, route.name, self._service.policy)
+        documented = None
+        if not isinstance(request, WsgiRequest):  # which are those of our own client
+            documented = ms_enclave.find_route(request.headers, route.name, self._service.policy)
         try:
             arguments: dict[str, Any] = dict(visit.path)
             if documented is not None:
                 route = documented
                 arguments['query'] = {name: texts[-1] for name, texts in _query_arguments(request).items()}
-            elif route.adapter is None:
+            elif route.adapter is None and (route.query is not None or request.query_string):
                 query = decode_query(_query_arguments(request), route.query)
                 if query is not None:
                     arguments['query'] = query
@@ -378,11 +407,11 @@ class _Entry:
             self._service,
             tenant,
             cancellation,
-            accept=request.headers.get('Accept', ''),
-            last_event_id=request.headers.get('Last-Event-ID'),
+            request.headers,
             named_sandbox=visit.named_sandbox,
             on_gone=request.environ.get(WATCH_KEY, lambda action: None),
             facts=visit.facts,
+            make_outlet=functools.partial(self._early, visit),
         )
 
     def _run(self, route: Route, context: Context, arguments: dict[str, Any]) -> Any:
@@ -427,19 +456,28 @@ class _Entry:
             return _from_flask(value)
         if isinstance(value, Text):
             return Answer((value.text.encode(),), media_type=value.media_type)
+        early = visit.early
+        if early is not None and early.has_begun:
+            shape = early.finish(value)
+            size = wire.weigh(shape, LARGE_ANSWER, in_parts=True) + early.size
+            return self._when_there_is_room(size, context, lambda: Answer(early.whole(), media_type=OUTPUT_FRAMES))
         encoded, takes_parts = wire.encode(value), wire.PARTS in visit.request.headers.get('Accept', '')
         size = wire.weigh(encoded, LARGE_ANSWER, in_parts=takes_parts)
         if not size:
             return _encoded_answer(encoded, takes_parts)
+        return self._when_there_is_room(size, context, lambda: _encoded_answer(encoded, takes_parts))
+
+    def _when_there_is_room(self, size: int, context: Context, make: Callable[[], Answer]) -> Answer:
+        """Return an answer, once there is room for so many bytes, which it holds until it was sent."""
         with contextlib.ExitStack() as stack, context.cancellation.applied():
             stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
-            answer = _encoded_answer(encoded, takes_parts)
+            answer = make()
             answer.on_close.append(stack.pop_all().close)
         return answer
 
     def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> Answer:
         """Wait for the end of work that another request does, and answer as it does."""
-        while not entry.done.wait(1.0):
+        while not entry.wait(1.0):
             if gone:
                 raise CallCancelledError('the client went away')
         outcome = entry.outcome
@@ -569,9 +607,10 @@ def _encoded_answer(encoded: Any, takes_parts: bool) -> Answer:
 
 def _query_arguments(request: Any) -> dict[str, list[str]]:
     """Return the query's parameters; bytes that are not UTF-8 stay what they are, as in names of files."""
-    text = request.query_string.decode('latin-1')
-    if not text:
+    raw: bytes = request.query_string
+    if not raw:
         return {}
+    text = raw.decode('latin-1')
     try:
         return parse_qs(text, keep_blank_values=True, errors='surrogateescape', max_num_fields=_QUERY_LIMIT)
     except ValueError:
@@ -593,7 +632,9 @@ def _fingerprint(request: Any, route: Route) -> bytes:
     for part in (route.name, request.full_path):
         digest.update(part.encode('utf-8', 'surrogateescape') + b'\0')
     digest.update(request.get_data(cache=True))
-    digest.update(b'\0parts' if wire.PARTS in request.headers.get('Accept', '') else b'')
+    accepted = request.headers.get('Accept', '')
+    digest.update(b'\0parts' if wire.PARTS in accepted else b'')
+    digest.update(b'\0frames' if OUTPUT_FRAMES in accepted else b'')
     return digest.digest()
 
 

@@ -22,6 +22,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from enclave.managers.protocol import PROTOCOL_HEADER
 from enclave.server.auth import ANONYMOUS
+from enclave.server.early import EarlyAnswer
 from enclave.server.route import JSON, VARIABLE, Adapter, Route
 from enclave.wire import AsciiText
 
@@ -146,6 +147,8 @@ class Visit:
         path: What the variables in the address are.
         facts: What handlers say, for the audit line.
         known: Whether the client has shown that it may come in.
+        start_response: WSGI's; None where the answer is Flask's.
+        early: An answer that may begin before its work has ended.
     """
 
     request: Any
@@ -163,6 +166,8 @@ class Visit:
     replayed: bool = False
     streams: bool = False
     known: bool = False
+    start_response: StartResponse | None = None
+    early: EarlyAnswer | None = None
 
 
 class Body:

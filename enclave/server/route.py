@@ -20,6 +20,7 @@ from enclave.deadline import check_timeout
 from enclave.errors import EnclaveError, InvalidArgumentError
 from enclave.managers.actions import ACTIONS, Action
 from enclave.managers.protocol import CheckResponse
+from enclave.outlet import Outlet, offered
 from enclave.server.auth import ApiKey
 from enclave.server.lanes import Lane
 from enclave.server.service import Service, Tenant
@@ -44,12 +45,26 @@ class Context:
     service: Service
     tenant: Tenant
     cancellation: Cancellation
-    accept: str = ''
-    last_event_id: str | None = None
+    headers: Mapping[str, str]
     named_sandbox: str | None = None  # by an adapter's headers
     on_gone: Callable[[Callable[[], None]], None] = lambda action: None  # what to do when the client goes away
     facts: dict[str, Any] = Factory(dict)  # for the audit line
     held: contextlib.ExitStack = Factory(contextlib.ExitStack)  # what the request holds until its answer is there
+    make_outlet: Callable[[], Outlet | None] = lambda: None
+
+    def offering_outlet(self) -> contextlib.AbstractContextManager[None]:
+        """Have output that is the answer's be sent while its program runs, in the block, where the client takes that."""
+        return offered(self.make_outlet())
+
+    @property
+    def accept(self) -> str:
+        """The media types that the client takes."""
+        return self.headers.get('Accept', '')
+
+    @property
+    def last_event_id(self) -> str | None:
+        """The last event of a stream that the client has."""
+        return self.headers.get('Last-Event-ID')
 
     def check_call_timeout(self, timeout: float | None) -> None:
         """Return if a call may have the time limit that was asked for; None asks for nothing.

@@ -251,7 +251,10 @@ def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
     parameters = context.service.policy.limited_parameters(body.tool_name, body.parameters)
     context.check_output(body.sandbox_id, None, tool=body.tool_name)
-    return context.tenant.manager.execute_tool(body.sandbox_id, body.tool_name, parameters, max_chars=body.max_chars)
+    with context.offering_outlet():
+        return context.tenant.manager.execute_tool(
+            body.sandbox_id, body.tool_name, parameters, max_chars=body.max_chars
+        )
 
 
 @performs('get_sandbox_tools')
@@ -416,9 +419,10 @@ def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     context.facts['tool_name'] = body.tool_name
     parameters = context.service.policy.limited_parameters(body.tool_name, body.parameters)
     context.check_output(None, None)
-    return context.tenant.manager.execute_tool_in_pool(
-        body.tool_name, parameters, body.timeout, pool=body.pool, max_chars=body.max_chars
-    )
+    with context.offering_outlet():
+        return context.tenant.manager.execute_tool_in_pool(
+            body.tool_name, parameters, body.timeout, pool=body.pool, max_chars=body.max_chars
+        )
 
 
 @performs('acquire_sandbox')

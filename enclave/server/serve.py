@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import logging
 import os
 import re
@@ -26,7 +27,7 @@ from urllib.parse import parse_qsl
 
 from waitress.adjustments import Adjustments
 from waitress.buffers import ReadOnlyFileBasedBuffer
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.server import TcpWSGIServer
@@ -73,6 +74,7 @@ from enclave.server.auth import (
     read_keys,
 )
 from enclave.server.bodies import LiveBody
+from enclave.server.early import EARLY_KEY, LastPiece
 from enclave.server.faults import extra_headers, shown_error, status_of
 from enclave.server.policy import Policy
 from enclave.server.ports import RAW_KEY, takes_upgrade
@@ -90,6 +92,8 @@ DRAINED_BYTES = 64 << 20
 """How much of a refused body is still taken, so that the client gets to read why."""
 _JOINED_BYTES = 64 << 10
 """A body up to this size is sent together with its head."""
+_EARLY_BYTES = 512 << 10
+"""While less than this waits for a client, an answer whose work continues is sent."""
 _MAINTENANCE_SECONDS = 1
 _JOIN_SECONDS = 5.0
 
@@ -423,6 +427,8 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
             self.close_on_finish = True
 
     is_raw = False
+    is_early = False  # it has begun before its work had ended
+    chunked_response: bool
     wrote_header: bool
     version: str
     status: str
@@ -439,7 +445,28 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         environment: dict[str, Any] = super().get_environment()
         environment[WATCH_KEY] = self.channel.watch
         environment[RAW_KEY] = self.write_raw
+        environment[EARLY_KEY] = self
         return environment
+
+    def has_room(self) -> bool:
+        """Return whether a piece of an answer is taken now without waiting for the client."""
+        return bool(self.channel.total_outbufs_len < _EARLY_BYTES)
+
+    def send_early(self, pieces: list[bytes]) -> None:
+        """Send pieces of an answer in chunks whose work continues."""
+        with contextlib.suppress(ClientDisconnected):
+            self._write_chunk(pieces)
+
+    def _write_chunk(self, pieces: list[bytes], *, is_last: bool = False) -> None:
+        """Write a chunk, behind the head if that is not sent yet, and before the end of all chunks if it is the last."""
+        head = b''
+        if not self.wrote_header:
+            self.is_early = True
+            head, self.wrote_header = self.build_response_header(), True
+        end = b'\r\n'
+        if is_last:
+            end, self.chunked_response = b'\r\n0\r\n\r\n', False
+        self.channel.write_soon(_Whole(b''.join([head, b'%x\r\n' % sum(map(len, pieces)), *pieces, end])))
 
     def write_raw(self, data: bytes) -> None:
         """Write bytes as they are; nothing else is answered, and the connection ends with the request."""
@@ -450,7 +477,7 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         """Return the head of an answer; that of the usual one without looking at all that others may be."""
         length = self.content_length
         keep = self.version == '1.1' and 'CONNECTION' not in self.request.headers and not self.close_on_finish
-        if not keep or length is None or not self.has_body:
+        if not keep or (length is None and not self.is_early) or not self.has_body:
             head: bytes = super().build_response_header()
             return head
         lines = [f'HTTP/1.1 {self.status}']
@@ -461,14 +488,20 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
                 return whole
             if known != 'content-length':
                 lines.append(f'{name}: {value}')
+        if length is None:
+            self.chunked_response = True
+        size = 'Transfer-Encoding: chunked' if length is None else f'Content-Length: {length}'
         lines.append(
-            f'Content-Length: {length}\r\nDate: {_date(int(self.start_time))}\r\nServer: {self.channel.server.adj.ident}\r\n\r\n'
+            f'{size}\r\nDate: {_date(int(self.start_time))}\r\nServer: {self.channel.server.adj.ident}\r\n\r\n'
         )
         return '\r\n'.join(lines).encode('latin-1')
 
     def write(self, data: bytes | wire.AsciiText) -> None:
         """Send head and body at once where the body is whole: two sends would wake the client twice."""
         if self.is_raw:
+            return
+        if self.is_early and isinstance(data, bytes) and data:
+            self._write_chunk([data], is_last=isinstance(data, LastPiece))
             return
         if not data or not self.complete or not self.has_body or self.content_length is None:
             super().write(data)
@@ -501,6 +534,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
 
     audit: Audit
     request: Any
+    was_passed_over = False
+    """Whether the loop would have looked at it while it was sending. A single write or read needs no lock."""
     task_class = _Task
     error_task_class = _ErrorTask
 
@@ -542,12 +577,14 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     def write_soon(self, data: Any) -> int:
         """Take a piece of an answer, and send of it what the socket takes at once."""
         self._is_writing = True
+        was_waiting = self.total_outbufs_len
         try:
             written: int = super().write_soon(data)
             return written
         finally:
             self._is_writing = False
-            if self.server.readiness.is_kept or self.writable():
+            if was_waiting or self.total_outbufs_len or self.was_passed_over:  # else it waits for the same as before
+                self.was_passed_over = False
                 self.server.pull_trigger()
 
     def writable(self) -> bool:
@@ -557,7 +594,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         again and again, and keep the other from Python's own lock meanwhile. Beyond the high water mark the task's thread
         waits for it.
         """
-        return not self.is_sending and bool(super().writable())
+        return bool(super().writable()) and not self.is_sending
 
     @property
     def is_sending(self) -> bool:
@@ -991,11 +1028,14 @@ class SandboxServer:
         previous = self._catch_signals()
         try:
             self.start(host, port)
+            # Else the collector looks at all that has been imported once in some thousand requests, which stand still meanwhile.
+            gc.freeze()
             self._announce()
             while not self._stop_asked.wait(3600.0):
                 pass
         finally:
             self.stop()
+            gc.unfreeze()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 

@@ -9,6 +9,7 @@ import attrs
 
 from enclave.errors import SandboxPathError, UnsupportedError
 from enclave.managers.protocol import DoneResponse, SizeResponse, response_type, wrapped
+from enclave.outlet import gives_output
 from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo
 from enclave.sandboxes.listing import LISTED_ENTRIES
@@ -44,7 +45,8 @@ def execute_command(context: Context, sandbox_id: str, request: RunCommand) -> C
     """Run a command within the time and the output that a key may ask for."""
     context.check_call_timeout(request.timeout)
     context.check_output(sandbox_id, request.max_output_bytes)
-    return context.tenant.manager.perform(sandbox_id, request)
+    with context.offering_outlet(), gives_output():
+        return context.tenant.manager.perform(sandbox_id, request)
 
 
 def list_dir(context: Context, sandbox_id: str, request: ListDir) -> list[PathInfo]:

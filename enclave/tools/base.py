@@ -55,7 +55,7 @@ from enclave.errors import (
     ToolNotFoundError,
 )
 from enclave.quoting import quoted
-from enclave.records import CommandResult, ToolResult, as_sandbox_type
+from enclave.records import CommandResult, ToolResult, as_sandbox_type, find_source, put_source
 from enclave.rulings import Rulings, at_most, inside
 from enclave.tools.budget import BudgetedWorkspace, check_max_chars, shorten_result
 from enclave.tools.schema import ToolParams, argument, json_schema, signature_text
@@ -468,10 +468,11 @@ def command_result(
         timeout: The call's time limit in seconds, for the message; None where only the sandbox knows it.
         memory_limit: The sandbox's, for the message.
     """
-    return ToolResult(
+    source = find_source(result, 'stdout')
+    reported = ToolResult(
         tool_name=tool_name,
         status=result.status,
-        output=result.stdout,
+        output=result.stdout if source is None else '',
         error=None if result.success else _error_text(result, timeout, memory_limit),
         exit_code=result.exit_code,
         execution_time=result.execution_time,
@@ -489,6 +490,9 @@ def command_result(
             'stderr_file': result.stderr_file,
         },
     )
+    if source is not None:
+        put_source(reported, output=source)
+    return reported
 
 
 def _error_text(result: CommandResult, timeout: float | None, memory_limit: str | int | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import attrs
 
 from enclave.errors import EnclaveError, InvalidArgumentError
+from enclave.outlet import keeps_output
 from enclave.quoting import quoted
 from enclave.records import CommandResult, ToolResult
 
@@ -145,14 +146,16 @@ class BudgetedWorkspace:
 
     def execute_command(self, command: Any, timeout: float | None = None, **options: Any) -> CommandResult:
         """See `Workspace.execute_command`."""
-        result = self._workspace.execute_command(command, timeout, **self._roomy(options))
+        with keeps_output():
+            result = self._workspace.execute_command(command, timeout, **self._roomy(options))
         return shorten_command(self._workspace, result, self._max_chars)
 
     def run_script(
         self, interpreter: Sequence[str], source: str | bytes, timeout: float | None = None, **options: Any
     ) -> CommandResult:
         """See `Workspace.run_script`."""
-        result = self._workspace.run_script(interpreter, source, timeout, **self._roomy(options))
+        with keeps_output():
+            result = self._workspace.run_script(interpreter, source, timeout, **self._roomy(options))
         return shorten_command(self._workspace, result, self._max_chars)
 
     def execute_cell(self, code: str, timeout: float | None = None, **options: Any) -> Any:

@@ -11,6 +11,7 @@ from attrs import frozen
 from enclave.config import checked
 from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError, UnsupportedError
+from enclave.outlet import gives_output
 from enclave.quoting import quoted
 from enclave.records import ToolResult
 from enclave.rulings import inside
@@ -102,21 +103,22 @@ class PythonExecutor(Tool):
         interpreter = [options.interpreter] if isinstance(options.interpreter, str) else list(options.interpreter)
         timeout = options.timeout if arguments.timeout is None else arguments.timeout
         try:
-            result = workspace.run_script(
-                interpreter,
-                arguments.code,
-                timeout,
-                suffix='.py',
-                args=arguments.args or (),
-                import_path_env='PYTHONPATH',
-                **given(
-                    cwd=arguments.cwd,
-                    env=arguments.env,
-                    stdin=arguments.stdin,
-                    max_output_bytes=options.max_output_bytes,
-                    preload=options.preload,
-                ),
-            )
+            with gives_output():
+                result = workspace.run_script(
+                    interpreter,
+                    arguments.code,
+                    timeout,
+                    suffix='.py',
+                    args=arguments.args or (),
+                    import_path_env='PYTHONPATH',
+                    **given(
+                        cwd=arguments.cwd,
+                        env=arguments.env,
+                        stdin=arguments.stdin,
+                        max_output_bytes=options.max_output_bytes,
+                        preload=options.preload,
+                    ),
+                )
         except UnsupportedError as error:  # a sandbox of a user's own that knows commands only
             return self.failure(str(error), error_code=error.code)
         reported = command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))

@@ -8,6 +8,7 @@ from attrs import frozen
 
 from enclave.enums import SandboxType
 from enclave.errors import InvalidArgumentError
+from enclave.outlet import gives_output
 from enclave.records import ToolResult
 from enclave.rulings import inside
 from enclave.tools.base import (
@@ -83,11 +84,12 @@ class ShellExecutor(Tool):
             stdin=arguments.stdin,
             max_output_bytes=self.options.max_output_bytes,
         )
-        if not self.options.shell or not isinstance(command, str):
-            result = workspace.execute_command(command, timeout, **options)
-        elif len(command) < _LARGE_CHARACTERS:
-            result = workspace.execute_command((self.options.shell, '-c', '--', command), timeout, **options)
-        else:
-            # Linux takes 128 KiB in one argument.
-            result = workspace.run_script((self.options.shell,), command, timeout, **options)
+        with gives_output():
+            if not self.options.shell or not isinstance(command, str):
+                result = workspace.execute_command(command, timeout, **options)
+            elif len(command) < _LARGE_CHARACTERS:
+                result = workspace.execute_command((self.options.shell, '-c', '--', command), timeout, **options)
+            else:
+                # Linux takes 128 KiB in one argument.
+                result = workspace.run_script((self.options.shell,), command, timeout, **options)
         return command_result(self.name, result, timeout=timeout, memory_limit=memory_limit_of(workspace))

@@ -300,3 +300,61 @@ def test_lines_that_nobody_uses_any_more_close_what_rests() -> None:
         gc.collect()
 
         assert resting.sock is None
+
+
+class Kept:
+    """Keeps a body that it reads."""
+
+    def __init__(self) -> None:
+        self.body = b''
+
+    def take(self, data: memoryview) -> None:
+        self.body += bytes(data)
+
+
+CHUNKS = 'HTTP/1.1 200 OK\r\nContent-Type: kept\r\nTransfer-Encoding: chunked\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        b'3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n',
+        b'3\r\nabc\r\n4\r\ndefg\r\n0\r\nTrailer: t\r\n\r\n',
+        b'007\nabcdefg\r\n0\r\n\r\n',
+    ],
+)
+def test_a_body_in_chunks_is_read_by_the_reader_of_its_media_type(body: bytes) -> None:
+    with answering(CHUNKS.encode() + body) as url, PoolManager() as manager:
+        manager.pool_classes_by_scheme = LINES
+        lines = QuickLines(manager.connection_from_url(url), 2, 5.0, {'kept': Kept})
+
+        found = lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0)
+
+        lines.close()
+    assert (found.content, found.reader.body) == (b'', b'abcdefg')
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        b'',
+        b'3',
+        b'3\r\nab',
+        b'3\r\nabc',
+        b'3\r\nabcd\r\n',
+        b'-3\r\nabc\r\n',
+        b'x\r\n',
+        b'\r\n',
+        b'3\r\nabc\r\n0\r\n',
+        b'f' * 5000,
+    ],
+)
+def test_a_body_in_chunks_that_breaks_off_is_no_answer(body: bytes) -> None:
+    with answering(CHUNKS.encode() + body) as url, PoolManager() as manager:
+        manager.pool_classes_by_scheme = LINES
+        lines = QuickLines(manager.connection_from_url(url), 2, 5.0, {'kept': Kept})
+
+        with pytest.raises(Broken):
+            lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0)
+
+        lines.close()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import pickle
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,7 +12,16 @@ import pytest
 from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.managers.protocol import ProcessEvent
-from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult, as_sandbox_type
+from enclave.records import (
+    CommandResult,
+    HealthCheckResult,
+    PathInfo,
+    SandboxInfo,
+    ToolResult,
+    as_sandbox_type,
+    find_source,
+    put_source,
+)
 from enclave.sandboxes.docker.config import DockerSandboxConfig
 
 MOMENT = datetime(2024, 5, 1, 12, 30, tzinfo=timezone.utc)
@@ -172,3 +183,51 @@ def test_what_an_older_version_wrote_of_a_sandbox_is_read() -> None:
 
 def test_health_is_stamped() -> None:
     assert HealthCheckResult(healthy=True, version='1').timestamp.tzinfo is not None
+
+
+class Source:
+    """Output whose text is made when it is asked for."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.asked = 0
+
+    @property
+    def text(self) -> str:
+        self.asked += 1
+        return self._text
+
+
+def test_a_text_is_made_when_it_is_first_asked_for() -> None:
+    source = Source('printed')
+    result = CommandResult(command='c', status='success')
+    put_source(result, stdout=source)
+
+    assert (source.asked, find_source(result, 'stdout'), find_source(result, 'stderr')) == (0, source, None)
+    assert (result.stdout, result.stdout, source.asked) == ('printed', 'printed', 1)
+    assert find_source(result, 'stdout') is None
+    with pytest.raises(AttributeError, match="'CommandResult' object has no attribute 'other'"):
+        _ = result.other  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    'look',
+    [
+        lambda record: record,
+        lambda record: pickle.loads(pickle.dumps(record)),
+        copy.copy,
+        copy.deepcopy,
+        lambda record: attrs.evolve(record, exit_code=0),
+        lambda record: CommandResult.model_validate(record.model_dump(mode='json')),
+    ],
+    ids=['itself', 'pickled', 'copied', 'copied deeply', 'evolved', 'sent'],
+)
+def test_a_record_with_such_a_text_is_like_any_other(look: Callable[[CommandResult], CommandResult]) -> None:
+    result = CommandResult(command='c', status='success', stderr='e')
+    put_source(result, stdout=Source('printed'))
+
+    found = look(result)
+
+    expected = CommandResult(command='c', status='success', stdout='printed', stderr='e')
+    assert found == expected
+    assert (repr(found), found.text, found.model_dump()) == (repr(expected), expected.text, expected.model_dump())

@@ -1,0 +1,354 @@
+"""Large outputs are sent while their programs run; what a client gets is what it would get from a sandbox of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enclave.cancellation import Cancellation
+from enclave.errors import EnclaveError, SandboxGoneError
+from enclave.managers.http import HttpSandboxManager
+from enclave.managers.http_transport import HttpTransport
+from enclave.managers.output_frames import OUTPUT_FRAMES, FrameReader
+from enclave.managers.protocol import IDEMPOTENCY_HEADER, PROTOCOL_HEADER, REPLAYED_HEADER
+from enclave.outlet import HandedOn, offered
+from enclave.records import CommandResult, ToolResult
+from enclave.rulings import SHARED
+from enclave.sandboxes.kinds import SandboxKind, register_kind
+from enclave.server.serve import SandboxServer, create_server
+from enclave.tools.base import Tool
+from tests.support.process_kind import ProcessSandbox
+
+PATIENCE = 300.0
+OPTIONS: dict[str, Any] = {'tools_config': ['shell_executor', 'python_executor'], 'max_output_bytes': 1 << 20}
+LARGE = 300_000
+PRINTS = f'head -c {LARGE} /dev/zero | tr "\\0" x'
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[SandboxServer]:
+    register_kind(SandboxKind(name='process', sandbox=ProcessSandbox, rulings=SHARED))
+    made = create_server(stop_grace=0.0, policy={'max_output_bytes': 1 << 26, 'max_output_memory': 1 << 30})
+    made.start('127.0.0.1', 0)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope='module')
+def manager(server: SandboxServer) -> Iterator[HttpSandboxManager]:
+    with HttpSandboxManager(base_url=server.url) as made:
+        yield made
+
+
+@pytest.fixture(scope='module')
+def remote(manager: HttpSandboxManager) -> Iterator[Any]:
+    with manager.open('process', OPTIONS) as made:
+        yield made
+
+
+@pytest.fixture(scope='module')
+def local(server: SandboxServer) -> Iterator[ProcessSandbox]:
+    with ProcessSandbox(OPTIONS) as made:
+        yield made
+
+
+class Gate:
+    """Keeps a program from going on until the test lets it."""
+
+    def __init__(self, place: Path) -> None:
+        self._path = place / 'gate'
+        self.line = f'while [ ! -e {self._path} ]; do sleep 0.05; done'
+
+    def open(self) -> None:
+        self._path.touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
+
+
+@contextlib.contextmanager
+def asking(
+    server: SandboxServer, sandbox_id: str, command: str, accept: str = OUTPUT_FRAMES, *, key: str = ''
+) -> Iterator[http.client.HTTPResponse]:
+    """Ask a server, as this library's client does, to run a command; gives the answer as soon as it begins."""
+    connection = http.client.HTTPConnection('127.0.0.1', server.port, timeout=PATIENCE)
+    headers = {'Content-Type': 'application/json', PROTOCOL_HEADER: '1', 'Accept': accept}
+    if key:
+        headers[IDEMPOTENCY_HEADER] = key
+    body = json.dumps({'command': command, 'max_output_bytes': 1 << 24})
+    try:
+        connection.request('POST', f'/sandbox/{sandbox_id}/command', body, headers)
+        yield connection.getresponse()
+    finally:
+        connection.close()
+
+
+def read_frames(data: bytes) -> CommandResult:
+    reader = FrameReader()
+    reader.take(memoryview(data))
+    assert reader.error is None
+    return CommandResult.model_validate(reader.shapes())
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Look again and again, for as long as a slow machine may take."""
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.05)):
+        if is_so():
+            return
+        pause.wait(0.05)
+    raise AssertionError('it did not come to that')
+
+
+# While it runs --------------------------------------------------------------------------------------------------------
+
+
+def test_output_comes_while_its_program_runs(server: SandboxServer, remote: Any, gate: Gate) -> None:
+    with asking(server, remote.id, f'{PRINTS}; {gate.line}; echo end') as answer:
+        begun = answer.read(1000)
+        gate.open()
+        result = read_frames(begun + answer.read())
+
+    assert answer.headers['Content-Type'] == OUTPUT_FRAMES
+    assert result.stdout == 'x' * LARGE + 'end\n'
+    assert (result.exit_code, result.stdout_bytes) == (0, LARGE + 4)
+
+
+def test_a_small_output_is_part_of_one_answer(server: SandboxServer, remote: Any) -> None:
+    with asking(server, remote.id, 'echo few') as answer:
+        body = answer.read()
+
+    assert answer.headers['Content-Type'] == 'application/json'
+    assert answer.headers['Content-Length'] == str(len(body))
+    assert json.loads(body)['stdout'] == 'few\n'
+
+
+@pytest.mark.parametrize('accept', ['*/*', 'application/json', ''])
+def test_other_clients_get_json(server: SandboxServer, remote: Any, accept: str) -> None:
+    with asking(server, remote.id, PRINTS, accept) as answer:
+        body = answer.read()
+
+    assert answer.headers['Content-Type'] == 'application/json'
+    assert answer.headers['Content-Length'] == str(len(body))
+    assert json.loads(body)['stdout'] == 'x' * LARGE
+
+
+def test_its_connection_serves_further_calls(manager: HttpSandboxManager, remote: Any) -> None:
+    remote.execute_command('true')
+    quick = manager._transport._quick
+    assert quick is not None
+    before = list(quick._resting)
+
+    remote.execute_command(PRINTS)
+    remote.execute_command('true')
+
+    assert quick._resting == before
+
+
+# The same as in a sandbox of one's own --------------------------------------------------------------------------------
+
+COMMANDS = {
+    'ascii': PRINTS,
+    'both streams': f'{PRINTS}; {PRINTS} >&2; exit 3',
+    'stderr alone': f'{PRINTS} >&2; exit 3',
+    'characters of several bytes': 'yes "x äöü € 🐍" | head -c 500000',
+    'ascii, and then others': f'{PRINTS}; printf "ä"; {PRINTS}',
+    'bytes that are no text': "yes \"$(printf 'a\\377\\300\\200')\" | head -c 300000; printf '\\342\\202'",
+    'a surrogate': 'yes "$(printf \'\\355\\240\\200\')" | head -c 300000',
+    'more than the cap': 'head -c 5000000 /dev/zero | tr "\\0" x',
+    'more than the cap, of several bytes': 'yes "€" | head -c 5000000',
+    'an end by a signal': f'{PRINTS} >&2; kill -9 $$',
+    'zeros': f'head -c {LARGE} /dev/zero',
+}
+
+
+def facts(result: CommandResult | ToolResult) -> dict[str, Any]:
+    return result.model_dump(exclude=('execution_time', 'timestamp'))
+
+
+@pytest.mark.parametrize('command', COMMANDS.values(), ids=COMMANDS.keys())
+def test_results_are_those_of_a_sandbox_of_ones_own(remote: Any, local: ProcessSandbox, command: str) -> None:
+    assert facts(remote.execute_command(command)) == facts(local.execute_command(command))
+    arguments = {'command': command}
+    assert facts(remote.execute_tool('shell_executor', arguments)) == facts(
+        local.execute_tool('shell_executor', arguments)
+    )
+    assert remote.execute_command(command, max_chars=500).stdout_bytes == local.execute_command(command).stdout_bytes
+
+
+def test_results_are_the_same_by_the_way_of_urllib3(
+    remote: Any, local: ProcessSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpTransport, '_ask_quickly', lambda *_: None)
+
+    for command in (COMMANDS['both streams'], COMMANDS['more than the cap, of several bytes']):
+        assert facts(remote.execute_command(command)) == facts(local.execute_command(command))
+
+
+def test_python_and_pools_give_the_same(manager: HttpSandboxManager, remote: Any, local: ProcessSandbox) -> None:
+    code = {'code': f'import sys; print("ä" * {LARGE}); sys.stderr.write("e" * {LARGE}); sys.exit(4)'}
+    expected = facts(local.execute_tool('python_executor', code))
+    manager.initialize_pool(1, 'process', OPTIONS)
+
+    assert facts(remote.execute_tool('python_executor', code)) == expected
+    assert facts(manager.execute_tool_in_pool('python_executor', code)) == expected
+
+
+# Repeats, errors, and clients that go away or take nothing ------------------------------------------------------------
+
+
+def test_a_repeat_gets_the_same_answer(server: SandboxServer, remote: Any, tmp_path: Path) -> None:
+    command = f'echo once >> {tmp_path}/done; {PRINTS}; echo $$'
+    answers = []
+    for _ in range(2):
+        with asking(server, remote.id, command, key='repeated') as answer:
+            answers.append((read_frames(answer.read()), answer.headers.get(REPLAYED_HEADER)))
+
+    assert answers[0][0] == answers[1][0]
+    assert (answers[0][1], answers[1][1]) == (None, 'true')
+    assert (tmp_path / 'done').read_text() == 'once\n'
+
+
+def test_a_client_that_goes_away_ends_the_program(
+    server: SandboxServer, manager: HttpSandboxManager, remote: Any
+) -> None:
+    with asking(server, remote.id, f'{PRINTS}; exec sleep 100000') as answer:
+        assert answer.read(1000)
+
+    wait_until(lambda: not manager._transport.call('GET', '/calls', list[dict[str, Any]]))
+
+
+def test_a_client_that_comes_back_gets_all_of_it(
+    server: SandboxServer, remote: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('enclave.server.idempotency.RETURN_SECONDS', PATIENCE)
+    command = f'{PRINTS}; {gate.line}; echo end'
+    with asking(server, remote.id, command, key='back') as answer:
+        assert answer.read(1000)
+    gate.open()
+
+    with asking(server, remote.id, command, key='back') as answer:
+        result = read_frames(answer.read())
+
+    assert result.stdout == 'x' * LARGE + 'end\n'
+
+
+def test_a_call_that_is_cancelled_gives_what_one_with_little_output_does(remote: Any, tmp_path: Path) -> None:
+    outcomes = []
+    for number, prints in enumerate(('echo few', PRINTS)):
+        cancellation, mark = Cancellation(), tmp_path / str(number)
+        caught: list[Any] = []
+
+        def call(command: str, cancellation: Cancellation = cancellation, caught: list[Any] = caught) -> None:
+            try:
+                with cancellation.applied():
+                    caught.append(remote.execute_command(command, 0).status)
+            except EnclaveError as error:
+                caught.append(type(error))
+
+        thread = threading.Thread(target=call, args=(f'{prints}; : > {mark}; exec sleep 100000',))
+        thread.start()
+        wait_until(mark.exists)
+        cancellation.cancel()
+        thread.join(PATIENCE)
+        outcomes += caught
+
+    assert len(outcomes) == 2
+    assert outcomes[0] == outcomes[1]
+
+
+def test_an_error_after_the_beginning_is_raised_and_written_down(
+    server: SandboxServer, manager: HttpSandboxManager, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    mark = tmp_path / 'mark'
+    with manager.open('process', OPTIONS) as box, caplog.at_level('INFO', 'enclave.server.audit'):
+        raised: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                box.execute_command(f'{PRINTS}; : > {mark}; exec sleep 100000', 0)
+            except EnclaveError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        wait_until(mark.exists)
+        assert server.service is not None
+        found: Any = server.service.tenant(None).manager.get_sandbox(box.id)
+        found._operations.channel._stream.process.kill()
+        thread.join(PATIENCE)
+
+    assert [type(error) for error in raised] == [SandboxGoneError]
+    lines = [json.loads(each.getMessage()) for each in caplog.records if each.name == 'enclave.server.audit']
+    line = next(each for each in lines if each['route'].endswith('/command'))
+    assert (line['status'], line['code']) == (410, SandboxGoneError.code)
+
+
+def test_a_client_that_takes_nothing_holds_no_place(server: SandboxServer, remote: Any) -> None:
+    assert server.service is not None
+    lanes = server.service.lanes
+    size = 1 << 24
+    link = socket.create_connection(('127.0.0.1', server.port), PATIENCE)
+    with contextlib.closing(link):
+        body = json.dumps({'command': f'head -c {size} /dev/zero', 'max_output_bytes': size, 'timeout': 0}).encode()
+        link.sendall(
+            f'POST /sandbox/{remote.id}/command HTTP/1.1\r\nHost: localhost\r\n{PROTOCOL_HEADER}: 1\r\n'
+            f'Accept: {OUTPUT_FRAMES}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n'.encode()
+            + body
+        )
+        assert link.recv(1, socket.MSG_PEEK)
+        wait_until(lambda: lanes.counts()['call'] == 0)
+
+        answer = http.client.HTTPResponse(link)
+        answer.begin()
+        assert read_frames(answer.read()).stdout == '\0' * size
+
+
+# Who hands it on ------------------------------------------------------------------------------------------------------
+
+
+class Outlet:
+    """Takes output, and keeps how much of each stream it saw."""
+
+    def __init__(self) -> None:
+        self.taken: dict[int, int] = {}
+
+    def take(self, stream: int, output: HandedOn) -> bool:
+        self.taken[stream] = sum(map(len, output.pieces))
+        return True
+
+
+class Counter(Tool):
+    """Count what a command prints."""
+
+    name = 'counter'
+
+    def run(self, workspace: Any, arguments: Any) -> int:
+        return len(workspace.execute_command(PRINTS).stdout)
+
+
+def test_only_output_that_is_given_back_is_handed_on(local: ProcessSandbox) -> None:
+    local.add_tool(Counter())
+    seen: list[dict[int, int]] = []
+    for tool, arguments, budget in (
+        ('shell_executor', {'command': PRINTS}, None),
+        ('shell_executor', {'command': PRINTS}, 1000),
+        ('counter', {}, None),
+    ):
+        outlet = Outlet()
+        with offered(outlet):
+            assert local.execute_tool(tool, arguments, max_chars=budget).success
+        seen.append(outlet.taken)
+
+    assert seen[0].keys() == {1}
+    assert seen[1:] == [{}, {}]
