@@ -51,7 +51,7 @@ class AgentProcess:
         self.process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, cwd=cwd, env=environment)
         self.stream = PipeStream(self.process)
         self.channel = Channel('test', self.stream, program=bootstrap(**settings))
-        self.hello = self.channel.start(Deadline.after(30))
+        self.hello = self.channel.start(Deadline.after(120))
 
     def close(self) -> None:
         self.channel.close()

@@ -90,7 +90,7 @@ def test_every_python_runs_commands_programs_files_and_archives(every_python: st
         script = Script(source=b'import sys; print(sys.argv[1:], sys.stdin.read())', suffix='.py', at=1)
         result = operations.run(request([every_python, '', 'a b'], script=script, stdin=b'given'))
         assert result.stdout == "['a b'] given\n", result
-        timed = operations.run(request('echo part; (setsid sleep 60 &); sleep 60', timeout=1.5))
+        timed = operations.run(request('echo part; (setsid sleep 60 &); sleep 60', timeout=3))
         assert (timed.timed_out, timed.stdout) == (True, 'part\n')
         operations.write(WriteFile(path='ü'), [b'x' * 300_000])
         assert b''.join(operations.read(ReadFile(path='ü'))) == b'x' * 300_000
