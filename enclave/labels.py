@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from enclave.errors import InvalidArgumentError
+from enclave.quoting import quoted
 
 MAX_LABELS = 64
 MAX_CHARACTERS = 4096
@@ -21,7 +22,7 @@ def check_labels(value: Any, name: str = 'labels') -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        raise InvalidArgumentError(f'{name} must be a dict of strings, like {{"job": "7"}}, not {str(value)[:100]!r}')
+        raise InvalidArgumentError(f'{name} must be a dict of strings, like {{"job": "7"}}, not {quoted(value)}')
     if not all(value):
         raise InvalidArgumentError(f'{name} has a label without a name')
     size = sum(len(label) + len(text) for label, text in value.items())

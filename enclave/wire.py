@@ -28,6 +28,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from enclave.errors import InvalidArgumentError
+from enclave.quoting import quoted
 from enclave.suggest import did_you_mean
 
 T = TypeVar('T')
@@ -67,7 +68,7 @@ def _short(value: Any) -> str:
         beginning = value[:100]
     elif isinstance(value, Mapping) and len(value) > 100:
         beginning = dict(itertools.islice(value.items(), 100))
-    text = repr(beginning)
+    text = quoted(beginning)
     return text if len(text) <= 80 else f'{text[:60]}... ({type(value).__name__})'
 
 
@@ -236,14 +237,17 @@ def _union_factory(cls: Any, made: cattrs.Converter) -> Hook:
     members = [kind for kind in get_args(cls) if kind is not NoneType]
     hooks = {kind: made.get_structure_hook(kind) for kind in members}
     optional = len(members) < len(get_args(cls))
+    if len(members) == 1:  # its own message says which part is wrong
+        only, hook = members[0], hooks[members[0]]
+        return lambda value, _: None if value is None and optional else hook(value, only)
 
     def structure(value: Any, _: Any) -> Any:
         if value is None and optional:
             return None
         fitting = [kind for kind in members if _takes(kind, value)]
-        if len(members) == 1 or (len(fitting) == 1 and isinstance(value, (list, tuple, set, frozenset, Mapping))):
-            kind = (fitting or members)[0]
-            return hooks[kind](value, kind)  # its own message says which part is wrong
+        if len(fitting) == 1 and isinstance(value, (list, tuple, set, frozenset, Mapping)):
+            kind = fitting[0]
+            return hooks[kind](value, kind)  # the same
         for kind in fitting:
             try:
                 return hooks[kind](value, kind)
@@ -412,7 +416,7 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 def encoded_to_json(value: Any, *, indent: int | None = None) -> str:
     """Return what `encode` gave as JSON text; see `to_json`."""
     try:
-        return json.dumps(value, indent=indent, separators=None if indent else (',', ':'), allow_nan=False)
+        return json.dumps(value, indent=indent, allow_nan=False) if indent else _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError) as failure:
         raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
 
@@ -484,7 +488,7 @@ def encoded_to_parts(value: Any) -> list[bytes | AsciiText]:
     texts: list[bytes | AsciiText] = []
     shape = _without_long(value, (), places, texts)
     try:
-        head = json.dumps([shape, places] if texts else shape, separators=(',', ':'), allow_nan=False).encode('ascii')
+        head = _ENCODER.encode([shape, places] if texts else shape).encode('ascii')
     except (TypeError, ValueError, RecursionError) as failure:
         raise InvalidArgumentError(f'{_short(value)} cannot be written as JSON: {failure}') from None
     return [head + b'\n', *texts] if texts else [head]
@@ -550,7 +554,9 @@ def from_json(text: str | bytes | bytearray, *, what: str = 'JSON') -> Any:
         InvalidArgumentError: It is not JSON (``NaN`` and ``Infinity`` are not, nor are numbers too large for a float).
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
+        if not isinstance(text, str):
+            text = text.decode(json.detect_encoding(text), 'surrogatepass')
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as failure:
         raise InvalidArgumentError(f'{what} is not valid JSON: {failure}') from None
 
@@ -583,3 +589,8 @@ def _parse_float(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f'{_short(text)} is too large a number')
     return number
+
+
+# Kept, since `json.dumps` and `json.loads` make one for each call that has options.
+_ENCODER = json.JSONEncoder(separators=(',', ':'), allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)

@@ -1500,7 +1500,7 @@ class Run(HostCall):
                 message = {'error': self.agent.cannot_start(number).facts}
             else:
                 field = {b'c': 'cwd', b'u': 'user', b'l': 'rlimits'}.get(stage, '')
-                value = shown(self.cwd) if field == 'cwd' else self.message.get(field)
+                value = shown(self.cwd or self.agent.start_path) if field == 'cwd' else self.message.get(field)
                 message = {
                     'error': {
                         'message': '%s %r: %s' % (field, value, os.strerror(number)),

@@ -241,7 +241,13 @@ class HttpSandboxManager(SandboxManager):
         self, status_filter: SandboxStatus | str | None = None, *, labels: Mapping[str, str] | None = None
     ) -> list[SandboxInfo]:
         """Return what can be said of all sandboxes of this key; see `SandboxManager.list_sandboxes`."""
-        status = None if status_filter is None else str(status_filter)
+        status = (
+            None
+            if status_filter is None
+            else status_filter
+            if isinstance(status_filter, str)
+            else quoted(status_filter)
+        )
         query = {'status': status, 'labels': _labels(labels)}
         found: list[SandboxInfo] = self._open_transport().call('GET', '/sandboxes', list[SandboxInfo], query=query)
         return found
@@ -455,7 +461,7 @@ def _checked_id(sandbox_id: str) -> str:
     if not fits or not sandbox_id.isascii() or set(sandbox_id) <= {'.'}:
         raise SandboxNotFoundError(
             f'no sandbox has the id {quoted(sandbox_id)}; it was never made here, or it was deleted',
-            details={'sandbox_id': str(sandbox_id)},
+            details={'sandbox_id': sandbox_id if isinstance(sandbox_id, str) else quoted(sandbox_id)},
         )
     return sandbox_id
 

@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -53,6 +54,7 @@ from enclave.managers.protocol import (
     StreamEvent,
     rebuild_error,
 )
+from enclave.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ BUSY_SECONDS = 30.0
 """How long a server that says it is full is asked again, where the call has no time limit of its own."""
 PIECE_BYTES = 256 << 10
 _MIN_PROTOCOL = 1
+_NOTHING = contextlib.nullcontext()
 _KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
 
 
@@ -237,6 +240,7 @@ class HttpTransport:
             'Accept-Encoding': 'identity',
             PROTOCOL_HEADER: str(PROTOCOL_VERSION),
         }
+        self._usual_headers = _written(self._headers)
 
     def close(self) -> None:
         """Close the connections that rest; those in use end with their calls."""
@@ -269,7 +273,9 @@ class HttpTransport:
         key = os.urandom(16).hex() if method != 'GET' else None
         if key is not None:
             headers[IDEMPOTENCY_HEADER] = key
-        with self._cancelled_with(key):
+        if is_cancelled():
+            raise CallCancelledError('the call was cancelled before it was made')
+        with _NOTHING if key is None else on_cancel(lambda: self._cancel_call(key)):
             response = self._send(
                 method,
                 path,
@@ -433,20 +439,9 @@ class HttpTransport:
             return None
         return seconds + self._answer_timeout
 
-    @contextlib.contextmanager
-    def _cancelled_with(self, key: str | None) -> Iterator[None]:
-        """Inform the server, if the caller's work is cancelled in the block."""
-        if is_cancelled():
-            raise CallCancelledError('the call was cancelled before it was made')
-        if key is None:
-            yield
-            return
-
-        def cancel() -> None:
-            self.call('POST', f'/calls/{key}/cancel', CancelResponse)
-
-        with on_cancel(lambda: self.later(cancel)):
-            yield
+    def _cancel_call(self, key: str) -> None:
+        """Inform the server that a call is cancelled, without waiting for it."""
+        self.later(lambda: self.call('POST', f'/calls/{key}/cancel', CancelResponse))
 
     def _send(
         self,
@@ -466,22 +461,21 @@ class HttpTransport:
         Args:
             exchange: What the request is to be, so that others can end it.
         """
-        url = self._base_url + path + _query_text(query)
-        patience = Deadline.after(BUSY_SECONDS if read_timeout is None else min(read_timeout, BUSY_SECONDS))
-        failures = 0
+        url = self._base_url + path + (_query_text(query) if query else '')
+        began, failures = time.monotonic(), 0
         while True:
             if self._closing.is_set():
                 raise ManagerStoppedError('the manager is stopped and takes no new work; make a new one')
             key_headers = self._key_headers()
             try:
-                with contextlib.nullcontext() if exchange is None else exchange.made():
+                with _NOTHING if exchange is None else exchange.made():
                     sent, data = {**headers, **key_headers}, make_data()
                     response = None
                     if exchange is None and not stream and (data is None or isinstance(data, bytes)):
                         response = self._ask_quickly(method, url, sent, data, read_timeout)
                     if response is None:
                         response = self._send_once(method, url, sent, data, read_timeout)
-                if not stream:
+                if not stream and not isinstance(response, _WholeHttpResponse):
                     _ = response.content  # what breaks while it comes may be mended too
             except requests.exceptions.ConnectTimeout:
                 raise self._unreachable(f'gave no connection within {self._connect_timeout:g} s') from None
@@ -500,8 +494,10 @@ class HttpTransport:
                 continue
             except requests.exceptions.RequestException as error:
                 raise self._unreachable(str(error)) from None
-            if response.status_code == 429 and is_repeatable and self._may_wait(response, patience):
-                continue
+            if response.status_code == 429 and is_repeatable:
+                patience = BUSY_SECONDS if read_timeout is None else min(read_timeout, BUSY_SECONDS)
+                if self._may_wait(response, Deadline(began + patience)):
+                    continue
             if response.status_code == 401 and is_repeatable and self._look_for_key():
                 response.close()
                 continue
@@ -554,14 +550,16 @@ class HttpTransport:
         target = url[len(self._origin) :] or '/'
         if _PLAIN_TARGET.fullmatch(target) is None:
             return None
-        lines = [f'{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n']
-        for name, value in {**self._headers, **headers}.items():
+        usual = self._usual_headers
+        if not self._headers.keys().isdisjoint(headers):
+            usual = _written({name: value for name, value in self._headers.items() if name not in headers})
+        head = f'{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{usual}'
+        for name, value in headers.items():
             if _PLAIN_VALUE.fullmatch(value) is None:
                 return None
-            lines.append(f'{name}: {value}\r\n')
+            head += f'{name}: {value}\r\n'
         if body is not None or method != 'GET':
-            lines.append(f'Content-Length: {0 if body is None else len(body)}\r\n')
-        head = ''.join(lines)
+            head += f'Content-Length: {0 if body is None else len(body)}\r\n'
         try:
             whole = quick.ask(head.encode('ascii') + b'\r\n', body, read_timeout)
         except urllib3.exceptions.NewConnectionError as error:
@@ -764,13 +762,26 @@ def _host_header(parsed: Any) -> str | None:
     return host if parsed.port in (None, 80) else f'{host}:{parsed.port}'
 
 
+def _written(headers: Mapping[str, str]) -> str:
+    return ''.join(f'{name}: {value}\r\n' for name, value in headers.items())
+
+
 def _query_text(query: Mapping[str, Any] | None) -> str:
     """Return ``?a=1&b=true``, without what is None."""
     pairs = {}
     for name, value in (query or {}).items():
         if value is not None:
-            pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+            try:
+                text = str(value)
+            except ValueError:  # a number of thousands of digits
+                text = quoted(value)
+            pairs[name] = text.lower() if isinstance(value, bool) else text
+    try:
+        return f'?{urlencode(pairs, errors="surrogateescape")}' if pairs else ''
+    except UnicodeEncodeError:  # a lone surrogate
+        raise InvalidArgumentError(
+            f'{", ".join(pairs)} cannot be sent: {quoted([*pairs.values()])} is no text'
+        ) from None
 
 
 def _json_body(body: Any) -> tuple[dict[str, str], bytes | None]:

@@ -32,6 +32,7 @@ from enclave.errors import (
     ConflictError,
     EnclaveError,
     EngineUnavailableError,
+    InvalidArgumentError,
     ManagerStoppedError,
     PolicyError,
     PoolError,
@@ -203,7 +204,7 @@ class SandboxTable:
     def find(self, sandbox_id: str) -> Record | None:
         """Return the record of an id, or None."""
         with self._lock:
-            return self._records.get(sandbox_id)
+            return self._records.get(sandbox_id) if isinstance(sandbox_id, str) else None
 
     def get(self, sandbox_id: str) -> Record:
         """Return the record of an id.
@@ -212,12 +213,12 @@ class SandboxTable:
             SandboxNotFoundError: There is none.
             ManagerStoppedError: There is none because the manager is stopped.
         """
-        record = self.find(sandbox_id) if isinstance(sandbox_id, str) else None
+        record = self.find(sandbox_id)
         if record is None:
             self.check_open()
             raise SandboxNotFoundError(
                 f'no sandbox has the id {quoted(sandbox_id)}; it was never made here, or it was deleted',
-                details={'sandbox_id': str(sandbox_id)},
+                details={'sandbox_id': sandbox_id if isinstance(sandbox_id, str) else quoted(sandbox_id)},
             )
         return record
 
@@ -248,6 +249,8 @@ class SandboxTable:
         if kind is None and self.config.sandbox_type is not None:
             kind = fit_for(self.config.sandbox_type, config)
         if kind is not None:
+            if not isinstance(kind, str):
+                raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {quoted(kind)}')
             return str(kind), {}
         choice = choose_for(config)
         return str(choice.sandbox_type), choice.facts

@@ -77,6 +77,8 @@ _NO_TEMPLATE = 3
 _NOTICES_AT_ONCE = 64
 
 
+STUCK_SECONDS = 120.0
+"""How long a program may be over its limit although its agent answers. One that is killed ends, unless its kernel holds it."""
 BUSY_SECONDS = 60.0
 """How long one may take that is known to run."""
 
@@ -546,7 +548,7 @@ class AgentOperations(ByVerb):
         """Return what watches over a command that is about to run."""
         patience = 0.0 if request.limits is None else request.limits.patience
         limit = request.timeout * (1.0 + patience) + request.grace + LATE_SECONDS if request.timeout else None
-        return AgentWatch(self._check_answers, Deadline.after(limit))
+        return AgentWatch(self._check_answers, Deadline.after(limit), has_limit=limit is not None)
 
     def _check_answers(self) -> None:
         """Ask the agent whether it answers.
@@ -690,11 +692,14 @@ class AgentWatch:
     Args:
         check: Asks, and raises when there is no answer.
         due: When it is late.
+        has_limit: Whether the agent is to end the call, so that one that answers and does not end it is waited for
+            `STUCK_SECONDS` and no longer.
     """
 
-    def __init__(self, check: Callable[[], None], due: Deadline) -> None:
+    def __init__(self, check: Callable[[], None], due: Deadline, *, has_limit: bool = False) -> None:
         self.check = check
         self._due = due
+        self._has_limit = has_limit
 
     def wait(self, call: Call) -> Reply:
         """Wait for the call's end and return what the agent reports."""
@@ -706,25 +711,37 @@ class AgentWatch:
 
         Raises:
             SandboxSilentError: The agent is late and does not answer.
+            OperationTimeoutError: It answers, but has not ended what is long over its limit.
         """
+        patience: Deadline | None = None
         while not call.wait_output(self._due, size):
-            self._ask()
+            patience = self._ask(patience)
 
     def wait_ready(self, call: Call, deadline: Deadline, *, for_end: bool = False) -> None:
         """Return when the call has something to take, or has ended, or the caller's own deadline has passed.
 
         Raises:
             SandboxSilentError: The agent is late and does not answer.
+            OperationTimeoutError: It answers, but has not ended what is long over its limit.
             CallCancelledError: The caller's work was cancelled.
         """
+        patience: Deadline | None = None
         while not call.wait_ready(_earlier(deadline, self._due), for_end=for_end):
             if deadline.has_expired():
                 return
-            self._ask()
+            patience = self._ask(patience)
 
-    def _ask(self) -> None:
+    def _ask(self, patience: Deadline | None) -> Deadline:
+        """Ask whether the agent answers, and return how long it is waited for."""
         self.check()
+        patience = patience or Deadline.after(STUCK_SECONDS if self._has_limit else None)
+        if patience.has_expired():
+            raise OperationTimeoutError(
+                f'the program is over its time limit by {STUCK_SECONDS:g} s: it was killed and does not end. It may wait for '
+                'a device or a file system that does not answer; delete the sandbox and make a new one'
+            )
         self._due = Deadline.after(QUIET_SECONDS)
+        return patience
 
 
 def _earlier(one: Deadline, other: Deadline) -> Deadline:

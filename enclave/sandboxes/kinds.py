@@ -22,6 +22,7 @@ from attrs import field, frozen
 
 from enclave.config import SandboxConfig
 from enclave.errors import InvalidArgumentError, NotRegisteredError
+from enclave.quoting import quoted
 from enclave.records import SandboxInfo
 from enclave.rulings import Rulings
 from enclave.suggest import suggest
@@ -276,7 +277,7 @@ def get_kind(name: str) -> SandboxKind:
         known = [kind.name for kind in KINDS.all()]
         near = suggest(name, known)
         hint = f'did you mean {near!r}? ' if near else ''
-        raise NotRegisteredError(f'sandbox type {name!r} is not registered; {hint}known: {", ".join(known)}')
+        raise NotRegisteredError(f'sandbox type {quoted(name)} is not registered; {hint}known: {", ".join(known)}')
     return found
 
 

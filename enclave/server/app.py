@@ -12,7 +12,7 @@ import functools
 import hashlib
 import io
 import logging
-import os
+import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -73,6 +73,7 @@ WATCH_KEY = 'enclave.watch_client'
 
 _REQUEST_ID = re.compile(r'[A-Za-z0-9._-]{1,64}')
 _IDEMPOTENCY_KEY = re.compile(r'[A-Za-z0-9._-]{1,128}')
+_NAMES = random.Random()
 _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication', 'server', 'cancelled'})
 """Codes of answers that say nothing of the work, so that a repeat may do it."""
 _BINARY = ('application/proto', 'application/connect+proto')
@@ -213,8 +214,9 @@ class _Entry:
     def _visit(
         self, request: Any, route: Route | None, adapter: Adapter | None, rule: str, path: Mapping[str, str]
     ) -> Visit:
-        asked = request.headers.get(REQUEST_ID_HEADER, '')
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else os.urandom(8).hex()
+        asked = request.headers.get(REQUEST_ID_HEADER)
+        # A name and no secret: the system's generator would make each request wait for the interpreter's lock once more.
+        request_id = asked if asked and _REQUEST_ID.fullmatch(asked) else f'{_NAMES.getrandbits(64):016x}'
         return Visit(request, route, adapter, rule, path, request_id, time.perf_counter())
 
     # Before and after -------------------------------------------------------------------------------------------------
@@ -253,18 +255,17 @@ class _Entry:
             headers.setdefault('Content-Security-Policy', page.CONTENT_POLICY if at_page else _DOCS_POLICY)
             headers.setdefault('Referrer-Policy', 'no-referrer')
 
-    def _accountant(self, visit: Visit, status: int) -> Callable[[], None]:
+    def _accountant(self, visit: Visit, status: int) -> Callable[[], object]:
         request = visit.request
         method = 'OTHER' if visit.rule == '-' else request.method
 
-        def account() -> None:
+        def count() -> float:
             seconds = time.perf_counter() - visit.started
             self._service.metrics.count(visit.rule, method, status, seconds)
-            if self._service.audit.is_read:
-                self._service.audit.write(**facts, seconds=round(seconds, 6))
+            return seconds
 
         if not self._service.audit.is_read:
-            return account
+            return count
         facts = {
             'request_id': visit.request_id,
             'who': visit.who,
@@ -279,7 +280,7 @@ class _Entry:
             'code': visit.code,
             'replayed': visit.replayed,
         }
-        return account
+        return lambda: self._service.audit.write(**facts, seconds=round(count(), 6))
 
     def refuse(self, error: HTTPException) -> flask.Response:
         """Answer what Flask itself refuses: an unknown address, a wrong method, a body that is too large."""
@@ -326,13 +327,15 @@ class _Entry:
     def _serve(self, visit: Visit, route: Route) -> Answer:
         """Do what a route is for."""
         tenant, request = self._service.tenant(visit.key), visit.request
-        documented = ms_enclave.find_route(request.headers, route.name, self._service.policy)
+        documented = None
+        if not isinstance(request, WsgiRequest):  # which are those of our own client
+            documented = ms_enclave.find_route(request.headers, route.name, self._service.policy)
         try:
             arguments: dict[str, Any] = dict(visit.path)
             if documented is not None:
                 route = documented
                 arguments['query'] = {name: texts[-1] for name, texts in _query_arguments(request).items()}
-            elif route.adapter is None:
+            elif route.adapter is None and (route.query is not None or request.query_string):
                 query = decode_query(_query_arguments(request), route.query)
                 if query is not None:
                     arguments['query'] = query
@@ -404,8 +407,7 @@ class _Entry:
             self._service,
             tenant,
             cancellation,
-            accept=request.headers.get('Accept', ''),
-            last_event_id=request.headers.get('Last-Event-ID'),
+            request.headers,
             named_sandbox=visit.named_sandbox,
             on_gone=request.environ.get(WATCH_KEY, lambda action: None),
             facts=visit.facts,
@@ -475,7 +477,7 @@ class _Entry:
 
     def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> Answer:
         """Wait for the end of work that another request does, and answer as it does."""
-        while not entry.done.wait(1.0):
+        while not entry.wait(1.0):
             if gone:
                 raise CallCancelledError('the client went away')
         outcome = entry.outcome
@@ -605,9 +607,10 @@ def _encoded_answer(encoded: Any, takes_parts: bool) -> Answer:
 
 def _query_arguments(request: Any) -> dict[str, list[str]]:
     """Return the query's parameters; bytes that are not UTF-8 stay what they are, as in names of files."""
-    text = request.query_string.decode('latin-1')
-    if not text:
+    raw: bytes = request.query_string
+    if not raw:
         return {}
+    text = raw.decode('latin-1')
     try:
         return parse_qs(text, keep_blank_values=True, errors='surrogateescape', max_num_fields=_QUERY_LIMIT)
     except ValueError:

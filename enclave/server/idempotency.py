@@ -66,10 +66,16 @@ class Entry:
 
     fingerprint: bytes
     cancellation: Cancellation = field(factory=Cancellation)
-    done: threading.Event = field(factory=threading.Event)
+    is_done: bool = False
+    done: threading.Event | None = None  # made for the first that joins: hardly anyone does
     outcome: StoredResponse | None = None
     clients: int = 1
     joined: threading.Event | None = None  # where one that went away is awaited
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the end of work that is another's, and return whether it has come."""
+        assert self.done is not None
+        return self.done.wait(timeout)
 
 
 @frozen
@@ -82,7 +88,8 @@ class _Ended:
 
     def entry(self) -> Entry:
         """Return it as one finds it who repeats it."""
-        entry = Entry(self.fingerprint, outcome=self.outcome)
+        entry = Entry(self.fingerprint, is_done=True, done=threading.Event(), outcome=self.outcome)
+        assert entry.done is not None
         entry.done.set()
         return entry
 
@@ -153,6 +160,8 @@ class Repeats:
             if entry.fingerprint != fingerprint:
                 raise ConflictError(f'the idempotency key {key!r} was used for another request; make a new one')
             entry.clients += 1
+            if entry.done is None:
+                entry.done = threading.Event()
             if entry.joined is not None:
                 entry.joined.set()
             return entry, False
@@ -160,14 +169,15 @@ class Repeats:
     def finish(self, tenant: str, key: str, entry: Entry, outcome: StoredResponse | None) -> None:
         """Say how the work ended; None means that it was not done, and a repeat may do it."""
         with self._lock:
-            entry.outcome = outcome
-            records = self._records_locked(tenant)
+            entry.outcome, entry.is_done = outcome, True
+            records = self._tenants[tenant]  # what is too much of it is forgotten when the next begins
             if records.entries.get(key) is entry:
                 del records.entries[key]
             if outcome is not None:
                 records.ended[key] = _Ended(entry.fingerprint, outcome, self._clock())
                 records.bytes += outcome.size
-        entry.done.set()
+            if entry.done is not None:
+                entry.done.set()
 
     def forget(self, tenant: str, key: str) -> None:
         """Keep an answer no longer, since its client has it and will not ask again."""
@@ -191,12 +201,12 @@ class Repeats:
         """A client of the work went away. Blocks while it may come back, then cancels the work if nobody else waits for it."""
         with self._lock:
             entry.clients -= 1
-            if entry.clients or entry.done.is_set():
+            if entry.clients or entry.is_done:
                 return
             joined = entry.joined = threading.Event()
         joined.wait(seconds)
         with self._lock:
-            deserted = not entry.clients and not entry.done.is_set()
+            deserted = not entry.clients and not entry.is_done
         if deserted:
             entry.cancellation.cancel()
 
@@ -238,7 +248,7 @@ class Repeats:
             leave()
         if waiting:
             return True
-        if entry is None or entry.done.is_set():
+        if entry is None or entry.is_done:
             return False
         entry.cancellation.cancel()
         return True

@@ -85,12 +85,16 @@ class Shares:
 
 @define(eq=False)
 class _Ticket:
-    """A place in the queue of a key. All but ``called`` is guarded by the lock of the lanes."""
+    """A place in the queue of a key. All but ``called`` is guarded by the lock of the lanes.
+
+    Attributes:
+        called: A lock that is held until its turn has come, or it has left: released once, and cheaper than an event.
+    """
 
     lane: Lane
     tenant: str
     limit: int | None
-    called: threading.Event = field(factory=threading.Event)
+    called: threading.Lock = field(factory=threading.Lock)
     is_granted: bool = False
     is_counted: bool = False  # among those that wait
     has_left: bool = False
@@ -118,6 +122,7 @@ class Lanes:
     ) -> None:
         self._lock = threading.RLock()  # guards all below
         self._changed = threading.Condition(self._lock)
+        self._watchers = 0  # those that wait for any change
         self._lanes: dict[Lane, Shares] = {
             'call': Shares(calls, keys),
             'stream': Shares(streams, keys),
@@ -152,7 +157,7 @@ class Lanes:
             TooManyRequestsError: The lane is full, or the tenant's part of it.
         """
         shares = self._lanes.get(lane)
-        with self._changed:
+        with self._lock:
             if shares is None:
                 self._quick += 1
             else:
@@ -164,9 +169,10 @@ class Lanes:
             if shares is not None:
                 self._give_turn(lane, tenant)
             else:
-                with self._changed:
+                with self._lock:
                     self._quick -= 1
-                    self._changed.notify_all()
+                    if self._watchers:
+                        self._changed.notify_all()
 
     def _check_locked(self, shares: Shares, tenant: str, tenant_limit: int | None) -> None:
         mine = shares.held(tenant)
@@ -189,7 +195,7 @@ class Lanes:
             TooManyRequestsError: There is none.
         """
         shares = self._lanes[lane]
-        with self._changed:
+        with self._lock:
             most = wanted if tenant_limit is None else min(wanted, tenant_limit - shares.held(tenant))
             taken = next((count for count in range(most, 0, -1) if shares.has_room(tenant, count)), 0)
             if not taken:
@@ -226,12 +232,13 @@ class Lanes:
     def _give_room(self, tenant: str, amount: int) -> None:
         with self._lock:
             self._memory.give(tenant, amount)
-            self._changed.notify_all()
+            if self._watchers:
+                self._changed.notify_all()
 
     @property
     def memory_held(self) -> int:
         """How many bytes calls and answers hold."""
-        with self._changed:
+        with self._lock:
             return self._memory.taken
 
     @contextlib.contextmanager
@@ -244,22 +251,25 @@ class Lanes:
         Raises:
             CallCancelledError: The client went away meanwhile.
         """
-        with self._changed:
+        with self._lock:
             while self._answers.get(tenant) and not self._memory.has_room(tenant, size):
                 if is_cancelled():
                     raise CallCancelledError('the client went away before there was room for the answer')
+                self._watchers += 1
                 self._changed.wait(_LOOK_SECONDS)
+                self._watchers -= 1
             self._answers[tenant] = self._answers.get(tenant, 0) + 1
             self._memory.take(tenant, size)
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._memory.give(tenant, size)
                 self._answers[tenant] -= 1
                 if not self._answers[tenant]:
                     del self._answers[tenant]
-                self._changed.notify_all()
+                if self._watchers:
+                    self._changed.notify_all()
 
     def queued(
         self,
@@ -295,6 +305,7 @@ class Lanes:
                 self._lanes[lane].take(tenant)
                 return
             ticket = _Ticket(lane, tenant, limit)
+            ticket.called.acquire()
             self._queues[lane].setdefault(tenant, collections.deque()).append(ticket)
             self._grant_locked(lane)
             if not ticket.is_granted:
@@ -304,8 +315,10 @@ class Lanes:
     def _give_turn(self, lane: Lane, tenant: str, count: int = 1) -> None:
         with self._lock:
             self._lanes[lane].give(tenant, count)
-            self._grant_locked(lane)
-            self._changed.notify_all()
+            if self._queues.get(lane):
+                self._grant_locked(lane)
+            if self._watchers:
+                self._changed.notify_all()
 
     def _may_have_locked(self, lane: Lane, tenant: str, limit: int | None) -> bool:
         shares = self._lanes[lane]
@@ -322,8 +335,8 @@ class Lanes:
                 if ticket.is_granted:
                     self._give_turn(ticket.lane, ticket.tenant)
             raise
-        if not ticket.called.wait(patience):
-            with self._changed:
+        if not ticket.called.acquire(timeout=-1.0 if patience is None else patience):
+            with self._lock:
                 if not ticket.is_granted and not ticket.has_left:
                     self._leave_locked(ticket)
                     self._check_locked(self._lanes[ticket.lane], ticket.tenant, ticket.limit)
@@ -367,17 +380,17 @@ class Lanes:
             shares.take(tenant)
             ticket.is_granted = True
             self._remove_locked(ticket)
-            ticket.called.set()
+            ticket.called.release()
 
     def _leave(self, ticket: _Ticket) -> None:
-        with self._changed:
+        with self._lock:
             self._leave_locked(ticket)
 
     def _leave_locked(self, ticket: _Ticket) -> None:
         if not ticket.is_granted and not ticket.has_left:
             ticket.has_left = True
             self._remove_locked(ticket)
-            ticket.called.set()
+            ticket.called.release()
 
     def _remove_locked(self, ticket: _Ticket) -> None:
         queues = self._queues[ticket.lane]
@@ -392,20 +405,24 @@ class Lanes:
     @property
     def waiting(self) -> int:
         """How many programs and calls wait for their turn."""
-        with self._changed:
+        with self._lock:
             return self._waiting.taken
 
     def wait_empty(self, timeout: float | None) -> bool:
         """Wait until no call and no stream continues, and return whether it came to that."""
         lanes = [self._lanes[lane] for lane in ('call', 'stream', 'program')]
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: not self._waiting.taken and not any(each.taken for each in lanes), timeout
-            )
+        with self._lock:
+            self._watchers += 1
+            try:
+                return self._changed.wait_for(
+                    lambda: not self._waiting.taken and not any(each.taken for each in lanes), timeout
+                )
+            finally:
+                self._watchers -= 1
 
     def counts(self) -> dict[str, int]:
         """Return how many requests continue in each lane."""
-        with self._changed:
+        with self._lock:
             return {'quick': self._quick, **{str(lane): shares.taken for lane, shares in self._lanes.items()}}
 
     @property

@@ -466,7 +466,7 @@ _TOOL_WORDS = frozenset({'enabled', 'description', 'parameters'})
 
 
 def _matches(text: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
+    return '*' in patterns or any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
 
 
 def _refusal(rule: str, message: str, allowed: tuple[str, ...] | None = None) -> PolicyError:

@@ -266,7 +266,7 @@ class _Programs:
 
     @staticmethod
     def _outcome(entry: Entry) -> CodeEvent:
-        while not entry.done.wait(_LOOK_SECONDS):
+        while not entry.wait(_LOOK_SECONDS):
             if is_cancelled():
                 raise CallCancelledError('the client went away')
         if entry.outcome is None:

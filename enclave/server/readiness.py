@@ -98,6 +98,7 @@ class Readiness:
                         self._epoll.unregister(descriptor)
                 return
             if known is found and getattr(found, 'is_sending', False):
+                found.was_passed_over = True
                 return  # what it waits for then is looked at when that is done
             new = _interest(found)
             if known is found and new == old:

@@ -45,8 +45,7 @@ class Context:
     service: Service
     tenant: Tenant
     cancellation: Cancellation
-    accept: str = ''
-    last_event_id: str | None = None
+    headers: Mapping[str, str]
     named_sandbox: str | None = None  # by an adapter's headers
     on_gone: Callable[[Callable[[], None]], None] = lambda action: None  # what to do when the client goes away
     facts: dict[str, Any] = Factory(dict)  # for the audit line
@@ -56,6 +55,16 @@ class Context:
     def offering_outlet(self) -> contextlib.AbstractContextManager[None]:
         """Have output that is the answer's be sent while its program runs, in the block, where the client takes that."""
         return offered(self.make_outlet())
+
+    @property
+    def accept(self) -> str:
+        """The media types that the client takes."""
+        return self.headers.get('Accept', '')
+
+    @property
+    def last_event_id(self) -> str | None:
+        """The last event of a stream that the client has."""
+        return self.headers.get('Last-Event-ID')
 
     def check_call_timeout(self, timeout: float | None) -> None:
         """Return if a call may have the time limit that was asked for; None asks for nothing.

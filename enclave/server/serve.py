@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import logging
 import os
 import re
@@ -533,6 +534,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
 
     audit: Audit
     request: Any
+    was_passed_over = False
+    """Whether the loop would have looked at it while it was sending. A single write or read needs no lock."""
     task_class = _Task
     error_task_class = _ErrorTask
 
@@ -574,12 +577,14 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     def write_soon(self, data: Any) -> int:
         """Take a piece of an answer, and send of it what the socket takes at once."""
         self._is_writing = True
+        was_waiting = self.total_outbufs_len
         try:
             written: int = super().write_soon(data)
             return written
         finally:
             self._is_writing = False
-            if self.server.readiness.is_kept or self.writable():
+            if was_waiting or self.total_outbufs_len or self.was_passed_over:  # else it waits for the same as before
+                self.was_passed_over = False
                 self.server.pull_trigger()
 
     def writable(self) -> bool:
@@ -589,7 +594,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         again and again, and keep the other from Python's own lock meanwhile. Beyond the high water mark the task's thread
         waits for it.
         """
-        return not self.is_sending and bool(super().writable())
+        return bool(super().writable()) and not self.is_sending
 
     @property
     def is_sending(self) -> bool:
@@ -1023,11 +1028,14 @@ class SandboxServer:
         previous = self._catch_signals()
         try:
             self.start(host, port)
+            # Else the collector looks at all that has been imported once in some thousand requests, which stand still meanwhile.
+            gc.freeze()
             self._announce()
             while not self._stop_asked.wait(3600.0):
                 pass
         finally:
             self.stop()
+            gc.unfreeze()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 

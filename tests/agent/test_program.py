@@ -43,6 +43,7 @@ from enclave.verb_requests import (
     WriteFile,
 )
 from tests.agent.conftest import AgentProcess
+from tests.support.host import PATIENCE
 
 
 def request(command: Any, **options: Any) -> RunCommand:
@@ -410,10 +411,11 @@ def test_a_terminal_is_one(agent: AgentProcess) -> None:
     process = operations.start_process(
         program('test -t 0 && test -t 1 && stty size; read x; echo "[$x]"', tty=(40, 100))
     )
-    seen = b''
-    for chunk in process.chunks(30):
+    seen, has_typed = b'', False
+    for chunk in process.chunks(PATIENCE):
         seen += chunk.data
-        if b'40 100' in seen and b'typed' not in seen:
+        if b'40 100' in seen and not has_typed:  # which may come before the end of its line
+            has_typed = True
             process.write(b'typed\n')
 
     assert b'[typed]' in seen

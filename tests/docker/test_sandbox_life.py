@@ -246,16 +246,20 @@ def test_nothing_of_the_host_process_grows() -> None:
         gc.collect()
         return len(os.listdir('/proc/self/fd')), threading.active_count()
 
-    with DockerSandbox(OFFLINE):
-        pass
-    before = held()
-    for _ in range(5):
-        with DockerSandbox(OFFLINE) as sandbox:
-            sandbox.execute_command('echo x')
+    def use_five() -> None:
+        for _ in range(5):
+            with DockerSandbox(OFFLINE) as sandbox:
+                sandbox.execute_command('echo x')
 
-    after = held()
-    assert after[0] <= before[0] + 1
-    assert after[1] <= before[1]
+    # Connections to the engine are kept for the next request, a few of them; what earlier tests started may begin or end
+    # meanwhile. What a sandbox leaves behind makes every round grow.
+    rounds = [held()]
+    for _ in range(5):
+        use_five()
+        rounds.append(held())
+        if rounds[-1][0] <= rounds[-2][0] and rounds[-1][1] <= rounds[-2][1]:
+            return
+    pytest.fail(f'descriptors and threads grow with every five sandboxes: {rounds}')
 
 
 def test_a_forgotten_sandbox_warns() -> None:

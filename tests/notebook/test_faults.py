@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -23,12 +24,13 @@ from enclave.sandboxes.notebook.document import NotebookDocument  # noqa: E402
 def read_slowly(sandbox: NotebookSandbox, code: str, timeout: float, seconds: float) -> tuple[list[Any], CellResult]:
     """Take the first output of a cell, none for a while, and then all others."""
     outputs, pause = [], threading.Event()
-    for step in sandbox.stream_cell(code, timeout):
-        if isinstance(step, CellResult):
-            return outputs, step
-        if not outputs:
-            pause.wait(seconds)
-        outputs.append(step)
+    with contextlib.closing(sandbox.stream_cell(code, timeout)) as steps:
+        for step in steps:
+            if isinstance(step, CellResult):
+                return outputs, step
+            if not outputs:
+                pause.wait(seconds)
+            outputs.append(step)
     raise AssertionError('there was no result')
 
 
@@ -72,33 +74,60 @@ finally:
 def wait_until_ended(sandbox: NotebookSandbox) -> None:
     """Return when the endless cell has ended, whatever is read of it."""
     command = 'until [ -e /tmp/ended ]; do sleep 0.1; done; rm /tmp/ended'
-    assert sandbox.execute_command(command, timeout=60).success
+    assert sandbox.execute_command(command, timeout=120).success
 
 
 def test_a_cell_that_does_not_end_is_ended_at_its_limit_though_nobody_reads(sandbox: NotebookSandbox) -> None:
-    steps = sandbox.stream_cell(ENDLESS, 2)
-    next(steps)
+    with contextlib.closing(sandbox.stream_cell(ENDLESS, 2)) as steps:
+        next(steps)
 
-    wait_until_ended(sandbox)
+        wait_until_ended(sandbox)
 
-    *_, result = steps
+        *_, result = steps
     assert isinstance(result, CellResult)
     assert result.status is ExecutionStatus.TIMEOUT
 
 
 def test_what_is_cancelled_is_interrupted_though_nobody_reads(sandbox: NotebookSandbox) -> None:
     cancellation = Cancellation()
-    with cancellation.applied():
-        steps = sandbox.stream_cell(ENDLESS, 100)
-        next(steps)
-    cancellation.cancel()
+    with contextlib.closing(sandbox.stream_cell(ENDLESS, 100)) as steps:
+        with cancellation.applied():
+            next(steps)
+        cancellation.cancel()
 
-    wait_until_ended(sandbox)
+        wait_until_ended(sandbox)
 
-    with cancellation.applied():
-        *_, result = steps
+        with cancellation.applied():
+            *_, result = steps
     assert isinstance(result, CellResult)
     assert result.status is ExecutionStatus.CANCELLED
+
+
+def test_one_that_stops_reading_holds_up_no_other_and_finds_the_rest_later(sandbox: NotebookSandbox) -> None:
+    code = 'from IPython.display import display\nx = 5\nfor n in range(1200): display(n)'
+    with contextlib.closing(sandbox.stream_cell(code, 0)) as steps:
+        first = next(steps)
+
+        assert sandbox.execute_cell('x').text == '5'
+        sandbox.restart_kernel()
+        assert sandbox.execute_cell("'x' in globals()").text == 'False'
+
+        *others, result = steps
+    assert isinstance(result, CellResult)
+    assert (result.status, result.note, result.state_lost) == (ExecutionStatus.SUCCESS, None, None)
+    assert [each['data']['text/plain'] for each in [first, *others]] == [str(n) for n in range(1200)]
+
+
+def test_a_restart_does_not_wait_for_one_that_stops_reading(sandbox: NotebookSandbox) -> None:
+    with contextlib.closing(sandbox.stream_cell("while True: print('x' * 1000)", 0)) as steps:
+        next(steps)
+
+        sandbox.restart_kernel()
+
+        *_, result = steps
+    assert isinstance(result, CellResult)
+    assert result.state_lost == 'was restarted'
+    assert sandbox.execute_cell('1').execution_count == 1
 
 
 # What is an error, and what only shows one ----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from enclave.managers import table
 from enclave.managers.local import LocalSandboxManager
 from enclave.server import app, idempotency
 from enclave.server.serve import SandboxServer, _Channel, create_server
+from enclave.testing.kinds import wait_until
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import FakeBackend
 from tests.support.sockets import connected, read_all, read_head, talk
@@ -368,6 +370,19 @@ def test_a_stopping_server_refuses_new_work_and_ends_the_old(
     assert backend.alive == set()
     with pytest.raises(ServerUnavailableError):
         manager.list_sandboxes()
+
+
+def test_a_server_that_is_the_program_spares_the_collector_what_it_began_with(backend: FakeBackend) -> None:
+    server = create_server()
+    thread = threading.Thread(target=server.run, kwargs={'port': 0}, daemon=True)
+    thread.start()
+    try:
+        assert wait_until(lambda: gc.get_freeze_count() > 0)
+    finally:
+        server.stop()
+        thread.join(PATIENCE)
+
+    assert gc.get_freeze_count() == 0
 
 
 def test_stopping_twice_and_before_the_start(serve: Serve) -> None:

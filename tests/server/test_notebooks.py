@@ -60,7 +60,7 @@ def server() -> Iterator[SandboxServer]:
 def box(server: SandboxServer) -> Iterator[RemoteNotebookSandbox]:
     with (
         HttpSandboxManager(base_url=server.url) as manager,
-        manager.open('docker_notebook', {'network_enabled': False, 'interrupt_grace': 2}) as made,
+        manager.open('docker_notebook', {'network_enabled': False, 'interrupt_grace': 20}) as made,
     ):
         assert isinstance(made, RemoteNotebookSandbox)
         yield made

@@ -443,3 +443,9 @@ def test_what_long_texts_take_as_parts_is_weighed_without_writing_them() -> None
     text = 'x' * (1 << 20)
 
     assert 3 << 20 <= wire.weigh({'a': text}, 1, in_parts=True) < 4 << 20
+
+
+@pytest.mark.parametrize('value', [10**5000, {'a': [10**5000]}], ids=['number', 'nested'])
+def test_a_number_of_thousands_of_digits_cannot_be_written(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match='cannot be written as JSON'):
+        wire.to_json(value)

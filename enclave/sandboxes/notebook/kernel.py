@@ -1,5 +1,7 @@
 """A Jupyter kernel of a sandbox, by name (layer 4): one cell at a time, in order, and always a process that takes the next.
 
+A cell has the kernel until it has ended there, not until its outputs are read: see `CellSteps`.
+
 A `NotebookKernel` is a name under which there is always a kernel; a `KernelProcess` is one process that is it for a while. When
 that ends, of itself or since it would not be interrupted, those that wait learn it, and the next cell finds a new one.
 """
@@ -7,19 +9,20 @@ that ends, of itself or since it would not be interrupted, those that wait learn
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import define, frozen
 
-from enclave.cancellation import is_cancelled, on_cancel
+from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.enums import ExecutionStatus
-from enclave.errors import CallCancelledError, ConflictError, KernelDiedError, SandboxStateError
+from enclave.errors import CallCancelledError, ConflictError, KernelDiedError, SandboxError, SandboxStateError
 from enclave.sandboxes.notebook.kernel_process import LEFT, PYTHON_SPEC, CellOutcome, KernelHost, KernelProcess
 from enclave.sandboxes.notebook.outputs import OutputCollector
 from enclave.sandboxes.process import Process
@@ -27,6 +30,10 @@ from enclave.verb_requests import MakeDir, RemovePath
 
 MAX_DISPLAY_IDS = 10_000
 """How many displays are remembered, so that a cell's update of its own is known to be one of earlier cells too."""
+LOOK_SECONDS = 1.0
+"""How long one waits for a kernel before it sees whether the cell before has ended and only its outputs wait to be read."""
+KEPT_BYTES = 16 << 20
+"""How much of such outputs is kept for their reader."""
 
 
 @frozen(kw_only=True)
@@ -44,41 +51,81 @@ class KernelSettings:
     memory_limit: str | int | None = None
 
 
+@define(eq=False)
+class KernelTurn:
+    """One's place in the order of those that use a kernel.
+
+    Attributes:
+        finish: Called while others wait behind it, to end it if all that is left of it is that nobody reads what has come.
+    """
+
+    finish: Callable[[], None] | None = None
+
+
 class FifoLock:
     """Who may use a kernel: one at a time, in the order of asking. Lives as long as the kernel's name."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # guards all below
-        self._queue: deque[object] = deque()
+        self._queue: deque[KernelTurn] = deque()
         self._closed = ''
 
     @contextlib.contextmanager
     def take(self, *, first: bool = False) -> Iterator[None]:
-        """Wait for one's turn and have it for the block; ``first`` goes before all that wait.
+        """Wait for one's turn and have it for the block; the arguments and errors are those of `acquire`."""
+        turn = self.acquire(first=first)
+        try:
+            yield
+        finally:
+            self.release(turn)
+
+    def acquire(self, *, first: bool = False) -> KernelTurn:
+        """Wait for one's turn and return it, to be given to `release`; ``first`` goes before all that wait.
 
         Raises:
             CallCancelledError: The work was cancelled while it waited.
             SandboxStateError: The kernel was closed.
         """
-        ticket = object()
+        turn = KernelTurn()
         with self._changed:
             if first and self._queue:
-                self._queue.insert(1, ticket)
+                self._queue.insert(1, turn)
             else:
-                self._queue.append(ticket)
+                self._queue.append(turn)
         try:
-            with on_cancel(self._wake), self._changed:
-                self._changed.wait_for(lambda: self._queue[0] is ticket or bool(self._closed) or is_cancelled())
-                closed = self._closed
+            self._wait(turn)
             if is_cancelled():
                 raise CallCancelledError('the cell was cancelled before it ran')
-            if closed:
-                raise SandboxStateError(closed)
-            yield
-        finally:
             with self._changed:
-                self._queue.remove(ticket)
-                self._changed.notify_all()
+                if self._closed:
+                    raise SandboxStateError(self._closed)
+        except BaseException:
+            self.release(turn)
+            raise
+        return turn
+
+    def _wait(self, turn: KernelTurn) -> None:
+        """Wait for one's turn, or until there is none to be had. Who waits longest looks after the one before it."""
+
+        def is_over() -> bool:
+            return self._queue[0] is turn or bool(self._closed) or is_cancelled()
+
+        with on_cancel(self._wake):
+            while True:
+                with self._changed:
+                    if self._changed.wait_for(is_over, LOOK_SECONDS):
+                        return
+                    is_next, finish = self._queue[1] is turn, self._queue[0].finish
+                if is_next and finish is not None:
+                    finish()
+
+    def release(self, turn: KernelTurn) -> None:
+        """Give a turn back. May be called twice."""
+        with self._changed:
+            turn.finish = None
+            with contextlib.suppress(ValueError):
+                self._queue.remove(turn)
+            self._changed.notify_all()
 
     def _wake(self) -> None:
         with self._changed:
@@ -95,6 +142,111 @@ class FifoLock:
         """How many have or want a turn."""
         with self._changed:
             return len(self._queue)
+
+
+class CellSteps:
+    """The steps of a cell that has its kernel's turn, taken by its reader or by the one that waits behind it.
+
+    A reader may be slow, or never read again: a server's client that has gone to sleep, a generator that nobody closes. The
+    kernel is free when its cell has ended. So the one that waits for the kernel then takes the steps that are left to their end
+    and keeps them here for the reader, up to `KEPT_BYTES`.
+
+    Args:
+        steps: Yields the events and returns the result; it is run by one thread at a time.
+        has_ended: Whether the kernel has ended the cell.
+        release: Gives the turn back.
+    """
+
+    def __init__(
+        self,
+        steps: Generator[dict[str, Any], None, CellResult],
+        has_ended: Callable[[], bool],
+        release: Callable[[], None],
+    ) -> None:
+        self._steps = steps
+        self._has_ended = has_ended
+        self._release = release
+        self._taking = threading.RLock()  # held while a step is taken; guards all below
+        self._is_inside = False  # a step is being taken
+        self._kept: deque[dict[str, Any]] = deque()
+        self._kept_bytes = 0
+        self._left_out = 0
+        self._result: CellResult | None = None
+        self._error: BaseException | None = None
+
+    def read(self) -> Generator[dict[str, Any], None, CellResult]:
+        """Yield the events and return the result."""
+        while True:
+            with self._taking:
+                if not self._kept and self._result is None and self._error is None:
+                    self._take_step()
+                event = self._kept.popleft() if self._kept else None
+            if event is not None:
+                yield event
+            elif self._error is not None:
+                try:
+                    raise self._error
+                finally:
+                    self._error = None  # its traceback holds this
+            elif self._result is not None:
+                return self._result_with_note(self._result)
+
+    def finish(self) -> None:
+        """Take all that is left, if the cell has ended in the kernel and its reader is elsewhere."""
+        if not self._taking.acquire(blocking=False):
+            return
+        try:
+            with Cancellation().applied():  # ours is not that of the cell
+                if self._is_inside or not self._has_ended():
+                    return
+                while self._result is None and self._error is None:
+                    self._take_step()
+                    self._weigh_last()
+        finally:
+            self._taking.release()
+
+    def close(self) -> None:
+        """End the cell if it has not ended, and give the turn back. The garbage collector may call it in the midst of a step."""
+        with self._taking:
+            if self._is_inside:
+                return
+            try:
+                self._steps.close()
+            finally:
+                self._release()
+
+    def _take_step(self) -> None:
+        self._is_inside = True
+        try:
+            self._kept.append(next(self._steps))
+        except StopIteration as end:
+            self._result = end.value
+        except BaseException as error:
+            self._error = error
+            if not isinstance(error, Exception):  # Ctrl-C, which is the one's that takes the step
+                self._error = SandboxError('the cell was given up, since what took its outputs was interrupted')
+                raise
+        finally:
+            self._is_inside = False
+            if self._result is not None or self._error is not None:
+                self._release()
+
+    def _weigh_last(self) -> None:
+        """Keep the last event only if there is room for it."""
+        if self._result is not None or self._error is not None:
+            return
+        size = len(json.dumps(self._kept[-1]))
+        if self._kept_bytes + size > KEPT_BYTES:
+            self._kept.pop()
+            self._left_out += 1
+        else:
+            self._kept_bytes += size
+
+    def _result_with_note(self, result: CellResult) -> CellResult:
+        if not self._left_out:
+            return result
+        note = f'{self._left_out} outputs that were not read before the next cell ran were not kept to be read'
+        return result.model_copy(update={'note': f'{result.note}. {note}' if result.note else note})
 
 
 class NotebookKernel:
@@ -158,37 +310,64 @@ class NotebookKernel:
         ``timeout`` counts from the moment the cell is sent to the kernel; waiting for others is not in it. With ``allow_input``
         an event ``input_request`` may come, which `answer_input` is to answer.
         """
-        with self._turns.take():
-            life = self._living()
-            note, self._note = self._note, ''
-            collector = OutputCollector(
-                max_output_bytes or self._settings.max_output_bytes,
-                self._settings.max_display_bytes,
-                keep_escapes,
-                self._display_ids,
-            )
-            content = {
-                'code': code,
-                'silent': silent,
-                'store_history': store_history and not silent,
-                'user_expressions': {},
-                'allow_stdin': allow_input,
-                # Nothing waits in the kernel behind this cell; with True it would for a moment refuse what comes next.
-                'stop_on_error': False,
-            }
+        turn = self._turns.acquire()
+        options = (silent, store_history, keep_escapes, max_output_bytes, allow_input)
+        steps = CellSteps(
+            self._cell_steps(code, timeout, *options), self._has_ended_cell, lambda: self._turns.release(turn)
+        )
+        try:
+            turn.finish = steps.finish
+            return (yield from steps.read())
+        finally:
+            steps.close()
+
+    def _has_ended_cell(self) -> bool:
+        """Return whether the kernel has ended the cell that has the turn."""
+        with self._lock:
+            life = self._life
+        return life is not None and life.has_ended_request()
+
+    def _cell_steps(
+        self,
+        code: str,
+        timeout: float | None,
+        silent: bool,
+        store_history: bool,
+        keep_escapes: bool,
+        max_output_bytes: int | None,
+        allow_input: bool,
+    ) -> Generator[dict[str, Any], None, CellResult]:
+        """Run a cell of the one that has the turn."""
+        life = self._living()
+        note, self._note = self._note, ''
+        collector = OutputCollector(
+            max_output_bytes or self._settings.max_output_bytes,
+            self._settings.max_display_bytes,
+            keep_escapes,
+            self._display_ids,
+        )
+        content = {
+            'code': code,
+            'silent': silent,
+            'store_history': store_history and not silent,
+            'user_expressions': {},
+            'allow_stdin': allow_input,
+            # Nothing waits in the kernel behind this cell; with True it would for a moment refuse what comes next.
+            'stop_on_error': False,
+        }
+        with self._lock:
+            self._cells_run += 1
+            self._is_running = True
+        try:
+            outcome = yield from life.run(content, collector, timeout, self._settings.interrupt_grace)
+        finally:
             with self._lock:
-                self._cells_run += 1
-                self._is_running = True
-            try:
-                outcome = yield from life.run(content, collector, timeout, self._settings.interrupt_grace)
-            finally:
-                with self._lock:
-                    self._is_running = False
-            result = self._result(collector, outcome, note)
-            self._display_ids.update(dict.fromkeys(result.display_ids))
-            while len(self._display_ids) > MAX_DISPLAY_IDS:
-                del self._display_ids[next(iter(self._display_ids))]
-            return result
+                self._is_running = False
+        result = self._result(collector, outcome, note)
+        self._display_ids.update(dict.fromkeys(result.display_ids))
+        while len(self._display_ids) > MAX_DISPLAY_IDS:
+            del self._display_ids[next(iter(self._display_ids))]
+        return result
 
     def _result(
         self,

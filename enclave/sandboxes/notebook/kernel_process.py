@@ -663,7 +663,7 @@ class KernelProcess:
             if has_ended:
                 return False
             if is_stuck:
-                raise SandboxError('the kernel was killed but does not end')
+                raise SandboxError('the kernel was to be ended but does not end; delete the sandbox and make a new one')
             self.look()
             if quiet_since is None and self._has_replied(job.request_id, 0.001):
                 quiet_since = time.monotonic()
@@ -706,8 +706,14 @@ class KernelProcess:
             if not left:
                 return False
 
+    def has_ended_request(self) -> bool:
+        """Return whether the kernel has ended what it was last asked, or will never."""
+        with self._changed:
+            current, is_stuck = self._current, self._is_stuck
+        return is_stuck or (bool(current) and self.has_finished(current, 0.0))
+
     def report_stuck(self, request_id: str) -> None:
-        """Have the cell's caller hear that the kernel was killed and does not end."""
+        """Have the cell's caller hear that the kernel does not end, whatever is done to it."""
         with self._changed:
             self._is_stuck = True
             self._changed.notify_all()

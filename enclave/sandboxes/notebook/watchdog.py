@@ -38,7 +38,7 @@ class Watched(Protocol):
         """Kill it."""
 
     def report_stuck(self, request_id: str) -> None:
-        """Say that it was killed and does not end."""
+        """Say that it does not end, whatever is done to it."""
 
 
 @define(eq=False)
@@ -123,6 +123,7 @@ class KernelWatchdog:
                 self._finish(job)
             except Exception:
                 logger.exception('ending what kernel %s does failed', self._name)
+                self._kernel.report_stuck(job.request_id)  # or its caller would wait for ever
 
     def _due_locked(self) -> Job | None:
         job = self._job

@@ -863,3 +863,28 @@ def test_a_kind_without_files_says_so(manager: LocalSandboxManager, backend: Fak
 
     with pytest.raises(NotImplementedError, match='has no put_file'):
         manager.put_file(sandbox_id, b'', 'x')
+
+
+@pytest.mark.parametrize(
+    'sandbox_id',
+    [[], {}, 10**5000, b'x', None, '\ud800', 'x' * 100_000],
+    ids=['list', 'dict', 'huge', 'bytes', 'None', 'surrogate', 'long'],
+)
+def test_an_id_that_cannot_be_is_one_that_nobody_has(manage: Manage, sandbox_id: Any) -> None:
+    manager = manage()
+    assert manager.get_sandbox(sandbox_id) is None
+    with pytest.raises(SandboxNotFoundError) as caught:
+        manager.execute_tool(sandbox_id, 'shell_executor', {'command': 'true'})
+    assert len(caught.value.message) < 2000
+
+
+@pytest.mark.parametrize('labels', [5, 10**5000, {'a': 10**5000}, ['a']], ids=['number', 'huge', 'value', 'list'])
+def test_labels_that_are_none_are_named_whatever_they_are(manage: Manage, labels: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match='labels must be a dict of strings'):
+        manage().create_sandbox('fake', labels=labels)
+
+
+def test_a_kind_that_is_no_name_is_named_whatever_it_is(manage: Manage) -> None:
+    for kind in (10**5000, [], b'docker'):
+        with pytest.raises(InvalidArgumentError, match='a sandbox type is a SandboxType or a name'):
+            manage().create_sandbox(kind)

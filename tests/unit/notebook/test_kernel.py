@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 
+from enclave.cells import CellResult
+from enclave.errors import SandboxGoneError
+from enclave.sandboxes.notebook import kernel as kernels
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
-from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, KernelEnd
+from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, CellOutcome, KernelEnd
+from enclave.sandboxes.notebook.outputs import OutputCollector
 
 
 class Dying:
@@ -38,3 +43,95 @@ def test_a_life_that_is_being_killed_takes_no_further_cell(monkeypatch: pytest.M
 
     assert kernel._living() is successor
     assert 'was killed' in kernel._note
+
+
+class Sleeping:
+    """A life whose cells have always ended, and wait for their reader alone."""
+
+    end: KernelEnd | None = None
+    is_doomed = is_occupied = False
+
+    def look(self) -> bool:
+        return False
+
+    def has_ended_request(self) -> bool:
+        return True
+
+    def run(
+        self, content: dict[str, Any], collector: OutputCollector, timeout: float | None, grace: float
+    ) -> Generator[dict[str, Any], None, CellOutcome]:
+        for n in range(3):
+            yield {'n': n}
+        if content['code'] == 'fails':
+            raise SandboxGoneError('it was lost')
+        return CellOutcome(reply={'status': 'ok'})
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> NotebookKernel:
+    monkeypatch.setattr(kernels, 'LOOK_SECONDS', 0.01)
+    settings = KernelSettings(max_output_bytes=1000, max_display_bytes=1000, interrupt_grace=1.0)
+    host: Any = None
+    kernel = NotebookKernel(host, 'k', PYTHON_SPEC, settings, sandbox_id='s', cwd='/', env={})
+    life: Any = Sleeping()
+    kernel._life = life
+    return kernel
+
+
+def read_all(steps: Generator[dict[str, Any], None, CellResult]) -> tuple[list[dict[str, Any]], CellResult]:
+    events = []
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as end:
+            return events, end.value
+
+
+def test_a_cell_that_has_ended_holds_up_nobody_though_its_reader_sleeps(kernel: NotebookKernel) -> None:
+    sleeper, other = kernel.run_cell('1', None), kernel.run_cell('2', None)
+    assert next(sleeper) == {'n': 0}
+
+    assert read_all(other)[0] == [{'n': 0}, {'n': 1}, {'n': 2}]
+
+    events, result = read_all(sleeper)
+    assert events == [{'n': 1}, {'n': 2}]
+    assert (result.success, result.note) == (True, None)
+    assert kernel._turns.count == 0
+
+
+def test_more_than_is_kept_for_a_reader_that_sleeps_is_left_out_and_the_note_says_so(
+    kernel: NotebookKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, 'KEPT_BYTES', 10)
+    sleeper = kernel.run_cell('1', None)
+    next(sleeper)
+
+    read_all(kernel.run_cell('2', None))
+
+    events, result = read_all(sleeper)
+    assert events == [{'n': 1}]
+    assert result.note is not None
+    assert result.note.startswith('1 outputs that were not read')
+
+
+def test_an_error_that_another_met_is_the_sleeping_readers_own(kernel: NotebookKernel) -> None:
+    sleeper = kernel.run_cell('fails', None)
+    next(sleeper)
+
+    assert read_all(kernel.run_cell('2', None))[1].success
+
+    assert [next(sleeper), next(sleeper)] == [{'n': 1}, {'n': 2}]
+    with pytest.raises(SandboxGoneError, match='it was lost'):
+        next(sleeper)
+
+
+def test_a_reader_that_leaves_after_another_took_the_rest_gives_no_turn_back_twice(kernel: NotebookKernel) -> None:
+    sleeper, third = kernel.run_cell('1', None), kernel.run_cell('3', None)
+    next(sleeper)
+    read_all(kernel.run_cell('2', None))
+    next(third)
+
+    sleeper.close()
+
+    assert kernel.is_running
+    assert len(read_all(third)[0]) == 2
