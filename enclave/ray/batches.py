@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -137,6 +138,8 @@ class ShardedBatch(Batch[Any, CodeResult]):
     ) -> None:
         super().__init__(self._single, items, concurrency=concurrency, is_ordered=is_ordered)
         self._make = make
+        self._room = threading.Condition(self._changed._lock)  # type: ignore[attr-defined]
+        """For the one that takes the items: it is not woken for each outcome that is taken."""
         self._take_places = take
         self._lost_part = lost_part
         self._is_shard_over = is_over
@@ -157,10 +160,14 @@ class ShardedBatch(Batch[Any, CodeResult]):
     def next(self, timeout: float | None) -> Outcome[CodeResult] | None:
         """Return the next outcome; see `Batch.next`."""
         found = super().next(timeout)
-        if found is not None and found.result is not None:
+        if found is not None:
+            size = 0 if found.result is None else _result_size(found.result)
             with self._changed:
-                self._held_bytes -= _result_size(found.result)
-                self._changed.notify_all()
+                was_full, self._held_bytes = self._held_bytes >= HELD_BYTES, self._held_bytes - size
+                if was_full:
+                    self._changed.notify_all()
+                if self._has_room_locked():
+                    self._room.notify()
         return found
 
     def stop(self) -> None:
@@ -168,6 +175,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
         super().stop()
         with self._changed:
             parts = list(self._parts)
+            self._room.notify()
         self._cancellation.cancel()
         for part in parts:
             part.cancellation.cancel()
@@ -207,7 +215,8 @@ class ShardedBatch(Batch[Any, CodeResult]):
         """Take items as long as there is room for what becomes of them."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closed or self._has_room_locked())
+                if not self._may_take_locked():
+                    self._room.wait_for(lambda: self._is_closed or self._has_room_locked())
                 if self._is_closed:
                     return
             try:
@@ -224,9 +233,16 @@ class ShardedBatch(Batch[Any, CodeResult]):
                 self._changed.notify_all()
             return
 
+    def _may_take_locked(self) -> bool:
+        return self._taken - self._given < self._window_locked() and self._waiting_bytes < WAITING_BYTES
+
     def _has_room_locked(self) -> bool:
-        window = 2 * self._concurrency * (1 + self._per_place)
-        return self._taken - self._given < window and self._waiting_bytes < WAITING_BYTES
+        """Whether there is room again after there was none: for one, where none waits to be sent, else for some at once."""
+        few = 0 if not self._waiting else self._concurrency
+        return self._taken - self._given < self._window_locked() - few and self._waiting_bytes < WAITING_BYTES
+
+    def _window_locked(self) -> int:
+        return 2 * self._concurrency * (1 + self._per_place)
 
     def _take_item(self, item: Any) -> None:
         with self._changed:
@@ -240,7 +256,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
         with self._changed:
             self._waiting.append(_Program(index, request, size))
             self._waiting_bytes += size
-            if len(self._waiting) == 1 or self._busy < self._concurrency:
+            if self._busy < self._concurrency:  # else nobody asks how many wait
                 self._changed.notify_all()
 
     # Sending parts ----------------------------------------------------------------------------------------------------
@@ -288,6 +304,8 @@ class ShardedBatch(Batch[Any, CodeResult]):
     def _pop_locked(self) -> _Program:
         program = self._waiting.popleft()
         self._waiting_bytes -= program.size
+        if not self._waiting or self._waiting_bytes + program.size >= WAITING_BYTES:
+            self._room.notify()
         return program
 
     def _next_part_locked(self, pool: ShardedPool, shard: ShardRecord, places: int) -> _SentPart | None:

@@ -69,7 +69,8 @@ class ShardTransport(HttpTransport):
         with self._exchanges_lock:
             return len(self._exchanges) > 0
 
-    def _check_lost(self) -> None:
+    def check_lost(self) -> None:
+        """Raise why the shard was lost, if it was."""
         if self._loss is not None:
             raise again(self._loss)
 
@@ -91,7 +92,7 @@ class ShardTransport(HttpTransport):
         if key is not None:
             headers = {**headers, **self._acknowledgement()}
         with self._exchanges_lock:
-            self._check_lost()
+            self.check_lost()
             self._exchanges.add(exchange)
         try:
             response = super()._send(
@@ -121,7 +122,7 @@ class ShardTransport(HttpTransport):
         return {RECEIVED_HEADER: ' '.join(keys)} if keys else {}
 
     def _send_once(self, *args: Any, **options: Any) -> HttpResponse:
-        self._check_lost()
+        self.check_lost()
         return super()._send_once(*args, **options)
 
     def _raw(self, response: HttpResponse, size: int) -> Iterator[bytes]:
@@ -144,7 +145,7 @@ class ShardTransport(HttpTransport):
 
         def note(opened: tunnel.TunnelConnection) -> None:
             with self._exchanges_lock:
-                self._check_lost()
+                self.check_lost()
                 self._exchanges.add(opened)
 
         request = tunnel.TunnelRequest(
@@ -203,6 +204,9 @@ class ShardClient(HttpSandboxManager):
     ) -> Generator[Outcome[CodeResult], None, None]:
         """Yield what becomes of some programs of a batch; see `run_exchange`."""
         count = len(exchange.waiting)
+        if count == 1:  # half the work of a stream
+            yield self._run_single(exchange, timeout, pool)
+            return
         yield from run_exchange(
             self._open_transport(),
             '/pool/code/batch',
@@ -214,6 +218,14 @@ class ShardClient(HttpSandboxManager):
             received=self._some_received(),
         )
         self._received_parts.append((exchange.key, count))
+
+    def _run_single(self, exchange: Exchange, timeout: float | None, pool: str) -> Outcome[CodeResult]:
+        ((number, request),) = exchange.waiting.items()
+        self._transport.check_lost()  # type: ignore[attr-defined]
+        exchange.was_sent, exchange.attempts = True, 1
+        result = self._run_in_batch(request, timeout, pool)
+        del exchange.waiting[number]
+        return Outcome(number, result)
 
     def _some_received(self) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -259,7 +259,7 @@ def test_what_programs_need_is_let_through(sandbox: BubblewrapSandbox) -> None:
         'print(subprocess.check_output(["echo", "sub"], text=True).strip())\n'
         'mmap.mmap(-1, 4096); os.memfd_create("x"); signal.setitimer(signal.ITIMER_REAL, 0)\n'
     )
-    result = sandbox.execute_command(['python3', '-c', code], timeout=60)
+    result = sandbox.execute_command(['python3', '-c', code], timeout=PATIENCE)
     assert result.stdout == 'thread\n[1]\nasync\nsub\n', result.stderr
 
 

@@ -11,10 +11,9 @@ from enclave.errors import InvalidArgumentError, NotFoundError, SandboxPathError
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.verbs import Verbs
+from enclave.testing.kinds import PATIENCE_SECONDS as PATIENCE
 from tests.support.backends import Backend
 from tests.support.server import serving
-
-PATIENCE = 120.0
 
 
 @pytest.fixture(params=['here', 'http'])

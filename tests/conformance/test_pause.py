@@ -13,6 +13,7 @@ from enclave.enums import SandboxStatus
 from enclave.errors import InvalidArgumentError, SandboxGoneError, SandboxStateError
 from enclave.managers.base import SandboxManager
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.testing.kinds import PATIENCE_SECONDS as PATIENCE
 from enclave.testing.plugin import SharedSandbox
 from tests.support.backends import Backend
 
@@ -23,7 +24,6 @@ for line in sys.stdin:
     number += 1
     print(number, flush=True)
 """
-PATIENCE = 120.0
 
 
 @pytest.fixture(scope='module')

@@ -29,6 +29,7 @@ DOCKER = ('-m', 'docker or (vm and docker)')
 SHORT = ('tests/vm',)
 TEST_SECONDS = 5400
 """How long one test may take: some times what the longest does, which is the suite of `enclave.testing` over another kind."""
+LIMITS = (f'TEST_SECONDS={TEST_SECONDS}', 'ENCLAVE_TEST_PATIENCE=900')
 PART_HOURS = 3
 """How long a part may take before it is ended."""
 
@@ -55,7 +56,7 @@ def in_service(part: str, home: str, *words: str) -> list[str]:
     """Return the command, up to pytest's, that runs tests in a service of their own."""
     # What is missing is a failure, and the tests know which groups they have. What is imported may be kept compiled: compiling
     # this library takes an interpreter half a minute here.
-    variables = ['CI=true', f'ENCLAVE_VM_PART={part}', f'TEST_SECONDS={TEST_SECONDS}', 'LANG=C.UTF-8', f'HOME={home}']
+    variables = ['CI=true', f'ENCLAVE_VM_PART={part}', *LIMITS, 'LANG=C.UTF-8', f'HOME={home}']
     service = ['systemd-run', '--quiet', '--pipe', '--wait', '--collect', f'--working-directory={CHECKOUT}', *words]
     return [*service, f'--property=RuntimeMaxSec={PART_HOURS}h', *(f'--setenv={each}' for each in variables)]
 

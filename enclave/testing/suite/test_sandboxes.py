@@ -33,13 +33,12 @@ from enclave.errors import (
     ToolNotFoundError,
 )
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
+from enclave.testing.kinds import PATIENCE_SECONDS as PATIENCE
 from enclave.testing.kinds import KindUnderTest, wait_until
 from enclave.testing.transfers import UPLOADS, TransferGate, cancel_midway
 
 Start = Callable[..., AgentBackedSandbox]
 MIB = 1 << 20
-PATIENCE = 120.0
-"""Seconds that only a failure reaches."""
 ABSURD_NAMES = [
     ' leading and trailing ',
     '-rf',

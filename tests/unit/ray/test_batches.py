@@ -195,6 +195,13 @@ def test_a_program_that_is_none_has_its_error_and_stops_nothing() -> None:
     assert isinstance(found[1].error, InvalidArgumentError)
 
 
+def test_programs_that_are_none_do_not_stop_the_taking_however_many_they_are() -> None:
+    found = list(Shards(a=1).batch([5] * 200, concurrency=1))
+
+    assert len(found) == 200
+    assert all(isinstance(each.error, InvalidArgumentError) for each in found)
+
+
 def test_what_fails_while_programs_are_taken_comes_after_the_outcomes_of_those_before() -> None:
     shards = Shards(a=1)
 
