@@ -167,7 +167,7 @@ def test_json_blocks_are_keys_files(block: Block, tmp_path: Path) -> None:
     assert read_keys(path)
 
 
-COMMAND = re.compile(r'(?:^|[|;(]\s*)(ms-enclave|make)((?: [a-z]+\b(?![-./*:=]))+)')
+COMMAND = re.compile(r'(?:^|[|;(]\s*)(ms-enclave|make)((?: [a-z]+(?:-[a-z]+)*\b(?![-./*:=]))+)')
 GROUPS = ('images', 'mcp', 'notebook', 'pool')
 
 
