@@ -209,7 +209,7 @@ WHY = {
         'Two interpreters start one after the other, where bare bwrap starts one: the floor of that is 1.78.'
     ),
     'processor time of a warm call over HTTP': (
-        'Some 90 functions of the client and 220 of the server for each request, beside the call itself.'
+        'Some 90 functions of the client and 250 of the server for each request, beside the call itself.'
     ),
     'over HTTP, of swe-rex': 'Each of its calls is one POST to a server inside the container, without a server between.',
     'output over HTTP': 'Output goes through the kernel twice more; on two processors that takes turns with the program.',

@@ -15,6 +15,7 @@ import pytest
 
 from enclave.errors import EnclaveError
 from enclave.sandboxes.docker.engine import Engine, get_engine
+from enclave.testing.kinds import PATIENCE_SECONDS
 from tests.support import time_limit
 from tests.support.backends import require_bubblewrap
 
@@ -43,8 +44,13 @@ ALL_PROCESSES = ('tests/agent/', 'tests/plugins/', 'tests/types/', 'tests/compat
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Limit the time of every test."""
+    """Limit the time of every test, and give a slow machine more."""
     config.pluginmanager.register(time_limit)
+    if 'ENCLAVE_TEST_PATIENCE' in os.environ:
+        from enclave.sandboxes.bubblewrap import backend, launch
+
+        # On such a machine, beside other work, a start takes longer than the library waits.
+        backend.START_SECONDS = launch._COMPILE_SECONDS = PATIENCE_SECONDS
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

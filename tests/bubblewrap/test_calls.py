@@ -9,7 +9,7 @@ import pytest
 from tests.support.backends import bubblewrap_notebook_trouble
 from tests.support.calls import measure
 
-MOST = {'sandbox': 120, 'manager': 128, 'http': 340, 'http and others': 610, 'cell': 470}
+MOST = {'sandbox': 120, 'manager': 128, 'http': 370, 'http and others': 640, 'cell': 470}
 """What was counted, and about a tenth more. Over HTTP the library does itself what took Flask and urllib3 twice as much."""
 
 

@@ -21,7 +21,14 @@ from pathlib import Path
 import pytest
 
 from enclave.enums import SandboxStatus
-from enclave.errors import SandboxError, SandboxGoneError, SandboxPathError, SandboxStartError, UnsupportedError
+from enclave.errors import (
+    InvalidArgumentError,
+    SandboxError,
+    SandboxGoneError,
+    SandboxPathError,
+    SandboxStartError,
+    UnsupportedError,
+)
 from enclave.sandboxes.bubblewrap import backend, cgroups, launch, plan, program, seccomp
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 from enclave.sandboxes.bubblewrap.sweep import BubblewrapHousekeeper
@@ -711,3 +718,11 @@ def test_groups_of_an_owner_that_was_killed_go_with_the_next_sweep() -> None:
     assert BubblewrapHousekeeper().sweep().count(name) <= 1  # another process may have swept it
     for family in cgroups.find_cgroups().directories:
         assert not list(family.glob(f'{name}@*'))
+
+
+def test_a_working_directory_that_was_closed_is_named(start: Start) -> None:
+    sandbox = start()
+    sandbox.execute_command('chmod 0 .')
+
+    with pytest.raises(InvalidArgumentError, match="cwd '/sandbox': Permission denied"):
+        sandbox.execute_command('true')
