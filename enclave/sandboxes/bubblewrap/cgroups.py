@@ -268,6 +268,9 @@ class Group:
                 place.mkdir()
             except FileNotFoundError:  # another process has just removed the empty family
                 _make_below(directory, place, unified=self.cgroups.version == 2)
+            if self.cgroups.version == 2:
+                # The family may be one that another process has just made, and has handed nothing down to yet.
+                _hand_down(directory)
 
     def hold(self, sandbox_id: str) -> None:
         """Set the limits, on whatever is in the groups by then.

@@ -254,6 +254,20 @@ def test_a_family_that_another_process_removes_at_its_end_is_made_again(
     group.remove()
 
 
+def test_a_family_that_another_process_has_just_made_is_given_its_controllers(v2: Cgroups) -> None:
+    """It makes the directory first, and a group that is made in it then has no files of any controller."""
+    (family,) = v2.directories
+    (family / 'cgroup.controllers').write_text('cpu memory pids io')
+    (family / 'cgroup.subtree_control').write_text('')
+    group = Group.make(v2, 'box', GroupLimits(processes=7))
+    assert (family / 'cgroup.subtree_control').read_text() in (
+        '+cpu',
+        '+memory',
+        '+pids',
+    )  # a file keeps what came last
+    group.remove()
+
+
 def test_a_family_that_is_gone_has_nothing_to_sweep(v1: Cgroups) -> None:
     for family in v1.directories:
         family.rmdir()
