@@ -22,7 +22,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from enclave.managers.protocol import PROTOCOL_HEADER
 from enclave.server.auth import ANONYMOUS
-from enclave.server.early import EarlyAnswer
+from enclave.server.early import EarlyAnswer, Rest
 from enclave.server.route import JSON, VARIABLE, Adapter, Route
 from enclave.wire import AsciiText
 
@@ -187,6 +187,17 @@ class Body:
             close = getattr(self._answer.body, 'close', None)
             if close is not None:
                 stack.callback(close)
+
+
+class EndingBody(Body):
+    """The same of an answer that has begun: what is left of it."""
+
+    def __init__(self, rest: Rest, answer: Answer) -> None:
+        super().__init__(answer)
+        self._rest = rest
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self._rest,))
 
 
 class _Texts(Body):

@@ -25,6 +25,7 @@ from enclave.rulings import SHARED
 from enclave.sandboxes.kinds import SandboxKind, register_kind
 from enclave.server.serve import SandboxServer, create_server
 from enclave.tools.base import Tool
+from enclave.wire import PARTS, from_parts
 from tests.support.process_kind import ProcessSandbox
 
 PATIENCE = 300.0
@@ -98,6 +99,10 @@ def read_frames(data: bytes) -> CommandResult:
     reader.take(memoryview(data))
     assert reader.error is None
     return CommandResult.model_validate(reader.shapes())
+
+
+def read_parts(data: bytes) -> CommandResult:
+    return CommandResult.model_validate(from_parts(data, what='the answer'))
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -294,24 +299,37 @@ def test_an_error_after_the_beginning_is_raised_and_written_down(
     assert (line['status'], line['code']) == (410, SandboxGoneError.code)
 
 
-def test_a_client_that_takes_nothing_holds_no_place(server: SandboxServer, remote: Any) -> None:
+@pytest.mark.parametrize('accept', [OUTPUT_FRAMES, PARTS, 'application/json'])
+@pytest.mark.parametrize('takes_it', [True, False])
+def test_a_client_that_takes_nothing_holds_no_place_and_no_thread_but_memory(
+    server: SandboxServer, remote: Any, accept: str, takes_it: bool
+) -> None:
     assert server.service is not None
-    lanes = server.service.lanes
+    lanes, waitress = server.service.lanes, server._waitress
     size = 1 << 24
-    link = socket.create_connection(('127.0.0.1', server.port), PATIENCE)
-    with contextlib.closing(link):
-        body = json.dumps({'command': f'head -c {size} /dev/zero', 'max_output_bytes': size, 'timeout': 0}).encode()
+    wait_until(lambda: lanes.memory_held == 0)
+    with socket.socket() as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.settimeout(PATIENCE)
+        link.connect(('127.0.0.1', server.port))
+        command = f'head -c {size} /dev/zero | tr "\\0" x'
+        body = json.dumps({'command': command, 'max_output_bytes': size, 'timeout': 0}).encode()
         link.sendall(
             f'POST /sandbox/{remote.id}/command HTTP/1.1\r\nHost: localhost\r\n{PROTOCOL_HEADER}: 1\r\n'
-            f'Accept: {OUTPUT_FRAMES}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n'.encode()
+            f'Accept: {accept}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n'.encode()
             + body
         )
         assert link.recv(1, socket.MSG_PEEK)
-        wait_until(lambda: lanes.counts()['call'] == 0)
+        wait_until(lambda: lanes.counts()['call'] == 0 and waitress.task_dispatcher.active_count == 0)
+        assert lanes.memory_held >= size
 
-        answer = http.client.HTTPResponse(link)
-        answer.begin()
-        assert read_frames(answer.read()).stdout == '\0' * size
+        if takes_it:
+            answer = http.client.HTTPResponse(link)
+            answer.begin()
+            read = {OUTPUT_FRAMES: read_frames, PARTS: read_parts}.get(accept, CommandResult.model_validate_json)
+            assert read(answer.read()).stdout == 'x' * size
+            wait_until(lambda: lanes.memory_held == 0)
+    wait_until(lambda: lanes.memory_held == 0)
 
 
 # Who hands it on ------------------------------------------------------------------------------------------------------
