@@ -592,7 +592,7 @@ def _head(request: Any) -> Head:
 def _flask_response(answer: Answer) -> flask.Response:
     """Return an answer as Flask's."""
     is_whole = isinstance(answer.body, (list, tuple))
-    body = list(as_bytes(answer.body)) if is_whole else Body(answer)
+    body = [b''.join(as_bytes(answer.body))] if is_whole else Body(answer)  # of many, the client would be waited for
     made = flask.Response(body, answer.status, content_type=answer.media_type)
     if answer.media_type is None:
         made.headers.remove('Content-Type')

@@ -204,7 +204,8 @@ class _Texts(Body):
     """The same for this library's own server, which sends texts of ASCII as they are."""
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._answer.body)
+        body = self._answer.body
+        return iter((Rest(body),) if isinstance(body, (list, tuple)) and len(body) > 1 else body)
 
 
 def as_bytes(body: Iterable[bytes | AsciiText]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ until then too: a client whose connection breaks asks again, and gets the same a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -43,7 +43,7 @@ class Rest:
     So no thread waits for the client that is to take it.
     """
 
-    def __init__(self, pieces: list[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes | wire.AsciiText]) -> None:
         self.pieces = pieces
 
     def __len__(self) -> int:
