@@ -115,8 +115,8 @@ class FifoLock:
                 with self._changed:
                     if self._changed.wait_for(is_over, LOOK_SECONDS):
                         return
-                    is_next, finish = self._queue[1] is turn, self._queue[0].finish
-                if is_next and finish is not None:
+                    front = list(self._queue)
+                if len(front) > 1 and front[1] is turn and (finish := front[0].finish) is not None:
                     finish()
 
     def release(self, turn: KernelTurn) -> None:
@@ -166,8 +166,8 @@ class CellSteps:
         self._steps = steps
         self._has_ended = has_ended
         self._release = release
-        self._taking = threading.RLock()  # held while a step is taken; guards all below
-        self._is_inside = False  # a step is being taken
+        self._is_left = False  # to be closed by the one that has _taking, when it is through
+        self._taking = threading.Lock()  # held while steps are taken; guards all below
         self._kept: deque[dict[str, Any]] = deque()
         self._kept_bytes = 0
         self._left_out = 0
@@ -197,26 +197,35 @@ class CellSteps:
             return
         try:
             with Cancellation().applied():  # ours is not that of the cell
-                if self._is_inside or not self._has_ended():
+                if not self._has_ended():
                     return
                 while self._result is None and self._error is None:
                     self._take_step()
                     self._weigh_last()
         finally:
             self._taking.release()
+            with Cancellation().applied():
+                self._close_left()
 
     def close(self) -> None:
-        """End the cell if it has not ended, and give the turn back. The garbage collector may call it in the midst of a step."""
-        with self._taking:
-            if self._is_inside:
-                return
+        """End the cell if it has not ended, and give the turn back.
+
+        Where the one that waits behind takes the steps, it does that afterwards. Nobody waits for it here: the garbage collector
+        may be the caller, in a thread that those steps need, and in the midst of one.
+        """
+        self._is_left = True
+        self._close_left()
+
+    def _close_left(self) -> None:
+        while self._is_left and self._taking.acquire(blocking=False):
             try:
+                self._is_left = False
                 self._steps.close()
             finally:
                 self._release()
+                self._taking.release()
 
     def _take_step(self) -> None:
-        self._is_inside = True
         try:
             self._kept.append(next(self._steps))
         except StopIteration as end:
@@ -227,7 +236,6 @@ class CellSteps:
                 self._error = SandboxError('the cell was given up, since what took its outputs was interrupted')
                 raise
         finally:
-            self._is_inside = False
             if self._result is not None or self._error is not None:
                 self._release()
 
