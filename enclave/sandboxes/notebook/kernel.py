@@ -285,6 +285,8 @@ class NotebookKernel:
         self._lives = 0
         self._cells_run = 0
         self._is_running = False
+        self._is_preparing = False  # a cell has the turn and waits for a process that takes it
+        self._is_interrupted = False  # that cell is to be interrupted
         self._is_closed = False
         self._note = ''  # touched only by the one that has the turn
         self._display_ids: dict[str, None] = {}  # of what cells have shown, oldest first; as _note
@@ -346,7 +348,14 @@ class NotebookKernel:
         allow_input: bool,
     ) -> Generator[dict[str, Any], None, CellResult]:
         """Run a cell of the one that has the turn."""
-        life = self._living()
+        with self._lock:
+            self._is_preparing, self._is_interrupted = True, False
+        try:
+            life = self._living()
+        except BaseException:
+            with self._lock:
+                self._is_preparing = False
+            raise
         note, self._note = self._note, ''
         collector = OutputCollector(
             max_output_bytes or self._settings.max_output_bytes,
@@ -365,7 +374,8 @@ class NotebookKernel:
         }
         with self._lock:
             self._cells_run += 1
-            self._is_running = True
+            self._is_running, self._is_preparing = True, False
+            life.prepare_cell(content, interrupt=self._is_interrupted)
         try:
             outcome = yield from life.run(content, collector, timeout, self._settings.interrupt_grace)
         finally:
@@ -387,6 +397,11 @@ class NotebookKernel:
         error = collector.error
         if end is not None and not stopped:
             error = CellError(name='KernelDied', value=f'The kernel {end.reason}')
+        if outcome.is_interrupted and error is None and not stopped and not reply:
+            error = CellError(
+                name='KeyboardInterrupt',
+                value='The interrupt came before the kernel had begun the code or as it ended, so there is no reply of it',
+            )
         if stopped:
             status = ExecutionStatus.TIMEOUT if stopped == 'timeout' else ExecutionStatus.CANCELLED
         else:
@@ -488,11 +503,12 @@ class NotebookKernel:
     # Control: never waits for the cell that runs ----------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Interrupt the cell that runs; where none does, nothing happens."""
+        """Interrupt the cell that runs, or is on its way to the kernel; where none is, nothing happens."""
         with self._lock:
             life = self._life if self._is_running else None
+            self._is_interrupted = self._is_preparing
         if life is not None:
-            life.interrupt()
+            life.interrupt_cell()
 
     def answer_input(self, text: str) -> None:
         """Give the cell that runs what it asked for.
