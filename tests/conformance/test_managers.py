@@ -53,7 +53,8 @@ def local(**options: Any) -> AbstractContextManager[SandboxManager]:
     return LocalSandboxManager(**options)
 
 
-MANAGERS: dict[str, MakeManager] = {'http': remote, 'local': local, 'ray': on_ray}
+# Beside other suites a shard may say nothing for longer than the default, which is for a frozen one; tests/ray has those.
+MANAGERS: dict[str, MakeManager] = {'http': remote, 'local': local, 'ray': functools.partial(on_ray, lost_after=120.0)}
 KINDS: dict[str, tuple[str, ...]] = {
     'http': ('fake', 'docker'),
     'local': ('fake', 'docker'),
