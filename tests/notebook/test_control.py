@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,8 @@ from enclave.errors import (
 )
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.docker.sandbox import DockerSandbox
+from enclave.sandboxes.notebook.kernel import NotebookKernel
+from enclave.sandboxes.notebook.kernel_process import KernelProcess
 from enclave.sandboxes.notebook.messages import Messenger, make_key
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.sandboxes.notebook.zmtp import ZmtpSocket
@@ -277,6 +280,27 @@ def test_an_interrupt_ends_a_cell_that_awaits(sandbox: NotebookSandbox) -> None:
     assert result.error is not None
     assert result.error.name == 'CancelledError'
     assert sandbox.execute_cell('_used').text == 'True'
+
+
+@pytest.mark.parametrize(('owner', 'step'), [(NotebookKernel, '_living'), (KernelProcess, '_send')])
+def test_an_interrupt_of_a_cell_that_is_on_its_way_ends_it(
+    owner: type, step: str, sandbox: NotebookSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.execute_cell('mine = 1')
+    take_step = getattr(owner, step)
+
+    def interrupt_first(*args: Any) -> Any:
+        monkeypatch.undo()
+        sandbox.interrupt_kernel()
+        return take_step(*args)
+
+    monkeypatch.setattr(owner, step, interrupt_first)
+    result = sandbox.execute_cell(LONG, PATIENCE)
+
+    assert not result.timed_out
+    assert result.error is not None
+    assert result.error.name == 'KeyboardInterrupt'
+    assert sandbox.execute_cell('mine').text == '1'
 
 
 def test_an_interrupt_of_an_idle_kernel_does_nothing(sandbox: NotebookSandbox) -> None:

@@ -115,8 +115,8 @@ class FifoLock:
                 with self._changed:
                     if self._changed.wait_for(is_over, LOOK_SECONDS):
                         return
-                    is_next, finish = self._queue[1] is turn, self._queue[0].finish
-                if is_next and finish is not None:
+                    front = list(self._queue)
+                if len(front) > 1 and front[1] is turn and (finish := front[0].finish) is not None:
                     finish()
 
     def release(self, turn: KernelTurn) -> None:
@@ -166,8 +166,8 @@ class CellSteps:
         self._steps = steps
         self._has_ended = has_ended
         self._release = release
-        self._taking = threading.RLock()  # held while a step is taken; guards all below
-        self._is_inside = False  # a step is being taken
+        self._is_left = False  # to be closed by the one that has _taking, when it is through
+        self._taking = threading.Lock()  # held while steps are taken; guards all below
         self._kept: deque[dict[str, Any]] = deque()
         self._kept_bytes = 0
         self._left_out = 0
@@ -197,26 +197,35 @@ class CellSteps:
             return
         try:
             with Cancellation().applied():  # ours is not that of the cell
-                if self._is_inside or not self._has_ended():
+                if not self._has_ended():
                     return
                 while self._result is None and self._error is None:
                     self._take_step()
                     self._weigh_last()
         finally:
             self._taking.release()
+            with Cancellation().applied():
+                self._close_left()
 
     def close(self) -> None:
-        """End the cell if it has not ended, and give the turn back. The garbage collector may call it in the midst of a step."""
-        with self._taking:
-            if self._is_inside:
-                return
+        """End the cell if it has not ended, and give the turn back.
+
+        Where the one that waits behind takes the steps, it does that afterwards. Nobody waits for it here: the garbage collector
+        may be the caller, in a thread that those steps need, and in the midst of one.
+        """
+        self._is_left = True
+        self._close_left()
+
+    def _close_left(self) -> None:
+        while self._is_left and self._taking.acquire(blocking=False):
             try:
+                self._is_left = False
                 self._steps.close()
             finally:
                 self._release()
+                self._taking.release()
 
     def _take_step(self) -> None:
-        self._is_inside = True
         try:
             self._kept.append(next(self._steps))
         except StopIteration as end:
@@ -227,7 +236,6 @@ class CellSteps:
                 self._error = SandboxError('the cell was given up, since what took its outputs was interrupted')
                 raise
         finally:
-            self._is_inside = False
             if self._result is not None or self._error is not None:
                 self._release()
 
@@ -277,6 +285,8 @@ class NotebookKernel:
         self._lives = 0
         self._cells_run = 0
         self._is_running = False
+        self._is_preparing = False  # a cell has the turn and waits for a process that takes it
+        self._is_interrupted = False  # that cell is to be interrupted
         self._is_closed = False
         self._note = ''  # touched only by the one that has the turn
         self._display_ids: dict[str, None] = {}  # of what cells have shown, oldest first; as _note
@@ -338,7 +348,14 @@ class NotebookKernel:
         allow_input: bool,
     ) -> Generator[dict[str, Any], None, CellResult]:
         """Run a cell of the one that has the turn."""
-        life = self._living()
+        with self._lock:
+            self._is_preparing, self._is_interrupted = True, False
+        try:
+            life = self._living()
+        except BaseException:
+            with self._lock:
+                self._is_preparing = False
+            raise
         note, self._note = self._note, ''
         collector = OutputCollector(
             max_output_bytes or self._settings.max_output_bytes,
@@ -357,7 +374,8 @@ class NotebookKernel:
         }
         with self._lock:
             self._cells_run += 1
-            self._is_running = True
+            self._is_running, self._is_preparing = True, False
+            life.prepare_cell(content, interrupt=self._is_interrupted)
         try:
             outcome = yield from life.run(content, collector, timeout, self._settings.interrupt_grace)
         finally:
@@ -379,6 +397,11 @@ class NotebookKernel:
         error = collector.error
         if end is not None and not stopped:
             error = CellError(name='KernelDied', value=f'The kernel {end.reason}')
+        if outcome.is_interrupted and error is None and not stopped and not reply:
+            error = CellError(
+                name='KeyboardInterrupt',
+                value='The interrupt came before the kernel had begun the code or as it ended, so there is no reply of it',
+            )
         if stopped:
             status = ExecutionStatus.TIMEOUT if stopped == 'timeout' else ExecutionStatus.CANCELLED
         else:
@@ -480,11 +503,12 @@ class NotebookKernel:
     # Control: never waits for the cell that runs ----------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Interrupt the cell that runs; where none does, nothing happens."""
+        """Interrupt the cell that runs, or is on its way to the kernel; where none is, nothing happens."""
         with self._lock:
             life = self._life if self._is_running else None
+            self._is_interrupted = self._is_preparing
         if life is not None:
-            life.interrupt()
+            life.interrupt_cell()
 
     def answer_input(self, text: str) -> None:
         """Give the cell that runs what it asked for.

@@ -60,8 +60,8 @@ LEFT = 'was killed, since what it did was left before it had stopped'
 """Why a kernel is killed whose caller would not wait for the end of its cell or question."""
 MAX_PROMPT_CHARACTERS = 65536
 _TIMED = {'status': 'iopub.status.', 'execute_input': 'iopub.execute_input'}
-_IDLE = 'iopub.status.idle'
-_TIMES = frozenset({'iopub.status.busy', 'iopub.execute_input', _IDLE})
+_IDLE, _BUSY, _INPUT = 'iopub.status.idle', 'iopub.status.busy', 'iopub.execute_input'
+_TIMES = frozenset({_BUSY, _INPUT, _IDLE})
 _RETRY_INTERVAL = 0.01
 _LOOK_INTERVAL = 1.0
 _LATE_SECONDS = (0.2, 3.0)
@@ -136,6 +136,7 @@ class CellOutcome:
         end: The kernel's own end, if it has ended.
         is_late: Whether outputs came after the kernel had said that the cell ended, so that more may come.
         is_cut: Whether the kernel did not say that its outputs were complete, so that some may be missing.
+        is_interrupted: Whether a caller interrupted it.
         seconds: From the request to its end at the kernel, however slowly its outputs were read.
         timing: When its messages came; see `enclave.cells.CellResult.timing`.
     """
@@ -145,6 +146,7 @@ class CellOutcome:
     end: KernelEnd | None = None
     is_cut: bool = False
     is_late: bool = False
+    is_interrupted: bool = False
     seconds: float = 0.0
     timing: dict[str, str] = Factory(dict)
 
@@ -185,6 +187,10 @@ class KernelProcess:
         self._is_occupied = False  # a request was sent that the kernel has not ended
         self._finished_at: float | None = None  # when the kernel ended the current request, on the performance counter
         self._times: dict[str, str] = {}  # when what came of it, as in `CellOutcome.timing`
+        self._takes_interrupts = False  # a cell was sent, or soon is, and has not ended
+        self._has_begun = False  # the kernel runs that cell
+        self._begins_by = _INPUT  # the message by which it says so
+        self._is_interrupted = False  # that cell is to be interrupted as soon as the kernel has begun it, or was
         self._asks_input = False
         self._is_stuck = False  # it was killed and does not end
 
@@ -413,12 +419,17 @@ class KernelProcess:
     def _note_time(self, message: Message, name: str) -> None:
         """Note when a message was made, and when the one came that ends the cell."""
         now = time.perf_counter()
+        is_to_interrupt = False
         with self._changed:
             if self._current == message.parent_id and name in _TIMES:
                 if message.date:
                     self._times.setdefault(name, message.date)
                 if name == _IDLE:
                     self._finished_at = self._finished_at or now
+                elif name == self._begins_by and not self._has_begun:
+                    self._has_begun, is_to_interrupt = True, self._is_interrupted
+        if is_to_interrupt:
+            self._watchdog.interrupt_soon()
 
     def _keep(self, message: Message, size: int) -> None:
         """Put a message where its cell takes it; while there is no room, the kernel's outputs wait in the kernel."""
@@ -528,6 +539,31 @@ class KernelProcess:
                 with self._changed:
                     self._clear_inbox_locked('')
 
+    def prepare_cell(self, content: Mapping[str, Any], *, interrupt: bool) -> None:
+        """Take interrupts for the cell that `run` will run.
+
+        Args:
+            content: The cell's.
+            interrupt: Whether there was one already.
+        """
+        with self._changed:
+            self._takes_interrupts, self._has_begun, self._is_interrupted = True, False, interrupt
+            # Python's kernel ignores an interrupt up to a moment after "busy". Other kernels need not say more than that, and
+            # none does of a silent cell.
+            self._begins_by = _INPUT if self._spec.name == PYTHON_SPEC.name and not content['silent'] else _BUSY
+
+    def interrupt_cell(self) -> None:
+        """Interrupt the cell that runs, if one does; one that is on its way is interrupted when the kernel has begun it.
+
+        A kernel that is idle would ignore it.
+        """
+        with self._changed:
+            if not self._takes_interrupts:
+                return
+            self._is_interrupted, has_begun = True, self._has_begun
+        if has_begun:
+            self._watchdog.interrupt()
+
     def run(
         self, content: dict[str, Any], collector: OutputCollector, timeout: float | None, grace: float
     ) -> Generator[dict[str, Any], None, CellOutcome]:
@@ -554,8 +590,8 @@ class KernelProcess:
                 is_cut = yield from self._collect(job, collector)
             stopped = self._watchdog.end(job)
             with self._changed:
-                self._is_occupied = False
-                end = self._end
+                self._is_occupied = self._takes_interrupts = False
+                end, is_interrupted = self._end, self._is_interrupted
             reply: dict[str, Any] = {}
             with Cancellation().applied():  # also the end of a cell that was cancelled is waited for
                 if end is None:
@@ -581,6 +617,7 @@ class KernelProcess:
                 end=end,
                 is_cut=is_cut and end is None,
                 is_late=self._was_late,
+                is_interrupted=is_interrupted,
                 seconds=max(0.0, finished - started),
                 timing=timing,
             )
@@ -591,6 +628,7 @@ class KernelProcess:
             finally:
                 self._watchdog.end(job)
                 with self._changed:
+                    self._takes_interrupts = False
                     self._clear_inbox_locked('')
 
     def _wait_exit(self, grace: float) -> KernelEnd | None:

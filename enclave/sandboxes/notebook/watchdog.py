@@ -66,6 +66,7 @@ class KernelWatchdog:
     _changed: threading.Condition = field(factory=threading.Condition, init=False)  # guards all below
     _job: Job | None = field(default=None, init=False)
     _wakes_at: float | None = field(default=None, init=False)  # when the thread looks next; None is never
+    _asked: Job | None = field(default=None, init=False)  # what is to be interrupted soon
     _thread: threading.Thread | None = field(default=None, init=False)
     _is_closed: bool = field(default=False, init=False)
     _acting: threading.Lock = field(factory=threading.Lock, init=False)  # held while something is done to the kernel
@@ -86,6 +87,19 @@ class KernelWatchdog:
             if self._job is job and not job._is_handled:
                 job._cause, job.limit = 'cancelled', Deadline(0.0)
                 self._wake_locked()
+
+    def interrupt(self) -> None:
+        """Interrupt the request that is watched, once, and let it do what it then does. What follows it is never hit."""
+        with self._changed:
+            job = self._job
+        if job is not None:
+            self._interrupt(job)
+
+    def interrupt_soon(self) -> None:
+        """Have the watchdog's thread do that."""
+        with self._changed:
+            self._asked = self._job
+            self._wake_locked()
 
     def end(self, job: Job) -> Cause:
         """Watch a request no longer, and return what it was ended for. Nothing is done to the kernel because of it after that."""
@@ -113,17 +127,22 @@ class KernelWatchdog:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._is_closed and (job := self._due_locked()) is None:
+                while not self._is_closed and (job := self._due_locked()) is None and self._asked is None:
                     self._changed.wait(self._sleep_locked())
                 if self._is_closed:
                     return
-                assert job is not None
-                job._is_handled = True
+                asked, self._asked = self._asked, None
+                if job is not None:
+                    job._is_handled = True
             try:
-                self._finish(job)
+                if job is not None:
+                    self._finish(job)
+                elif asked is not None:
+                    self._interrupt(asked)
             except Exception:
                 logger.exception('ending what kernel %s does failed', self._name)
-                self._kernel.report_stuck(job.request_id)  # or its caller would wait for ever
+                if job is not None:
+                    self._kernel.report_stuck(job.request_id)  # or its caller would wait for ever
 
     def _due_locked(self) -> Job | None:
         job = self._job
@@ -163,3 +182,10 @@ class KernelWatchdog:
             else:
                 self._kernel.interrupt()
             return True
+
+    def _interrupt(self, job: Job) -> None:
+        with self._acting:
+            with self._changed:
+                if self._job is not job or self._is_closed:
+                    return
+            self._kernel.interrupt()

@@ -1,8 +1,9 @@
-"""A kernel's name, over lives that do what they are reported to."""
+"""A kernel's name, over processes that do what a test says."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import threading
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from enclave.cells import CellResult
 from enclave.errors import SandboxGoneError
 from enclave.sandboxes.notebook import kernel as kernels
-from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
+from enclave.sandboxes.notebook.kernel import CellSteps, KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, CellOutcome, KernelEnd
 from enclave.sandboxes.notebook.outputs import OutputCollector
+
+PATIENCE = 60.0
 
 
 class Dying:
@@ -51,8 +54,14 @@ class Sleeping:
     end: KernelEnd | None = None
     is_doomed = is_occupied = False
 
+    def __init__(self) -> None:
+        self.is_slow, self.goes_on = threading.Event(), threading.Event()
+
     def look(self) -> bool:
         return False
+
+    def prepare_cell(self, content: Mapping[str, Any], *, interrupt: bool) -> None:
+        pass
 
     def has_ended_request(self) -> bool:
         return True
@@ -62,6 +71,9 @@ class Sleeping:
     ) -> Generator[dict[str, Any], None, CellOutcome]:
         for n in range(3):
             yield {'n': n}
+            if content['code'] == 'slow':
+                self.is_slow.set()
+                self.goes_on.wait(PATIENCE)
         if content['code'] == 'fails':
             raise SandboxGoneError('it was lost')
         return CellOutcome(reply={'status': 'ok'})
@@ -135,3 +147,39 @@ def test_a_reader_that_leaves_after_another_took_the_rest_gives_no_turn_back_twi
 
     assert kernel.is_running
     assert len(read_all(third)[0]) == 2
+
+
+def test_a_reader_that_leaves_does_not_wait_for_the_one_that_takes_the_rest(kernel: NotebookKernel) -> None:
+    life: Any = kernel._life
+    sleeper = kernel.run_cell('slow', None)
+    next(sleeper)
+    other = threading.Thread(target=read_all, args=[kernel.run_cell('2', None)], daemon=True)
+    other.start()
+    assert life.is_slow.wait(PATIENCE)
+
+    leaver = threading.Thread(target=sleeper.close, daemon=True)
+    leaver.start()
+    leaver.join(PATIENCE / 4)
+    had_left = not leaver.is_alive()
+    life.goes_on.set()
+    other.join(PATIENCE)
+
+    assert had_left
+    assert not other.is_alive()
+    assert kernel._turns.count == 0
+
+
+def test_a_reader_may_be_collected_as_garbage_while_another_takes_the_rest(
+    kernel: NotebookKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, weigh_last = kernel.run_cell('1', None), CellSteps._weigh_last
+    next(sleeper)
+
+    def collect_garbage(steps: CellSteps) -> None:
+        sleeper.close()
+        weigh_last(steps)
+
+    monkeypatch.setattr(CellSteps, '_weigh_last', collect_garbage)
+
+    assert read_all(kernel.run_cell('2', None))[1].success
+    assert kernel._turns.count == 0
