@@ -16,6 +16,8 @@ from enclave.quoting import quoted
 
 FOREVER_SECONDS = 1e9
 """From here on (31 years) a time limit is no limit; the waits of the standard library overflow not far above."""
+LEAST_SECONDS = 1e-6
+"""The time limit of what begins when no time is left."""
 
 
 def check_timeout(timeout: object, name: str = 'timeout') -> float | None:
@@ -51,6 +53,11 @@ class Deadline:
     def remaining(self) -> float | None:
         """Return the seconds left, never below 0.0, or None when there is no limit."""
         return None if self.at is None else max(0.0, self.at - self._clock())
+
+    def as_timeout(self) -> float | None:
+        """Return the same as a time limit to hand on: where nothing is left it is next to nothing, since 0 would be no limit."""
+        left = self.remaining()
+        return None if left is None else max(left, LEAST_SECONDS)
 
     def has_expired(self) -> bool:
         """Return whether the moment has passed."""

@@ -301,7 +301,7 @@ class HttpProgram:
             data,
             query={},
             is_repeatable=False,
-            timeout=deadline.remaining(),
+            timeout=deadline.as_timeout(),
         )
         return answer.accepted
 

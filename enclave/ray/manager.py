@@ -769,7 +769,7 @@ class RaySandboxManager(SandboxManager):
         while True:
             shard = self._take_part(chosen, deadline)
             try:
-                sandbox_id = shard.the_client().acquire_sandbox(deadline.remaining(), pool=chosen.name, ttl=ttl)
+                sandbox_id = shard.the_client().acquire_sandbox(deadline.as_timeout(), pool=chosen.name, ttl=ttl)
             except BaseException as error:
                 chosen.give(shard)
                 if not self._may_try_again(chosen, shard, error):
@@ -888,7 +888,7 @@ class RaySandboxManager(SandboxManager):
         while True:
             with self._part_of(pool, deadline) as shard:
                 try:
-                    return call(shard.the_client(), deadline.remaining(), pool.name)
+                    return call(shard.the_client(), deadline.as_timeout(), pool.name)
                 except PoolError as error:
                     if type(error) is not PoolError:
                         raise

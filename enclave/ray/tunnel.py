@@ -59,7 +59,7 @@ def _read_line(stream: socket.socket, deadline: Deadline) -> bytes:
     while not line.endswith(b'\n'):
         if deadline.has_expired():
             raise ConnectionError('the line did not end in time')
-        stream.settimeout(deadline.remaining())
+        stream.settimeout(deadline.as_timeout())
         piece = stream.recv(1)
         if not piece or len(line) >= MOST_LINE_BYTES:
             raise ConnectionError('the connection ended before it began')

@@ -153,7 +153,7 @@ class Process:
             self.write(data, timeout)
         self.close_stdin()
         parts: dict[str, list[bytes]] = {'stdout': [], 'stderr': []}
-        for chunk in self.chunks(deadline.remaining()):
+        for chunk in self.chunks(deadline.as_timeout()):
             parts[chunk.stream].append(chunk.data)
         return b''.join(parts['stdout']), b''.join(parts['stderr'])
 

@@ -96,7 +96,7 @@ class Watch:
         """
         deadline = Deadline.after(timeout)
         while not self._closing.is_set() and not deadline.has_expired():
-            yield from self.take(deadline.remaining())
+            yield from self.take(deadline.as_timeout())
 
     def _changes(self) -> list[PathEvent]:
         if self._closing.is_set():

@@ -86,3 +86,12 @@ def test_narrowing_does_not_restart_the_clock(clock: Clock) -> None:
     clock.now += 4
 
     assert deadline.earlier(3).remaining() == 1.0
+
+
+def test_what_is_handed_on_when_no_time_is_left_is_a_limit(clock: Clock) -> None:
+    deadline = Deadline.after(5, clock=clock)
+    assert (deadline.as_timeout(), Deadline().as_timeout()) == (5.0, None)
+    clock.now += 6
+
+    assert deadline.remaining() == 0.0
+    assert check_timeout(deadline.as_timeout()) is not None

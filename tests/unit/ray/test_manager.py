@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from enclave.deadline import Deadline, check_timeout
 from enclave.errors import EnclaveError, OperationTimeoutError, SandboxGoneError, SandboxNotFoundError
 from enclave.ray import cluster
 from enclave.ray.manager import RaySandboxManager
@@ -179,6 +180,26 @@ def test_a_pool_that_is_given_another_size_misses_nothing_any_more(make: Any) ->
     played.manager.initialize_pool(2, 'fake', name='p')
 
     assert (pool.missing, pool.total, pool.size) == (0, 2, 2)
+
+
+@pytest.mark.parametrize('use', ['a lease', 'a program'])
+def test_a_place_that_is_had_when_no_time_is_left_is_asked_for_with_a_limit(
+    make: Any, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    found, given = make(), []
+    found.add('one')
+    found.manager.initialize_pool(1, 'bubblewrap')
+    client: Any = found.clients['one']
+    monkeypatch.setattr(Deadline, 'remaining', lambda self: None if self.at is None else 0.0)
+    client._run_in_batch = lambda request, timeout, pool: given.append(timeout)
+    client.acquire_sandbox = lambda timeout, **_: given.append(timeout) or 'leased'
+
+    if use == 'a lease':
+        found.manager.acquire_sandbox(60.0)
+    else:
+        found.manager._run_in_batch(None, 60.0, None)
+
+    assert check_timeout(given[0]) is not None
 
 
 @pytest.mark.parametrize('named', ['up', 'lost'])
