@@ -301,8 +301,8 @@ class WholeResponse:
 class BodyReader(Protocol):
     """Takes a body as it comes. Its errors are those of the one that asks."""
 
-    def take(self, data: memoryview) -> None:
-        """Take what came; it is another's a moment later."""
+    def take(self, data: memoryview) -> bool:
+        """Take what came, which is another's a moment later; return whether more may follow."""
 
 
 _NO_READERS: Mapping[str, Callable[[], BodyReader]] = MappingProxyType({})
@@ -411,6 +411,7 @@ _HEAD_BYTES = 1 << 16
 _LONGEST_HEAD = 1 << 20
 _PIECE_BYTES = 1 << 18
 _LONGEST_LINE = 1 << 12
+_MOST_TRAILERS = 100
 _MOST_DIGITS = 15
 """How many digits a length may have: beyond that it is none that a body can have."""
 _WAIT_FOR_ALL = getattr(socket, 'MSG_WAITALL', 0)
@@ -452,10 +453,11 @@ def _read_whole(
         if make is not None:
             reader = make()
             try:
-                _read_chunks(link, data[end + 4 :], reader)
+                is_whole = _read_chunks(link, data[end + 4 :], reader)
             except MemoryError:
                 raise Broken('there is no memory for an answer') from None
-            return WholeResponse(int(number), headers, b'', reader), headers.get('connection', '').lower() != 'close'
+            is_reusable = is_whole and headers.get('connection', '').lower() != 'close'
+            return WholeResponse(int(number), headers, b'', reader), is_reusable
     if not is_usual or not _is_length(length) or coding is not None:
         return _read_unusual(link, data)
     size, begun = int(length), len(data) - end - 4
@@ -487,18 +489,20 @@ def _read_rest(link: socket.socket, begun: bytes, size: int) -> bytearray:
     return made
 
 
-def _read_chunks(link: socket.socket, begun: bytes, reader: BodyReader) -> None:
-    """Have a body that comes in chunks be read, to its end."""
+def _read_chunks(link: socket.socket, begun: bytes, reader: BodyReader) -> bool:
+    """Have a body that comes in chunks be read, and return whether to its end: of one that cannot be read, the rest is left."""
     buffer = bytearray(_PIECE_BYTES)
     view = memoryview(buffer)
     data, line = memoryview(begun), bytearray()
     left = 0  # of a chunk, and of the end of its line
     is_last = False
+    trailers = 0
     while True:
         while data:
             if left > 2:
                 piece = data[: left - 2]
-                reader.take(piece)
+                if not reader.take(piece):
+                    return False
             elif left:
                 piece = data[:left]
                 if bytes(piece) != b'\r\n'[2 - left : 2 - left + len(piece)]:
@@ -516,10 +520,13 @@ def _read_chunks(link: socket.socket, begun: bytes, reader: BodyReader) -> None:
                 line.clear()
                 if is_last:
                     if text:
-                        continue  # a header behind the body
+                        trailers += 1
+                        if trailers > _MOST_TRAILERS:
+                            raise Broken('an answer has too many headers behind its body')
+                        continue
                     if data:
                         raise Broken('there is something behind an answer')
-                    return
+                    return True
                 size = text.partition(b';')[0].strip(b' \t')
                 if not size or len(size) > _MOST_DIGITS or size.strip(b'0123456789abcdefABCDEF'):
                     raise Broken(f'no chunk of an answer has the length {size[:40]!r}')

@@ -340,11 +340,11 @@ class Call:
         return b''.join(pieces[DATA]), b''.join(pieces[ERR])
 
     def take_pieces(self) -> Iterable[tuple[int, bytes | bytearray]]:
-        """Return all output that has come and was not taken, as it came: ``(kind, payload)``."""
+        """Return all output that has come and was not taken, as it came: ``(kind, payload)``; other frames are dropped."""
         with self._changed:
             frames, self._frames = self._frames, deque()
             self._growing.clear()
-        return frames
+        return [frame for frame in frames if frame[0] in (DATA, ERR)]
 
     def take_rest(self) -> bytes:
         """Return the bytes that came with the END."""

@@ -665,9 +665,9 @@ class HttpTransport:
                 kind = response.headers.get('Content-Type')
                 if kind == OUTPUT_FRAMES:
                     frames = _frames_of(response)
-                    failure = frames.error
-                    if failure is None:
+                    if frames.error is None:
                         return wire.decode(frames.shapes(), answer, what='the answer')
+                    failure = rebuild_error(frames.error)
                 else:
                     read = wire.from_parts if kind == wire.PARTS else wire.from_json
                     return wire.decode(read(response.content, what='the answer'), answer, what='the answer')
@@ -676,7 +676,7 @@ class HttpTransport:
                     f'the server at {self._base_url} (version {response.headers.get(VERSION_HEADER, "unknown")}) gave an '
                     f'answer that this client (version {enclave.__version__}) does not understand: {error.message}'
                 ) from error
-            raise rebuild_error(failure)
+            raise failure
 
     def _check(self, response: HttpResponse) -> None:
         """Return if it is a good answer of a server of this library; otherwise raise what it says, or that it is none."""

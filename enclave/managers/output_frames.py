@@ -131,8 +131,8 @@ class FrameReader:
         self._left = 0  # of the frame that came last
         self._problem = ''
 
-    def take(self, data: memoryview) -> None:
-        """Take what came. What is wrong with it is found when the answer is asked for."""
+    def take(self, data: memoryview) -> bool:
+        """Take what came, and return whether it can be read so far; what is wrong is said when the answer is asked for."""
         at, size = 0, len(data)
         while at < size and not self._problem:
             if self._left:
@@ -150,6 +150,7 @@ class FrameReader:
                     self._begin(*_HEAD.unpack(self._head))
                     self._head.clear()
             at += count
+        return not self._problem
 
     def _begin(self, kind: int, size: int) -> None:
         if self._kind and self._kind not in _STREAMS:

@@ -45,7 +45,17 @@ from enclave.managers.protocol import (
 from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
-from enclave.server.direct import Answer, Body, DirectRoutes, StartResponse, Visit, WsgiRequest, as_bytes, send
+from enclave.server.direct import (
+    Answer,
+    Body,
+    DirectRoutes,
+    EndingBody,
+    StartResponse,
+    Visit,
+    WsgiRequest,
+    as_bytes,
+    send,
+)
 from enclave.server.early import EARLY_KEY, EarlyAnswer
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, StoredResponse
@@ -157,7 +167,7 @@ class _Entry:
         if early is not None and early.has_begun:
             self._accountant(visit, answer.status)()
             failure = None if answer.media_type == OUTPUT_FRAMES else b''.join(as_bytes(answer.body))
-            return Body(Answer(early.rest(failure), on_close=answer.on_close))
+            return EndingBody(early.rest(failure), answer)
         headers: dict[str, str] = {}
         self._put_headers(visit, headers, is_html=(answer.media_type or '').startswith('text/html'))
         account = self._accountant(visit, answer.status)
@@ -460,19 +470,26 @@ class _Entry:
         if early is not None and early.has_begun:
             shape = early.finish(value)
             size = wire.weigh(shape, LARGE_ANSWER, in_parts=True) + early.size
-            return self._when_there_is_room(size, context, lambda: Answer(early.whole(), media_type=OUTPUT_FRAMES))
+            return self._when_there_is_room(
+                size, visit, context, lambda: Answer(early.whole(), media_type=OUTPUT_FRAMES)
+            )
         encoded, takes_parts = wire.encode(value), wire.PARTS in visit.request.headers.get('Accept', '')
         size = wire.weigh(encoded, LARGE_ANSWER, in_parts=takes_parts)
         if not size:
             return _encoded_answer(encoded, takes_parts)
-        return self._when_there_is_room(size, context, lambda: _encoded_answer(encoded, takes_parts))
+        return self._when_there_is_room(size, visit, context, lambda: _encoded_answer(encoded, takes_parts))
 
-    def _when_there_is_room(self, size: int, context: Context, make: Callable[[], Answer]) -> Answer:
-        """Return an answer, once there is room for so many bytes, which it holds until it was sent."""
+    def _when_there_is_room(self, size: int, visit: Visit, context: Context, make: Callable[[], Answer]) -> Answer:
+        """Return an answer, once there is room for so many bytes, which it holds until it was sent.
+
+        Handed over is not sent: what a client is slow to take stays in memory. Other servers do not say when it was.
+        """
         with contextlib.ExitStack() as stack, context.cancellation.applied():
             stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
             answer = make()
-            answer.on_close.append(stack.pop_all().close)
+            let_go = stack.pop_all().close
+        sender = visit.request.environ.get(EARLY_KEY)
+        answer.on_close.append(let_go if sender is None else lambda: sender.when_sent(let_go))
         return answer
 
     def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> Answer:
@@ -575,7 +592,7 @@ def _head(request: Any) -> Head:
 def _flask_response(answer: Answer) -> flask.Response:
     """Return an answer as Flask's."""
     is_whole = isinstance(answer.body, (list, tuple))
-    body = list(as_bytes(answer.body)) if is_whole else Body(answer)
+    body = [b''.join(as_bytes(answer.body))] if is_whole else Body(answer)  # of many, the client would be waited for
     made = flask.Response(body, answer.status, content_type=answer.media_type)
     if answer.media_type is None:
         made.headers.remove('Content-Type')

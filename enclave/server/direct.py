@@ -22,7 +22,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from enclave.managers.protocol import PROTOCOL_HEADER
 from enclave.server.auth import ANONYMOUS
-from enclave.server.early import EarlyAnswer
+from enclave.server.early import EarlyAnswer, Rest
 from enclave.server.route import JSON, VARIABLE, Adapter, Route
 from enclave.wire import AsciiText
 
@@ -189,11 +189,23 @@ class Body:
                 stack.callback(close)
 
 
+class EndingBody(Body):
+    """The same of an answer that has begun: what is left of it."""
+
+    def __init__(self, rest: Rest, answer: Answer) -> None:
+        super().__init__(answer)
+        self._rest = rest
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self._rest,))
+
+
 class _Texts(Body):
     """The same for this library's own server, which sends texts of ASCII as they are."""
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._answer.body)
+        body = self._answer.body
+        return iter((Rest(body),) if isinstance(body, (list, tuple)) and len(body) > 1 else body)
 
 
 def as_bytes(body: Iterable[bytes | AsciiText]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ until then too: a client whose connection breaks asks again, and gets the same a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -33,9 +33,21 @@ class Sender(Protocol):
     def send_early(self, pieces: list[bytes]) -> None:
         """Send pieces; does nothing where the client has gone away."""
 
+    def when_sent(self, action: Callable[[], object]) -> None:
+        """Have ``action`` called once all that was handed over so far is sent, or cannot be any more."""
 
-class LastPiece(bytes):
-    """The end of an answer: the end of its chunks is sent with it."""
+
+class Rest:
+    """All that was not sent of an answer, in pieces: one item of a WSGI body, which this library's own server takes whole.
+
+    So no thread waits for the client that is to take it.
+    """
+
+    def __init__(self, pieces: Sequence[bytes | wire.AsciiText]) -> None:
+        self.pieces = pieces
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
 
 
 @define(eq=False)
@@ -100,21 +112,13 @@ class EarlyAnswer:
         """Return all of an answer that has a result, in pieces, as one that is repeated gets it."""
         return (*self._frames(from_begin=True), *self._last)
 
-    def rest(self, failure: bytes | None) -> Iterable[bytes]:
-        """Yield what was not sent of it.
+    def rest(self, failure: bytes | None) -> Rest:
+        """Return what was not sent of it.
 
         Args:
             failure: The record of the error that came instead of a result; None if there is a result.
         """
-        held: list[bytes] = []
-        size = 0
-        for piece in self._frames(from_begin=False):
-            held.append(piece)
-            size += len(piece)
-            if size >= _JOINED_BYTES:
-                yield b''.join(held)
-                held, size = [], 0
-        yield LastPiece(b''.join([*held, *(self._last if failure is None else error_frame(failure))]))
+        return Rest([*self._frames(from_begin=False), *(self._last if failure is None else error_frame(failure))])
 
     def _frames(self, *, from_begin: bool) -> Iterable[bytes]:
         for stream, each in self._streams.items():
@@ -122,9 +126,6 @@ class EarlyAnswer:
             while at < len(each.output.pieces):
                 frame, at = next_frame(stream, each.output.pieces, at)
                 yield from frame
-
-
-_JOINED_BYTES = 256 << 10
 
 
 def encode_without(streams: dict[int, Caught], value: Any) -> tuple[Any, list[list[Any]]]:

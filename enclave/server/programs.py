@@ -43,7 +43,7 @@ _LOOK_SECONDS = 1.0
 MOST_PLACES = 1 << 40
 """What numbers the programs of a batch may have: those of all of which it is the part that was not done."""
 MOST_FORGOTTEN = 1 << 16
-"""How many outcomes of one batch are forgotten with one request."""
+"""How many outcomes are forgotten with one request, of all the batches that it names."""
 _NOT_BEGUN = frozenset({'too-many-requests', 'manager-stopped', 'pool-exhausted'})
 """Codes of errors by which a program was not begun, so that it may be when it is sent again."""
 logger = logging.getLogger(__name__)
@@ -305,8 +305,11 @@ def _streamed_batch(
     if body.key is not None:
         check_key(body.key)
         check_key(f'{body.key}.{MOST_PLACES}')  # the longest of those of its programs
-    for key, count in (body.received or {}).items():
-        context.service.repeats.forget_parts(context.tenant.name, key, min(count, MOST_FORGOTTEN))
+    left = MOST_FORGOTTEN
+    for key, given in (body.received or {}).items():
+        count = max(0, min(given, left))
+        context.service.repeats.forget_parts(context.tenant.name, key, count)
+        left -= count
     programs = _Programs(context, body.key, run, body.begin_within, concurrency)
     batch = Batch(
         programs.work,

@@ -20,13 +20,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 from urllib.parse import parse_qsl
 
 from waitress.adjustments import Adjustments
-from waitress.buffers import ReadOnlyFileBasedBuffer
+from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
@@ -74,7 +74,8 @@ from enclave.server.auth import (
     read_keys,
 )
 from enclave.server.bodies import LiveBody
-from enclave.server.early import EARLY_KEY, LastPiece
+from enclave.server.direct import as_bytes
+from enclave.server.early import EARLY_KEY, Rest
 from enclave.server.faults import extra_headers, shown_error, status_of
 from enclave.server.policy import Policy
 from enclave.server.ports import RAW_KEY, takes_upgrade
@@ -92,6 +93,8 @@ DRAINED_BYTES = 64 << 20
 """How much of a refused body is still taken, so that the client gets to read why."""
 _JOINED_BYTES = 64 << 10
 """A body up to this size is sent together with its head."""
+_GATHERED_BYTES = 256 << 10
+"""How much of the end of an answer is joined for one send, about."""
 _EARLY_BYTES = 512 << 10
 """While less than this waits for a client, an answer whose work continues is sent."""
 _MAINTENANCE_SECONDS = 1
@@ -386,32 +389,57 @@ class _Whole(ReadOnlyFileBasedBuffer):  # type: ignore[misc, unused-ignore]
         self.remain = 0
 
 
-class _WholeText(ReadOnlyFileBasedBuffer):  # type: ignore[misc, unused-ignore]
-    """A large text that waits to be sent; its bytes are made piece by piece."""
+class _Gathered(ReadOnlyFileBasedBuffer):  # type: ignore[misc, unused-ignore]
+    """Many pieces that wait to be sent, of which some are joined, or made of texts, at a time."""
 
-    def __init__(self, text: wire.AsciiText) -> None:
-        self._text: wire.AsciiText | None = text
-        self._at = 0
-        self.remain = len(text)
+    def __init__(self, pieces: Sequence[bytes | wire.AsciiText]) -> None:
+        self._pieces: Iterator[bytes] = as_bytes(pieces)
+        self._joined = memoryview(b'')
+        self.remain = sum(map(len, pieces))
 
     def __len__(self) -> int:
         return self.remain
 
-    def get(self, numbytes: int = -1, skip: bool = False) -> bytes:
-        piece = b'' if self._text is None else self._text.piece(self._at)
-        if 0 <= numbytes < len(piece):
-            piece = piece[:numbytes]
+    def get(self, numbytes: int = -1, skip: bool = False) -> memoryview:
+        if not self._joined:
+            self._joined = memoryview(self._join())
+        piece = self._joined if numbytes < 0 else self._joined[:numbytes]
         if skip:
             self.skip(len(piece))
         return piece
 
+    def _join(self) -> bytes:
+        found: list[bytes] = []
+        size = 0
+        while size < _GATHERED_BYTES and (piece := next(self._pieces, None)) is not None:
+            found.append(piece)
+            size += len(piece)
+        return b''.join(found)
+
     def skip(self, numbytes: int, allow_prune: int = 0) -> None:
-        self._at += numbytes
+        self._joined = self._joined[numbytes:]
         self.remain -= numbytes
 
     def close(self) -> None:
-        self._text = None
+        self._pieces = iter(())
+        self._joined = memoryview(b'')
         self.remain = 0
+
+
+class _Mark(ReadOnlyFileBasedBuffer):  # type: ignore[misc, unused-ignore]
+    """Stands behind what waits to be sent, and calls an action, once, when that was sent or cannot be any more."""
+
+    remain = 0
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._actions = [action]
+
+    def __len__(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._actions.pop()()
 
 
 class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
@@ -424,6 +452,8 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
             # Logged where it was raised, and no fault of the server's: waitress would log the whole traceback.
             if not (self.wrote_header or self.channel.is_gone):
                 raise
+            self.close_on_finish = True
+        if self.channel.has_more_than_it_sends:
             self.close_on_finish = True
 
     is_raw = False
@@ -457,16 +487,33 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         with contextlib.suppress(ClientDisconnected):
             self._write_chunk(pieces)
 
-    def _write_chunk(self, pieces: list[bytes], *, is_last: bool = False) -> None:
-        """Write a chunk, behind the head if that is not sent yet, and before the end of all chunks if it is the last."""
-        head = b''
-        if not self.wrote_header:
+    def when_sent(self, action: Callable[[], object]) -> None:
+        """Have ``action`` called once all that was written so far is sent, or cannot be any more."""
+        self.channel.when_sent(action)
+
+    def _write_chunk(self, pieces: list[bytes]) -> None:
+        """Write a chunk, behind the head if that is not sent yet."""
+        self.is_early = True
+        self.channel.write_soon(_Whole(b''.join([self._head(), b'%x\r\n' % sum(map(len, pieces)), *pieces, b'\r\n'])))
+
+    def _write_rest(self, rest: Rest) -> None:
+        """Write all that is left of an answer: the last chunk of one that has begun, or the whole body."""
+        size = len(rest)
+        if self.content_length is None:
             self.is_early = True
-            head, self.wrote_header = self.build_response_header(), True
-        end = b'\r\n'
-        if is_last:
-            end, self.chunked_response = b'\r\n0\r\n\r\n', False
-        self.channel.write_soon(_Whole(b''.join([head, b'%x\r\n' % sum(map(len, pieces)), *pieces, end])))
+            pieces = [self._head(), b'%x\r\n' % size, *rest.pieces, b'\r\n0\r\n\r\n']
+            self.chunked_response = False
+        else:
+            self.content_bytes_written += size
+            pieces = [self._head(), *rest.pieces]
+        self.channel.write_last(_Gathered(pieces))
+
+    def _head(self) -> bytes:
+        """Return the head, if it is not sent yet."""
+        if self.wrote_header:
+            return b''
+        head, self.wrote_header = self.build_response_header(), True
+        return head
 
     def write_raw(self, data: bytes) -> None:
         """Write bytes as they are; nothing else is answered, and the connection ends with the request."""
@@ -496,12 +543,12 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         )
         return '\r\n'.join(lines).encode('latin-1')
 
-    def write(self, data: bytes | wire.AsciiText) -> None:
+    def write(self, data: bytes | Rest) -> None:
         """Send head and body at once where the body is whole: two sends would wake the client twice."""
         if self.is_raw:
             return
-        if self.is_early and isinstance(data, bytes) and data:
-            self._write_chunk([data], is_last=isinstance(data, LastPiece))
+        if isinstance(data, Rest):
+            self._write_rest(data)
             return
         if not data or not self.complete or not self.has_body or self.content_length is None:
             super().write(data)
@@ -509,12 +556,6 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
         head = b''
         if not self.wrote_header:
             head, self.wrote_header = self.build_response_header(), True
-        if isinstance(data, wire.AsciiText):  # only behind a length that it is part of
-            self.content_bytes_written += len(data)
-            if head:
-                self.channel.write_soon(head)
-            self.channel.write_soon(_WholeText(data))
-            return
         data = data[: self.content_length - self.content_bytes_written]
         self.content_bytes_written += len(data)
         if len(data) <= _JOINED_BYTES:
@@ -534,6 +575,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
 
     audit: Audit
     request: Any
+    _is_last = False
+    """Whether what is written is the end of an answer. Only its task's thread uses it."""
     was_passed_over = False
     """Whether the loop would have looked at it while it was sending. A single write or read needs no lock."""
     task_class = _Task
@@ -586,6 +629,32 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
             if was_waiting or self.total_outbufs_len or self.was_passed_over:  # else it waits for the same as before
                 self.was_passed_over = False
                 self.server.pull_trigger()
+
+    @property
+    def has_more_than_it_sends(self) -> bool:
+        """Whether further requests came although much of an answer waits: waitress would keep a thread waiting for that."""
+        return len(self.requests) > 1 and self.total_outbufs_len > self.adj.outbuf_high_watermark
+
+    def write_last(self, data: Any) -> None:
+        """Take the end of an answer, however much of it still waits, since nothing follows it."""
+        self._is_last = True
+        try:
+            self.write_soon(data)
+        finally:
+            self._is_last = False
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        if not self._is_last:
+            super()._flush_outbufs_below_high_watermark()
+
+    def when_sent(self, action: Callable[[], object]) -> None:
+        """Have ``action`` called once all that waits is sent, or the connection is closed."""
+        with self.outbuf_lock:
+            if self.connected and self.total_outbufs_len:
+                self.outbufs += [_Mark(action), OverflowableBuffer(self.adj.outbuf_overflow)]
+                self.current_outbuf_count = 0
+                return
+        action()
 
     def writable(self) -> bool:
         """Whether waitress's own thread is to send what is left.

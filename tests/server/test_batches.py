@@ -211,6 +211,22 @@ def test_outcomes_that_came_are_kept_no_longer(server: SandboxServer, manager: H
     assert runs.begun == dict.fromkeys('abcde', 1)
 
 
+def test_a_request_has_so_many_outcomes_forgotten_and_no_more(
+    server: SandboxServer, manager: HttpSandboxManager, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, 'MOST_FORGOTTEN', 3)
+    asked: list[int] = []
+    assert server.service is not None
+    repeats = server.service.repeats
+    monkeypatch.setattr(repeats, 'forget_parts', lambda tenant, key, count: asked.append(count))
+    body = {'requests': [{'code': 'e'}], 'key': 'k6', 'received': {'a': 2, 'b': -5, 'c': 10**12, 'd': 7}}
+
+    found = outcomes_of(requests.post(f'{server.url}/pool/code/batch', json=body, stream=True, timeout=PATIENCE))
+
+    assert found[0]['event'] == 'result'
+    assert asked == [2, 0, 1, 0]
+
+
 def test_a_batch_of_a_client_that_is_cancelled_ends_at_once(manager: HttpSandboxManager, runs: Runs) -> None:
     cancellation, ended = Cancellation(), threading.Event()
 

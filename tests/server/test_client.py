@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,13 @@ from enclave.errors import (
     PolicyError,
     RequestTooLargeError,
     SandboxNotFoundError,
+    ServerError,
     ServerUnavailableError,
     UnsupportedError,
 )
 from enclave.managers import keyfile
 from enclave.managers.http import HttpSandboxManager
+from enclave.managers.output_frames import OUTPUT_FRAMES
 from enclave.managers.registry import SandboxManagerFactory
 from enclave.managers.remote import RemoteSandbox
 from enclave.rulings import SHARED
@@ -124,6 +127,28 @@ def test_an_answer_nobody_understands(connect: Connect) -> None:
 
     with answering(answer) as url, pytest.raises(EnclaveError, match='does not understand'):
         connect(url).list_sandboxes()
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        struct.pack('>BI', 5, 2) + b'[]',
+        struct.pack('>BI', 5, 11) + b'{"code": 1}',
+        struct.pack('>BI', 5, 1) + b'x',
+        struct.pack('>BI', 1, 0),
+        struct.pack('>BI', 3, 2) + b'{}',
+        struct.pack('>BI', 3, 12) + b'[1,[[[],1]]]',
+        struct.pack('>BI', 3, 16) + b'[{},[["a",9,1]]]',
+        struct.pack('>BI', 1, 1 << 31) + b'x',
+    ],
+)
+def test_output_in_frames_that_nobody_understands(connect: Connect, body: bytes) -> None:
+    head = f'HTTP/1.1 200 OK\r\nX-Enclave-Protocol: 1\r\nContent-Type: {OUTPUT_FRAMES}\r\n'.encode()
+    in_chunks = b'Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n' % (len(body), body)
+
+    for rest in (in_chunks, b'Content-Length: %d\r\n\r\n%b' % (len(body), body)):
+        with answering(head + rest) as url, pytest.raises(ServerError, match='does not understand'):
+            connect(url).list_sandboxes()
 
 
 def test_a_broken_connection_is_mended_where_a_repeat_is_safe(

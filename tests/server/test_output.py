@@ -25,6 +25,7 @@ from enclave.rulings import SHARED
 from enclave.sandboxes.kinds import SandboxKind, register_kind
 from enclave.server.serve import SandboxServer, create_server
 from enclave.tools.base import Tool
+from enclave.wire import PARTS, from_parts
 from tests.support.process_kind import ProcessSandbox
 
 PATIENCE = 300.0
@@ -98,6 +99,10 @@ def read_frames(data: bytes) -> CommandResult:
     reader.take(memoryview(data))
     assert reader.error is None
     return CommandResult.model_validate(reader.shapes())
+
+
+def read_parts(data: bytes) -> CommandResult:
+    return CommandResult.model_validate(from_parts(data, what='the answer'))
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -294,24 +299,78 @@ def test_an_error_after_the_beginning_is_raised_and_written_down(
     assert (line['status'], line['code']) == (410, SandboxGoneError.code)
 
 
-def test_a_client_that_takes_nothing_holds_no_place(server: SandboxServer, remote: Any) -> None:
+SIZE = 1 << 24
+
+
+@contextlib.contextmanager
+def asking_slowly(
+    server: SandboxServer, sandbox_id: str, command: str, accept: str, *, key: str = '', times: int = 1
+) -> Iterator[socket.socket]:
+    """Ask for more output than any buffers hold, and take nothing of it: gives the connection when the work is done.
+
+    No place and no thread of the server is held by then.
+    """
+    assert server.service is not None
+    lanes, waitress = server.service.lanes, server._waitress
+    body = json.dumps({'command': command, 'max_output_bytes': SIZE, 'timeout': 0}).encode()
+    head = (
+        f'POST /sandbox/{sandbox_id}/command HTTP/1.1\r\nHost: localhost\r\n{PROTOCOL_HEADER}: 1\r\nAccept: {accept}\r\n'
+        f'Content-Type: application/json\r\nContent-Length: {len(body)}\r\n'
+    )
+    if key:
+        head += f'{IDEMPOTENCY_HEADER}: {key}\r\n'
+    with socket.socket() as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.settimeout(PATIENCE)
+        link.connect(('127.0.0.1', server.port))
+        link.sendall((head.encode() + b'\r\n' + body) * times)
+        assert link.recv(1, socket.MSG_PEEK)
+        wait_until(lambda: lanes.counts()['call'] == 0 and waitress.task_dispatcher.active_count == 0)
+        yield link
+
+
+def read_result(link: socket.socket, accept: str) -> CommandResult:
+    answer = http.client.HTTPResponse(link)
+    answer.begin()
+    read = {OUTPUT_FRAMES: read_frames, PARTS: read_parts}.get(accept, CommandResult.model_validate_json)
+    return read(answer.read())
+
+
+MUCH = f'head -c {SIZE} /dev/zero | tr "\\0" x'
+MUCH_OF_BOTH = f'head -c {SIZE} /dev/zero | tr "\\0" x | tee /dev/stderr'
+
+
+@pytest.mark.parametrize('accept', [OUTPUT_FRAMES, PARTS, 'application/json'])
+@pytest.mark.parametrize('takes_it', [True, False])
+def test_a_client_that_takes_nothing_holds_no_place_and_no_thread_but_memory(
+    server: SandboxServer, remote: Any, accept: str, takes_it: bool
+) -> None:
     assert server.service is not None
     lanes = server.service.lanes
-    size = 1 << 24
-    link = socket.create_connection(('127.0.0.1', server.port), PATIENCE)
-    with contextlib.closing(link):
-        body = json.dumps({'command': f'head -c {size} /dev/zero', 'max_output_bytes': size, 'timeout': 0}).encode()
-        link.sendall(
-            f'POST /sandbox/{remote.id}/command HTTP/1.1\r\nHost: localhost\r\n{PROTOCOL_HEADER}: 1\r\n'
-            f'Accept: {OUTPUT_FRAMES}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n'.encode()
-            + body
-        )
-        assert link.recv(1, socket.MSG_PEEK)
-        wait_until(lambda: lanes.counts()['call'] == 0)
+    wait_until(lambda: lanes.memory_held == 0)
 
-        answer = http.client.HTTPResponse(link)
-        answer.begin()
-        assert read_frames(answer.read()).stdout == '\0' * size
+    with asking_slowly(server, remote.id, MUCH_OF_BOTH, accept) as link:
+        assert lanes.memory_held >= 2 * SIZE
+        if takes_it:
+            result = read_result(link, accept)
+            assert result.stdout == result.stderr == 'x' * SIZE
+            wait_until(lambda: lanes.memory_held == 0)
+
+    wait_until(lambda: lanes.memory_held == 0)
+
+
+def test_a_repeat_that_takes_nothing_holds_no_thread(server: SandboxServer, remote: Any) -> None:
+    with asking_slowly(server, remote.id, MUCH, OUTPUT_FRAMES, key='slow') as link:
+        first = read_result(link, OUTPUT_FRAMES)
+
+    with asking_slowly(server, remote.id, MUCH, OUTPUT_FRAMES, key='slow') as link:
+        assert read_result(link, OUTPUT_FRAMES) == first
+
+
+def test_requests_behind_an_answer_that_is_not_taken_hold_no_thread(server: SandboxServer, remote: Any) -> None:
+    with asking_slowly(server, remote.id, MUCH, PARTS, times=2) as link:
+        assert read_result(link, PARTS).stdout == 'x' * SIZE
+        assert link.recv(1) == b''
 
 
 # Who hands it on ------------------------------------------------------------------------------------------------------

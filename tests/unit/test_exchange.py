@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from enclave.errors import CallCancelledError
 from enclave.exchange import LINES, Broken, CancellableRequest, QuickLines
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.docker.engine import Engine
-from tests.support.sockets import answering, listening
+from tests.support.sockets import answering, listening, read_head
 from tests.support.transfers import cancel_midway, silent
 
 LARGE = bytes(64 << 20)
@@ -303,13 +304,14 @@ def test_lines_that_nobody_uses_any_more_close_what_rests() -> None:
 
 
 class Kept:
-    """Keeps a body that it reads."""
+    """Keeps a body that it reads, up to a letter that it cannot read."""
 
     def __init__(self) -> None:
         self.body = b''
 
-    def take(self, data: memoryview) -> None:
+    def take(self, data: memoryview) -> bool:
         self.body += bytes(data)
+        return b'?' not in self.body
 
 
 CHUNKS = 'HTTP/1.1 200 OK\r\nContent-Type: kept\r\nTransfer-Encoding: chunked\r\n\r\n'
@@ -332,6 +334,44 @@ def test_a_body_in_chunks_is_read_by_the_reader_of_its_media_type(body: bytes) -
 
         lines.close()
     assert (found.content, found.reader.body) == (b'', b'abcdefg')
+
+
+def test_a_body_that_cannot_be_read_is_not_read_to_its_end() -> None:
+    has_ended = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            read_head(connection)
+            connection.sendall(CHUNKS.encode())
+            for _ in range(100_000):  # more than any buffers hold
+                connection.sendall(b'5000\r\n' + b'?' * 0x5000 + b'\r\n')
+            return
+        has_ended.set()
+
+    with listening(serve) as port, PoolManager() as manager:
+        manager.pool_classes_by_scheme = LINES
+        lines = QuickLines(manager.connection_from_url(f'http://127.0.0.1:{port}'), 2, 5.0, {'kept': Kept})
+
+        found = lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0)
+
+        assert found.reader.body.startswith(b'?')
+        assert len(found.reader.body) <= 1 << 20
+        assert not lines._resting
+        assert has_ended.wait(60.0)
+        lines.close()
+
+
+def test_headers_behind_a_body_have_an_end() -> None:
+    body = b'3\r\nabc\r\n0\r\n' + b'Trailer: t\r\n' * 1000 + b'\r\n'
+    with answering(CHUNKS.encode() + body) as url, PoolManager() as manager:
+        manager.pool_classes_by_scheme = LINES
+        lines = QuickLines(manager.connection_from_url(url), 2, 5.0, {'kept': Kept})
+
+        with pytest.raises(Broken, match='too many headers'):
+            lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0)
+
+        lines.close()
 
 
 @pytest.mark.parametrize(

@@ -374,6 +374,16 @@ def test_tiny_pieces_are_kept_together(channel: Channel, stream: ScriptedStream,
     assert err == b'99999'
 
 
+def test_pieces_of_output_are_nothing_else(channel: Channel, stream: ScriptedStream) -> None:
+    call = channel.open({'op': 'run'})
+    for kind, data in ((EVENT, pack_message({'started': 1})), (DATA, b'a'), (EOF, b''), (ERR, b'b')):
+        stream.say(encode_frame(kind, call.number, data))
+    stream.answer(call.number, {'exit': 0})
+    call.wait(patient())
+
+    assert list(call.take_pieces()) == [(DATA, b'a'), (ERR, b'b')]
+
+
 def test_pieces_that_were_taken_grow_no_more(channel: Channel, stream: ScriptedStream) -> None:
     call = channel.open({'op': 'run'}, live=True)
     taken = []
