@@ -241,8 +241,10 @@ def check_host(value: Any, name: str = 'host') -> None:
         return
     for family in (socket.AF_INET, socket.AF_INET6) if isinstance(value, str) else ():
         with contextlib.suppress(OSError, ValueError):  # no such address; a character that none has
-            socket.inet_pton(family, value.partition('%')[0] if family == socket.AF_INET6 else value)
-            return
+            address, percent, zone = value.partition('%') if family == socket.AF_INET6 else (value, '', '')
+            socket.inet_pton(family, address)
+            if not percent or re.fullmatch(r'[!-~]{1,15}', zone):  # the name or the number of an interface
+                return
     raise InvalidArgumentError(
         f"{name} must be a numeric address in the sandbox, or 'localhost', not {quoted(value)}; names are not looked up there"
     )

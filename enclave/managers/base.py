@@ -30,23 +30,22 @@ from enclave.errors import InvalidArgumentError, PoolError, UnsupportedError
 from enclave.host_files import MAX_TRANSFER_BYTES, Source, Target
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
 from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.options import LifeOptions, ManagerOptions
 from enclave.managers.options import Lifetime as Lifetime
 from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all
 from enclave.quoting import quoted
 from enclave.records import CommandResult, HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.base import Sandbox
+from enclave.sandboxes.call_options import CodeOptions, CommandOptions, Unpack
+from enclave.sandboxes.verbs import FullSandbox
 from enclave.suggest import did_you_mean
 from enclave.threads import Workers
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.verb_requests import Request
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from enclave.managers.options import LifeOptions, ManagerOptions
     from enclave.sandboxes.notebook.sandbox import NotebookSandbox
-    from enclave.sandboxes.options import CodeOptions, CommandOptions, NotebookKind
-    from enclave.sandboxes.verbs import FullSandbox
+    from enclave.sandboxes.options import NotebookKind
 
 logger = logging.getLogger(__name__)
 

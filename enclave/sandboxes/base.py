@@ -19,7 +19,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 
@@ -47,17 +47,13 @@ from enclave.languages.values import (
 from enclave.parallel import Batch, Outcomes
 from enclave.quoting import quoted
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
+from enclave.sandboxes.call_options import CodeOptions, CommandOptions, ScriptOptions, Unpack
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.budget import check_max_chars, shorten_command
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
 from enclave.tools.registry import load_tools
 from enclave.verb_requests import Request
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from enclave.sandboxes.options import CodeOptions, CommandOptions, ScriptOptions
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypedDict
 
 from enclave.config import Environment, Size, ToolsConfig, Volumes
 from enclave.enums import SandboxType
-from enclave.languages.values import Comparison
+from enclave.sandboxes.call_options import CodeOptions as CodeOptions
+from enclave.sandboxes.call_options import CommandOptions as CommandOptions
+from enclave.sandboxes.call_options import ScriptOptions as ScriptOptions
 from enclave.sandboxes.docker.config import Ports, Ulimits
 
 NotebookKind = Literal[
@@ -78,54 +80,3 @@ class SandboxOptions(ProgramOptions, total=False):
     entrypoint: str | Sequence[str] | None
     run_image_command: bool
     tty: bool
-
-
-class CommandOptions(TypedDict, total=False):
-    """What a command of a sandbox takes besides its time limit; see `Verbs.execute_command`."""
-
-    cwd: str | None
-    env: Mapping[str, str] | None
-    user: str | None
-    stdin: str | bytes | None
-    max_output_bytes: int | None
-    max_chars: int | None
-    on_stdout: Callable[[str], object] | None
-    on_stderr: Callable[[str], object] | None
-
-
-class ScriptOptions(TypedDict, total=False):
-    """What a script takes besides its interpreter, source and time limit; see `Verbs.run_script`."""
-
-    suffix: str
-    args: Sequence[str]
-    cwd: str | None
-    env: Mapping[str, str] | None
-    user: str | None
-    stdin: str | bytes | None
-    max_output_bytes: int | None
-    import_path_env: str | None
-    preload: Sequence[str] | None
-    on_stdout: Callable[[str], object] | None
-    on_stderr: Callable[[str], object] | None
-
-
-class CodeOptions(TypedDict, total=False):
-    """What a program takes besides its source and language; see `enclave.languages.values.CodeRequest`."""
-
-    stdin: str | bytes | None
-    args: Iterable[str]
-    files: Mapping[str, str | bytes] | None
-    fetch_files: Iterable[str]
-    env: Mapping[str, str] | None
-    compile_timeout: float | None
-    timeout: float | None
-    memory_limit: Size | None
-    compile_memory_limit: Size | None
-    cpu_time_limit: float | None
-    output_limit: int
-    max_output_bytes: int | None
-    max_fetch_bytes: int
-    expected_output: str | None
-    compare: Comparison
-    tolerance: float
-    preload: Iterable[str] | None

@@ -26,6 +26,7 @@ from enclave.verb_requests import (
     Script,
     StartProcess,
     WriteFile,
+    check_host,
 )
 
 CONFIG = SandboxConfig(working_dir='/home', timeout=7, max_output_bytes=99)
@@ -122,3 +123,17 @@ def test_a_method_that_is_called_with_a_request_gets_what_was_asked() -> None:
     assert RunCommand(command=['a'], cwd='/').call_on(Own()) == (['a'], None, {'cwd': '/'})
     assert script.call_on(Own()) == (['sh', '-e'], b'x', 3, ['one'])
     assert ListDir().call_on(Own()) == '.'
+
+
+@pytest.mark.parametrize('host', ['127.0.0.1', '0.0.0.0', 'localhost', '::1', 'fe80::1%eth0', 'fe80::1%2'])
+def test_numeric_addresses_and_localhost_are_hosts(host: str) -> None:
+    check_host(host)
+
+
+@pytest.mark.parametrize(
+    'host',
+    ['', 'example.com', 'LOCALHOST', '[::1]', '127.1', '127.0.0.1%lo', 'fe80::1%', '::1%\0', '::1% a', None, b'::1', 1],
+)
+def test_what_is_no_numeric_address_is_refused_before_it_is_sent(host: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match='host must be a numeric address'):
+        check_host(host)
