@@ -22,7 +22,7 @@ pytest.register_assert_rewrite('enclave.testing.suite')
 
 from enclave.sandboxes.agent_backed import AgentBackedSandbox  # noqa: E402
 from enclave.sandboxes.base import Sandbox  # noqa: E402
-from enclave.testing.kinds import KindUnderTest, starting  # noqa: E402
+from enclave.testing.kinds import KindUnderTest, starting, wait_until  # noqa: E402
 
 S = TypeVar('S', bound=Sandbox)
 
@@ -31,6 +31,8 @@ GROUPS = {
     'limits': 'the guest goes over a limit on memory or processes',
 }
 TOOLS = ('python_executor', 'shell_executor', 'file_operation')
+ENDING_SECONDS = 10.0
+"""How long what a test left may take to end, until the sandbox is replaced."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,7 +74,8 @@ def _lacking(config: pytest.Config) -> frozenset[str]:
 
 
 class SharedSandbox(Generic[S]):
-    """A sandbox for many tests. One that does not answer any more is replaced, so that no test pays for another's failure.
+    """A sandbox for many tests. One that does not answer any more, or in which something continues that an earlier test left, is
+    replaced, so that no test pays for another's failure.
 
     Args:
         make: Makes one, which need not run yet.
@@ -84,13 +87,17 @@ class SharedSandbox(Generic[S]):
 
     def get(self) -> S:
         """Return one that works."""
-        if self._made is not None and not self._made.is_alive():
+        if self._made is not None and not (self._made.is_alive() and self._is_idle(self._made)):
             self.close()
         if self._made is None:
             made = self._make()
             made.start()
             self._made = made
         return self._made
+
+    @staticmethod
+    def _is_idle(made: S) -> bool:
+        return not made.active_calls or wait_until(lambda: not made.active_calls, ENDING_SECONDS)
 
     def close(self) -> None:
         """Take it away."""

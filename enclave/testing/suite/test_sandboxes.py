@@ -648,10 +648,10 @@ def test_a_server_is_never_held_up_by_its_own_log(sandbox: AgentBackedSandbox, p
 
 
 def test_a_terminal_is_one(sandbox: AgentBackedSandbox) -> None:
-    process = sandbox.start_process('tty && stty size && read line && echo "got $line"', tty=(33, 77))
-    process.write(b'hello\n')
+    with sandbox.start_process('tty && stty size && read line && echo "got $line"', tty=(33, 77)) as process:
+        process.write(b'hello\n')
 
-    result = process.wait(PATIENCE)
+        result = process.wait(PATIENCE)
 
     assert '/dev/pts/' in result.stdout
     assert '33 77' in result.stdout
@@ -659,12 +659,14 @@ def test_a_terminal_is_one(sandbox: AgentBackedSandbox) -> None:
 
 
 def test_a_terminal_passes_ctrl_c_on(sandbox: AgentBackedSandbox) -> None:
-    process = sandbox.start_process(['python3', '-uc', 'print("go")\nimport time\ntime.sleep(1000)'], tty=(24, 80))
-    assert b'go' in next(iter(process.chunks(PATIENCE))).data
+    # The import comes first: a signal that Python takes in the midst of one is lost at times, in a callback of importlib.
+    program = 'import time\nprint("go")\ntime.sleep(1000)'
+    with sandbox.start_process(['python3', '-uc', program], tty=(24, 80)) as process:
+        assert b'go' in next(iter(process.chunks(PATIENCE))).data
 
-    process.write(b'\x03')
+        process.write(b'\x03')
 
-    assert 'KeyboardInterrupt' in process.wait(PATIENCE).stdout
+        assert 'KeyboardInterrupt' in process.wait(PATIENCE).stdout
 
 
 # Scripts and tools ---------------------------------------------------------------------------------------------------
