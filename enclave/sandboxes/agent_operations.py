@@ -279,8 +279,8 @@ class AgentOperations(ByVerb):
             if 'missing' in given:
                 name = request.command if isinstance(request.command, str) else request.command[0]
                 number = facts.integer('missing', high=4096)
-                words = explain_sizes(request) if number == errno.E2BIG else _errno_words(number)
-                stderr = f'enclave: cannot run {quoted(name)}: {words}\n'.encode('utf-8', 'backslashreplace')
+                reason = explain_sizes(request) if number == errno.E2BIG else _errno_message(number)
+                stderr = f'enclave: cannot run {quoted(name)}: {reason}\n'.encode('utf-8', 'backslashreplace')
                 err_total = len(stderr)
             if 'cleared' in given:
                 logger.warning(
@@ -856,7 +856,7 @@ def _measured(result: CommandResult, facts: Reply) -> StepResult:
     )
 
 
-def _errno_words(number: int) -> str:
+def _errno_message(number: int) -> str:
     """Return what an error number of Linux means, also where this side is not Linux."""
     known = {errno.ENOENT: 'No such file or directory', errno.EACCES: 'Permission denied'}
     return known.get(number) or f'{errno.errorcode.get(number, "error")} ({number})'

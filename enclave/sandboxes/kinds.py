@@ -55,7 +55,7 @@ class Inventory(Protocol):
 
     @property
     def where(self) -> str:
-        """Where they are, in words, like ``'on the engine at unix:///var/run/docker.sock'``."""
+        """Where they are, as a text, like ``'on the engine at unix:///var/run/docker.sock'``."""
 
     def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
         """Use one for a ``with`` block."""

@@ -392,7 +392,7 @@ $last"
 """
 
 
-def test_a_python_that_does_not_run_is_reported_with_its_words(write_python: WritePython) -> None:
+def test_a_python_that_does_not_run_is_reported_with_its_message(write_python: WritePython) -> None:
     python = write_python('echo no real python >&2; exit 5')
     with pytest.raises(SandboxStartError, match='no real python'):
         BubblewrapSandbox({'python': python}).start()

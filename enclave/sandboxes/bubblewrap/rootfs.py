@@ -195,7 +195,7 @@ def find_interpreter_trees(python: str) -> list[tuple[str, str]]:
     """Return what an interpreter outside ``/usr`` needs: its environment, the Python that is made from, and what lies on the way.
 
     An environment often links to a link, and each must be there inside too, under the name that leads to it. Nothing on the
-    way is looked for by its words alone: a symlink may stand anywhere in them.
+    way is looked for by its text alone: a symlink may stand anywhere in them.
 
     Returns:
         ``(host path, path inside)``, the host path with all links resolved.

@@ -24,7 +24,7 @@ from enclave.sandboxes.notebook.widgets import WidgetChanges
 from enclave.sandboxes.output import Kept, head_bytes, shorten, tail_bytes
 
 MAX_OUTPUTS = 1000
-"""Outputs of one cell that are kept; its value and its error are kept besides, and words that say how many were left out."""
+"""Outputs of one cell that are kept; its value and its error are kept besides, and a text that says how many were left out."""
 MAX_NESTING = 100
 """How deep lists and objects of a value may be nested. What is deeper cannot be relied on to be written as JSON again, which
 takes some calls a level."""
@@ -330,7 +330,7 @@ class OutputCollector:
     def _bundle(self, content: Mapping[str, Any], spent: int) -> tuple[dict[str, Any], dict[str, Any], int]:
         """Return ``data`` and ``metadata`` of a display, text or JSON by MIME type, and its size.
 
-        What is too large is replaced by words; ``spent`` counts what is kept of other displays.
+        What is too large is replaced by a text; ``spent`` counts what is kept of other displays.
         """
         given, about = content.get('data'), content.get('metadata')
         data: dict[str, Any] = {}
@@ -356,9 +356,9 @@ class OutputCollector:
             total += size
             data[mime] = value
         if dropped:
-            words = ', '.join(f'{mime} of {size} bytes' for mime, size in dropped.items())
+            text = ', '.join(f'{mime} of {size} bytes' for mime, size in dropped.items())
             before = f'{data["text/plain"]}\n' if 'text/plain' in data else ''
-            data['text/plain'] = f'{before}[left out: {words}; over the limit]'
+            data['text/plain'] = f'{before}[left out: {text}; over the limit]'
             metadata['enclave'] = {'left_out': dropped}
         return data, metadata, total
 
@@ -384,12 +384,12 @@ class OutputCollector:
         return found
 
     def _kept(self) -> list[_Output]:
-        """Return the outputs without those pieces of a stream of which nothing is kept, and with words for what is left out."""
+        """Return the outputs without those pieces of a stream of which nothing is kept, and with a text for what is left out."""
         kept = [each for each in self._outputs if not isinstance(each, _Segment) or each.text()]
         if self.left_out:
-            words = f'[... {self.left_out} further outputs left out ...]'
+            text = f'[... {self.left_out} further outputs left out ...]'
             metadata = {'enclave': {'outputs_left_out': self.left_out}}
-            kept.append({'output_type': 'display_data', 'data': {'text/plain': words}, 'metadata': metadata})
+            kept.append({'output_type': 'display_data', 'data': {'text/plain': text}, 'metadata': metadata})
         return [*kept, *self._endings.values()]
 
     def stream_text(self, name: str) -> tuple[str, int, bool]:
@@ -439,8 +439,8 @@ def _standing_in(message: Message) -> Message:
     if message.type == 'stream' and name in ('stdout', 'stderr'):
         text = f'\n[... about {size} bytes left out ...]\n'
         return Message(type='stream', content={'name': name, 'text': text}, left_out=size)
-    words = f'[a {message.type} message of {size} bytes, too large to be kept, was left out]'
-    return Message(type='display_data', content={'data': {'text/plain': words}})
+    text = f'[a {message.type} message of {size} bytes, too large to be kept, was left out]'
+    return Message(type='display_data', content={'data': {'text/plain': text}})
 
 
 def readable(data: Mapping[str, Any]) -> str:

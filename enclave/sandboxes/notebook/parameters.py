@@ -115,7 +115,7 @@ LANGUAGES = tuple(_LANGUAGES)
 def parse_value(text: str) -> Any:
     """Return what the text of a parameter on a command line means: true, false, a number, null or, else, the text itself.
 
-    ``True``, ``False`` and ``None`` are Python's words for the same. Lists and objects are JSON.
+    ``True``, ``False`` and ``None`` are Python's names of the same. Lists and objects are JSON.
     """
     known = {'true': True, 'True': True, 'false': False, 'False': False, 'null': None, 'None': None}
     if text in known:

@@ -150,7 +150,7 @@ def test_kernel_specs_are_filled_in_where_they_are(
     assert found['odd']['argv'] == [5]
 
 
-def test_the_connection_file_is_named_within_words() -> None:
+def test_the_connection_file_is_named_within_arguments() -> None:
     class Host:
         def write(self, *_: Any) -> int:
             return 0

@@ -54,7 +54,7 @@ class Shell:
     def _showtraceback(self, kind: type, error: Any, lines: list[str]) -> None:
         self.errors.append((kind.__name__, str(error), lines))
 
-    def showtraceback(self, exc_tuple: Any = None, **words: Any) -> None:
+    def showtraceback(self, exc_tuple: Any = None, **kwargs: Any) -> None:
         """Keep that the shell's own way was taken."""
         self.shown.append(self._get_exc_info(exc_tuple)[1])
 
