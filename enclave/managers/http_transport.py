@@ -416,7 +416,7 @@ class HttpTransport:
         self._cancel_later(inform)
 
     def _raw(self, response: HttpResponse, size: int) -> Iterator[bytes]:
-        """Yield a body as it comes, and say in our words how it broke."""
+        """Yield a body as it comes; how it broke is an error of this library."""
         try:
             yield from response.raw.stream(size, decode_content=False)
         except urllib3.exceptions.ReadTimeoutError as error:
@@ -732,7 +732,7 @@ def _frames_of(response: HttpResponse) -> FrameReader:
 
 
 def _reason(error: BaseException) -> str:
-    """Return in words how a connection failed, from whatever lies at the bottom of it."""
+    """Return a text that says how a connection failed, from whatever lies at the bottom of it."""
     cause: BaseException | None = error
     for _ in range(8):
         if isinstance(cause, ConnectionRefusedError):

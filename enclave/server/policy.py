@@ -329,7 +329,7 @@ class Policy(OptionsModel):
             ruling = rulings.get(option)
             if ruling is not None:
                 ruling.check(_Gate(self), option, value, options)
-            elif option not in _TOOL_WORDS and not _matches(name, self.undeclared):
+            elif option not in _TOOL_OPTIONS and not _matches(name, self.undeclared):
                 raise _refusal(
                     'undeclared',
                     f'{option} of the tool {name!r} may not be set; the tool does not declare what it reaches',
@@ -367,8 +367,8 @@ class Policy(OptionsModel):
             return self.max_lifetime if default is None else default
         seconds = check_timeout(asked, 'ttl')
         if self.max_lifetime is not None and (seconds is None or seconds > self.max_lifetime):
-            words = 'never' if seconds is None else f'{seconds:g}'
-            raise _refusal('max_lifetime', f'ttl may be at most {self.max_lifetime:g} seconds, not {words}')
+            given = 'never' if seconds is None else f'{seconds:g}'
+            raise _refusal('max_lifetime', f'ttl may be at most {self.max_lifetime:g} seconds, not {given}')
         return seconds
 
     def lease(self, asked: float | None) -> float | None:
@@ -461,7 +461,7 @@ class _Gate:
         self.policy.check_tool_options(name, options)
 
 
-_TOOL_WORDS = frozenset({'enabled', 'description', 'parameters'})
+_TOOL_OPTIONS = frozenset({'enabled', 'description', 'parameters'})
 """What every tool can be made with besides its options."""
 
 

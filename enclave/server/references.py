@@ -63,6 +63,6 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def _fits(text: str, pattern: str) -> bool:
-    words = {'**': '.*', '*': '[^/]*', '?': '[^/]'}
-    parts = (words.get(part) or re.escape(part) for part in _SEPARATORS.split(pattern))
+    wildcards = {'**': '.*', '*': '[^/]*', '?': '[^/]'}
+    parts = (wildcards.get(part) or re.escape(part) for part in _SEPARATORS.split(pattern))
     return re.fullmatch(''.join(parts), text, re.DOTALL) is not None
