@@ -1,4 +1,4 @@
-"""The closed sets of words (layer 0). All are ``str`` enums: their values are what travels and what users compare with."""
+"""The closed sets of names (layer 0). All are ``str`` enums: their values are what travels and what users compare with."""
 
 from __future__ import annotations
 

@@ -286,8 +286,8 @@ def _count(*, default: int | None, description: str = '') -> Any:
 
 
 def _mode(*, default: int | None, description: str = '') -> Any:
-    words = described(description=description, minimum=0, maximum=0o7777)
-    return field(default=default, validator=_checked(check_mode), metadata=words)
+    metadata = described(description=description, minimum=0, maximum=0o7777)
+    return field(default=default, validator=_checked(check_mode), metadata=metadata)
 
 
 def _flag(default: bool, description: str = '') -> Any:
@@ -353,7 +353,7 @@ class Script(Model):
     """
 
     # With a `name` the file is called that, and the private directory that it is in is the working directory. If it `is_sourced`,
-    # the command has at `at` a shell's words that read the file, as the shell would read it after ``-c``.
+    # the command has at `at` a shell's code that reads the file, as the shell would read it after ``-c``.
 
     omits_defaults: ClassVar[bool] = True
     local_fields: ClassVar[frozenset[str]] = frozenset({'name', 'is_sourced'})

@@ -117,8 +117,8 @@ class Tool:
     _parameters: ToolParams | None = None
     _sandbox_type: SandboxType | str | None = None
 
-    def __init_subclass__(cls, **words: Any) -> None:
-        super().__init_subclass__(**words)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
         for role in ('Arguments', 'Options'):
             kind = cls.__dict__.get(role)
             if kind is not None and not attrs.has(kind):

@@ -49,7 +49,7 @@ def step(function):
     return function
 
 
-def raises(kind, call, words=''):
+def raises(kind, call, message=''):
     try:
         call()
     except kind as error:
@@ -57,7 +57,7 @@ def raises(kind, call, words=''):
     else:
         found = None
     assert found is not None, f'{kind} was not raised'
-    assert words in str(found), found
+    assert message in str(found), found
     return found
 
 

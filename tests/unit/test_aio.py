@@ -514,9 +514,9 @@ def test_a_manager_of_ones_own_comes_back_from_the_factory(
             super().__init__(config, **options)
             self.made = 0
 
-        async def create_sandbox(self, *args: Any, **words: Any) -> str:
+        async def create_sandbox(self, *args: Any, **kwargs: Any) -> str:
             self.made += 1
-            found: str = await super().create_sandbox(*args, **words)
+            found: str = await super().create_sandbox(*args, **kwargs)
             return found
 
         async def create_two(self) -> list[str]:
