@@ -112,7 +112,7 @@ def whole_number(minimum: int, maximum: int | None = None, *, none: bool = False
 def is_text(value: Any) -> bool:
     """Return whether a value is text that the operating system can take: without NUL, and with a form as bytes.
 
-    That is UTF-8, where other bytes are as `os.fsdecode` stands for them; other lone surrogates have none.
+    That is UTF-8, where other bytes are as `os.fsdecode` represents them; other lone surrogates have none.
     """
     if not isinstance(value, str) or '\0' in value:
         return False

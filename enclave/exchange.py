@@ -263,20 +263,20 @@ class _Response(HTTPResponse):
             self.will_close = True
 
 
-class _HttpLine(TrackedConnection, HTTPConnection):
+class _HttpConnection(TrackedConnection, HTTPConnection):
     response_class = _Response
 
 
-class _HttpsLine(TrackedConnection, HTTPSConnection):
+class _HttpsConnection(TrackedConnection, HTTPSConnection):
     response_class = _Response
 
 
-class _HttpLines(TrackedPool, HTTPConnectionPool):
-    ConnectionCls = _HttpLine
+class _HttpPool(TrackedPool, HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
 
 
-class _HttpsLines(TrackedPool, HTTPSConnectionPool):
-    ConnectionCls = _HttpsLine
+class _HttpsPool(TrackedPool, HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
 
 
 class Broken(Exception):
@@ -579,5 +579,5 @@ def _read_unusual(link: socket.socket, begun: bytes) -> tuple[WholeResponse, boo
     ), False
 
 
-LINES: dict[str, type[HTTPConnectionPool]] = {'http': _HttpLines, 'https': _HttpsLines}
+LINES: dict[str, type[HTTPConnectionPool]] = {'http': _HttpPool, 'https': _HttpsPool}
 """Pools by scheme, for the ``pool_classes_by_scheme`` of a urllib3 `PoolManager`."""

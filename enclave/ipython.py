@@ -72,7 +72,7 @@ class EnclaveMagics(Magics):
                 return
             if given.kernel != 'default':
                 sandbox.create_kernel(given.kernel, exist_ok=True)
-            shown = _Shown()
+            shown = _CellDisplay()
             result = sandbox.execute_cell(cell, given.timeout, kernel=given.kernel, on_output=shown.show)
         self._keep(given.output, result)
         if not result.success:
@@ -145,7 +145,7 @@ class EnclaveMagics(Magics):
             sandbox.stop()
 
 
-class _Shown:
+class _CellDisplay:
     """Shows a cell's outputs as they come. Lives for one cell."""
 
     def show(self, output: Mapping[str, Any]) -> None:

@@ -188,7 +188,7 @@ def absolute(path: str, directory: str) -> str:
 
 
 def as_text(text: str, name: str) -> str:
-    """Return text that an operating system can be given: without NUL, and UTF-8 but for what `os.fsdecode` stands for."""
+    """Return text that an operating system can be given: without NUL, and UTF-8 but for what `os.fsdecode` represents."""
     if '\0' in text:
         raise InvalidArgumentError(f'{name} must not contain NUL')
     try:
@@ -199,7 +199,7 @@ def as_text(text: str, name: str) -> str:
 
 
 def as_bytes(data: Any, name: str) -> bytes:
-    """Return bytes, or text as the sandbox will see it: UTF-8, with other bytes as `os.fsdecode` stands for them."""
+    """Return bytes, or text as the sandbox will see it: UTF-8, with other bytes as `os.fsdecode` represents them."""
     if isinstance(data, str):
         try:
             return data.encode('utf-8', 'surrogateescape')

@@ -16,7 +16,7 @@ DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted(ROOT.glob('docs/**/*.md')), *so
 EXAMPLES = sorted(ROOT.glob('examples/*.py'))
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 OUTPUT = re.compile(r'\s*^```text\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-"""A block of text right after a program is what that prints; three dots stand for anything."""
+"""A block of text right after a program is what that prints; three dots match anything."""
 LINK = re.compile(r'\[[^\]]+\]\((?!https?:|#|mailto:)([^)#]+)')
 OWN_LINK = re.compile(r'https://github\.com/modelscope/ms-enclave/(?:blob|tree)/main/([^)#\s]+)')
 E2B_PAGE = 'docs/e2b.md'

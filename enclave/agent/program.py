@@ -312,7 +312,7 @@ RESTORED = IGNORED + ((signal.SIGXFSZ,) if hasattr(signal, 'SIGXFSZ') else ())
 NOBODYS_UID = 0x7FFFFFF0
 NO_ID = 0xFFFFFFFF  # the first number that no user and no group can have
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
-# What a group holds, its limit, its numbers in detail and those of them that the kernel can take back; version 2 and 1.
+# What a group holds, its limit, its numbers in detail and those of them that the kernel can reclaim; version 2 and 1.
 MEMORY_FILES = (
     ('/sys/fs/cgroup/', 'memory.current', 'memory.max', (b'inactive_file', b'active_file')),
     (
@@ -324,7 +324,7 @@ MEMORY_FILES = (
 )
 # What a loader may set from outside before `main` runs:
 OOM_EVENTS = -1  # a descriptor of such a file, where the sandbox does not see one
-CPU_COUNT = 0  # how many processors the CPU limit stands for; 0 where there is no limit
+CPU_COUNT = 0  # how many processors the CPU limit amounts to; 0 where there is no limit
 PIDS_LIMIT = 0  # how many processes and threads there may be; 0 where there is no limit
 
 PATH_MAX = 4096  # the bytes of a path with the one that ends it (limits.h of Linux)
@@ -512,7 +512,7 @@ def open_oom_events():
 
 def read_memory_held():
     # type: () -> Tuple[int, int]
-    """Return how many bytes the sandbox's group holds that the kernel cannot take back, and its limit; (0, 0) if not known."""
+    """Return how many bytes the sandbox's group holds that the kernel cannot reclaim, and its limit; (0, 0) if not known."""
     for place, usage, limit, reclaimable in MEMORY_FILES:
         try:
             with open(place + usage, 'rb') as file:
@@ -4054,7 +4054,7 @@ class Agent(object):
 
     def kill(self):
         # type: () -> None
-        """Go on for a moment with all that is to be killed; one look at what runs serves every call that ends."""
+        """Kill more, for a moment, of all that is to be killed; one look at what runs serves every call that ends."""
         until = time.monotonic() + KILL_SLICE
         while self.killers:
             look = Look(self.freeze if MINE == 1 and not self.has_frozen else None)

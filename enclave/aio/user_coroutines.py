@@ -180,13 +180,13 @@ def _make_class(cls: type[Sandbox]) -> type[Any]:
     for name in ('sandbox_type', 'config_class', 'offers'):
         given = inspect.getattr_static(cls, name)
         if isinstance(given, property):
-            namespace[name] = property(functools.partial(_face_attribute, name))
+            namespace[name] = property(functools.partial(_proxy_attribute, name))
         elif not isinstance(given, Forwarded):
             namespace[name] = given
     return type(cls.__name__, (_DrivenOnly if is_backend else _DrivenOver, over), namespace)
 
 
-def _face_attribute(name: str, driven: Driven) -> Any:
+def _proxy_attribute(name: str, driven: Driven) -> Any:
     return getattr(driven._proxy, name)
 
 

@@ -38,14 +38,14 @@ PATIENCE = 9.0
 
 
 def _as_text(value: str | bytes | bytearray | memoryview | None) -> Any:
-    """Return bytes as text, with what is not UTF-8 as `os.fsdecode` stands for it; anything else is left for the validator."""
+    """Return bytes as text, with what is not UTF-8 as `os.fsdecode` represents it; anything else is left for the validator."""
     return (
         bytes(value).decode('utf-8', 'surrogateescape') if isinstance(value, (bytes, bytearray, memoryview)) else value
     )
 
 
 def as_bytes(text: str) -> bytes:
-    """Return the bytes of a text that may stand for any."""
+    """Return the bytes of a text that may represent any."""
     try:
         return text.encode('utf-8', 'surrogateescape')
     except UnicodeEncodeError as error:

@@ -151,7 +151,7 @@ class SandboxKind:
 
 
 def load(value: Any) -> Any:
-    """Return what ``'package.module:name'`` stands for; anything else is itself."""
+    """Return what ``'package.module:name'`` refers to; anything else is itself."""
     if not isinstance(value, str):
         return value
     module, _, name = value.partition(':')

@@ -119,7 +119,7 @@ class Policy(OptionsModel):
     Attributes:
         sandbox_types: Patterns of the kinds of sandbox.
         images: Patterns of image names, by their parts: ``python:*`` is every tag of one image,
-            ``registry.example.com/team/*:1.*`` others. ``*`` stands for characters of one part, ``**`` for several parts of a
+            ``registry.example.com/team/*:1.*`` others. ``*`` matches characters of one part, ``**`` for several parts of a
             path, ``*`` alone for all images.
         allow_pull: Whether an image that the engine lacks is fetched; the default image of a kind always is.
         tools: Patterns of tool names. Without ``notebook_executor`` among them a client gets at no kernel.
@@ -261,7 +261,7 @@ class Policy(OptionsModel):
             option, value = attribute.name, getattr(config, attribute.name)
             ruling = rulings.get(option)
             if ruling is not None:
-                checked = ruling.check(_Gate(self, own_image), option, value, config)
+                checked = ruling.check(_PolicyGate(self, own_image), option, value, config)
                 if checked is not value:
                     changes[option] = checked
             elif not is_default(attribute, value) and not _matches(kind, self.undeclared):
@@ -273,7 +273,7 @@ class Policy(OptionsModel):
         return config.model_copy(update=changes) if changes else config
 
     def check_options(self, kind: str, options: Mapping[str, Any]) -> None:
-        """Return if options may be read as a configuration at all; before that, some stand for paths of the host."""
+        """Return if options may be read as a configuration at all; before that, some mean paths of the host."""
         check_host_paths(get_kind(kind).get_rulings(), options)
 
     def _rulings(self, kind: SandboxKind) -> Rulings:
@@ -328,7 +328,7 @@ class Policy(OptionsModel):
         for option, value in options.items():
             ruling = rulings.get(option)
             if ruling is not None:
-                ruling.check(_Gate(self), option, value, options)
+                ruling.check(_PolicyGate(self), option, value, options)
             elif option not in _TOOL_OPTIONS and not _matches(name, self.undeclared):
                 raise _refusal(
                     'undeclared',
@@ -339,7 +339,7 @@ class Policy(OptionsModel):
     def check_output_bytes(self, asked: int | None) -> None:
         """Return if a call may have so much output; None is the sandbox's own limit, which was looked at when it was made."""
         if asked is not None:
-            _Gate(self).number('max_output_bytes', 'max_output_bytes', asked)
+            _PolicyGate(self).number('max_output_bytes', 'max_output_bytes', asked)
 
     def entries(self, asked: int | None) -> int | None:
         """Return how many entries of a directory may be listed.
@@ -348,7 +348,7 @@ class Policy(OptionsModel):
             PolicyError: More were asked for.
         """
         if asked is not None:
-            _Gate(self).number('max_entries', 'max_entries', asked)
+            _PolicyGate(self).number('max_entries', 'max_entries', asked)
         return asked
 
     def check_call_timeout(self, seconds: float | None, name: str) -> None:
@@ -380,7 +380,7 @@ class Policy(OptionsModel):
 
 
 @frozen
-class _Gate:
+class _PolicyGate:
     """What the rulings of options ask; see `enclave.rulings.Gate`."""
 
     policy: Policy

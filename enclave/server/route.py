@@ -220,7 +220,7 @@ class Route:
 
 
 class JSON_OPTIONS:
-    """Stands for a body that holds the options of a sandbox of any kind, or nothing."""
+    """A body that holds the options of a sandbox of any kind, or nothing."""
 
 
 ROUTES: dict[str, Route] = {}

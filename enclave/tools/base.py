@@ -173,7 +173,7 @@ class Tool:
     def required_sandbox_type(self) -> SandboxType | str | None:
         """The kind of sandbox it is for; None fits every kind that offers what it needs.
 
-        `SandboxType.DOCKER` stands for every general-purpose sandbox, that is every kind but those of notebooks, which load
+        `SandboxType.DOCKER` means every general-purpose sandbox, that is every kind but those of notebooks, which load
         their own tools only, and `SandboxType.DOCKER_NOTEBOOK` for every kind of those.
         """
         return self._sandbox_type

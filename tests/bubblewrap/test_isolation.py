@@ -26,8 +26,8 @@ def facts_of(text: str) -> dict[str, str]:
 
 
 def test_every_namespace_is_its_own(sandbox: BubblewrapSandbox) -> None:
-    told = sandbox.execute_command('for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done')
-    inside = told.stdout.split()
+    reported = sandbox.execute_command('for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done')
+    inside = reported.stdout.split()
     assert len(inside) == len(NAMESPACES)
     assert not set(inside) & {os.readlink(f'/proc/self/ns/{name}') for name in NAMESPACES}
 

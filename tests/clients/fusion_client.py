@@ -30,7 +30,7 @@ PROGRAMS = {
 }
 
 
-def told(name, response):
+def report(name, response):
     summary = sandbox_fusion.summary_run_code_result(response, MAPPING)
     run = response.run_result
     print(
@@ -46,11 +46,11 @@ def told(name, response):
 
 
 def run_sync(name, fields):
-    told(name, sandbox_fusion.run_code(RunCodeRequest(**fields), max_attempts=1, client_timeout=120))
+    report(name, sandbox_fusion.run_code(RunCodeRequest(**fields), max_attempts=1, client_timeout=120))
 
 
 async def run_async(name, fields):
-    told(name, await sandbox_fusion.run_code_async(RunCodeRequest(**fields), max_attempts=1, client_timeout=120))
+    report(name, await sandbox_fusion.run_code_async(RunCodeRequest(**fields), max_attempts=1, client_timeout=120))
 
 
 def main():

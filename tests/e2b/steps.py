@@ -888,11 +888,11 @@ def main(only):
         begun = time.monotonic()
         try:
             each(world)
-            told = None
+            reported = None
         except BaseException:
-            told = traceback.format_exc()
+            reported = traceback.format_exc()
         seconds = round(time.monotonic() - begun, 3)
-        print(json.dumps({'step': each.__name__, 'error': told, 'seconds': seconds}), flush=True)
+        print(json.dumps({'step': each.__name__, 'error': reported, 'seconds': seconds}), flush=True)
 
 
 if __name__ == '__main__':

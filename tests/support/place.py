@@ -1,7 +1,7 @@
 """A place for the command line without an engine: sandboxes are rows of a list, what is done to them is kept.
 
 The sandboxes it gives to use are `FakeSandbox`, whose programs are real processes of this machine, started in a directory that
-stands for the sandbox's working directory.
+is the sandbox's working directory.
 """
 
 from __future__ import annotations

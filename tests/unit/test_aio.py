@@ -1031,13 +1031,13 @@ from enclave import aio
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
-class Telling(FakeSandbox):
+class Reporting(FakeSandbox):
     backend = FakeBackend()
     def _stop(self, *, keep):
         super()._stop(keep=keep)
         os.write(1, b'ended\\n')
 
-SandboxFactory.register_sandbox('fake', Telling)
+SandboxFactory.register_sandbox('fake', Reporting)
 manager = aio.LocalSandboxManager(sweep=False, stop_grace=0.05)
 """
 

@@ -1,4 +1,4 @@
-"""Every refusal and failure is one record with the same keys, whatever stopped it, on every face of the library."""
+"""Every refusal and failure is one record with the same keys, whatever stopped it, on every interface of the library."""
 
 from __future__ import annotations
 

@@ -357,7 +357,7 @@ class Group:
         return 0
 
     def memory_held(self) -> tuple[int, int]:
-        """Return how many bytes it holds that the kernel cannot take back, and its limit; (0, 0) where that is not known."""
+        """Return how many bytes it holds that the kernel cannot reclaim, and its limit; (0, 0) where that is not known."""
         if 'memory' not in self.cgroups.parents or self.limits.memory_bytes is None:
             return 0, 0
         place = self.cgroups.parents['memory'] / self.name

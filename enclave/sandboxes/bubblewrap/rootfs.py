@@ -436,7 +436,7 @@ class _Copier:
     _left_entries: int = field(default=_ETC_ENTRIES, init=False)
 
     def copy(self, folder: int, name: str, target: Path, depth: int = 0) -> None:
-        """Copy what a name in an open directory stands for, which may be missing."""
+        """Copy what a name in an open directory refers to, which may be missing."""
         self._left_entries -= 1
         if self._left_entries < 0 or depth > _ETC_DEPTH:
             self.is_full = True

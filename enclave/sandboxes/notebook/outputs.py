@@ -37,7 +37,7 @@ _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
 _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
 
 
-class _Stream(Kept):
+class _StreamOutput(Kept):
     """All of stdout, or of stderr, within a cap. Outputs are ranges of it, so that the cap holds for them together."""
 
     def add_text(self, text: str) -> None:
@@ -68,7 +68,7 @@ class _Segment:
     """
 
     name: str
-    _stream: _Stream
+    _stream: _StreamOutput
     run: _Segment | None = None
     start: int = field(default=Factory(lambda self: self._stream.total, takes_self=True), init=False)
     end: int = field(default=Factory(lambda self: self._stream.total, takes_self=True), init=False)
@@ -110,8 +110,8 @@ class OutputCollector:
     _earlier_ids: Container[str] = ()
     _outputs: list[_Output] = field(factory=list, init=False)
     _endings: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # the last value and error past all limits
-    _streams: dict[str, _Stream] = field(factory=dict, init=False)
-    _read: dict[str, _Stream] = field(factory=dict, init=False)  # the same, as it is read
+    _streams: dict[str, _StreamOutput] = field(factory=dict, init=False)
+    _read: dict[str, _StreamOutput] = field(factory=dict, init=False)  # the same, as it is read
     _runs: dict[str, _Segment] = field(factory=dict, init=False)  # those that continue
     _written: dict[str, int] = field(factory=lambda: {'stdout': 0, 'stderr': 0}, init=False)
     _lost: set[str] = field(factory=set, init=False)  # streams of which a message was left out
@@ -172,7 +172,7 @@ class OutputCollector:
         return {'output_type': 'stream', 'name': name, 'text': text}
 
     def _new_segment(self, name: str) -> _Segment:
-        stream = self._streams.setdefault(name, _Stream(self._cap))
+        stream = self._streams.setdefault(name, _StreamOutput(self._cap))
         before = next(
             (each for each in reversed(self._outputs) if isinstance(each, _Segment) and each.name == name), None
         )
@@ -182,7 +182,7 @@ class OutputCollector:
             before.finish()
         run = self._runs.get(name)
         if run is None:
-            run = self._runs[name] = _Segment(name, self._read.setdefault(name, _Stream(self._cap)))
+            run = self._runs[name] = _Segment(name, self._read.setdefault(name, _StreamOutput(self._cap)))
         segment = _Segment(name, stream, run)
         self._outputs.append(segment)
         return segment
@@ -444,7 +444,7 @@ def _standing_in(message: Message) -> Message:
 
 
 def readable(data: Mapping[str, Any]) -> str:
-    """Return the text that stands for a value: its plain text, or the source of what else it is where that says nothing."""
+    """Return the text that represents a value: its plain text, or the source of what else it is where that says nothing."""
     plain = data.get('text/plain')
     if isinstance(plain, str) and plain and not _NAMELESS.fullmatch(plain.strip()):
         return plain

@@ -199,7 +199,7 @@ class EngineOperations(ByVerb):
         stream: The attachment that keeps the container alive, which is closed in the end; None if nothing is attached.
         name: The sandbox's id, for messages and threads.
         user: The sandbox's own user; None is the image's.
-        cpu_count: How many processors the sandbox's CPU limit stands for; 0 for all there are.
+        cpu_count: How many processors the sandbox's CPU limit amounts to; 0 for all there are.
         pids_limit: How many processes there may be; None for no limit.
     """
 

@@ -37,7 +37,7 @@ from enclave.server.route import BYTES, Context, RawBody, Streamed
 
 SERVICE = 'process.Process'
 DEFAULT_USER = 'user'
-"""E2B's usual account. It stands for whichever account a sandbox runs as by itself."""
+"""E2B's usual account. It means whichever account a sandbox runs as by itself."""
 MAX_KEEPALIVE_SECONDS = 90.0
 MAX_SHOWN_BYTES = 64 << 10
 """How much of what a process was started with is kept for lists; of what is larger there is the program's name."""
