@@ -52,7 +52,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_no_two_classes_have_one_name() -> None:
-    """A leading underscore makes no other name. Proxies have the names of their blocking classes; what is defined inside another class has that one's."""
+    """An underscore makes no other name. Proxies have their blocking classes' names; what is inside a class has that one's."""
     homes: dict[str, list[str]] = {}
     for module, path in KNOWN.items():
         if module.startswith('enclave.') and not module.startswith('enclave.aio.'):
