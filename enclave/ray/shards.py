@@ -35,11 +35,11 @@ from enclave.errors import (
     SandboxStartError,
     ServerUnavailableError,
 )
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.pool import again
 from enclave.ray import cluster
-from enclave.ray.config import RayOptions
 from enclave.ray.metrics import ManagerGauges
+from enclave.ray.ray_options import RayOptions
 from enclave.ray.shard import Shard
 from enclave.ray.transport import ShardClient
 
@@ -122,7 +122,7 @@ class Shards:
         on_reports: Is given the record of a shard and its report, on the monitor's thread.
         on_lost: Is given the record of a shard that was lost, on the monitor's thread; it must not take long.
         on_tend: Is called again and again, on the monitor's thread, and returns whether somebody waits for what only reports
-            tell; it must not take long.
+            say; it must not take long.
         cancel_later: Runs something on another thread.
     """
 
@@ -158,7 +158,7 @@ class Shards:
         self._lost_count = 0
         self._closed: EnclaveError | None = None
         self._discover_at = 0.0
-        self._is_awaited = False  # whether somebody waits for what only reports tell; the monitor's alone
+        self._is_awaited = False  # whether somebody waits for what only reports say; the monitor's alone
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._monitor: threading.Thread | None = None

@@ -32,7 +32,7 @@ from enclave.sandboxes.notebook.kernel_process import KernelProcess
 from enclave.sandboxes.notebook.messages import Messenger, make_key
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.sandboxes.notebook.zmtp import ZmtpSocket
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.backends import NOTEBOOK_BACKENDS, Backend
 
 Start = Callable[..., NotebookSandbox]
@@ -473,7 +473,7 @@ from ipykernel.kernelbase import Kernel
 class EchoKernel(Kernel):
     implementation = 'echo'; implementation_version = '1'; banner = 'echo'
     language_info = {'name': 'echo', 'mimetype': 'text/plain', 'file_extension': '.txt'}
-    def do_execute(self, code, silent, store_history=True, user_expressions=None, allow_stdin=False, **words):
+    def do_execute(self, code, silent, store_history=True, user_expressions=None, allow_stdin=False, **kwargs):
         self.send_response(self.iopub_socket, 'stream', {'name': 'stdout', 'text': code[::-1]})
         return {'status': 'ok', 'execution_count': self.execution_count, 'payload': [], 'user_expressions': {}}
 if __name__ == '__main__':

@@ -27,12 +27,12 @@ from enclave.errors import (
     SandboxStateError,
     ToolArgumentsError,
 )
-from enclave.managers import registry as managers
+from enclave.managers import manager_factory as managers
 from enclave.managers.local import LocalSandboxManager
 from enclave.records import CommandResult, ToolResult
-from enclave.sandboxes import choice, registry
-from enclave.sandboxes.registry import SandboxFactory
-from enclave.tools import registry as tool_registry
+from enclave.sandboxes import choice, sandbox_factory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
+from enclave.tools import tool_factory
 from tests.support.aio import PATIENCE, until
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
@@ -49,7 +49,7 @@ def backend() -> FakeBackend:
 
 @pytest.fixture(autouse=True)
 def _registries_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool_registry.TOOLS, 'registered', dict(tool_registry.TOOLS.registered))
+    monkeypatch.setattr(tool_factory.TOOLS, 'registered', dict(tool_factory.TOOLS.registered))
     monkeypatch.setattr(aio.Sandbox._proxy_registry, 'proxies', dict(aio.Sandbox._proxy_registry.proxies))
 
 
@@ -97,7 +97,7 @@ def test_a_kind_that_nobody_names_is_chosen_off_the_loop_when_it_is_needed(
 
     monkeypatch.setattr(choice, '_chosen', None)
     monkeypatch.setattr(choice, 'choose', choose)
-    kinds = registry.SANDBOXES
+    kinds = sandbox_factory.SANDBOXES
     monkeypatch.setattr(kinds, 'registered', dict(kinds.registered))
     SandboxFactory.register_sandbox('bubblewrap', type('Chosen', (FakeSandbox,), {'backend': backend}))
 
@@ -514,9 +514,9 @@ def test_a_manager_of_ones_own_comes_back_from_the_factory(
             super().__init__(config, **options)
             self.made = 0
 
-        async def create_sandbox(self, *args: Any, **words: Any) -> str:
+        async def create_sandbox(self, *args: Any, **kwargs: Any) -> str:
             self.made += 1
-            found: str = await super().create_sandbox(*args, **words)
+            found: str = await super().create_sandbox(*args, **kwargs)
             return found
 
         async def create_two(self) -> list[str]:
@@ -1028,16 +1028,16 @@ def test_a_blocking_call_is_cancelled_when_its_loop_is_closed_under_it() -> None
 PRELUDE = """
 import asyncio, atexit, os, sys, threading
 from enclave import aio
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
-class Telling(FakeSandbox):
+class Reporting(FakeSandbox):
     backend = FakeBackend()
     def _stop(self, *, keep):
         super()._stop(keep=keep)
         os.write(1, b'ended\\n')
 
-SandboxFactory.register_sandbox('fake', Telling)
+SandboxFactory.register_sandbox('fake', Reporting)
 manager = aio.LocalSandboxManager(sweep=False, stop_grace=0.05)
 """
 

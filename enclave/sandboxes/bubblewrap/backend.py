@@ -27,8 +27,8 @@ from enclave.errors import (
 )
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.cgroups import Group, GroupLimits, find_cgroups
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.freezing import continue_all, stop_all
 from enclave.sandboxes.bubblewrap.launch import (
     CompileError,
@@ -146,8 +146,8 @@ class BubblewrapBackend(Backend):
         config = self.config
         return get_view(config.rootfs, config.python, network=config.network_enabled)
 
-    def _explain(self, words: str) -> str:
-        text = explain_failure(words, what=f'sandbox {self.id}', rootfs=self.config.rootfs)
+    def _explain(self, stderr: str) -> str:
+        text = explain_failure(stderr, what=f'sandbox {self.id}', rootfs=self.config.rootfs)
         if self._group is not None and self._group.count_oom_kills():
             text += f'; its memory ran out, so memory_limit {self.config.memory_limit!r} is too small'
         return text
