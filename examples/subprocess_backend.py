@@ -57,6 +57,6 @@ class SubprocessSandbox(AgentBackedSandbox):
 
 
 if __name__ == '__main__':
-    config = {'tools_config': ['python_executor'], 'working_dir': tempfile.mkdtemp()}
+    config = {'tools_config': ['python_executor']}
     with enclave.SandboxFactory.create_sandbox('subprocess', config) as sandbox:
         print(sandbox.execute_tool('python_executor', {'code': 'print(6 * 7)'}).output, end='')

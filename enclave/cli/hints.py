@@ -14,7 +14,7 @@ import click
 
 from enclave.suggest import suggest
 
-_WORDS = 'enclave.words'  # in a context's meta: the words that a group was called with
+_ARGUMENTS = 'enclave.arguments'  # in a context's meta: the arguments that a group was called with
 _COMMANDS = {
     'attach': 'exec -i ID COMMAND',
     'bash': 'shell',
@@ -86,15 +86,15 @@ _SYNONYMS = {
     '--no-net': '--no-network',
     '--ram': '--memory',
 }
-"""Other words for options, and ours, where a command has them."""
+"""Names that options have elsewhere, and theirs here, where a command has them."""
 
 
 class HintedGroup(click.Group):
     """A group whose wrong calls come with a hint."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words, for the hint, and continue."""
-        ctx.meta.setdefault(_WORDS, list(args))
+        """Keep the arguments, for the hint, and continue."""
+        ctx.meta.setdefault(_ARGUMENTS, list(args))
         return super().parse_args(ctx, args)
 
     def resolve_command(
@@ -126,18 +126,18 @@ class HintedGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            hint = find_hint(error, ctx.meta.get(_WORDS, ())) if ctx.parent is None else None
+            hint = find_hint(error, ctx.meta.get(_ARGUMENTS, ())) if ctx.parent is None else None
             if hint is not None:
                 raise click.UsageError(hint, ctx=error.ctx) from error
             raise
 
 
-def find_hint(error: click.UsageError, words: Sequence[str]) -> str | None:
-    """Return what to say of a wrong call with these words, where an option in it is docker's or another word for ours."""
-    if not words:
+def find_hint(error: click.UsageError, arguments: Sequence[str]) -> str | None:
+    """Return what to say of a wrong call with these arguments, where an option is docker's or has another name here."""
+    if not arguments:
         return None
-    command, options = words[0], []
-    for word in words[1:]:
+    command, options = arguments[0], []
+    for word in arguments[1:]:
         if not word.startswith('-'):
             break
         options.append(word.partition('=')[0])

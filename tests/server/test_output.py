@@ -25,6 +25,7 @@ from enclave.rulings import SHARED
 from enclave.sandboxes.kinds import SandboxKind, register_kind
 from enclave.server.serve import SandboxServer, create_server
 from enclave.tools.base import Tool
+from enclave.tools.budget import OUTPUT_DIR
 from enclave.wire import PARTS, from_parts
 from tests.support.process_kind import ProcessSandbox
 
@@ -32,6 +33,18 @@ PATIENCE = 300.0
 OPTIONS: dict[str, Any] = {'tools_config': ['shell_executor', 'python_executor'], 'max_output_bytes': 1 << 20}
 LARGE = 300_000
 PRINTS = f'head -c {LARGE} /dev/zero | tr "\\0" x'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def whole_outputs() -> Iterator[None]:
+    """Remove what these sandboxes, which have no file system of their own, kept of long outputs."""
+    place = Path(OUTPUT_DIR)
+    before = set(place.glob('*'))
+    yield
+    for file in set(place.glob('*')) - before:
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        place.rmdir()
 
 
 @pytest.fixture(scope='module')

@@ -47,16 +47,17 @@ def test_a_verb_is_everywhere_it_should_be() -> None:
 
 
 @pytest.mark.processes
-def test_a_backend_in_a_child_process_has_every_verb() -> None:
+def test_a_backend_in_a_child_process_has_every_verb(tmp_path: Path) -> None:
     program = (
-        'import tempfile, enclave, examples.subprocess_backend\n'
-        'with enclave.SandboxFactory.create_sandbox("subprocess", {"working_dir": tempfile.mkdtemp()}) as sandbox:\n'
+        'import sys, enclave, examples.subprocess_backend\n'
+        'with enclave.SandboxFactory.create_sandbox("subprocess", {"working_dir": sys.argv[1]}) as sandbox:\n'
         '    sandbox.write_file("a/b", "text")\n'
         '    sandbox.copy_path("a", "c", recursive=True)\n'
         '    print(sandbox.read_file("c/b").decode(), sandbox.run_script(["sh"], "echo $1", args=["hi"]).stdout)\n'
         '    print(sandbox.sandbox_type, sandbox.is_alive())\n'
     )
 
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=ROOT, check=True)
+    command = [sys.executable, '-c', program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
 
     assert done.stdout.split() == ['text', 'hi', 'subprocess', 'True']

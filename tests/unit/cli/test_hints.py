@@ -13,7 +13,7 @@ from tests.unit.cli.conftest import Invoke
 
 
 @pytest.mark.parametrize(
-    ('words', 'hint'),
+    ('arguments', 'hint'),
     [
         (['exec', '-it', 'abc', 'ls'], '-i runs the command on this terminal'),
         (['exec', '-ti', 'abc', 'ls'], '-i runs the command on this terminal'),
@@ -29,8 +29,10 @@ from tests.unit.cli.conftest import Invoke
         (['rm', '-f', 'abc'], '`rm` ends what runs by itself'),
     ],
 )
-def test_an_option_of_docker_is_answered_with_what_there_is_here(invoke: Invoke, words: list[str], hint: str) -> None:
-    result = invoke(*words)
+def test_an_option_of_docker_is_answered_with_what_there_is_here(
+    invoke: Invoke, arguments: list[str], hint: str
+) -> None:
+    result = invoke(*arguments)
 
     assert result.exit_code in (2, 125)
     assert hint in result.stderr
@@ -38,7 +40,7 @@ def test_an_option_of_docker_is_answered_with_what_there_is_here(invoke: Invoke,
 
 
 @pytest.mark.parametrize(
-    ('words', 'hint'),
+    ('arguments', 'hint'),
     [
         (['lst'], 'Did you mean `ms-enclave ps`?'),
         (['ls'], 'Did you mean `ms-enclave ps`?'),
@@ -51,8 +53,10 @@ def test_an_option_of_docker_is_answered_with_what_there_is_here(invoke: Invoke,
         (['qqqq'], '`ms-enclave --help` lists the commands.'),
     ],
 )
-def test_a_command_that_there_is_not_names_the_one_that_was_meant(invoke: Invoke, words: list[str], hint: str) -> None:
-    result = invoke(*words)
+def test_a_command_that_there_is_not_names_the_one_that_was_meant(
+    invoke: Invoke, arguments: list[str], hint: str
+) -> None:
+    result = invoke(*arguments)
 
     assert result.exit_code == 2
     assert hint in result.stderr
