@@ -238,7 +238,12 @@ class Service:
         if not is_own:
             self.policy.check_options(kind, options)
         config = self._validated(kind, options, is_own=is_own)
-        checked = self.policy.check_sandbox(kind, config, own_image=_image_of(own.sandbox_config))
+        checked = self.policy.check_sandbox(
+            kind,
+            config,
+            own_image=_own_option(own.sandbox_config, 'image'),
+            own_platform=_own_option(own.sandbox_config, 'platform'),
+        )
         if not is_own:
             self._note_paths(tenant, kind, config, checked)
         return Asked(kind, checked, why)
@@ -388,9 +393,9 @@ def _taken(sandbox_id: str) -> ConflictError:
     return ConflictError(f'the sandbox id {sandbox_id!r} is taken; choose another')
 
 
-def _image_of(config: Any) -> str | None:
-    """Return the image that the server's own configuration names."""
-    return config.get('image') if isinstance(config, Mapping) else getattr(config, 'image', None)
+def _own_option(config: Any, name: str) -> str | None:
+    """Return an option of the server's own configuration."""
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
 def _stop(manager: SandboxManager) -> None:
