@@ -20,7 +20,7 @@ from enclave.errors import (
     EngineUnavailableError,
     InvalidArgumentError,
 )
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from enclave.rulings import SHARED
 from enclave.sandboxes.kinds import KINDS, SandboxKind, register_kind

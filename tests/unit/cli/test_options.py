@@ -7,7 +7,7 @@ import click
 import pytest
 
 from enclave.cli.options import make_config, parse_env, parse_files, parse_value, parse_volume, split_target
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 
 
 def test_options_that_nobody_gave_are_the_librarys_defaults() -> None:
