@@ -150,7 +150,9 @@ def _check_ulimits(value: Any, name: str) -> None:
         )
     for limit, bounds in value.items():
         pair = isinstance(bounds, tuple) and len(bounds) == 2
-        if not pair or not all(isinstance(each, int) and not isinstance(each, bool) and -1 <= each < _ULIMIT for each in bounds):
+        if not pair or not all(
+            isinstance(each, int) and not isinstance(each, bool) and -1 <= each < _ULIMIT for each in bounds
+        ):
             raise ConfigurationError(
                 f'{name}[{quoted(limit)}] must be a whole number or (soft, hard), not {quoted(bounds)}'
             )
