@@ -141,7 +141,7 @@ def fusion_ping(context: Context) -> Text:
 def fusion_run_code(context: Context, body: RawBody) -> dict[str, Any]:
     """Compile and run a program in a sandbox of the key's pool."""
     sent = _object(body)
-    request = checked_request(context, code_request(sent))
+    request = checked_request(context, code_request(sent), pool=HANDLES)
     try:
         result = _pools_of(context.service).run(context.service, context.tenant, request)
     except (
