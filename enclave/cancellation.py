@@ -12,12 +12,15 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from attrs import define, field
 
 from enclave.errors import CallCancelledError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar('T')
 
 PIECE_BYTES = 1 << 20
 """How much of a transfer may continue after its work was cancelled."""
@@ -53,6 +56,14 @@ class Cancellation:
     def calls(self, action: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
         """Have ``action`` called if the work is cancelled within this block (or was before); it must be quick."""
         return _Called(self, action)
+
+    def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Return what a function does while this is the current one of the calling context."""
+        token = _current.set(self)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _current.reset(token)
 
     def undo(self) -> None:
         """Roll back, last things first, what the work has brought about and nobody is there to have; see `if_unwanted`."""
@@ -117,7 +128,7 @@ def _run(action: Callable[[], None]) -> None:
 def on_cancel(action: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
     """Have ``action`` called if the current context's work is cancelled within the block of what this returns."""
     current = _current.get()
-    return _NOTHING if current is None else current.calls(action)
+    return _NOTHING if current is None else _Called(current, action)
 
 
 def if_unwanted(undo: Callable[[], None]) -> None:
@@ -131,7 +142,7 @@ def if_unwanted(undo: Callable[[], None]) -> None:
 def is_cancelled() -> bool:
     """Return whether the current context's work was cancelled."""
     current = _current.get()
-    return current is not None and current.is_cancelled
+    return current is not None and current._cancelled  # one reading, which needs no lock
 
 
 def until_cancelled(pieces: Iterable[bytes], what: str) -> Iterator[bytes]:

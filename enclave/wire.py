@@ -58,6 +58,8 @@ _COLLECTIONS: dict[Any, type[Any]] = {
     collections.abc.MutableSet: set,
 }
 _STRING = frozenset({str})
+_EXACT = frozenset({str, int, bool})
+"""Types of which a value is itself."""
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
@@ -239,6 +241,8 @@ def _union_factory(cls: Any, made: cattrs.Converter) -> Hook:
     optional = len(members) < len(get_args(cls))
     if len(members) == 1:  # its own message says which part is wrong
         only, hook = members[0], hooks[members[0]]
+        if only in _EXACT:
+            return lambda value, _: value if type(value) is only or (value is None and optional) else hook(value, only)
         return lambda value, _: None if value is None and optional else hook(value, only)
 
     def structure(value: Any, _: Any) -> Any:
@@ -292,6 +296,8 @@ def _open_mapping_factory(cls: Any, made: cattrs.Converter) -> Callable[[Any], d
     """Metadata, mostly: what is plain in it is itself."""
 
     def unstructure(value: Mapping[str, Any]) -> dict[str, Any]:
+        if _STRING.issuperset(map(type, value)) and _PLAIN.issuperset(map(type, value.values())):
+            return dict(value)
         return {
             name if type(name) is str else made.unstructure(name): each
             if type(each) in _PLAIN
@@ -316,7 +322,7 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook_factory(attrs.has)(_attrs_factory)
     made.register_structure_hook_func(lambda cls: _origin(cls) is Literal, _structure_literal)
     made.register_structure_hook(Enum, _structure_enum)
-    for kind in (str, int, bool):
+    for kind in _EXACT:
         made.register_structure_hook(kind, _exactly(kind))
     made.register_structure_hook(float, _structure_float)
     made.register_structure_hook(bytes, _structure_bytes)
@@ -566,18 +572,14 @@ def count_values(text: bytes, limit: int) -> int:
 
     What looks like the beginning or end of a value in a string is not counted.
     """
-    bound = _count_separators(text)
+    bound = text.count(b',') + text.count(b'[') + text.count(b'{')
     if bound <= limit:
         return bound
     bare = text.replace(b'\\\\', b'').replace(b'\\"', b'')
     strings = bare.count(b'"') // 2
     if strings > 2 * limit:  # each is a value or the name of one
         return limit + 1
-    return _count_separators(b''.join(bare.split(b'"')[::2]))
-
-
-def _count_separators(text: bytes) -> int:
-    return text.count(b',') + text.count(b'[') + text.count(b'{')
+    return sum(map(b''.join(bare.split(b'"')[::2]).count, (b',', b'[', b'{')))
 
 
 def _refuse_constant(name: str) -> Any:

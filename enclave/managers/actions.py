@@ -64,6 +64,8 @@ class Action:
         is_long: Whether it may take as long as it takes; else an answer that does not come soon is an error.
         while_draining: Whether it works while the server stops.
         tag: The chapter of the OpenAPI document that it stands in.
+        template: The address with those names in braces.
+        answers: The type of the answer as it travels.
         text: What the OpenAPI document says of it, where its route has no function of its own, whose docstring says it.
     """
 
@@ -80,14 +82,14 @@ class Action:
     tag: str = ''
     text: str = ''
     template: str = field(init=False)
+    answers: Any = field(init=False)
 
     @template.default
     def _template(self) -> str:
         return re.sub('<([a-z_]+)>', r'{\1}', self.path)
 
-    @property
-    def answers(self) -> Any:
-        """The type of the answer as it travels."""
+    @answers.default
+    def _answers(self) -> Any:
         return DoneResponse if self.gives is None else self.gives
 
     def answer(self, value: Any, body: Any = None, **names: Any) -> Any:

@@ -164,6 +164,9 @@ class _WholeHttpResponse(HttpResponse):
     def close(self) -> None:
         """Do nothing."""
 
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
 
 class _Headers(dict[str, str]):
     """Headers by their names in lower case, asked for in any."""
@@ -281,7 +284,7 @@ class HttpTransport:
                 path,
                 query,
                 headers,
-                lambda: data,
+                data,
                 self._read_timeout(timeout),
                 is_repeatable=True,
                 stream=False,
@@ -365,7 +368,7 @@ class HttpTransport:
                 path,
                 query,
                 {},
-                lambda: None,
+                None,
                 self._read_timeout(0),
                 is_repeatable=True,
                 stream=True,
@@ -395,7 +398,7 @@ class HttpTransport:
         headers, data = _json_body(body)
         silence = 3 * KEEP_ALIVE_SECONDS
         response = self._send(
-            method, path, query, headers, lambda: data, silence, is_repeatable=True, stream=True, exchange=exchange
+            method, path, query, headers, data, silence, is_repeatable=True, stream=True, exchange=exchange
         )
         with response:
             self._check(response)
@@ -449,7 +452,7 @@ class HttpTransport:
         path: str,
         query: Mapping[str, Any] | None,
         headers: Mapping[str, str],
-        make_data: Callable[[], Any],
+        body: bytes | Callable[[], Any] | None,
         read_timeout: float | None,
         *,
         is_repeatable: bool,
@@ -459,6 +462,7 @@ class HttpTransport:
         """Send a request, again where that is safe and may help, and return the answer, whatever it says.
 
         Args:
+            body: Bytes, None, or what makes a body for each attempt.
             exchange: What the request is to be, so that others can end it.
         """
         url = self._base_url + path + (_query_text(query) if query else '')
@@ -469,7 +473,7 @@ class HttpTransport:
             key_headers = self._key_headers()
             try:
                 with _NOTHING if exchange is None else exchange.made():
-                    sent, data = {**headers, **key_headers}, make_data()
+                    sent, data = {**headers, **key_headers}, body() if callable(body) else body
                     response = None
                     if exchange is None and not stream and (data is None or isinstance(data, bytes)):
                         response = self._ask_quickly(method, url, sent, data, read_timeout)

@@ -271,6 +271,8 @@ def as_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a tool's parameters as they travel."""
     if parameters is not None and not isinstance(parameters, Mapping):
         raise InvalidArgumentError(f'the parameters must be a dict of arguments, not {quoted(parameters)}')
+    if {str}.issuperset(map(type, parameters or ())):
+        return dict(parameters or {})
     return {str(name): value for name, value in (parameters or {}).items()}
 
 

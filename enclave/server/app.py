@@ -183,7 +183,7 @@ class _RequestSteps:
         sender = environ.get(EARLY_KEY)
         if start is None or sender is None or environ.get('SERVER_PROTOCOL') != 'HTTP/1.1':
             return None
-        if OUTPUT_FRAMES not in visit.request.headers.get('Accept', ''):
+        if OUTPUT_FRAMES not in visit.accept:
             return None
 
         def begin() -> None:
@@ -227,7 +227,8 @@ class _RequestSteps:
         asked = request.headers.get(REQUEST_ID_HEADER)
         # A name and no secret: the system's generator would make each request wait for the interpreter's lock once more.
         request_id = asked if asked and _REQUEST_ID.fullmatch(asked) else f'{_NAMES.getrandbits(64):016x}'
-        return Visit(request, route, adapter, rule, path, request_id, time.perf_counter())
+        accept = request.headers.get('Accept', '')
+        return Visit(request, route, adapter, rule, path, request_id, time.perf_counter(), accept)
 
     # Before and after -------------------------------------------------------------------------------------------------
 
@@ -370,10 +371,10 @@ class _RequestSteps:
                 cancellation = Cancellation()
                 context = self._context(visit, tenant, cancellation)
                 stack.enter_context(context.held)
-                stack.enter_context(self._listed(visit, route, tenant))
+                self._list(visit, route, context)
                 if route.lane in ('call', 'program'):
                     context.on_gone(cancellation.cancel)
-                value = self._run(route, context, arguments)
+                value = cancellation.run(route.handler, context, **arguments)
                 if isinstance(value, Streamed):
                     return self._streamed(visit, value, stack.pop_all())
                 return self._answer(visit, value, context)
@@ -403,13 +404,14 @@ class _RequestSteps:
         return lanes.queued(route.lane, tenant.name, tenant.max_calls, on_gone, patience=patience)
 
     @staticmethod
-    def _listed(visit: Visit, route: Route, tenant: Tenant) -> contextlib.AbstractContextManager[None]:
+    def _list(visit: Visit, route: Route, context: Context) -> None:
         """Have a call be among those that run, as long as it does."""
         if route.lane not in ('call', 'stream', 'program'):
-            return _NOTHING
+            return
         if 'sandbox_id' in visit.path:
             visit.facts.setdefault('sandbox_id', visit.path['sandbox_id'])
-        return tenant.calls.running(route.name, visit.facts)
+        calls = context.tenant.calls
+        context.held.callback(calls.end, calls.begin(route.name, visit.facts))
 
     def _context(self, visit: Visit, tenant: Any, cancellation: Cancellation) -> Context:
         request = visit.request
@@ -424,15 +426,11 @@ class _RequestSteps:
             make_outlet=functools.partial(self._early, visit),
         )
 
-    def _run(self, route: Route, context: Context, arguments: dict[str, Any]) -> Any:
-        with context.cancellation.applied():
-            return route.handler(context, **arguments)
-
     def _once(self, visit: Visit, route: Route, tenant: Any, key: str, arguments: dict[str, Any]) -> RouteResponse:
         repeats = self._service.repeats
         for received in visit.request.headers.get(RECEIVED_HEADER, '').split():
             repeats.forget(tenant.name, received)
-        entry, is_mine = repeats.begin(tenant.name, key, _fingerprint(visit.request, route))
+        entry, is_mine = repeats.begin(tenant.name, key, _fingerprint(visit, route))
         context = self._context(visit, tenant, entry.cancellation)
         gone: list[bool] = []
 
@@ -445,8 +443,9 @@ class _RequestSteps:
             return self._repeated(visit, entry, gone)
         outcome = None
         try:
-            with context.held, self._listed(visit, route, tenant):
-                answer = self._answer(visit, self._run(route, context, arguments), context)
+            with context.held:
+                self._list(visit, route, context)
+                answer = self._answer(visit, entry.cancellation.run(route.handler, context, **arguments), context)
             answer.body = tuple(answer.body)
             outcome = StoredResponse(answer.status, answer.body, media_type=answer.media_type or JSON)
         except EnclaveError as error:
@@ -473,10 +472,12 @@ class _RequestSteps:
             return self._when_there_is_room(
                 size, visit, context, lambda: RouteResponse(early.whole(), media_type=OUTPUT_FRAMES)
             )
-        encoded, takes_parts = wire.encode(value), wire.PARTS in visit.request.headers.get('Accept', '')
+        encoded, takes_parts = wire.encode(value), wire.PARTS in visit.accept
         size = wire.weigh(encoded, LARGE_ANSWER, in_parts=takes_parts)
         if not size:
-            return _encoded_answer(encoded, takes_parts)
+            text = wire.encoded_to_json(encoded)
+            if not takes_parts or len(text) < wire.PART_CHARACTERS:  # no text in it is long
+                return RouteResponse((text.encode('ascii'),))
         return self._when_there_is_room(size, visit, context, lambda: _encoded_answer(encoded, takes_parts))
 
     def _when_there_is_room(
@@ -646,12 +647,12 @@ def _idempotency_key(visit: Visit) -> str | None:
     return key
 
 
-def _fingerprint(request: Any, route: Route) -> bytes:
+def _fingerprint(visit: Visit, route: Route) -> bytes:
+    request, accepted = visit.request, visit.accept
     digest = hashlib.sha256()
     for part in (route.name, request.full_path):
         digest.update(part.encode('utf-8', 'surrogateescape') + b'\0')
     digest.update(request.get_data(cache=True))
-    accepted = request.headers.get('Accept', '')
     digest.update(b'\0parts' if wire.PARTS in accepted else b'')
     digest.update(b'\0frames' if OUTPUT_FRAMES in accepted else b'')
     return digest.digest()

@@ -145,6 +145,7 @@ class Visit:
         route: None where there is none at this address.
         rule: The address of the route, as it is declared; ``-`` where there is none.
         path: What the variables in the address are.
+        accept: The media types that the client takes.
         facts: What handlers say, for the audit line.
         known: Whether the client has shown that it may come in.
         start_response: WSGI's; None where the answer is Flask's.
@@ -158,6 +159,7 @@ class Visit:
     path: Mapping[str, str]
     request_id: str
     started: float
+    accept: str
     who: str = ANONYMOUS
     key: Any = None
     named_sandbox: str | None = None
@@ -232,6 +234,10 @@ def send(
     if isinstance(answer.body, (list, tuple)) and answer.status not in _NO_BODY:
         headers.append(('Content-Length', str(sum(map(len, answer.body)))))
     start_response(_status(answer.status), headers)
+    if not answer.on_close and isinstance(answer.body, tuple) and len(answer.body) == 1:
+        (piece,) = answer.body
+        if isinstance(piece, bytes):
+            return [piece]
     return _Texts(answer) if as_texts else Body(answer)
 
 

@@ -135,6 +135,8 @@ class Lanes:
         }
         self._waiting = Shares(waiting, keys)
         self._memory = Shares(memory, keys)
+        self.largest_call = memory // 4
+        """How many bytes of output one call may hold at most."""
         self._answers: dict[str, int] = {}  # large ones that are being sent, by tenant
         self._quick = 0
         self._refused = 0
@@ -209,27 +211,33 @@ class Lanes:
         finally:
             self._give_turn(lane, tenant, taken)
 
-    @property
-    def largest_call(self) -> int:
-        """How many bytes of output one call may hold at most."""
-        return self._memory.limit // 4
+    @contextlib.contextmanager
+    def holding(self, tenant: str, size: int) -> Iterator[None]:
+        """Hold room for the block; see `take_room`."""
+        amount = self.take_room(tenant, size)
+        try:
+            yield
+        finally:
+            self.give_room(tenant, amount)
 
-    def holding(self, tenant: str, size: int) -> contextlib.AbstractContextManager[None]:
-        """Hold room for output of so many bytes for the block; no call is larger than a quarter of all there is.
+    def take_room(self, tenant: str, size: int) -> int:
+        """Take room for output of so many bytes, and return how much `give_room` is to be called with.
+
+        No call is larger than a quarter of all there is.
 
         Raises:
             TooManyRequestsError: Other calls hold it.
         """
-        return _Room(self, tenant, size)
-
-    def _take_room(self, tenant: str, amount: int) -> None:
+        amount = min(size, self.largest_call)
         with self._lock:
             if not self._memory.has_room(tenant, amount):
                 self._refused += 1
                 raise _full('the server is busy: the calls that continue may have as much output as it keeps at once')
             self._memory.take(tenant, amount)
+        return amount
 
-    def _give_room(self, tenant: str, amount: int) -> None:
+    def give_room(self, tenant: str, amount: int) -> None:
+        """Give room back."""
         with self._lock:
             self._memory.give(tenant, amount)
             if self._watchers:
@@ -445,23 +453,6 @@ class _QueueBlock:
 
     def __exit__(self, *_: object) -> None:
         self._lanes._give_turn(*self._asked[:2])
-
-
-class _Room:
-    """The block of `Lanes.holding`."""
-
-    __slots__ = ('_lanes', '_size', '_tenant')
-
-    def __init__(self, lanes: Lanes, tenant: str, size: int) -> None:
-        self._lanes = lanes
-        self._tenant = tenant
-        self._size = min(size, lanes.largest_call)
-
-    def __enter__(self) -> None:
-        self._lanes._take_room(self._tenant, self._size)
-
-    def __exit__(self, *_: object) -> None:
-        self._lanes._give_room(self._tenant, self._size)
 
 
 def _full(message: str) -> TooManyRequestsError:

@@ -96,9 +96,13 @@ class Context:
             PolicyError: It may not have so much.
             TooManyRequestsError: Other calls hold what there is.
         """
-        self.service.policy.check_output_bytes(asked)
-        size = self.usual_output(sandbox_id, pool=pool, tool=tool, max_chars=max_chars) if asked is None else asked
-        self.held.enter_context(self.service.lanes.holding(self.tenant.name, 2 * size))
+        if asked is None:
+            size = self.usual_output(sandbox_id, pool=pool, tool=tool, max_chars=max_chars)
+        else:
+            self.service.policy.check_output_bytes(asked)
+            size = asked
+        lanes, name = self.service.lanes, self.tenant.name
+        self.held.callback(lanes.give_room, name, lanes.take_room(name, 2 * size))
 
     def running_output(self, sandbox_id: str, asked: int | None) -> contextlib.AbstractContextManager[None]:
         """Return the room for the output of what runs on while clients come and go, to be held until its end.

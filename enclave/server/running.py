@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import time
@@ -33,9 +32,19 @@ class RunningCalls:
     _table: dict[int, tuple[str, Mapping[str, Any], float]] = field(factory=dict, init=False, repr=False)
     _numbers: Iterator[int] = field(factory=itertools.count, init=False, repr=False)
 
-    def running(self, verb: str, facts: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """Have a call listed during the block. ``facts`` may get ``sandbox_id`` and ``tool_name`` while it runs."""
-        return _Listed(self, verb, facts)
+    def begin(self, verb: str, facts: Mapping[str, Any]) -> int:
+        """Have a call listed until `end`, which takes what this returns. ``facts`` may get ``sandbox_id`` and ``tool_name``
+        while it runs.
+        """
+        number = next(self._numbers)
+        with self._lock:
+            self._table[number] = (verb, facts, time.monotonic())
+        return number
+
+    def end(self, number: int) -> None:
+        """List a call no longer."""
+        with self._lock:
+            del self._table[number]
 
     def list(self) -> list[RunningCall]:
         """Return the calls that run, the longest first."""
@@ -50,25 +59,3 @@ class RunningCalls:
                 RunningCall(what=what, sandbox_id=None if sandbox is None else str(sandbox)[:100], seconds=now - began)
             )
         return calls
-
-
-class _Listed:
-    """The block of `RunningCalls.running`."""
-
-    __slots__ = ('_calls', '_facts', '_number', '_verb')
-
-    def __init__(self, calls: RunningCalls, verb: str, facts: Mapping[str, Any]) -> None:
-        self._calls = calls
-        self._verb = verb
-        self._facts = facts
-
-    def __enter__(self) -> None:
-        calls = self._calls
-        self._number = next(calls._numbers)
-        with calls._lock:
-            calls._table[self._number] = (self._verb, self._facts, time.monotonic())
-
-    def __exit__(self, *_: object) -> None:
-        calls = self._calls
-        with calls._lock:
-            del calls._table[self._number]
