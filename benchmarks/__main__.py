@@ -38,7 +38,7 @@ NUMPY = ('bench-numpy', 'numpy')
 
 
 def find_kinds() -> tuple[list[str], str]:
-    """Return the kinds of sandboxes that this machine can make, and its engine in words."""
+    """Return the kinds of sandboxes that this machine can make, and a description of its engine."""
     kinds, engine = [], 'no container engine'
     with contextlib.suppress(Exception):
         from enclave.sandboxes.docker.engine import get_engine

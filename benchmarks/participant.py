@@ -107,7 +107,7 @@ class Participant:
             self._process.stdin.write(json.dumps({'do': what, **arguments}) + '\n')
             self._process.stdin.flush()
         except OSError as error:
-            raise ParticipantError(f'its process ended: {self._last_words()}') from error
+            raise ParticipantError(f'its process ended: {self._stderr_tail()}') from error
 
     def receive(self) -> dict[str, Any]:
         assert self._process is not None
@@ -119,13 +119,13 @@ class Participant:
             raise ParticipantError(f'no answer within {PATIENCE_SECONDS:.0f} s')
         line = self._process.stdout.readline()
         if not line:
-            raise ParticipantError(f'its process ended: {self._last_words()}')
+            raise ParticipantError(f'its process ended: {self._stderr_tail()}')
         answer: dict[str, Any] = json.loads(line)
         if 'error' in answer:
             raise ParticipantError(answer['error'])
         return answer
 
-    def _last_words(self) -> str:
+    def _stderr_tail(self) -> str:
         lines = self._log.read_text('utf-8', 'replace').strip().splitlines() if self._log is not None else []
         return lines[-1][:300] if lines else 'it printed nothing'
 

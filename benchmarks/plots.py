@@ -35,8 +35,8 @@ def save(figure, folder, name):
     pyplot.close(figure)
 
 
-def colour(name):
-    """Return which colour a way has: this library, the floors, the peers."""
+def pick_color(name):
+    """Return which color a way has: this library, the floors, the peers."""
     peers = ('ms-enclave', 'llm-sandbox', 'swe-rex', 'inspect-ai', 'smolagents', 'autogen-ext')
     return '#3f51b5' if name.startswith('enclave') else '#c62828' if name in peers else '#757575'
 
@@ -47,7 +47,7 @@ def bars(axes, title, figures):
         ((statistics.median(values) * 1000, name) for name, values in figures.items() if values), reverse=True
     )
     axes.barh(
-        [name for _, name in medians], [value for value, _ in medians], color=[colour(name) for _, name in medians]
+        [name for _, name in medians], [value for value, _ in medians], color=[pick_color(name) for _, name in medians]
     )
     axes.set_xscale('log')
     axes.set_title(f'{title}, ms')

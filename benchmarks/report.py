@@ -44,9 +44,9 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _goals(results: Mapping[str, Any]) -> list[str]:
     lines = ['## Goals', '', '| what | goal | measured | |', '| --- | --- | --- | --- |']
-    words = {True: 'reached', False: '**missed**', None: ''}
+    verdicts = {True: 'reached', False: '**missed**', None: ''}
     found = goals(results)
-    lines += [f'| {each.what} | {each.goal} | {each.measured} | {words[each.met]} |' for each in found]
+    lines += [f'| {each.what} | {each.goal} | {each.measured} | {verdicts[each.met]} |' for each in found]
     missed = [each for each in found if each.met is False and each.why]
     if missed:
         lines += ['', 'What stands between a missed line and its goal:', '']
@@ -198,11 +198,11 @@ def _size(count: int) -> str:
 
 
 def _tables(tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    words = {True: 'reached', False: '**missed**', None: ''}
+    verdicts = {True: 'reached', False: '**missed**', None: ''}
     lines: list[str] = []
     for table in tables:
         lines += [f'## {table["title"]}', '', '| what | measured | goal | |', '| --- | --- | --- | --- |']
         for row in table['rows']:
-            lines.append(f'| {row["what"]} | {row["measured"]} | {row["goal"]} | {words[row["met"]]} |')
+            lines.append(f'| {row["what"]} | {row["measured"]} | {row["goal"]} | {verdicts[row["met"]]} |')
         lines.append('')
     return lines

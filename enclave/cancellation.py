@@ -28,7 +28,7 @@ _current: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar('
 
 @define(eq=False)
 class Cancellation:
-    """Something that may be cancelled once. Lives as long as the work it stands for. Any thread may cancel it."""
+    """Something that may be cancelled once. Lives as long as its work. Any thread may cancel it."""
 
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     # Guarded by _lock:

@@ -42,7 +42,7 @@ class CellResult(Model):
     Attributes:
         status: ``success``, ``error`` (it raised, its kernel ended, or did not say how it went), ``timeout`` or ``cancelled``
             (it was interrupted). An error that is only shown, by ``showtraceback()`` for one, is an output and no failure.
-        outputs: In order, as a notebook stores them. Where some were too many to keep, words stand in their place, which have
+        outputs: In order, as a notebook stores them. Where some were too many to keep, a text stands in their place, which has
             ``enclave`` in their metadata; the value and the error are kept all the same.
         text: What a person reads: stdout and the values shown, in order. Standard error is not in it.
         stdout, stderr: All of the one stream; past the cap head and tail are kept around a visible marker, ``*_truncated``

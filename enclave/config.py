@@ -112,7 +112,7 @@ def whole_number(minimum: int, maximum: int | None = None, *, none: bool = False
 def is_text(value: Any) -> bool:
     """Return whether a value is text that the operating system can take: without NUL, and with a form as bytes.
 
-    That is UTF-8, where other bytes are as `os.fsdecode` stands for them; other lone surrogates have none.
+    That is UTF-8, where other bytes are as `os.fsdecode` represents them; other lone surrogates have none.
     """
     if not isinstance(value, str) or '\0' in value:
         return False
@@ -145,7 +145,7 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else value
 
 
-def as_words(value: Iterable[str]) -> Any:
+def as_strings(value: Iterable[str]) -> Any:
     """Return an iterable of strings as a tuple; leave the rest for the validator to refuse."""
     return as_tuple(value)
 
@@ -307,12 +307,12 @@ def refuses_unknown_keys(cls: C) -> C:
     known = [attribute.name for attribute in attrs.fields(cls)]
 
     @functools.wraps(made)
-    def init(self: Any, *args: Any, **words: Any) -> None:
-        for word in words:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        for word in kwargs:
             if word not in known:
                 hint = did_you_mean(word, sorted(known))
                 raise ConfigurationError(f'{cls.__name__} has no option {quoted(word)}; {hint}')
-        made(self, *args, **words)
+        made(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[misc]
     return cls

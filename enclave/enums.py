@@ -1,4 +1,4 @@
-"""The closed sets of words (layer 0). All are ``str`` enums: their values are what travels and what users compare with."""
+"""The closed sets of names (layer 0). All are ``str`` enums: their values are what travels and what users compare with."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class SandboxType(_Word):
 
 
 GENERAL_TYPES = (SandboxType.DOCKER, SandboxType.BUBBLEWRAP)
-"""The kinds of this library that are not for notebooks. As what a tool requires, the first one stands for every kind that is
+"""The kinds of this library that are not for notebooks. As what a tool requires, the first one means every kind that is
 not."""
 NOTEBOOK_TYPES = (SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP_NOTEBOOK)
 """The kinds of this library with Jupyter kernels, which load only the tools that are made for them. As what a tool requires, the
-first one stands for every kind with kernels."""
+first one means every kind with kernels."""
 
 
 class SandboxStatus(_Word):

@@ -158,17 +158,17 @@ class TrackedConnection:
         super().connect()  # type: ignore[misc]
         self.show_socket()
 
-    def request(self, *args: Any, **words: Any) -> None:
+    def request(self, *args: Any, **kwargs: Any) -> None:
         """Send a request; its head and a small body at once, since two sends would wake the other side twice."""
         self._begin()
-        body = words.get('body')
+        body = kwargs.get('body')
         if not isinstance(body, bytes) or len(body) > JOINED_BYTES:
-            super().request(*args, **words)  # type: ignore[misc]
+            super().request(*args, **kwargs)  # type: ignore[misc]
             return
         held: list[bytes] = []
         self._held = held
         try:
-            super().request(*args, **words)  # type: ignore[misc]
+            super().request(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._held = None
         self.send(b''.join(held))
@@ -180,10 +180,10 @@ class TrackedConnection:
         else:
             super().send(data)  # type: ignore[misc]
 
-    def request_chunked(self, *args: Any, **words: Any) -> None:
+    def request_chunked(self, *args: Any, **kwargs: Any) -> None:
         """Send a request whose body comes in pieces; urllib3 before 2 has another method for that."""
         self._begin()
-        super().request_chunked(*args, **words)  # type: ignore[misc]
+        super().request_chunked(*args, **kwargs)  # type: ignore[misc]
 
     def _begin(self) -> None:
         exchange = _current.get()
@@ -263,20 +263,20 @@ class _Response(HTTPResponse):
             self.will_close = True
 
 
-class _HttpLine(TrackedConnection, HTTPConnection):
+class _HttpConnection(TrackedConnection, HTTPConnection):
     response_class = _Response
 
 
-class _HttpsLine(TrackedConnection, HTTPSConnection):
+class _HttpsConnection(TrackedConnection, HTTPSConnection):
     response_class = _Response
 
 
-class _HttpLines(TrackedPool, HTTPConnectionPool):
-    ConnectionCls = _HttpLine
+class _HttpPool(TrackedPool, HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
 
 
-class _HttpsLines(TrackedPool, HTTPSConnectionPool):
-    ConnectionCls = _HttpsLine
+class _HttpsPool(TrackedPool, HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
 
 
 class Broken(Exception):
@@ -579,5 +579,5 @@ def _read_unusual(link: socket.socket, begun: bytes) -> tuple[WholeResponse, boo
     ), False
 
 
-LINES: dict[str, type[HTTPConnectionPool]] = {'http': _HttpLines, 'https': _HttpsLines}
+LINES: dict[str, type[HTTPConnectionPool]] = {'http': _HttpPool, 'https': _HttpsPool}
 """Pools by scheme, for the ``pool_classes_by_scheme`` of a urllib3 `PoolManager`."""

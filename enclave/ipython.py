@@ -72,7 +72,7 @@ class EnclaveMagics(Magics):
                 return
             if given.kernel != 'default':
                 sandbox.create_kernel(given.kernel, exist_ok=True)
-            shown = _Shown()
+            shown = _CellDisplay()
             result = sandbox.execute_cell(cell, given.timeout, kernel=given.kernel, on_output=shown.show)
         self._keep(given.output, result)
         if not result.success:
@@ -105,8 +105,8 @@ class EnclaveMagics(Magics):
         """Control the sandbox: ``open [KIND] [OPTION=VALUE ...]``, ``status``, ``restart``, ``stop``, ``put FILE [TO]``,
         ``get FILE [TO]``.
         """
-        words = line.split()
-        verb, rest = (words[0], words[1:]) if words else ('status', [])
+        arguments = line.split()
+        verb, rest = (arguments[0], arguments[1:]) if arguments else ('status', [])
         actions: dict[str, Callable[..., Any]] = {
             'open': self._do_open,
             'status': lambda: self.sandbox.get_info() if self.sandbox is not None else print('no sandbox is open'),
@@ -123,12 +123,12 @@ class EnclaveMagics(Magics):
             except TypeError as error:
                 raise UsageError(f'%enclave {verb}: {error}') from None
 
-    def _do_open(self, *words: str) -> Any:
+    def _do_open(self, *arguments: str) -> Any:
         from enclave.wire import from_json
 
-        kinds = [word for word in words if '=' not in word]
+        kinds = [word for word in arguments if '=' not in word]
         options: dict[str, Any] = {}
-        for name, _, text in (word.partition('=') for word in words if '=' in word):
+        for name, _, text in (word.partition('=') for word in arguments if '=' in word):
             try:
                 options[name] = from_json(text)
             except EnclaveError:
@@ -145,7 +145,7 @@ class EnclaveMagics(Magics):
             sandbox.stop()
 
 
-class _Shown:
+class _CellDisplay:
     """Shows a cell's outputs as they come. Lives for one cell."""
 
     def show(self, output: Mapping[str, Any]) -> None:

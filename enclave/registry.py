@@ -40,7 +40,7 @@ class Registry(Generic[T]):
             self.registered[name] = thing
 
     def find(self, name: str) -> T | None:
-        """Return what a name stands for, or None."""
+        """Return what has a name, or None."""
         with self._lock:
             found = self.registered.get(name)
         if found is None and name in self._built_in:

@@ -73,7 +73,7 @@ class Ruling:
     Attributes:
         check: Does it.
         names_host_paths: The value is a path of the host, or a dict by such paths. A client of a server must write them as they
-            are: what stands for another path (``.``, ``~``) is refused before anything is made of it.
+            are: what means another path (``.``, ``~``) is refused before anything is made of it.
     """
 
     check: Check
@@ -257,7 +257,7 @@ def check_host_paths(rulings: Rulings | None, options: SandboxConfig | Mapping[s
     """Check that the host paths which a client names are written out.
 
     Raises:
-        ConfigurationError: One stands for another path of the host, which is not reported.
+        ConfigurationError: One means another path of the host, which is not reported.
     """
     for option, path in host_paths_in(rulings, options) if isinstance(options, Mapping) else ():
         if isinstance(path, str) and path.startswith(('.', '~')):

@@ -25,8 +25,8 @@ def suggest(name: str, known: Iterable[str], *, missing: Collection[str] = (), i
         related = [each for each in candidates if _is_part(name, each)]
         if related:
             return min(related, key=len)
-        words = {word for each in candidates for word in each.split('_') if len(word) > 2}
-        near = difflib.get_close_matches(name, words, n=1, cutoff=0.8)  # ``memroy`` for ``memory_limit``
+        parts = {word for each in candidates for word in each.split('_') if len(word) > 2}
+        near = difflib.get_close_matches(name, parts, n=1, cutoff=0.8)  # ``memroy`` for ``memory_limit``
         if near:
             return min((each for each in candidates if near[0] in each.split('_')), key=len)
     return None

@@ -188,7 +188,7 @@ def absolute(path: str, directory: str) -> str:
 
 
 def as_text(text: str, name: str) -> str:
-    """Return text that an operating system can be given: without NUL, and UTF-8 but for what `os.fsdecode` stands for."""
+    """Return text that an operating system can be given: without NUL, and UTF-8 but for what `os.fsdecode` represents."""
     if '\0' in text:
         raise InvalidArgumentError(f'{name} must not contain NUL')
     try:
@@ -199,7 +199,7 @@ def as_text(text: str, name: str) -> str:
 
 
 def as_bytes(data: Any, name: str) -> bytes:
-    """Return bytes, or text as the sandbox will see it: UTF-8, with other bytes as `os.fsdecode` stands for them."""
+    """Return bytes, or text as the sandbox will see it: UTF-8, with other bytes as `os.fsdecode` represents them."""
     if isinstance(data, str):
         try:
             return data.encode('utf-8', 'surrogateescape')
@@ -286,8 +286,8 @@ def _count(*, default: int | None, description: str = '') -> Any:
 
 
 def _mode(*, default: int | None, description: str = '') -> Any:
-    words = described(description=description, minimum=0, maximum=0o7777)
-    return field(default=default, validator=_checked(check_mode), metadata=words)
+    metadata = described(description=description, minimum=0, maximum=0o7777)
+    return field(default=default, validator=_checked(check_mode), metadata=metadata)
 
 
 def _flag(default: bool, description: str = '') -> Any:
@@ -353,7 +353,7 @@ class Script(Model):
     """
 
     # With a `name` the file is called that, and the private directory that it is in is the working directory. If it `is_sourced`,
-    # the command has at `at` a shell's words that read the file, as the shell would read it after ``-c``.
+    # the command has at `at` a shell's code that reads the file, as the shell would read it after ``-c``.
 
     omits_defaults: ClassVar[bool] = True
     local_fields: ClassVar[frozenset[str]] = frozenset({'name', 'is_sourced'})

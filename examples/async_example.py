@@ -1,4 +1,4 @@
-"""The asynchronous faces: many sandboxes from one event loop, a pool, cancelling, and a tool written with `async def`.
+"""The asynchronous proxies: many sandboxes from one event loop, a pool, cancelling, and a tool written with `async def`.
 
 Run with: python examples/async_example.py. Needs a Docker engine on this machine.
 """

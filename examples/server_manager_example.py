@@ -70,7 +70,7 @@ def main() -> None:
         ]
         print('  ', [call.result().output.strip() for call in calls])
 
-        print('6. Errors are those of a local manager; refusals are in the words of the policy.')
+        print('6. Errors are those of a local manager; refusals are those of the policy.')
         for options in ({'privileged': True}, {'image': 'unheard/of'}, {'memory_limit': '64g'}):
             try:
                 manager.create_sandbox(SandboxType.DOCKER, options)

@@ -3,7 +3,7 @@
 Run with: python examples/web_application.py [--serve]
 
 Here both are started in one process and asked once; --serve leaves the application running on port 5000. In production the
-server is a process of its own (`ms-enclave server`), and ENCLAVE_URL and ENCLAVE_API_KEY tell the application of it.
+server is a process of its own (`ms-enclave server`), and ENCLAVE_URL and ENCLAVE_API_KEY name it to the application.
 """
 
 from __future__ import annotations

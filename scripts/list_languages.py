@@ -15,8 +15,8 @@ DOCUMENT = Path(__file__).parents[1] / 'docs' / 'languages.md'
 BEGIN, END = '<!-- table of languages -->', '<!-- end of the table -->'
 
 
-def _command(words: tuple[str, ...]) -> str:
-    text = ' '.join(words)
+def _command(argv: tuple[str, ...]) -> str:
+    text = ' '.join(argv)
     text = text if len(text) <= 60 else f'{text[:57]}...'
     return (
         '`'

@@ -128,7 +128,7 @@ def consent(what: str, steps: list[str]) -> bool:
 
 
 def sudo() -> list[str]:
-    """Return the words that make a command run as root."""
+    """Return the arguments that make a command run as root."""
     if os.geteuid() == 0:
         return []
     if shutil.which('sudo') is None:
@@ -237,7 +237,7 @@ def answers() -> bool:
 
 
 def describe() -> str:
-    """Return the engine in a few words."""
+    """Return a short description of the engine."""
     with Engine(timeout=ANSWER_TIMEOUT) as engine:
         info = engine.describe()
     return f'{info.name} {info.version} at {info.address} ({info.storage_driver}, cgroup v{info.cgroup_version})'

@@ -16,7 +16,7 @@ DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted(ROOT.glob('docs/**/*.md')), *so
 EXAMPLES = sorted(ROOT.glob('examples/*.py'))
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 OUTPUT = re.compile(r'\s*^```text\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-"""A block of text right after a program is what that prints; three dots stand for anything."""
+"""A block of text right after a program is what that prints; three dots match anything."""
 LINK = re.compile(r'\[[^\]]+\]\((?!https?:|#|mailto:)([^)#]+)')
 OWN_LINK = re.compile(r'https://github\.com/modelscope/ms-enclave/(?:blob|tree)/main/([^)#\s]+)')
 E2B_PAGE = 'docs/e2b.md'
@@ -191,11 +191,11 @@ def test_console_blocks_hold_commands_that_exist(block: Block) -> None:
             continue
         found = COMMAND.findall(shown)
         assert found or shown.startswith('export '), f'{line!r}: other commands go into a bash block, which is run'
-        for program, words in found:
+        for program, arguments in found:
             if program == 'make':
-                planned = ['make', '-n', *words.split()]
+                planned = ['make', '-n', *arguments.split()]
             else:
-                command = words.split()[: 2 if words.split()[0] in GROUPS else 1]
+                command = arguments.split()[: 2 if arguments.split()[0] in GROUPS else 1]
                 planned = [sys.executable, '-m', 'enclave.cli', *command, '--help']
             done = subprocess.run(planned, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f'{line!r}: {done.stderr}'

@@ -312,7 +312,7 @@ RESTORED = IGNORED + ((signal.SIGXFSZ,) if hasattr(signal, 'SIGXFSZ') else ())
 NOBODYS_UID = 0x7FFFFFF0
 NO_ID = 0xFFFFFFFF  # the first number that no user and no group can have
 OOM_FILES = ('/sys/fs/cgroup/memory.events', '/sys/fs/cgroup/memory/memory.oom_control')
-# What a group holds, its limit, its numbers in detail and those of them that the kernel can take back; version 2 and 1.
+# What a group holds, its limit, its numbers in detail and those of them that the kernel can reclaim; version 2 and 1.
 MEMORY_FILES = (
     ('/sys/fs/cgroup/', 'memory.current', 'memory.max', (b'inactive_file', b'active_file')),
     (
@@ -324,7 +324,7 @@ MEMORY_FILES = (
 )
 # What a loader may set from outside before `main` runs:
 OOM_EVENTS = -1  # a descriptor of such a file, where the sandbox does not see one
-CPU_COUNT = 0  # how many processors the CPU limit stands for; 0 where there is no limit
+CPU_COUNT = 0  # how many processors the CPU limit amounts to; 0 where there is no limit
 PIDS_LIMIT = 0  # how many processes and threads there may be; 0 where there is no limit
 
 PATH_MAX = 4096  # the bytes of a path with the one that ends it (limits.h of Linux)
@@ -413,7 +413,7 @@ def load_prctl(library):
     except OSError:
         function = None
     if function is None:
-        return lambda *words: -1
+        return lambda *args: -1
     return lambda option, value: int(function(option, int(value), 0, 0, 0))
 
 
@@ -456,14 +456,14 @@ class Memory(object):
         try:
             with open(path, 'rb') as lines:
                 for line in lines:
-                    words = line.split()
-                    if not words[0].endswith(b':'):
-                        first, _, last = words[0].partition(b'-')
-                        is_file = words[1] in (b'r-xp', b'r--p') and len(words) > 5 and words[5].startswith(b'/')
+                    fields = line.split()
+                    if not fields[0].endswith(b':'):
+                        first, _, last = fields[0].partition(b'-')
+                        is_file = fields[1] in (b'r-xp', b'r--p') and len(fields) > 5 and fields[5].startswith(b'/')
                         start, size = int(first, 16), int(last, 16) - int(first, 16) if is_file else 0
-                    elif words[0] == b'Anonymous:' and (words[1] != b'0' or size >= 1 << 30):
+                    elif fields[0] == b'Anonymous:' and (fields[1] != b'0' or size >= 1 << 30):
                         size = 0
-                    elif size and words[0] == b'Swap:' and words[1] == b'0':
+                    elif size and fields[0] == b'Swap:' and fields[1] == b'0':
                         found.append((start, size))
         except (OSError, ValueError, IndexError):
             return []
@@ -512,7 +512,7 @@ def open_oom_events():
 
 def read_memory_held():
     # type: () -> Tuple[int, int]
-    """Return how many bytes the sandbox's group holds that the kernel cannot take back, and its limit; (0, 0) if not known."""
+    """Return how many bytes the sandbox's group holds that the kernel cannot reclaim, and its limit; (0, 0) if not known."""
     for place, usage, limit, reclaimable in MEMORY_FILES:
         try:
             with open(place + usage, 'rb') as file:
@@ -551,9 +551,9 @@ def read_processes(freeze=None):
                 continue
             finally:
                 os.close(fd)
-            words = line[line.rfind(b')') + 2 :].split(None, 18)
-            if len(words) == 19:
-                found[int(name)] = (int(words[1]), words[0], int(words[2]), int(words[17]))
+            fields = line[line.rfind(b')') + 2 :].split(None, 18)
+            if len(fields) == 19:
+                found[int(name)] = (int(fields[1]), fields[0], int(fields[2]), int(fields[17]))
     return found
 
 
@@ -592,10 +592,10 @@ def read_usage(pid):
     # type: (int) -> Tuple[int, int, int]
     """Return (clock ticks of processor time, bytes of memory, ticks of the children it has waited for) of a process."""
     line = read_line('/proc/%d/stat' % pid)
-    words = line[line.rfind(b')') + 2 :].split()
-    if len(words) < 22:
+    fields = line[line.rfind(b')') + 2 :].split()
+    if len(fields) < 22:
         return 0, 0, 0
-    return int(words[11]) + int(words[12]), int(words[21]) * PAGE, int(words[13]) + int(words[14])
+    return int(fields[11]) + int(fields[12]), int(fields[21]) * PAGE, int(fields[13]) + int(fields[14])
 
 
 def count_threads(pid):
@@ -625,9 +625,9 @@ def read_delay(pid):
     except OSError:
         return 0.0
     for thread in threads[:64]:
-        words = read_line('/proc/%d/task/%s/schedstat' % (pid, thread)).split()
-        if len(words) >= 2:
-            most = max(most, int(words[1]))
+        fields = read_line('/proc/%d/task/%s/schedstat' % (pid, thread)).split()
+        if len(fields) >= 2:
+            most = max(most, int(fields[1]))
     return most / 1e9
 
 
@@ -846,7 +846,7 @@ class Run(HostCall):
     search path), ``user``, ``timeout`` (seconds or null), ``stdin`` ('null' or 'pipe'), ``merge`` (stderr into stdout),
     ``tty`` ([rows, columns] or absent), ``head`` and ``tail`` (bytes kept of each stream; null head: all of it, live),
     ``rlimits`` ({name: [soft, hard]}), ``events`` (send EVENT ``started`` with the pid), ``script`` ({'bytes', 'suffix',
-    'at', 'sourced'}: the first bytes of input are a file whose path replaces argv[at], or if ``sourced`` a shell's words that
+    'at', 'sourced'}: the first bytes of input are a file whose path replaces argv[at], or if ``sourced`` a shell's code that
     read it; with 'name' the file is called that, and its directory is the working directory), ``builtin`` ({'name', ...})
     instead of argv, ``grace`` (seconds between SIGTERM and SIGKILL at the limit), ``cpus`` (numbers of the processors to run
     on), ``preload`` (modules that a template interpreter has imported; the program, a script of Python's, is then a fork of
@@ -1066,10 +1066,10 @@ class Run(HostCall):
         changed = [name for name, value in self.env.items() if PROCESS_ENV.get(name) != value]
         if any(name.startswith(START_PREFIXES) or name in START_VARIABLES for name in changed if name not in ours):
             return None
-        words, modules = [to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]
+        argv, modules = [to_text(word) for word in self.argv[:at]], [str(name) for name in self.message['preload']]
         unbuffered = self.env.get(b'PYTHONUNBUFFERED')
         is_unbuffered = None if unbuffered is None else to_text(unbuffered)
-        return [words, modules, str(script.get('name') or ''), str(script.get('suffix') or ''), is_unbuffered]
+        return [argv, modules, str(script.get('name') or ''), str(script.get('suffix') or ''), is_unbuffered]
 
     def make_request(self, preload, template_dir):
         # type: (Optional[List[Any]], bytes) -> bytes
@@ -1078,11 +1078,11 @@ class Run(HostCall):
         With ``preload`` its script is run from ``template_dir``, if it is forked from a template; a script with a name by that.
         """
         changed = {to_text(name): to_text(value) for name, value in self.env.items() if PROCESS_ENV.get(name) != value}
-        words = [to_text(word) for word in self.argv]
+        argv = [to_text(word) for word in self.argv]
         places = [to_text(self.script_dir), to_text(template_dir)] if preload else None
         memory = (self.limits or {}).get('memory') or 0
         request = write_json(
-            [words, changed, to_text(self.cwd), preload, places, self.cpus, self.limits is not None, memory]
+            [argv, changed, to_text(self.cwd), preload, places, self.cpus, self.limits is not None, memory]
         ).encode('ascii')
         return request if len(request) < REQUEST_BYTES else b''
 
@@ -1849,9 +1849,9 @@ class Supervisor(object):
                 os.chdir(to_bytes(request[2]))
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(stdio)]
 
-        def attempt(path, words):
+        def attempt(path, argv):
             # type: (bytes, List[bytes]) -> int
-            return os.posix_spawn(path, words, env, file_actions=actions, setsid=True, setsigdef=RESTORED)
+            return os.posix_spawn(path, argv, env, file_actions=actions, setsid=True, setsigdef=RESTORED)
 
         try:
             return execute(argv, env, attempt)
@@ -1945,9 +1945,9 @@ class Supervisor(object):
                 (os.POSIX_SPAWN_CLOSE, 101),
             ]
 
-            def attempt(path, words):
+            def attempt(path, argv):
                 # type: (bytes, List[bytes]) -> int
-                return os.posix_spawn(path, words, own, file_actions=actions, setsid=True, setsigdef=RESTORED)
+                return os.posix_spawn(path, argv, own, file_actions=actions, setsid=True, setsigdef=RESTORED)
 
             pid = execute(argv, own, attempt)
         except (OSError, ValueError):
@@ -2351,7 +2351,7 @@ def become(run, stdio, socket):
         if run.message.get('builtin'):
             socket.close()  # it loads libraries that a guest may have rewritten
             os._exit(run_builtin(run.message['builtin']))
-        execute(run.argv, run.env, lambda path, words: os.execve(path, words, run.env))
+        execute(run.argv, run.env, lambda path, argv: os.execve(path, argv, run.env))
     except OSError as error:
         socket.send(STATUS.pack(b'E', stage, error.errno or 0))
         os._exit(127 if error.errno in NOT_THERE else 126)
@@ -2362,7 +2362,7 @@ def become(run, stdio, socket):
 
 def execute(argv, env, attempt):
     # type: (List[bytes], Dict[bytes, bytes], Callable[[bytes, List[bytes]], int]) -> int
-    """Start ``argv`` by ``attempt(path, words)`` as execvp(3) would: searching the call's own PATH, and giving a text
+    """Start ``argv`` by ``attempt(path, argv)`` as execvp(3) would: searching the call's own PATH, and giving a text
     without ``#!`` to the shell. OSError when nothing could be started."""
     name = argv[0]
     if b'/' in name:
@@ -4054,7 +4054,7 @@ class Agent(object):
 
     def kill(self):
         # type: () -> None
-        """Go on for a moment with all that is to be killed; one look at what runs serves every call that ends."""
+        """Kill more, for a moment, of all that is to be killed; one look at what runs serves every call that ends."""
         until = time.monotonic() + KILL_SLICE
         while self.killers:
             look = Look(self.freeze if MINE == 1 and not self.has_frozen else None)
@@ -4117,7 +4117,7 @@ def main():
     try:
         agent.start()
 
-        # Everything that this process will ever import; see the module's words. No guest runs before the first call is read.
+        # Everything that this process will ever import; see the module's docstring. No guest runs before the first call is read.
         import _socket, fcntl, gc, resource, termios  # noqa: E401
 
         # What there is now stays; leaving it out of collections keeps it out of the copies that forking makes.

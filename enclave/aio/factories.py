@@ -141,7 +141,7 @@ class _Awaited:
 
 
 def _registered_for(proxy_class: type[AsyncProxy], manager_type: SandboxManagerType | str) -> type[Any]:
-    """Return what stands for a proxy in the registry of blocking classes."""
+    """Return what represents a proxy in the registry of blocking classes."""
     blocking = proxy_class._blocking_class()
     if '_home' in proxy_class.__dict__ or not issubclass(proxy_class, SandboxManager):
         return blocking

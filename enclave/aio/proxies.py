@@ -5,7 +5,7 @@ the work: a process that the call waits for in a sandbox is killed, a queue is l
 ends as soon as the work has, or after `GRACE_SECONDS` if the work cannot be stopped; what a call that nobody waits for any
 more still brings about (a sandbox that has just been made, say) is undone.
 
-`to_async` makes a coroutine function of a blocking method, with its signature and its words; `streamed` an asynchronous
+`to_async` makes a coroutine function of a blocking method, with its signature and its docstring; `streamed` an asynchronous
 iterator of a method that yields; `entered` an asynchronous context manager of one that is a context manager. An
 `AsyncProxy` is an object with such methods over a blocking one.
 """
@@ -180,7 +180,7 @@ async def run(
 
 @define(eq=False)
 class ProxyRegistry:
-    """Which proxies results show themselves in, and in which words.
+    """Which proxies results show themselves in, and by which texts.
 
     ``proxies`` holds them by the names (module, dot, name) of the classes they are proxies of; what is not in it is looked up in
     ``parent``. ``adapt`` changes tools' results.
@@ -233,8 +233,8 @@ class AsyncProxy:
     _home: ClassVar[tuple[str, str]] = ('builtins', 'object')
     """Module and name of the class it is the proxy of."""
 
-    def __init_subclass__(cls, **words: Any) -> None:
-        super().__init_subclass__(**words)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
         if '_home' in cls.__dict__:
             cls._proxy_registry.proxies['.'.join(cls._home)] = cls
 
@@ -301,8 +301,8 @@ def _below(value: Any) -> Any:
 class Forwarded(Generic[T]):
     """An attribute of a proxy that is its blocking object's: no call, no wait."""
 
-    def __init__(self, words: str = '') -> None:
-        self.__doc__ = words
+    def __init__(self, doc: str = '') -> None:
+        self.__doc__ = doc
         self._name = ''
 
     def __set_name__(self, _owner: type, name: str) -> None:
@@ -358,7 +358,7 @@ def _on_this_loop(function: Callable[..., Any]) -> Callable[..., Any]:
 def to_async(
     method: Callable[Concatenate[Any, P], R], *, undo: Callable[[Any, R], object] | None = None
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """Return a blocking method as a coroutine function of an `AsyncProxy`, with the same signature and words.
+    """Return a blocking method as a coroutine function of an `AsyncProxy`, with the same signature and docstring.
 
     Args:
         undo: What to do with the blocking object and a result that nobody waits for any more.
@@ -399,10 +399,10 @@ def streamed(
     @functools.wraps(method)
     async def steps(self: AsyncProxy, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         # One context and one cancellation for all steps: a generator may hold on to what it found at its first one.
-        words: dict[str, Any] = {'proxy': self, 'context': contextvars.copy_context(), 'cancellation': Cancellation()}
-        source = await run(lambda: iter(getattr(self._blocking, name)(*args, **kwargs)), **words)
+        options: dict[str, Any] = {'proxy': self, 'context': contextvars.copy_context(), 'cancellation': Cancellation()}
+        source = await run(lambda: iter(getattr(self._blocking, name)(*args, **kwargs)), **options)
         try:
-            while (item := await run(functools.partial(next, source, _NOTHING), **words)) is not _NOTHING:
+            while (item := await run(functools.partial(next, source, _NOTHING), **options)) is not _NOTHING:
                 yield self._present(item)
         finally:
             close = getattr(source, 'close', None)

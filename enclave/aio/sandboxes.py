@@ -168,8 +168,8 @@ class Sandbox(AsyncProxy):
     active_calls: Forwarded[int] = Forwarded('How many calls are running.')
     can_be_paused: Forwarded[bool] = Forwarded('Whether this kind of sandbox can be paused at all.')
 
-    def __init_subclass__(cls, **words: Any) -> None:
-        super().__init_subclass__(**words)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
         if '_home' not in cls.__dict__:
             adopt(cls)
 

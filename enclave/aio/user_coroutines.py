@@ -171,22 +171,22 @@ def blocking_class_of(cls: type[Sandbox]) -> type[Any]:
 def _make_class(cls: type[Sandbox]) -> type[Any]:
     over = cls._blocking_class()
     own: dict[str, CoroutineFunction] = getattr(cls, '_own', {})
-    words: dict[str, Any] = {'proxy_class': cls, 'own': own, '__doc__': cls.__doc__, '__module__': cls.__module__}
+    namespace: dict[str, Any] = {'proxy_class': cls, 'own': own, '__doc__': cls.__doc__, '__module__': cls.__module__}
     is_backend = inspect.isabstract(over)
     handled = {'start', 'stop', 'cleanup', 'execute_command'} if is_backend else {'start', 'cleanup'}
     for name in own:
         if name not in handled:
-            words[name] = _driven(name)
+            namespace[name] = _driven(name)
     for name in ('sandbox_type', 'config_class', 'offers'):
         given = inspect.getattr_static(cls, name)
         if isinstance(given, property):
-            words[name] = property(functools.partial(_face_attribute, name))
+            namespace[name] = property(functools.partial(_proxy_attribute, name))
         elif not isinstance(given, Forwarded):
-            words[name] = given
-    return type(cls.__name__, (_DrivenOnly if is_backend else _DrivenOver, over), words)
+            namespace[name] = given
+    return type(cls.__name__, (_DrivenOnly if is_backend else _DrivenOver, over), namespace)
 
 
-def _face_attribute(name: str, driven: Driven) -> Any:
+def _proxy_attribute(name: str, driven: Driven) -> Any:
     return getattr(driven._proxy, name)
 
 

@@ -69,7 +69,7 @@ MAX_EVENTS: Final = 1000
 """The most events and ends of a half that one call may send; an agent sends two."""
 EVENT_BYTES: Final = 4096
 UNEXPECTED_OUTPUT_BYTES: Final = 500
-"""How much is kept of what came instead of an agent's greeting: an engine's words, mostly."""
+"""How much is kept of what came instead of an agent's greeting: an engine's messages, mostly."""
 CANCEL_WAIT_SECONDS: Final = 5.0
 """How long a cancellation waits for its turn to write. It may come from the garbage collector, in any thread's midst."""
 
@@ -401,7 +401,7 @@ class Call:
 
 @define(eq=False)
 class Channel:
-    """See the module's words. Any thread may open calls; `start` comes first, `close` may come at any time and twice."""
+    """See the module's docstring. Any thread may open calls; `start` comes first, `close` may come at any time and twice."""
 
     name: str
     _stream: Stream = field(repr=False)
@@ -531,9 +531,9 @@ class Channel:
                 f'sandbox {self.name}: its agent broke the protocol ({lost.reason}); the channel is closed. '
                 'Delete the sandbox and make a new one'
             )
-        words = self.diagnostics()
+        tail = self.diagnostics()
         return SandboxGoneError(
-            f'sandbox {self.name}: {lost.reason}{f"; the end of its output: {words}" if words else ""}'
+            f'sandbox {self.name}: {lost.reason}{f"; the end of its output: {tail}" if tail else ""}'
         )
 
     def fail(self, lost: Lost) -> None:

@@ -30,7 +30,7 @@ def cp(source: str, target: str, quiet: bool, place: Place, as_json: bool) -> No
     """Copy a file or directory between this machine and a running sandbox.
 
     One of SRC and DST is ID:PATH, in the sandbox; a relative PATH begins at its working directory. As with cp -r, a DST that
-    is a directory takes what is copied into itself, and any other DST is its new name; SRC/. stands for what is in a
+    is a directory takes what is copied into itself, and any other DST is its new name; SRC/. means what is in a
     directory. A host DST of - is standard output, a host SRC of - is standard input. What comes out of a sandbox never
     lands outside of DST.
 

@@ -191,7 +191,7 @@ def start_program(sandbox: Any, program: Mapping[str, Any]) -> None:
         command = [*program['interpreter'], path]
     if program['timeout']:
         command = ['timeout', f'{program["timeout"]:g}', *command]
-    words = ['sh', '-c', _BACKGROUND, DETACHED_DIR, *command, *program['args']]
-    result = sandbox.execute_command(words, env=env)
+    argv = ['sh', '-c', _BACKGROUND, DETACHED_DIR, *command, *program['args']]
+    result = sandbox.execute_command(argv, env=env)
     if not result.success:
         raise SandboxStartError(f'the program could not be started in the background: {result.text}')

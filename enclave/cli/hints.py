@@ -14,7 +14,7 @@ import click
 
 from enclave.suggest import suggest
 
-_WORDS = 'enclave.words'  # in a context's meta: the words that a group was called with
+_ARGUMENTS = 'enclave.arguments'  # in a context's meta: the arguments that a group was called with
 _COMMANDS = {
     'attach': 'exec -i ID COMMAND',
     'bash': 'shell',
@@ -138,23 +138,23 @@ _SYNONYMS = {
     '--no-net': '--no-network',
     '--ram': '--memory',
 }
-"""Other words for options, and ours, where a command has them."""
+"""Names that options have elsewhere, and theirs here, where a command has them."""
 
 
 class HintedGroup(click.Group):
     """A group whose wrong calls come with a hint."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words, for the hint, and continue.
+        """Keep the arguments, for the hint, and continue.
 
         Raises:
             click.UsageError: An option before the command is wrong, of a command's own most likely.
         """
-        words = ctx.meta.setdefault(_WORDS, list(args))
+        arguments = ctx.meta.setdefault(_ARGUMENTS, list(args))
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            place = _command_with(ctx, error.option_name, words)
+            place = _command_with(ctx, error.option_name, arguments)
             if place is None:
                 raise
             option = error.option_name
@@ -181,7 +181,7 @@ class HintedGroup(click.Group):
         others = _COMMANDS if is_root else _SUBCOMMANDS.get(self.name or '', {})
         meant = others.get(name.lower())
         if name.lower() == 'help':
-            rest = ctx.meta.get(_WORDS, [])[1:2]
+            rest = ctx.meta.get(_ARGUMENTS, [])[1:2]
             meant = ' '.join([*(each for each in rest if is_root and self.get_command(ctx, each)), '--help'])
         if meant is None and name.endswith(('.py', '.sh', '.ipynb')) and os.path.exists(name):
             if is_root:
@@ -198,21 +198,21 @@ class HintedGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            hint = find_hint(error, ctx.meta.get(_WORDS, ())) if ctx.parent is None else None
+            hint = find_hint(error, ctx.meta.get(_ARGUMENTS, ())) if ctx.parent is None else None
             if hint is not None:
                 raise click.UsageError(hint, ctx=error.ctx) from error
             raise
 
 
-def find_hint(error: click.UsageError, words: Sequence[str]) -> str | None:
-    """Return what to say of a wrong call with these words, where an option in it is docker's or another word for ours.
+def find_hint(error: click.UsageError, arguments: Sequence[str]) -> str | None:
+    """Return what to say of a wrong call with these arguments, where an option in it is docker's or another word for ours.
 
-    An option that the command itself has is nothing to be said of, unless docker has letters of the same name for other things.
+    An option that the command itself has is nothing to be said of, unless docker has the same letters for other things.
     """
-    if not words:
+    if not arguments:
         return None
-    command, options = words[0], []
-    for word in words[1:]:
+    command, options = arguments[0], []
+    for word in arguments[1:]:
         if not word.startswith('-'):
             break
         options.append(word.partition('=')[0])
@@ -231,10 +231,10 @@ def find_hint(error: click.UsageError, words: Sequence[str]) -> str | None:
     return None
 
 
-def _command_with(ctx: click.Context, option: str, words: Sequence[str]) -> str | None:
-    """Return the command among the words of a call that has the option, which stands before it."""
+def _command_with(ctx: click.Context, option: str, arguments: Sequence[str]) -> str | None:
+    """Return the command among the arguments of a call that has the option, which stands before it."""
     group = ctx.command
-    for word in words:
+    for word in arguments:
         if isinstance(group, click.Group) and not word.startswith('-'):
             command = group.get_command(ctx, word)
             if command is not None:

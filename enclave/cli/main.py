@@ -67,9 +67,9 @@ class LazyGroup(HintedGroup):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Remember whether JSON is asked for by words that may not be understood."""
-        words = args[: args.index('--')] if '--' in args else args
-        self._names_json = '--json' in words
+        """Remember whether JSON is asked for by arguments that may not be understood."""
+        arguments = args[: args.index('--')] if '--' in args else args
+        self._names_json = '--json' in arguments
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -151,7 +151,7 @@ def notebook() -> None:
     help="Write the notebook with its outputs here; '-' is standard output, and what cells print then goes to standard error.",
 )
 @timeout_option
-@click.option('--allow-errors', is_flag=True, help='Go on after a cell that fails.')
+@click.option('--allow-errors', is_flag=True, help='Continue after a cell that fails.')
 @click.option('--kernel', 'kernel_name', metavar='NAME', help="The kind of kernel, instead of the notebook's own.")
 @click.option(
     '-p',

@@ -100,7 +100,7 @@ class Place(ABC):
     @property
     @abstractmethod
     def where(self) -> str:
-        """The place in words, after "is"."""
+        """The place as a text that fits after "is"."""
 
     @property
     def unseen(self) -> str:

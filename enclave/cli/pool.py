@@ -105,7 +105,7 @@ def show(place: Place, as_json: bool) -> None:
 def exec_(tool: str, parameters: tuple[str, ...], timeout: float | None, place: Place, as_json: bool) -> None:
     """Run a tool in whichever sandbox of a server's pool is free.
 
-    A VALUE is JSON or text; @FILE stands for a file's text, @- for standard input. The exit code is the program's own for tools
+    A VALUE is JSON or text; @FILE is a file's text, @- for standard input. The exit code is the program's own for tools
     that run one, 124 when it ran out of time.
 
     \b

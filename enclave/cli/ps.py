@@ -88,7 +88,7 @@ def _local_row(info: SandboxInfo) -> tuple[Any, ...]:
 
 
 def owner_text(info: SandboxInfo) -> str:
-    """Return who owns a sandbox, in words."""
+    """Return who owns a sandbox, as text."""
     owner = info.metadata.get('owner')
     if owner is None:
         return 'unknown'

@@ -61,7 +61,7 @@ def relay(process: Any, *, with_stdin: bool, on_terminal: bool = False, quiet: b
     if not quiet and result.stderr and not written['stderr'] and not on_terminal:
         write_out(
             'stderr', result.stderr.encode('utf-8', 'surrogateescape')
-        )  # words of this library, like "cannot run 'x'"
+        )  # messages of this library, like "cannot run 'x'"
     if warden.signal is not None:
         click.echo(f'ms-enclave: ended by {signal.Signals(warden.signal).name}', err=True)
         raise click.exceptions.Exit(128 + warden.signal)

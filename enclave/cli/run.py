@@ -173,12 +173,12 @@ def _run_detached(
 def _chosen_interpreter(is_python: bool, is_shell: bool, interpreter: str | None) -> list[str] | None:
     if interpreter is not None:
         try:
-            words = shlex.split(interpreter)
+            argv = shlex.split(interpreter)
         except ValueError as error:
             raise click.BadParameter(f'{interpreter!r}: {error}', param_hint='--interpreter') from None
-        if not words:
+        if not argv:
             raise click.BadParameter('it is empty', param_hint='--interpreter')
-        return words
+        return argv
     return PYTHON if is_python else ['sh'] if is_shell else None
 
 
@@ -213,31 +213,31 @@ def _guess_interpreter(name: str, text: bytes) -> list[str]:
         return known
     first = text.partition(b'\n')[0]
     if first.startswith(b'#!'):
-        words = first[2:].decode('utf-8', 'replace').split()
-        if words:
-            return words
+        argv = first[2:].decode('utf-8', 'replace').split()
+        if argv:
+            return argv
     return PYTHON
 
 
-def _is_python(words: Sequence[str]) -> bool:
-    return PurePosixPath(words[0]).name.startswith('python')
+def _is_python(argv: Sequence[str]) -> bool:
+    return PurePosixPath(argv[0]).name.startswith('python')
 
 
-def _is_shell(words: Sequence[str]) -> bool:
-    return PurePosixPath(words[0]).name in ('sh', 'bash', 'dash', 'zsh', 'ksh', 'ash')
+def _is_shell(argv: Sequence[str]) -> bool:
+    return PurePosixPath(argv[0]).name in ('sh', 'bash', 'dash', 'zsh', 'ksh', 'ash')
 
 
 def _code_command(code: str, chosen: list[str] | None) -> list[str]:
     """Return the command that has the text on it; empty for an interpreter of which we do not know how."""
-    words = chosen or PYTHON
-    if _is_python(words):
-        return [*words, '-c', code]
-    return [*words, '-c', code, words[0]] if _is_shell(words) else []  # the word after the text is $0
+    argv = chosen or PYTHON
+    if _is_python(argv):
+        return [*argv, '-c', code]
+    return [*argv, '-c', code, argv[0]] if _is_shell(argv) else []  # the word after the text is $0
 
 
 def _stdin_command(text: bytes, chosen: list[str] | None) -> list[str]:
     """Return the command that reads its program from standard input; empty as for `_code_command`."""
-    words = chosen or _guess_interpreter('-', text)
-    if _is_python(words):
-        return [*words, '-']
-    return [*words, '-s', '--'] if _is_shell(words) else []
+    argv = chosen or _guess_interpreter('-', text)
+    if _is_python(argv):
+        return [*argv, '-']
+    return [*argv, '-s', '--'] if _is_shell(argv) else []

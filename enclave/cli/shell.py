@@ -49,7 +49,7 @@ def shell(
     if sandbox_id is not None and (config or ctx.get_parameter_source('sandbox_type') is ParameterSource.COMMANDLINE):
         raise click.UsageError('Options of a new sandbox mean nothing for one that is there; leave them or the ID out.')
     size = terminal_size()
-    words = BEST_SHELL if command is None else shlex.split(command)
+    argv = BEST_SHELL if command is None else shlex.split(command)
     copied = parse_files(files)
     with endings_as_exit(), place:
         if sandbox_id is not None:
@@ -60,7 +60,7 @@ def shell(
             put_files(sandbox, copied)
             drive(
                 sandbox,
-                words,
+                argv,
                 timeout=place.longest_timeout(),
                 tty=size,
                 env=terminal_env({}),

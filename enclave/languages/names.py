@@ -37,7 +37,7 @@ _KINDS = {
     'scala': {'object'},
 }
 _FILE_CLASS = re.compile(r'@file\s*:\s*JvmName\s*\(\s*"([\w$]+)"')
-_MOST_WORDS = 200  # no declaration has more before its name
+_MOST_TOKENS = 200  # no declaration has more before its name
 _OPENING, _CLOSING = '({[', ')}]'
 
 
@@ -134,42 +134,42 @@ def _types(code: str, syntax: str) -> Iterator[_Type]:
     """Yield the types at the top level, when all of each is known; Kotlin's functions there as one without a name."""
     brackets: list[str] = []
     inner = 0  # how many of them are none of braces
-    words: list[str] = []  # since the last statement or member
+    tokens: list[str] = []  # since the last statement or member
     current = _Type('', False)
     for match in _TOKEN.finditer(code):
         token = match[0]
         if token in _OPENING:
             brackets.append(token)
             inner += token != '{'
-            words = [] if token == '{' else words
+            tokens = [] if token == '{' else tokens
         elif token in _CLOSING:
             if brackets:
                 inner -= brackets.pop() != '{'
-            words = [] if token == '}' and not inner else words
+            tokens = [] if token == '}' and not inner else tokens
         elif token == ';':
-            words = []
-        elif not brackets and words and words[-1] in _KINDS[syntax] and token not in '.=@':
+            tokens = []
+        elif not brackets and tokens and tokens[-1] in _KINDS[syntax] and token not in '.=@':
             yield current
-            current, words = _Type(token, 'public' in words), []
+            current, tokens = _Type(token, 'public' in tokens), []
         elif not inner:
-            if _is_main(token, words, len(brackets), syntax):
+            if _is_main(token, tokens, len(brackets), syntax):
                 if syntax == 'kotlin' and not brackets:
                     yield _Type('', False, True)
                 else:
                     current.has_main = True
-            words.append(token)
-            if len(words) > _MOST_WORDS:
-                del words[: _MOST_WORDS // 2]
+            tokens.append(token)
+            if len(tokens) > _MOST_TOKENS:
+                del tokens[: _MOST_TOKENS // 2]
     yield current
 
 
-def _is_main(token: str, words: list[str], depth: int, syntax: str) -> bool:
+def _is_main(token: str, tokens: list[str], depth: int, syntax: str) -> bool:
     """Return whether a token makes the type it stands in one that can be run."""
-    before = words[-1] if words else ''
+    before = tokens[-1] if tokens else ''
     if syntax == 'java':
-        return token == 'main' and before == 'void' and 'static' in words and depth == 1
+        return token == 'main' and before == 'void' and 'static' in tokens and depth == 1
     if syntax == 'kotlin':  # in an object, or in the companion of a class
-        return token == 'main' and before == 'fun' and (depth == 0 or ('JvmStatic' in words and depth <= 2))
+        return token == 'main' and before == 'fun' and (depth == 0 or ('JvmStatic' in tokens and depth <= 2))
     return (depth == 1 and (before, token) == ('def', 'main')) or (
         depth == 0 and token == 'App' and before in ('extends', 'with')
     )

@@ -147,10 +147,10 @@ class Language(Model):
         code = without_templates(source) if self.files_for and self.file.endswith(_SCRIPTS) else source
         file = next((file for pattern, file in self.files_for if re.search(pattern, code, _FLAGS)), self.file)
         file = file.replace('{name}', name)
-        words = {'{file}': file, '{name}': name, '{class}': self.find_class(source, name), '{dir}': folder}
+        values = {'{file}': file, '{name}': name, '{class}': self.find_class(source, name), '{dir}': folder}
 
         def filled(command: Command) -> Command:
-            return tuple(_PLACE.sub(lambda match: words[match[0]], word) for word in command)
+            return tuple(_PLACE.sub(lambda match: values[match[0]], word) for word in command)
 
         compile_commands = [filled(command) for command in self.compile]
         for pattern, flags in self.flags:

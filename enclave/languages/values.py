@@ -14,7 +14,7 @@ from typing import Any, Literal
 import attrs
 from attrs import Factory, field, frozen
 
-from enclave.config import as_dict, as_text_map, as_words, check_env, checked, parse_size
+from enclave.config import as_dict, as_strings, as_text_map, check_env, checked, parse_size
 from enclave.deadline import check_timeout
 from enclave.enums import ExecutionStatus, Verdict
 from enclave.errors import InvalidArgumentError
@@ -38,14 +38,14 @@ PATIENCE = 9.0
 
 
 def _as_text(value: str | bytes | bytearray | memoryview | None) -> Any:
-    """Return bytes as text, with what is not UTF-8 as `os.fsdecode` stands for it; anything else is left for the validator."""
+    """Return bytes as text, with what is not UTF-8 as `os.fsdecode` represents it; anything else is left for the validator."""
     return (
         bytes(value).decode('utf-8', 'surrogateescape') if isinstance(value, (bytes, bytearray, memoryview)) else value
     )
 
 
 def as_bytes(text: str) -> bytes:
-    """Return the bytes of a text that may stand for any."""
+    """Return the bytes of a text that may represent any."""
     try:
         return text.encode('utf-8', 'surrogateescape')
     except UnicodeEncodeError as error:
@@ -206,9 +206,9 @@ class CodeRequest(Model):
     code: str = field(converter=_as_text, validator=checked(_check_code))
     language: str = field(default='python', validator=checked(_check_language))
     stdin: str | None = field(default=None, converter=_as_text, validator=checked(_check_stdin))
-    args: tuple[str, ...] = field(default=(), converter=as_words, validator=checked(_check_args))
+    args: tuple[str, ...] = field(default=(), converter=as_strings, validator=checked(_check_args))
     files: dict[str, bytes] = field(factory=dict, converter=_as_files, validator=checked(_check_files))
-    fetch_files: tuple[str, ...] = field(default=(), converter=as_words, validator=checked(_check_fetch))
+    fetch_files: tuple[str, ...] = field(default=(), converter=as_strings, validator=checked(_check_fetch))
     env: dict[str, str] = field(factory=dict, converter=as_text_map, validator=checked(_check_environment), repr=False)
     compile_timeout: float | None = field(default=None)
     timeout: float | None = field(default=None)

@@ -36,10 +36,10 @@ def _check_interval(value: Any, name: str) -> None:
         raise ConfigurationError(f'{name} must be a number of seconds from 0.01 to 1e9, not {quoted(value)}')
 
 
-def _one_of(*words: str) -> Any:
+def _one_of(*choices: str) -> Any:
     def check(value: Any, name: str) -> None:
-        if value not in words:
-            raise ConfigurationError(f'{name} must be {" or ".join(map(repr, words))}, not {quoted(value)}')
+        if value not in choices:
+            raise ConfigurationError(f'{name} must be {" or ".join(map(repr, choices))}, not {quoted(value)}')
 
     return checked(check)
 

@@ -78,7 +78,7 @@ _PLAIN_TARGET = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-F]{2})*")
 _PLAIN_VALUE = re.compile(r'[!-~]([ -~]*[!-~])?')
 
 
-class _Adapter(requests.adapters.HTTPAdapter):
+class _KeepAliveAdapter(requests.adapters.HTTPAdapter):
     """Connections that notice a dead peer by themselves, so that a long call needs no read timeout."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -226,7 +226,7 @@ class HttpTransport:
         settings = session.merge_environment_settings(base_url, {}, None, verify, None)
         self._proxies = dict(settings['proxies'])
         self._verify: bool | str = True if settings['verify'] is None else settings['verify']
-        self._adapter = _Adapter(pool_connections=1, pool_maxsize=max_connections, max_retries=0)
+        self._adapter = _KeepAliveAdapter(pool_connections=1, pool_maxsize=max_connections, max_retries=0)
         parsed = urllib3.util.parse_url(base_url)
         self._origin = f'{base_url.partition("://")[0]}://{base_url.partition("://")[2].partition("/")[0]}'
         self._pool: Any = None  # a single write; two threads that make it get the same
@@ -416,7 +416,7 @@ class HttpTransport:
         self._cancel_later(inform)
 
     def _raw(self, response: HttpResponse, size: int) -> Iterator[bytes]:
-        """Yield a body as it comes, and say in our words how it broke."""
+        """Yield a body as it comes; how it broke is an error of this library."""
         try:
             yield from response.raw.stream(size, decode_content=False)
         except urllib3.exceptions.ReadTimeoutError as error:
@@ -736,7 +736,7 @@ _NO_SUCH_NAME = 'has a name that cannot be resolved'
 
 
 def _reason(error: BaseException) -> str:
-    """Return in words how a connection failed, from whatever lies at the bottom of it."""
+    """Return a text that says how a connection failed, from whatever lies at the bottom of it."""
     cause: BaseException | None = error
     for _ in range(8):
         if isinstance(cause, ConnectionRefusedError):

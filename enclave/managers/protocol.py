@@ -272,7 +272,7 @@ class SandboxesResponse(Model):
 
 @frozen(kw_only=True)
 class DoneResponse(Model):
-    """That something was done, in words."""
+    """A text that says what was done."""
 
     message: str
 

@@ -33,7 +33,7 @@ M = TypeVar('M', bound=Callable[..., Any])
 
 
 def _asked(method: M, check: Callable[..., object] | None = None) -> M:
-    """Return a method that asks the server for what this one of `NotebookSandbox` does, with its signature and its words.
+    """Return a method that asks the server for what this one of `NotebookSandbox` does, with its signature and its docstring.
 
     Args:
         check: Raises what the arguments alone say; gets all of them by name.

@@ -268,5 +268,5 @@ def refuse_unreadable(line: str) -> str | None:
     number = message.get('id') if isinstance(message, dict) and 'method' in message else None
     if isinstance(number, bool) or not isinstance(number, (int, str)):
         return None
-    words = f'the message cannot be read: {reason}; text must be Unicode without lone surrogates'
-    return json.dumps({'jsonrpc': '2.0', 'id': number, 'error': {'code': _PARSE_ERROR, 'message': words}})
+    text = f'the message cannot be read: {reason}; text must be Unicode without lone surrogates'
+    return json.dumps({'jsonrpc': '2.0', 'id': number, 'error': {'code': _PARSE_ERROR, 'message': text}})

@@ -36,7 +36,7 @@ class _PartTicket:
 
 
 @define(eq=False)
-class _Part:
+class _ShardPart:
     """A shard's part of a pool."""
 
     shard: ShardRecord
@@ -65,7 +65,7 @@ class ShardedPool:
     is_followed: bool = False
     program_seconds: float | None = field(default=None, init=False)
     _changed: threading.Condition = field(factory=threading.Condition, init=False, repr=False)
-    _parts: dict[str, _Part] = field(factory=dict, init=False)
+    _parts: dict[str, _ShardPart] = field(factory=dict, init=False)
     _queue: collections.deque[_PartTicket] = field(factory=collections.deque, init=False)
     _closed: BaseException | None = field(default=None, init=False)
     # As many as are free; the last one goes first.
@@ -174,7 +174,7 @@ class ShardedPool:
 
     def _set_part_locked(self, shard: ShardRecord, size: int) -> None:
         if size:
-            self._parts.setdefault(shard.id, _Part(shard)).size = size
+            self._parts.setdefault(shard.id, _ShardPart(shard)).size = size
         else:
             self._parts.pop(shard.id, None)
         self._assign_locked()

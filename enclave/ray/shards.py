@@ -122,7 +122,7 @@ class Shards:
         on_reports: Is given the record of a shard and its report, on the monitor's thread.
         on_lost: Is given the record of a shard that was lost, on the monitor's thread; it must not take long.
         on_tend: Is called again and again, on the monitor's thread, and returns whether somebody waits for what only reports
-            tell; it must not take long.
+            say; it must not take long.
         cancel_later: Runs something on another thread.
     """
 
@@ -158,7 +158,7 @@ class Shards:
         self._lost_count = 0
         self._closed: EnclaveError | None = None
         self._discover_at = 0.0
-        self._is_awaited = False  # whether somebody waits for what only reports tell; the monitor's alone
+        self._is_awaited = False  # whether somebody waits for what only reports say; the monitor's alone
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._monitor: threading.Thread | None = None

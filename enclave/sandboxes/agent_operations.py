@@ -58,7 +58,7 @@ from enclave.verb_requests import (
 
 logger = logging.getLogger(__name__)
 
-QUIET_SECONDS = 5.0
+SILENCE_LIMIT_SECONDS = 5.0
 """How long an agent may be silent about something that is quick by nature, before it is asked whether it answers at all."""
 LATE_SECONDS = 2.0
 """How long after a call's own limit the agent, which keeps that limit, may take to say so, before it is asked."""
@@ -279,8 +279,8 @@ class AgentOperations(ByVerb):
             if 'missing' in given:
                 name = request.command if isinstance(request.command, str) else request.command[0]
                 number = facts.integer('missing', high=4096)
-                words = explain_sizes(request) if number == errno.E2BIG else _errno_words(number)
-                stderr = f'enclave: cannot run {quoted(name)}: {words}\n'.encode('utf-8', 'backslashreplace')
+                reason = explain_sizes(request) if number == errno.E2BIG else _errno_message(number)
+                stderr = f'enclave: cannot run {quoted(name)}: {reason}\n'.encode('utf-8', 'backslashreplace')
                 err_total = len(stderr)
             if 'cleared' in given:
                 logger.warning(
@@ -495,7 +495,7 @@ class AgentOperations(ByVerb):
         """Have the kernel say what changes in a directory; see `ChangeNotifier`."""
         call = self.channel.open({'op': 'changes', 'path': path, 'recursive': recursive}, live=True)
         try:
-            AgentWatch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait_ready(call, Deadline())
+            AgentWatch(self._check_answers, Deadline.after(SILENCE_LIMIT_SECONDS)).wait_ready(call, Deadline())
             frame = call.next_frame(Deadline())
         except BaseException:
             call.cancel()
@@ -574,12 +574,12 @@ class AgentOperations(ByVerb):
 
     def _await_end(self, call: Call) -> Reply:
         """Wait for the end of a call that has no limit of its own, for as long as the agent answers."""
-        return AgentWatch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait(call)
+        return AgentWatch(self._check_answers, Deadline.after(SILENCE_LIMIT_SECONDS)).wait(call)
 
     def _frames(self, call: Call) -> Iterator[tuple[int, bytes]]:
         """Yield a call's output for as long as the agent answers."""
         while True:
-            AgentWatch(self._check_answers, Deadline.after(QUIET_SECONDS)).wait_ready(call, Deadline())
+            AgentWatch(self._check_answers, Deadline.after(SILENCE_LIMIT_SECONDS)).wait_ready(call, Deadline())
             frame = call.next_frame(Deadline())
             if frame is None:
                 return
@@ -740,7 +740,7 @@ class AgentWatch:
                 f'the program is over its time limit by {STUCK_SECONDS:g} s: it was killed and does not end. It may wait for '
                 'a device or a file system that does not answer; delete the sandbox and make a new one'
             )
-        self._due = Deadline.after(QUIET_SECONDS)
+        self._due = Deadline.after(SILENCE_LIMIT_SECONDS)
         return patience
 
 
@@ -856,7 +856,7 @@ def _measured(result: CommandResult, facts: Reply) -> StepResult:
     )
 
 
-def _errno_words(number: int) -> str:
+def _errno_message(number: int) -> str:
     """Return what an error number of Linux means, also where this side is not Linux."""
     known = {errno.ENOENT: 'No such file or directory', errno.EACCES: 'Permission denied'}
     return known.get(number) or f'{errno.errorcode.get(number, "error")} ({number})'

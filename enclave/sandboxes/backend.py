@@ -119,7 +119,7 @@ class Backend(ABC):
         return ()
 
     def memory_held(self) -> tuple[int, int]:
-        """Return how many bytes of memory the sandbox holds that the kernel cannot take back, and its limit.
+        """Return how many bytes of memory the sandbox holds that the kernel cannot reclaim, and its limit.
 
         (0, 0) where that is not known here; what executes requests may know it then.
         """

@@ -173,7 +173,7 @@ class Sandbox(ABC):
         return status
 
     def set_status(self, status: SandboxStatus) -> None:
-        """Mark a usable sandbox as ``idle`` or ``busy`` (a pool's words) or ``running``; any other state stays."""
+        """Mark a usable sandbox as ``idle`` or ``busy`` (states of a pool) or ``running``; any other state stays."""
         with self._changed:
             if self._status in USABLE and status in USABLE:
                 self._status = status

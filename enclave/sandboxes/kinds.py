@@ -55,7 +55,7 @@ class Inventory(Protocol):
 
     @property
     def where(self) -> str:
-        """Where they are, in words, like ``'on the engine at unix:///var/run/docker.sock'``."""
+        """Where they are, as a text, like ``'on the engine at unix:///var/run/docker.sock'``."""
 
     def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:
         """Use one for a ``with`` block."""
@@ -151,7 +151,7 @@ class SandboxKind:
 
 
 def load(value: Any) -> Any:
-    """Return what ``'package.module:name'`` stands for; anything else is itself."""
+    """Return what ``'package.module:name'`` refers to; anything else is itself."""
     if not isinstance(value, str):
         return value
     module, _, name = value.partition(':')

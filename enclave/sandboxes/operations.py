@@ -35,8 +35,8 @@ ARGUMENT_BYTES = 128 * 1024 - 1
 def explain_sizes(request: RunCommand) -> str:
     """Return which argument or variable is too large for any program, or that all are together (E2BIG of execve(2))."""
     remedy = 'give large data as stdin, as a script, or in a file'
-    words = request.command if isinstance(request.command, tuple) else ()
-    named = {f'word {number} of the command': word for number, word in enumerate(words)}
+    argv = request.command if isinstance(request.command, tuple) else ()
+    named = {f'word {number} of the command': word for number, word in enumerate(argv)}
     named.update((f'env[{quoted(name, 60)}]', f'{name}={value}') for name, value in (request.env or {}).items())
     for name, text in named.items():
         size = len(text.encode('utf-8', 'surrogateescape'))

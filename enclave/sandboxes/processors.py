@@ -2,7 +2,7 @@
 
 A CPU limit is a share of time and cannot be seen from inside: ``cpu_limit=1`` on a machine with 64 processors shows all 64,
 and numerical libraries start 64 threads that then wait for each other. So a call's processes run on as many processors as
-its sandbox's limit stands for (sched_setaffinity(2)); ``nproc`` and whatever asks for its affinity then sees that number.
+its sandbox's limit amounts to (sched_setaffinity(2)); ``nproc`` and whatever asks for its affinity then sees that number.
 
 Which ones is decided call by call: those on which the fewest calls of this process run at the moment. Sandboxes so spread
 over the machine, and one that was on a busy processor is on another with its next call.
@@ -23,7 +23,7 @@ _used: collections.Counter[int] = collections.Counter()  # how many calls run on
 
 
 def count_for(cpu_limit: float) -> int:
-    """Return how many processors a limit stands for."""
+    """Return how many processors a limit amounts to."""
     return max(1, math.ceil(cpu_limit))
 
 

@@ -261,9 +261,9 @@ class Verbs(ABC):
                 start of the interpreter alone; None starts one.
             on_stdout, on_stderr: As for `execute_command`.
         """
-        for name, words in (('interpreter', interpreter), ('args', args)):
-            if isinstance(words, (str, bytes)) or not isinstance(words, Sequence):
-                raise InvalidArgumentError(f'{name} must be a list of strings, not {quoted(words)}')
+        for name, value in (('interpreter', interpreter), ('args', args)):
+            if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+                raise InvalidArgumentError(f'{name} must be a list of strings, not {quoted(value)}')
         request = RunCommand(
             command=(*interpreter, '', *args),
             timeout=timeout,
@@ -717,15 +717,15 @@ class FullSandbox(Verbs, Sandbox):
 _SOURCE = 'source must be a path, bytes, a binary file object or an iterable of bytes'
 
 
-def _checked_pieces(data: Any, words: str) -> Iterator[bytes]:
+def _checked_pieces(data: Any, message: str) -> Iterator[bytes]:
     """Return an iterator of pieces that raises for one that is no bytes; for what has no pieces that is raised now."""
     if not isinstance(data, Iterable):
-        raise InvalidArgumentError(f'{words}, not {quoted(data)}')
+        raise InvalidArgumentError(f'{message}, not {quoted(data)}')
 
     def pieces() -> Iterator[bytes]:
         for piece in data:
             if not isinstance(piece, (bytes, bytearray, memoryview)):
-                raise InvalidArgumentError(f'{words}; one of its pieces is {quoted(piece)}')
+                raise InvalidArgumentError(f'{message}; one of its pieces is {quoted(piece)}')
             yield bytes(piece)
 
     return pieces()

@@ -46,17 +46,17 @@ from enclave.server import notebooks, page, ports, programs, routes, verb_routes
 from enclave.server.adapters import adapter_at, ms_enclave
 from enclave.server.auth import ANONYMOUS
 from enclave.server.direct import (
-    Answer,
     Body,
     DirectRoutes,
     EndingBody,
+    RouteResponse,
     StartResponse,
     Visit,
     WsgiRequest,
     as_bytes,
     send,
 )
-from enclave.server.early import EARLY_KEY, EarlyAnswer
+from enclave.server.early import EARLY_KEY, EarlyResponse
 from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
 from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.lanes import CALL_PATIENCE_SECONDS
@@ -106,11 +106,11 @@ def create_app(service: Service) -> flask.Flask:
     assert notebooks is not None  # this too
     assert programs is not None  # and this
     assert page is not None
-    app = _Application('enclave', static_folder=None)
+    app = _FlaskApplication('enclave', static_folder=None)
     app.config['MAX_CONTENT_LENGTH'] = max(service.policy.max_upload_bytes, service.policy.max_json_bytes)
     app.config['MAX_FORM_MEMORY_SIZE'] = 0
     app.url_map.strict_slashes = True
-    entry = _Entry(service)
+    entry = _RequestSteps(service)
     app.before_request(entry.before)
     app.after_request(entry.after)
     app.register_error_handler(HTTPException, entry.refuse)
@@ -127,13 +127,13 @@ def create_app(service: Service) -> flask.Flask:
     return app
 
 
-class _Application(flask.Flask):
+class _FlaskApplication(flask.Flask):
     """Flask's application, which what needs nothing of Flask's goes past."""
 
-    _entry: _Entry
+    _entry: _RequestSteps
     _direct: DirectRoutes | None = None
 
-    def answer_directly(self, entry: _Entry, direct: DirectRoutes) -> None:
+    def answer_directly(self, entry: _RequestSteps, direct: DirectRoutes) -> None:
         """Have requests answered past Flask where that makes no difference."""
         self._entry, self._direct = entry, direct
 
@@ -144,7 +144,7 @@ class _Application(flask.Flask):
         return self._entry.answer_directly(environ, start_response, *found)
 
 
-class _Entry:
+class _RequestSteps:
     """The steps of a request. One for the application; what belongs to a request is in a `Visit`, which they hand on."""
 
     def __init__(self, service: Service) -> None:
@@ -177,7 +177,7 @@ class _Entry:
             account()
         return send(answer, list(headers.items()), start_response, as_texts=WATCH_KEY in environ)
 
-    def _early(self, visit: Visit) -> EarlyAnswer | None:
+    def _early(self, visit: Visit) -> EarlyResponse | None:
         """Return an answer that may begin before its work has ended, where client and server can do that."""
         start, environ = visit.start_response, visit.request.environ
         sender = environ.get(EARLY_KEY)
@@ -191,7 +191,7 @@ class _Entry:
             self._put_headers(visit, headers, is_html=False)
             start('200 OK', list(headers.items()))
 
-        visit.early = EarlyAnswer(sender, begin)
+        visit.early = EarlyResponse(sender, begin)
         return visit.early
 
     def before(self) -> flask.Response | None:
@@ -231,7 +231,7 @@ class _Entry:
 
     # Before and after -------------------------------------------------------------------------------------------------
 
-    def _enter(self, visit: Visit) -> Answer | None:
+    def _enter(self, visit: Visit) -> RouteResponse | None:
         """Say who it is. A request that is refused here has reached nothing."""
         request, route, adapter = visit.request, visit.route, visit.adapter
         try:
@@ -317,24 +317,24 @@ class _Entry:
         """Answer what nobody expected, in Flask's way."""
         return _flask_response(self._failed(flask.g.visit, error))
 
-    def _failed(self, visit: Visit, error: Exception) -> Answer:
+    def _failed(self, visit: Visit, error: Exception) -> RouteResponse:
         logger.error('request %s failed', visit.request_id, exc_info=error)
         fault = ServerError(f'the server failed; its log says why, at request {visit.request_id}')
         return self._failure(visit, fault)
 
-    def _failure(self, visit: Visit, error: EnclaveError, status: int | None = None) -> Answer:
+    def _failure(self, visit: Visit, error: EnclaveError, status: int | None = None) -> RouteResponse:
         visit.code = error.code
         adapter = visit.adapter
         if adapter is not None:
             body, number, media_type = adapter.failure(error, status)
-            return Answer((body,), number, media_type, list(adapter.headers(error).items()))
+            return RouteResponse((body,), number, media_type, list(adapter.headers(error).items()))
         chosen = getattr(error, 'http_status', status_of(error)) if status is None else status
         text = wire.to_json(shown_error(error)).encode('ascii')
-        return Answer((text,), chosen, JSON, list(extra_headers(error, chosen).items()))
+        return RouteResponse((text,), chosen, JSON, list(extra_headers(error, chosen).items()))
 
     # The work ---------------------------------------------------------------------------------------------------------
 
-    def _serve(self, visit: Visit, route: Route) -> Answer:
+    def _serve(self, visit: Visit, route: Route) -> RouteResponse:
         """Do what a route is for."""
         tenant, request = self._service.tenant(visit.key), visit.request
         documented = None
@@ -428,7 +428,7 @@ class _Entry:
         with context.cancellation.applied():
             return route.handler(context, **arguments)
 
-    def _once(self, visit: Visit, route: Route, tenant: Any, key: str, arguments: dict[str, Any]) -> Answer:
+    def _once(self, visit: Visit, route: Route, tenant: Any, key: str, arguments: dict[str, Any]) -> RouteResponse:
         repeats = self._service.repeats
         for received in visit.request.headers.get(RECEIVED_HEADER, '').split():
             repeats.forget(tenant.name, received)
@@ -458,20 +458,20 @@ class _Entry:
             repeats.finish(tenant.name, key, entry, outcome)
         return answer
 
-    def _answer(self, visit: Visit, value: Any, context: Context) -> Answer:
+    def _answer(self, visit: Visit, value: Any, context: Context) -> RouteResponse:
         """Return an answer. For a large one there must be room as long as it is being sent: its JSON is longer than its text."""
-        if isinstance(value, Answer):
+        if isinstance(value, RouteResponse):
             return value
         if isinstance(value, flask.Response):  # an adapter's
             return _from_flask(value)
         if isinstance(value, Text):
-            return Answer((value.text.encode(),), media_type=value.media_type)
+            return RouteResponse((value.text.encode(),), media_type=value.media_type)
         early = visit.early
         if early is not None and early.has_begun:
             shape = early.finish(value)
             size = wire.weigh(shape, LARGE_ANSWER, in_parts=True) + early.size
             return self._when_there_is_room(
-                size, visit, context, lambda: Answer(early.whole(), media_type=OUTPUT_FRAMES)
+                size, visit, context, lambda: RouteResponse(early.whole(), media_type=OUTPUT_FRAMES)
             )
         encoded, takes_parts = wire.encode(value), wire.PARTS in visit.request.headers.get('Accept', '')
         size = wire.weigh(encoded, LARGE_ANSWER, in_parts=takes_parts)
@@ -479,7 +479,9 @@ class _Entry:
             return _encoded_answer(encoded, takes_parts)
         return self._when_there_is_room(size, visit, context, lambda: _encoded_answer(encoded, takes_parts))
 
-    def _when_there_is_room(self, size: int, visit: Visit, context: Context, make: Callable[[], Answer]) -> Answer:
+    def _when_there_is_room(
+        self, size: int, visit: Visit, context: Context, make: Callable[[], RouteResponse]
+    ) -> RouteResponse:
         """Return an answer, once there is room for so many bytes, which it holds until it was sent.
 
         Handed over is not sent: what a client is slow to take stays in memory. Other servers do not say when it was.
@@ -492,7 +494,7 @@ class _Entry:
         answer.on_close.append(let_go if sender is None else lambda: sender.when_sent(let_go))
         return answer
 
-    def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> Answer:
+    def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> RouteResponse:
         """Wait for the end of work that another request does, and answer as it does."""
         while not entry.wait(1.0):
             if gone:
@@ -501,7 +503,7 @@ class _Entry:
         if outcome is None:
             raise CallCancelledError('the first request under this idempotency key was not carried out; repeat it')
         visit.replayed, visit.code = True, outcome.code
-        return Answer(outcome.body, outcome.status, outcome.media_type, [(REPLAYED_HEADER, 'true')])
+        return RouteResponse(outcome.body, outcome.status, outcome.media_type, [(REPLAYED_HEADER, 'true')])
 
     @staticmethod
     def _weight(request: Any, route: Route) -> int:
@@ -567,9 +569,9 @@ class _Entry:
         value = wire.from_json(text, what='the body') if text.strip() else {}
         return wire.decode(value, route.body, what='the body')
 
-    def _streamed(self, visit: Visit, value: Streamed, stack: contextlib.ExitStack) -> Answer:
+    def _streamed(self, visit: Visit, value: Streamed, stack: contextlib.ExitStack) -> RouteResponse:
         visit.streams = True
-        answer = Answer(_guarded(value.pieces), value.status, value.media_type or None, list(value.headers))
+        answer = RouteResponse(_guarded(value.pieces), value.status, value.media_type or None, list(value.headers))
         if value.size is not None:
             answer.headers.append(('Content-Length', str(value.size)))
         answer.on_close += [stack.close, getattr(value.pieces, 'close', lambda: None)]
@@ -589,7 +591,7 @@ def _head(request: Any) -> Head:
     return Head(method=request.method, path=request.path, query=request.args.to_dict(), headers=request.headers)
 
 
-def _flask_response(answer: Answer) -> flask.Response:
+def _flask_response(answer: RouteResponse) -> flask.Response:
     """Return an answer as Flask's."""
     is_whole = isinstance(answer.body, (list, tuple))
     body = [b''.join(as_bytes(answer.body))] if is_whole else Body(answer)  # of many, the client would be waited for
@@ -603,7 +605,7 @@ def _flask_response(answer: Answer) -> flask.Response:
     return made
 
 
-def _from_flask(response: flask.Response) -> Answer:
+def _from_flask(response: flask.Response) -> RouteResponse:
     """Return an answer that a handler has made as Flask's; pieces that are whole are not copied."""
     body = response.response
     if not isinstance(body, (list, tuple)) or not all(isinstance(each, bytes) for each in body):
@@ -611,15 +613,15 @@ def _from_flask(response: flask.Response) -> Answer:
     headers = [
         (name, text) for name, text in response.headers if name.lower() not in ('content-type', 'content-length')
     ]
-    return Answer(tuple(body), response.status_code, response.content_type, headers)
+    return RouteResponse(tuple(body), response.status_code, response.content_type, headers)
 
 
-def _encoded_answer(encoded: Any, takes_parts: bool) -> Answer:
+def _encoded_answer(encoded: Any, takes_parts: bool) -> RouteResponse:
     """Return an answer with long texts as they are, where the client takes that."""
     if not takes_parts:
-        return Answer((wire.encoded_to_json(encoded).encode('ascii'),))
+        return RouteResponse((wire.encoded_to_json(encoded).encode('ascii'),))
     body = wire.encoded_to_parts(encoded)
-    return Answer(body, media_type=wire.PARTS if len(body) > 1 else JSON)
+    return RouteResponse(body, media_type=wire.PARTS if len(body) > 1 else JSON)
 
 
 def _query_arguments(request: Any) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from enclave.managers.protocol import PROTOCOL_HEADER
 from enclave.server.auth import ANONYMOUS
-from enclave.server.early import EarlyAnswer, Rest
+from enclave.server.early import EarlyResponse, Rest
 from enclave.server.route import JSON, VARIABLE, Adapter, Route
 from enclave.wire import AsciiText
 
@@ -120,7 +120,7 @@ class WsgiRequest:
 
 
 @define(eq=False)
-class Answer:
+class RouteResponse:
     """An answer, before it is WSGI's or Flask's.
 
     Attributes:
@@ -167,13 +167,13 @@ class Visit:
     streams: bool = False
     known: bool = False
     start_response: StartResponse | None = None
-    early: EarlyAnswer | None = None
+    early: EarlyResponse | None = None
 
 
 class Body:
     """The pieces of an answer, as WSGI takes them."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: RouteResponse) -> None:
         self._answer = answer
 
     def __iter__(self) -> Iterator[bytes]:
@@ -192,7 +192,7 @@ class Body:
 class EndingBody(Body):
     """The same of an answer that has begun: what is left of it."""
 
-    def __init__(self, rest: Rest, answer: Answer) -> None:
+    def __init__(self, rest: Rest, answer: RouteResponse) -> None:
         super().__init__(answer)
         self._rest = rest
 
@@ -223,7 +223,7 @@ def _status(number: int) -> str:
 
 
 def send(
-    answer: Answer, extra: list[tuple[str, str]], start_response: StartResponse, *, as_texts: bool
+    answer: RouteResponse, extra: list[tuple[str, str]], start_response: StartResponse, *, as_texts: bool
 ) -> Iterable[bytes]:
     """Answer in WSGI's way, with further headers; ``as_texts`` is for a server that takes `AsciiText` too."""
     headers = [*answer.headers, *extra]

@@ -57,7 +57,7 @@ class _Sending:
 
 
 @define(eq=False)
-class EarlyAnswer:
+class EarlyResponse:
     """An `enclave.outlet.Outlet`. Lives as long as its request.
 
     Args:

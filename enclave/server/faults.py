@@ -61,7 +61,7 @@ def status_of(error: BaseException) -> int:
 
 
 def shown_error(error: EnclaveError) -> ErrorResponse:
-    """Return an exception as a client sees it, by whichever way: with all its keys, and nothing of the host in its words."""
+    """Return an exception as a client sees it, by whichever way: with all its keys, and nothing of the host in its message."""
     answer = error_response(error)
     detail = without_host(answer.detail) if isinstance(answer.detail, str) else answer.detail
     return answer.model_copy(update={'message': without_host(answer.message), 'detail': detail})

@@ -1,4 +1,4 @@
-"""Words without what they say of the server's machine (layer 6)."""
+"""Texts without what they say of the server's machine (layer 6)."""
 
 from __future__ import annotations
 

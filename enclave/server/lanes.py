@@ -84,7 +84,7 @@ class Shares:
 
 
 @define(eq=False)
-class _Ticket:
+class _QueuedRequest:
     """A place in the queue of a key. All but ``called`` is guarded by the lock of the lanes.
 
     Attributes:
@@ -129,7 +129,7 @@ class Lanes:
             'end': Shares(ends, keys),
             'program': Shares(calls, keys),
         }
-        self._queues: dict[Lane, collections.OrderedDict[str, collections.deque[_Ticket]]] = {
+        self._queues: dict[Lane, collections.OrderedDict[str, collections.deque[_QueuedRequest]]] = {
             'call': collections.OrderedDict(),
             'program': collections.OrderedDict(),
         }
@@ -290,7 +290,7 @@ class Lanes:
             TooManyRequestsError: As many wait as may, or its turn did not come in time.
             CallCancelledError: The client went away, or cancelled it.
         """
-        return _Place(self, lane, tenant, tenant_limit, on_gone, patience)
+        return _QueueBlock(self, lane, tenant, tenant_limit, on_gone, patience)
 
     def _take_turn(
         self,
@@ -304,7 +304,7 @@ class Lanes:
             if not self._queues[lane] and self._may_have_locked(lane, tenant, limit):
                 self._lanes[lane].take(tenant)
                 return
-            ticket = _Ticket(lane, tenant, limit)
+            ticket = _QueuedRequest(lane, tenant, limit)
             ticket.called.acquire()
             self._queues[lane].setdefault(tenant, collections.deque()).append(ticket)
             self._grant_locked(lane)
@@ -325,7 +325,7 @@ class Lanes:
         return (limit is None or shares.held(tenant) < limit) and shares.has_room(tenant)
 
     def _await_turn(
-        self, ticket: _Ticket, on_gone: Callable[[Callable[[], None]], None], patience: float | None
+        self, ticket: _QueuedRequest, on_gone: Callable[[Callable[[], None]], None], patience: float | None
     ) -> None:
         try:
             on_gone(lambda: self._leave(ticket))
@@ -345,7 +345,7 @@ class Lanes:
         if not ticket.is_granted:
             raise CallCancelledError('the call was cancelled, or its client went away, before its turn came')
 
-    def _wait_locked(self, ticket: _Ticket) -> None:
+    def _wait_locked(self, ticket: _QueuedRequest) -> None:
         """Count one that waits, unless all places for that, or all but what is kept for other keys, are taken."""
         if self._waiting.has_room(ticket.tenant):
             ticket.is_counted = True
@@ -382,17 +382,17 @@ class Lanes:
             self._remove_locked(ticket)
             ticket.called.release()
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, ticket: _QueuedRequest) -> None:
         with self._lock:
             self._leave_locked(ticket)
 
-    def _leave_locked(self, ticket: _Ticket) -> None:
+    def _leave_locked(self, ticket: _QueuedRequest) -> None:
         if not ticket.is_granted and not ticket.has_left:
             ticket.has_left = True
             self._remove_locked(ticket)
             ticket.called.release()
 
-    def _remove_locked(self, ticket: _Ticket) -> None:
+    def _remove_locked(self, ticket: _QueuedRequest) -> None:
         queues = self._queues[ticket.lane]
         queue = queues[ticket.tenant]
         queue.remove(ticket)
@@ -431,7 +431,7 @@ class Lanes:
         return self._refused
 
 
-class _Place:
+class _QueueBlock:
     """The block of `Lanes.queued`."""
 
     __slots__ = ('_asked', '_lanes')

@@ -119,7 +119,7 @@ class Policy(OptionsModel):
     Attributes:
         sandbox_types: Patterns of the kinds of sandbox.
         images: Patterns of image names, by their parts: ``python:*`` is every tag of one image,
-            ``registry.example.com/team/*:1.*`` others. ``*`` stands for characters of one part, ``**`` for several parts of a
+            ``registry.example.com/team/*:1.*`` others. ``*`` matches characters of one part, ``**`` for several parts of a
             path, ``*`` alone for all images.
         allow_pull: Whether an image that the engine lacks is fetched; the default image of a kind always is.
         tools: Patterns of tool names. Without ``notebook_executor`` among them a client gets at no kernel.
@@ -261,7 +261,7 @@ class Policy(OptionsModel):
             option, value = attribute.name, getattr(config, attribute.name)
             ruling = rulings.get(option)
             if ruling is not None:
-                checked = ruling.check(_Gate(self, own_image), option, value, config)
+                checked = ruling.check(_PolicyGate(self, own_image), option, value, config)
                 if checked is not value:
                     changes[option] = checked
             elif not is_default(attribute, value) and not _matches(kind, self.undeclared):
@@ -273,7 +273,7 @@ class Policy(OptionsModel):
         return config.model_copy(update=changes) if changes else config
 
     def check_options(self, kind: str, options: Mapping[str, Any]) -> None:
-        """Return if options may be read as a configuration at all; before that, some stand for paths of the host."""
+        """Return if options may be read as a configuration at all; before that, some mean paths of the host."""
         check_host_paths(get_kind(kind).get_rulings(), options)
 
     def _rulings(self, kind: SandboxKind) -> Rulings:
@@ -328,8 +328,8 @@ class Policy(OptionsModel):
         for option, value in options.items():
             ruling = rulings.get(option)
             if ruling is not None:
-                ruling.check(_Gate(self), option, value, options)
-            elif option not in _TOOL_WORDS and not _matches(name, self.undeclared):
+                ruling.check(_PolicyGate(self), option, value, options)
+            elif option not in _TOOL_OPTIONS and not _matches(name, self.undeclared):
                 raise _refusal(
                     'undeclared',
                     f'{option} of the tool {name!r} may not be set; the tool does not declare what it reaches',
@@ -339,7 +339,7 @@ class Policy(OptionsModel):
     def check_output_bytes(self, asked: int | None) -> None:
         """Return if a call may have so much output; None is the sandbox's own limit, which was looked at when it was made."""
         if asked is not None:
-            _Gate(self).number('max_output_bytes', 'max_output_bytes', asked)
+            _PolicyGate(self).number('max_output_bytes', 'max_output_bytes', asked)
 
     def entries(self, asked: int | None) -> int | None:
         """Return how many entries of a directory may be listed.
@@ -348,7 +348,7 @@ class Policy(OptionsModel):
             PolicyError: More were asked for.
         """
         if asked is not None:
-            _Gate(self).number('max_entries', 'max_entries', asked)
+            _PolicyGate(self).number('max_entries', 'max_entries', asked)
         return asked
 
     def check_call_timeout(self, seconds: float | None, name: str) -> None:
@@ -367,8 +367,8 @@ class Policy(OptionsModel):
             return self.max_lifetime if default is None else default
         seconds = check_timeout(asked, 'ttl')
         if self.max_lifetime is not None and (seconds is None or seconds > self.max_lifetime):
-            words = 'never' if seconds is None else f'{seconds:g}'
-            raise _refusal('max_lifetime', f'ttl may be at most {self.max_lifetime:g} seconds, not {words}')
+            given = 'never' if seconds is None else f'{seconds:g}'
+            raise _refusal('max_lifetime', f'ttl may be at most {self.max_lifetime:g} seconds, not {given}')
         return seconds
 
     def lease(self, asked: float | None) -> float | None:
@@ -380,7 +380,7 @@ class Policy(OptionsModel):
 
 
 @frozen
-class _Gate:
+class _PolicyGate:
     """What the rulings of options ask; see `enclave.rulings.Gate`."""
 
     policy: Policy
@@ -461,7 +461,7 @@ class _Gate:
         self.policy.check_tool_options(name, options)
 
 
-_TOOL_WORDS = frozenset({'enabled', 'description', 'parameters'})
+_TOOL_OPTIONS = frozenset({'enabled', 'description', 'parameters'})
 """What every tool can be made with besides its options."""
 
 

@@ -46,7 +46,7 @@ def parse_reference(text: str) -> Reference:
 def matches(name: str, pattern: str) -> bool:
     """Return whether an image's name is one of those that a pattern means.
 
-    ``*`` alone is any image. Elsewhere ``*`` and ``?`` stand for characters of one part and ``**`` for several parts of a path; a
+    ``*`` alone is any image. Elsewhere ``*`` and ``?`` match characters of one part and ``**`` for several parts of a path; a
     pattern without a tag means ``latest``. A digest says what an image is whatever its tag, so the pattern must have ``:*`` or a
     pattern of digests. What may be an image's id is none of its names.
     """
@@ -63,6 +63,6 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def _fits(text: str, pattern: str) -> bool:
-    words = {'**': '.*', '*': '[^/]*', '?': '[^/]'}
-    parts = (words.get(part) or re.escape(part) for part in _SEPARATORS.split(pattern))
+    wildcards = {'**': '.*', '*': '[^/]*', '?': '[^/]'}
+    parts = (wildcards.get(part) or re.escape(part) for part in _SEPARATORS.split(pattern))
     return re.fullmatch(''.join(parts), text, re.DOTALL) is not None

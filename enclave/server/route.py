@@ -220,7 +220,7 @@ class Route:
 
 
 class JSON_OPTIONS:
-    """Stands for a body that holds the options of a sandbox of any kind, or nothing."""
+    """A body that holds the options of a sandbox of any kind, or nothing."""
 
 
 ROUTES: dict[str, Route] = {}
@@ -318,5 +318,5 @@ def _parse(text: str, kind: type, name: str) -> Any:
         return int(text)
     if kind is float and _NUMBER.fullmatch(text):
         return float(text)
-    words = {bool: 'true or false', int: 'a whole number', float: 'a number'}[kind]
-    raise InvalidArgumentError(f'the parameter {name!r} must be {words}, not {text!r}')
+    expected = {bool: 'true or false', int: 'a whole number', float: 'a number'}[kind]
+    raise InvalidArgumentError(f'the parameter {name!r} must be {expected}, not {text!r}')

@@ -105,7 +105,7 @@ _JOIN_SECONDS = 5.0
 # Waitress -------------------------------------------------------------------------------------------------------------
 
 
-class _Refused(ParseError):  # type: ignore[misc, unused-ignore]
+class _RefusedRequest(ParseError):  # type: ignore[misc, unused-ignore]
     """An error that waitress's parser found, with our body."""
 
     def __init__(self, status: int, error: EnclaveError) -> None:
@@ -240,7 +240,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
         super().__init__(adj)
         self.began_at = time.monotonic()
         self.live: LiveBody | None = None
-        self._refusal: _Refused | None = None
+        self._refusal: _RefusedRequest | None = None
         self._drained = 0
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -262,7 +262,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
                 self.body_rcv = _Endless(self.live)
                 self.adj = self.gate.adjusted(self.adj, 1 << 62)
             return
-        self._refusal = _Refused(status_of(error), error)
+        self._refusal = _RefusedRequest(status_of(error), error)
         self.expect_continue = False
         if not self.chunked and self.content_length <= DRAINED_BYTES:
             self.body_rcv = FixedStreamReceiver(self.content_length, _NoBuffer())
@@ -276,7 +276,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
             self.live.close()
         if self.completed and self._refusal is not None:
             self.error = self._refusal
-        elif self.completed and self.error is not None and not isinstance(self.error, _Refused):
+        elif self.completed and self.error is not None and not isinstance(self.error, _RefusedRequest):
             self.error = _refused(self.error, self.adj.max_request_body_size - 1)
         return taken
 
@@ -299,11 +299,11 @@ def _check_framing(head: bytes) -> None:
         raise ParsingError('Transfer-Encoding is none of version 1.0')
 
 
-def _refused(error: ParseError, limit: int) -> _Refused:
+def _refused(error: ParseError, limit: int) -> _RefusedRequest:
     if error.code == 413:
-        return _Refused(413, _too_large(limit))
+        return _RefusedRequest(413, _too_large(limit))
     kind = ServerError if error.code == 500 else InvalidArgumentError
-    return _Refused(error.code, kind(f'{error.reason}: {error.body}'))
+    return _RefusedRequest(error.code, kind(f'{error.reason}: {error.body}'))
 
 
 _LISTEN_HINTS = {
@@ -324,7 +324,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
 
     def execute(self) -> None:
         error = self.request.error
-        if not isinstance(error, _Refused):
+        if not isinstance(error, _RefusedRequest):
             # What failed in the application without being reported there.
             error = _refused(error, 0)
         reasons = {
@@ -576,7 +576,7 @@ class _Task(WSGITask):  # type: ignore[misc, unused-ignore]
             super().finish()
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
+class _ClientChannel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     """A connection that says when it is gone."""
 
     audit: Audit
@@ -976,7 +976,7 @@ class SandboxServer:
             'wake': staticmethod(self._wake),
         }
         parser = type('_GatedParser', (_Parser,), facts)
-        channel = type('_GatedChannel', (_Channel,), {'parser_class': parser, 'audit': self.service.audit})
+        channel = type('_GatedChannel', (_ClientChannel,), {'parser_class': parser, 'audit': self.service.audit})
         shared = {'policy': self.policy, 'channel_class': channel, 'readiness': self._readiness}
         serving = type('_PolicedWaitress', (_Waitress,), shared)
         try:

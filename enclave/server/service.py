@@ -176,7 +176,7 @@ class Service:
     # Tenants -----------------------------------------------------------------------------------------------------------
 
     def tenant(self, key: ApiKey | None) -> Tenant:
-        """Return the tenant a key stands for; None is the only one of a server without keys."""
+        """Return the tenant of a key; None is the only one of a server without keys."""
         name = ANONYMOUS if key is None else key.name
         found = self._tenants.get(name)  # they are added, and never taken away
         if found is not None:

@@ -1,8 +1,8 @@
 """A sandbox in this process that isolates nothing, for tests of what owns sandboxes.
 
-Its file system is a temporary directory and its commands are programs of the host (`enclave.testing.workspace`), but for three
-words of its own: ``hold`` continues until it is let go, cancelled or the sandbox ends; ``hold N`` is held under a name; ``die``
-is the end of the sandbox. A `FakeBackend` stands for the engine: it keeps the record, and is reported what shall go wrong.
+Its file system is a temporary directory and its commands are programs of the host (`enclave.testing.workspace`), but three of
+its own: ``hold`` continues until it is let go, cancelled or the sandbox ends; ``hold N`` is held under a name; ``die``
+is the end of the sandbox. A `FakeBackend` replaces the engine: it keeps the record, and is given what shall go wrong.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class TransferGate:
 
     def hold(self, function: Callable[..., Iterable[bytes]]) -> Callable[..., Iterator[bytes]]:
         """Return a function whose pieces are held."""
-        return lambda *args, **words: self.held(function(*args, **words))
+        return lambda *args, **kwargs: self.held(function(*args, **kwargs))
 
 
 UPLOADS = [f'enclave.sandboxes.{each}.until_cancelled' for each in ('agent_operations', 'docker.transfer')]

@@ -117,8 +117,8 @@ class Tool:
     _parameters: ToolParams | None = None
     _sandbox_type: SandboxType | str | None = None
 
-    def __init_subclass__(cls, **words: Any) -> None:
-        super().__init_subclass__(**words)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
         for role in ('Arguments', 'Options'):
             kind = cls.__dict__.get(role)
             if kind is not None and not attrs.has(kind):
@@ -173,7 +173,7 @@ class Tool:
     def required_sandbox_type(self) -> SandboxType | str | None:
         """The kind of sandbox it is for; None fits every kind that offers what it needs.
 
-        `SandboxType.DOCKER` stands for every general-purpose sandbox, that is every kind but those of notebooks, which load
+        `SandboxType.DOCKER` means every general-purpose sandbox, that is every kind but those of notebooks, which load
         their own tools only, and `SandboxType.DOCKER_NOTEBOOK` for every kind of those.
         """
         return self._sandbox_type

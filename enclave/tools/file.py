@@ -329,7 +329,7 @@ def _broken_start(data: bytes, encoding: str) -> int:
 
 
 def _decode(data: bytes, encoding: str, *, more: bool) -> tuple[str, bytes]:
-    """Return the text, and the bytes it stands for: where ``more`` follows, without the beginning of a cut character."""
+    """Return the text, and the bytes it represents: where ``more`` follows, without the beginning of a cut character."""
     decoder = codecs.getincrementaldecoder(encoding)()
     text = decoder.decode(data, final=not more)
     rest = len(decoder.getstate()[0]) if more else 0

@@ -30,9 +30,9 @@ _JAVA_JARS = f'{_JAVA_RUNTIME}/*.jar /usr/share/java/junit-*.jar /usr/share/java
 _JAVA_CP = f'$(ls -d {_JAVA_JARS} 2>/dev/null | tr "\\n" ":").'
 
 
-def _shell(line: str, *words: str) -> tuple[str, ...]:
-    """Return a shell's line as a command; further words are its ``"$@"``."""
-    return ('sh', '-c', line, 'sh', *words)
+def _shell(line: str, *args: str) -> tuple[str, ...]:
+    """Return a shell's line as a command; further arguments are its ``"$@"``."""
+    return ('sh', '-c', line, 'sh', *args)
 
 
 _PYTHON = f'PATH="{_PYTHON_BIN}:$PATH"; p=$(command -v python || command -v python3) || exit 127; exec "$p" "$@"'

@@ -71,15 +71,15 @@ def argument(
         converter: As in `attrs.field`.
         validator: As in `attrs.field`: one, or a list of them; they run after the bounds.
     """
-    words: Schema = {}
+    keywords: Schema = {}
     if description:
-        words['description'] = description
+        keywords['description'] = description
     if choices is not None:
-        words['enum'] = list(choices)
+        keywords['enum'] = list(choices)
     if minimum is not None:
-        words['minimum'] = minimum
+        keywords['minimum'] = minimum
     if maximum is not None:
-        words['maximum'] = maximum
+        keywords['maximum'] = maximum
 
     def check_bounds(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value is None:
@@ -99,7 +99,7 @@ def argument(
         default=Factory(factory) if factory is not None else default,
         converter=converter,
         validator=[*checks, *(validator if isinstance(validator, (list, tuple)) else [validator])],
-        metadata={METADATA_KEY: words},
+        metadata={METADATA_KEY: keywords},
     )
 
 
@@ -170,8 +170,8 @@ class _Maker:
             if not attribute.init:
                 continue
             where = f'{cls.__name__}.{attribute.name}'
-            words = attribute.metadata.get(METADATA_KEY, {})
-            properties[attribute.name] = {**self.of(kinds[attribute.name], where), **words, **_default(attribute)}
+            keywords = attribute.metadata.get(METADATA_KEY, {})
+            properties[attribute.name] = {**self.of(kinds[attribute.name], where), **keywords, **_default(attribute)}
             if attribute.default is NOTHING:
                 required.append(attribute.name)
         made: Schema = {'type': 'object', 'properties': properties, 'required': required, 'additionalProperties': False}
@@ -285,7 +285,7 @@ class ToolParams(Model):
 
 
 def _mismatch(schema: Mapping[str, Any], value: Any) -> str:
-    """Return what the schema wants, in words, or '' when the value is that."""
+    """Return what the schema wants, as a text, or '' when the value is that."""
     wanted = schema.get('type')
     kinds = [wanted] if isinstance(wanted, str) else list(wanted or ())
     if kinds and not any(_is_json_type(kind, value) for kind in kinds):

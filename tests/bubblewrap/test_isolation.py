@@ -26,8 +26,8 @@ def facts_of(text: str) -> dict[str, str]:
 
 
 def test_every_namespace_is_its_own(sandbox: BubblewrapSandbox) -> None:
-    told = sandbox.execute_command('for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done')
-    inside = told.stdout.split()
+    reported = sandbox.execute_command('for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done')
+    inside = reported.stdout.split()
     assert len(inside) == len(NAMESPACES)
     assert not set(inside) & {os.readlink(f'/proc/self/ns/{name}') for name in NAMESPACES}
 
@@ -152,8 +152,8 @@ HARM = {
 HARMING = """
 import ctypes, os, resource, signal
 libc = ctypes.CDLL(None, use_errno=True)
-def call(*words):
-    if libc.syscall(*(ctypes.c_long(word) if isinstance(word, int) else word for word in words)) < 0:
+def call(*args):
+    if libc.syscall(*(ctypes.c_long(word) if isinstance(word, int) else word for word in args)) < 0:
         raise OSError(ctypes.get_errno(), '')
 def do(PID):
     try: WHAT
@@ -182,8 +182,8 @@ def test_what_is_done_to_other_processes_cannot_be_done_to_the_agent(sandbox: Bu
 OF_ALL = """
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)
-def call(*words):
-    done = libc.syscall(*map(ctypes.c_long, words))
+def call(*args):
+    done = libc.syscall(*map(ctypes.c_long, args))
     return errno.errorcode[ctypes.get_errno()] if done < 0 else 'done'
 for who in 0, 1000:
     print(call(141, 2, who, 19), call(141, 1 << 32 | 2, who, 19))
@@ -218,8 +218,8 @@ def test_process_1_is_one_thread_alone_in_its_session(sandbox: BubblewrapSandbox
 
 HOGS = """
 import os
-def attempt(do, *words):
-    try: do(*words)
+def attempt(do, *args):
+    try: do(*args)
     except OSError: pass
 others = [int(each) for each in os.listdir('/proc') if each.isdigit()]
 for _ in range(20):

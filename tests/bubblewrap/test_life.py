@@ -177,7 +177,7 @@ CLOSED = """
 import os, sys
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 with BubblewrapSandbox({'python': sys.argv[1]} if len(sys.argv) > 1 else {}) as sandbox:
-    reported = os.dup(int(os.environ['TOLD']))
+    reported = os.dup(int(os.environ['PIPE']))
     os.write(reported, sandbox.execute_command('cat; echo x', stdin=b'in ').stdout.encode())
 """
 
@@ -187,11 +187,11 @@ with BubblewrapSandbox({'python': sys.argv[1]} if len(sys.argv) > 1 else {}) as 
 def test_a_process_without_standard_streams_can_make_one(closed: str, brought: list[str]) -> None:
     """What is handed to bubblewrap by its number must not have one of theirs."""
     here, there = os.pipe()
-    with open(here, 'rb') as told:
+    with open(here, 'rb') as pipe:
         command = ['sh', '-c', f'exec "$@" {closed}', 'sh', sys.executable, '-c', CLOSED, *brought]
-        subprocess.run(command, pass_fds=[there], env={**os.environ, 'TOLD': str(there)}, timeout=PATIENCE, check=False)
+        subprocess.run(command, pass_fds=[there], env={**os.environ, 'PIPE': str(there)}, timeout=PATIENCE, check=False)
         os.close(there)
-        assert told.read() == b'in x\n'
+        assert pipe.read() == b'in x\n'
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------
@@ -268,9 +268,9 @@ def test_open_files_are_no_more_than_this_process_may_have_and_the_info_says_so(
     if hard == resource.RLIM_INFINITY or hard >= 1 << 20:
         pytest.skip('more cannot be asked')
     sandbox = start(open_files_limit=1 << 20)
-    told = sandbox.get_info().metadata['limits']['open_files']
-    assert told.startswith(f'{hard}, by rlimit')
-    assert told.endswith(f'{1 << 20} were asked, and the hard limit of this process is {hard}')
+    reported = sandbox.get_info().metadata['limits']['open_files']
+    assert reported.startswith(f'{hard}, by rlimit')
+    assert reported.endswith(f'{1 << 20} were asked, and the hard limit of this process is {hard}')
     assert sandbox.execute_command('ulimit -n').stdout == f'{hard}\n'
     assert start(open_files_limit=64).get_info().metadata['limits']['open_files'] == '64, by rlimit, for each process'
 
@@ -392,7 +392,7 @@ $last"
 """
 
 
-def test_a_python_that_does_not_run_is_reported_with_its_words(write_python: WritePython) -> None:
+def test_a_python_that_does_not_run_is_reported_with_its_message(write_python: WritePython) -> None:
     python = write_python('echo no real python >&2; exit 5')
     with pytest.raises(SandboxStartError, match='no real python'):
         BubblewrapSandbox({'python': python}).start()
@@ -451,14 +451,14 @@ def test_a_python_that_never_ends_is_ended_and_reported(
     assert [now <= then for now, then in zip(facts_of_this_process()[::2], before[::2], strict=True)] == [True] * 2
 
 
-@pytest.mark.parametrize(('where', 'told'), [('1', 'wrote more than'), ('2', 'bytes')])
+@pytest.mark.parametrize(('where', 'message'), [('1', 'wrote more than'), ('2', 'bytes')])
 def test_a_python_that_writes_without_end_is_not_read_without_end(
-    write_python: WritePython, where: str, told: str
+    write_python: WritePython, where: str, message: str
 ) -> None:
     python = write_python(f'head -c 400M /dev/zero >&{where}; echo 400M bytes written >&2; exit 3')
     tracemalloc.start()
     try:
-        with pytest.raises(SandboxStartError, match=told):
+        with pytest.raises(SandboxStartError, match=message):
             BubblewrapSandbox({'python': python}).start()
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:

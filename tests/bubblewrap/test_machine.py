@@ -25,9 +25,11 @@ def test_links_from_usr_lead_somewhere_as_they_do_on_this_machine(start: Start) 
     )
 
     missing = [path for path in listed.stdout.splitlines() if os.path.exists(path)]
-    told = {os.path.realpath(path) for path in missing}
+    reported = {os.path.realpath(path) for path in missing}
 
-    assert {path for path in told if path.startswith('/etc/') and not is_private(path) and is_for_all(path)} == set()
+    assert {
+        path for path in reported if path.startswith('/etc/') and not is_private(path) and is_for_all(path)
+    } == set()
 
 
 def is_private(path: str) -> bool:

@@ -30,7 +30,7 @@ PROGRAMS = {
 }
 
 
-def told(name, response):
+def report(name, response):
     summary = sandbox_fusion.summary_run_code_result(response, MAPPING)
     run = response.run_result
     print(
@@ -45,20 +45,20 @@ def told(name, response):
     )
 
 
-def run_sync(name, words):
-    told(name, sandbox_fusion.run_code(RunCodeRequest(**words), max_attempts=1, client_timeout=120))
+def run_sync(name, fields):
+    report(name, sandbox_fusion.run_code(RunCodeRequest(**fields), max_attempts=1, client_timeout=120))
 
 
-async def run_async(name, words):
-    told(name, await sandbox_fusion.run_code_async(RunCodeRequest(**words), max_attempts=1, client_timeout=120))
+async def run_async(name, fields):
+    report(name, await sandbox_fusion.run_code_async(RunCodeRequest(**fields), max_attempts=1, client_timeout=120))
 
 
 def main():
     sandbox_fusion.set_endpoint(sys.argv[1])
-    for name, words in PROGRAMS.items():
+    for name, fields in PROGRAMS.items():
         if 'no-compiler' not in sys.argv or not name.startswith('cpp'):
-            run_sync(name, words)
-            asyncio.run(run_async(name + '-async', words))
+            run_sync(name, fields)
+            asyncio.run(run_async(name + '-async', fields))
     requests = [{'request': RunCodeRequest(code=f'print({n})', language='python')} for n in range(60)]
     answers = sandbox_fusion.run_concurrent(sandbox_fusion.run_code, kwargs=requests, concurrency=20)
     print(json.dumps({'name': 'concurrent', 'stdout': [each.run_result.stdout for each in answers]}))

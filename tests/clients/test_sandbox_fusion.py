@@ -50,8 +50,8 @@ def run(server: SandboxServer, python: Path, program: str, **env: str) -> dict[s
     assert done.returncode == 0, done.stderr[-4000:]
     found = {}
     for line in done.stdout.splitlines():
-        told = json.loads(line)
-        found[told.pop('name')] = told
+        reported = json.loads(line)
+        found[reported.pop('name')] = reported
     return found
 
 

@@ -135,8 +135,8 @@ def test_commands_end_as_documented() -> None:
             late = await run(['sh', '-c', 'echo early; sleep 60'], timeout=0.5)
             assert (late.status, late.exit_code, late.stdout) == (ExecutionStatus.TIMEOUT, -1, 'early\n')
             assert late.stderr == 'Command timed out after 0.5 seconds'
-            for code, words in ((124, 'exit 124'), (137, 'kill -9 $$')):
-                own = await run(['sh', '-c', words], timeout=5)
+            for code, command in ((124, 'exit 124'), (137, 'kill -9 $$')):
+                own = await run(['sh', '-c', command], timeout=5)
                 assert (own.status, own.exit_code) == (ExecutionStatus.ERROR, code)
             missing = await run('none-such')
             assert (missing.status, missing.exit_code in (126, 127)) == (ExecutionStatus.ERROR, True)
@@ -462,8 +462,8 @@ def test_a_notebook_works_as_documented(monkeypatch: pytest.MonkeyPatch, capsys:
             with pytest.raises(RuntimeError) as taken:
                 async with SandboxFactory.create_sandbox('docker_notebook', DockerNotebookConfig(port=port)):
                     pass
-            words = str(taken.value).lower()
-            assert 'address already in use' in words or 'port is already allocated' in words
+            message = str(taken.value).lower()
+            assert 'address already in use' in message or 'port is already allocated' in message
         monkeypatch.setenv('ENCLAVE_NOTEBOOK_TOOLS', 'all')
         config = DockerNotebookConfig(port=free_port(), tools_config=tools)
         async with SandboxFactory.create_sandbox('docker_notebook', config) as sandbox:

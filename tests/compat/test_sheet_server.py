@@ -98,7 +98,7 @@ def test_a_full_dump_makes_a_sandbox_that_is_shown_as_documented(server: Sandbox
 
 
 @pytest.mark.parametrize(
-    ('path', 'body', 'status', 'words'),
+    ('path', 'body', 'status', 'message'),
     [
         ('/sandbox/create', b'{}', 422, 'Field required'),
         ('/sandbox/create?sandbox_type=balloon', b'{}', 422, 'Input should be'),
@@ -117,14 +117,14 @@ def test_a_full_dump_makes_a_sandbox_that_is_shown_as_documented(server: Sandbox
     ],
 )
 def test_what_is_wrong_is_reported_as_documented(
-    server: SandboxServer, path: str, body: bytes, status: int, words: str
+    server: SandboxServer, path: str, body: bytes, status: int, message: str
 ) -> None:
     media = 'application/x-tar' if 'archive' in path else 'application/json'
     answer = ask(server, 'POST', path, data=body, headers={'Content-Type': media})
 
     assert answer.status_code == status
     detail = answer.json()['detail']
-    assert words in str(detail)
+    assert message in str(detail)
     if status == 422:
         assert set(detail[0]) == {'type', 'loc', 'msg', 'input'}
     assert {'code', 'message'} <= set(answer.json())

@@ -174,8 +174,8 @@ def test_enums_are_words() -> None:
         model.ExecutionStatus: 'success error timeout cancelled',
         model.ToolType: 'sandbox function external',
     }
-    for cls, words in members.items():
-        for word in words.split():
+    for cls, names in members.items():
+        for word in names.split():
             member: Any = getattr(cls, word.upper())
             assert issubclass(cls, str)
             assert issubclass(cls, Enum)

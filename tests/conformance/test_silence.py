@@ -113,7 +113,7 @@ def test_many_calls_on_a_paused_sandbox_all_end(start: Start) -> None:
     """More than the pipes to it hold."""
     sandbox = start()
     with paused(sandbox):
-        # Each of these leaves its words in the pipes; past some there is no room for more.
+        # Each of these leaves its messages in the pipes; past some there is no room for more.
         processes = []
         began = time.monotonic()
         for _ in range(60):

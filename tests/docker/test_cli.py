@@ -358,14 +358,14 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.keyboard, keys)
 
-    def wait_for(self, words: bytes) -> None:
-        """Return when words have come after those waited for last."""
+    def wait_for(self, text: bytes) -> None:
+        """Return when a text has come after the one waited for last."""
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
-        while words not in self.seen:
+        while text not in self.seen:
             ready, _, _ = select.select([self.keyboard], [], [], max(0.0, give_up_at - time.monotonic()))
             assert ready, self.seen
             self.seen += os.read(self.keyboard, 65536)
-        self.seen = self.seen.partition(words)[2]
+        self.seen = self.seen.partition(text)[2]
 
     def __enter__(self) -> Terminal:
         return self
@@ -443,7 +443,7 @@ def test_program_runs_on_a_server_as_it_runs_here(served: str, tmp_path: Path) -
     assert ms_enclave('ps', '-q', '--url', served).stdout == b''
 
 
-def test_what_a_servers_policy_refuses_is_reported_in_its_words(served: str) -> None:
+def test_what_a_servers_policy_refuses_is_reported_as_it_says(served: str) -> None:
     done = ms_enclave('run', '--url', served, '-v', '/etc:/mnt', '-c', '1')
 
     assert done.returncode == 125

@@ -39,8 +39,8 @@ pytestmark = pytest.mark.docker
 OFFLINE = {'network_enabled': False, 'tools_config': ['shell_executor', 'python_executor', 'file_operation']}
 
 
-def docker(*words: str) -> str:
-    return subprocess.run(['docker', *words], capture_output=True, text=True, check=True).stdout
+def docker(*args: str) -> str:
+    return subprocess.run(['docker', *args], capture_output=True, text=True, check=True).stdout
 
 
 def containers_of(sandbox_id: str) -> list[str]:

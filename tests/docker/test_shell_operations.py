@@ -207,11 +207,11 @@ def test_input_ends(sandbox: Any) -> None:
 
 
 def test_arguments_are_data(sandbox: Any) -> None:
-    words = ['a b', '', '*', '$HOME', '`id`', "'", '\n', '-n']
+    args = ['a b', '', '*', '$HOME', '`id`', "'", '\n', '-n']
 
-    result = sandbox.execute_command(['sh', '-c', 'printf "%s|" "$@"', 'x', *words])
+    result = sandbox.execute_command(['sh', '-c', 'printf "%s|" "$@"', 'x', *args])
 
-    assert result.stdout == ''.join(f'{word}|' for word in words)
+    assert result.stdout == ''.join(f'{word}|' for word in args)
 
 
 def test_environment_and_search_path_are_the_calls_own(sandbox: Any) -> None:
@@ -347,9 +347,9 @@ def test_a_cancelled_upload_leaves_things_as_they_were(sandbox: Any, size: int, 
     sandbox.write_file('uploads/target', 'old')
     gate = TransferGate()
     pieces = gate.held(bytes(min(size, 1 << 20)) for _ in range(-(-size // (1 << 20))))
-    words = {'size': size} if is_known else {}
+    options = {'size': size} if is_known else {}
 
-    cancel_midway(lambda: sandbox.write_file('uploads/target', pieces, **words), gate.under_way)
+    cancel_midway(lambda: sandbox.write_file('uploads/target', pieces, **options), gate.under_way)
 
     assert [entry.path for entry in sandbox.list_dir('uploads')] == ['target']
     assert sandbox.read_file('uploads/target') == b'old'

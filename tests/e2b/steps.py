@@ -49,7 +49,7 @@ def step(function):
     return function
 
 
-def raises(kind, call, words=''):
+def raises(kind, call, message=''):
     try:
         call()
     except kind as error:
@@ -57,7 +57,7 @@ def raises(kind, call, words=''):
     else:
         found = None
     assert found is not None, f'{kind} was not raised'
-    assert words in str(found), found
+    assert message in str(found), found
     return found
 
 
@@ -888,11 +888,11 @@ def main(only):
         begun = time.monotonic()
         try:
             each(world)
-            told = None
+            reported = None
         except BaseException:
-            told = traceback.format_exc()
+            reported = traceback.format_exc()
         seconds = round(time.monotonic() - begun, 3)
-        print(json.dumps({'step': each.__name__, 'error': told, 'seconds': seconds}), flush=True)
+        print(json.dumps({'step': each.__name__, 'error': reported, 'seconds': seconds}), flush=True)
 
 
 if __name__ == '__main__':

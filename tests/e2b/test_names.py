@@ -55,12 +55,12 @@ def test_the_sdk_finds_names_behind_a_proxy_with_tls(kind: str, tmp_path: Path) 
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(sandbox_type=kind, api_key=KEY, e2b={'domain': DOMAIN}))
         port = stack.enter_context(proxying(certificate, server.port))
-        words = {
+        variables = {
             'E2B_TEST_PROXY': f'http://127.0.0.1:{port}',
             'SSL_CERT_FILE': str(authority),
             'E2B_DOMAIN': DOMAIN,
         }
-        output = run('names_program.py', env=environment(**words))
+        output = run('names_program.py', env=environment(**variables))
 
     assert output.splitlines() == [
         'command here',
@@ -77,8 +77,8 @@ def test_the_sdk_finds_names_behind_a_proxy_with_tls(kind: str, tmp_path: Path) 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     """Return an authority's certificate, and one that it signed for the names of the domain, with its key."""
 
-    def openssl(*words: str) -> None:
-        subprocess.run(['openssl', *words], cwd=folder, check=True, capture_output=True)
+    def openssl(*args: str) -> None:
+        subprocess.run(['openssl', *args], cwd=folder, check=True, capture_output=True)
 
     key = ('-newkey', 'rsa:2048', '-nodes')
     openssl('req', '-x509', *key, '-keyout', 'ca.key', '-out', 'ca.pem', '-days', '2', '-subj', '/CN=tests')

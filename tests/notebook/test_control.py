@@ -473,7 +473,7 @@ from ipykernel.kernelbase import Kernel
 class EchoKernel(Kernel):
     implementation = 'echo'; implementation_version = '1'; banner = 'echo'
     language_info = {'name': 'echo', 'mimetype': 'text/plain', 'file_extension': '.txt'}
-    def do_execute(self, code, silent, store_history=True, user_expressions=None, allow_stdin=False, **words):
+    def do_execute(self, code, silent, store_history=True, user_expressions=None, allow_stdin=False, **kwargs):
         self.send_response(self.iopub_socket, 'stream', {'name': 'stdout', 'text': code[::-1]})
         return {'status': 'ok', 'execution_count': self.execution_count, 'payload': [], 'user_expressions': {}}
 if __name__ == '__main__':

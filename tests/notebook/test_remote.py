@@ -137,27 +137,27 @@ def test_a_request_whose_connection_breaks_runs_its_cell_once(
 def test_cancelling_that_overtakes_its_cell_reaches_it(
     box: RemoteNotebookSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cancellation, told = Cancellation(), threading.Event()
+    cancellation, reported = Cancellation(), threading.Event()
     transport = box._transport
     events, later = transport.events, transport.later
 
-    def tell(action: Callable[[], None]) -> None:
+    def report(action: Callable[[], None]) -> None:
         def act() -> None:
             try:
                 action()
             finally:
-                told.set()
+                reported.set()
 
         later(act)
 
     def cancel_first(*args: Any, **kwargs: Any) -> Generator[Any, None, None]:
         if not cancellation.is_cancelled:
             cancellation.cancel()
-            assert told.wait(PATIENCE)
+            assert reported.wait(PATIENCE)
         yield from events(*args, **kwargs)
 
     monkeypatch.setattr(transport, 'events', cancel_first)
-    monkeypatch.setattr(transport, 'later', tell)
+    monkeypatch.setattr(transport, 'later', report)
 
     with cancellation.applied():
         *_, result = box.stream_cell('import time\ntime.sleep(600)')

@@ -169,7 +169,7 @@ def test_streams_of_two_kernels_go_on_at_once(sandbox: NotebookSandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ('call', 'error', 'words'),
+    ('call', 'error', 'message'),
     [
         (lambda box: box.execute_cell(5), InvalidArgumentError, 'code must be a string'),
         (lambda box: box.stream_cell('x' * (9 << 20)), InvalidArgumentError, 'the limit is'),
@@ -197,9 +197,9 @@ def test_streams_of_two_kernels_go_on_at_once(sandbox: NotebookSandbox) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_in_the_same_way(
-    sandbox: NotebookSandbox, call: Callable[[Any], object], error: type[Exception], words: str
+    sandbox: NotebookSandbox, call: Callable[[Any], object], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         call(sandbox)
 
 

@@ -279,9 +279,9 @@ def driver(*, waits: bool, sandbox_id: str | None = None, **options: Any) -> Any
     assert process.stdout is not None
     with process.stdout as output:
         for line in output:
-            words = line.split()
-            if len(words) == 2 and words[1].isdigit():
-                return process, words[0], int(words[1])
+            fields = line.split()
+            if len(fields) == 2 and fields[1].isdigit():
+                return process, fields[0], int(fields[1])
     pytest.fail('the driver ended without a word')
 
 

@@ -26,7 +26,7 @@ from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.managers import table
 from enclave.managers.local import LocalSandboxManager
 from enclave.server import app, idempotency
-from enclave.server.serve import SandboxServer, _Channel, create_server
+from enclave.server.serve import SandboxServer, _ClientChannel, create_server
 from enclave.testing.kinds import wait_until
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import FakeBackend
@@ -414,7 +414,7 @@ def test_an_address_of_another_machine_is_said_to_be_one(serve: Serve) -> None:
 def test_a_socket_is_not_polled_while_a_task_writes_to_it_unless_that_waits(
     waiting: int, is_writing: bool, is_polled: bool
 ) -> None:
-    channel = object.__new__(_Channel)
+    channel = object.__new__(_ClientChannel)
     channel.adj = types.SimpleNamespace(outbuf_high_watermark=1 << 20)
     channel.total_outbufs_len, channel._is_writing = waiting, is_writing
 

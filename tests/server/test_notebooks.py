@@ -468,7 +468,7 @@ def test_the_command_line_runs_a_notebook_where_time_is_limited(serve: Serve, tm
 
 
 @pytest.mark.parametrize(
-    ('name', 'body', 'words'),
+    ('name', 'body', 'message'),
     [
         ('execute_cell', {}, 'code is required'),
         ('execute_cell', {'code': 5}, 'code must be a string'),
@@ -487,7 +487,7 @@ def test_the_command_line_runs_a_notebook_where_time_is_limited(serve: Serve, tm
         ('list_variables', {'timeout': [1]}, 'timeout'),
     ],
 )
-def test_wrong_bodies_are_refused(serve: Serve, connect: Connect, name: str, body: Any, words: str) -> None:
+def test_wrong_bodies_are_refused(serve: Serve, connect: Connect, name: str, body: Any, message: str) -> None:
     server = serve()
     sandbox_id = connect(server).create_sandbox('fake', CONFIG)
     path = ROUTES[name].path.replace('<sandbox_id>', sandbox_id).replace('<kernel>', 'default')
@@ -495,7 +495,7 @@ def test_wrong_bodies_are_refused(serve: Serve, connect: Connect, name: str, bod
     answer = post(server.url + path, body)
 
     assert (answer.status_code, answer.json()['code']) == (400, 'invalid-argument')
-    assert words in answer.json()['message']
+    assert message in answer.json()['message']
 
 
 @pytest.mark.docker

@@ -102,7 +102,7 @@ def test_the_version_is_shown_to_those_who_may_know(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ('body', 'status', 'code', 'words'),
+    ('body', 'status', 'code', 'message'),
     [
         (b'{', 400, 'invalid-argument', 'not valid JSON'),
         (b'[]', 400, 'invalid-argument', 'object'),
@@ -117,11 +117,11 @@ def test_the_version_is_shown_to_those_who_may_know(serve: Serve) -> None:
         (b'{"sandbox_id": "ghost", "tool_name": "x"}', 404, 'sandbox-not-found', 'ghost'),
     ],
 )
-def test_wrong_bodies_are_refused(serve: Serve, body: bytes, status: int, code: str, words: str) -> None:
+def test_wrong_bodies_are_refused(serve: Serve, body: bytes, status: int, code: str, message: str) -> None:
     answer = ask(serve(), 'POST', '/sandbox/tool/execute', data=body, headers={'Content-Type': 'application/json'})
 
     assert (answer.status_code, answer.json()['code']) == (status, code)
-    assert words in answer.json()['message']
+    assert message in answer.json()['message']
 
 
 @pytest.mark.parametrize('kind', ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data', ''])
@@ -248,7 +248,7 @@ def test_a_page_led_astray_reaches_nothing(serve: Serve, backend: FakeBackend, h
     assert 'Access-Control-Allow-Origin' not in answer.headers
 
 
-def test_what_reaches_the_host_is_refused_with_the_policys_words(serve: Serve, backend: FakeBackend) -> None:
+def test_what_reaches_the_host_is_refused_with_the_policys_message(serve: Serve, backend: FakeBackend) -> None:
     server = serve()
 
     for options in ({'privileged': True}, {'volumes': {'/': '/host'}}, {'network': 'host'}, {'cap_add': ['SYS_ADMIN']}):

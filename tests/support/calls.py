@@ -20,7 +20,7 @@ from typing import Any
 import enclave
 
 _LIBRARY = f'{Path(enclave.__file__).parent}/'
-_POLLED = frozenset({'_Channel.readable'})
+_POLLED = frozenset({'_ClientChannel.readable'})
 """What waitress asks as often as it has time for."""
 WARM_CALLS = 5
 COUNTED_CALLS = 10

@@ -1,7 +1,7 @@
 """A place for the command line without an engine: sandboxes are rows of a list, what is done to them is kept.
 
 The sandboxes it gives to use are `FakeSandbox`, whose programs are real processes of this machine, started in a directory that
-stands for the sandbox's working directory.
+is the sandbox's working directory.
 """
 
 from __future__ import annotations
@@ -113,22 +113,22 @@ class FakeSandbox:
 
     def start_process(self, command: str | list[str], timeout: float, **options: Any) -> FakeProcess:
         self.started.append({'command': command, 'timeout': timeout, **options})
-        words = command if isinstance(command, list) else ['sh', '-c', command]
-        words = [str(self.host_path(word)) if word.startswith('/sandbox/') else word for word in words]
-        return FakeProcess(words, self.folder, timeout, options)
+        argv = command if isinstance(command, list) else ['sh', '-c', command]
+        argv = [str(self.host_path(word)) if word.startswith('/sandbox/') else word for word in argv]
+        return FakeProcess(argv, self.folder, timeout, options)
 
 
 class FakeProcess:
     """A real process with the verbs of `enclave.sandboxes.process.Process`."""
 
-    def __init__(self, words: list[str], folder: Path, timeout: float, options: Mapping[str, Any]) -> None:
+    def __init__(self, argv: list[str], folder: Path, timeout: float, options: Mapping[str, Any]) -> None:
         self.result: CommandResult | None = None
         self.sizes: list[tuple[int, int]] = []
-        self._words = words
+        self._words = argv
         self._killed = self._timed_out = False
         self._chunks: queue.Queue[OutputChunk | None] = queue.Queue()
         self._process = subprocess.Popen(
-            words,
+            argv,
             cwd=folder,
             env={**os.environ, **(options.get('env') or {})},
             stdin=subprocess.PIPE,

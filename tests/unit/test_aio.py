@@ -514,9 +514,9 @@ def test_a_manager_of_ones_own_comes_back_from_the_factory(
             super().__init__(config, **options)
             self.made = 0
 
-        async def create_sandbox(self, *args: Any, **words: Any) -> str:
+        async def create_sandbox(self, *args: Any, **kwargs: Any) -> str:
             self.made += 1
-            found: str = await super().create_sandbox(*args, **words)
+            found: str = await super().create_sandbox(*args, **kwargs)
             return found
 
         async def create_two(self) -> list[str]:
@@ -1031,13 +1031,13 @@ from enclave import aio
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
-class Telling(FakeSandbox):
+class Reporting(FakeSandbox):
     backend = FakeBackend()
     def _stop(self, *, keep):
         super()._stop(keep=keep)
         os.write(1, b'ended\\n')
 
-SandboxFactory.register_sandbox('fake', Telling)
+SandboxFactory.register_sandbox('fake', Reporting)
 manager = aio.LocalSandboxManager(sweep=False, stop_grace=0.05)
 """
 

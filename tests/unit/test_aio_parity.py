@@ -1,4 +1,4 @@
-"""The proxies have what the blocking classes have: names, signatures, words, and a coroutine function for every method."""
+"""The proxies have what the blocking classes have: names, signatures, docstrings, and a coroutine function for every method."""
 
 from __future__ import annotations
 

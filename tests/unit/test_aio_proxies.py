@@ -117,8 +117,8 @@ def test_work_that_had_ended_unheard_when_it_was_cancelled_is_not_waited_for(
         loop = asyncio.get_running_loop()
         post = loop.call_soon_threadsafe
 
-        def posting(*args: Any, **words: Any) -> Any:
-            handle = post(*args, **words)
+        def posting(*args: Any, **kwargs: Any) -> Any:
+            handle = post(*args, **kwargs)
             posted.set()
             return handle
 

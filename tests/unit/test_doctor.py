@@ -196,7 +196,7 @@ def test_code_can_run_where_either_backend_works(engine: str, bubblewrap: str, b
 
 
 @pytest.mark.parametrize(
-    ('statuses', 'status', 'words'),
+    ('statuses', 'status', 'summary'),
     [
         ({'engine': 'ok', 'notebook_image': 'ok'}, 'ok', 'docker_notebook, since an engine answers; it has the image'),
         ({'engine': 'ok', 'notebook_image': 'warning'}, 'ok', 'it will build the image'),
@@ -209,11 +209,11 @@ def test_code_can_run_where_either_backend_works(engine: str, bubblewrap: str, b
         ),
     ],
 )
-def test_what_a_notebook_would_stand_on_is_reported(statuses: dict[str, str], status: str, words: str) -> None:
+def test_what_a_notebook_would_stand_on_is_reported(statuses: dict[str, str], status: str, summary: str) -> None:
     check = check_notebooks(looked_at(**statuses))
 
     assert check.status == status
-    assert words in check.summary
+    assert summary in check.summary
     assert (check.remedy is None) is (status == 'ok')
 
 

@@ -1,4 +1,4 @@
-"""Every refusal and failure is one record with the same keys, whatever stopped it, on every face of the library."""
+"""Every refusal and failure is one record with the same keys, whatever stopped it, on every interface of the library."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_the_client_raises_what_the_record_says(server: SandboxServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ('words', 'code'),
+    ('arguments', 'code'),
     [
         (('info', 'none', '--json'), 'server-unavailable'),
         (('ps', '--json', '--orphans'), 'invalid-argument'),
@@ -220,11 +220,11 @@ def test_the_client_raises_what_the_record_says(server: SandboxServer) -> None:
     ],
 )
 def test_json_on_the_command_line_is_the_record(
-    words: tuple[str, ...], code: str, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('ENCLAVE_URL', 'http://127.0.0.1:9')  # where nobody listens
 
-    done = CliRunner().invoke(cli, words, prog_name='ms-enclave')
+    done = CliRunner().invoke(cli, arguments, prog_name='ms-enclave')
 
     assert done.exit_code != 0
     check_record(json.loads(done.stdout)['error'])

@@ -113,13 +113,13 @@ def test_model_dump_can_be_of_some_fields() -> None:
     assert result.model_dump_json(by_alias=False, round_trip=True) == result.model_dump_json()
 
 
-@pytest.mark.parametrize('words', [{'include': 'output'}, {'exclude': {'output': True}}, {'exclude_unset': True}])
-def test_model_dump_refuses_what_it_cannot_do(words: dict[str, Any]) -> None:
+@pytest.mark.parametrize('options', [{'include': 'output'}, {'exclude': {'output': True}}, {'exclude_unset': True}])
+def test_model_dump_refuses_what_it_cannot_do(options: dict[str, Any]) -> None:
     result = ToolResult(tool_name='t', status='success')
 
     for dump in (result.model_dump, result.model_dump_json):
-        with pytest.raises(InvalidArgumentError, match=next(iter(words))):
-            dump(**words)
+        with pytest.raises(InvalidArgumentError, match=next(iter(options))):
+            dump(**options)
 
 
 def test_model_validate_takes_a_dict_or_an_instance() -> None:

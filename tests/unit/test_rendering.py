@@ -19,12 +19,12 @@ JPEG = base64.b64encode(b'\xff\xd8 fake').decode()
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
-def command(**words: Any) -> CommandResult:
-    return CommandResult(**{'command': 'x', 'status': 'success', 'stdout': '1\n', 'execution_time': 0.0123, **words})
+def command(**fields: Any) -> CommandResult:
+    return CommandResult(**{'command': 'x', 'status': 'success', 'stdout': '1\n', 'execution_time': 0.0123, **fields})
 
 
-def cell(*outputs: dict[str, Any], **words: Any) -> CellResult:
-    return CellResult(**{'status': 'success', 'outputs': list(outputs), **words})
+def cell(*outputs: dict[str, Any], **fields: Any) -> CellResult:
+    return CellResult(**{'status': 'success', 'outputs': list(outputs), **fields})
 
 
 def display(**data: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def test_the_stderr_of_a_success_is_in_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ('words', 'ending'),
+    ('fields', 'ending'),
     [
         ({'status': 'error', 'exit_code': 3}, '[exit code 3]'),
         ({'status': 'error', 'exit_code': 139, 'signal': 'SIGSEGV'}, '[exit code 139, SIGSEGV]'),
@@ -103,8 +103,8 @@ def test_the_stderr_of_a_success_is_in_the_text() -> None:
         ({'status': 'cancelled', 'exit_code': 137}, '[cancelled]'),
     ],
 )
-def test_the_text_says_how_it_ended(words: dict[str, Any], ending: str) -> None:
-    assert command(**words).text == f'1\n{ending}'
+def test_the_text_says_how_it_ended(fields: dict[str, Any], ending: str) -> None:
+    assert command(**fields).text == f'1\n{ending}'
 
 
 # Pictures

@@ -52,12 +52,12 @@ def pytest(arguments: tuple[str, ...], cache: str) -> list[str]:
     return [PYTHON, '-m', 'pytest', *options, f'--basetemp={cache}', '--color=no', *arguments]
 
 
-def in_service(part: str, home: str, *words: str) -> list[str]:
+def in_service(part: str, home: str, *args: str) -> list[str]:
     """Return the command, up to pytest's, that runs tests in a service of their own."""
     # What is missing is a failure, and the tests know which groups they have. What is imported may be kept compiled: compiling
     # this library takes an interpreter half a minute here.
     variables = ['CI=true', f'ENCLAVE_VM_PART={part}', *LIMITS, 'LANG=C.UTF-8', f'HOME={home}']
-    service = ['systemd-run', '--quiet', '--pipe', '--wait', '--collect', f'--working-directory={CHECKOUT}', *words]
+    service = ['systemd-run', '--quiet', '--pipe', '--wait', '--collect', f'--working-directory={CHECKOUT}', *args]
     return [*service, f'--property=RuntimeMaxSec={PART_HOURS}h', *(f'--setenv={each}' for each in variables)]
 
 

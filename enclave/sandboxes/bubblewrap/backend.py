@@ -146,8 +146,8 @@ class BubblewrapBackend(Backend):
         config = self.config
         return get_view(config.rootfs, config.python, network=config.network_enabled)
 
-    def _explain(self, words: str) -> str:
-        text = explain_failure(words, what=f'sandbox {self.id}', rootfs=self.config.rootfs)
+    def _explain(self, stderr: str) -> str:
+        text = explain_failure(stderr, what=f'sandbox {self.id}', rootfs=self.config.rootfs)
         if self._group is not None and self._group.count_oom_kills():
             text += f'; its memory ran out, so memory_limit {self.config.memory_limit!r} is too small'
         return text

@@ -79,12 +79,12 @@ def parse_mounts(text: str) -> list[tuple[str, str, str, set[str]]]:
     """Return the cgroup mounts of a mountinfo file (proc(5)), each ``(type, root, mount point, super options)``."""
     found = []
     for line in text.splitlines():
-        words = line.split(' ')
+        fields = line.split(' ')
         with contextlib.suppress(ValueError, IndexError):
-            after = words.index('-')
-            if words[after + 1] in ('cgroup', 'cgroup2'):
-                root, point = (_OCTAL.sub(lambda match: chr(int(match[1], 8)), word) for word in words[3:5])
-                found.append((words[after + 1], root, point, set(words[after + 3].split(','))))
+            after = fields.index('-')
+            if fields[after + 1] in ('cgroup', 'cgroup2'):
+                root, point = (_OCTAL.sub(lambda match: chr(int(match[1], 8)), word) for word in fields[3:5])
+                found.append((fields[after + 1], root, point, set(fields[after + 3].split(','))))
     return found
 
 
@@ -357,7 +357,7 @@ class Group:
         return 0
 
     def memory_held(self) -> tuple[int, int]:
-        """Return how many bytes it holds that the kernel cannot take back, and its limit; (0, 0) where that is not known."""
+        """Return how many bytes it holds that the kernel cannot reclaim, and its limit; (0, 0) where that is not known."""
         if 'memory' not in self.cgroups.parents or self.limits.memory_bytes is None:
             return 0, 0
         place = self.cgroups.parents['memory'] / self.name

@@ -124,7 +124,7 @@ def check_notebook_python() -> Check:
 
     name = 'notebook python'
     try:
-        return ok(name, find_kernel_python().words)
+        return ok(name, find_kernel_python().description)
     except EnclaveError as error:
         remedy = str(error.details.get('remedy', 'install python3'))
         return warning(name, error.message.partition(f'. {remedy}')[0], remedy.removeprefix('Run: '))

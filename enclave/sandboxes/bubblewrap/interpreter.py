@@ -44,7 +44,7 @@ class KernelPython:
     kernel: Kernel
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """What it is, for a person."""
         return f'{self.path} with ipykernel {self.kernel.version}'
 

@@ -267,48 +267,48 @@ class StartPlan:
     def _arguments(self, opened: list[int]) -> list[str]:
         """Return bubblewrap's options; they travel in a file, since they hold the environment."""
         config = self.config
-        words = ['--unshare-all', '--unshare-user', '--uid', str(UID), '--gid', str(UID), '--hostname', 'sandbox']
-        words += ['--die-with-parent', '--new-session', '--as-pid-1', '--cap-drop', 'ALL', '--clearenv']
+        argv = ['--unshare-all', '--unshare-user', '--uid', str(UID), '--gid', str(UID), '--hostname', 'sandbox']
+        argv += ['--die-with-parent', '--new-session', '--as-pid-1', '--cap-drop', 'ALL', '--clearenv']
         if self.program.can_disable_userns:
-            words.append('--disable-userns')
+            argv.append('--disable-userns')
         if config.network_enabled:
-            words.append('--share-net')
+            argv.append('--share-net')
         if config.seccomp:
             opened.append(memory_file(get_filter(), 'enclave-seccomp'))
-            words += ['--seccomp', str(opened[-1])]
+            argv += ['--seccomp', str(opened[-1])]
         for name, value in self._env().items():
-            words += ['--setenv', name, value]
+            argv += ['--setenv', name, value]
         for path in self._dirs:
-            words += ['--dir', path]
+            argv += ['--dir', path]
         for target, path in self._links:
-            words += ['--symlink', target, path]
+            argv += ['--symlink', target, path]
         for source, path in self._trees:
             if not path.startswith('/var/tmp/'):
-                words += self._bind(source, path, 'ro')
-        words += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
+                argv += self._bind(source, path, 'ro')
+        argv += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
         cpu_count = count_for(config.cpu_limit)
         if cpu_count < (os.cpu_count() or 0):
             # Where the C library looks for how many processors there are (get_nprocs(3)), and os.cpu_count with it.
             opened.append(
                 memory_file(f'0-{cpu_count - 1}\n'.encode() if cpu_count > 1 else b'0\n', 'enclave-processors')
             )
-            words += ['--file', str(opened[-1]), '/sys/devices/system/cpu/online']
-        words += _tmpfs('/tmp', config.disk_bytes, '1777')
+            argv += ['--file', str(opened[-1]), '/sys/devices/system/cpu/online']
+        argv += _tmpfs('/tmp', config.disk_bytes, '1777')
         if not self._has_var:
-            words += ['--dir', '/var', '--symlink', '/tmp', '/var/tmp']
-        words += ['--dir', '/run', *_tmpfs(HOME, config.disk_bytes, '0755')]
+            argv += ['--dir', '/var', '--symlink', '/tmp', '/var/tmp']
+        argv += ['--dir', '/run', *_tmpfs(HOME, config.disk_bytes, '0755')]
         # An interpreter of the caller's may lie anywhere, below /tmp, /var/tmp and the home too.
         for source, path in self._trees:
             if path.startswith(('/tmp/', '/var/tmp/', '/home/')):
-                words += self._bind(source, self._resolve(path), 'ro')
+                argv += self._bind(source, self._resolve(path), 'ro')
         is_in_volume = any(is_below(self._work, path) for _, path, _ in self._binds)
         if not is_in_volume:
-            words += self._working_dir()
+            argv += self._working_dir()
         for source, path, mode in self._binds:
-            words += self._bind(source, path, mode)
+            argv += self._bind(source, path, mode)
         if is_in_volume:
-            words += ['--dir', self._work]
-        return [*words, '--remount-ro', '/dev', '--remount-ro', '/', '--chdir', config.working_dir]
+            argv += ['--dir', self._work]
+        return [*argv, '--remount-ro', '/dev', '--remount-ro', '/', '--chdir', config.working_dir]
 
     def _env(self) -> dict[str, str]:
         return {

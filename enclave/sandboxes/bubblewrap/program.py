@@ -139,7 +139,7 @@ def find_closed_setting(proc: Path = Path('/proc/sys')) -> tuple[str, str, str] 
     return None
 
 
-_WORDS_LENGTH = 500
+_MESSAGE_LENGTH = 500
 """How much is reported of what was said: it may have been an interpreter of a stranger's that said it."""
 _NO_NAMESPACES = re.compile(
     r'no permissions to create|creating new namespace failed|setting up uid map|RTM_NEWADDR|unshare|user namespace',
@@ -150,11 +150,11 @@ _NO_PYTHON = re.compile(r'execvp .*python[^:]*: No such file', re.IGNORECASE)
 _NO_SOURCE = re.compile(r"can't find source path ([^:]+): (.+)", re.IGNORECASE)
 
 
-def explain_failure(words: str, *, what: str = 'a bubblewrap sandbox', rootfs: str | None = None) -> str:
+def explain_failure(stderr: str, *, what: str = 'a bubblewrap sandbox', rootfs: str | None = None) -> str:
     """Return a sentence for a person from what bubblewrap said when it did not start, with the command that mends it."""
-    said = ''.join(each if each.isprintable() else ' ' for each in (words.strip().splitlines() or [''])[-1]).strip()
-    last = said[-_WORDS_LENGTH:] or 'it said nothing'
-    if _NO_PYTHON.search(words):
+    said = ''.join(each if each.isprintable() else ' ' for each in (stderr.strip().splitlines() or [''])[-1]).strip()
+    last = said[-_MESSAGE_LENGTH:] or 'it said nothing'
+    if _NO_PYTHON.search(stderr):
         if rootfs:  # the file was there when we looked
             return (
                 f'{what} did not start: the python3 of the root file system {rootfs!r} cannot be executed: it is no program, or '
@@ -164,10 +164,10 @@ def explain_failure(words: str, *, what: str = 'a bubblewrap sandbox', rootfs: s
             f"{what} did not start: this machine's /usr has no python3, which the program inside needs. "
             'Set python to an interpreter, or install python3'
         )
-    found = _NO_SOURCE.search(words)
+    found = _NO_SOURCE.search(stderr)
     if found:
         return f'{what} did not start: the host path {found[1]!r} cannot be used: {found[2]}'
-    if _NO_PROC.search(words):
+    if _NO_PROC.search(stderr):
         return (
             f'{what} did not start: the kernel does not let it mount its own /proc ({last}). This is so inside '
             'containers whose /proc is masked; start the outer container with --security-opt systempaths=unconfined'
@@ -179,7 +179,7 @@ def explain_failure(words: str, *, what: str = 'a bubblewrap sandbox', rootfs: s
             f'{what} did not start: the kernel does not let this user make namespaces ({name} is {value}). '
             f'Run: sudo sysctl -w {name}={good}   ({last})'
         )
-    if _NO_NAMESPACES.search(words):
+    if _NO_NAMESPACES.search(stderr):
         return (
             f'{what} did not start: namespaces cannot be made here ({last}). Inside a container, let it make them '
             '(--security-opt seccomp=unconfined, or a profile that allows unshare and mount); on a host, look at '
@@ -249,8 +249,8 @@ def prlimit_command(uid: int, gid: int, pid: int, limits: Mapping[str, int], sof
     prefix, program = drop_command(uid, gid), _system_program('prlimit')
     if not prefix or program is None:
         return []
-    words = (f'--{name.lower()}={value}:{"" if name in soft else value}' for name, value in limits.items())
-    return [*prefix, program, f'--pid={pid}', *words]
+    options = (f'--{name.lower()}={value}:{"" if name in soft else value}' for name, value in limits.items())
+    return [*prefix, program, f'--pid={pid}', *options]
 
 
 _STAGE = 'while [ "$1" != -- ]; do mount --rbind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'

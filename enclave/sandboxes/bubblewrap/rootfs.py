@@ -195,7 +195,7 @@ def find_interpreter_trees(python: str) -> list[tuple[str, str]]:
     """Return what an interpreter outside ``/usr`` needs: its environment, the Python that is made from, and what lies on the way.
 
     An environment often links to a link, and each must be there inside too, under the name that leads to it. Nothing on the
-    way is looked for by its words alone: a symlink may stand anywhere in them.
+    way is looked for by its text alone: a symlink may stand anywhere in them.
 
     Returns:
         ``(host path, path inside)``, the host path with all links resolved.
@@ -436,7 +436,7 @@ class _Copier:
     _left_entries: int = field(default=_ETC_ENTRIES, init=False)
 
     def copy(self, folder: int, name: str, target: Path, depth: int = 0) -> None:
-        """Copy what a name in an open directory stands for, which may be missing."""
+        """Copy what a name in an open directory refers to, which may be missing."""
         self._left_entries -= 1
         if self._left_entries < 0 or depth > _ETC_DEPTH:
             self.is_full = True

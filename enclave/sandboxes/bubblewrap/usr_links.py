@@ -90,7 +90,7 @@ PRIVATE = frozenset(
 
 
 def find_linked_names() -> list[str]:
-    """Return the names below ``/etc`` that links in ``/usr`` lead to, sorted; a directory's name stands for all in it."""
+    """Return the names below ``/etc`` that links in ``/usr`` lead to, sorted; a directory's name means all in it."""
     return _kept(_stamps())
 
 

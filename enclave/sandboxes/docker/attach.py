@@ -126,7 +126,7 @@ class DockerInventory:
 
     @property
     def where(self) -> str:
-        """The address of the engine, in words."""
+        """The address of the engine, as a text for messages."""
         return f'on the engine at {get_engine().address}'
 
     def attach(self, sandbox_id: str) -> contextlib.AbstractContextManager[Any]:

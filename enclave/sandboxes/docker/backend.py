@@ -348,8 +348,8 @@ class DockerBackend(Backend):
             return self._greet(engine, channel)
         except BaseException as error:
             channel.close()
-            words = f'{channel.diagnostics()} {error}'
-            if isinstance(error, EnclaveError) and (_NO_PYTHON.search(words) or 'is too old' in words):
+            message = f'{channel.diagnostics()} {error}'
+            if isinstance(error, EnclaveError) and (_NO_PYTHON.search(message) or 'is too old' in message):
                 raise NoAgentError(f'{self.config.image!r} has no python3 that can run the agent') from error
             with contextlib.suppress(EngineError), engine.translate('look at an exec'):
                 code = engine.api.exec_inspect(made['Id']).get('ExitCode')
@@ -404,12 +404,12 @@ class DockerBackend(Backend):
                 api: Any = engine.api  # whose stubs do not know this method's types
                 made: dict[str, Any] = api.create_container_from_config(body, self.container_name, self.config.platform)
             except Exception as error:
-                words = str(error).lower()
-                if 'bind source path does not exist' in words or 'invalid mount config' in words:
+                message = str(error).lower()
+                if 'bind source path does not exist' in message or 'invalid mount config' in message:
                     raise SandboxStartError(
                         f'could not {what}: volumes: {_text_of(error)}. Create the host path first'
                     ) from error
-                if 'is already in use by container' in words:
+                if 'is already in use by container' in message:
                     raise SandboxStartError(
                         f'could not {what}: a sandbox of this id exists; choose another id, or remove container '
                         f'{self.container_name}'
@@ -499,7 +499,7 @@ class DockerBackend(Backend):
 
     @contextlib.contextmanager
     def _unless_gone(self) -> Iterator[None]:
-        """Let the engine's words for "it is gone" or "it is going" pass; in the second case wait until it has gone."""
+        """Let the engine's "it is gone" or "it is going" pass; in the second case wait until it has gone."""
         try:
             yield
         except EngineError as error:

@@ -16,9 +16,9 @@ from enclave.config import (
     SandboxConfig,
     as_dict,
     as_digits,
+    as_strings,
     as_text_map,
     as_tuple,
-    as_words,
     check_names,
     check_text_map,
     checked,
@@ -225,8 +225,8 @@ class DockerSandboxConfig(SandboxConfig):
     read_only: bool = field(default=False, validator=is_a(bool))
     tmpfs: dict[str, str] = field(factory=dict, converter=_as_tmpfs, validator=checked(_check_tmpfs))
     ulimits: dict[str, tuple[int, int]] = field(factory=dict, converter=_as_ulimits, validator=checked(_check_ulimits))
-    cap_add: tuple[str, ...] = field(default=(), converter=as_words, validator=checked(check_names))
-    security_opt: tuple[str, ...] = field(default=(), converter=as_words, validator=checked(check_names))
+    cap_add: tuple[str, ...] = field(default=(), converter=as_strings, validator=checked(check_names))
+    security_opt: tuple[str, ...] = field(default=(), converter=as_strings, validator=checked(check_names))
     runtime: str | None = field(default=None, validator=is_a(str, none=True))
     shm_size: str | int | None = field(default=None)
     storage_opt: dict[str, str] = field(factory=dict, converter=as_text_map, validator=checked(check_text_map))

@@ -354,8 +354,8 @@ class Dialer:
         for child, errors in ended:
             if child.returncode not in (0, None):
                 errors.seek(0)
-                words = errors.read(_HEAD_BYTES).decode('utf-8', 'replace').strip()
-                self.stderr_tail = words or f'ssh ended with exit code {child.returncode}'
+                tail = errors.read(_HEAD_BYTES).decode('utf-8', 'replace').strip()
+                self.stderr_tail = tail or f'ssh ended with exit code {child.returncode}'
             errors.close()
 
     def close(self) -> None:
@@ -644,10 +644,10 @@ def upgrade(
     if status in (101, 200):  # 200 is an engine before 1.22, which upgrades without saying so
         connection.settimeout(None)
         return RawStream(connection, rest)
-    raise on_refusal(status, _refusal_words(connection, head, rest))
+    raise on_refusal(status, _refusal_message(connection, head, rest))
 
 
-def _refusal_words(connection: EngineConnection, head: bytes, rest: bytes) -> str:
+def _refusal_message(connection: EngineConnection, head: bytes, rest: bytes) -> str:
     length = re.search(rb'(?i)\r\ncontent-length: *(\d+)', head)
     wanted = min(int(length[1]), _HEAD_BYTES) if length else len(rest)
     while len(rest) < wanted:

@@ -232,8 +232,8 @@ class Engine:
             output = self.api.exec_start(made['Id'])
             code = self.api.exec_inspect(made['Id'])['ExitCode']
         if code:
-            words = output.decode('utf-8', 'backslashreplace').strip()
-            raise EngineError(f'could not {what}: exit code {code}: {words}')
+            text = output.decode('utf-8', 'backslashreplace').strip()
+            raise EngineError(f'could not {what}: exit code {code}: {text}')
 
     # Streams ---------------------------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class Engine:
                     versioned,
                     host=self._dialer.host_header,
                     body=body,
-                    on_refusal=lambda status, words: _refused(what, status, words),
+                    on_refusal=lambda status, reason: _refused(what, status, reason),
                 )
             except EnclaveError:
                 connection.close()
@@ -384,9 +384,9 @@ class Engine:
 
     def _unavailable(self, error: BaseException) -> EngineUnavailableError:
         reason, cause = _why(error), _root(error)
-        words = self._dialer.explain()
-        if words:
-            reason = f'{reason}; ssh says: {words}'
+        explanation = self._dialer.explain()
+        if explanation:
+            reason = f'{reason}; ssh says: {explanation}'
         source = '' if self.endpoint.source == 'the default' else f', given by {self.endpoint.source}'
         return EngineUnavailableError(
             f'No container engine answers at {self.address}{source}: {reason}. {_WAYS_OUT}',
@@ -453,16 +453,16 @@ _WAYS_OUT = 'Install or start Docker: `ms-enclave doctor` says how.' + (
 
 
 def _translated(error: docker.errors.APIError, what: str) -> EnclaveError:
-    words = error.explanation if isinstance(error.explanation, str) and error.explanation else str(error)
+    reason = error.explanation if isinstance(error.explanation, str) and error.explanation else str(error)
     status = error.response.status_code if error.response is not None else 0
-    return _refused(what, status, words, image=isinstance(error, docker.errors.ImageNotFound))
+    return _refused(what, status, reason, image=isinstance(error, docker.errors.ImageNotFound))
 
 
-def _refused(what: str, status: int, words: str, *, image: bool = False) -> EnclaveError:
-    details = {'status': status, 'reason': words}
-    if image or (status == 404 and 'no such image' in words.lower()):
-        return ImageNotFoundError(f'Could not {what}: {words}', details=details)
-    return EngineError(f'Could not {what}: {words}', details=details)
+def _refused(what: str, status: int, reason: str, *, image: bool = False) -> EnclaveError:
+    details = {'status': status, 'reason': reason}
+    if image or (status == 404 and 'no such image' in reason.lower()):
+        return ImageNotFoundError(f'Could not {what}: {reason}', details=details)
+    return EngineError(f'Could not {what}: {reason}', details=details)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -298,7 +298,7 @@ def _measure(engine: Engine, info: SandboxInfo) -> Usage | None:
     memory = sample.get('memory_stats') or {}
     used = memory.get('usage')
     if used is not None:
-        # As `docker stats` counts: page cache that can be dropped at once is not counted (cgroup v2 and v1 words).
+        # As `docker stats` counts: page cache that can be dropped at once is not counted (by the names of cgroup v2 and v1).
         kept = memory.get('stats') or {}
         used = max(0, used - kept.get('inactive_file', kept.get('total_inactive_file', 0)))
     networks = (sample.get('networks') or {}).values()

@@ -146,12 +146,12 @@ class DockerNotebookBackend(DockerBackend):
         while not self._gateway_answers():
             result = self._gateway.poll()
             if result is not None:
-                words = (result.stderr.strip() or result.stdout.strip()).splitlines()
+                lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
                 raise SandboxStartError(
                     f'sandbox {self.id}: the kernel gateway ended with exit code {result.exit_code}; the end of its output: '
-                    f'{" ".join(words[-1:])}. The image needs jupyter_kernel_gateway; '
+                    f'{" ".join(lines[-1:])}. The image needs jupyter_kernel_gateway; '
                     'without port, host and token none is started',
-                    details={'sandbox_id': self.id, 'output': words[-20:]},
+                    details={'sandbox_id': self.id, 'output': lines[-20:]},
                 )
             if is_cancelled():
                 raise CallCancelledError('the start of the kernel gateway was cancelled')

@@ -19,7 +19,7 @@ GATEWAY_PORT = '8888/tcp'
 """Where a kernel gateway listens inside."""
 
 
-def _check_words(value: Any, name: str) -> None:
+def _check_token(value: Any, name: str) -> None:
     if value is not None and (not isinstance(value, str) or not value or not value.isprintable() or ' ' in value):
         # The value itself may be a secret, so it is not quoted.
         raise ConfigurationError(f'{name} must be a string without white space, or None')
@@ -50,7 +50,7 @@ class DockerNotebookConfig(DockerSandboxConfig, NotebookConfig):
     host: str | None = field(
         default=None, converter=as_address, validator=attrs.validators.optional(checked(check_address))
     )
-    token: str | None = field(default=None, validator=checked(_check_words), repr=False)
+    token: str | None = field(default=None, validator=checked(_check_token), repr=False)
     gateway_auth: bool = field(default=True, validator=is_a(bool))
 
     @image.validator

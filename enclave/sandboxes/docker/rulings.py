@@ -58,9 +58,9 @@ def _check_gateway_auth(gate: Gate, option: str, value: Any, config: Any) -> Any
 
 
 def _check_tmpfs(gate: Gate, option: str, value: Any, config: Any) -> Any:
-    for path, words in value.items():
+    for path, options in value.items():
         check_inner_path(path, option)
-        for word in filter(None, words.split(',')):
+        for word in filter(None, options.split(',')):
             name, equals, text = word.partition('=')
             if name == 'size' and equals and not text.endswith('%'):
                 gate.size('max_memory', f'{option}[{path!r}]', text)

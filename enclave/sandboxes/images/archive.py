@@ -73,7 +73,7 @@ class Measured(io.RawIOBase):
     """A file whose bytes are counted and hashed as they are read, once, from the beginning.
 
     Args:
-        digests: What it will be checked for, ``'sha256:...'``; None among them stands for nothing.
+        digests: What it will be checked for, ``'sha256:...'``; None among them is nothing.
     """
 
     def __init__(self, file: IO[bytes], digests: Iterable[str | None]) -> None:

@@ -211,12 +211,12 @@ def host_apt_sources(suite: str, folder: Path = Path('/etc/apt')) -> list[str]:
             lines += [line.split('#')[0].strip() for line in text.splitlines()]
     wanted = []
     for line in lines:
-        words = line.split(']', 1)[-1].split() if '[' in line else line.split()[1:]
+        fields = line.split(']', 1)[-1].split() if '[' in line else line.split()[1:]
         if (
             line.startswith('deb ')
-            and len(words) >= 2
-            and words[1] in suites
-            and 'main' in words[2:]
+            and len(fields) >= 2
+            and fields[1] in suites
+            and 'main' in fields[2:]
             and line not in wanted
         ):
             wanted.append(line)
@@ -363,7 +363,7 @@ def _host_settings(report: ProgressCallback) -> dict[str, str]:
     """
     settings = {name: os.environ[name] for name in _PROXY_VARIABLES if os.environ.get(name)}
     for option, variable in _PIP_SETTINGS.items():
-        words = []
+        proxies = []
         for word in _pip_setting(option, variable).split():
             parsed = urllib.parse.urlsplit(word) if '://' in word else None
             if parsed is not None and parsed.scheme not in ('http', 'https'):
@@ -371,9 +371,9 @@ def _host_settings(report: ProgressCallback) -> dict[str, str]:
             if parsed is not None and parsed.password:
                 report(Progress(message=f"leaving out pip's {option} with a password: it would stay in the image"))
                 continue
-            words.append(word)
-        if words:
-            settings[variable] = ' '.join(words)
+            proxies.append(word)
+        if proxies:
+            settings[variable] = ' '.join(proxies)
     return settings
 
 

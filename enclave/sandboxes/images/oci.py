@@ -148,10 +148,12 @@ class Node:
             raise not_understood(f'{self.where} must be a sha256 or sha512 digest, not {text[:80]!r}')
         return text
 
-    def _as(self, kind: type[T], words: str) -> T:
+    def _as(self, kind: type[T], expected: str) -> T:
         if not isinstance(self.value, kind):
             text = repr(self.value)
-            raise not_understood(f'{self.where} must be {words}, not {text if len(text) < 80 else f"{text[:60]}..."}')
+            raise not_understood(
+                f'{self.where} must be {expected}, not {text if len(text) < 80 else f"{text[:60]}..."}'
+            )
         return self.value
 
 
@@ -243,5 +245,5 @@ def _with_diff_ids(layers: list[Part], config: Node) -> tuple[Part, ...]:
 def _read_env(config: Node) -> dict[str, str]:
     settings = config.find('config')
     env = settings.find('Env') if settings else None
-    words = [each.text() for each in env.items()] if env else []
-    return dict(each.split('=', 1) for each in words if '=' in each)
+    variables = [each.text() for each in env.items()] if env else []
+    return dict(each.split('=', 1) for each in variables if '=' in each)

@@ -41,7 +41,7 @@ class NotebookConfig:
         kernel_name: The kind of the default kernel, as Jupyter names it.
         interrupt_grace: Seconds a cell may take to end after it was interrupted, before its kernel is killed.
         max_display_bytes: Bytes of one rich output (a picture, a table as HTML) that are kept, and a quarter of what all those
-            of a cell may have together; past it words stand in its place.
+            of a cell may have together; past it a text stands in its place.
         notebook_tools: ``'notebook'``: only tools made for notebooks are loaded. ``'all'``: those for general-purpose sandboxes
             too (``shell_executor``, ``file_operation``, ...). None is what the environment variable
             ``ENCLAVE_NOTEBOOK_TOOLS`` says, else ``'notebook'``.

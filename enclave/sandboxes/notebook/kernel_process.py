@@ -279,12 +279,12 @@ class KernelProcess:
         with self._taking:
             result = self._process.poll()
         if result is not None:
-            words = (result.stderr.strip() or result.stdout.strip())[-2000:]
+            tail = (result.stderr.strip() or result.stdout.strip())[-2000:]
             with self._changed:
                 how = self._verdict or _ending(result, self._memory_limit)
             raise KernelDiedError(
-                f'the kernel {self._spec.name!r} did not start: it {how}{f"; the end of its output: {words}" if words else ""}',
-                details={'exit_code': result.exit_code, 'stderr_tail': words},
+                f'the kernel {self._spec.name!r} did not start: it {how}{f"; the end of its output: {tail}" if tail else ""}',
+                details={'exit_code': result.exit_code, 'stderr_tail': tail},
             )
         if is_cancelled():
             raise CallCancelledError('the start of the kernel was cancelled')

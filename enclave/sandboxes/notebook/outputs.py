@@ -24,7 +24,7 @@ from enclave.sandboxes.notebook.widgets import WidgetChanges
 from enclave.sandboxes.output import Kept, head_bytes, shorten, tail_bytes
 
 MAX_OUTPUTS = 1000
-"""Outputs of one cell that are kept; its value and its error are kept besides, and words that say how many were left out."""
+"""Outputs of one cell that are kept; its value and its error are kept besides, and a text that says how many were left out."""
 MAX_NESTING = 100
 """How deep lists and objects of a value may be nested. What is deeper cannot be relied on to be written as JSON again, which
 takes some calls a level."""
@@ -37,7 +37,7 @@ _NAMELESS = re.compile(r'<IPython\.core\.display\.\w+ object>')
 _READABLE = ('text/markdown', 'text/latex', 'text/html', 'application/json', 'image/svg+xml')
 
 
-class _Stream(Kept):
+class _StreamOutput(Kept):
     """All of stdout, or of stderr, within a cap. Outputs are ranges of it, so that the cap holds for them together."""
 
     def add_text(self, text: str) -> None:
@@ -68,7 +68,7 @@ class _Segment:
     """
 
     name: str
-    _stream: _Stream
+    _stream: _StreamOutput
     run: _Segment | None = None
     start: int = field(default=Factory(lambda self: self._stream.total, takes_self=True), init=False)
     end: int = field(default=Factory(lambda self: self._stream.total, takes_self=True), init=False)
@@ -110,8 +110,8 @@ class OutputCollector:
     _earlier_ids: Container[str] = ()
     _outputs: list[_Output] = field(factory=list, init=False)
     _endings: dict[str, dict[str, Any]] = field(factory=dict, init=False)  # the last value and error past all limits
-    _streams: dict[str, _Stream] = field(factory=dict, init=False)
-    _read: dict[str, _Stream] = field(factory=dict, init=False)  # the same, as it is read
+    _streams: dict[str, _StreamOutput] = field(factory=dict, init=False)
+    _read: dict[str, _StreamOutput] = field(factory=dict, init=False)  # the same, as it is read
     _runs: dict[str, _Segment] = field(factory=dict, init=False)  # those that continue
     _written: dict[str, int] = field(factory=lambda: {'stdout': 0, 'stderr': 0}, init=False)
     _lost: set[str] = field(factory=set, init=False)  # streams of which a message was left out
@@ -172,7 +172,7 @@ class OutputCollector:
         return {'output_type': 'stream', 'name': name, 'text': text}
 
     def _new_segment(self, name: str) -> _Segment:
-        stream = self._streams.setdefault(name, _Stream(self._cap))
+        stream = self._streams.setdefault(name, _StreamOutput(self._cap))
         before = next(
             (each for each in reversed(self._outputs) if isinstance(each, _Segment) and each.name == name), None
         )
@@ -182,7 +182,7 @@ class OutputCollector:
             before.finish()
         run = self._runs.get(name)
         if run is None:
-            run = self._runs[name] = _Segment(name, self._read.setdefault(name, _Stream(self._cap)))
+            run = self._runs[name] = _Segment(name, self._read.setdefault(name, _StreamOutput(self._cap)))
         segment = _Segment(name, stream, run)
         self._outputs.append(segment)
         return segment
@@ -330,7 +330,7 @@ class OutputCollector:
     def _bundle(self, content: Mapping[str, Any], spent: int) -> tuple[dict[str, Any], dict[str, Any], int]:
         """Return ``data`` and ``metadata`` of a display, text or JSON by MIME type, and its size.
 
-        What is too large is replaced by words; ``spent`` counts what is kept of other displays.
+        What is too large is replaced by a text; ``spent`` counts what is kept of other displays.
         """
         given, about = content.get('data'), content.get('metadata')
         data: dict[str, Any] = {}
@@ -356,9 +356,9 @@ class OutputCollector:
             total += size
             data[mime] = value
         if dropped:
-            words = ', '.join(f'{mime} of {size} bytes' for mime, size in dropped.items())
+            text = ', '.join(f'{mime} of {size} bytes' for mime, size in dropped.items())
             before = f'{data["text/plain"]}\n' if 'text/plain' in data else ''
-            data['text/plain'] = f'{before}[left out: {words}; over the limit]'
+            data['text/plain'] = f'{before}[left out: {text}; over the limit]'
             metadata['enclave'] = {'left_out': dropped}
         return data, metadata, total
 
@@ -384,12 +384,12 @@ class OutputCollector:
         return found
 
     def _kept(self) -> list[_Output]:
-        """Return the outputs without those pieces of a stream of which nothing is kept, and with words for what is left out."""
+        """Return the outputs without those pieces of a stream of which nothing is kept, and with a text for what is left out."""
         kept = [each for each in self._outputs if not isinstance(each, _Segment) or each.text()]
         if self.left_out:
-            words = f'[... {self.left_out} further outputs left out ...]'
+            text = f'[... {self.left_out} further outputs left out ...]'
             metadata = {'enclave': {'outputs_left_out': self.left_out}}
-            kept.append({'output_type': 'display_data', 'data': {'text/plain': words}, 'metadata': metadata})
+            kept.append({'output_type': 'display_data', 'data': {'text/plain': text}, 'metadata': metadata})
         return [*kept, *self._endings.values()]
 
     def stream_text(self, name: str) -> tuple[str, int, bool]:
@@ -439,12 +439,12 @@ def _standing_in(message: Message) -> Message:
     if message.type == 'stream' and name in ('stdout', 'stderr'):
         text = f'\n[... about {size} bytes left out ...]\n'
         return Message(type='stream', content={'name': name, 'text': text}, left_out=size)
-    words = f'[a {message.type} message of {size} bytes, too large to be kept, was left out]'
-    return Message(type='display_data', content={'data': {'text/plain': words}})
+    text = f'[a {message.type} message of {size} bytes, too large to be kept, was left out]'
+    return Message(type='display_data', content={'data': {'text/plain': text}})
 
 
 def readable(data: Mapping[str, Any]) -> str:
-    """Return the text that stands for a value: its plain text, or the source of what else it is where that says nothing."""
+    """Return the text that represents a value: its plain text, or the source of what else it is where that says nothing."""
     plain = data.get('text/plain')
     if isinstance(plain, str) and plain and not _NAMELESS.fullmatch(plain.strip()):
         return plain

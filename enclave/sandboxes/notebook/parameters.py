@@ -21,7 +21,7 @@ _NAME = re.compile(r'[^\W\d]\w*')
 
 
 @frozen
-class _Language:
+class _ValueSyntax:
     """How a language writes values. ``assign`` is ``'{name} = {value}'`` or the like."""
 
     none: str
@@ -48,7 +48,7 @@ def _julia_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace('$', '\\$')
 
 
-_JAVASCRIPT = _Language(
+_JAVASCRIPT = _ValueSyntax(
     none='null',
     true='true',
     false='false',
@@ -60,7 +60,7 @@ _JAVASCRIPT = _Language(
     assign='var {name} = {value};',
     comment='//',
 )
-_SHELL = _Language(
+_SHELL = _ValueSyntax(
     none="''",
     true='true',
     false='false',
@@ -72,7 +72,7 @@ _SHELL = _Language(
     assign='{name}={value}',
 )
 _LANGUAGES = {
-    'python': _Language(
+    'python': _ValueSyntax(
         none='None',
         true='True',
         false='False',
@@ -82,7 +82,7 @@ _LANGUAGES = {
         infinity="float('inf')",
         nan="float('nan')",
     ),
-    'r': _Language(
+    'r': _ValueSyntax(
         none='NULL',
         true='TRUE',
         false='FALSE',
@@ -93,7 +93,7 @@ _LANGUAGES = {
         nan='NaN',
         assign='{name} <- {value}',
     ),
-    'julia': _Language(
+    'julia': _ValueSyntax(
         none='nothing',
         true='true',
         false='false',
@@ -115,7 +115,7 @@ LANGUAGES = tuple(_LANGUAGES)
 def parse_value(text: str) -> Any:
     """Return what the text of a parameter on a command line means: true, false, a number, null or, else, the text itself.
 
-    ``True``, ``False`` and ``None`` are Python's words for the same. Lists and objects are JSON.
+    ``True``, ``False`` and ``None`` are Python's names of the same. Lists and objects are JSON.
     """
     known = {'true': True, 'True': True, 'false': False, 'False': False, 'null': None, 'None': None}
     if text in known:
@@ -156,7 +156,7 @@ def as_code(parameters: Mapping[str, Any], language: str) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def _value(value: Any, language: _Language, name: str, nesting: int = 50) -> str:
+def _value(value: Any, language: _ValueSyntax, name: str, nesting: int = 50) -> str:
     if value is None:
         return language.none
     if isinstance(value, bool):

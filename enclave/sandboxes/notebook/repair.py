@@ -347,8 +347,8 @@ def _output(output: dict[str, Any], report: _Report, *, is_old: bool) -> dict[st
         kind = _OLD_TYPES[kind]
     if kind not in ('stream', 'display_data', 'execute_result', 'error'):
         guess = _guess_type(output)
-        words = 'had no type' if 'output_type' not in output else f'was of the unknown type {json.dumps(kind)[:50]}'
-        report.add(f'an output {words} and {"was left out" if guess is None else f"became {guess}"}')
+        problem = 'had no type' if 'output_type' not in output else f'was of the unknown type {json.dumps(kind)[:50]}'
+        report.add(f'an output {problem} and {"was left out" if guess is None else f"became {guess}"}')
         if guess is None:
             return None
         kind = guess

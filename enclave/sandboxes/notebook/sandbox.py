@@ -68,18 +68,18 @@ Steps = Generator[dict[str, Any] | CellResult, None, None]
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}')
 
 # Runs in the sandbox, under the kernels' Python. It fills in what jupyter_client fills in when it starts a kernel
-# (`KernelManager.format_kernel_cmd`, `KernelProvisionerBase`): names in braces in the words of the command, variables in the
+# (`KernelManager.format_kernel_cmd`, `KernelProvisionerBase`): names in braces in the arguments of the command, variables in the
 # values of the environment, and Python itself by its path. The connection file is left for the start.
 _FIND_SPECS = """\
 import json, os, re, string, sys
 from jupyter_client.kernelspec import KernelSpecManager
 
-def fill(words, resource_dir):
+def fill(argv, resource_dir):
     known = {'resource_dir': resource_dir, 'prefix': sys.prefix}
-    words = [re.sub('{([A-Za-z0-9_]+)}', lambda match: known.get(match[1], match[0]), word) for word in words]
-    if words[:1] and re.fullmatch('python(%d([.]%d)?)?' % sys.version_info[:2], words[0]):
-        words[0] = sys.executable
-    return words
+    argv = [re.sub('{([A-Za-z0-9_]+)}', lambda match: known.get(match[1], match[0]), word) for word in argv]
+    if argv[:1] and re.fullmatch('python(%d([.]%d)?)?' % sys.version_info[:2], argv[0]):
+        argv[0] = sys.executable
+    return argv
 
 found = {}
 for name, each in KernelSpecManager().get_all_specs().items():
@@ -295,8 +295,8 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
         self.metadata.update(self.backend.settle())
 
     def _advise(self, error: KernelDiedError) -> str:
-        words = str(error.details.get('stderr_tail', ''))
-        if 'ipykernel' in words or error.details.get('exit_code') == 127:
+        tail = str(error.details.get('stderr_tail', ''))
+        if 'ipykernel' in tail or error.details.get('exit_code') == 127:
             return f'. {self.backend.explain_missing_kernel()}'
         return ''
 

@@ -76,16 +76,16 @@ class CuttingSession:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.__dict__['session'], name, value)
 
-    def send(self, stream: Any, message: Any, *args: Any, **words: Any) -> Any:
+    def send(self, stream: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a message, one of a long text as several."""
         session = self.__dict__['session']
         content = message['content']
         text = content.get('text', '')
         if len(text) <= PIECE_CHARACTERS:
-            return session.send(stream, message, *args, **words)
+            return session.send(stream, message, *args, **kwargs)
         for start in range(0, len(text), PIECE_CHARACTERS):
             piece = dict(content, text=text[start : start + PIECE_CHARACTERS])
-            session.send(stream, session.msg('stream', piece, parent=message['parent_header']), *args, **words)
+            session.send(stream, session.msg('stream', piece, parent=message['parent_header']), *args, **kwargs)
         return None
 
 
@@ -159,10 +159,10 @@ def own_threads(shell: Any) -> None:
         # What is started before the first cell belongs to none, and answers the one that runs.
         return [(variable, variable.set(header)) for variable, header in cell if header]
 
-    def within(cell: Any, function: Any, *args: Any, **words: Any) -> Any:
+    def within(cell: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         entered = enter(cell)
         try:
-            return function(*args, **words)
+            return function(*args, **kwargs)
         finally:
             for variable, token in entered:
                 variable.reset(token)
@@ -173,12 +173,12 @@ def own_threads(shell: Any) -> None:
     def for_cell(method: Any, name: str) -> Any:
         # A method whose first argument, of this name, is a function to be called later.
         @functools.wraps(method)
-        def call(owner: Any, *args: Any, **words: Any) -> Any:
+        def call(owner: Any, *args: Any, **kwargs: Any) -> Any:
             if args:
                 args = (in_cell(args[0]), *args[1:])
-            elif name in words:
-                words[name] = in_cell(words[name])
-            return method(owner, *args, **words)
+            elif name in kwargs:
+                kwargs[name] = in_cell(kwargs[name])
+            return method(owner, *args, **kwargs)
 
         return call
 
@@ -194,9 +194,9 @@ def own_threads(shell: Any) -> None:
         enter(thread.__dict__.pop('_enclave_cell', ()))
         bootstrap(thread)
 
-    def make_for_cell(item: Any, *args: Any, **words: Any) -> None:
+    def make_for_cell(item: Any, *args: Any, **kwargs: Any) -> None:
         item._enclave_cell = the_cell()
-        make(item, *args, **words)
+        make(item, *args, **kwargs)
 
     def run_for_cell(item: Any, *args: Any) -> None:
         within(item._enclave_cell, run, item, *args)
@@ -400,12 +400,12 @@ def report_errors(shell: Any) -> None:
             lines = [text]
         send(kind, text, lines)
 
-    def show_groups(exc_tuple: Any = None, *args: Any, **words: Any) -> None:
+    def show_groups(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         error = (exc_tuple or sys.exc_info())[1]
         hide_ours(getattr(error, '__traceback__', None))
         is_plain = isinstance(error, (SyntaxError, SystemExit)) or type(error).__name__ == 'UsageError'
         if is_plain or not has_group(error):
-            show(exc_tuple, *args, **words)
+            show(exc_tuple, *args, **kwargs)
             return
         kind, error, trace = shell._get_exc_info(exc_tuple)
         while trace is not None and trace.tb_frame.f_globals.get('__name__') == 'IPython.core.interactiveshell':

@@ -29,7 +29,7 @@ _MORE, _LONG, _COMMAND = 1, 2, 4
 
 @frozen
 class LeftOut:
-    """Stands for a frame over the limit, of ``size`` bytes."""
+    """In the place of a frame over the limit, of ``size`` bytes."""
 
     size: int
 

@@ -74,7 +74,7 @@ _API_VERSION = '1.0.0'
 
 
 class JSON_BODY:
-    """Stands for a body of any JSON, or none."""
+    """A body of any JSON, or none."""
 
 
 def read_body(text: bytes) -> Any:
@@ -507,7 +507,7 @@ def _put_archive(context: Context, sandbox_id: str, query: Mapping[str, str], bo
 
 
 @define(eq=False)
-class _Pool:
+class _TenantPool:
     """The pool of a tenant: first in, first out. Lives as long as the server; any thread may use it."""
 
     _changed: threading.Condition = Factory(threading.Condition)  # guards all below
@@ -601,18 +601,18 @@ class _Pool:
 
 
 @define(eq=False)
-class _State:
+class _TenantState:
     """What is known of a tenant here."""
 
-    pool: _Pool = Factory(_Pool)
+    pool: _TenantPool = Factory(_TenantPool)
 
 
-_states: weakref.WeakKeyDictionary[Tenant, _State] = weakref.WeakKeyDictionary()
+_states: weakref.WeakKeyDictionary[Tenant, _TenantState] = weakref.WeakKeyDictionary()
 
 
-def _state(tenant: Tenant) -> _State:
+def _state(tenant: Tenant) -> _TenantState:
     with _views_lock:
-        return _states.setdefault(tenant, _State())
+        return _states.setdefault(tenant, _TenantState())
 
 
 @_answers('initialize_pool', method='POST', path='/pool/initialize', body=JSON_BODY, lane='call', is_repeatable=True)

@@ -329,7 +329,7 @@ def _answer(status: str, message: str, **parts: Any) -> dict[str, Any]:
 
 
 @frozen(kw_only=True)
-class _Cells:
+class _CellsRequest:
     """A request for cells."""
 
     cells: tuple[str, ...]
@@ -339,14 +339,14 @@ class _Cells:
     fetch_files: tuple[str, ...]
 
 
-def _cells_of(sent: Mapping[str, Any]) -> _Cells:
+def _cells_of(sent: Mapping[str, Any]) -> _CellsRequest:
     cells = sent.get('cells')
     if not isinstance(cells, list) or not all(isinstance(each, str) for each in cells):
         raise InvalidArgumentError('cells must be a list of code')
     kernel = sent.get('kernel') or 'python3'
     if kernel != 'python3':
         raise InvalidArgumentError(f"kernel must be 'python3', not {quoted(kernel)}")
-    return _Cells(
+    return _CellsRequest(
         cells=tuple(cells),
         cell_seconds=_seconds(sent.get('cell_timeout'), 'cell_timeout', 0.0),
         total_seconds=_seconds(sent.get('total_timeout'), 'total_timeout', DEFAULT_TOTAL_SECONDS),
@@ -355,7 +355,7 @@ def _cells_of(sent: Mapping[str, Any]) -> _Cells:
     )
 
 
-def _run_cells(context: Context, asked: _Cells) -> dict[str, Any]:
+def _run_cells(context: Context, asked: _CellsRequest) -> dict[str, Any]:
     service, tenant = context.service, context.tenant
     made = service.checked(tenant, _settings_of(service).sandbox_type, _settings_of(service).config)
     kind = get_kind(made.kind)

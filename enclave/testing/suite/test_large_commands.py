@@ -100,9 +100,9 @@ def test_a_tool_reports_too_large_variables_as_what_they_are(sandbox: AgentBacke
 
 
 def test_arguments_up_to_what_linux_takes_run(sandbox: AgentBackedSandbox) -> None:
-    words = ['x' * 100 * KIB for _ in range(15)]
+    args = ['x' * 100 * KIB for _ in range(15)]
 
-    result = sandbox.execute_command(['sh', '-c', 'printf %s "$@" | wc -c', 'sh', *words], 60)
+    result = sandbox.execute_command(['sh', '-c', 'printf %s "$@" | wc -c', 'sh', *args], 60)
 
     assert int(result.stdout) == 15 * 100 * KIB
 

@@ -242,11 +242,11 @@ def test_a_script_without_a_shebang_goes_to_the_shell(sandbox: AgentBackedSandbo
 
 
 def test_a_sequence_never_meets_a_shell(sandbox: AgentBackedSandbox) -> None:
-    words = ['$(id)', '`id`', '; echo x', '*', '"', "'", '\\', '', 'a b', '\n', '漢字']
+    args = ['$(id)', '`id`', '; echo x', '*', '"', "'", '\\', '', 'a b', '\n', '漢字']
     code = 'import sys,json; print(json.dumps(sys.argv[1:]))'
     import json
 
-    assert json.loads(sandbox.execute_command(['python3', '-c', code, *words]).stdout) == words
+    assert json.loads(sandbox.execute_command(['python3', '-c', code, *args]).stdout) == args
 
 
 def test_a_string_is_one_shell_program(sandbox: AgentBackedSandbox) -> None:

@@ -11,7 +11,7 @@ from ms_enclave.sandbox.boxes.notebook import NotebookBackedSandbox
 from ms_enclave.sandbox.model.base import SandboxType
 from ms_enclave.sandbox.tools.base import Tool
 
-_MEANT = {
+_DOCKER_KINDS = {
     SandboxType.BUBBLEWRAP: SandboxType.DOCKER,
     SandboxType.BUBBLEWRAP_NOTEBOOK: SandboxType.DOCKER_NOTEBOOK,
 }
@@ -30,7 +30,7 @@ class BubblewrapSandbox(CoreBackedSandbox):
 
     def _find_misfit(self, tool: Tool) -> str:
         required = tool.required_sandbox_types
-        if required and _MEANT[self.sandbox_type] in required and tool.enabled and tool.name not in self._tools:
+        if required and _DOCKER_KINDS[self.sandbox_type] in required and tool.enabled and tool.name not in self._tools:
             return ''
         return super()._find_misfit(tool)
 

@@ -159,7 +159,7 @@ def field(
     check: Callable[[Any], str | None] | None = None,
     description: str | None = None,
 ) -> Any:
-    """Return what stands for a field's default in a class.
+    """Return what represents a field's default in a class.
 
     Args:
         check: Says what is wrong with a value of the right type, or None.

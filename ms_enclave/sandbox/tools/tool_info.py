@@ -18,8 +18,8 @@ _SECTIONS = re.compile(r'(args|arguments|parameters|params)\s*:?\s*', re.IGNOREC
 _OTHER_SECTION = re.compile(
     r'(returns?|yields?|raises?|examples?|notes?|attributes|see also|warnings?)\s*:?\s*', re.IGNORECASE
 )
-_ENTRY = re.compile(r'\*{0,2}(?P<name>\w+)\s*(?:\((?P<kind>[^)]*)\))?\s*:\s*(?P<words>.*)')
-_FIELD = re.compile(r':param\s+(?:(?P<kind>[^:]*?)\s+)?(?P<name>\w+)\s*:\s*(?P<words>.*)')
+_ENTRY = re.compile(r'\*{0,2}(?P<name>\w+)\s*(?:\((?P<kind>[^)]*)\))?\s*:\s*(?P<description>.*)')
+_FIELD = re.compile(r':param\s+(?:(?P<kind>[^:]*?)\s+)?(?P<name>\w+)\s*:\s*(?P<description>.*)')
 _NUMPY = re.compile(r'(?P<name>\w+)\s*(?::\s*(?P<kind>.*))?')
 
 
@@ -59,10 +59,10 @@ def parse_tool_info(func: Callable[..., Any]) -> ToolInfo:
     for name, parameter in inspect.signature(func).parameters.items():
         if name in ('self', 'cls') or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        words = known.get(name, {})
+        described = known.get(name, {})
         kind = hints.get(name, inspect.Parameter.empty)
         schema = json_schema(kind if not isinstance(kind, str) else inspect.Parameter.empty)
-        schema.description = words.get('description') or None
+        schema.description = described.get('description') or None
         if parameter.default is parameter.empty:
             required.append(name)
         else:
@@ -87,9 +87,9 @@ def _read(docstring: str | None) -> tuple[str, dict[str, dict[str, str]]]:
     lines = inspect.cleandoc(docstring or '').split('\n')
     section, indent, current = 'head', 0, ''
 
-    def note(match: re.Match[str], words: str) -> str:
+    def note(match: re.Match[str], description: str) -> str:
         kind = (match['kind'] or '').strip()
-        parameters[match['name']] = {'description': words.strip(), **({'docstring_type': kind} if kind else {})}
+        parameters[match['name']] = {'description': description.strip(), **({'docstring_type': kind} if kind else {})}
         return match['name']
 
     def extend(text: str) -> None:
@@ -107,7 +107,7 @@ def _read(docstring: str | None) -> tuple[str, dict[str, dict[str, str]]]:
             continue
         match = _FIELD.match(text)
         if match:
-            section, current = 'field', note(match, match['words'])
+            section, current = 'field', note(match, match['description'])
         elif section == 'head':
             if text.startswith(':'):
                 section = 'other'
@@ -117,7 +117,7 @@ def _read(docstring: str | None) -> tuple[str, dict[str, dict[str, str]]]:
             indent = indent or depth
             match = _ENTRY.match(text) if depth <= indent else None
             if match:
-                current = note(match, match['words'])
+                current = note(match, match['description'])
             elif current:
                 extend(text)
         elif section == 'numpy' and text and set(text) != {'-'}:

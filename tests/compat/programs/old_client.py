@@ -19,13 +19,13 @@ def check(what, fits, *seen):
     print(what)
 
 
-async def raises(kind, words, call):
+async def raises(kind, message, call):
     try:
         found = await call
     except kind as error:
-        check(f'{kind.__name__} {words}', words in str(error), error)
+        check(f'{kind.__name__} {message}', message in str(error), error)
     else:
-        raise SystemExit(f'{words}: nothing was raised, but {found!r} returned')
+        raise SystemExit(f'{message}: nothing was raised, but {found!r} returned')
 
 
 async def main(url):

@@ -120,7 +120,7 @@ def test_sandbox_that_is_not_there_is_125_for_exec(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'words'),
+    ('arguments', 'message'),
     [
         (('exec', 'abc'), 'Missing argument'),
         (('exec', 'abc', '--shell', 'ls'), 'Options go before the ID'),
@@ -137,12 +137,12 @@ def test_sandbox_that_is_not_there_is_125_for_exec(invoke: Invoke) -> None:
     ],
 )
 def test_wrong_calls_say_what_is_wrong(
-    invoke: Invoke, place: FakePlace, arguments: tuple[str, ...], words: str
+    invoke: Invoke, place: FakePlace, arguments: tuple[str, ...], message: str
 ) -> None:
     done = invoke(*arguments)
 
     assert done.exit_code == 2
-    assert words in done.stderr
+    assert message in done.stderr
     assert place.calls == []
 
 
@@ -196,9 +196,9 @@ def test_bash_understands_the_completion_script(tmp_path: Path) -> None:
 
 
 def test_ids_are_completed(invoke: Invoke) -> None:
-    words = {'_MS_ENCLAVE_COMPLETE': 'bash_complete', 'COMP_WORDS': 'ms-enclave stop ab', 'COMP_CWORD': '2'}
+    variables = {'_MS_ENCLAVE_COMPLETE': 'bash_complete', 'COMP_WORDS': 'ms-enclave stop ab', 'COMP_CWORD': '2'}
 
-    done = CliRunner(env=words).invoke(cli, [], prog_name='ms-enclave')
+    done = CliRunner(env=variables).invoke(cli, [], prog_name='ms-enclave')
 
     assert done.stdout.split() == ['plain,abc111', 'plain,abd222']
 
@@ -212,21 +212,21 @@ def test_pausing_and_resuming_report_each_sandbox(invoke: Invoke, place: FakePla
 
 @pytest.mark.parametrize('shell', ['bash', 'zsh', 'fish'])
 def test_kinds_are_completed(shell: str) -> None:
-    words = {
+    variables = {
         '_MS_ENCLAVE_COMPLETE': f'{shell}_complete',
         'COMP_WORDS': 'ms-enclave run --type docker',
         'COMP_CWORD': 'docker' if shell == 'fish' else '3',  # fish says the word itself
     }
 
-    done = CliRunner(env=words).invoke(cli, [], prog_name='ms-enclave')
+    done = CliRunner(env=variables).invoke(cli, [], prog_name='ms-enclave')
 
     assert {'docker', 'docker_notebook'} <= set(done.stdout.replace(',', '\n').split())
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize('words', ['run --image', 'shell --image', 'notebook run --image'])
-def test_images_of_the_engine_are_completed(words: str) -> None:
-    line = f'ms-enclave {words} python:3.11'
+@pytest.mark.parametrize('command', ['run --image', 'shell --image', 'notebook run --image'])
+def test_images_of_the_engine_are_completed(command: str) -> None:
+    line = f'ms-enclave {command} python:3.11'
     environment = {
         '_MS_ENCLAVE_COMPLETE': 'bash_complete',
         'COMP_WORDS': line,

@@ -13,7 +13,7 @@ from tests.unit.cli.conftest import Invoke
 
 
 @pytest.mark.parametrize(
-    ('words', 'hint'),
+    ('arguments', 'hint'),
     [
         (['exec', '-it', 'abc', 'ls'], '-i runs the command on this terminal'),
         (['exec', '-ti', 'abc', 'ls'], '-i runs the command on this terminal'),
@@ -33,8 +33,10 @@ from tests.unit.cli.conftest import Invoke
         (['run', 'python:3.11', 'ls'], '--image python:3.11'),
     ],
 )
-def test_an_option_of_docker_is_answered_with_what_there_is_here(invoke: Invoke, words: list[str], hint: str) -> None:
-    result = invoke(*words)
+def test_an_option_of_docker_is_answered_with_what_there_is_here(
+    invoke: Invoke, arguments: list[str], hint: str
+) -> None:
+    result = invoke(*arguments)
 
     assert result.exit_code in (2, 125)
     assert hint in result.stderr
@@ -42,7 +44,7 @@ def test_an_option_of_docker_is_answered_with_what_there_is_here(invoke: Invoke,
 
 
 @pytest.mark.parametrize(
-    ('words', 'hint'),
+    ('arguments', 'hint'),
     [
         (['lst'], 'Did you mean `ms-enclave ps`?'),
         (['ls'], 'Did you mean `ms-enclave ps`?'),
@@ -62,8 +64,10 @@ def test_an_option_of_docker_is_answered_with_what_there_is_here(invoke: Invoke,
         (['qqqq'], '`ms-enclave --help` lists the commands.'),
     ],
 )
-def test_a_command_that_there_is_not_names_the_one_that_was_meant(invoke: Invoke, words: list[str], hint: str) -> None:
-    result = invoke(*words)
+def test_a_command_that_there_is_not_names_the_one_that_was_meant(
+    invoke: Invoke, arguments: list[str], hint: str
+) -> None:
+    result = invoke(*arguments)
 
     assert result.exit_code == 2
     assert hint in result.stderr

@@ -207,8 +207,8 @@ def test_standard_streams_that_the_caller_closed_are_empty_and_keep_their_number
         "    reported = f'{sys.stdin.buffer.read()!r} {sys.stdin.fileno()} {sys.stdout.fileno()} {sys.stderr.fileno()}'\n"
         "    open(sys.argv[1], 'w').write(reported)\n"
     )
-    command = ['sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh', sys.executable, '-c', program, str(tmp_path / 'told')]
+    command = ['sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh', sys.executable, '-c', program, str(tmp_path / 'written')]
 
     assert subprocess.run(command, check=False).returncode == 0
 
-    assert (tmp_path / 'told').read_text() == "b'' 0 1 2"
+    assert (tmp_path / 'written').read_text() == "b'' 0 1 2"

@@ -18,9 +18,9 @@ def find(*paths: Path) -> list[Case]:
     return find_cases(paths, 5.0, 'lines')
 
 
-def outcome(name: str, **words: Any) -> CaseOutcome:
-    verdict = words.pop('verdict', None)
-    step = StepResult(**{'command': 'x', 'status': 'success', **words})
+def outcome(name: str, **fields: Any) -> CaseOutcome:
+    verdict = fields.pop('verdict', None)
+    step = StepResult(**{'command': 'x', 'status': 'success', **fields})
     return CaseOutcome(Case(path=Path(name)), CodeResult(language='python', run=step, verdict=verdict))
 
 

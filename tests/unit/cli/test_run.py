@@ -93,7 +93,7 @@ def test_json_is_the_result_with_the_kind_and_nothing_else(invoke: Invoke, place
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'words'),
+    ('arguments', 'message'),
     [
         ((), 'Give a FILE'),
         (('nosuch.py',), 'does not exist'),
@@ -106,12 +106,12 @@ def test_json_is_the_result_with_the_kind_and_nothing_else(invoke: Invoke, place
     ],
 )
 def test_wrong_calls_say_what_is_wrong(
-    invoke: Invoke, place: FakePlace, arguments: tuple[str, ...], words: str
+    invoke: Invoke, place: FakePlace, arguments: tuple[str, ...], message: str
 ) -> None:
     done = invoke('run', *arguments)
 
     assert done.exit_code == 2
-    assert words in done.stderr
+    assert message in done.stderr
     assert place.calls == []
 
 

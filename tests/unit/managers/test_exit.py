@@ -17,13 +17,13 @@ from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes.registry import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
-class Telling(FakeSandbox):
+class Reporting(FakeSandbox):
     backend = FakeBackend()
     def _stop(self, *, keep):
         super()._stop(keep=keep)
         os.write(1, b'ended\\n')
 
-SandboxFactory.register_sandbox('fake', Telling)
+SandboxFactory.register_sandbox('fake', Reporting)
 manager = LocalSandboxManager(sweep=False, stop_grace=0.05)
 for _ in range(3):
     sandbox_id = manager.create_sandbox('fake')
@@ -73,7 +73,7 @@ def test_a_hook_of_the_program_can_stop_at_exit() -> None:
 def test_a_call_without_end_does_not_keep_the_program() -> None:
     done = run("""
 held = manager.submit('execute_command', sandbox_id, 'hold')
-Telling.backend.wait_until(lambda: Telling.backend.holding == 1)
+Reporting.backend.wait_until(lambda: Reporting.backend.holding == 1)
 """)
 
     assert done.stdout.count('ended') == 3
@@ -107,7 +107,7 @@ def handle(*_):
     sys.exit(3)
 signal.signal(signal.SIGTERM, handle)
 def interrupt():
-    Telling.backend.wait_until(lambda: Telling.backend.holding == 1)
+    Reporting.backend.wait_until(lambda: Reporting.backend.holding == 1)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=interrupt).start()
 manager.execute_command(sandbox_id, 'hold')
@@ -127,11 +127,11 @@ def handle(*_):
     manager.stop()  # returns at once: the interrupted one is this thread's own
     sys.exit(3)
 signal.signal(signal.SIGTERM, handle)
-Telling.backend.may_end.clear()
+Reporting.backend.may_end.clear()
 def interrupt():
-    Telling.backend.wait_until(lambda: manager._table.state == 'stopping')
+    Reporting.backend.wait_until(lambda: manager._table.state == 'stopping')
     os.kill(os.getpid(), signal.SIGTERM)
-    Telling.backend.may_end.set()
+    Reporting.backend.may_end.set()
 threading.Thread(target=interrupt).start()
 manager.stop()
 """,
@@ -150,7 +150,7 @@ if child == 0:
     os.write(1, b'child\\n')
     sys.exit()
 os.waitpid(child, 0)
-os.write(1, b'parent %d\\n' % len(Telling.backend.alive))
+os.write(1, b'parent %d\\n' % len(Reporting.backend.alive))
 manager.stop()
 """)
 

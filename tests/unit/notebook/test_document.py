@@ -243,7 +243,7 @@ def test_a_lone_surrogate_is_written_as_it_was_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('text', 'words'),
+    ('text', 'message'),
     [
         ('', 'empty'),
         ('x = 1', 'no JSON object'),
@@ -253,8 +253,8 @@ def test_a_lone_surrogate_is_written_as_it_was_read(tmp_path: Path) -> None:
         ('{"cells": {}, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', 'its cells are an object'),
     ],
 )
-def test_what_is_no_notebook_is_refused(text: str, words: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=f'is no notebook: .*{words}'):
+def test_what_is_no_notebook_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f'is no notebook: .*{message}'):
         NotebookDocument.loads(text)
 
 

@@ -42,7 +42,7 @@ def test_the_systems_python_comes_first() -> None:
     found = choose_kernel_python(system, '/nowhere', look=lambda _: Kernel('7', '/usr/lib/ipykernel.py'))
 
     assert found.path == system
-    assert found.words == f'{system} with ipykernel 7'
+    assert found.description == f'{system} with ipykernel 7'
 
 
 def test_this_processes_python_stands_in_and_shows_only_what_it_is_made_of(environment: Path) -> None:

@@ -154,7 +154,7 @@ def test_the_last_update_of_an_earlier_cells_display_is_kept_for_it() -> None:
     assert [each['data'] for each in collector.updates.values()] == [{'text/plain': '2999'}]
 
 
-def test_a_value_over_the_limit_is_replaced_by_words() -> None:
+def test_a_value_over_the_limit_is_replaced_by_a_text() -> None:
     collector = collect(show('<Figure>', **{'image/png': 'x' * 2000}))
 
     output = collector.outputs()[0]
@@ -358,7 +358,7 @@ def nested(depth: int) -> Any:
 
 
 @pytest.mark.parametrize('value', [float('nan'), {'a': [float('-inf')]}, nested(101), nested(700)])
-def test_what_cannot_be_written_again_is_replaced_by_words(value: Any) -> None:
+def test_what_cannot_be_written_again_is_replaced_by_a_text(value: Any) -> None:
     collector = collect(show('<plain>', **{'application/json': value}))
     collector.take(
         Message(type='display_data', content={'data': {'text/plain': 'p'}, 'metadata': {'a': value}}),

@@ -67,7 +67,7 @@ def test_a_valid_notebook_is_left_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ('cell', 'words'),
+    ('cell', 'message'),
     [
         (without('execution_count'), 'there was no execution_count'),
         (without('outputs'), 'there were no outputs'),
@@ -102,14 +102,14 @@ def test_a_valid_notebook_is_left_as_it_is() -> None:
         (code(cell_type=None), 'the cell_type null is unknown; it became code'),
     ],
 )
-def test_a_cell_is_repaired_and_the_report_says_what_was(cell: dict[str, Any], words: str) -> None:
+def test_a_cell_is_repaired_and_the_report_says_what_was(cell: dict[str, Any], message: str) -> None:
     document = loaded(notebook(code(id='first'), cell))
 
-    assert document.repairs[0].startswith(f'cell 2: {words}')
+    assert document.repairs[0].startswith(f'cell 2: {message}')
 
 
 @pytest.mark.parametrize(
-    ('output', 'words', 'becomes'),
+    ('output', 'message', 'becomes'),
     [
         (
             {'output_type': 'stream', 'text': 'x'},
@@ -181,12 +181,12 @@ def test_a_cell_is_repaired_and_the_report_says_what_was(cell: dict[str, Any], w
     ],
 )
 def test_an_output_is_repaired_and_the_report_says_what_was(
-    output: Any, words: str, becomes: dict[str, Any] | None
+    output: Any, message: str, becomes: dict[str, Any] | None
 ) -> None:
     document = loaded(notebook(code(outputs=[output])))
 
     assert document.node.cells[0].outputs == ([] if becomes is None else [becomes])
-    assert document.repairs[0].startswith(f'cell 1: {words}')
+    assert document.repairs[0].startswith(f'cell 1: {message}')
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_metadata_is_repaired(metadata: Any, becomes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('found', 'words'),
+    ('found', 'message'),
     [
         ({'cells': [code()], 'metadata': {}, 'nbformat': 4}, 'nbformat_minor was missing'),
         ({'cells': [code()], 'metadata': {}}, 'its format number, nbformat, was missing; read as format 4'),
@@ -226,12 +226,14 @@ def test_metadata_is_repaired(metadata: Any, becomes: dict[str, Any]) -> None:
         (notebook(code(), 3, None), 'cells 2, 3: it was'),
     ],
 )
-def test_the_frame_of_a_notebook_is_repaired(found: Any, words: str) -> None:
+def test_the_frame_of_a_notebook_is_repaired(found: Any, message: str) -> None:
     document = loaded(found)
 
     assert document.code_cells[0] == (0, '1')
     assert (
-        words.startswith('metadata of') or words.startswith('cells') or any(words in each for each in document.repairs)
+        message.startswith('metadata of')
+        or message.startswith('cells')
+        or any(message in each for each in document.repairs)
     )
 
 
@@ -313,7 +315,7 @@ def test_all_worksheets_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ('found', 'words'),
+    ('found', 'message'),
     [
         ([], 'no JSON object'),
         ({}, 'it has no cells'),
@@ -323,8 +325,8 @@ def test_all_worksheets_are_read() -> None:
         ({'cells': {'0': {}}}, 'its cells are an object'),
     ],
 )
-def test_only_what_has_no_cells_is_refused(found: Any, words: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=words):
+def test_only_what_has_no_cells_is_refused(found: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
         repair(found)
 
 

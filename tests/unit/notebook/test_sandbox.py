@@ -102,7 +102,7 @@ def test_no_variable_hides_the_others(what: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ('what', 'told'),
+    ('what', 'reported'),
     [
         ('a shape that interrupts', ['Shapeless', 'shapeless', '']),
         ('a repr that interrupts', ['Interrupting', '<KeyboardInterrupt>', '']),
@@ -111,9 +111,9 @@ def test_no_variable_hides_the_others(what: str, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_can_be_reported_of_an_odd_variable_is_reported(
-    what: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+    what: str, reported: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert variables(monkeypatch, ODD[what])['odd'] == told
+    assert variables(monkeypatch, ODD[what])['odd'] == reported
 
 
 def test_a_guests_word_becomes_text_that_can_travel() -> None:
@@ -150,7 +150,7 @@ def test_kernel_specs_are_filled_in_where_they_are(
     assert found['odd']['argv'] == [5]
 
 
-def test_the_connection_file_is_named_within_words() -> None:
+def test_the_connection_file_is_named_within_arguments() -> None:
     class Host:
         def write(self, *_: Any) -> int:
             return 0

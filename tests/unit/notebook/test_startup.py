@@ -54,12 +54,12 @@ class Shell:
     def _showtraceback(self, kind: type, error: Any, lines: list[str]) -> None:
         self.errors.append((kind.__name__, str(error), lines))
 
-    def showtraceback(self, exc_tuple: Any = None, **words: Any) -> None:
+    def showtraceback(self, exc_tuple: Any = None, **kwargs: Any) -> None:
         """Keep that the shell's own way was taken."""
         self.shown.append(self._get_exc_info(exc_tuple)[1])
 
     def show_usage_error(self, error: Any) -> None:
-        """Print, as IPython does, and tell nobody."""
+        """Print, as IPython does, and report to nobody."""
 
 
 def raised(error: BaseException) -> Any:
@@ -241,17 +241,17 @@ def test_a_thread_and_a_pools_work_belong_to_the_cell_that_asked_for_them(monkey
         item = concurrent.futures.thread._WorkItem
         monkeypatch.setattr(item, name, getattr(item, name))
     startup.own_threads(shell)
-    told, go = [], threading.Event()
+    reported, go = [], threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         go.wait()
-        told.append(shell.parent_header)
+        reported.append(shell.parent_header)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        before_any = threading.Thread(target=tell)
+        before_any = threading.Thread(target=report)
         before_any.start()
         shell.run('first')
-        of_first = threading.Thread(target=tell)
+        of_first = threading.Thread(target=report)
         of_first.start()
         pool.submit(bool).result()
         shell.run('second')
@@ -260,7 +260,7 @@ def test_a_thread_and_a_pools_work_belong_to_the_cell_that_asked_for_them(monkey
         of_first.join()
         of_pool = pool.submit(lambda: shell.parent_header['msg_id']).result()
 
-    assert sorted(each['msg_id'] for each in told) == ['first', 'second']
+    assert sorted(each['msg_id'] for each in reported) == ['first', 'second']
     assert of_pool == 'second'
 
 

@@ -48,7 +48,7 @@ def test_a_negative_timeout_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ('fields', 'words'),
+    ('fields', 'texts'),
     [
         ({'status': 'error', 'error': CellError(name='E', value='v', traceback='tb')}, ['tb']),
         ({'status': 'timeout', 'timed_out': True}, ['Timed out after 5 seconds', 'kept']),
@@ -67,11 +67,11 @@ def test_a_negative_timeout_is_refused() -> None:
         ({'status': 'error', 'error': CellError(name='StdinNotImplementedError', value='v')}, ['input()']),
     ],
 )
-def test_the_error_says_what_ended_the_cell(fields: dict[str, Any], words: list[str]) -> None:
+def test_the_error_says_what_ended_the_cell(fields: dict[str, Any], texts: list[str]) -> None:
     result = cell_result('n', CellResult(**fields), timeout=5)
 
     assert result.error is not None
-    assert all(word in result.error for word in words), result.error
+    assert all(word in result.error for word in texts), result.error
 
 
 @pytest.mark.parametrize('kind', NOTEBOOK_TYPES)

@@ -39,7 +39,7 @@ def test_what_does_not_end_though_it_was_killed_is_an_error_at_last(monkeypatch:
 
 def test_what_has_no_limit_is_waited_for_as_long_as_its_agent_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_operations, 'STUCK_SECONDS', PAST)
-    monkeypatch.setattr(agent_operations, 'QUIET_SECONDS', PAST)
+    monkeypatch.setattr(agent_operations, 'SILENCE_LIMIT_SECONDS', PAST)
     call: Any = Endless(5)
     checks: list[None] = []
 

@@ -69,7 +69,7 @@ def test_the_refusal_shows_no_key() -> None:
 
 
 @pytest.mark.parametrize(
-    'words',
+    'fields',
     [
         {'name': 'a'},
         {'name': 'a', 'key': 'short'},
@@ -82,9 +82,9 @@ def test_the_refusal_shows_no_key() -> None:
         {'name': 'a', 'key': SECRET, 'quota': 1},
     ],
 )
-def test_impossible_keys_are_refused(words: dict[str, object]) -> None:
+def test_impossible_keys_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError) as info:
-        ApiKey(**words)  # type: ignore[arg-type]
+        ApiKey(**fields)  # type: ignore[arg-type]
     assert SECRET not in str(info.value)
 
 

@@ -16,7 +16,7 @@ from enclave.managers.protocol import PROTOCOL_HEADER
 from enclave.server.app import _flask_response, create_app
 from enclave.server.audit import Audit
 from enclave.server.auth import Authenticator, HostGuard
-from enclave.server.direct import Answer, DirectRoutes, WsgiHeaders, WsgiRequest, send
+from enclave.server.direct import DirectRoutes, RouteResponse, WsgiHeaders, WsgiRequest, send
 from enclave.server.early import Rest
 from enclave.server.policy import Policy
 from enclave.server.route import ROUTES, VARIABLE
@@ -200,7 +200,7 @@ def test_a_body_in_chunks_from_another_server_program_is_read() -> None:
 @pytest.mark.parametrize('as_texts', [True, False])
 def test_long_texts_go_as_they_are_to_the_own_server_alone(as_texts: bool) -> None:
     text, closed, said = 'x' * (wire.ASCII_PIECE + 7), [], []
-    answer = Answer((b'head', wire.AsciiText(text)), on_close=[lambda: closed.append(True)])
+    answer = RouteResponse((b'head', wire.AsciiText(text)), on_close=[lambda: closed.append(True)])
 
     body: Any = send(answer, [('A', 'b')], lambda status, headers: said.append((status, headers)), as_texts=as_texts)
 
@@ -229,7 +229,7 @@ def test_all_that_an_answer_holds_is_let_go_although_its_pieces_fail_at_their_en
         closed.append('one')
         raise SandboxGoneError('this too')
 
-    answer = Answer(pieces(), on_close=[fail, lambda: closed.append('other')])
+    answer = RouteResponse(pieces(), on_close=[fail, lambda: closed.append('other')])
     if way == 'direct':
         body: Any = send(answer, [], lambda status, headers: None, as_texts=False)
     else:

@@ -26,7 +26,7 @@ class Talk(EventLog):
 
     def __init__(self, name: str = 'one', **options: Any) -> None:
         super().__init__('box', name, **{'attended': False, **options})
-        self.words: queue.Queue[str | Exception | None] = queue.Queue()
+        self.pending: queue.Queue[str | Exception | None] = queue.Queue()
         self.cancelled = threading.Event()
         self.closed = threading.Event()
 
@@ -35,7 +35,7 @@ class Talk(EventLog):
 
     def _events(self) -> Generator[StreamEvent, None, None]:
         try:
-            while (word := self.words.get(timeout=PATIENCE)) is not None:
+            while (word := self.pending.get(timeout=PATIENCE)) is not None:
                 if isinstance(word, Exception):
                     raise word
                 yield StreamEvent(event=word)
@@ -45,15 +45,15 @@ class Talk(EventLog):
 
     def cancel(self) -> None:
         self.cancelled.set()
-        self.words.put(None)
+        self.pending.put(None)
 
-    def say(self, *words: str) -> Talk:
-        for word in words:
-            self.words.put(word)
+    def say(self, *texts: str) -> Talk:
+        for word in texts:
+            self.pending.put(word)
         return self
 
     def end(self) -> Talk:
-        self.words.put(None)
+        self.pending.put(None)
         return self
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_written_ends_it_with_an_error_and_its_source_is_closed(
 def test_an_error_nobody_expected_says_nothing_of_itself() -> None:
     talk = Talk()
     talk.start()
-    talk.words.put(ZeroDivisionError('a secret'))
+    talk.pending.put(ZeroDivisionError('a secret'))
 
     last = list(talk.events(0, threading.Event()))[-1]
 

@@ -272,7 +272,7 @@ def test_queries_have_types() -> None:
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'cls', 'words'),
+    ('arguments', 'cls', 'message'),
     [
         ({}, ReadFile, 'path is required'),
         ({'path': ['a'], 'offset': ['1_0']}, ReadFile, 'offset'),
@@ -286,8 +286,8 @@ def test_queries_have_types() -> None:
         ({'x': ['1']}, None, 'it has: none'),
     ],
 )
-def test_wrong_queries_are_refused(arguments: dict[str, list[str]], cls: Any, words: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=words):
+def test_wrong_queries_are_refused(arguments: dict[str, list[str]], cls: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
         decode_query(arguments, cls)
 
 

@@ -247,7 +247,7 @@ def test_a_policy_is_read_from_a_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    'words',
+    'options',
     [
         {'image': ['x']},
         {'images': 'python'},
@@ -261,10 +261,10 @@ def test_a_policy_is_read_from_a_file(tmp_path: Path, name: str) -> None:
         {'max_timeout': -1},
     ],
 )
-def test_wrong_policies_are_refused(words: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=next(iter(words)).removesuffix('s')[:8]):
-        Policy(**words)
-    (tmp_path / 'p.json').write_text(json.dumps(words))
+def test_wrong_policies_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options)).removesuffix('s')[:8]):
+        Policy(**options)
+    (tmp_path / 'p.json').write_text(json.dumps(options))
     with pytest.raises(ConfigurationError):
         Policy.from_file(tmp_path / 'p.json')
 

@@ -92,7 +92,7 @@ def test_five_lines_make_a_tool(workspace: FakeWorkspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ('parameters', 'words'),
+    ('parameters', 'texts'),
     [
         ({}, ['left is required and missing']),
         ({'left': '1'}, ["left must be a whole number, not '1'"]),
@@ -102,12 +102,12 @@ def test_five_lines_make_a_tool(workspace: FakeWorkspace) -> None:
     ],
 )
 def test_wrong_arguments_are_all_named_with_what_the_tool_takes(
-    workspace: FakeWorkspace, parameters: dict[str, Any], words: list[str]
+    workspace: FakeWorkspace, parameters: dict[str, Any], texts: list[str]
 ) -> None:
     with pytest.raises(ToolArgumentsError) as caught:
         Adder().execute(workspace, **parameters)
 
-    for each in [*words, 'adder: ', 'It takes left (integer, required), right (integer).']:
+    for each in [*texts, 'adder: ', 'It takes left (integer, required), right (integer).']:
         assert each in caught.value.message
     assert caught.value.details['tool_name'] == 'adder'
 
@@ -448,8 +448,8 @@ def test_the_sandbox_type_can_be_given(workspace: FakeWorkspace) -> None:
 # Commands
 
 
-def ended(**words: Any) -> CommandResult:
-    return CommandResult(**{'command': 'x', 'status': 'error', 'exit_code': 1, **words})
+def ended(**fields: Any) -> CommandResult:
+    return CommandResult(**{'command': 'x', 'status': 'error', 'exit_code': 1, **fields})
 
 
 @pytest.mark.parametrize(

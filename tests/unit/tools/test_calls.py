@@ -46,8 +46,8 @@ CALLS: dict[str, Any] = {
 }
 
 
-def result(**words: Any) -> ToolResult:
-    return ToolResult(**{'tool_name': 'shell_executor', 'status': 'success', 'output': 'hi\n', **words})
+def result(**fields: Any) -> ToolResult:
+    return ToolResult(**{'tool_name': 'shell_executor', 'status': 'success', 'output': 'hi\n', **fields})
 
 
 def answer(call: Any, outcome: ToolResult | Exception | None = None, **options: Any) -> dict[str, Any]:

@@ -139,8 +139,8 @@ def test_a_file_that_is_not_text_is_reported_with_the_ways_round(tool: FileOpera
 
     error = error_of(tool.execute(workspace, operation='read', file_path='b'))
 
-    for words in ("'b' is not utf-8 text", 'byte 3 is 0xff', "encoding='base64'", "'latin-1'"):
-        assert words in error
+    for text in ("'b' is not utf-8 text", 'byte 3 is 0xff', "encoding='base64'", "'latin-1'"):
+        assert text in error
 
 
 def test_a_missing_file_is_a_result(tool: FileOperation, workspace: FakeWorkspace) -> None:
@@ -214,8 +214,8 @@ def test_a_large_file_is_not_read_whole(workspace: FakeWorkspace) -> None:
     refused = tool.execute(workspace, operation='read', file_path='big')
 
     error = error_of(refused)
-    for words in ("'big' is 101 bytes", '100 allowed', 'max_file_bytes', 'offset and max_bytes'):
-        assert words in error
+    for text in ("'big' is 101 bytes", '100 allowed', 'max_file_bytes', 'offset and max_bytes'):
+        assert text in error
     assert len(tool.execute(workspace, operation='read', file_path='fits').output) == 100
     assert len(tool.execute(workspace, operation='read', file_path='big', max_bytes=5000).output) == 100
     assert max(call['max_bytes'] for call in workspace.called('read_file')) == 101

@@ -139,8 +139,8 @@ def test_a_missing_interpreter_is_named_with_the_ways_out(workspace: FakeWorkspa
 
     assert result.status is ExecutionStatus.ERROR
     assert result.exit_code == 127
-    for words in ("'no-such-python' was not found in this sandbox", 'python:3.11-slim', "['interpreter']"):
-        assert words in (result.error or '')
+    for text in ("'no-such-python' was not found in this sandbox", 'python:3.11-slim', "['interpreter']"):
+        assert text in (result.error or '')
 
 
 def test_an_interpreter_that_may_not_run_is_named(workspace: FakeWorkspace) -> None:

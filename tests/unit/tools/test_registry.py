@@ -26,11 +26,11 @@ BUILT_IN = {
 EVERYTHING = {'commands', 'files', 'notebook'}
 
 
-def make_tool(**words: Any) -> type[Tool]:
+def make_tool(**attributes: Any) -> type[Tool]:
     def run(self: Tool, workspace: Workspace, arguments: Any) -> str:
         return 'ran'
 
-    return type('Made', (Tool,), {'run': run, **words})
+    return type('Made', (Tool,), {'run': run, **attributes})
 
 
 @pytest.mark.parametrize('name', sorted(BUILT_IN))
@@ -200,8 +200,8 @@ def test_the_warning_names_every_kind_that_has_the_tool(kind: SandboxType, caplo
     with caplog.at_level(logging.WARNING, 'enclave.tools'):
         load_tools({'notebook_executor': {}}, kind, {'commands', 'files'})
 
-    words = f'it is for docker_notebook and bubblewrap_notebook sandboxes, and this one is {kind}'
-    assert f'notebook_executor is not loaded: {words}' in caplog.text
+    reason = f'it is for docker_notebook and bubblewrap_notebook sandboxes, and this one is {kind}'
+    assert f'notebook_executor is not loaded: {reason}' in caplog.text
 
 
 def test_a_tool_needs_what_the_sandbox_offers(caplog: pytest.LogCaptureFixture) -> None:

@@ -198,16 +198,16 @@ def test_argument_shows_its_bounds_and_description() -> None:
 
 
 @pytest.mark.parametrize(
-    ('words', 'message'),
+    ('options', 'message'),
     [
         ({'count': 0}, 'count must be at least 1, not 0'),
         ({'count': 10}, 'count must be at most 9, not 10'),
         ({'unit': 'h'}, "unit must be one of 'm', 's', not 'h'"),
     ],
 )
-def test_argument_keeps_its_bounds(words: dict[str, Any], message: str) -> None:
+def test_argument_keeps_its_bounds(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
-        Described(must='x', **words)
+        Described(must='x', **options)
 
 
 def test_argument_bounds_leave_none_alone_where_it_is_the_default() -> None:

@@ -56,13 +56,13 @@ class Exec:
             self._id: str = made['Id']
             self._raw = engine.exec_stream(self._id)
         except EngineError as error:
-            words = str(error.details.get('reason', ''))
-            if error.details.get('status') == 409 and 'paused' in words:
+            reason = str(error.details.get('reason', ''))
+            if error.details.get('status') == 409 and 'paused' in reason:
                 raise SandboxSilentError(
                     f'sandbox {name} is paused; unpause its container first', details={'sandbox_id': name}
                 ) from error
             if error.details.get('status') in (404, 409):
-                raise SandboxGoneError(f'the container of sandbox {name} does not run any more: {words}') from error
+                raise SandboxGoneError(f'the container of sandbox {name} does not run any more: {reason}') from error
             raise
         self._frames = Demultiplexer()
         self.is_cancelled = False
@@ -113,16 +113,16 @@ class Exec:
 
 
 class MarkScanner:
-    """Cuts marks out of a stream: the mark, words between colons, ``;``. What is no mark passes through unchanged."""
+    """Cuts marks out of a stream: the mark, fields between colons, ``;``. What is no mark passes through unchanged."""
 
-    def __init__(self, mark: bytes, on_words: Callable[[list[str]], bool]) -> None:
+    def __init__(self, mark: bytes, on_fields: Callable[[list[str]], bool]) -> None:
         self._mark = mark
-        self._on_words = on_words
+        self._on_fields = on_fields
         self._held = b''
         self.has_ended = False
 
     def feed(self, data: bytes) -> bytes:
-        """Return what is certainly output; nothing once ``on_words`` has said True, for the end."""
+        """Return what is certainly output; nothing once ``on_fields`` has said True, for the end."""
         data, self._held = self._held + data, b''
         parts = []
         while data and not self.has_ended:
@@ -137,7 +137,7 @@ class MarkScanner:
             if end < 0:
                 self._held = data[start:]
                 break
-            self.has_ended = self._on_words(data[start + len(self._mark) : end].decode('latin-1').split(':'))
+            self.has_ended = self._on_fields(data[start + len(self._mark) : end].decode('latin-1').split(':'))
             data = data[end + 1 :]
         return b''.join(parts)
 
@@ -177,7 +177,7 @@ class CommandExec:
         self.out, self.err = Kept(cap), Kept(cap)
         self.pid = self.since = ''
         """The wrapping shell's process id and start time, as text; empty before the start."""
-        self.words: list[str] = []
+        self.fields: list[str] = []
         """What the mark at the end says; empty if the wrapper was killed."""
         self.started_at: float | None = None
         self.ended_at = 0.0
@@ -241,13 +241,13 @@ class CommandExec:
             if not scanner.has_ended:
                 kept[kind].add(scanner.flush())
 
-    def _on_mark(self, words: list[str]) -> bool:
-        if words[0] == 'r' and len(words) == 3:
+    def _on_mark(self, fields: list[str]) -> bool:
+        if fields[0] == 'r' and len(fields) == 3:
             self.started_at = time.monotonic()
-            self.pid, self.since = words[1], words[2]
+            self.pid, self.since = fields[1], fields[2]
             self._on_started()
             return False
-        self.words = words
+        self.fields = fields
         return True
 
     def kill(self, verdict: str) -> None:

@@ -144,7 +144,7 @@ _OTHER_MESSAGES = {
     'I/O error': errno.EIO,
     'Quota exceeded': errno.EDQUOT,
 }
-_NUMBERS = {**{words: number for number, words in _ERRNO_MESSAGES.items()}, **_OTHER_MESSAGES}
+_NUMBERS = {**{message: number for number, message in _ERRNO_MESSAGES.items()}, **_OTHER_MESSAGES}
 _CPU_VARIABLES = [name.decode('ascii') for name in CPU_VARIABLES]
 _ERRNO_LINE = re.compile(r'^errno=(\d{1,4})$', re.MULTILINE)
 _OUTSIDE_LINE = re.compile(r'^outside=(\d{1,9})$', re.MULTILINE)
@@ -155,19 +155,19 @@ _NO_USER = re.compile(r'unable to find (user|group) ([^\n]*?): no matching entri
 class _ScriptError(Exception):
     """A program of this library said that it failed."""
 
-    def __init__(self, code: int, words: str) -> None:
-        super().__init__(code, words)
+    def __init__(self, code: int, stderr: str) -> None:
+        super().__init__(code, stderr)
         self.code = code
-        self.words = words
+        self.stderr = stderr
 
     def find_number(self) -> int | None:
-        """Return the errno: as our program said it, or as the words of a tool's last complaint mean it."""
-        found = _ERRNO_LINE.search(self.words)
+        """Return the errno: as our program said it, or as a tool's last message means it."""
+        found = _ERRNO_LINE.search(self.stderr)
         if found:
             return int(found[1])
-        for line in reversed(self.words.splitlines()):
-            for words, number in _NUMBERS.items():
-                if line.rstrip().endswith(words):
+        for line in reversed(self.stderr.splitlines()):
+            for message, number in _NUMBERS.items():
+                if line.rstrip().endswith(message):
                     return number
         return None
 
@@ -199,7 +199,7 @@ class EngineOperations(ByVerb):
         stream: The attachment that keeps the container alive, which is closed in the end; None if nothing is attached.
         name: The sandbox's id, for messages and threads.
         user: The sandbox's own user; None is the image's.
-        cpu_count: How many processors the sandbox's CPU limit stands for; 0 for all there are.
+        cpu_count: How many processors the sandbox's CPU limit amounts to; 0 for all there are.
         pids_limit: How many processes there may be; None for no limit.
     """
 
@@ -391,13 +391,13 @@ class EngineOperations(ByVerb):
             return 1
         except _ScriptError as error:
             raise SandboxError(
-                f'sandbox {self._name}: its processes could not be ended: {error.words.strip()}'
+                f'sandbox {self._name}: its processes could not be ended: {error.stderr.strip()}'
             ) from None
         check_memory_held(self._name, held, limit if limit < 1 << 60 else 0)
         return count
 
     def _run(self, request: RunCommand, shown: str | tuple[str, ...], text: str, most: int | None) -> CommandResult:
-        first, last = self._run_words(request, text, most)
+        first, last = self._run_arguments(request, text, most)
 
         def place(call_id: str) -> str:
             return f'.enclave-{call_id}' if request.script else ''
@@ -406,9 +406,9 @@ class EngineOperations(ByVerb):
             return self._exec(programs.RUN, (*first, place(call_id), *last), call_id=call_id, user=request.user)
 
         def kill(call: CommandExec, *, asks: bool = False) -> None:
-            words = (call.id, call.pid, call.since, place(call.id), _flag(asks))
+            arguments = (call.id, call.pid, call.since, place(call.id), _flag(asks))
             try:
-                self._ask(programs.KILL, *words, user=request.user, timeout=KILL_SECONDS, is_cleaning=True)
+                self._ask(programs.KILL, *arguments, user=request.user, timeout=KILL_SECONDS, is_cleaning=True)
             except (
                 NoRoomError,
                 OperationTimeoutError,
@@ -416,7 +416,7 @@ class EngineOperations(ByVerb):
             ):  # it finds no place, or they become more than it can end
                 if not asks:
                     with contextlib.suppress(_ScriptError):  # it is tried again until the call's streams end
-                        self._ask_with_room(programs.KILL, *words, user=request.user)
+                        self._ask_with_room(programs.KILL, *arguments, user=request.user)
 
         call = CommandExec(
             request.max_output_bytes or DEFAULT_OUTPUT_BYTES,
@@ -449,7 +449,9 @@ class EngineOperations(ByVerb):
                 timer.cancel()
         return self._result(request, shown, call, program)
 
-    def _run_words(self, request: RunCommand, text: str, most: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _run_arguments(
+        self, request: RunCommand, text: str, most: int | None
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the arguments of `programs.RUN` before and after the name of the script's directory."""
         base = self._base_environment()
         # A shell passes on only what could be a variable of its own.
@@ -482,8 +484,8 @@ class EngineOperations(ByVerb):
     def _result(
         self, request: RunCommand, shown: str | tuple[str, ...], call: CommandExec, program: Exec | None
     ) -> CommandResult:
-        kind = call.words[0] if call.words else ''
-        number = _number(call.words[1]) if len(call.words) > 1 else 0
+        kind = call.fields[0] if call.fields else ''
+        number = _number(call.fields[1]) if len(call.fields) > 1 else 0
         exit_code: int | None = None
         killed_by: int | None = None
         refusal = b''
@@ -499,7 +501,7 @@ class EngineOperations(ByVerb):
             killed_by = 9  # however it went about it in its grace
         elif kind == 'e':
             exit_code = number
-            if call.words[2:3] == ['1'] and number > 128:
+            if call.fields[2:3] == ['1'] and number > 128:
                 killed_by = number - 128
         elif call.verdict == 'stuck':
             raise SandboxSilentError(
@@ -509,18 +511,17 @@ class EngineOperations(ByVerb):
         elif call.verdict:
             killed_by = 9
         elif kind == 'c':
-            reason = _ScriptError(1, call.err.data().decode('utf-8', 'replace')).number
-            words = _ERRNO_MESSAGES.get(reason, f'error {reason}')
-            raise InvalidArgumentError(f'cwd {quoted(request.cwd)}: {words}', details={'field': 'cwd'})
+            number = _ScriptError(1, call.err.data().decode('utf-8', 'replace')).number
+            reason = _ERRNO_MESSAGES.get(number, f'error {number}')
+            raise InvalidArgumentError(f'cwd {quoted(request.cwd)}: {reason}', details={'field': 'cwd'})
         elif kind == 's':
             message = f'no place to write the program text to: {_ERRNO_MESSAGES[errno.EROFS]}'
             raise SandboxPathError(message, details={'errno': errno.EROFS})
         elif kind == 'm' or self._was_too_long(call):
             exit_code = 127 if number == errno.ENOENT else 126  # also what is too long to be one
             name = request.command if isinstance(request.command, str) else request.command[0]
-            words = _ERRNO_MESSAGES.get(number, f'error {number}') if kind == 'm' else explain_sizes(request)
-            words = f'enclave: cannot run {quoted(name)}: {words}\n'
-            refusal = words.encode('utf-8', 'backslashreplace')
+            reason = _ERRNO_MESSAGES.get(number, f'error {number}') if kind == 'm' else explain_sizes(request)
+            refusal = f'enclave: cannot run {quoted(name)}: {reason}\n'.encode('utf-8', 'backslashreplace')
         else:
             killed_by = self._early_end(call, program)
         return make_result(
@@ -534,13 +535,13 @@ class EngineOperations(ByVerb):
             cap=request.max_output_bytes or DEFAULT_OUTPUT_BYTES,
             timed_out=call.verdict == 'timed_out',
             cancelled=call.verdict == 'cancelled',
-            oom_killed=call.words[3:4] == ['1'],
+            oom_killed=call.fields[3:4] == ['1'],
             seconds=0.0 if call.started_at is None else round(call.ended_at - call.started_at, 6),
         )
 
     @staticmethod
     def _was_too_long(call: CommandExec) -> bool:
-        """Return whether the engine, whose words the outputs then have, found the arguments too long for a program."""
+        """Return whether the engine, whose message is then in the outputs, found the arguments too long for a program."""
         return call.started_at is None and b'argument list too long' in call.out.data() + call.err.data()
 
     def _early_end(self, call: CommandExec, program: Exec | None) -> int:
@@ -561,20 +562,20 @@ class EngineOperations(ByVerb):
 
     def _raise_refusal(self, output: bytes) -> NoReturn:
         """Raise what the engine means, which writes on a program's outputs why it could not start it."""
-        words = output[:4096].decode('utf-8', 'replace').strip()
-        no_user = _NO_USER.search(words)
+        text = output[:4096].decode('utf-8', 'replace').strip()
+        no_user = _NO_USER.search(text)
         if no_user:
             message = f'there is no {no_user[1]} {no_user[2]!r} in the sandbox'
             raise InvalidArgumentError(message, details={'field': 'user'})
-        if 'uids and gids must be in range' in words:
+        if 'uids and gids must be in range' in text:
             raise InvalidArgumentError('user has a number that no user or group can have', details={'field': 'user'})
-        if 'is not running' in words or 'stopped' in words:
-            raise SandboxGoneError(f'the container of sandbox {self._name} does not run any more: {words}')
-        # The engine's own helper in the container (runc init) dies of a full limit at various points, each with words of its own.
-        if not words or any(each in words.lower() for each in ('resource temporarily unavailable', 'read init-p')):
-            words = f'is its process limit reached? {words}'.strip()
-            raise NoRoomError(f'the sandbox could not start a process ({words})')
-        raise SandboxError(f'the sandbox could not start a process ({words})')
+        if 'is not running' in text or 'stopped' in text:
+            raise SandboxGoneError(f'the container of sandbox {self._name} does not run any more: {text}')
+        # The engine's own helper in the container (runc init) dies of a full limit at various points, with a message for each.
+        if not text or any(each in text.lower() for each in ('resource temporarily unavailable', 'read init-p')):
+            text = f'is its process limit reached? {text}'.strip()
+            raise NoRoomError(f'the sandbox could not start a process ({text})')
+        raise SandboxError(f'the sandbox could not start a process ({text})')
 
     def _check_running(self) -> None:
         """Raise if the container has ended: then how its programs ended is no result."""
@@ -609,10 +610,10 @@ class EngineOperations(ByVerb):
         return known
 
     def _ids_of(self, user: str | None) -> tuple[int, int]:
-        words = self._ask(programs.IDENTITY, user=user).split()
-        if len(words) != 2:
+        fields = self._ask(programs.IDENTITY, user=user).split()
+        if len(fields) != 2:
             raise SandboxError("the sandbox's program 'id' answers nonsense")
-        return _number(words[0]), _number(words[1])
+        return _number(fields[0]), _number(fields[1])
 
     def _base_environment(self) -> dict[str, str]:
         """Return what every program in the container begins with."""
@@ -640,7 +641,7 @@ class EngineOperations(ByVerb):
             try:
                 yield from self._stream(programs.READ, path, str(offset + 1), length)
             except _ScriptError as error:
-                if 'irregular\n' in error.words:
+                if 'irregular\n' in error.stderr:
                     message = f'not a regular file: {path!r}'
                     raise SandboxPathError(message, details={'errno': error.number}) from None
                 self._raise(error, path)
@@ -655,8 +656,8 @@ class EngineOperations(ByVerb):
         name = f'.enclave-{secrets.token_hex(8)}'
         with self._calls.counted(), self._path_errors(path):
             try:
-                words = (path, length, *flags, bits, name)
-                answer = self._ask(programs.WRITE, *words, chunks=source, timeout=None)
+                arguments = (path, length, *flags, bits, name)
+                answer = self._ask(programs.WRITE, *arguments, chunks=source, timeout=None)
                 if b'\0' in answer:
                     place, beside = _text(answer).split('\0')[:2]
                     if is_cancelled():
@@ -671,7 +672,7 @@ class EngineOperations(ByVerb):
                         self._ask(programs.DISCARD, beside, is_cleaning=True)
                 raise broken.error from None
             except _ScriptError as error:
-                if 'short\n' in error.words:
+                if 'short\n' in error.stderr:
                     message = 'the file changed its size while it was copied; copy it again'
                     raise SandboxPathError(message, details={'errno': error.number}) from None
                 raise
@@ -716,12 +717,12 @@ class EngineOperations(ByVerb):
         """Rename, or move between file systems."""
         source, target = request.source, request.target
         plain = source.rstrip('/') or '/'
-        words = (plain, target, posixpath.basename(plain), _flag(request.overwrite))
+        arguments = (plain, target, posixpath.basename(plain), _flag(request.overwrite))
         with self._calls.counted():
             try:
-                self._ask(programs.MOVE, *words, timeout=None)
+                self._ask(programs.MOVE, *arguments, timeout=None)
             except _ScriptError as error:
-                self._raise(error, source if 'source\n' in error.words else target)
+                self._raise(error, source if 'source\n' in error.stderr else target)
 
     def run_other(self, request: Request[Any]) -> None:
         """Have a verb done by the program that has its name, in capitals.
@@ -732,16 +733,16 @@ class EngineOperations(ByVerb):
         if not program:
             super().run_other(request)
         beside, fields = make_beside(), attrs.asdict(request)  # type: ignore[arg-type]
-        words = [
+        arguments = [
             _flag(value) if isinstance(value, bool) else '' if value is None else str(value)
             for value in fields.values()
         ]
         with self._calls.counted():
             try:
-                self._ask(program, beside, *words, timeout=None)
+                self._ask(program, beside, *arguments, timeout=None)
             except _ScriptError as error:
-                path = request.paths[0] if 'first\n' in error.words else request.paths[-1]
-                if 'irregular\n' in error.words:
+                path = request.paths[0] if 'first\n' in error.stderr else request.paths[-1]
+                if 'irregular\n' in error.stderr:
                     message = f'not a regular file: {path!r}'
                     raise SandboxPathError(message, details={'errno': error.number}) from None
                 self._raise(error, path)
@@ -793,7 +794,7 @@ class EngineOperations(ByVerb):
             try:
                 answer = self._ask(programs.PLACE, path, *batch)
             except _ScriptError as error:
-                outside = _OUTSIDE_LINE.search(error.words)
+                outside = _OUTSIDE_LINE.search(error.stderr)
                 if outside is None or int(outside[1]) >= len(batch):
                     raise
                 message = f'the archive has a member outside the target: {folders[batch[int(outside[1])]]!r}'
@@ -816,7 +817,7 @@ class EngineOperations(ByVerb):
         except EngineUnavailableError as error:
             raise SandboxGoneError(f'sandbox {self._name} is lost: {error.message}') from error
         except _ScriptError as error:
-            raise SandboxGoneError(f'sandbox {self._name} cannot run a program: {error.words.strip()}') from None
+            raise SandboxGoneError(f'sandbox {self._name} cannot run a program: {error.stderr.strip()}') from None
 
     def close(self, *, grace: float) -> None:
         """Ask what still runs to end, wait at most ``grace`` seconds, and let go of the sandbox."""
@@ -982,17 +983,17 @@ class EngineOperations(ByVerb):
                     yield piece[1:]
             else:
                 refusal = (refusal + piece)[:4096]
-        words = errors.data()
-        end = _END_LINE.search(words)
+        stderr = errors.data()
+        end = _END_LINE.search(stderr)
         if end is None:
             if running.is_cancelled:
                 raise CallCancelledError('the file operation was cancelled')
             self._check_running()
             if not has_begun:
-                self._raise_refusal(refusal or words)
+                self._raise_refusal(refusal or stderr)
             raise SandboxError('the file operation was ended from inside the sandbox')
         if int(end[1]):
-            raise _ScriptError(int(end[1]), words[: end.start()].decode('utf-8', 'replace'))
+            raise _ScriptError(int(end[1]), stderr[: end.start()].decode('utf-8', 'replace'))
 
     def _kill_later(self, call_id: str) -> None:
         """End one of our own programs that nobody waits for any more."""
@@ -1019,11 +1020,11 @@ class EngineOperations(ByVerb):
     def _raise(self, error: _ScriptError, path: str, before: str = '') -> NoReturn:
         """Raise the exception that an agent's answer would raise."""
         number = error.number
-        words = _ERRNO_MESSAGES.get(number, f'error {number}')
-        if error.find_number() is None and error.words.strip():
-            words = error.words.strip().splitlines()[-1]
+        reason = _ERRNO_MESSAGES.get(number, f'error {number}')
+        if error.find_number() is None and error.stderr.strip():
+            reason = error.stderr.strip().splitlines()[-1]
         shown = path if len(path) <= LONGEST_PATH else f'{path[:200]}...{path[-100:]}'
-        message = f'{before}{words}{f": {shown!r}" if path else ""}'
+        message = f'{before}{reason}{f": {shown!r}" if path else ""}'
         if number == errno.ENOENT:
             raise SandboxPathNotFoundError(message, details={'errno': number}) from None
         if number == errno.EEXIST:
@@ -1092,11 +1093,11 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
         yield data
 
 
-def _batches(words: Iterable[str]) -> Iterator[list[str]]:
-    """Yield words in lists that fit into arguments; at least one list."""
+def _batches(arguments: Iterable[str]) -> Iterator[list[str]]:
+    """Yield arguments in lists that one program can be given; at least one list."""
     batch: list[str] = []
     room = ARGUMENT_BYTES
-    for word in words:
+    for word in arguments:
         room -= len(word) + 8
         if room < 0 and batch:
             yield batch
@@ -1105,7 +1106,7 @@ def _batches(words: Iterable[str]) -> Iterator[list[str]]:
     yield batch
 
 
-# What comes out: a stranger's words, checked --------------------------------------------------------------------------
+# What comes out: from a stranger, checked -------------------------------------------------------------------------------
 
 
 def _text(data: bytes) -> str:
@@ -1114,10 +1115,10 @@ def _text(data: bytes) -> str:
 
 def _cleaned(answer: bytes) -> tuple[int, int, int]:
     """Return how many processes were ended, and how many bytes of memory are held of how many."""
-    words = answer.split()
-    if len(words) != 3:
+    fields = answer.split()
+    if len(fields) != 3:
         raise SandboxError(f'a program in the sandbox answers {answer[:80]!r} for three numbers')
-    return _number(words[0]), _number(words[1]), _number(words[2])
+    return _number(fields[0]), _number(fields[1]), _number(fields[2])
 
 
 def _number(word: str | bytes, base: int = 10) -> int:
@@ -1129,12 +1130,12 @@ def _number(word: str | bytes, base: int = 10) -> int:
 
 
 def _path_info(path: str, facts: bytes, target: str) -> PathInfo:
-    words = facts.split()
-    if len(words) < 5:
+    fields = facts.split()
+    if len(fields) < 5:
         raise SandboxError("the sandbox's program 'stat' answers nonsense")
-    mode = _number(words[0], 16)
+    mode = _number(fields[0], 16)
     fraction = re.search(rb'\.(\d{1,9})', facts)
-    seconds = _number(words[2]) + (float(f'0.{fraction[1].decode()}') if fraction else 0.0)
+    seconds = _number(fields[2]) + (float(f'0.{fraction[1].decode()}') if fraction else 0.0)
     kind: Literal['file', 'directory', 'symlink', 'other'] = 'other'
     if stat.S_ISREG(mode):
         kind = 'file'
@@ -1145,11 +1146,11 @@ def _path_info(path: str, facts: bytes, target: str) -> PathInfo:
     return PathInfo(
         path=path,
         kind=kind,
-        size=_number(words[1]),
+        size=_number(fields[1]),
         mode=stat.S_IMODE(mode),
         modified_at=datetime.fromtimestamp(min(max(seconds, 0.0), 253402300799.0), timezone.utc),
-        uid=_number(words[3]),
-        gid=_number(words[4]),
+        uid=_number(fields[3]),
+        gid=_number(fields[4]),
         target=target if kind == 'symlink' else None,
     )
 

@@ -6,7 +6,7 @@ small tools: ``cat``, ``chmod``, ``env``, ``find``, ``id``, ``ls``, ``mkdir``, `
 work on comes as arguments, never as text of the program. The first argument says how the others are written: ``p``
 plainly, ``b`` in the escapes of ``printf '%b'``, for bytes that are not UTF-8 and would not survive the engine's JSON.
 
-All but `RUN` answer on stdout, after a ``+`` that distinguishes it from words of the engine, and on stderr with the words of
+All but `RUN` answer on stdout, after a ``+`` that distinguishes it from a message of the engine, and on stderr with messages of
 the tools they use, perhaps a line ``errno=N``, and always a last line ``end=CODE``. Variables of `RUN` begin with
 ``encl_``, since a shell passes a changed variable on if it was in its environment.
 """
@@ -40,14 +40,14 @@ SIGUSR2 lets what is left continue."""
 _ARGUMENTS = r"""
 if [ "$1" = b ]; then
   shift
-  encl_i=0 encl_words=
+  encl_i=0 encl_args=
   for encl_a do
     encl_i=$((encl_i + 1))
     encl_a=$(printf '%b.' "$encl_a")
     eval "encl_a$encl_i=\${encl_a%.}"
-    encl_words="$encl_words \"\$encl_a$encl_i\""
+    encl_args="$encl_args \"\$encl_a$encl_i\""
   done
-  eval "set -- $encl_words"
+  eval "set -- $encl_args"
 else
   shift
 fi
@@ -158,16 +158,16 @@ elif [ -z "$encl_name" ]; then
   encl_name=$encl_value
 fi
 if [ -n "$encl_at" ]; then
-  # All words are set at once: one by one, each would be copied as often as there are words.
-  encl_i=0 encl_words=
+  # All arguments are set at once: one by one, each would be copied as often as there are arguments.
+  encl_i=0 encl_args=
   while [ "$encl_i" -lt "$#" ]; do
     encl_a=$((encl_i + 1))
     encl_line="\${$encl_a}"
     [ "$encl_i" -ne "$encl_at" ] || encl_line='$encl_value'
-    encl_words="$encl_words \"$encl_line\""
+    encl_args="$encl_args \"$encl_line\""
     encl_i=$encl_a
   done
-  eval "set -- $encl_words"
+  eval "set -- $encl_args"
 fi
 encl_found= encl_worst=2
 case $encl_name in
@@ -204,7 +204,7 @@ fi
 encl_end "e:$encl_code:$encl_signal:$encl_killed"
 """
 )
-"""A command. Its input begins with a line of its own: a secret mark. The mark, words and ``;`` come on stdout when
+"""A command. Its input begins with a line of its own: a secret mark. The mark, fields and ``;`` come on stdout when
 the program starts (``r:PID:START``, of this shell), and at the end of both outputs: ``e:CODE:BY_SIGNAL:BY_OOM``,
 or ``m:ERRNO`` (no such program), ``n`` (too many processes run), ``c`` (no such working directory; why stands on
 stderr), ``s`` (nowhere to write the script). A program that leaves others behind which hold its outputs has ended

@@ -325,8 +325,10 @@ def _error_of(result: CellResult) -> dict[str, str]:
     name = {ExecutionStatus.TIMEOUT: 'TimeoutError', ExecutionStatus.CANCELLED: 'KeyboardInterrupt'}.get(
         result.status, 'ExecutionError'
     )
-    words = f'the cell was ended ({result.status})' + (f'; its kernel {result.state_lost}' if result.state_lost else '')
-    return {'name': name, 'value': words, 'traceback': words}
+    message = f'the cell was ended ({result.status})' + (
+        f'; its kernel {result.state_lost}' if result.state_lost else ''
+    )
+    return {'name': name, 'value': message, 'traceback': message}
 
 
 # The stream -----------------------------------------------------------------------------------------------------------

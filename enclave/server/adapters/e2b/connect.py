@@ -168,8 +168,8 @@ def field(message: dict[str, Any], name: str, kind: type, default: Any = None) -
     if kind is int and isinstance(value, str) and re.fullmatch(r'-?[0-9]{1,19}', value):
         value = int(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        words = {dict: 'an object', str: 'a string', int: 'a whole number', bool: 'true or false', list: 'a list'}
-        raise InvalidArgumentError(f'{name} must be {words[kind]}, not {str(value)[:60]!r}')
+        expected = {dict: 'an object', str: 'a string', int: 'a whole number', bool: 'true or false', list: 'a list'}
+        raise InvalidArgumentError(f'{name} must be {expected[kind]}, not {str(value)[:60]!r}')
     return value
 
 

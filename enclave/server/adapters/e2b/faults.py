@@ -19,7 +19,7 @@ _NO_SPACE = 28  # ENOSPC of Linux
 
 
 class NoSandboxError(NotFoundError):
-    """The sandbox of a request does not run. The SDK reports this case by the status 502 and three words of the message."""
+    """The sandbox of a request does not run. The SDK reports this case by the status 502 and a part of the message."""
 
     def __init__(self, sandbox_id: str, reason: str) -> None:
         super().__init__(

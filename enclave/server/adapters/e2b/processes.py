@@ -37,7 +37,7 @@ from enclave.server.route import BYTES, Context, RawBody, Streamed
 
 SERVICE = 'process.Process'
 DEFAULT_USER = 'user'
-"""E2B's usual account. It stands for whichever account a sandbox runs as by itself."""
+"""E2B's usual account. It means whichever account a sandbox runs as by itself."""
 MAX_KEEPALIVE_SECONDS = 90.0
 MAX_SHOWN_BYTES = 64 << 10
 """How much of what a process was started with is kept for lists; of what is larger there is the program's name."""
@@ -171,19 +171,19 @@ def _last(live: LiveProcess) -> Generator[bytes, None, None]:
 
 
 def _ending(result: CommandResult) -> dict[str, Any]:
-    """Return how a process ended, in the words of the daemon: by an exit, or by a signal as exit code -1."""
+    """Return how a process ended, as the daemon names it: by an exit, or by a signal as exit code -1."""
     if result.signal is None:
         ending: dict[str, Any] = {'exited': True, 'status': f'exit status {result.exit_code}'}
         if result.exit_code:
             ending.update(exitCode=result.exit_code, error=ending['status'])
         return ending
-    words = 'out of memory' if result.oom_killed else _SIGNAL_WORDS.get(result.signal, result.signal)
-    return {'exitCode': -1, 'exited': False, 'status': f'signal: {words}', 'error': f'signal: {words}'}
+    text = 'out of memory' if result.oom_killed else _SIGNAL_NAMES.get(result.signal, result.signal)
+    return {'exitCode': -1, 'exited': False, 'status': f'signal: {text}', 'error': f'signal: {text}'}
 
 
-_SIGNAL_WORDS = {
-    signal_name(number): words
-    for number, words in {
+_SIGNAL_NAMES = {
+    signal_name(number): text
+    for number, text in {
         1: 'hangup',
         2: 'interrupt',
         3: 'quit',

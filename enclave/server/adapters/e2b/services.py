@@ -36,7 +36,7 @@ def state_of(service: Service) -> State:
     return found
 
 
-class _Service(Adapter):
+class _ServiceAdapter(Adapter):
     """What the three services have in common."""
 
     name: ClassVar[str] = 'e2b'
@@ -47,7 +47,7 @@ class _Service(Adapter):
         return {} if faults.may_retry(error) else {'Should-Retry': 'false'}
 
 
-class ControlPlane(_Service):
+class ControlPlane(_ServiceAdapter):
     """Sandboxes and what there is: asked with a key of this server."""
 
     def identify(self, service: Service, head: Head) -> Identity:
@@ -59,7 +59,7 @@ class ControlPlane(_Service):
         return faults.plain(error, status)
 
 
-class Daemon(_Service):
+class Daemon(_ServiceAdapter):
     """What is in one sandbox: asked with its token.
 
     Args:

@@ -30,14 +30,14 @@ class FakeKernel:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, list[str]]) -> None:
         self._mkdir, self._rmdir, self._files = Path.mkdir, Path.rmdir, files
         self.steals = 0  # how often a family is removed, as by another process, before a group is made in it
-        monkeypatch.setattr(Path, 'mkdir', lambda path, *words, **named: self.make(path, *words, **named))
+        monkeypatch.setattr(Path, 'mkdir', lambda path, *args, **named: self.make(path, *args, **named))
         monkeypatch.setattr(Path, 'rmdir', lambda path: self.remove(path))
 
-    def make(self, path: Path, *words: int, **named: bool) -> None:
+    def make(self, path: Path, *args: int, **named: bool) -> None:
         if self.steals and path.parent.name == 'enclave':
             self.steals -= 1
             path.parent.rmdir()
-        self._mkdir(path, *words, **named)
+        self._mkdir(path, *args, **named)
         for root, names in self._files.items():
             if str(path).startswith(root):
                 for name in names:
@@ -343,8 +343,8 @@ def test_a_group_whose_making_is_interrupted_leaves_nothing(tmp_path: Path, monk
     make = Path.mkdir
     made: list[Path] = []
 
-    def interrupt(path: Path, *words: int, **named: bool) -> None:
-        make(path, *words, **named)
+    def interrupt(path: Path, *args: int, **named: bool) -> None:
+        make(path, *args, **named)
         made.append(path)
         if len(made) == 2:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The words of a bubblewrap sandbox's configuration."""
+"""The options of a bubblewrap sandbox's configuration."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def test_one_that_is_interrupted_while_it_waits_leaves_no_process_and_nobody_at_
             return super().result(timeout)
 
     class Recorded(subprocess.Popen[bytes]):
-        def __init__(self, *words: Any, **named: Any) -> None:
-            super().__init__(*words, **named)
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
             made.append(self)
 
     def wait_visibly(futures: list[Future[Any]]) -> None:

@@ -72,8 +72,8 @@ def test_a_closed_setting_is_found(tmp_path: Path, setting: str, value: str, goo
 
 def test_a_closed_setting_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, 'find_closed_setting', lambda: ('user.max_user_namespaces', '0', '15000'))
-    words = explain_failure('bwrap: Creating new namespace failed: No space left on device')
-    assert 'sudo sysctl -w user.max_user_namespaces=15000' in words
+    message = explain_failure('bwrap: Creating new namespace failed: No space left on device')
+    assert 'sudo sysctl -w user.max_user_namespaces=15000' in message
 
 
 @pytest.mark.parametrize(

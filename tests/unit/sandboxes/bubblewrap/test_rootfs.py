@@ -208,8 +208,8 @@ def test_a_python_behind_a_linked_directory_is_there_under_both_names(tmp_path: 
     assert set(find_interpreter_trees(str(link))) == shown
 
 
-def test_where_a_link_leads_is_not_reported_by_its_words(tmp_path: Path) -> None:
-    """By its words alone this one leads to what it does not lead to."""
+def test_where_a_link_leads_is_not_reported_by_its_text(tmp_path: Path) -> None:
+    """By its text alone this one leads to what it does not lead to."""
     secret = make_python(tmp_path / 'secret')
     make_python(tmp_path / 'shown' / 'deep' / 'secret')
     (tmp_path / 'shown' / 'deep' / 'er' / 'still').mkdir(parents=True)

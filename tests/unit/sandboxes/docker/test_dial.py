@@ -111,7 +111,7 @@ def open_stream(answer: bytes) -> tuple[RawStream, threading.Thread]:
         server = serve_once(listener, answer)
         connection = socket.create_connection(listener.getsockname(), PATIENCE)
         try:
-            stream = upgrade(connection, '/x', host='docker', on_refusal=lambda status, words: refuse(status, words))
+            stream = upgrade(connection, '/x', host='docker', on_refusal=lambda status, reason: refuse(status, reason))
         except BaseException:
             connection.close()
             server.join(PATIENCE)
@@ -120,8 +120,8 @@ def open_stream(answer: bytes) -> tuple[RawStream, threading.Thread]:
         return stream, server
 
 
-def refuse(status: int, words: str) -> EngineError:
-    return EngineError(words, details={'status': status})
+def refuse(status: int, reason: str) -> EngineError:
+    return EngineError(reason, details={'status': status})
 
 
 def test_bytes_that_come_with_the_headers_are_read_first() -> None:
@@ -135,7 +135,7 @@ def test_bytes_that_come_with_the_headers_are_read_first() -> None:
     server.join(PATIENCE)
 
 
-def test_refusal_carries_status_and_words() -> None:
+def test_refusal_carries_status_and_message() -> None:
     with pytest.raises(EngineError, match='No such container: x') as caught:
         open_stream(b'HTTP/1.1 404 Not Found\r\nContent-Length: 37\r\n\r\n{"message":"No such container: x"}   ')
 

@@ -29,7 +29,7 @@ def test_owner_of_this_process_is_alive() -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(not current_owner().started, reason='this system does not tell when a process started')
+@pytest.mark.skipif(not current_owner().started, reason='this system does not say when a process started')
 def test_sandbox_of_a_dead_owner_is_an_orphan_unless_it_was_to_be_kept() -> None:
     labels = dead_owner()
 

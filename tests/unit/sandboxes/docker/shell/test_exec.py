@@ -11,12 +11,12 @@ MARK = b'abcabd'
 
 
 def scan(pieces: list[bytes]) -> tuple[bytes, list[list[str]], bool]:
-    """Return what passes through, the words of the marks, and whether the end was seen."""
+    """Return what passes through, the fields of the marks, and whether the end was seen."""
     found: list[list[str]] = []
 
-    def take(words: list[str]) -> bool:
-        found.append(words)
-        return words[0] == 'e'
+    def take(fields: list[str]) -> bool:
+        found.append(fields)
+        return fields[0] == 'e'
 
     scanner = MarkScanner(MARK, take)
     passed = b''.join([scanner.feed(piece) for piece in pieces] + [scanner.flush()])
