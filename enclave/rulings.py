@@ -240,7 +240,7 @@ NOTEBOOK: Rulings = {
     'max_display_bytes': at_most('max_display_bytes'),
     'notebook_tools': inside(),
 }
-"""Rulings of the options of `enclave.sandboxes.notebook.config.NotebookConfig`."""
+"""Rulings of the options of `enclave.sandboxes.notebook.notebook_config.NotebookConfig`."""
 
 
 def host_paths_in(rulings: Rulings | None, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -17,11 +17,11 @@ from enclave.aio.user_coroutines import blocking_class_of
 from enclave.config import GivenConfig
 from enclave.enums import SandboxManagerType, SandboxType
 from enclave.errors import InvalidArgumentError
-from enclave.managers import registry as managers
-from enclave.managers.config import SandboxManagerConfig
-from enclave.sandboxes import registry as sandboxes
+from enclave.managers import manager_factory as managers
+from enclave.managers.manager_config import SandboxManagerConfig
+from enclave.sandboxes import sandbox_factory as sandboxes
 from enclave.sandboxes.choice import is_settled
-from enclave.tools.registry import ToolFactory
+from enclave.tools.tool_factory import ToolFactory
 
 K = TypeVar('K', bound=type[Any])
 

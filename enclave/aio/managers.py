@@ -15,7 +15,7 @@ from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
 from enclave.host_files import Target
 from enclave.managers import base, http, local, remote  # all now: an import takes longer than a loop may be held up
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.threads import thread_pool
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ def _ensure_image(kind: str, config: Mapping[str, Any], *, quiet: bool) -> None:
     """Have the image, with progress shown: the process that will make the sandbox has nobody to show it to."""
     from enclave.sandboxes.docker.engine import get_engine
     from enclave.sandboxes.images.catalog import ensure_image, find_image
-    from enclave.sandboxes.registry import SandboxFactory
+    from enclave.sandboxes.sandbox_factory import SandboxFactory
 
     image = SandboxFactory.create_sandbox(kind, config).config.image  # checks the configuration too
     if config.get('pull', 'missing') != 'missing' or kind != 'docker' or find_image(get_engine(), image) is not None:

@@ -172,7 +172,7 @@ class LocalPlace(Place):
     def open(self, sandbox_type: str | None, config: Mapping[str, Any], *, quiet: bool = False) -> Iterator[Any]:
         """See `Place.open`; what is missing on this machine is fetched first, with progress shown."""
         from enclave.sandboxes.kinds import get_kind
-        from enclave.sandboxes.registry import SandboxFactory
+        from enclave.sandboxes.sandbox_factory import SandboxFactory
 
         choice = None
         if not sandbox_type:

@@ -162,7 +162,7 @@ def server(
       ms-enclave server --pool-size 8 --no-network -m 256m
       ms-enclave server --manager ray --ray-options shards.toml
     """
-    from enclave.managers.registry import SandboxManagerFactory
+    from enclave.managers.manager_factory import SandboxManagerFactory
     from enclave.server.auth import read_settings
     from enclave.server.serve import create_server
 
@@ -198,7 +198,7 @@ def server(
         raise click.UsageError('--ray-options are for --manager ray.')
     shards: dict[str, Any] = {}
     if ray_options is not None:
-        from enclave.ray.config import check_names
+        from enclave.ray.ray_options import check_names
 
         shards = read_settings(ray_options)
         check_names(shards, str(ray_options))

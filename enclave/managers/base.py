@@ -29,7 +29,7 @@ from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError, PoolError, UnsupportedError
 from enclave.host_files import MAX_TRANSFER_BYTES, Source, Target
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import LifeOptions, ManagerOptions
 from enclave.managers.options import Lifetime as Lifetime
 from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all

@@ -23,7 +23,7 @@ from enclave.errors import (
 from enclave.labels import check_labels, has_labels
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import NO_POOL, Config, SandboxManager, check_on_expiry, check_pool_name
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import Lifetime
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all

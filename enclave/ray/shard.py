@@ -18,8 +18,8 @@ from typing import Any
 from enclave.enums import SandboxType
 from enclave.errors import PolicyError
 from enclave.managers.base import Config
-from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.local import LocalSandboxManager
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import Lifetime
 from enclave.managers.table import SandboxTable
 from enclave.ray import cluster

@@ -36,7 +36,7 @@ from enclave.rulings import Rulings, check_host_paths
 from enclave.sandboxes.kinds import SandboxKind, get_kind
 from enclave.server import references
 from enclave.server.auth import read_settings
-from enclave.tools.registry import ToolFactory
+from enclave.tools.tool_factory import ToolFactory
 
 C = TypeVar('C', bound=SandboxConfig)
 

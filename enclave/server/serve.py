@@ -50,15 +50,15 @@ from enclave.errors import (
 )
 from enclave.managers import keyfile
 from enclave.managers.base import SandboxManager
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
+from enclave.managers.manager_factory import SandboxManagerFactory
 from enclave.managers.protocol import (
     API_KEY_ENVIRONMENT,
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
     REQUEST_ID_HEADER,
 )
-from enclave.managers.registry import SandboxManagerFactory
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.adapters import adapter_at, takes_live_body
 from enclave.server.adapters.e2b import E2BSettings, locators
 from enclave.server.adapters.sandbox_fusion import SandboxFusionSettings

@@ -20,7 +20,7 @@ from enclave.errors import (
     EngineUnavailableError,
     InvalidArgumentError,
 )
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from enclave.server.auth import ApiKey
 from enclave.server.route import ROUTES, Route

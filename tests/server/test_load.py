@@ -444,7 +444,7 @@ def test_no_thread_of_a_server_is_left(serve: Serve) -> None:
 
 PROGRAM = """
 import sys
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 class Recorded(FakeSandbox):
     backend = FakeBackend()

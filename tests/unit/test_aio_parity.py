@@ -107,8 +107,8 @@ def test_attributes_are_shown_and_not_called(proxy: type[AsyncProxy]) -> None:
 
 @pytest.mark.parametrize('name', ['SandboxFactory', 'SandboxManagerFactory'])
 def test_factories_are_plain_functions_with_the_same_parameters(name: str) -> None:
-    from enclave.managers.registry import SandboxManagerFactory
-    from enclave.sandboxes.registry import SandboxFactory
+    from enclave.managers.manager_factory import SandboxManagerFactory
+    from enclave.sandboxes.sandbox_factory import SandboxFactory
 
     blocking = {'SandboxFactory': SandboxFactory, 'SandboxManagerFactory': SandboxManagerFactory}[name]
     proxy = getattr(aio, name)

@@ -22,7 +22,7 @@ from enclave.doctor import (
     running_dockerd,
 )
 from enclave.sandboxes.bubblewrap import interpreter
-from enclave.sandboxes.docker.config import DEFAULT_IMAGE
+from enclave.sandboxes.docker.docker_config import DEFAULT_IMAGE
 from enclave.sandboxes.docker.engine import EngineInfo
 
 INFO = EngineInfo(

@@ -24,7 +24,7 @@ from enclave.rulings import SHARED, inside
 from enclave.sandboxes import choice
 from enclave.sandboxes.choice import choose, choose_for, kind_of
 from enclave.sandboxes.kinds import ENTRY_POINTS, KINDS, Missing, SandboxKind, register_kind
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.process_kind import ProcessBackend, ProcessConfig, ProcessExaminer, ProcessSandbox
 from tests.support.server import serving
 
@@ -224,7 +224,7 @@ READS_THE_TABLE = [
     'managers/table.py',
     'sandboxes/choice.py',
     'sandboxes/housekeeping.py',
-    'tools/registry.py',
+    'tools/tool_factory.py',
     *(
         str(path.relative_to(PACKAGE))
         for path in sorted((PACKAGE / 'server').glob('*.py'))

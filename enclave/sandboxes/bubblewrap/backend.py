@@ -27,8 +27,8 @@ from enclave.errors import (
 )
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.cgroups import Group, GroupLimits, find_cgroups
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.freezing import continue_all, stop_all
 from enclave.sandboxes.bubblewrap.launch import (
     CompileError,

@@ -18,8 +18,8 @@ from typing import Any
 from attrs import define, field
 
 from enclave.errors import SandboxStartError
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.cgroups import Group
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
 from enclave.sandboxes.bubblewrap.launch import above_streams, memory_file, start_process
 from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, open_tree, plain
 from enclave.sandboxes.bubblewrap.places import is_reachable, reachable_dir

@@ -15,7 +15,7 @@ from enclave.errors import EnclaveError, SandboxGoneError, SandboxNotFoundError,
 from enclave.records import SandboxInfo
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.docker.backend import DockerBackend, NoAgentError
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
 from enclave.sandboxes.docker.inventory import (
     describe_sandbox,

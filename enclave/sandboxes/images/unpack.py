@@ -25,7 +25,7 @@ from attrs import frozen
 
 from enclave.errors import ConfigurationError, ImageNotFoundError, SandboxStartError
 from enclave.records import Model, utc_now
-from enclave.sandboxes.bubblewrap.config import IMAGE_NAME
+from enclave.sandboxes.bubblewrap.bubblewrap_config import IMAGE_NAME
 from enclave.sandboxes.bubblewrap.places import cache_dir
 from enclave.sandboxes.bubblewrap.rootfs import FACTS_FILE, image_place
 from enclave.sandboxes.bubblewrap.workspace import workspace

@@ -44,12 +44,12 @@ from enclave.managers.protocol import PROTOCOL_HEADER
 from enclave.portal import drive
 from enclave.records import SandboxInfo
 from enclave.sandboxes.base import USABLE
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.policy import Policy
 from enclave.server.route import TAR, Context, RawBody, Route
 from enclave.server.service import Tenant
 from enclave.server.views import get_info, list_infos
-from enclave.tools.registry import ToolFactory
+from enclave.tools.tool_factory import ToolFactory
 from ms_enclave.sandbox.boxes.base import make_config
 from ms_enclave.sandbox.boxes.core_options import docker_options, notebook_options
 from ms_enclave.sandbox.boxes.served import make_view

@@ -17,7 +17,7 @@ from enclave.cli.options import (
     parse_volume,
     split_target,
 )
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 
 
 def test_options_that_nobody_gave_are_the_librarys_defaults() -> None:

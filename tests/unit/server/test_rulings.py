@@ -11,14 +11,14 @@ from attrs import field, frozen
 from enclave.config import SandboxConfig, refuses_unknown_keys
 from enclave.errors import ConfigurationError, PolicyError
 from enclave.rulings import SHARED, at_most
-from enclave.sandboxes.docker.config import DockerSandboxConfig
-from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_notebook_config import DockerNotebookConfig
 from enclave.sandboxes.kinds import KINDS, SandboxKind, get_kind, register_kind
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.policy import Policy
 from enclave.server.references import matches
 from enclave.tools.base import Tool
-from enclave.tools.registry import ToolFactory, register_tool
+from enclave.tools.tool_factory import ToolFactory, register_tool
 from tests.support.sandbox import FakeSandbox
 
 BUILT_IN = ('bubblewrap', 'bubblewrap_notebook', 'docker', 'docker_notebook')
@@ -201,7 +201,7 @@ def test_no_directory_is_where_the_kernel_leads_out(path: str) -> None:
 
 
 def test_tools_without_rulings_take_no_options_from_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    from enclave.tools.registry import TOOLS
+    from enclave.tools.tool_factory import TOOLS
 
     monkeypatch.setattr(TOOLS, 'registered', dict(TOOLS.registered))
 

@@ -6,7 +6,7 @@ import pytest
 
 from enclave.config import SandboxConfig
 from enclave.errors import ConfigurationError
-from enclave.sandboxes.docker.config import DEFAULT_IMAGE, DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DEFAULT_IMAGE, DockerSandboxConfig
 
 
 def test_the_documented_configuration_is_taken() -> None:
