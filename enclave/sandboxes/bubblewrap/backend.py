@@ -307,7 +307,7 @@ class BubblewrapBackend(Backend):
         config = self.config
         if config.volumes or config.rootfs is not None:
             return None
-        return ('/tmp', '/var/tmp', '/dev/shm', '/home/sandbox', config.working_dir)
+        return ('/tmp', '/var/tmp', '/dev/shm', '/dev/mqueue', '/home/sandbox', config.working_dir)
 
     def find_problem(self) -> str | None:
         """See `Backend.find_problem`."""
