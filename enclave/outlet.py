@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+from collections.abc import Iterator
 from typing import Protocol
 
 STDOUT = 1
@@ -69,6 +70,24 @@ def gives_output() -> contextlib.AbstractContextManager[None]:
 def keeps_output() -> contextlib.AbstractContextManager[None]:
     """Have no output handed on in the block: less is given back than what is caught."""
     return _NOTHING if _current.get() is None else _Set(_current, None)
+
+
+_most_kept: contextvars.ContextVar[int | None] = contextvars.ContextVar('enclave_most_kept', default=None)
+
+
+@contextlib.contextmanager
+def keeping_at_most(size: int) -> Iterator[None]:
+    """Bound, for the block, how many bytes of a stream are caught for a file where a result is shortened to a budget."""
+    token = _most_kept.set(size)
+    try:
+        yield
+    finally:
+        _most_kept.reset(token)
+
+
+def most_kept() -> int | None:
+    """Return how many bytes of a stream may be caught for a file; None where nobody bounds it."""
+    return _most_kept.get()
 
 
 def current_outlet() -> Outlet | None:

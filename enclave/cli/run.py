@@ -24,8 +24,8 @@ from enclave.cli.options import (
 from enclave.cli.output import echo_json
 from enclave.cli.place import Place
 from enclave.cli.placing import place_program, put_files
-from enclave.cli.program import drive, runs_a_program
 from enclave.cli.relay import endings_as_exit
+from enclave.cli.user_program import drive, runs_a_program
 
 # Unbuffered, since a person wants to see what it prints when it prints it.
 PYTHON = ['python3', '-u']
