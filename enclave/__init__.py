@@ -24,10 +24,10 @@ _HOMES = {
     'enclave.ipython': ('load_ipython_extension', 'unload_ipython_extension'),
     'enclave.languages.values': ('CodeRequest', 'CodeResult'),
     'enclave.managers.base': ('SandboxManager',),
-    'enclave.managers.config': ('SandboxManagerConfig',),
+    'enclave.managers.manager_config': ('SandboxManagerConfig',),
     'enclave.managers.http': ('HttpSandboxManager',),
     'enclave.managers.local': ('LocalSandboxManager',),
-    'enclave.managers.registry': ('SandboxManagerFactory', 'register_manager'),
+    'enclave.managers.manager_factory': ('SandboxManagerFactory', 'register_manager'),
     'enclave.managers.remote': ('RemoteSandbox',),
     'enclave.managers.remote_notebook': ('RemoteNotebookSandbox',),
     'enclave.ray.manager': ('RaySandboxManager',),
@@ -41,24 +41,24 @@ _HOMES = {
         'ToolResult',
     ),
     'enclave.sandboxes.base': ('Sandbox',),
-    'enclave.sandboxes.bubblewrap.config': ('BubblewrapSandboxConfig',),
+    'enclave.sandboxes.bubblewrap.bubblewrap_config': ('BubblewrapSandboxConfig',),
     'enclave.sandboxes.bubblewrap.notebook': ('BubblewrapNotebookSandbox',),
-    'enclave.sandboxes.bubblewrap.notebook_config': ('BubblewrapNotebookConfig',),
+    'enclave.sandboxes.bubblewrap.bubblewrap_notebook_config': ('BubblewrapNotebookConfig',),
     'enclave.sandboxes.bubblewrap.sandbox': ('BubblewrapSandbox',),
-    'enclave.sandboxes.docker.config': ('DockerSandboxConfig',),
+    'enclave.sandboxes.docker.docker_config': ('DockerSandboxConfig',),
     'enclave.sandboxes.docker.notebook': ('DockerNotebookSandbox',),
-    'enclave.sandboxes.docker.notebook_config': ('DockerNotebookConfig',),
+    'enclave.sandboxes.docker.docker_notebook_config': ('DockerNotebookConfig',),
     'enclave.sandboxes.docker.sandbox': ('DockerSandbox',),
     'enclave.sandboxes.notebook.document': ('NotebookDocument',),
     'enclave.sandboxes.notebook.sandbox': ('NotebookSandbox',),
     'enclave.sandboxes.kinds': ('SandboxKind', 'register_kind'),
-    'enclave.sandboxes.registry': ('SandboxFactory', 'register_sandbox'),
+    'enclave.sandboxes.sandbox_factory': ('SandboxFactory', 'register_sandbox'),
     'enclave.server.auth': ('ApiKey',),
     'enclave.server.policy': ('Policy',),
     'enclave.server.serve': ('SandboxServer', 'create_server'),
     'enclave.shortcuts': ('open_sandbox', 'run_code', 'run_command'),
     'enclave.tools.base': ('Tool',),
-    'enclave.tools.registry': ('ToolFactory', 'register_tool'),
+    'enclave.tools.tool_factory': ('ToolFactory', 'register_tool'),
     'enclave.tools.workspace': ('Workspace',),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -81,11 +81,11 @@ if TYPE_CHECKING:
     from enclave.languages.values import CodeRequest as CodeRequest
     from enclave.languages.values import CodeResult as CodeResult
     from enclave.managers.base import SandboxManager as SandboxManager
-    from enclave.managers.config import SandboxManagerConfig as SandboxManagerConfig
     from enclave.managers.http import HttpSandboxManager as HttpSandboxManager
     from enclave.managers.local import LocalSandboxManager as LocalSandboxManager
-    from enclave.managers.registry import SandboxManagerFactory as SandboxManagerFactory
-    from enclave.managers.registry import register_manager as register_manager
+    from enclave.managers.manager_config import SandboxManagerConfig as SandboxManagerConfig
+    from enclave.managers.manager_factory import SandboxManagerFactory as SandboxManagerFactory
+    from enclave.managers.manager_factory import register_manager as register_manager
     from enclave.managers.remote import RemoteSandbox as RemoteSandbox
     from enclave.managers.remote_notebook import RemoteNotebookSandbox as RemoteNotebookSandbox
     from enclave.ray.manager import RaySandboxManager as RaySandboxManager
@@ -97,20 +97,22 @@ if TYPE_CHECKING:
     from enclave.records import SandboxInfo as SandboxInfo
     from enclave.records import ToolResult as ToolResult
     from enclave.sandboxes.base import Sandbox as Sandbox
-    from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig as BubblewrapSandboxConfig
+    from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig as BubblewrapSandboxConfig
+    from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import (
+        BubblewrapNotebookConfig as BubblewrapNotebookConfig,
+    )
     from enclave.sandboxes.bubblewrap.notebook import BubblewrapNotebookSandbox as BubblewrapNotebookSandbox
-    from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig as BubblewrapNotebookConfig
     from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox as BubblewrapSandbox
-    from enclave.sandboxes.docker.config import DockerSandboxConfig as DockerSandboxConfig
+    from enclave.sandboxes.docker.docker_config import DockerSandboxConfig as DockerSandboxConfig
+    from enclave.sandboxes.docker.docker_notebook_config import DockerNotebookConfig as DockerNotebookConfig
     from enclave.sandboxes.docker.notebook import DockerNotebookSandbox as DockerNotebookSandbox
-    from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig as DockerNotebookConfig
     from enclave.sandboxes.docker.sandbox import DockerSandbox as DockerSandbox
     from enclave.sandboxes.kinds import SandboxKind as SandboxKind
     from enclave.sandboxes.kinds import register_kind as register_kind
     from enclave.sandboxes.notebook.document import NotebookDocument as NotebookDocument
     from enclave.sandboxes.notebook.sandbox import NotebookSandbox as NotebookSandbox
-    from enclave.sandboxes.registry import SandboxFactory as SandboxFactory
-    from enclave.sandboxes.registry import register_sandbox as register_sandbox
+    from enclave.sandboxes.sandbox_factory import SandboxFactory as SandboxFactory
+    from enclave.sandboxes.sandbox_factory import register_sandbox as register_sandbox
     from enclave.server.auth import ApiKey as ApiKey
     from enclave.server.policy import Policy as Policy
     from enclave.server.serve import SandboxServer as SandboxServer
@@ -119,8 +121,8 @@ if TYPE_CHECKING:
     from enclave.shortcuts import run_code as run_code
     from enclave.shortcuts import run_command as run_command
     from enclave.tools.base import Tool as Tool
-    from enclave.tools.registry import ToolFactory as ToolFactory
-    from enclave.tools.registry import register_tool as register_tool
+    from enclave.tools.tool_factory import ToolFactory as ToolFactory
+    from enclave.tools.tool_factory import register_tool as register_tool
     from enclave.tools.workspace import Workspace as Workspace
 
 

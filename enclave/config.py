@@ -1,7 +1,7 @@
 """What a sandbox may be asked to be (layer 1): the options every backend shares, and the checks they are made with.
 
-A backend's own options live in a subclass beside the backend (`enclave.sandboxes.docker.config`). Configs are frozen; change
-one with `model_copy(update={...})`. Unknown keys, wrong types and impossible values raise `ConfigurationError`, whose
+A backend's own options live in a subclass beside the backend (`enclave.sandboxes.docker.docker_config`). Configs are frozen;
+change one with `model_copy(update={...})`. Unknown keys, wrong types and impossible values raise `ConfigurationError`, whose
 message names the field.
 """
 

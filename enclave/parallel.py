@@ -201,23 +201,29 @@ class Batch(Outcomes[R], Generic[T, R]):
             Exception: The items could not be taken; what had been taken before has been given.
             CallCancelledError: The batch was stopped.
         """
-        deadline = Deadline.after(None if timeout is None else max(timeout, 1e-9))  # 0 is no limit to a deadline
+        deadline: Deadline | None = None
         with self._changed:
             self._begin_locked()
             while True:
                 if self._is_closed:
                     raise CallCancelledError('the batch was cancelled')
                 if self._ready:
-                    self._given += 1
-                    self._changed.notify_all()
-                    return self._ready.popleft()
+                    return self._give_locked()
                 if self._is_over_locked():
                     if self._failure is not None:
                         raise self._failure
                     return None
+                if deadline is None:
+                    deadline = Deadline.after(None if timeout is None else max(timeout, 1e-9))  # 0 is no limit to it
                 if deadline.has_expired():
                     return None
                 self._changed.wait(deadline.remaining())
+
+    def _give_locked(self) -> Outcome[R]:
+        """Take the first of the outcomes that are ready, and let those continue who wait for room."""
+        self._given += 1
+        self._changed.notify_all()
+        return self._ready.popleft()
 
     @property
     def is_over(self) -> bool:
@@ -308,12 +314,15 @@ class Batch(Outcomes[R], Generic[T, R]):
 
     def _deliver(self, outcome: Outcome[R]) -> None:
         with self._changed:
-            if not self._is_ordered:
-                self._ready.append(outcome)
-            else:
-                self._early[outcome.index] = outcome
-                due = self._given + len(self._ready)
-                while due in self._early:
-                    self._ready.append(self._early.pop(due))
-                    due += 1
-            self._changed.notify_all()
+            self._deliver_locked(outcome)
+
+    def _deliver_locked(self, outcome: Outcome[R]) -> None:
+        if not self._is_ordered:
+            self._ready.append(outcome)
+        else:
+            self._early[outcome.index] = outcome
+            due = self._given + len(self._ready)
+            while due in self._early:
+                self._ready.append(self._early.pop(due))
+                due += 1
+        self._changed.notify_all()

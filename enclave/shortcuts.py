@@ -23,7 +23,7 @@ from enclave.languages.values import CodeRequest, CodeResult, Comparison
 from enclave.managers.remote import RemoteSandbox
 from enclave.records import CommandResult
 from enclave.sandboxes.choice import TYPE_VARIABLE
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.sandboxes.verbs import FullSandbox
 
 if TYPE_CHECKING:

@@ -139,7 +139,7 @@ def test_toml_blocks_are_policies_and_settings(block: Block, tmp_path: Path) -> 
     path.write_text(block.text)
 
     if block.document == RAY_PAGE:
-        from enclave.ray.config import RayOptions
+        from enclave.ray.ray_options import RayOptions
         from enclave.server.auth import read_settings
 
         assert RayOptions(**read_settings(path)) != RayOptions()

@@ -20,7 +20,7 @@ from benchmarks.table import Table
 from enclave.languages.table import get_language
 from enclave.languages.values import CodeRequest
 from enclave.managers.http import HttpSandboxManager
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.languages.programs import PROGRAMS
 
 CPP = (

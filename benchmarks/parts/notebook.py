@@ -23,8 +23,8 @@ from benchmarks.measure import seconds
 from benchmarks.table import Table
 from benchmarks.ways.bare import run_cell
 from enclave import BubblewrapNotebookSandbox, DockerNotebookSandbox, NotebookSandbox
+from enclave.sandboxes.docker.docker_notebook_config import NOTEBOOK_IMAGE
 from enclave.sandboxes.docker.engine import get_engine
-from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
 
 OPTIONS: dict[str, Any] = {'tools_config': ['notebook_executor'], 'timeout': 120}
 LINES = 10_000

@@ -54,16 +54,16 @@ from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus, SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.records import CommandResult, HealthCheckResult, PathEvent, PathInfo, ProcessInfo, SandboxInfo, ToolResult
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
-from enclave.sandboxes.docker.config import DockerSandboxConfig
-from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_notebook_config import DockerNotebookConfig
 from enclave.sandboxes.kinds import SandboxKind, register_kind
 from enclave.tools.base import Tool
-from enclave.tools.registry import ToolFactory, register_tool
 from enclave.tools.schema import ToolParams
+from enclave.tools.tool_factory import ToolFactory, register_tool
 
 if TYPE_CHECKING:
     from enclave.aio.ray import RaySandboxManager as RaySandboxManager

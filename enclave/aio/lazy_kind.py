@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from enclave.config import GivenConfig
-from enclave.sandboxes import choice, registry
+from enclave.sandboxes import choice, sandbox_factory
 from enclave.sandboxes.base import Sandbox
 
 _DECIDING = frozenset({'start', 'add_tool', 'get_tool', 'list_tools', 'get_available_tools', 'tool_schemas'})
@@ -36,7 +36,7 @@ class LazyKind:
             _lock=threading.Lock(),
             _given=config,
             _chosen=None,
-            _provisional=registry.SandboxFactory.create_sandbox(kind, config, sandbox_id),
+            _provisional=sandbox_factory.SandboxFactory.create_sandbox(kind, config, sandbox_id),
         )
 
     @property
@@ -48,7 +48,7 @@ class LazyKind:
         with self._lock:
             if self._chosen is None:
                 provisional = self._provisional
-                chosen = registry.SandboxFactory.create_sandbox(None, self._given, provisional.id)
+                chosen = sandbox_factory.SandboxFactory.create_sandbox(None, self._given, provisional.id)
                 chosen.created_at = provisional.created_at
                 chosen.metadata.update(provisional.metadata)
                 self.__dict__['_chosen'] = chosen

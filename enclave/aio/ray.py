@@ -8,7 +8,7 @@ from enclave.aio.managers import SandboxManager
 from enclave.aio.proxies import Forwarded, to_async
 from enclave.aio.sandboxes import with_docstrings
 from enclave.ray import manager
-from enclave.ray.config import RayOptions
+from enclave.ray.ray_options import RayOptions
 
 
 @with_docstrings

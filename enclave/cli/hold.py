@@ -18,7 +18,7 @@ from enclave.cli.create import start_program
 from enclave.errors import EnclaveError
 from enclave.managers.protocol import error_response
 from enclave.sandboxes.base import USABLE, Sandbox
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 
 LOOK_SECONDS = 1.0
 """How often one looks whether the sandbox is still there."""

@@ -24,12 +24,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
 from enclave.cancellation import Cancellation, on_cancel
-from enclave.config import GivenConfig
+from enclave.config import GivenConfig, SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError, PoolError, UnsupportedError
 from enclave.host_files import MAX_TRANSFER_BYTES, Source, Target
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request, make_request, request_maker
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import LifeOptions, ManagerOptions
 from enclave.managers.options import Lifetime as Lifetime
 from enclave.parallel import MOST_AT_ONCE, Batch, Followed, Outcomes, follow_all
@@ -866,6 +866,10 @@ class SandboxManager(ABC):
             )
         chosen = next(iter(pools.values())) if pool is None else pools[pool]
         return max(1, int(chosen['max_size']))
+
+    def _find_pool_config(self, pool: str | None) -> SandboxConfig | None:
+        """Return the configuration of a pool's sandboxes; None where there is no such pool, or it is not known here."""
+        return None
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

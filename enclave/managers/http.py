@@ -31,8 +31,8 @@ from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.actions import ask
 from enclave.managers.base import Config, SandboxManager, check_on_expiry
 from enclave.managers.code_batches import run_batch
-from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import Lifetime
 from enclave.managers.protocol import (
     AcquireRequest,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import enclave
 from enclave.cancellation import is_cancelled, on_cancel
+from enclave.config import SandboxConfig
 from enclave.deadline import Deadline, check_timeout
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import (
@@ -23,7 +24,7 @@ from enclave.errors import (
 from enclave.labels import check_labels, has_labels
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import NO_POOL, Config, SandboxManager, check_on_expiry, check_pool_name
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import Lifetime
 from enclave.managers.pool import TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
@@ -344,6 +345,11 @@ class LocalSandboxManager(SandboxManager):
             return
         self._table.end_lease(record)
         record.pool.release(sandbox_id)
+
+    def _find_pool_config(self, pool: str | None) -> SandboxConfig | None:
+        name = next(iter(self._table.pools()), None) if pool is None else pool
+        template = None if name is None else self._templates.get(name)
+        return None if template is None else template.config
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

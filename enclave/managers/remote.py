@@ -58,17 +58,15 @@ class RemoteSandbox(FullSandbox):
         config: The options as the server shows them; values of environment variables are hidden.
     """
 
-    sandbox_type: SandboxType | str = SandboxType.DOCKER  # type: ignore[misc]
+    sandbox_type: SandboxType | str  # type: ignore[misc]
     config_class: ClassVar[type[SandboxConfig]] = SandboxConfig
 
-    def __init__(self, transport: Transport, sandbox_id: str, info: SandboxInfo | None = None) -> None:
+    def __init__(self, transport: Transport, sandbox_id: str, info: SandboxInfo) -> None:
         super().__init__(_config_of(info), sandbox_id)
         self._transport = transport
         self._operations = HttpOperations(transport, sandbox_id)
         self._manager: Any = None  # that lives as long as this sandbox is used, where it was opened without one
-        self._seen: SandboxInfo | None = None  # what the server said last, where it cannot be asked
-        if info is not None:
-            self._take(info)
+        self._take(info)
 
     @property
     def path(self) -> str:
@@ -79,7 +77,6 @@ class RemoteSandbox(FullSandbox):
         return {}  # they live on the server
 
     def _take(self, info: SandboxInfo) -> SandboxInfo:
-        self._seen = info
         self.sandbox_type = info.type
         self.created_at = info.created_at
         self.started_at = info.started_at
@@ -277,9 +274,9 @@ def as_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     return {str(name): value for name, value in (parameters or {}).items()}
 
 
-def _config_of(info: SandboxInfo | None) -> SandboxConfig:
+def _config_of(info: SandboxInfo) -> SandboxConfig:
     """Return as much of a sandbox's options as every kind has; nothing here fails because a server is newer."""
-    shown = {} if info is None else info.config
+    shown = info.config
     try:
         return SandboxConfig(**{name: shown[name] for name in attrs.fields_dict(SandboxConfig) if name in shown})
     except EnclaveError:

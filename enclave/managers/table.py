@@ -38,7 +38,7 @@ from enclave.errors import (
     PoolError,
     SandboxNotFoundError,
 )
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.pool import Pool, again
 from enclave.managers.reaper import Reaper
 from enclave.quoting import quoted
@@ -47,7 +47,7 @@ from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.choice import choose_for, fit_for
 from enclave.sandboxes.housekeeping import find_housekeeper
 from enclave.sandboxes.kinds import KINDS
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.threads import Workers, thread_pool, wait_for
 
 logger = logging.getLogger(__name__)

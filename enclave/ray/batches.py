@@ -1,10 +1,14 @@
 """Batches of programs over the shards of a pool (layer 6).
 
 A batch is divided into *parts*: some programs that go to one shard with one request, as many as its free places there are through
-with in a fifth of a second or so. So a request costs little of each of many short programs, and long ones go one to a place, as
+with in half a second or so. So a request costs little of each of many short programs, and long ones go one to a place, as
 if each were a request of its own. A shard gets its next part when it has a free place, first come first served among all who use
 the pool; so one that is slow gets less and holds up nobody. What a shard has not begun in time, because programs took longer than
 those before, it gives back, and others get it.
+
+What larger parts would cost: others wait longer for a place, so parts are shorter while somebody waits; places come to their
+end at different times, so what is left of a batch is shared among all places and its last parts are the smallest; more programs
+fail with a shard that dies. What smaller parts cost is processor time: a request is about a millisecond of each side.
 
 What a shard may have begun is not sent to another one. What it says it did not begin, or what never came to it, is.
 """
@@ -43,8 +47,10 @@ from enclave.threads import thread_pool
 
 logger = logging.getLogger(__name__)
 
-PART_SECONDS = 0.2
+PART_SECONDS = 0.5
 """How long the places of a part are to work on it."""
+SHARED_PART_SECONDS = 0.2
+"""The same while others wait for a place in the pool."""
 BEGIN_SECONDS = 1.0
 """When a shard gives back what of a part it has not begun."""
 MOST_PER_PLACE = 32
@@ -138,8 +144,10 @@ class ShardedBatch(Batch[Any, CodeResult]):
     ) -> None:
         super().__init__(self._single, items, concurrency=concurrency, is_ordered=is_ordered)
         self._make = make
-        self._room = threading.Condition(self._changed._lock)  # type: ignore[attr-defined]
-        """For the one that takes the items: it is not woken for each outcome that is taken."""
+        # Each outcome wakes the one that takes it, and nobody else: `_changed` is for outcomes. These two have the same lock.
+        lock = self._changed._lock  # type: ignore[attr-defined]
+        self._room = threading.Condition(lock)  # for the one that takes the items
+        self._sendable = threading.Condition(lock)  # for the one that sends parts
         self._take_places = take
         self._lost_part = lost_part
         self._is_shard_over = is_over
@@ -152,22 +160,20 @@ class ShardedBatch(Batch[Any, CodeResult]):
         self._out: set[int] = set()  # programs that shards have
         self._busy = 0  # places
         self._held_bytes = 0  # of the outcomes that wait to be taken
+        self._sizes: dict[int, int] = {}  # of each of these
         self._paces: dict[str, _Pace] = {}  # of the shards
         self._per_place = 1  # how many programs the last part was to have for each place
 
     # For the caller ---------------------------------------------------------------------------------------------------
 
-    def next(self, timeout: float | None) -> Outcome[CodeResult] | None:
-        """Return the next outcome; see `Batch.next`."""
-        found = super().next(timeout)
-        if found is not None:
-            size = 0 if found.result is None else _result_size(found.result)
-            with self._changed:
-                was_full, self._held_bytes = self._held_bytes >= HELD_BYTES, self._held_bytes - size
-                if was_full:
-                    self._changed.notify_all()
-                if self._has_room_locked():
-                    self._room.notify()
+    def _give_locked(self) -> Outcome[CodeResult]:
+        found = self._ready.popleft()
+        self._given += 1
+        was_full, self._held_bytes = self._held_bytes >= HELD_BYTES, self._held_bytes - self._sizes.pop(found.index, 0)
+        if was_full:
+            self._changed.notify_all()
+        if self._has_room_locked():
+            self._room.notify()
         return found
 
     def stop(self) -> None:
@@ -176,6 +182,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
         with self._changed:
             parts = list(self._parts)
             self._room.notify()
+            self._sendable.notify()
         self._cancellation.cancel()
         for part in parts:
             part.cancellation.cancel()
@@ -231,6 +238,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
             with self._changed:
                 self._is_exhausted, self._failure = True, failure
                 self._changed.notify_all()
+                self._sendable.notify()
             return
 
     def _may_take_locked(self) -> bool:
@@ -238,11 +246,12 @@ class ShardedBatch(Batch[Any, CodeResult]):
 
     def _has_room_locked(self) -> bool:
         """Whether there is room again after there was none: for one, where none waits to be sent, else for some at once."""
-        few = 0 if not self._waiting else self._concurrency
+        few = self._window_locked() // 4 if self._waiting else 0
         return self._taken - self._given < self._window_locked() - few and self._waiting_bytes < WAITING_BYTES
 
     def _window_locked(self) -> int:
-        return 2 * self._concurrency * (1 + self._per_place)
+        # One part each place has, and at least one for each is to wait, or parts would be smaller than they are to be.
+        return 3 * self._concurrency * (1 + self._per_place)
 
     def _take_item(self, item: Any) -> None:
         with self._changed:
@@ -257,7 +266,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
             self._waiting.append(_Program(index, request, size))
             self._waiting_bytes += size
             if self._busy < self._concurrency:  # else nobody asks how many wait
-                self._changed.notify_all()
+                self._sendable.notify()
 
     # Sending parts ----------------------------------------------------------------------------------------------------
 
@@ -265,7 +274,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
         """Send parts as places become free, until there is nothing left to send."""
         while True:
             with self._changed:
-                self._changed.wait_for(
+                self._sendable.wait_for(
                     lambda: (
                         self._is_closed or self._is_done_locked() or (self._waiting and self._busy < self._concurrency)
                     )
@@ -279,8 +288,9 @@ class ShardedBatch(Batch[Any, CodeResult]):
             except Exception as error:
                 self._fail_first(most, error)
                 continue
+            seconds = SHARED_PART_SECONDS if pool.waiting else PART_SECONDS
             with self._changed:
-                part = None if self._is_closed else self._next_part_locked(pool, shard, places)
+                part = None if self._is_closed else self._next_part_locked(pool, shard, places, seconds)
                 if part is not None:
                     self._parts.add(part)
                     self._busy += part.places
@@ -308,10 +318,10 @@ class ShardedBatch(Batch[Any, CodeResult]):
             self._room.notify()
         return program
 
-    def _next_part_locked(self, pool: ShardedPool, shard: ShardRecord, places: int) -> _SentPart | None:
+    def _next_part_locked(self, pool: ShardedPool, shard: ShardRecord, places: int, seconds: float) -> _SentPart | None:
         if not self._waiting:
             return None
-        self._per_place = self._per_place_locked(pool, shard)
+        self._per_place = self._per_place_locked(pool, shard, seconds)
         wanted = places * self._per_place
         # What is left is shared among all places, so that they come to the end at the same time.
         share = -(-len(self._waiting) * places // self._concurrency)
@@ -328,16 +338,16 @@ class ShardedBatch(Batch[Any, CodeResult]):
         exchange = Exchange(0, {number: program.request for number, program in numbered.items()}, size=size)
         return _SentPart(pool, shard, min(places, len(programs)), numbered, exchange)
 
-    def _per_place_locked(self, pool: ShardedPool, shard: ShardRecord) -> int:
-        """Return how many programs a shard is to have for each of its places."""
+    def _per_place_locked(self, pool: ShardedPool, shard: ShardRecord, seconds: float) -> int:
+        """Return how many programs a shard is to have for each of its places, which are to work on them so long."""
         pace = self._paces.get(shard.id)
         if pace is not None:
-            seconds, most = pace.seconds, min(MOST_PER_PLACE, 2 * pace.per_place)
+            each, most = pace.seconds, min(MOST_PER_PLACE, 2 * pace.per_place)
         elif pool.program_seconds is not None:
-            seconds, most = pool.program_seconds, FIRST_PER_PLACE
+            each, most = pool.program_seconds, FIRST_PER_PLACE
         else:
             return 1
-        return max(1, min(most, int(PART_SECONDS / max(seconds, 1e-6))))
+        return max(1, min(most, int(seconds / max(each, 1e-6))))
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
@@ -360,7 +370,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
             with self._changed:
                 self._busy -= places
                 self._parts.discard(part)
-                self._changed.notify_all()
+                self._sendable.notify()
 
     def _run_on_shard(self, part: _SentPart) -> None:
         outcomes = part.shard.the_client().run_part(
@@ -378,7 +388,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
                     if type(outcome.error) is PoolError:
                         self._lost_part(part.pool, part.shard, outcome.error)
                 else:
-                    self._give(part, outcome)
+                    self._take_outcome(part, outcome)
                 self._give_spare_places(part)
         seconds = (time.monotonic() - begun) * part.concurrency / part.count
         with self._changed:
@@ -387,15 +397,17 @@ class ShardedBatch(Batch[Any, CodeResult]):
             pace.note(seconds, per_place)
             part.pool.program_seconds = pace.seconds
 
-    def _give(self, part: _SentPart, outcome: Outcome[CodeResult]) -> None:
+    def _take_outcome(self, part: _SentPart, outcome: Outcome[CodeResult]) -> None:
         """Hand an outcome to the caller, when there is room for it."""
         size = 0 if outcome.result is None else _result_size(outcome.result)
         with self._changed:
-            program = part.programs.pop(outcome.index)
-            self._changed.wait_for(lambda: self._is_closed or self._may_hold_locked(part, program.index))
-            self._out.discard(program.index)
+            index = part.programs.pop(outcome.index).index
+            while not (self._is_closed or self._may_hold_locked(part, index)):
+                self._changed.wait()
+            self._out.discard(index)
             self._held_bytes += size
-        self._deliver(Outcome(program.index, outcome.result, outcome.error))
+            self._sizes[index] = size
+            self._deliver_locked(Outcome(index, outcome.result, outcome.error))
 
     def _may_hold_locked(self, part: _SentPart, index: int) -> bool:
         if self._held_bytes < HELD_BYTES:
@@ -408,15 +420,15 @@ class ShardedBatch(Batch[Any, CodeResult]):
 
     def _give_spare_places(self, part: _SentPart) -> None:
         """Let others have the places for which the part has no programs left."""
+        if part.places <= len(part.exchange.waiting):  # no other thread changes these of a part that runs
+            return
         with self._changed:
             spare = part.places - len(part.exchange.waiting)
-            if spare <= 0:
-                return
             part.places -= spare
         part.pool.give(part.shard, spare)
         with self._changed:
             self._busy -= spare
-            self._changed.notify_all()
+            self._sendable.notify()
 
     # What fails -------------------------------------------------------------------------------------------------------
 
@@ -466,6 +478,7 @@ class ShardedBatch(Batch[Any, CodeResult]):
                     self._waiting_bytes += program.size
             self._waiting = collections.deque(sorted(self._waiting, key=lambda each: each.index))
             self._changed.notify_all()
+            self._sendable.notify()
         for program in given_up:
             assert error is not None
             self._deliver(Outcome(program.index, error=_again(error)))

@@ -43,15 +43,15 @@ from enclave.errors import (
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import Config, SandboxManager, check_pool_name
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import Lifetime
 from enclave.managers.remote import as_parameters
 from enclave.parallel import MOST_AT_ONCE, Outcomes
 from enclave.ray import cluster
 from enclave.ray.batches import ShardedBatch
 from enclave.ray.claims import SIGN_SECONDS, PoolClaims
-from enclave.ray.config import RayOptions
 from enclave.ray.pools import ShardedPool, ShardedPools
+from enclave.ray.ray_options import RayOptions
 from enclave.ray.shard import FULL
 from enclave.ray.shards import ShardRecord, Shards, end_all
 from enclave.ray.transport import ShardClient
@@ -93,8 +93,8 @@ class RaySandboxManager(SandboxManager):
 
         Args:
             config: A configuration of the manager, a dict of its options, or None for the defaults.
-            options: Options of `SandboxManagerConfig`, and those of `enclave.ray.config.RayOptions`, above all ``shard_size``,
-                ``num_cpus``, ``memory``, ``strategy``, ``name`` and ``lifetime``.
+            options: Options of `SandboxManagerConfig`, and those of `enclave.ray.ray_options.RayOptions`, above all
+                ``shard_size``, ``num_cpus``, ``memory``, ``strategy``, ``name`` and ``lifetime``.
 
         Raises:
             ConfigurationError: An option is wrong; the message names it.

@@ -18,8 +18,8 @@ from typing import Any
 from enclave.enums import SandboxType
 from enclave.errors import PolicyError
 from enclave.managers.base import Config
-from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.local import LocalSandboxManager
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import Lifetime
 from enclave.managers.table import SandboxTable
 from enclave.ray import cluster
@@ -42,7 +42,7 @@ _NO_BOUND = 1 << 50
 class OwnersPolicy(Policy):
     """The policy of a shard: its clients are managers of the cluster's owner, who may do what they may do at home."""
 
-    def check_sandbox(self, kind: str, config: Any, *, own_image: str | None = None) -> Any:
+    def check_sandbox(self, kind: str, config: Any, **own: str | None) -> Any:
         """Allow it."""
         return config
 

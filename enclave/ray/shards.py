@@ -35,11 +35,11 @@ from enclave.errors import (
     SandboxStartError,
     ServerUnavailableError,
 )
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.pool import again
 from enclave.ray import cluster
-from enclave.ray.config import RayOptions
 from enclave.ray.metrics import ManagerGauges
+from enclave.ray.ray_options import RayOptions
 from enclave.ray.shard import Shard
 from enclave.ray.transport import ShardClient
 

@@ -20,9 +20,9 @@ from enclave.errors import AuthenticationError, EnclaveError, ServerUnavailableE
 from enclave.exchange import CancellableRequest
 from enclave.languages.values import CodeResult
 from enclave.managers.code_batches import Exchange, run_exchange
-from enclave.managers.config import SandboxManagerConfig
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpResponse, HttpTransport
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.pool import again
 from enclave.managers.protocol import IDEMPOTENCY_HEADER, RECEIVED_HEADER
 from enclave.parallel import Outcome

@@ -52,7 +52,7 @@ from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.budget import check_max_chars, shorten_command
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
-from enclave.tools.registry import load_tools
+from enclave.tools.tool_factory import load_tools
 from enclave.verb_requests import Request
 
 logger = logging.getLogger(__name__)

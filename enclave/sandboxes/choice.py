@@ -22,7 +22,7 @@ from enclave.enums import SandboxType
 from enclave.errors import ConfigurationError, EnclaveError
 from enclave.records import as_sandbox_type
 from enclave.sandboxes.kinds import KINDS, SandboxKind, load
-from enclave.sandboxes.notebook.config import NotebookConfig
+from enclave.sandboxes.notebook.notebook_config import NotebookConfig
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from enclave.enums import SandboxType
 from enclave.sandboxes.call_options import CodeOptions as CodeOptions
 from enclave.sandboxes.call_options import CommandOptions as CommandOptions
 from enclave.sandboxes.call_options import ScriptOptions as ScriptOptions
-from enclave.sandboxes.docker.config import Ports, Ulimits
+from enclave.sandboxes.docker.docker_config import Ports, Ulimits
 
 NotebookKind = Literal[
     SandboxType.DOCKER_NOTEBOOK, SandboxType.BUBBLEWRAP_NOTEBOOK, 'docker_notebook', 'bubblewrap_notebook'

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import math
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,6 @@ from attrs import define, field
 
 from enclave import wire
 from enclave.cancellation import is_cancelled, on_cancel
-from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.deadline import Deadline
 from enclave.errors import CallCancelledError, EnclaveError, InvalidArgumentError, PoolExhaustedError, ServerError
 from enclave.languages.table import find_language
@@ -71,13 +71,15 @@ def run_code(context: Context, sandbox_id: str, body: CodeRequest) -> CodeResult
 )
 def run_code_in_pool(context: Context, body: PoolCodeRequest) -> CodeResult:
     """Compile and run a program in whichever sandbox of a pool is free."""
-    manager, request = context.tenant.manager, checked_request(context, body.request)
+    manager, request = context.tenant.manager, checked_request(context, body.request, pool=body.pool)
     if body.in_batch:
         return manager._run_in_batch(request, body.timeout, body.pool)
     return manager.run_code_in_pool(request, wait_timeout=body.timeout, pool=body.pool)
 
 
-def checked_request(context: Context, request: CodeRequest, sandbox_id: str | None = None) -> CodeRequest:
+def checked_request(
+    context: Context, request: CodeRequest, sandbox_id: str | None = None, *, pool: str | None = None
+) -> CodeRequest:
     """Return a request as the policy allows it.
 
     Raises:
@@ -89,7 +91,7 @@ def checked_request(context: Context, request: CodeRequest, sandbox_id: str | No
     context.check_call_timeout(request.compile_timeout)
     policy = context.service.policy
     most = policy.max_upload_bytes if policy.max_file_bytes is None else policy.max_file_bytes
-    context.check_output(sandbox_id, request.max_output_bytes)
+    context.check_output(sandbox_id, request.max_output_bytes, pool=pool)
     fetched = min(most, request.max_fetch_bytes) if request.fetch_files else 0
     context.held.enter_context(context.service.lanes.holding(context.tenant.name, fetched))
     return _limited(policy, request, most)
@@ -125,7 +127,7 @@ def run_many_in_pool(context: Context, body: CodeBatchRequest) -> Streamed:
     """
     manager = context.tenant.manager
     size = manager._pool_size(body.pool)
-    requests, room = _checked_requests(context, body.requests, None)
+    requests, room = _checked_requests(context, body.requests, None, pool=body.pool)
     concurrency = _concurrency(context, body.concurrency or size, len(requests), room)
     return _streamed_batch(
         context,
@@ -177,13 +179,13 @@ def _concurrency(context: Context, asked: int, count: int, room: int) -> int:
 
 
 def _checked_requests(
-    context: Context, requests: list[CodeRequest], sandbox_id: str | None
+    context: Context, requests: list[CodeRequest], sandbox_id: str | None, *, pool: str | None = None
 ) -> tuple[list[CodeRequest | EnclaveError], int]:
     """Return requests as the policy allows them, or why it does not, and how many bytes the largest may give."""
     policy = context.service.policy
     checked: list[CodeRequest | EnclaveError] = []
     most = policy.max_upload_bytes if policy.max_file_bytes is None else policy.max_file_bytes
-    room = 0
+    room, usual = 0, context.usual_output(sandbox_id, pool=pool)
     for request in requests:
         try:
             context.check_call_timeout(request.timeout)
@@ -193,7 +195,7 @@ def _checked_requests(
             checked.append(error)
             continue
         fetched = min(most, request.max_fetch_bytes) if request.fetch_files else 0
-        room = max(room, fetched + 2 * (request.max_output_bytes or DEFAULT_OUTPUT_BYTES))
+        room = max(room, fetched + 2 * (request.max_output_bytes or usual))
         checked.append(_limited(policy, request, most))
     context.facts['tool_name'] = f'run_code:{len(requests)} programs'
     context.facts['sandbox_id'] = sandbox_id
@@ -216,27 +218,34 @@ class _Programs:
     _entries: set[Entry] = field(factory=set, init=False)  # of those that run here; guarded by _lock
     _is_cancelled: bool = field(default=False, init=False)  # guarded by _lock
 
-    def work(self, item: tuple[int, CodeRequest | EnclaveError]) -> CodeEvent:
-        """Return what became of a program, also if it was begun by a batch whose connection broke."""
-        place, request = item
+    def work(self, item: tuple[int, int, CodeRequest | EnclaveError]) -> CodeEvent | bytes:
+        """Return what became of a program, also if it was begun by a batch whose connection broke.
+
+        It is a line as it travels where it is kept as one for whoever sends the batch again.
+
+        Args:
+            item: Its place among those that came, its place in the batch, and itself.
+        """
+        index, place, request = item
         if self.key is None or isinstance(request, EnclaveError):
-            return self._event(self._in_time(request))
+            return self._event(index, self._in_time(request))
         repeats, tenant, key = self.context.service.repeats, self.context.tenant.name, f'{self.key}.{place}'
-        entry, is_mine = repeats.begin(tenant, key, hashlib.sha256(wire.to_json(request).encode('ascii')).digest())
+        entry, is_mine = repeats.begin(tenant, key, _fingerprint(request))
         # The client went away: it may come back for this one.
         with on_cancel(lambda: thread_pool.submit(lambda: repeats.leave(entry, RETURN_SECONDS))):
             if not is_mine:
-                return self._outcome(entry)
+                return attrs.evolve(self._outcome(entry), index=index)
             outcome = None
             try:
-                event = self._run_once(entry, request)
+                event = self._run_once(entry, index, request)
+                line = _line(event)
                 if event.error is None or event.error.code not in _NOT_BEGUN:
-                    outcome = StoredResponse(200, (wire.to_json(event).encode('ascii'),))
+                    outcome = StoredResponse(200, (line,))
             finally:
                 repeats.finish(tenant, key, entry, outcome)
-        return event
+        return line
 
-    def _run_once(self, entry: Entry, request: CodeRequest) -> CodeEvent:
+    def _run_once(self, entry: Entry, index: int, request: CodeRequest) -> CodeEvent:
         with self._lock:
             self._entries.add(entry)
             was_cancelled = self._is_cancelled
@@ -244,7 +253,7 @@ class _Programs:
             entry.cancellation.cancel()
         try:
             with entry.cancellation.applied():
-                return self._event(self._in_time(request))
+                return self._event(index, self._in_time(request))
         finally:
             with self._lock:
                 self._entries.discard(entry)
@@ -273,13 +282,13 @@ class _Programs:
             raise CallCancelledError('the program was not run to its end, since its batch was cancelled')
         return CodeEvent.model_validate_json(b''.join(as_bytes(entry.outcome.body)))
 
-    def _event(self, request: CodeRequest | EnclaveError) -> CodeEvent:
+    def _event(self, index: int, request: CodeRequest | EnclaveError) -> CodeEvent:
         try:
             if isinstance(request, EnclaveError):
                 raise request
-            return CodeEvent(event='result', result=self.run(request))
+            return CodeEvent(event='result', index=index, result=self.run(request))
         except Exception as error:
-            return _failed(error)
+            return _failed(index, error)
 
     def cancel(self) -> None:
         """End what runs at once: nobody comes back for it."""
@@ -313,7 +322,7 @@ def _streamed_batch(
     programs = _Programs(context, body.key, run, body.begin_within, concurrency)
     batch = Batch(
         programs.work,
-        zip(places, requests, strict=True),
+        zip(range(len(requests)), places, requests, strict=True),
         concurrency=concurrency,
         window=_WINDOW * concurrency,
     )
@@ -322,7 +331,7 @@ def _streamed_batch(
 
 
 @contextlib.contextmanager
-def _cancelled_by_key(batch: Batch[Any, CodeEvent], programs: _Programs, context: Context) -> Iterator[None]:
+def _cancelled_by_key(batch: Batch[Any, CodeEvent | bytes], programs: _Programs, context: Context) -> Iterator[None]:
     """Have the batch end in the block when its key is cancelled."""
     if programs.key is None:
         yield
@@ -342,20 +351,20 @@ def _cancelled_by_key(batch: Batch[Any, CodeEvent], programs: _Programs, context
             repeats.finish(tenant, programs.key, entry, None)
 
 
-def _lines(batch: Batch[Any, CodeEvent], programs: _Programs, context: Context) -> Iterator[bytes]:
+def _lines(batch: Batch[Any, CodeEvent | bytes], programs: _Programs, context: Context) -> Iterator[bytes]:
     with _cancelled_by_key(batch, programs, context):
         try:
             while True:
                 outcome = batch.next(KEEP_ALIVE_SECONDS)
                 if outcome is not None:
-                    event = _failed(outcome.error) if outcome.result is None else outcome.result
-                    encoded = {**wire.encode(event), 'index': outcome.index}
-                    size = wire.weigh(encoded, LARGE_ANSWER)
+                    event = outcome.result if outcome.result is not None else _failed(outcome.index, outcome.error)
+                    encoded = event if isinstance(event, bytes) else wire.encode(event)
+                    size = _memory_of(encoded)
                     room = (
                         context.service.lanes.answering(context.tenant.name, size) if size else contextlib.nullcontext()
                     )
                     with room:
-                        yield wire.encoded_to_json(encoded).encode('ascii') + b'\n'
+                        yield encoded if isinstance(encoded, bytes) else _encoded_line(encoded)
                 elif batch.is_over:
                     break
                 else:
@@ -367,12 +376,35 @@ def _lines(batch: Batch[Any, CodeEvent], programs: _Programs, context: Context) 
             batch.close()
 
 
-def _failed(error: Exception | None) -> CodeEvent:
+def _fingerprint(request: CodeRequest) -> bytes:
+    """Return what distinguishes a program from another."""
+    made = hashlib.sha256(repr(_VALUES(request)).encode())
+    for path, data in request.files.items():
+        made.update(f'{path!r} {len(data)}'.encode())
+        made.update(data)
+    return made.digest()
+
+
+_VALUES = operator.attrgetter(*(name for name in attrs.fields_dict(CodeRequest) if name != 'files'))
+
+
+def _memory_of(encoded: Any) -> int:
+    """Return how much memory an outcome takes while it is sent; 0 is little."""
+    if isinstance(encoded, bytes):
+        return len(encoded) if len(encoded) >= LARGE_ANSWER else 0
+    return wire.weigh(encoded, LARGE_ANSWER)
+
+
+def _failed(index: int, error: Exception | None) -> CodeEvent:
     if not isinstance(error, EnclaveError):
         logger.error('a program of a batch could not be run', exc_info=error)
         error = ServerError('the server failed; its log says why')
-    return CodeEvent(event='failed', error=shown_error(error))
+    return CodeEvent(event='failed', index=index, error=shown_error(error))
 
 
 def _line(event: CodeEvent) -> bytes:
-    return wire.to_json(event).encode('ascii') + b'\n'
+    return _encoded_line(wire.encode(event))
+
+
+def _encoded_line(encoded: Any) -> bytes:
+    return wire.encoded_to_json(encoded).encode('ascii') + b'\n'

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 import gc
 import logging
@@ -49,15 +50,15 @@ from enclave.errors import (
 )
 from enclave.managers import keyfile
 from enclave.managers.base import SandboxManager
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
+from enclave.managers.manager_factory import SandboxManagerFactory
 from enclave.managers.protocol import (
     API_KEY_ENVIRONMENT,
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
     REQUEST_ID_HEADER,
 )
-from enclave.managers.registry import SandboxManagerFactory
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.adapters import adapter_at, takes_live_body
 from enclave.server.adapters.e2b import E2BSettings, locators
 from enclave.server.adapters.sandbox_fusion import SandboxFusionSettings
@@ -305,6 +306,11 @@ def _refused(error: ParseError, limit: int) -> _RefusedRequest:
     return _RefusedRequest(error.code, kind(f'{error.reason}: {error.body}'))
 
 
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: 'is another server running there? Choose another port',
+    errno.EADDRNOTAVAIL: "it is no address of this machine; 0.0.0.0 stands for all of this machine's",
+    errno.EACCES: 'ports below 1024 are for root; choose another port',
+}
 _REASONS = {
     400: 'Bad Request',
     401: 'Unauthorized',
@@ -976,9 +982,9 @@ class SandboxServer:
         try:
             return serving(app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)
         except OSError as error:
+            hint = _LISTEN_HINTS.get(error.errno or 0)
             raise ServerUnavailableError(
-                f'cannot listen on {host}:{port}: {error.strerror or error}; '
-                'is another server running there? Choose another port'
+                f'cannot listen on {host}:{port}: {error.strerror or error}{f"; {hint}" if hint else ""}'
             ) from error
 
     def _wake(self) -> None:
@@ -1010,7 +1016,9 @@ class SandboxServer:
                 backlog=1024,
             )
         except (ValueError, OSError) as error:
-            raise ServerUnavailableError(f'{host}:{port} is no address to listen on: {error}') from None
+            raise ServerUnavailableError(
+                f'{host}:{port} is no address to listen on: {error} Is the name right?'
+            ) from None
         options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
         for name, value in (('TCP_KEEPIDLE', 30), ('TCP_KEEPINTVL', 10), ('TCP_KEEPCNT', 3)):
             if hasattr(socket, name):  # not everywhere

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from enclave.enums import SandboxType
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 
 S = TypeVar('S', bound=AgentBackedSandbox)
 

@@ -10,7 +10,7 @@ _HOMES = {
     'enclave.tools.file': ('FileOperation',),
     'enclave.tools.multi_code': ('MultiCodeExecutor',),
     'enclave.tools.python': ('PythonExecutor',),
-    'enclave.tools.registry': ('ToolFactory', 'load_tools', 'register_tool'),
+    'enclave.tools.tool_factory': ('ToolFactory', 'load_tools', 'register_tool'),
     'enclave.tools.schema': ('ToolParams', 'argument', 'json_schema'),
     'enclave.tools.shell': ('ShellExecutor',),
     'enclave.tools.workspace': ('Workspace',),
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from enclave.tools.file import FileOperation as FileOperation
     from enclave.tools.multi_code import MultiCodeExecutor as MultiCodeExecutor
     from enclave.tools.python import PythonExecutor as PythonExecutor
-    from enclave.tools.registry import ToolFactory as ToolFactory
-    from enclave.tools.registry import load_tools as load_tools
-    from enclave.tools.registry import register_tool as register_tool
     from enclave.tools.schema import ToolParams as ToolParams
     from enclave.tools.schema import argument as argument
     from enclave.tools.schema import json_schema as json_schema
     from enclave.tools.shell import ShellExecutor as ShellExecutor
+    from enclave.tools.tool_factory import ToolFactory as ToolFactory
+    from enclave.tools.tool_factory import load_tools as load_tools
+    from enclave.tools.tool_factory import register_tool as register_tool
     from enclave.tools.workspace import Workspace as Workspace
 
 

@@ -37,7 +37,7 @@ from enclave.managers.base import SandboxManager
 from enclave.managers.local import LocalSandboxManager
 from enclave.rulings import SHARED
 from enclave.sandboxes import choice
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.ray import on_ray
 from tests.support.sandbox import FakeBackend, FakeSandbox
 from tests.support.server import remote

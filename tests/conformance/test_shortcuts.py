@@ -22,12 +22,12 @@ from enclave.errors import (
     ServerUnavailableError,
 )
 from enclave.languages.values import CodeRequest
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import ManagerOptions
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
-from enclave.sandboxes.docker.config import DockerSandboxConfig
-from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_notebook_config import DockerNotebookConfig
 from enclave.sandboxes.options import CodeOptions, CommandOptions, ProgramOptions, SandboxOptions, ScriptOptions
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.server.serve import create_server

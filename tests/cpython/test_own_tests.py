@@ -18,7 +18,7 @@ import pytest
 
 from enclave.enums import SandboxType
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 
 pytestmark = pytest.mark.cpython
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from enclave.errors import EngineError, SandboxStartError
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.docker.network import QUICK
 from enclave.sandboxes.docker.sandbox import DockerSandbox

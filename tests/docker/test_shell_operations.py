@@ -33,7 +33,7 @@ from enclave.errors import (
 )
 from enclave.languages import table
 from enclave.languages.table import Language, register_language
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine
 from enclave.testing.plugin import SharedSandbox
 from tests.conformance.test_silence import pause

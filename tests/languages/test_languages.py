@@ -16,7 +16,7 @@ from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.bubblewrap.rootfs import DEFAULT_PATH
 from enclave.sandboxes.docker.engine import get_engine
 from enclave.sandboxes.images.catalog import find_image
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.languages.odd_programs import ODD
 from tests.languages.programs import PROGRAMS
 

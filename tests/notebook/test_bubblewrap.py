@@ -17,7 +17,7 @@ import pytest
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap import cgroups
 from enclave.sandboxes.bubblewrap.notebook import BubblewrapNotebookSandbox
-from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
+from enclave.sandboxes.docker.docker_notebook_config import NOTEBOOK_IMAGE
 from enclave.sandboxes.images.unpack import remove_unpacked, unpack_image
 from tests.support.backends import starting
 from tests.support.host import as_ordinary_user, cgroups_of, is_running, no_cgroups, wait_until

@@ -32,7 +32,7 @@ from enclave.sandboxes.notebook.kernel_process import KernelProcess
 from enclave.sandboxes.notebook.messages import Messenger, make_key
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox
 from enclave.sandboxes.notebook.zmtp import ZmtpSocket
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.backends import NOTEBOOK_BACKENDS, Backend
 
 Start = Callable[..., NotebookSandbox]

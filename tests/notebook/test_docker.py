@@ -15,9 +15,9 @@ import requests
 
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.docker import notebook
+from enclave.sandboxes.docker.docker_notebook_config import NOTEBOOK_IMAGE
 from enclave.sandboxes.docker.engine import Engine
 from enclave.sandboxes.docker.notebook import DockerNotebookSandbox
-from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
 from enclave.sandboxes.images.catalog import ImageRecipe, find_image, load_recipe
 
 pytestmark = pytest.mark.docker

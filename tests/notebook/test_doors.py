@@ -24,7 +24,7 @@ from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes import choice
 from enclave.sandboxes.choice import Choice
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.backends import Backend
 from tests.support.server import remote
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from enclave.ray.config import RayOptions
+from enclave.ray.ray_options import RayOptions
 from enclave.server.auth import read_settings
 
 pytestmark = pytest.mark.ray

@@ -31,11 +31,11 @@ from enclave.errors import (
 )
 from enclave.managers import keyfile
 from enclave.managers.http import HttpSandboxManager
+from enclave.managers.manager_factory import SandboxManagerFactory
 from enclave.managers.output_frames import OUTPUT_FRAMES
-from enclave.managers.registry import SandboxManagerFactory
 from enclave.managers.remote import RemoteSandbox
 from enclave.rulings import SHARED
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.routes import PIECE_BYTES
 from tests.server.conftest import CONFIG, Connect, Serve
 from tests.support.sandbox import PATIENCE, FakeBackend, FakeSandbox

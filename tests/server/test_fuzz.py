@@ -28,7 +28,7 @@ from enclave.records import CommandResult, PathInfo
 from enclave.rulings import SHARED
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.notebook.sandbox import Steps
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.openapi import document
 from tests.support.server import serving
 

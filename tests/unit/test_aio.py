@@ -27,12 +27,12 @@ from enclave.errors import (
     SandboxStateError,
     ToolArgumentsError,
 )
-from enclave.managers import registry as managers
+from enclave.managers import manager_factory as managers
 from enclave.managers.local import LocalSandboxManager
 from enclave.records import CommandResult, ToolResult
-from enclave.sandboxes import choice, registry
-from enclave.sandboxes.registry import SandboxFactory
-from enclave.tools import registry as tool_registry
+from enclave.sandboxes import choice, sandbox_factory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
+from enclave.tools import tool_factory
 from tests.support.aio import PATIENCE, until
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
@@ -49,7 +49,7 @@ def backend() -> FakeBackend:
 
 @pytest.fixture(autouse=True)
 def _registries_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool_registry.TOOLS, 'registered', dict(tool_registry.TOOLS.registered))
+    monkeypatch.setattr(tool_factory.TOOLS, 'registered', dict(tool_factory.TOOLS.registered))
     monkeypatch.setattr(aio.Sandbox._proxy_registry, 'proxies', dict(aio.Sandbox._proxy_registry.proxies))
 
 
@@ -97,7 +97,7 @@ def test_a_kind_that_nobody_names_is_chosen_off_the_loop_when_it_is_needed(
 
     monkeypatch.setattr(choice, '_chosen', None)
     monkeypatch.setattr(choice, 'choose', choose)
-    kinds = registry.SANDBOXES
+    kinds = sandbox_factory.SANDBOXES
     monkeypatch.setattr(kinds, 'registered', dict(kinds.registered))
     SandboxFactory.register_sandbox('bubblewrap', type('Chosen', (FakeSandbox,), {'backend': backend}))
 
@@ -1028,7 +1028,7 @@ def test_a_blocking_call_is_cancelled_when_its_loop_is_closed_under_it() -> None
 PRELUDE = """
 import asyncio, atexit, os, sys, threading
 from enclave import aio
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
 class Reporting(FakeSandbox):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from enclave.config import DEFAULT_OUTPUT_BYTES, MIB, SandboxConfig, check_env, parse_size
 from enclave.errors import ConfigurationError, InvalidArgumentError
-from enclave.managers.config import SandboxManagerConfig
-from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
-from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.managers.manager_config import SandboxManagerConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.docker.docker_notebook_config import DockerNotebookConfig
 from enclave.server.policy import Policy
 
 

@@ -33,7 +33,7 @@ def test_a_verb_is_everywhere_it_should_be() -> None:
     from enclave.sandboxes.verbs import Verbs
     from enclave.server import openapi
     from enclave.server.route import ROUTES
-    from enclave.tools.registry import ToolFactory
+    from enclave.tools.tool_factory import ToolFactory
     from enclave.tools.workspace import Workspace
 
     schema = ToolFactory.create_tool('file_operation').schema

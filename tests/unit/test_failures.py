@@ -21,7 +21,7 @@ from enclave.parallel import Batch
 from enclave.records import CommandResult, ToolResult
 from enclave.server.serve import SandboxServer
 from enclave.tools.base import COMMAND_METADATA, Tool
-from enclave.tools.registry import ToolFactory
+from enclave.tools.tool_factory import ToolFactory
 from tests.support.server import serving
 from tests.support.workspace import FakeWorkspace
 

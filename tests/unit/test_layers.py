@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 
 import pytest
@@ -61,3 +62,16 @@ def test_no_two_classes_have_one_name() -> None:
                     homes.setdefault(node.name.lstrip('_'), []).append(module)
 
     assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+def test_former_paths_give_the_same_names_and_are_used_by_nobody_here() -> None:
+    former = {
+        name: path for name, path in KNOWN.items() if path.read_text('utf-8').startswith('"""The former path of ')
+    }
+
+    assert len(former) == 10
+    for name in former:
+        module = importlib.import_module(name)
+        (actual,) = re.findall('The former path of `(.*?)`', module.__doc__ or '')
+        assert all(getattr(module, each) is getattr(importlib.import_module(actual), each) for each in module.__all__)
+        assert [each for each, imported in GRAPH.items() if name in imported] == []

@@ -22,7 +22,7 @@ from enclave.records import (
     find_source,
     put_source,
 )
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 
 MOMENT = datetime(2024, 5, 1, 12, 30, tzinfo=timezone.utc)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.server.policy import Policy
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from enclave import wire
 from enclave.enums import ExecutionStatus, SandboxStatus, SandboxType
 from enclave.errors import ConfigurationError, InvalidArgumentError
 from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 
 
 class Level(Enum):

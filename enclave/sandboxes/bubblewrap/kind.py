@@ -10,7 +10,7 @@ KINDS = (
     SandboxKind(
         name='bubblewrap',
         sandbox='enclave.sandboxes.bubblewrap.sandbox:BubblewrapSandbox',
-        config='enclave.sandboxes.bubblewrap.config:BubblewrapSandboxConfig',
+        config='enclave.sandboxes.bubblewrap.bubblewrap_config:BubblewrapSandboxConfig',
         notebook='bubblewrap_notebook',
         doctor='enclave.sandboxes.bubblewrap.doctor:BubblewrapExaminer',
         rank=20,
@@ -24,7 +24,7 @@ KINDS = (
     SandboxKind(
         name='bubblewrap_notebook',
         sandbox='enclave.sandboxes.bubblewrap.notebook:BubblewrapNotebookSandbox',
-        config='enclave.sandboxes.bubblewrap.notebook_config:BubblewrapNotebookConfig',
+        config='enclave.sandboxes.bubblewrap.bubblewrap_notebook_config:BubblewrapNotebookConfig',
         is_notebook=True,
         find_missing='enclave.sandboxes.bubblewrap.interpreter:find_missing',
         housekeeper='enclave.sandboxes.bubblewrap.sweep:BubblewrapHousekeeper',

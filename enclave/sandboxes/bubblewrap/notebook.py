@@ -8,8 +8,8 @@ from enclave.config import MIB
 from enclave.enums import SandboxType
 from enclave.sandboxes.backend import Backend, SandboxSpec
 from enclave.sandboxes.bubblewrap.backend import BubblewrapBackend
+from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.bubblewrap.interpreter import explain_missing, find_kernel_python
-from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.bubblewrap.rootfs import View
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox

@@ -8,7 +8,7 @@ from enclave.enums import SandboxType
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.backend import Backend
 from enclave.sandboxes.bubblewrap.backend import BubblewrapBackend
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
 
 
 class BubblewrapSandbox(AgentBackedSandbox):

@@ -38,8 +38,8 @@ from enclave.errors import (
     SandboxStartError,
 )
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
-from enclave.sandboxes.docker.config import DockerSandboxConfig
 from enclave.sandboxes.docker.container import LABEL_START, container_body
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 from enclave.sandboxes.docker.engine import Engine, get_engine
 from enclave.sandboxes.docker.network import PLAIN, ensure_network, forget_network
 from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOperations

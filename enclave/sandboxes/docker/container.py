@@ -8,7 +8,7 @@ from typing import Any
 
 from enclave.config import parse_size
 from enclave.sandboxes.backend import SandboxSpec
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT, LABEL_MAIN, LABEL_TENANT
 from enclave.sandboxes.owner import current_owner
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from enclave.checks import Check, by_name, failed, is_ok, ok, warning
 from enclave.errors import EnclaveError, EngineUnavailableError
-from enclave.sandboxes.docker.config import DEFAULT_IMAGE
-from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
+from enclave.sandboxes.docker.docker_config import DEFAULT_IMAGE
+from enclave.sandboxes.docker.docker_notebook_config import NOTEBOOK_IMAGE
 
 if TYPE_CHECKING:
     from enclave.sandboxes.docker.dial import Endpoint

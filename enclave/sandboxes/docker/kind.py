@@ -19,7 +19,7 @@ KINDS = (
     SandboxKind(
         name='docker',
         sandbox='enclave.sandboxes.docker.sandbox:DockerSandbox',
-        config='enclave.sandboxes.docker.config:DockerSandboxConfig',
+        config='enclave.sandboxes.docker.docker_config:DockerSandboxConfig',
         notebook='docker_notebook',
         doctor='enclave.sandboxes.docker.doctor:DockerExaminer',
         rank=10,
@@ -35,10 +35,11 @@ KINDS = (
     SandboxKind(
         name='docker_notebook',
         sandbox='enclave.sandboxes.docker.notebook:DockerNotebookSandbox',
-        config='enclave.sandboxes.docker.notebook_config:DockerNotebookConfig',
+        config='enclave.sandboxes.docker.docker_notebook_config:DockerNotebookConfig',
         is_notebook=True,
         housekeeper='enclave.sandboxes.docker.sweep:DockerHousekeeper',
         find_missing='enclave.sandboxes.docker.missing:find_missing_for_notebooks',
+        inventory='enclave.sandboxes.docker.attach:DockerInventory',
         rulings='enclave.sandboxes.docker.rulings:NOTEBOOK_RULINGS',
         public_facts=_FACTS,
     ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from enclave.sandboxes.docker.config import DEFAULT_IMAGE
+from enclave.sandboxes.docker.docker_config import DEFAULT_IMAGE
+from enclave.sandboxes.docker.docker_notebook_config import NOTEBOOK_IMAGE
 from enclave.sandboxes.docker.engine import get_engine
-from enclave.sandboxes.docker.notebook_config import NOTEBOOK_IMAGE
 from enclave.sandboxes.images.build import build_image
 from enclave.sandboxes.images.catalog import ensure_image, find_image, find_recipe
 from enclave.sandboxes.kinds import Missing, Report

@@ -23,8 +23,8 @@ from enclave.errors import (
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.backend import Backend, SandboxSpec
 from enclave.sandboxes.docker.backend import DockerBackend
+from enclave.sandboxes.docker.docker_notebook_config import GATEWAY_PORT, DockerNotebookConfig
 from enclave.sandboxes.docker.engine import Engine
-from enclave.sandboxes.docker.notebook_config import GATEWAY_PORT, DockerNotebookConfig
 from enclave.sandboxes.docker.sandbox import DockerSandbox
 from enclave.sandboxes.images.catalog import ImageRecipe, Progress, find_image, find_recipe
 from enclave.sandboxes.notebook.sandbox import NotebookSandbox, agent_of

@@ -8,7 +8,7 @@ from enclave.enums import SandboxType
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.backend import Backend
 from enclave.sandboxes.docker.backend import DockerBackend
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 
 
 class DockerSandbox(AgentBackedSandbox):

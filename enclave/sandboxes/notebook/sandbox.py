@@ -44,9 +44,9 @@ from enclave.errors import (
 from enclave.rendering import strip_escape_codes
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.sandboxes.agent_operations import AgentOperations
-from enclave.sandboxes.notebook.config import loads_all_tools
 from enclave.sandboxes.notebook.kernel import KernelSettings, NotebookKernel
 from enclave.sandboxes.notebook.kernel_process import PYTHON_SPEC, python_spec
+from enclave.sandboxes.notebook.notebook_config import loads_all_tools
 from enclave.sandboxes.notebook.outputs import is_writable
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.process import Process
@@ -250,7 +250,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
     """A sandbox with Jupyter kernels, beside all the verbs of `AgentBackedSandbox`.
 
     A kernel called ``'default'`` is there from the start. A kind's class names its backend, and its configuration
-    derives from `enclave.sandboxes.notebook.config.NotebookConfig`.
+    derives from `enclave.sandboxes.notebook.notebook_config.NotebookConfig`.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({'commands', 'files', 'notebook'})

@@ -41,15 +41,16 @@ from enclave.errors import (
     TooManyRequestsError,
 )
 from enclave.managers.protocol import PROTOCOL_HEADER
+from enclave.outlet import Offered
 from enclave.portal import drive
 from enclave.records import SandboxInfo
 from enclave.sandboxes.base import USABLE
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.policy import Policy
 from enclave.server.route import TAR, Context, RawBody, Route
 from enclave.server.service import Tenant
 from enclave.server.views import get_info, list_infos
-from enclave.tools.registry import ToolFactory
+from enclave.tools.tool_factory import ToolFactory
 from ms_enclave.sandbox.boxes.base import make_config
 from ms_enclave.sandbox.boxes.core_options import docker_options, notebook_options
 from ms_enclave.sandbox.boxes.served import make_view
@@ -456,8 +457,9 @@ def _run_tool(context: Context, sandbox: Any, tool_name: str, parameters: dict[s
         raise Refused(missing, error.message, error)
     policy.check_tool(tool_name, {})
     parameters = _limited(tool, parameters, policy)
-    context.check_output(sandbox.id, None)
-    return dumped(drive(lambda: view.execute_tool(tool_name, parameters)), mode='json')
+    context.check_output(sandbox.id, None, tool=tool_name)
+    with Offered(most_kept=context.service.kept_output_bytes):
+        return dumped(drive(lambda: view.execute_tool(tool_name, parameters)), mode='json')
 
 
 def _limited(tool: Any, parameters: dict[str, Any], policy: Policy) -> dict[str, Any]:

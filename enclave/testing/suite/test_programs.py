@@ -23,7 +23,7 @@ from enclave.languages.table import Language, register_language
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.sandboxes.agent_backed import AgentBackedSandbox
 from enclave.testing.kinds import KindUnderTest
-from enclave.tools.registry import ToolFactory
+from enclave.tools.tool_factory import ToolFactory
 
 LEFT = 'ls -d /tmp/enclave-* /dev/shm/enclave-* 2>/dev/null; true'
 

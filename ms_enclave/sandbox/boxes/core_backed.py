@@ -25,8 +25,8 @@ from enclave.enums import SandboxStatus as CoreStatus
 from enclave.errors import CallCancelledError, EnclaveError, InvalidArgumentError, SandboxPathError
 from enclave.records import CommandResult as CoreCommandResult
 from enclave.records import ToolResult as CoreToolResult
-from enclave.sandboxes.registry import SandboxFactory as CoreFactory
-from enclave.tools.registry import ToolFactory as CoreToolFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory as CoreFactory
+from enclave.tools.tool_factory import ToolFactory as CoreToolFactory
 from ms_enclave.sandbox.boxes.base import Sandbox, SandboxFactory, file_parts, make_config
 from ms_enclave.sandbox.boxes.core_options import plain_options
 from ms_enclave.sandbox.model.base import ExecutionStatus, SandboxStatus, SandboxType

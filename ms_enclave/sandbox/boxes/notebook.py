@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from enclave.cells import CellResult
-from enclave.sandboxes.notebook.config import NOTEBOOK_TOOLS_ENVIRONMENT, loads_all_tools
+from enclave.sandboxes.notebook.notebook_config import NOTEBOOK_TOOLS_ENVIRONMENT, loads_all_tools
 from ms_enclave.sandbox.boxes.core_backed import CoreBackedSandbox, _as_runtime_error
 from ms_enclave.sandbox.model.base import ExecutionStatus, SandboxType
 from ms_enclave.sandbox.model.responses import ToolResult

@@ -104,7 +104,7 @@ class DockerSandboxConfig(SandboxConfig):
         docker_executor_workers: How many engine calls of one sandbox may wait at once. Has no effect: calls go over one stream.
     """
 
-    _core: ClassVar[tuple[str, str]] = ('enclave.sandboxes.docker.config', 'DockerSandboxConfig')
+    _core: ClassVar[tuple[str, str]] = ('enclave.sandboxes.docker.docker_config', 'DockerSandboxConfig')
 
     image: str = DEFAULT_IMAGE
     entrypoint: str | list[str] | None = None
@@ -133,7 +133,7 @@ class DockerNotebookConfig(DockerSandboxConfig):
         token: What the gateway's clients must send; None wants none.
     """
 
-    _core: ClassVar[tuple[str, str]] = ('enclave.sandboxes.docker.notebook_config', 'DockerNotebookConfig')
+    _core: ClassVar[tuple[str, str]] = ('enclave.sandboxes.docker.docker_notebook_config', 'DockerNotebookConfig')
 
     image: str = DEFAULT_NOTEBOOK_IMAGE
     host: str = '127.0.0.1'
@@ -157,13 +157,16 @@ class VolcengineSandboxConfig(SandboxConfig):
 class BubblewrapSandboxConfig(SandboxConfig):
     """What a sandbox without a container engine can be asked: the options of `enclave.BubblewrapSandboxConfig`."""
 
-    _core: ClassVar[tuple[str, str]] = ('enclave.sandboxes.bubblewrap.config', 'BubblewrapSandboxConfig')
+    _core: ClassVar[tuple[str, str]] = ('enclave.sandboxes.bubblewrap.bubblewrap_config', 'BubblewrapSandboxConfig')
 
 
 class BubblewrapNotebookConfig(SandboxConfig):
     """What a notebook sandbox without a container engine can be asked: the options of `enclave.BubblewrapNotebookConfig`."""
 
-    _core: ClassVar[tuple[str, str]] = ('enclave.sandboxes.bubblewrap.notebook_config', 'BubblewrapNotebookConfig')
+    _core: ClassVar[tuple[str, str]] = (
+        'enclave.sandboxes.bubblewrap.bubblewrap_notebook_config',
+        'BubblewrapNotebookConfig',
+    )
 
 
 class SandboxManagerConfig(_Config):
@@ -178,7 +181,7 @@ class SandboxManagerConfig(_Config):
         sandbox_config: The configuration of sandboxes that are made without one.
     """
 
-    _core: ClassVar[tuple[str, str]] = ('enclave.managers.config', 'SandboxManagerConfig')
+    _core: ClassVar[tuple[str, str]] = ('enclave.managers.manager_config', 'SandboxManagerConfig')
 
     base_url: str | None = None
     timeout: int | None = None

@@ -9,7 +9,7 @@ import pytest
 
 from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes.housekeeping import register_housekeeper
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
 Manage = Callable[..., LocalSandboxManager]

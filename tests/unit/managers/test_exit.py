@@ -14,7 +14,7 @@ PATIENCE = 120.0
 PRELUDE = """
 import atexit, os, signal, sys, threading
 from enclave.managers.local import LocalSandboxManager
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.sandbox import FakeBackend, FakeSandbox
 
 class Reporting(FakeSandbox):

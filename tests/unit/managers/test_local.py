@@ -28,7 +28,7 @@ from enclave.errors import (
 from enclave.managers import table
 from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes.base import Sandbox
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from tests.support.sandbox import PATIENCE, FakeBackend, FakeSandbox
 from tests.unit.managers.conftest import Manage
 

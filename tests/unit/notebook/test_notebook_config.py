@@ -6,8 +6,8 @@ import pytest
 
 from enclave.config import SandboxConfig
 from enclave.errors import ConfigurationError
-from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
-from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.docker.docker_notebook_config import DockerNotebookConfig
 
 
 def test_no_gateway_unless_it_is_asked_for() -> None:
@@ -44,6 +44,7 @@ def test_a_gateway_goes_where_the_options_say(options: dict[str, Any], binding: 
         ({'port': 70000}, 'port'),
         ({'token': 'with space'}, 'token'),
         ({'token': ''}, 'token'),
+        ({'token': 'x' * 4097}, 'token'),
         ({'image': ''}, 'image'),
         ({'tokn': 'x'}, 'token'),
     ],

@@ -9,7 +9,7 @@ from enclave.cells import KERNEL_DELETED, SANDBOX_STOPPED, CellError, CellResult
 from enclave.enums import NOTEBOOK_TYPES, ExecutionStatus, SandboxType
 from enclave.errors import ToolArgumentsError
 from enclave.tools.notebook import NotebookExecutor, cell_result
-from enclave.tools.registry import load_tools
+from enclave.tools.tool_factory import load_tools
 from tests.unit.notebook.support import FakeNotebook
 
 

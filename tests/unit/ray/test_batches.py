@@ -161,6 +161,18 @@ def test_long_programs_travel_one_to_a_place(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
+def test_parts_are_short_while_others_wait_for_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, 'SHARED_PART_SECONDS', 0.0)
+    monkeypatch.setattr(ShardedPool, 'waiting', property(lambda pool: 1))
+    shards = Shards(a=2)
+
+    stdouts(shards.batch(codes(40), concurrency=2))
+
+    assert all(
+        len(part) <= places for part, places in zip(shards.clients['a'].parts, shards.clients['a'].places, strict=True)
+    )
+
+
 def test_a_small_batch_is_spread_over_the_shards() -> None:
     shards = Shards(a=4, b=4)
     for client in shards.clients.values():
@@ -228,7 +240,7 @@ def test_programs_without_an_end_are_taken_a_few_at_a_time_and_leaving_ends_the_
             next(outcomes)
     ended_at = next(taken)
 
-    assert ended_at <= 50 + 2 * 2 * (1 + batches.MOST_PER_PLACE) + 1
+    assert ended_at <= 50 + 3 * 2 * (1 + batches.MOST_PER_PLACE) + 1
     assert shards.is_free()
 
 

@@ -10,11 +10,11 @@ import pytest
 import enclave
 from enclave.enums import SandboxManagerType
 from enclave.errors import ConfigurationError, UnsupportedError
-from enclave.managers.config import SandboxManagerConfig
-from enclave.managers.registry import SandboxManagerFactory
+from enclave.managers.manager_config import SandboxManagerConfig
+from enclave.managers.manager_factory import SandboxManagerFactory
 from enclave.ray import cluster
-from enclave.ray.config import RayOptions
 from enclave.ray.manager import RaySandboxManager
+from enclave.ray.ray_options import RayOptions
 from enclave.ray.shard import FULL, OwnersPolicy, ShardManager, policy_for
 from enclave.ray.shards import ShardRecord
 from enclave.server.auth import ApiKey
@@ -26,7 +26,7 @@ from tests.support.sandbox import FakeBackend, FakeSandbox
 @pytest.fixture(autouse=True)
 def _fakes() -> None:
     from enclave.rulings import SHARED
-    from enclave.sandboxes.registry import SandboxFactory
+    from enclave.sandboxes.sandbox_factory import SandboxFactory
 
     made = type('TestSandbox', (FakeSandbox,), {'backend': FakeBackend()})
     SandboxFactory.register_sandbox('fake', made, rulings=SHARED)

@@ -18,10 +18,10 @@ from enclave.errors import (
     SandboxGoneError,
     SandboxStartError,
 )
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.ray import cluster, shards
-from enclave.ray.config import RayOptions
 from enclave.ray.pools import ShardedPool
+from enclave.ray.ray_options import RayOptions
 from enclave.ray.shards import ShardRecord, Shards, cluster_name, end_all
 from tests.support.host import wait_until
 

@@ -9,10 +9,10 @@ import pytest
 import requests
 
 from enclave.errors import EnclaveError
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.ray.transport import ShardClient
 from enclave.rulings import SHARED
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.serve import SandboxServer
 from tests.support.sandbox import FakeBackend, FakeSandbox
 from tests.support.server import serving

@@ -10,12 +10,12 @@ from enclave.config import SandboxConfig
 from enclave.enums import SandboxType
 from enclave.errors import EngineUnavailableError, NotRegisteredError, UnsupportedError
 from enclave.sandboxes import choice
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.choice import Choice, choose, choose_backend, choose_for, kind_of, notebook_type
-from enclave.sandboxes.docker.config import DockerSandboxConfig
-from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_notebook_config import DockerNotebookConfig
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 
 
 def works() -> None:

@@ -9,11 +9,11 @@ import attrs
 import pytest
 
 from enclave.errors import ConfigurationError, PolicyError
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 from enclave.server.policy import Policy
-from enclave.tools.registry import ToolFactory
+from enclave.tools.tool_factory import ToolFactory
 from tests.support.interpreters import make_python
 
 

@@ -11,14 +11,14 @@ from attrs import field, frozen
 from enclave.config import SandboxConfig, refuses_unknown_keys
 from enclave.errors import ConfigurationError, PolicyError
 from enclave.rulings import SHARED, at_most
-from enclave.sandboxes.docker.config import DockerSandboxConfig
-from enclave.sandboxes.docker.notebook_config import DockerNotebookConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_notebook_config import DockerNotebookConfig
 from enclave.sandboxes.kinds import KINDS, SandboxKind, get_kind, register_kind
-from enclave.sandboxes.registry import SandboxFactory
+from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.server.policy import Policy
 from enclave.server.references import matches
 from enclave.tools.base import Tool
-from enclave.tools.registry import ToolFactory, register_tool
+from enclave.tools.tool_factory import ToolFactory, register_tool
 from tests.support.sandbox import FakeSandbox
 
 BUILT_IN = ('bubblewrap', 'bubblewrap_notebook', 'docker', 'docker_notebook')
@@ -201,7 +201,7 @@ def test_no_directory_is_where_the_kernel_leads_out(path: str) -> None:
 
 
 def test_tools_without_rulings_take_no_options_from_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    from enclave.tools.registry import TOOLS
+    from enclave.tools.tool_factory import TOOLS
 
     monkeypatch.setattr(TOOLS, 'registered', dict(TOOLS.registered))
 
@@ -230,6 +230,17 @@ def test_images_are_fetched_for_the_operator_and_the_default_only() -> None:
     assert pull('python:3.11-slim', Policy()) == 'missing'
     assert pull('other', Policy()) == 'never'
     assert pull('other', Policy(), own='other') == 'missing'
+    assert pull('other', Policy(allow_pull=True)) == 'missing'
+
+
+def test_no_client_has_an_image_of_another_platform_fetched_which_would_take_the_name() -> None:
+    def pull(image: str, policy: Policy, **own: str) -> str:
+        config = DockerSandboxConfig(image=image, platform='linux/arm64')
+        return policy.check_sandbox('docker', config, **own).pull
+
+    assert pull('python:3.11-slim', Policy()) == 'never'
+    assert pull('other', Policy(), own_image='other') == 'never'
+    assert pull('other', Policy(), own_image='other', own_platform='linux/arm64') == 'missing'
     assert pull('other', Policy(allow_pull=True)) == 'missing'
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from enclave.tools import registry
+from enclave.tools import tool_factory
 from tests.support.workspace import FakeWorkspace
 
 
@@ -17,7 +17,7 @@ def workspace(tmp_path: Path) -> FakeWorkspace:
 @pytest.fixture(autouse=True)
 def _own_registry() -> Iterator[None]:
     """What a test registers is gone after it."""
-    before = dict(registry.TOOLS.registered)
+    before = dict(tool_factory.TOOLS.registered)
     yield
-    registry.TOOLS.registered.clear()
-    registry.TOOLS.registered.update(before)
+    tool_factory.TOOLS.registered.clear()
+    tool_factory.TOOLS.registered.update(before)

@@ -23,8 +23,8 @@ from enclave.errors import (
 )
 from enclave.records import CommandResult, PathInfo, ToolResult
 from enclave.tools.base import COMMAND_METADATA, SandboxTool, Tool, command_result
-from enclave.tools.registry import ToolFactory, register_tool
 from enclave.tools.schema import ToolParams
+from enclave.tools.tool_factory import ToolFactory, register_tool
 from enclave.tools.workspace import Workspace
 from tests.support.workspace import FakeWorkspace
 

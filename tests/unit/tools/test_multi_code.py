@@ -10,7 +10,7 @@ import pytest
 from enclave.errors import ToolArgumentsError
 from enclave.languages.table import get_language
 from enclave.tools.multi_code import _ENTRIES, MultiCodeExecutor
-from enclave.tools.registry import ToolFactory
+from enclave.tools.tool_factory import ToolFactory
 from tests.support.workspace import FakeWorkspace
 
 

@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 from enclave import wire
 from enclave.errors import InvalidArgumentError
 from enclave.records import CommandResult, HealthCheckResult, PathInfo, SandboxInfo, ToolResult
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 from enclave.tools.schema import ToolParams, argument, json_schema, signature_text
 
 

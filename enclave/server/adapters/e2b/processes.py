@@ -110,6 +110,7 @@ def e2b_start_process(context: Context, body: RawBody) -> Streamed:
             wrap=lambda process: DaemonProcess(
                 sandbox.id, process, config=shown, tag=tag, tty=size is not None, takes_input=takes_input
             ),
+            room=context.running_output(sandbox.id, None),
         )
     except InvalidArgumentError as error:
         if error.details.get('field') == 'user':  # the daemon names it so, since an account is looked up first

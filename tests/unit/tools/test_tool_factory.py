@@ -12,8 +12,8 @@ from enclave.tools.file import FileOperation
 from enclave.tools.multi_code import MultiCodeExecutor
 from enclave.tools.notebook import NotebookExecutor
 from enclave.tools.python import PythonExecutor
-from enclave.tools.registry import ToolFactory, load_tools, register_tool
 from enclave.tools.shell import ShellExecutor
+from enclave.tools.tool_factory import ToolFactory, load_tools, register_tool
 from enclave.tools.workspace import Workspace
 
 BUILT_IN = {

@@ -7,9 +7,9 @@ import pytest
 
 from enclave.enums import SandboxManagerType
 from enclave.errors import ConfigurationError, InvalidArgumentError, NotRegisteredError
-from enclave.managers import registry
+from enclave.managers import manager_factory
 from enclave.managers.local import LocalSandboxManager
-from enclave.managers.registry import SandboxManagerFactory, register_manager
+from enclave.managers.manager_factory import SandboxManagerFactory, register_manager
 
 
 class CustomManager(LocalSandboxManager):
@@ -18,7 +18,7 @@ class CustomManager(LocalSandboxManager):
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.MANAGERS, 'registered', {})
+    monkeypatch.setattr(manager_factory.MANAGERS, 'registered', {})
 
 
 def test_without_an_address_the_manager_is_local() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from enclave.config import SandboxConfig
 from enclave.errors import ConfigurationError
-from enclave.sandboxes.bubblewrap.config import BubblewrapSandboxConfig
-from enclave.sandboxes.bubblewrap.notebook_config import BubblewrapNotebookConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.bubblewrap_notebook_config import BubblewrapNotebookConfig
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
-from enclave.sandboxes.docker.config import DockerSandboxConfig
+from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 from enclave.sandboxes.docker.sandbox import DockerSandbox
 
 MIB = 1 << 20

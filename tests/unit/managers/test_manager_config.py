@@ -6,7 +6,7 @@ import pytest
 
 from enclave.config import SandboxConfig
 from enclave.errors import ConfigurationError
-from enclave.managers.config import SandboxManagerConfig
+from enclave.managers.manager_config import SandboxManagerConfig
 
 
 def test_the_documented_options_are_taken() -> None:
