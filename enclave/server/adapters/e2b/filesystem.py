@@ -27,7 +27,7 @@ from enclave.server.route import Context, RawBody
 SERVICE = 'filesystem.Filesystem'
 MAX_DEPTH = 64
 _NAME_FILE_BYTES = 1 << 20
-_KINDS = {'file': 'FILE_TYPE_FILE', 'directory': 'FILE_TYPE_DIRECTORY'}
+_KINDS = {'file': 'FILE_TYPE_FILE', 'directory': 'FILE_TYPE_DIRECTORY', 'symlink': 'FILE_TYPE_SYMLINK'}
 
 
 def check_file_user(name: str | None) -> None:
@@ -54,7 +54,7 @@ def asked_path(sandbox: Sandbox, message: dict[str, Any], name: str = 'path') ->
 
 
 def as_entry(context: Context, sandbox: Sandbox, info: PathInfo) -> dict[str, Any]:
-    """Return what is at a path as it travels. Of a symlink, the kind is that of what it leads to."""
+    """Return what is at a path as it travels. Of a symlink, the kind is that of what it leads to, if anything."""
     known = remembered(context, sandbox)
     users, groups = _names(sandbox, known)
     kind = info.kind
@@ -65,8 +65,11 @@ def as_entry(context: Context, sandbox: Sandbox, info: PathInfo) -> dict[str, An
         link = {'symlinkTarget': target, 'isSymlink': True}
         try:
             kind = verb(sandbox, 'stat_path')(info.path).kind
-        except (SandboxPathError, SandboxPathNotFoundError):  # it leads nowhere, or to itself
-            kind = 'other'
+        except (
+            SandboxPathError,
+            SandboxPathNotFoundError,
+        ):  # it leads nowhere, or to itself: it is the link that is there
+            pass
     attributes = known.attached(info.path)
     entry = {
         'name': posixpath.basename(info.path) or '/',
