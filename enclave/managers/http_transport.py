@@ -716,8 +716,9 @@ class HttpTransport:
         return error
 
     def _unreachable(self, why: str) -> ServerUnavailableError:
+        hint = 'is the address right?' if why == _NO_SUCH_NAME else 'is it running? Start one with: ms-enclave server'
         return ServerUnavailableError(
-            f'the server at {self._base_url} {why}; is it running? Start one with: ms-enclave server',
+            f'the server at {self._base_url} {why}; {hint}',
             details={'base_url': self._base_url},
         )
 
@@ -731,6 +732,9 @@ def _frames_of(response: HttpResponse) -> FrameReader:
     return frames
 
 
+_NO_SUCH_NAME = 'has a name that cannot be resolved'
+
+
 def _reason(error: BaseException) -> str:
     """Return a text that says how a connection failed, from whatever lies at the bottom of it."""
     cause: BaseException | None = error
@@ -738,7 +742,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, ConnectionRefusedError):
             return 'refuses connections'
         if isinstance(cause, socket.gaierror):
-            return 'has a name that cannot be resolved'
+            return _NO_SUCH_NAME
         if (
             isinstance(cause, OSError)
             and cause.strerror

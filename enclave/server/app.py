@@ -185,7 +185,9 @@ class _RequestSteps:
         return send(answer, list(headers.items()), start_response, as_texts=WATCH_KEY in environ)
 
     def _early(self, visit: Visit) -> EarlyResponse | None:
-        """Return an answer that may begin before its work has ended, where client and server can do that."""
+        """Return an answer that may begin before its work has ended, where client and server can do that; the same each time."""
+        if visit.early is not None:
+            return visit.early
         start, environ = visit.start_response, visit.request.environ
         sender = environ.get(EARLY_KEY)
         if start is None or sender is None or environ.get('SERVER_PROTOCOL') != 'HTTP/1.1':

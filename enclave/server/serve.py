@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 import gc
 import logging
@@ -297,6 +298,11 @@ def _refused(error: ParseError, limit: int) -> _RefusedRequest:
     return _RefusedRequest(error.code, kind(f'{error.reason}: {error.body}'))
 
 
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: 'is another server running there? Choose another port',
+    errno.EADDRNOTAVAIL: "it is no address of this machine; 0.0.0.0 stands for all of this machine's",
+    errno.EACCES: 'ports below 1024 are for root; choose another port',
+}
 _REASONS = {
     400: 'Bad Request',
     401: 'Unauthorized',
@@ -968,9 +974,9 @@ class SandboxServer:
         try:
             return serving(app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)
         except OSError as error:
+            hint = _LISTEN_HINTS.get(error.errno or 0)
             raise ServerUnavailableError(
-                f'cannot listen on {host}:{port}: {error.strerror or error}; '
-                'is another server running there? Choose another port'
+                f'cannot listen on {host}:{port}: {error.strerror or error}{f"; {hint}" if hint else ""}'
             ) from error
 
     def _wake(self) -> None:
@@ -1002,7 +1008,9 @@ class SandboxServer:
                 backlog=1024,
             )
         except (ValueError, OSError) as error:
-            raise ServerUnavailableError(f'{host}:{port} is no address to listen on: {error}') from None
+            raise ServerUnavailableError(
+                f'{host}:{port} is no address to listen on: {error} Is the name right?'
+            ) from None
         options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
         for name, value in (('TCP_KEEPIDLE', 30), ('TCP_KEEPINTVL', 10), ('TCP_KEEPCNT', 3)):
             if hasattr(socket, name):  # not everywhere

@@ -395,8 +395,16 @@ def test_stopping_twice_and_before_the_start(serve: Serve) -> None:
 
 def test_a_port_that_is_taken(serve: Serve) -> None:
     taken = serve()
-    with pytest.raises(ServerUnavailableError, match='cannot listen'):
+    with pytest.raises(ServerUnavailableError, match=r'cannot listen.*another server') as info:
         type(taken)().start('127.0.0.1', taken.port)
+    assert 'no address of this machine' not in str(info.value)
+
+
+def test_an_address_of_another_machine_is_said_to_be_one(serve: Serve) -> None:
+    with pytest.raises(ServerUnavailableError, match='no address of this machine') as info:
+        type(serve())().start('192.0.2.1', 0)  # a network for documents, RFC 5737
+
+    assert 'another server' not in str(info.value)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from enclave.managers.http import HttpSandboxManager
 from enclave.managers.http_transport import HttpTransport
 from enclave.managers.output_frames import OUTPUT_FRAMES, FrameReader
 from enclave.managers.protocol import IDEMPOTENCY_HEADER, PROTOCOL_HEADER, REPLAYED_HEADER
-from enclave.outlet import HandedOn, offered
+from enclave.outlet import HandedOn, Offered
 from enclave.records import CommandResult, ToolResult
 from enclave.rulings import SHARED
 from enclave.sandboxes.kinds import SandboxKind, register_kind
@@ -418,7 +418,7 @@ def test_only_output_that_is_given_back_is_handed_on(local: ProcessSandbox) -> N
         ('counter', {}, None),
     ):
         outlet = Outlet()
-        with offered(outlet):
+        with Offered(lambda outlet=outlet: outlet):
             assert local.execute_tool(tool, arguments, max_chars=budget).success
         seen.append(outlet.taken)
 
