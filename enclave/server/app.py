@@ -57,7 +57,14 @@ from enclave.server.direct import (
     send,
 )
 from enclave.server.early import EARLY_KEY, EarlyResponse
-from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
+from enclave.server.faults import (
+    NoSuchRouteError,
+    UnsupportedMediaTypeError,
+    extra_headers,
+    shown_error,
+    status_of,
+    too_large,
+)
 from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.lanes import CALL_PATIENCE_SECONDS
 from enclave.server.route import (
@@ -298,7 +305,7 @@ class _RequestSteps:
         """Answer what Flask itself refuses: an unknown address, a wrong method, a body that is too large."""
         visit: Visit = flask.g.visit
         if isinstance(error, RequestEntityTooLarge):
-            return _flask_response(self._failure(visit, _too_large(self._service.policy.max_upload_bytes)))
+            return _flask_response(self._failure(visit, too_large(self._service.policy.max_upload_bytes)))
         request = visit.request
         status = error.code or 500
         if status in (404, 405):
@@ -551,7 +558,7 @@ class _RequestSteps:
             size = size or 0
             limit = policy.max_upload_bytes if isinstance(route.body, str) else policy.max_json_bytes
             if size > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             if isinstance(route.body, str):
                 return RawBody(request.stream, size)
             return RawBody(io.BytesIO(self._text(request)), size)
@@ -559,10 +566,10 @@ class _RequestSteps:
             if size is None:
                 raise InvalidArgumentError('the request has a body of unknown length')
             if size > policy.max_upload_bytes:
-                raise _too_large(policy.max_upload_bytes)
+                raise too_large(policy.max_upload_bytes)
             return RawBody(request.stream, size)
         if size is not None and size > policy.max_json_bytes:
-            raise _too_large(policy.max_json_bytes)
+            raise too_large(policy.max_json_bytes)
         text = self._text(request)
         if route.body is None:
             if text.strip() not in (b'', b'{}', b'null'):
@@ -670,13 +677,6 @@ def _fingerprint(request: Any, route: Route) -> bytes:
     digest.update(b'\0parts' if wire.PARTS in accepted else b'')
     digest.update(b'\0frames' if OUTPUT_FRAMES in accepted else b'')
     return digest.digest()
-
-
-def _too_large(limit: int) -> RequestTooLargeError:
-    return RequestTooLargeError(
-        f'the body of the request is larger than the {limit} bytes that this server allows',
-        details={'max_bytes': limit},
-    )
 
 
 def _short(value: Any) -> str | None:

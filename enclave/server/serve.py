@@ -44,7 +44,6 @@ from enclave.errors import (
     EnclaveError,
     InvalidArgumentError,
     ManagerStoppedError,
-    RequestTooLargeError,
     ServerError,
     ServerUnavailableError,
 )
@@ -77,7 +76,7 @@ from enclave.server.auth import (
 from enclave.server.bodies import LiveBody
 from enclave.server.direct import as_bytes
 from enclave.server.early import EARLY_KEY, Rest
-from enclave.server.faults import extra_headers, shown_error, status_of
+from enclave.server.faults import extra_headers, shown_error, status_of, too_large
 from enclave.server.policy import Policy
 from enclave.server.ports import RAW_KEY, takes_upgrade
 from enclave.server.readiness import NearServer, Readiness
@@ -189,7 +188,7 @@ class _HeadCheck:
                 self._identify(request)
             except (AuthenticationError, InvalidArgumentError) as error:
                 return error
-        return _too_large(limit) if size > limit else None
+        return too_large(limit) if size > limit else None
 
     def _identify(self, request: Any) -> None:
         headers = _WaitressHeaders(request.headers)
@@ -205,13 +204,6 @@ def _adjusted(adjustments: Adjustments, most: int) -> Any:
     made = copy.copy(adjustments)
     made.max_request_body_size = most
     return made
-
-
-def _too_large(limit: int) -> RequestTooLargeError:
-    return RequestTooLargeError(
-        f'the body of the request is larger than the {limit} bytes that this server allows',
-        details={'max_bytes': limit},
-    )
 
 
 class _WaitressHeaders(dict[str, str]):
@@ -301,7 +293,7 @@ def _check_framing(head: bytes) -> None:
 
 def _refused(error: ParseError, limit: int) -> _RefusedRequest:
     if error.code == 413:
-        return _RefusedRequest(413, _too_large(limit))
+        return _RefusedRequest(413, too_large(limit))
     kind = ServerError if error.code == 500 else InvalidArgumentError
     return _RefusedRequest(error.code, kind(f'{error.reason}: {error.body}'))
 
