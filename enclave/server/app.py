@@ -451,7 +451,7 @@ class _RequestSteps:
 
         context.on_gone(leave)
         if not is_mine:
-            return self._repeated(visit, entry, gone)
+            return self._repeated(visit, entry, gone, context)
         outcome = None
         try:
             with context.held, self._listed(visit, route, tenant):
@@ -489,13 +489,18 @@ class _RequestSteps:
         return self._when_there_is_room(size, visit, context, lambda: _encoded_answer(encoded, takes_parts))
 
     def _when_there_is_room(
-        self, size: int, visit: Visit, context: Context, make: Callable[[], RouteResponse]
+        self,
+        size: int,
+        visit: Visit,
+        context: Context,
+        make: Callable[[], RouteResponse],
+        cancellation: Cancellation | None = None,
     ) -> RouteResponse:
         """Return an answer, once there is room for so many bytes, which it holds until it was sent.
 
         Handed over is not sent: what a client is slow to take stays in memory. Other servers do not say when it was.
         """
-        with contextlib.ExitStack() as stack, context.cancellation.applied():
+        with contextlib.ExitStack() as stack, (cancellation or context.cancellation).applied():
             stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
             answer = make()
             let_go = stack.pop_all().close
@@ -503,8 +508,11 @@ class _RequestSteps:
         answer.on_close.append(let_go if sender is None else lambda: sender.when_sent(let_go))
         return answer
 
-    def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> RouteResponse:
-        """Wait for the end of work that another request does, and answer as it does."""
+    def _repeated(self, visit: Visit, entry: Entry, gone: list[bool], context: Context) -> RouteResponse:
+        """Wait for the end of work that another request does, and answer as it does.
+
+        A large answer needs room as the first time: what is being sent is kept, also when no further repeat would find it.
+        """
         while not entry.wait(1.0):
             if gone:
                 raise CallCancelledError('the client went away')
@@ -512,7 +520,12 @@ class _RequestSteps:
         if outcome is None:
             raise CallCancelledError('the first request under this idempotency key was not carried out; repeat it')
         visit.replayed, visit.code = True, outcome.code
-        return RouteResponse(outcome.body, outcome.status, outcome.media_type, [(REPLAYED_HEADER, 'true')])
+        answer = RouteResponse(outcome.body, outcome.status, outcome.media_type, [(REPLAYED_HEADER, 'true')])
+        if outcome.size < LARGE_ANSWER:
+            return answer
+        waiting = Cancellation()  # the work's own is that of all who wait for it
+        context.on_gone(waiting.cancel)
+        return self._when_there_is_room(outcome.size, visit, context, lambda: answer, waiting)
 
     @staticmethod
     def _weight(request: Any, route: Route) -> int:

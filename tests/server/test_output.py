@@ -376,8 +376,13 @@ def test_a_repeat_that_takes_nothing_holds_no_thread(server: SandboxServer, remo
     with asking_slowly(server, remote.id, MUCH, OUTPUT_FRAMES, key='slow') as link:
         first = read_result(link, OUTPUT_FRAMES)
 
+    assert server.service is not None
+    lanes = server.service.lanes
+    wait_until(lambda: lanes.memory_held == 0)
     with asking_slowly(server, remote.id, MUCH, OUTPUT_FRAMES, key='slow') as link:
+        assert lanes.memory_held >= SIZE, 'it is kept as long as it is being sent'
         assert read_result(link, OUTPUT_FRAMES) == first
+    wait_until(lambda: lanes.memory_held == 0)
 
 
 def test_requests_behind_an_answer_that_is_not_taken_hold_no_thread(server: SandboxServer, remote: Any) -> None:
