@@ -69,7 +69,9 @@ BUSY_SECONDS = 30.0
 PIECE_BYTES = 256 << 10
 _MIN_PROTOCOL = 1
 _NOTHING = contextlib.nullcontext()
-_KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
+_KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3), ('TCP_USER_TIMEOUT', 60_000))
+"""How a lost peer is noticed: by probes while nothing is sent; and by what was sent not being received for so many
+milliseconds, for which Linux would wait a quarter of an hour (tcp(7))."""
 
 
 _READERS = {OUTPUT_FRAMES: FrameReader}
@@ -561,7 +563,7 @@ class HttpTransport:
         if body is not None or method != 'GET':
             head += f'Content-Length: {0 if body is None else len(body)}\r\n'
         try:
-            whole = quick.ask(head.encode('ascii') + b'\r\n', body, read_timeout)
+            whole = quick.ask(head.encode('ascii') + b'\r\n', body, read_timeout, self._answer_timeout)
         except urllib3.exceptions.NewConnectionError as error:
             raise requests.exceptions.ConnectionError(error) from error
         except urllib3.exceptions.ConnectTimeoutError as error:
