@@ -46,6 +46,6 @@ def test_a_sandbox_that_is_asked_for_cells_and_has_no_kernels_says_which_have() 
         AttributeError, match=r"no attribute 'execute_cell'; .*docker_notebook and bubblewrap_notebook have"
     ):
         sandbox.execute_cell('1')  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError, match="no attribute 'commands'$"):
+    with pytest.raises(AttributeError, match=r"no attribute 'commands'$"):
         _ = sandbox.commands  # type: ignore[attr-defined]
     assert not hasattr(sandbox, 'execute_cell')
