@@ -500,3 +500,16 @@ class HealthCheckResult(Model):
     version: str
     timestamp: datetime = Factory(utc_now)
     details: dict[str, Any] = Factory(dict)
+
+
+@frozen(kw_only=True)
+class Usage(Model):
+    """What a running sandbox uses. ``cpu_percent`` is of one CPU, over the last second; None is what the engine does not say."""
+
+    sandbox_id: str
+    cpu_percent: float | None = None
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    pids: int | None = None
+    received_bytes: int | None = None
+    sent_bytes: int | None = None

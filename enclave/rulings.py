@@ -49,8 +49,8 @@ class Gate(Protocol):
     def image(self, option: str, name: str) -> None:
         """Return if an image may be used."""
 
-    def may_fetch(self, image: str) -> bool:
-        """Return whether an image that the host lacks may be fetched."""
+    def may_fetch(self, image: str, platform: str | None = None) -> bool:
+        """Return whether an image that the host lacks may be fetched, for a platform; None is the host's own."""
 
     def port(self, option: str, address: str, number: int | None) -> None:
         """Return if a port of the host may be taken; None and 0 are a free one."""

@@ -6,7 +6,7 @@ They return objects that are not started and connected to nothing, and so may be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar, cast, overload
+from typing import Any, ClassVar, TypeVar, cast
 
 from enclave.aio.lazy_kind import LazyKind
 from enclave.aio.managers import SandboxManager
@@ -31,7 +31,11 @@ for _name in ('file_operation', 'python_executor', 'shell_executor'):
     ToolFactory.create_tool(_name)
 
 
-class SandboxFactory:
+class SandboxFactory(
+    sandboxes.CreatesByKind[
+        DockerSandbox, DockerNotebookSandbox, BubblewrapSandbox, BubblewrapNotebookSandbox, Sandbox, Sandbox
+    ]
+):
     """Makes sandboxes by kind. The registry is that of the blocking `SandboxFactory`; there are no instances."""
 
     _proxy_registry: ClassVar[ProxyRegistry] = Sandbox._proxy_registry
@@ -57,53 +61,8 @@ class SandboxFactory:
         blocking = sandboxes.SandboxFactory.get_sandbox_class(sandbox_type)
         return cast('type[Sandbox]', getattr(blocking, 'proxy_class', None) or cls._proxy_registry.find(blocking))
 
-    @overload
     @classmethod
-    def create_sandbox(
-        cls,
-        sandbox_type: Literal[SandboxType.DOCKER, 'docker'],
-        config: GivenConfig = None,
-        sandbox_id: str | None = None,
-    ) -> DockerSandbox: ...
-
-    @overload
-    @classmethod
-    def create_sandbox(
-        cls,
-        sandbox_type: Literal[SandboxType.DOCKER_NOTEBOOK, 'docker_notebook'],
-        config: GivenConfig = None,
-        sandbox_id: str | None = None,
-    ) -> DockerNotebookSandbox: ...
-
-    @overload
-    @classmethod
-    def create_sandbox(
-        cls,
-        sandbox_type: Literal[SandboxType.BUBBLEWRAP, 'bubblewrap'],
-        config: GivenConfig = None,
-        sandbox_id: str | None = None,
-    ) -> BubblewrapSandbox: ...
-
-    @overload
-    @classmethod
-    def create_sandbox(
-        cls,
-        sandbox_type: Literal[SandboxType.BUBBLEWRAP_NOTEBOOK, 'bubblewrap_notebook'],
-        config: GivenConfig = None,
-        sandbox_id: str | None = None,
-    ) -> BubblewrapNotebookSandbox: ...
-
-    @overload
-    @classmethod
-    def create_sandbox(
-        cls, sandbox_type: SandboxType | str | None = None, config: GivenConfig = None, sandbox_id: str | None = None
-    ) -> Sandbox: ...
-
-    @classmethod
-    def create_sandbox(
-        cls, sandbox_type: SandboxType | str | None = None, config: GivenConfig = None, sandbox_id: str | None = None
-    ) -> Any:
-        """See the blocking factory."""
+    def _create(cls, sandbox_type: SandboxType | str | None, config: GivenConfig, sandbox_id: str | None) -> Any:
         if sandbox_type is None and not is_settled(config):
             general = cls._proxy_registry.find(AgentBackedSandbox._blocking_class()) or AgentBackedSandbox
             return cls._proxy_registry.over(general, LazyKind(config, sandbox_id))
@@ -113,9 +72,6 @@ class SandboxFactory:
     def get_registered_types(cls) -> list[str]:
         """Return the names of all kinds, sorted."""
         return sandboxes.SandboxFactory.get_registered_types()
-
-
-SandboxFactory.create_sandbox.__func__.__doc__ = sandboxes.SandboxFactory.create_sandbox.__doc__  # type: ignore[attr-defined]
 
 
 def register_sandbox(sandbox_type: SandboxType | str, **described: Any) -> Callable[[K], K]:

@@ -13,7 +13,7 @@ from enclave.aio.sandboxes import AgentBackedSandbox, Process, Sandbox, with_doc
 from enclave.cancellation import on_cancel
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import EnclaveError
-from enclave.host_files import Target
+from enclave.host_files import MAX_TRANSFER_BYTES, Target
 from enclave.managers import base, http, local, remote  # all now: an import takes longer than a loop may be held up
 from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.threads import thread_pool
@@ -105,21 +105,33 @@ class SandboxManager(AsyncProxy):
             """See the blocking method."""
 
         @overload
-        async def get_file(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+        async def get_file(
+            self, sandbox_id: str, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> bytes: ...
 
         @overload
-        async def get_file(self, sandbox_id: str, source: str, target: Target) -> int: ...
+        async def get_file(
+            self, sandbox_id: str, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> int: ...
 
-        async def get_file(self, sandbox_id: str, source: str, target: Any = None) -> Any:
+        async def get_file(
+            self, sandbox_id: str, source: str, target: Any = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> Any:
             """See the blocking method."""
 
         @overload
-        async def get_archive(self, sandbox_id: str, source: str, target: None = None) -> bytes: ...
+        async def get_archive(
+            self, sandbox_id: str, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> bytes: ...
 
         @overload
-        async def get_archive(self, sandbox_id: str, source: str, target: Target) -> int: ...
+        async def get_archive(
+            self, sandbox_id: str, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> int: ...
 
-        async def get_archive(self, sandbox_id: str, source: str, target: Any = None) -> Any:
+        async def get_archive(
+            self, sandbox_id: str, source: str, target: Any = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> Any:
             """See the blocking method."""
 
     else:

@@ -17,7 +17,7 @@ from enclave.aio.proxies import AsyncProxy, Forwarded, as_workspace, run, stream
 from enclave.aio.user_coroutines import adopt, make_blocking
 from enclave.config import GivenConfig
 from enclave.enums import SandboxStatus
-from enclave.host_files import Target
+from enclave.host_files import MAX_TRANSFER_BYTES, Target
 from enclave.records import CommandResult
 from enclave.sandboxes import agent_backed, base, connection, process, watching
 from enclave.sandboxes.bubblewrap import sandbox as bubblewrap_sandbox
@@ -255,21 +255,29 @@ class AgentBackedSandbox(Sandbox):
     if TYPE_CHECKING:  # of a method with several signatures, a checker of types would take the first for the only one
 
         @overload
-        async def get_file(self, source: str, target: None = None) -> bytes: ...
+        async def get_file(
+            self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> bytes: ...
 
         @overload
-        async def get_file(self, source: str, target: Target) -> int: ...
+        async def get_file(self, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> int: ...
 
-        async def get_file(self, source: str, target: Any = None) -> Any:
+        async def get_file(self, source: str, target: Any = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES) -> Any:
             """See the blocking method."""
 
         @overload
-        async def get_archive(self, source: str, target: None = None) -> bytes: ...
+        async def get_archive(
+            self, source: str, target: None = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> bytes: ...
 
         @overload
-        async def get_archive(self, source: str, target: Target) -> int: ...
+        async def get_archive(
+            self, source: str, target: Target, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> int: ...
 
-        async def get_archive(self, source: str, target: Any = None) -> Any:
+        async def get_archive(
+            self, source: str, target: Any = None, *, max_bytes: int | None = MAX_TRANSFER_BYTES
+        ) -> Any:
             """See the blocking method."""
 
     else:

@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 from enclave.cli.options import json_option, place_options, sandbox_options, seconds_option
-from enclave.cli.output import echo_json, progress
-from enclave.cli.place import Place, RemotePlace, choose_kind
+from enclave.cli.output import echo_json
+from enclave.cli.place import Place, RemotePlace, choose_kind, fetch_missing
 from enclave.cli.placing import PRIVATE_DIR, place_program, put_files
 from enclave.errors import SandboxStartError, UnsupportedError
 from enclave.managers.protocol import rebuild_error
@@ -33,7 +33,10 @@ _BACKGROUND = (
 )
 
 ttl_option = seconds_option(
-    '--ttl', default=DEFAULT_TTL_SECONDS, show_default='a day', help='How long it may stay; 0 for no limit.'
+    '--ttl',
+    default=DEFAULT_TTL_SECONDS,
+    show_default=False,
+    help='How long it may stay; 0 for no limit.  [default: a day]',
 )
 
 
@@ -96,33 +99,22 @@ def create_detached(
                 manager.delete_sandbox(made)
                 raise
         return made
-    kind = sandbox_type or str(choose_kind(config, quiet=quiet).sandbox_type)
-    if not kind.startswith('docker'):
-        raise UnsupportedError(
-            f'a {kind} sandbox has no daemon, so only the process that made it can use it; make one that stays with --type '
-            'docker, or start `ms-enclave server` and make it there with --url http://127.0.0.1:8000'
-        )
-    _ensure_image(kind, config, quiet=quiet)
-    request = {'sandbox_type': kind, 'config': dict(config), 'sandbox_id': sandbox_id, 'ttl': ttl, 'program': program}
-    return _start_holder(request)
-
-
-def _ensure_image(kind: str, config: Mapping[str, Any], *, quiet: bool) -> None:
-    """Have the image, with progress shown: the process that will make the sandbox has nobody to show it to."""
-    from enclave.sandboxes.docker.engine import get_engine
-    from enclave.sandboxes.images.catalog import ensure_image, find_image
+    from enclave.sandboxes.kinds import KINDS, get_kind
     from enclave.sandboxes.sandbox_factory import SandboxFactory
 
-    image = SandboxFactory.create_sandbox(kind, config).config.image  # checks the configuration too
-    if config.get('pull', 'missing') != 'missing' or kind != 'docker' or find_image(get_engine(), image) is not None:
-        return
-    with progress(f'Pulling {image}', quiet=quiet) as report:
-        ensure_image(
-            get_engine(),
-            image,
-            platform=config.get('platform'),
-            progress=lambda step: report(step.message, step.done_bytes, step.total_bytes),
+    kind = sandbox_type or str(choose_kind(config, quiet=quiet).sandbox_type)
+    described = get_kind(kind)
+    if described.inventory is None:
+        others = ' or '.join(each.name for each in KINDS.all() if each.inventory is not None and not each.is_notebook)
+        raise UnsupportedError(
+            f'a {kind} sandbox has no daemon, so only the process that made it can use it; make one that stays with --type '
+            f'{others}, or start `ms-enclave server` and make it there with --url http://127.0.0.1:8000'
         )
+    SandboxFactory.create_sandbox(kind, config)  # checks the configuration
+    # The process that will make the sandbox has nobody to show progress to.
+    fetch_missing(described, config, quiet=quiet)
+    request = {'sandbox_type': kind, 'config': dict(config), 'sandbox_id': sandbox_id, 'ttl': ttl, 'program': program}
+    return _start_holder(request)
 
 
 def _start_holder(request: Mapping[str, Any]) -> str:

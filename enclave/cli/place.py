@@ -15,12 +15,12 @@ import click
 
 from enclave.cli.output import progress, visible
 from enclave.errors import InvalidArgumentError, SandboxNotFoundError
-from enclave.records import SandboxInfo
+from enclave.records import SandboxInfo, Usage
 
 if TYPE_CHECKING:
     from enclave.managers.base import SandboxManager
     from enclave.sandboxes.choice import Choice
-    from enclave.sandboxes.kinds import Inventory
+    from enclave.sandboxes.kinds import Inventory, SandboxKind
 
 P = TypeVar('P', bound='Place')
 
@@ -130,6 +130,14 @@ def choose_kind(config: Mapping[str, Any], *, quiet: bool, notebook: bool = Fals
     return choice
 
 
+def fetch_missing(kind: SandboxKind, config: Mapping[str, Any], *, quiet: bool) -> None:
+    """Fetch or build what is missing on this machine to make a sandbox, with progress shown."""
+    missing = kind.look_for_missing(config)
+    if missing is not None:
+        with progress(missing.title, quiet=quiet) as report:
+            missing.get(report)
+
+
 def report_kind(sandbox: Any) -> dict[str, Any]:
     """Return what a record says of a sandbox's kind; ``chosen_because`` is None where the kind was named."""
     return {'sandbox_type': str(sandbox.sandbox_type), 'chosen_because': sandbox.metadata.get('chosen_because')}
@@ -151,13 +159,14 @@ class LocalPlace(Place):
         from enclave.sandboxes.kinds import KINDS
 
         names = ', '.join(kind.name for kind in KINDS.all() if kind.inventory is None)
-        return f'. Those of other kinds ({names}) are reached by the program that made them alone' if names else ''
+        return f'. Those of other kinds ({names}) can only be reached by the program that made them' if names else ''
 
     @staticmethod
     def _inventories() -> list[Inventory]:
         from enclave.sandboxes.kinds import KINDS, load
 
-        return [load(kind.inventory)() for kind in KINDS.all() if kind.inventory is not None]
+        # Kinds of one backend have one together.
+        return [load(each)() for each in dict.fromkeys(kind.inventory for kind in KINDS.all()) if each is not None]
 
     def _inventory_of(self, sandbox_id: str) -> Inventory:
         """Return the inventory that has a sandbox; of several that do not, the first, which says so."""
@@ -181,10 +190,7 @@ class LocalPlace(Place):
         sandbox = SandboxFactory.create_sandbox(sandbox_type, config)
         if choice is not None:
             sandbox.metadata.update(choice.facts)
-        missing = get_kind(sandbox_type).look_for_missing(config)
-        if missing is not None:
-            with progress(missing.title, quiet=quiet) as report:
-                missing.get(report)
+        fetch_missing(get_kind(sandbox_type), config, quiet=quiet)
         sandbox.start()
         try:
             yield sandbox
@@ -199,6 +205,14 @@ class LocalPlace(Place):
     def list_sandboxes(self) -> list[SandboxInfo]:
         """See `Place.list_sandboxes`; the sandboxes of all processes."""
         return [info for inventory in self._inventories() for info in inventory.list()]
+
+    def measure(self) -> tuple[list[SandboxInfo], list[Usage]]:
+        """Return the sandboxes of all processes, and what the running ones use."""
+        pairs = [(inventory, inventory.list()) for inventory in self._inventories()]
+        return (
+            [info for _, infos in pairs for info in infos],
+            [usage for inventory, infos in pairs for usage in inventory.measure(infos)],
+        )
 
     def get_info(self, sandbox_id: str) -> SandboxInfo:
         """See `Place.get_info`."""

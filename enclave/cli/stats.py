@@ -8,7 +8,7 @@ import click
 
 from enclave.cli.options import json_option, place_options
 from enclave.cli.output import echo_json, format_size, print_facts, print_table
-from enclave.cli.place import Place, RemotePlace
+from enclave.cli.place import LocalPlace, Place, RemotePlace
 
 
 @click.command()
@@ -31,16 +31,12 @@ def stats(place: Place, as_json: bool) -> None:
                 echo_json(numbers)
             else:
                 print_stats(numbers)
-            return
-        _show_usage(place, as_json)
+        elif isinstance(place, LocalPlace):
+            _show_usage(place, as_json)
 
 
-def _show_usage(place: Place, as_json: bool) -> None:
-    from enclave.sandboxes.docker.engine import get_engine
-    from enclave.sandboxes.docker.inventory import measure_usage
-
-    infos = place.list_sandboxes()
-    found = measure_usage(get_engine(), infos)
+def _show_usage(place: LocalPlace, as_json: bool) -> None:
+    infos, found = place.measure()
     if as_json:
         counts: dict[str, int] = {}
         for info in infos:

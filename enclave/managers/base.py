@@ -24,7 +24,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
 from enclave.cancellation import Cancellation, on_cancel
-from enclave.config import GivenConfig
+from enclave.config import GivenConfig, SandboxConfig
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import InvalidArgumentError, PoolError, UnsupportedError
 from enclave.host_files import MAX_TRANSFER_BYTES, Source, Target
@@ -869,6 +869,10 @@ class SandboxManager(ABC):
             )
         chosen = next(iter(pools.values())) if pool is None else pools[pool]
         return max(1, int(chosen['max_size']))
+
+    def _find_pool_config(self, pool: str | None) -> SandboxConfig | None:
+        """Return the configuration of a pool's sandboxes; None where there is no such pool, or it is not known here."""
+        return None
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

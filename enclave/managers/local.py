@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import enclave
 from enclave.cancellation import is_cancelled, on_cancel
+from enclave.config import SandboxConfig
 from enclave.deadline import Deadline, check_timeout
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import (
@@ -344,6 +345,11 @@ class LocalSandboxManager(SandboxManager):
             return
         self._table.end_lease(record)
         record.pool.release(sandbox_id)
+
+    def _find_pool_config(self, pool: str | None) -> SandboxConfig | None:
+        name = next(iter(self._table.pools()), None) if pool is None else pool
+        template = None if name is None else self._templates.get(name)
+        return None if template is None else template.config
 
     # Reply ------------------------------------------------------------------------------------------------------------
 

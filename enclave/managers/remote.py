@@ -26,7 +26,8 @@ from enclave.errors import (
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request
 from enclave.managers.actions import ask
 from enclave.managers.code_batches import run_batch
-from enclave.managers.http_operations import HttpOperations, Transport
+from enclave.managers.http_operations import HttpOperations
+from enclave.managers.http_transport import HttpTransport
 from enclave.managers.protocol import CancelResponse, PauseRequest, RenewResponse, ToolRequest
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.quoting import quoted
@@ -43,7 +44,7 @@ class RemoteVerbs(Verbs):
 
     _room_for_outputs = None  # what the server gives, which may allow no more
 
-    def __init__(self, transport: Transport, sandbox_id: str) -> None:
+    def __init__(self, transport: HttpTransport, sandbox_id: str) -> None:
         self.id = sandbox_id
         self._operations = HttpOperations(transport, sandbox_id)
 
@@ -58,17 +59,15 @@ class RemoteSandbox(FullSandbox):
         config: The options as the server shows them; values of environment variables are hidden.
     """
 
-    sandbox_type: SandboxType | str = SandboxType.DOCKER  # type: ignore[misc]
+    sandbox_type: SandboxType | str  # type: ignore[misc]
     config_class: ClassVar[type[SandboxConfig]] = SandboxConfig
 
-    def __init__(self, transport: Transport, sandbox_id: str, info: SandboxInfo | None = None) -> None:
+    def __init__(self, transport: HttpTransport, sandbox_id: str, info: SandboxInfo) -> None:
         super().__init__(_config_of(info), sandbox_id)
         self._transport = transport
         self._operations = HttpOperations(transport, sandbox_id)
         self._manager: Any = None  # that lives as long as this sandbox is used, where it was opened without one
-        self._seen: SandboxInfo | None = None  # what the server said last, where it cannot be asked
-        if info is not None:
-            self._take(info)
+        self._take(info)
 
     @property
     def path(self) -> str:
@@ -79,7 +78,6 @@ class RemoteSandbox(FullSandbox):
         return {}  # they live on the server
 
     def _take(self, info: SandboxInfo) -> SandboxInfo:
-        self._seen = info
         self.sandbox_type = info.type
         self.created_at = info.created_at
         self.started_at = info.started_at
@@ -257,14 +255,16 @@ class RemoteSandbox(FullSandbox):
         return f'<RemoteSandbox {self.id}>'
 
 
-def pause(transport: Transport, sandbox_id: str, ttl: float | Literal['default'] | None = 'default') -> datetime | None:
+def pause(
+    transport: HttpTransport, sandbox_id: str, ttl: float | Literal['default'] | None = 'default'
+) -> datetime | None:
     """Pause a sandbox of a server, and return when it is removed if nobody resumes it."""
     body = PauseRequest(ttl=ttl if ttl == 'default' else check_timeout(ttl, 'ttl'))
     answer: RenewResponse = ask(transport, 'pause_sandbox', body, sandbox_id=sandbox_id)
     return answer.expires_at
 
 
-def resume(transport: Transport, sandbox_id: str) -> datetime | None:
+def resume(transport: HttpTransport, sandbox_id: str) -> datetime | None:
     """Resume a sandbox of a server, and return when it is removed."""
     answer: RenewResponse = ask(transport, 'resume_sandbox', sandbox_id=sandbox_id)
     return answer.expires_at
@@ -277,9 +277,9 @@ def as_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     return {str(name): value for name, value in (parameters or {}).items()}
 
 
-def _config_of(info: SandboxInfo | None) -> SandboxConfig:
+def _config_of(info: SandboxInfo) -> SandboxConfig:
     """Return as much of a sandbox's options as every kind has; nothing here fails because a server is newer."""
-    shown = {} if info is None else info.config
+    shown = info.config
     try:
         return SandboxConfig(**{name: shown[name] for name in attrs.fields_dict(SandboxConfig) if name in shown})
     except EnclaveError:

@@ -14,7 +14,7 @@ import contextlib
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -23,7 +23,7 @@ from attrs import field, frozen
 from enclave.config import SandboxConfig
 from enclave.errors import InvalidArgumentError, NotRegisteredError
 from enclave.quoting import quoted
-from enclave.records import SandboxInfo
+from enclave.records import SandboxInfo, Usage
 from enclave.rulings import Rulings
 from enclave.suggest import suggest
 
@@ -77,6 +77,9 @@ class Inventory(Protocol):
 
     def remove(self, sandbox_id: str) -> None:
         """Take one away."""
+
+    def measure(self, infos: Sequence[SandboxInfo]) -> Sequence[Usage]:
+        """Return what the running ones of these use, in their order."""
 
 
 @frozen(kw_only=True)

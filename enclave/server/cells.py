@@ -25,6 +25,7 @@ KEPT_BYTES = 8 << 20
 """How much of what was read of a cell is kept: as much as its largest output by default, so that a connection that breaks in the
 middle of one finds it again."""
 PIECE_CHARACTERS = 256 << 10
+_NO_ROOM: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 _ID = re.compile(r'[A-Za-z0-9_-]{8,64}')
 
 
@@ -83,13 +84,19 @@ class Cells(EventLogTable[LiveCell]):
         super().__init__('cell', 'cells', limit, clock=clock)
 
     def start(
-        self, sandbox_id: str, request: CellStreamRequest, make: Callable[[], Steps], timeout: float | None
+        self,
+        sandbox_id: str,
+        request: CellStreamRequest,
+        make: Callable[[], Steps],
+        timeout: float | None,
+        room: contextlib.AbstractContextManager[None] = _NO_ROOM,
     ) -> LiveCell:
         """Start a cell and return it, running; a request that was made before gives the cell it started then.
 
         Args:
             make: Gives the steps of the cell, of which none is taken yet.
             timeout: The time limit that holds for it, in seconds, or None.
+            room: Entered before it starts, and left at its end.
 
         Raises:
             TooManyRequestsError: The tenant has as many as it may.
@@ -103,9 +110,12 @@ class Cells(EventLogTable[LiveCell]):
         with self._lock:
             known = self._table.get(cell_id)
         if known is None:
-            with self._room():
+            with self._room(), contextlib.ExitStack() as held:
+                held.enter_context(room)
                 made = LiveCell(sandbox_id, cell_id, request.kernel, make(), fingerprint, timeout)
                 known = self._enter(made)
+                if known is made:
+                    made.held = held.pop_all()
             if known is made:
                 made.start()
         if known.fingerprint != fingerprint:

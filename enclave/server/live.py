@@ -87,6 +87,8 @@ class EventLog(ABC):
         waits_alone: bool = True,
     ) -> None:
         self._waits_alone = waits_alone
+        self.held = contextlib.ExitStack()
+        """What it holds until its end. Set before `start`; its own thread lets it go."""
         self.id = live_id
         self.sandbox_id = sandbox_id
         self._attended = attended
@@ -134,7 +136,7 @@ class EventLog(ABC):
 
     def _produce(self) -> None:
         try:
-            with contextlib.closing(self._events()) as events:
+            with self.held, contextlib.closing(self._events()) as events:
                 for event in events:
                     self._append(event)
         except EnclaveError as error:

@@ -69,6 +69,7 @@ def stream_cell(context: Context, sandbox_id: str, body: CellStreamRequest) -> S
         body,
         lambda: stream(body.code, body.timeout, allow_input=body.allow_input, **_cell_options(body)),
         limit,
+        context.running_output(sandbox_id, body.max_output_bytes),
     )
     return follow(context, cell)
 

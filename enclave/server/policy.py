@@ -149,7 +149,9 @@ class Policy(OptionsModel):
         max_open_files: The most ``open_files_limit`` may be.
         max_output_bytes: The most that ``max_output_bytes`` may be, of a call, a process, a cell, a tool or a sandbox.
         max_output_memory: How much output all calls together may hold at once: twice their ``max_output_bytes`` each while they
-            run, and for a large answer what it takes as text and as JSON until it is sent.
+            run, of programs and cells that are followed what goes beyond the usual, and for a large answer what it takes as text
+            and as JSON until it is sent. A call whose result is shortened (``max_chars``) catches as much for its file as leaves
+            room for ``max_concurrent_calls`` of them, 4 MiB by default.
         max_display_bytes: The most that ``max_display_bytes`` of a notebook may be.
         max_file_bytes: The largest file that a tool may be set to read or write at once.
         max_entries: How many entries of a directory are listed at once.
@@ -175,6 +177,8 @@ class Policy(OptionsModel):
         request_timeout: Seconds in which a request's head must have come.
         min_upload_rate: Bytes a second that a body must come with, on average, after its first ``request_timeout`` seconds.
         send_timeout: Seconds after which a client that takes nothing of its answer is given up.
+        min_download_rate: Bytes a second that a client must take of what waits for it, on average over twice ``send_timeout``, or
+            it is given up: as long as it takes its answer, it holds the memory for it. 0 is no limit.
     """
 
     sandbox_types: tuple[str, ...] = _names(('*',))
@@ -225,6 +229,7 @@ class Policy(OptionsModel):
     request_timeout: float = field(default=20.0, validator=is_a(int, float))
     min_upload_rate: float = field(default=1024.0, validator=is_a(int, float))
     send_timeout: float = field(default=60.0, validator=is_a(int, float))
+    min_download_rate: float = field(default=1024.0, validator=is_a(int, float))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Policy:
@@ -240,7 +245,9 @@ class Policy(OptionsModel):
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
-    def check_sandbox(self, kind: str, config: C, *, own_image: str | None = None) -> C:
+    def check_sandbox(
+        self, kind: str, config: C, *, own_image: str | None = None, own_platform: str | None = None
+    ) -> C:
         """Return the configuration if such a sandbox may be made; its host paths are those that were checked, without links.
 
         Every option has a ruling, which its kind declares (`enclave.sandboxes.kinds`), or its default value.
@@ -248,6 +255,7 @@ class Policy(OptionsModel):
         Args:
             own_image: An image that may be fetched although clients may have none fetched: the server's own configuration names
                 it.
+            own_platform: The platform that it may be fetched for.
 
         Raises:
             NotRegisteredError: There is no such kind.
@@ -261,7 +269,7 @@ class Policy(OptionsModel):
             option, value = attribute.name, getattr(config, attribute.name)
             ruling = rulings.get(option)
             if ruling is not None:
-                checked = ruling.check(_PolicyGate(self, own_image), option, value, config)
+                checked = ruling.check(_PolicyGate(self, own_image, own_platform), option, value, config)
                 if checked is not value:
                     changes[option] = checked
             elif not is_default(attribute, value) and not _matches(kind, self.undeclared):
@@ -385,13 +393,14 @@ class _PolicyGate:
 
     policy: Policy
     own_image: str | None = None
+    own_platform: str | None = None
 
     def flag(self, rule: str, what: str) -> None:
         if not getattr(self.policy, rule):
             raise _refusal(rule, what)
 
-    def may_fetch(self, image: str) -> bool:
-        return self.policy.allow_pull or image == self.own_image
+    def may_fetch(self, image: str, platform: str | None = None) -> bool:
+        return self.policy.allow_pull or (image == self.own_image and platform == self.own_platform)
 
     def number(self, rule: str, option: str, value: float | None) -> None:
         if value is not None and not isinstance(value, (int, float)):

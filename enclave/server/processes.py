@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from enclave.errors import OperationTimeoutError
 from enclave.managers.protocol import ProcessEvent, ProcessInfo, chunk_event
@@ -16,6 +17,7 @@ from enclave.server.faults import shown_error
 from enclave.server.live import EventLog, EventLogTable
 
 _START_SECONDS = 30.0
+_NO_ROOM: AbstractContextManager[None] = nullcontext()
 
 
 class LiveProcess(EventLog):
@@ -71,6 +73,7 @@ class Processes(EventLogTable[LiveProcess]):
         *,
         attended: bool = False,
         wrap: Callable[[Process], LiveProcess] | None = None,
+        room: AbstractContextManager[None] = _NO_ROOM,
     ) -> LiveProcess:
         """Start a process and return it, running.
 
@@ -78,12 +81,14 @@ class Processes(EventLogTable[LiveProcess]):
             start: Starts the program.
             attended: Kill it when nobody has read its events for `RESUME_SECONDS`.
             wrap: Makes the entry in the table, where that is to be one of a kind.
+            room: Entered before it starts, and left at its end.
 
         Raises:
             TooManyRequestsError: The tenant has as many as it may.
             InvalidArgumentError: Its working directory or user does not exist.
         """
-        with self._room():
+        with self._room(), ExitStack() as held:
+            held.enter_context(room)
             process = start()
             try:
                 process.wait_started(_START_SECONDS)
@@ -91,5 +96,6 @@ class Processes(EventLogTable[LiveProcess]):
                 process.kill()
                 raise
             made = self._enter(wrap(process) if wrap else LiveProcess(sandbox_id, process, attended=attended))
+            made.held = held.pop_all()
         made.start()
         return made

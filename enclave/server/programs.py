@@ -16,7 +16,6 @@ from attrs import define, field
 
 from enclave import wire
 from enclave.cancellation import is_cancelled, on_cancel
-from enclave.config import DEFAULT_OUTPUT_BYTES
 from enclave.deadline import Deadline
 from enclave.errors import CallCancelledError, EnclaveError, InvalidArgumentError, PoolExhaustedError, ServerError
 from enclave.languages.table import find_language
@@ -72,13 +71,15 @@ def run_code(context: Context, sandbox_id: str, body: CodeRequest) -> CodeResult
 )
 def run_code_in_pool(context: Context, body: PoolCodeRequest) -> CodeResult:
     """Compile and run a program in whichever sandbox of a pool is free."""
-    manager, request = context.tenant.manager, checked_request(context, body.request)
+    manager, request = context.tenant.manager, checked_request(context, body.request, pool=body.pool)
     if body.in_batch:
         return manager._run_in_batch(request, body.timeout, body.pool)
     return manager.run_code_in_pool(request, wait_timeout=body.timeout, pool=body.pool)
 
 
-def checked_request(context: Context, request: CodeRequest, sandbox_id: str | None = None) -> CodeRequest:
+def checked_request(
+    context: Context, request: CodeRequest, sandbox_id: str | None = None, *, pool: str | None = None
+) -> CodeRequest:
     """Return a request as the policy allows it.
 
     Raises:
@@ -90,7 +91,7 @@ def checked_request(context: Context, request: CodeRequest, sandbox_id: str | No
     context.check_call_timeout(request.compile_timeout)
     policy = context.service.policy
     most = policy.max_upload_bytes if policy.max_file_bytes is None else policy.max_file_bytes
-    context.check_output(sandbox_id, request.max_output_bytes)
+    context.check_output(sandbox_id, request.max_output_bytes, pool=pool)
     fetched = min(most, request.max_fetch_bytes) if request.fetch_files else 0
     context.held.enter_context(context.service.lanes.holding(context.tenant.name, fetched))
     return _limited(policy, request, most)
@@ -126,7 +127,7 @@ def run_many_in_pool(context: Context, body: CodeBatchRequest) -> Streamed:
     """
     manager = context.tenant.manager
     size = manager._pool_size(body.pool)
-    requests, room = _checked_requests(context, body.requests, None)
+    requests, room = _checked_requests(context, body.requests, None, pool=body.pool)
     concurrency = _concurrency(context, body.concurrency or size, len(requests), room)
     return _streamed_batch(
         context,
@@ -178,13 +179,13 @@ def _concurrency(context: Context, asked: int, count: int, room: int) -> int:
 
 
 def _checked_requests(
-    context: Context, requests: list[CodeRequest], sandbox_id: str | None
+    context: Context, requests: list[CodeRequest], sandbox_id: str | None, *, pool: str | None = None
 ) -> tuple[list[CodeRequest | EnclaveError], int]:
     """Return requests as the policy allows them, or why it does not, and how many bytes the largest may give."""
     policy = context.service.policy
     checked: list[CodeRequest | EnclaveError] = []
     most = policy.max_upload_bytes if policy.max_file_bytes is None else policy.max_file_bytes
-    room = 0
+    room, usual = 0, context.usual_output(sandbox_id, pool=pool)
     for request in requests:
         try:
             context.check_call_timeout(request.timeout)
@@ -194,7 +195,7 @@ def _checked_requests(
             checked.append(error)
             continue
         fetched = min(most, request.max_fetch_bytes) if request.fetch_files else 0
-        room = max(room, fetched + 2 * (request.max_output_bytes or DEFAULT_OUTPUT_BYTES))
+        room = max(room, fetched + 2 * (request.max_output_bytes or usual))
         checked.append(_limited(policy, request, most))
     context.facts['tool_name'] = f'run_code:{len(requests)} programs'
     context.facts['sandbox_id'] = sandbox_id

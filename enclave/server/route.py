@@ -20,7 +20,7 @@ from enclave.deadline import check_timeout
 from enclave.errors import EnclaveError, InvalidArgumentError
 from enclave.managers.actions import ACTIONS, Action
 from enclave.managers.protocol import CheckResponse
-from enclave.outlet import Outlet, offered
+from enclave.outlet import Offered, Outlet
 from enclave.server.auth import ApiKey
 from enclave.server.lanes import Lane
 from enclave.server.service import Service, Tenant
@@ -53,8 +53,11 @@ class Context:
     make_outlet: Callable[[], Outlet | None] = lambda: None
 
     def offering_outlet(self) -> contextlib.AbstractContextManager[None]:
-        """Have output that is the answer's be sent while its program runs, in the block, where the client takes that."""
-        return offered(self.make_outlet())
+        """Have output that is the answer's be sent while its program runs, in the block, where the client takes that.
+
+        And have no more of it caught for a file than the policy has memory for.
+        """
+        return Offered(self.make_outlet, most_kept=self.service.kept_output_bytes)
 
     @property
     def accept(self) -> str:
@@ -75,24 +78,64 @@ class Context:
         if timeout is not None:
             self.service.policy.check_call_timeout(check_timeout(timeout), 'timeout')
 
-    def check_output(self, sandbox_id: str | None, asked: int | None, *, tool: str | None = None) -> None:
+    def check_output(
+        self,
+        sandbox_id: str | None,
+        asked: int | None,
+        *,
+        pool: str | None = None,
+        tool: str | None = None,
+        max_chars: int | None = None,
+    ) -> None:
         """Hold room for the output of a call until its answer is there.
 
         Args:
             sandbox_id: Where it runs; None is any sandbox of a pool.
             asked: The most that each of its two streams may be; None takes what the tool or the sandbox is set to.
+            pool: The name of that pool; None is the first.
+            max_chars: The budget that the tool's result has. More is caught then, for the file that has the whole.
 
         Raises:
             PolicyError: It may not have so much.
             TooManyRequestsError: Other calls hold what there is.
         """
         self.service.policy.check_output_bytes(asked)
-        size = DEFAULT_OUTPUT_BYTES if asked is None else asked
-        sandbox = None if asked is not None or sandbox_id is None else self.tenant.manager.get_sandbox(sandbox_id)
-        if sandbox is not None:
-            options = sandbox.config.tools_config.get(tool or '', {})
-            size = options.get('max_output_bytes') or sandbox.config.max_output_bytes
+        size = self.usual_output(sandbox_id, pool=pool, tool=tool, max_chars=max_chars) if asked is None else asked
         self.held.enter_context(self.service.lanes.holding(self.tenant.name, 2 * size))
+
+    def running_output(self, sandbox_id: str, asked: int | None) -> contextlib.AbstractContextManager[None]:
+        """Return the room for the output of what runs on while clients come and go, to be held until its end.
+
+        As many as one key may have are few enough for the usual output; what one may have beyond that is held.
+
+        Raises:
+            PolicyError: It may not have so much.
+        """
+        self.service.policy.check_output_bytes(asked)
+        size = self.usual_output(sandbox_id) if asked is None else asked
+        beyond = 2 * (size - DEFAULT_OUTPUT_BYTES)
+        return self.service.lanes.holding(self.tenant.name, beyond) if beyond > 0 else contextlib.nullcontext()
+
+    def usual_output(
+        self,
+        sandbox_id: str | None,
+        *,
+        pool: str | None = None,
+        tool: str | None = None,
+        max_chars: int | None = None,
+    ) -> int:
+        """Return the most that each stream of a call may be which does not say it; see `check_output`."""
+        manager = self.tenant.manager
+        sandbox = None if sandbox_id is None else manager.get_sandbox(sandbox_id)
+        config = manager._find_pool_config(pool) if sandbox is None else sandbox.config
+        if config is None:
+            return DEFAULT_OUTPUT_BYTES
+        options = config.tools_config.get(tool or '', {})
+        size: int = options.get('max_output_bytes') or config.max_output_bytes
+        is_kept = max_chars is not None or options.get('max_chars') is not None
+        if tool is not None and is_kept and not options.get('max_output_bytes'):
+            size = max(size, self.service.kept_output_bytes)
+        return size
 
 
 LARGE_ANSWER = 1 << 20

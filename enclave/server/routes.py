@@ -250,7 +250,7 @@ def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     """Run a tool in a sandbox, to its end."""
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
     parameters = context.service.policy.limited_parameters(body.tool_name, body.parameters)
-    context.check_output(body.sandbox_id, None, tool=body.tool_name)
+    context.check_output(body.sandbox_id, None, tool=body.tool_name, max_chars=body.max_chars)
     with context.offering_outlet():
         return context.tenant.manager.execute_tool(
             body.sandbox_id, body.tool_name, parameters, max_chars=body.max_chars
@@ -292,10 +292,12 @@ def start_process(context: Context, sandbox_id: str, body: StartProcess) -> Proc
 
 def _start_process(context: Context, sandbox_id: str, body: StartProcess, *, attended: bool) -> LiveProcess:
     context.check_call_timeout(body.timeout)
-    context.service.policy.check_output_bytes(body.max_output_bytes)
     manager = context.tenant.manager
     return context.tenant.processes.start(
-        sandbox_id, lambda: cast(Process, manager.perform(sandbox_id, body)), attended=attended
+        sandbox_id,
+        lambda: cast(Process, manager.perform(sandbox_id, body)),
+        attended=attended,
+        room=context.running_output(sandbox_id, body.max_output_bytes),
     )
 
 
@@ -418,7 +420,7 @@ def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     """Run a tool in whichever sandbox of a pool is free."""
     context.facts['tool_name'] = body.tool_name
     parameters = context.service.policy.limited_parameters(body.tool_name, body.parameters)
-    context.check_output(None, None)
+    context.check_output(None, None, pool=body.pool, tool=body.tool_name, max_chars=body.max_chars)
     with context.offering_outlet():
         return context.tenant.manager.execute_tool_in_pool(
             body.tool_name, parameters, body.timeout, pool=body.pool, max_chars=body.max_chars

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 
 import enclave
 from enclave import wire
-from enclave.config import SandboxConfig
+from enclave.config import DEFAULT_OUTPUT_BYTES, SandboxConfig
 from enclave.deadline import Deadline
 from enclave.errors import (
     ConfigurationError,
@@ -41,6 +41,7 @@ from enclave.server.metrics import Metrics
 from enclave.server.policy import Policy
 from enclave.server.processes import Processes
 from enclave.server.running import RunningCalls
+from enclave.tools.budget import KEPT_OUTPUT_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,9 @@ class Service:
             keys=keys,
             waiting=policy.max_waiting,
         )
+        # So that as many calls as may continue have room for it.
+        each = policy.max_output_memory // (2 * policy.max_concurrent_calls)
+        self.kept_output_bytes = min(max(each, DEFAULT_OUTPUT_BYTES), policy.max_output_bytes or KEPT_OUTPUT_BYTES)
         self.repeats = Repeats(count=policy.max_repeats, size=policy.max_repeat_bytes, keys=keys)
         self.started_at = time.monotonic()
         self._make_manager = make_manager
@@ -234,7 +238,12 @@ class Service:
         if not is_own:
             self.policy.check_options(kind, options)
         config = self._validated(kind, options, is_own=is_own)
-        checked = self.policy.check_sandbox(kind, config, own_image=_image_of(own.sandbox_config))
+        checked = self.policy.check_sandbox(
+            kind,
+            config,
+            own_image=_own_option(own.sandbox_config, 'image'),
+            own_platform=_own_option(own.sandbox_config, 'platform'),
+        )
         if not is_own:
             self._note_paths(tenant, kind, config, checked)
         return Asked(kind, checked, why)
@@ -384,9 +393,9 @@ def _taken(sandbox_id: str) -> ConflictError:
     return ConflictError(f'the sandbox id {sandbox_id!r} is taken; choose another')
 
 
-def _image_of(config: Any) -> str | None:
-    """Return the image that the server's own configuration names."""
-    return config.get('image') if isinstance(config, Mapping) else getattr(config, 'image', None)
+def _own_option(config: Any, name: str) -> str | None:
+    """Return an option of the server's own configuration."""
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
 def _stop(manager: SandboxManager) -> None:

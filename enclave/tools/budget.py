@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import attrs
 
 from enclave.errors import EnclaveError, InvalidArgumentError
-from enclave.outlet import keeps_output
+from enclave.outlet import keeps_output, most_kept
 from enclave.quoting import quoted
 from enclave.records import CommandResult, ToolResult
 
@@ -166,7 +166,9 @@ class BudgetedWorkspace:
         if options.get('max_output_bytes') is not None:
             return options
         own = getattr(getattr(self._workspace, 'config', None), 'max_output_bytes', 0)
-        return {**options, 'max_output_bytes': max(own, KEPT_OUTPUT_BYTES)}
+        most = most_kept()
+        room = KEPT_OUTPUT_BYTES if most is None else min(most, KEPT_OUTPUT_BYTES)
+        return {**options, 'max_output_bytes': max(own, room)}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._workspace, name)

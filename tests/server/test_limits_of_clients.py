@@ -22,12 +22,15 @@ from enclave.errors import (
 )
 from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
+from enclave.rulings import SHARED
+from enclave.sandboxes.kinds import KINDS, SandboxKind, register_kind
 from enclave.server.auth import ApiKey
 from enclave.server.route import ROUTES, Route
 from enclave.server.serve import create_server
 from enclave.testing.kinds import wait_until
 from enclave.verb_requests import StartProcess
 from tests.server.conftest import CONFIG, Connect, Serve
+from tests.support.process_kind import ProcessSandbox
 from tests.support.sandbox import PATIENCE, FakeBackend
 
 KEYS = [ApiKey(name=name, key=f'{name}-' + 'k' * 20) for name in ('alice', 'bob')]
@@ -174,6 +177,77 @@ def test_calls_hold_no_more_output_than_the_server_keeps(backend: FakeBackend, s
     assert (answer.status_code, 'as much output' in answer.text) == (429, True)
     for each in held:
         each.cancel()
+
+
+def test_what_runs_on_holds_what_it_may_print_beyond_the_usual_until_it_ends(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KINDS, 'registered', dict(KINDS.registered))
+    register_kind(SandboxKind(name='process', sandbox=ProcessSandbox, rulings=SHARED))
+    server = serve(policy={'max_output_memory': 8 << 20})
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('process', CONFIG)
+    much = {'command': 'cat', 'open_stdin': True, 'max_output_bytes': 2 << 20}
+    path = f'/sandbox/{sandbox_id}/processes'
+    first, *_ = [post(server.url, path, much).json()['id'] for _ in range(4)]
+
+    refused = post(server.url, path, much)
+    assert (refused.status_code, 'as much output' in refused.text) == (429, True)
+    assert post(server.url, path, {**much, 'max_output_bytes': 1 << 20}).ok
+
+    requests.delete(f'{server.url}{path}/{first}', headers=OURS, timeout=PATIENCE)
+    assert wait_until(lambda: server.service.lanes.memory_held == 6 << 20)
+    assert post(server.url, path, much).ok
+    manager.delete_sandbox(sandbox_id)
+    assert wait_until(lambda: server.service.lanes.memory_held == 0)
+
+
+def held_by(server: Any, path: str, body: Any) -> int:
+    """Return how much a request held, which is answered well."""
+    sizes: list[int] = []
+    lanes = server.service.lanes
+    holding = lanes.holding
+
+    def spy(tenant: str, size: int) -> Any:
+        sizes.append(size)
+        return holding(tenant, size)
+
+    lanes.holding = spy
+    try:
+        answer = post(server.url, path, body)
+    finally:
+        lanes.holding = holding
+    assert answer.ok, answer.text
+    return max(sizes)
+
+
+def test_a_call_in_a_pool_holds_what_its_sandboxes_are_set_to(serve: Serve, connect: Connect) -> None:
+    server = serve()
+    manager = connect(server)
+    manager.initialize_pool(1, 'fake', {**CONFIG, 'max_output_bytes': 8 << 20})
+    tool = {'tool_name': 'shell_executor', 'parameters': {'command': 'true'}}
+    program = {'code': '1'}
+
+    assert held_by(server, '/pool/execute', tool) == 16 << 20
+    assert held_by(server, '/pool/code', {'request': program}) == 16 << 20
+    assert held_by(server, '/pool/code/batch', {'requests': [program]}) == 32 << 20
+    assert held_by(server, '/pool/code', {'request': {**program, 'max_output_bytes': 1024}}) == 2048
+
+
+def test_a_call_with_a_budget_holds_what_is_caught_for_its_file(serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'max_output_memory': 64 << 20, 'max_concurrent_calls': 8, 'max_output_bytes': 2 << 20})
+    manager = connect(server)
+    small = {'command': 'true'}
+    options = {'tools_config': {'shell_executor': {'max_chars': 100}, 'python_executor': {}}}
+    sandbox_id = manager.create_sandbox('fake', options)
+    manager.initialize_pool(1, 'fake', options)
+
+    call = {'sandbox_id': sandbox_id, 'tool_name': 'shell_executor', 'parameters': small}
+    assert held_by(server, '/sandbox/tool/execute', call) == 4 << 20
+    assert held_by(server, '/pool/execute', {'tool_name': 'shell_executor', 'parameters': small}) == 4 << 20
+    call = {'sandbox_id': sandbox_id, 'tool_name': 'python_executor', 'parameters': {'code': '1'}}
+    assert held_by(server, '/sandbox/tool/execute', call) == 2 << 20
+    assert held_by(server, '/sandbox/tool/execute', {**call, 'max_chars': 100}) == 4 << 20
 
 
 @pytest.mark.parametrize(('accept', 'least'), [('*/*', 13_000_000), (None, 3_000_000)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,3 +137,23 @@ def test_the_module_has_the_names_of_the_blocking_one() -> None:
     missing = set(enclave.__all__) - blocking - {'Workspace'} - set(dir(aio))
 
     assert sorted(missing) == []
+
+
+@pytest.mark.parametrize('proxy', PROXIES, ids=lambda proxy: proxy.__name__)
+def test_what_a_type_checker_sees_of_a_method_with_several_signatures_has_every_option(proxy: type[AsyncProxy]) -> None:
+    """They are written out for checkers alone, so nothing else would miss an option in them."""
+    blocking = blocking_of(proxy)
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(proxy))).body
+    seen = [
+        (
+            written.name,
+            {each.arg for each in [*written.args.args, *written.args.kwonlyargs, written.args.kwarg] if each},
+        )
+        for condition in ast.walk(tree)
+        if isinstance(condition, ast.If) and ast.unparse(condition.test) == 'TYPE_CHECKING'
+        for written in condition.body
+        if isinstance(written, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+
+    for name, options in seen:
+        assert options == set(inspect.signature(getattr(blocking, name)).parameters), name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from click.testing import CliRunner
 import enclave
 from enclave import aio
 from enclave.cli.main import cli
+from enclave.cli.place import LocalPlace
 from enclave.doctor import examine
 from enclave.errors import ConfigurationError, PolicyError, UnsupportedError
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.local import LocalSandboxManager
+from enclave.records import SandboxInfo, Usage, utc_now
 from enclave.rulings import SHARED, inside
 from enclave.sandboxes import choice
 from enclave.sandboxes.choice import choose, choose_for, kind_of
@@ -170,6 +172,48 @@ def test_what_it_lacks_is_fetched_for_the_command_line() -> None:
     assert 'Fetching processes' in done.stderr
 
 
+def test_one_that_ends_with_its_maker_is_not_created_to_stay() -> None:
+    register()
+
+    done = CliRunner().invoke(cli, ['create', '--local', '--type', 'process'])
+
+    assert isinstance(done.exception, UnsupportedError)
+    assert re.search('a process sandbox has no daemon.* --type docker, or start', str(done.exception))
+
+
+class OneSandbox:
+    """An inventory of a single sandbox."""
+
+    where = 'in this test'
+
+    def list(self) -> list[SandboxInfo]:
+        return [
+            SandboxInfo(id='abc', type='process', status='running', created_at=utc_now(), metadata={'image': 'none'})
+        ]
+
+    def measure(self, infos: Sequence[SandboxInfo]) -> list[Usage]:
+        return [Usage(sandbox_id=info.id, memory_bytes=4096, pids=1) for info in infos]
+
+
+def test_one_whose_sandboxes_are_seen_by_others_is_listed_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KINDS, 'registered', {})
+    register(inventory=OneSandbox)
+
+    listed = json.loads(CliRunner().invoke(cli, ['ps', '--local', '--json']).stdout)
+    measured = json.loads(CliRunner().invoke(cli, ['stats', '--local', '--json']).stdout)
+
+    assert [each['id'] for each in listed] == ['abc']
+    assert [(each['sandbox_id'], each['memory_bytes']) for each in measured['usage']] == [('abc', 4096)]
+
+
+def test_kinds_of_one_backend_are_listed_once_and_none_of_them_is_called_unseen() -> None:
+    register()
+
+    assert 'docker' not in LocalPlace().unseen
+    assert 'process' in LocalPlace().unseen
+    assert LocalPlace().where.count('engine') == 1
+
+
 @pytest.mark.processes
 def test_clients_of_a_server_have_it_once_it_says_what_it_reaches() -> None:
     register(rulings=None)
@@ -216,11 +260,18 @@ PACKAGE = Path(enclave.__file__).parent
 READS_THE_TABLE = [
     'doctor.py',
     'rulings.py',
+    'cli/create.py',
     'cli/doctor.py',
     'cli/mcp.py',
     'cli/options.py',
     'cli/place.py',
+    'cli/stats.py',
+    'managers/base.py',
+    'managers/http.py',
     'managers/local.py',
+    'managers/pool.py',
+    'managers/remote.py',
+    'managers/remote_notebook.py',
     'managers/table.py',
     'sandboxes/choice.py',
     'sandboxes/housekeeping.py',

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from enclave.errors import EnclaveError, SandboxGoneError, SandboxNotFoundError, SandboxStartError, SandboxStateError
-from enclave.records import SandboxInfo
+from enclave.records import SandboxInfo, Usage
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.docker.backend import DockerBackend, NoAgentError
 from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
@@ -22,6 +22,7 @@ from enclave.sandboxes.docker.inventory import (
     enforced_config,
     inspect_sandbox,
     list_sandboxes,
+    measure_usage,
     pause_sandbox,
     remove_sandbox,
     resume_sandbox,
@@ -156,3 +157,7 @@ class DockerInventory:
     def remove(self, sandbox_id: str) -> None:
         """Take one away; see `remove_sandbox`."""
         remove_sandbox(get_engine(), sandbox_id)
+
+    def measure(self, infos: Sequence[SandboxInfo]) -> Sequence[Usage]:
+        """Return what the running ones use; see `measure_usage`."""
+        return measure_usage(get_engine(), infos)

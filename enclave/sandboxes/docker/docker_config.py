@@ -32,6 +32,7 @@ from enclave.quoting import quoted
 
 DEFAULT_IMAGE = 'python:3.11-slim'
 _PORT = re.compile('[0-9]{1,5}')
+_ULIMIT = 2**63
 _PROTOCOLS = ('tcp', 'udp', 'sctp')
 PortBinding = tuple[str, int | None]
 Binding = PortBinding | int | str | None
@@ -149,7 +150,9 @@ def _check_ulimits(value: Any, name: str) -> None:
         )
     for limit, bounds in value.items():
         pair = isinstance(bounds, tuple) and len(bounds) == 2
-        if not pair or not all(isinstance(each, int) and not isinstance(each, bool) and each >= -1 for each in bounds):
+        if not pair or not all(
+            isinstance(each, int) and not isinstance(each, bool) and -1 <= each < _ULIMIT for each in bounds
+        ):
             raise ConfigurationError(
                 f'{name}[{quoted(limit)}] must be a whole number or (soft, hard), not {quoted(bounds)}'
             )

@@ -15,6 +15,8 @@ from enclave.sandboxes.docker.docker_config import DockerSandboxConfig, as_addre
 from enclave.sandboxes.notebook.notebook_config import NotebookConfig
 
 NOTEBOOK_IMAGE = 'jupyter-kernel-gateway'
+_TOKEN_CHARACTERS = 4096
+"""A gateway refuses requests whose header has much more."""
 GATEWAY_PORT = '8888/tcp'
 """Where a kernel gateway listens inside."""
 
@@ -23,6 +25,8 @@ def _check_token(value: Any, name: str) -> None:
     if value is not None and (not isinstance(value, str) or not value or not value.isprintable() or ' ' in value):
         # The value itself may be a secret, so it is not quoted.
         raise ConfigurationError(f'{name} must be a string without white space, or None')
+    if value is not None and len(value) > _TOKEN_CHARACTERS:
+        raise ConfigurationError(f'{name} must have at most {_TOKEN_CHARACTERS} characters, not {len(value)}')
 
 
 @refuses_unknown_keys

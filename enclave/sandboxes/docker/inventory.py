@@ -6,16 +6,14 @@ after a host: they act on the containers, found by their label, and know nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any
 
-from attrs import frozen
-
 from enclave.enums import SandboxStatus
 from enclave.errors import EngineError, SandboxNotFoundError, SandboxStateError
-from enclave.records import Model, SandboxInfo
+from enclave.records import SandboxInfo, Usage
 from enclave.sandboxes.docker.engine import NOT_JSON, Engine
 from enclave.sandboxes.docker.network import PLAIN, QUICK
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_KEPT
@@ -33,19 +31,6 @@ _STATUS = {
 }
 _ALREADY_REMOVING = 'already in progress'
 _LOOKERS = 16
-
-
-@frozen(kw_only=True)
-class Usage(Model):
-    """What a running sandbox uses. ``cpu_percent`` is of one CPU, over the last second; None is what the engine does not say."""
-
-    sandbox_id: str
-    cpu_percent: float | None = None
-    memory_bytes: int | None = None
-    memory_limit_bytes: int | None = None
-    pids: int | None = None
-    received_bytes: int | None = None
-    sent_bytes: int | None = None
 
 
 def list_sandboxes(engine: Engine) -> list[SandboxInfo]:
@@ -272,7 +257,7 @@ def remove_sandbox(engine: Engine, sandbox_id: str) -> None:
             raise
 
 
-def measure_usage(engine: Engine, infos: list[SandboxInfo]) -> list[Usage]:
+def measure_usage(engine: Engine, infos: Sequence[SandboxInfo]) -> list[Usage]:
     """Return what the running ones of these sandboxes use, in their order; takes one to two seconds, the engine's own sampling.
 
     Raises:

@@ -39,6 +39,7 @@ KINDS = (
         is_notebook=True,
         housekeeper='enclave.sandboxes.docker.sweep:DockerHousekeeper',
         find_missing='enclave.sandboxes.docker.missing:find_missing_for_notebooks',
+        inventory='enclave.sandboxes.docker.attach:DockerInventory',
         rulings='enclave.sandboxes.docker.rulings:NOTEBOOK_RULINGS',
         public_facts=_FACTS,
     ),

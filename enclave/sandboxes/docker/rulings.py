@@ -27,13 +27,16 @@ _TMPFS_VALUES = frozenset({'mode', 'uid', 'gid', 'nr_inodes', 'nr_blocks'})
 
 
 def _check_pull(gate: Gate, option: str, value: Any, config: Any) -> Any:
-    """An image that the engine lacks takes its disk. That of a kind's own default is what a server is there for."""
+    """An image that the engine lacks takes its disk. That of a kind's own default is what a server is there for.
+
+    For another platform it is not: the engine then has the name stand for what was fetched last, for everybody.
+    """
     own: Any = attrs.fields_dict(type(config))['image'].default
-    if value == 'never' or gate.may_fetch(config.image):
+    if value == 'never' or gate.may_fetch(config.image, config.platform or None):
         return value
     if value == 'always':
         gate.flag('allow_pull', 'images may not be pulled')
-    return value if config.image == own else 'never'
+    return value if config.image == own and not config.platform else 'never'
 
 
 def _check_ports(gate: Gate, option: str, value: Any, config: Any) -> Any:

@@ -44,6 +44,7 @@ def test_a_gateway_goes_where_the_options_say(options: dict[str, Any], binding: 
         ({'port': 70000}, 'port'),
         ({'token': 'with space'}, 'token'),
         ({'token': ''}, 'token'),
+        ({'token': 'x' * 4097}, 'token'),
         ({'image': ''}, 'image'),
         ({'tokn': 'x'}, 'token'),
     ],

@@ -233,6 +233,17 @@ def test_images_are_fetched_for_the_operator_and_the_default_only() -> None:
     assert pull('other', Policy(allow_pull=True)) == 'missing'
 
 
+def test_no_client_has_an_image_of_another_platform_fetched_which_would_take_the_name() -> None:
+    def pull(image: str, policy: Policy, **own: str) -> str:
+        config = DockerSandboxConfig(image=image, platform='linux/arm64')
+        return policy.check_sandbox('docker', config, **own).pull
+
+    assert pull('python:3.11-slim', Policy()) == 'never'
+    assert pull('other', Policy(), own_image='other') == 'never'
+    assert pull('other', Policy(), own_image='other', own_platform='linux/arm64') == 'missing'
+    assert pull('other', Policy(allow_pull=True)) == 'missing'
+
+
 @pytest.mark.parametrize(
     ('name', 'pattern', 'fits'),
     [

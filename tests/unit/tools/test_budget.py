@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus
 from enclave.errors import InvalidArgumentError, SandboxPathError
-from enclave.records import ToolResult
-from enclave.tools.budget import check_max_chars, keep_output, shorten_result, shorten_text
+from enclave.outlet import Offered
+from enclave.records import CommandResult, ToolResult
+from enclave.tools.budget import BudgetedWorkspace, check_max_chars, keep_output, shorten_result, shorten_text
 
 
 @given(st.text(max_size=3000), st.integers(min_value=1, max_value=1000), st.sampled_from([None, '/tmp/whole.txt']))
@@ -80,3 +83,19 @@ def test_a_result_that_names_its_whole_output_is_not_kept_again_as_if_it_were_wh
     )
 
     assert shorten_result(Keeps(), result, 50).output == output
+
+
+@pytest.mark.parametrize(('most', 'caught'), [(None, 16 << 20), (3 << 20, 3 << 20), (1 << 40, 16 << 20), (5, 1000)])
+def test_what_is_caught_for_a_file_is_bounded_by_the_one_that_keeps_it(most: int | None, caught: int) -> None:
+    class Recording:
+        config = SandboxConfig(max_output_bytes=1000)
+
+        def execute_command(self, command: str, timeout: float | None = None, **options: int) -> CommandResult:
+            self.asked = options['max_output_bytes']
+            return CommandResult(command=command, status=ExecutionStatus.SUCCESS)
+
+    workspace = Recording()
+    with contextlib.nullcontext() if most is None else Offered(most_kept=most):
+        BudgetedWorkspace(workspace, 10).execute_command('true')
+
+    assert workspace.asked == caught

@@ -96,6 +96,7 @@ def e2b_start_process(context: Context, body: RawBody) -> Streamed:
         sandbox.id,
         made,
         wrap=lambda process: DaemonProcess(sandbox.id, process, config=shown, tag=tag, tty=size is not None),
+        room=context.running_output(sandbox.id, None),
     )
     remembered(context, sandbox).note('process started', pid=live.process.pid, cmd=command)
     return _follow(context, live, 0, None)

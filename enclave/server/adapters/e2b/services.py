@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import flask
 
+from enclave import wire
 from enclave.errors import AuthenticationError, EnclaveError, InvalidArgumentError, SandboxError
 from enclave.sandboxes.base import Sandbox
 from enclave.server.adapters.e2b import faults
@@ -121,6 +122,15 @@ def asked_id(headers: Mapping[str, str]) -> str | None:
 
 
 # For handlers ---------------------------------------------------------------------------------------------------------
+
+
+def read_object(body: RawBody) -> dict[str, Any]:
+    """Return the body of a request, an object; nothing is an empty one."""
+    text = body.stream.read(body.size)
+    value = wire.from_json(text, what='the body') if text.strip() else {}
+    if not isinstance(value, dict):
+        raise InvalidArgumentError('the body must be a JSON object')
+    return value
 
 
 def on_plane(method: str, path: str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
