@@ -34,8 +34,15 @@ from enclave.errors import (
 from enclave.sandboxes.base import Sandbox
 from enclave.server.adapters.e2b import charts
 from enclave.server.adapters.e2b.creation import CODE_INTERPRETER
-from enclave.server.adapters.e2b.filesystem import checked_path
-from enclave.server.adapters.e2b.services import answer, asked_sandbox, empty, on_interpreter, read_object, remembered
+from enclave.server.adapters.e2b.services import (
+    answer,
+    asked_sandbox,
+    checked_path,
+    empty,
+    on_interpreter,
+    read_object,
+    remembered,
+)
 from enclave.server.adapters.e2b.state import SandboxState
 from enclave.server.notebooks import TOOL
 from enclave.server.route import EVENTS, Context, RawBody, Streamed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import weakref
 from collections.abc import Callable, Mapping
@@ -182,6 +183,20 @@ def resolved(context: Context, sandbox_id: str) -> str:
 def remembered(context: Context, sandbox: Sandbox) -> SandboxState:
     """Return what the adapter remembers of a sandbox."""
     return state_of(context.service).of(context.tenant, sandbox.id)
+
+
+def checked_path(sandbox: Sandbox, path: str) -> str:
+    """Return a path as a sandbox's verbs take it: ``~`` is where calls start, and so is nothing."""
+    if path in ('', '~'):
+        return str(sandbox.config.working_dir)
+    if path.startswith('~/'):
+        return f'{str(sandbox.config.working_dir).rstrip("/")}/{path[2:]}'
+    return path
+
+
+def absolute(sandbox: Sandbox, path: str) -> str:
+    """Return a path from the root, without dots."""
+    return posixpath.normpath(posixpath.join(str(sandbox.config.working_dir), checked_path(sandbox, path)))
 
 
 def verb(sandbox: Sandbox, name: str) -> Callable[..., Any]:
