@@ -76,6 +76,19 @@ def check_callbacks(on_stdout: object, on_stderr: object) -> None:
             raise InvalidArgumentError(f'{name} must be a function of a text, not {quoted(callback)}')
 
 
+def check_sandbox_id(sandbox_id: Any) -> None:
+    """Check an id that a sandbox is to have; None has one made.
+
+    Raises:
+        InvalidArgumentError: It cannot be used.
+    """
+    if sandbox_id is not None and (not isinstance(sandbox_id, str) or not _ID.fullmatch(sandbox_id)):
+        raise InvalidArgumentError(
+            f'sandbox_id must be 1 to 63 letters, digits, ".", "_" or "-", beginning with a letter or digit; '
+            f'not {quoted(sandbox_id)}'
+        )
+
+
 def make_sandbox_id() -> str:
     """Return a new id: twelve hexadecimal digits."""
     return uuid.uuid4().hex[:12]
@@ -120,11 +133,7 @@ class Sandbox(ABC):
             ToolNotFoundError: It names a tool that does not exist.
             InvalidArgumentError: The id cannot be used.
         """
-        if sandbox_id is not None and (not isinstance(sandbox_id, str) or not _ID.fullmatch(sandbox_id)):
-            raise InvalidArgumentError(
-                f'sandbox_id must be 1 to 63 letters, digits, ".", "_" or "-", beginning with a letter or digit; '
-                f'not {quoted(sandbox_id)}'
-            )
+        check_sandbox_id(sandbox_id)
         self.id: str = sandbox_id or make_sandbox_id()
         self.config = self._check_config(config)
         self.created_at: datetime = utc_now()
