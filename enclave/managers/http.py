@@ -50,6 +50,7 @@ from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters, p
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.quoting import quoted
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
+from enclave.sandboxes.base import check_sandbox_id
 from enclave.sandboxes.choice import kind_of
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.tools.budget import check_max_chars
@@ -208,6 +209,7 @@ class HttpSandboxManager(SandboxManager):
         labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
+        check_sandbox_id(sandbox_id)
         query = {
             'sandbox_type': kind_to_send(self.config, sandbox_type, config),
             'sandbox_id': sandbox_id,
