@@ -915,13 +915,14 @@ class Run(HostCall):
         self.script_dir = b''
         self.script_file = -1
         self.script_left = 0
+        self.is_spawned = False  # it runs, or will when there is room for it
         script = message.get('script')
         if script:
             self.script_left = int(script['bytes'])
             self.make_script(script)
         if data:
             self.on_data(data)
-        if not self.ended and not self.supervisor and not self.script_left:
+        if not self.ended and not self.is_spawned and not self.script_left:
             self.spawn()
 
     # Before the process ---------------------------------------------------------------------------------------------
@@ -997,6 +998,7 @@ class Run(HostCall):
 
     def spawn(self):
         # type: () -> None
+        self.is_spawned = True
         if not self.agent.clear_room(self):
             self.start()
 

@@ -28,7 +28,7 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.actions import ask
+from enclave.managers.actions import ask, tool_seconds
 from enclave.managers.base import Config, SandboxManager, check_on_expiry
 from enclave.managers.code_batches import run_batch
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
@@ -50,6 +50,7 @@ from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters, p
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.quoting import quoted
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
+from enclave.sandboxes.base import check_sandbox_id
 from enclave.sandboxes.choice import kind_of
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.tools.budget import check_max_chars
@@ -60,6 +61,28 @@ if TYPE_CHECKING:
     from enclave.managers.options import ManagerOptions
 
 URL_ENVIRONMENT = 'ENCLAVE_URL'
+
+
+def kind_to_send(settings: SandboxManagerConfig, sandbox_type: SandboxType | str | None, config: Config) -> str | None:
+    """Return the kind as it travels: the one that is named, else the one that the configuration is of; None leaves it to the
+    server."""
+    named = settings.sandbox_type if sandbox_type is None else sandbox_type
+    if named is None:
+        named = kind_of(settings.sandbox_config if config is None else config)
+    if named is not None and not isinstance(named, str):
+        raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {quoted(named)}')
+    return None if named is None else str(named)
+
+
+def options_to_send(settings: SandboxManagerConfig, config: Config) -> dict[str, Any] | None:
+    """Return a configuration as it travels: only what was set, so that the server's kind has its own defaults."""
+    if config is None:
+        config = settings.sandbox_config
+    if config is None or isinstance(config, Mapping):
+        return None if config is None else dict(config)
+    if not isinstance(config, SandboxConfig):
+        raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {quoted(config)}')
+    return config.model_dump(mode='json', include=set(config.non_default_options()))
 
 
 class HttpSandboxManager(SandboxManager):
@@ -186,37 +209,23 @@ class HttpSandboxManager(SandboxManager):
         labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
+        check_sandbox_id(sandbox_id)
         query = {
-            'sandbox_type': self._type_name(sandbox_type, config),
+            'sandbox_type': kind_to_send(self.config, sandbox_type, config),
             'sandbox_id': sandbox_id,
             'ttl': _lifetime(ttl, 'ttl'),
             'idle_timeout': _lifetime(idle_timeout, 'idle_timeout'),
             'labels': _labels(labels),
         }
         answer: SandboxResponse = self._open_transport().call(
-            'POST', '/sandbox/create', SandboxResponse, query=query, body=self._options(config), timeout=0
+            'POST',
+            '/sandbox/create',
+            SandboxResponse,
+            query=query,
+            body=options_to_send(self.config, config),
+            timeout=0,
         )
         return answer.sandbox_id
-
-    def _type_name(self, sandbox_type: SandboxType | str | None, config: Config) -> str | None:
-        """Return the kind as it travels: the one that is named, else the one that the configuration is of; None leaves it to the
-        server."""
-        named = self.config.sandbox_type if sandbox_type is None else sandbox_type
-        if named is None:
-            named = kind_of(self.config.sandbox_config if config is None else config)
-        if named is not None and not isinstance(named, str):
-            raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {quoted(named)}')
-        return None if named is None else str(named)
-
-    def _options(self, config: Config) -> dict[str, Any] | None:
-        """Return a configuration as it travels: only what was set, so that the server's kind has its own defaults."""
-        if config is None:
-            config = self.config.sandbox_config
-        if config is None or isinstance(config, Mapping):
-            return None if config is None else dict(config)
-        if not isinstance(config, SandboxConfig):
-            raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {quoted(config)}')
-        return config.model_dump(mode='json', include=set(config.non_default_options()))
 
     def get_sandbox(self, sandbox_id: str) -> FullSandbox | None:
         """Return the sandbox of an id, or None if there is none: a `RemoteSandbox`, which is a `RemoteNotebookSandbox` if it
@@ -300,7 +309,8 @@ class HttpSandboxManager(SandboxManager):
         body = ToolRequest(
             sandbox_id=sandbox_id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
         )
-        result: ToolResult = ask(self._open_transport(), 'execute_tool', body)
+        seconds = tool_seconds(tool_name, parameters)
+        result: ToolResult = ask(self._open_transport(), 'execute_tool', body, timeout=seconds)
         return result
 
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
@@ -331,8 +341,8 @@ class HttpSandboxManager(SandboxManager):
             raise PoolError(f'pool_size must be a whole number, at least 1, not {quoted(size)}')
         body = PoolRequest(
             pool_size=size,
-            sandbox_type=self._type_name(sandbox_type, config),
-            config=self._options(config),
+            sandbox_type=kind_to_send(self.config, sandbox_type, config),
+            config=options_to_send(self.config, config),
             name=name,
         )
         answer: SandboxesResponse = ask(self._open_transport(), 'initialize_pool', body)
@@ -379,7 +389,9 @@ class HttpSandboxManager(SandboxManager):
             pool=pool,
             max_chars=max_chars,
         )
-        result: ToolResult = ask(self._open_transport(), 'execute_tool_in_pool', body)
+        seconds = tool_seconds(tool_name, parameters)
+        limit = seconds + body.timeout if seconds and body.timeout else None
+        result: ToolResult = ask(self._open_transport(), 'execute_tool_in_pool', body, timeout=limit)
         return result
 
     def _run_code_in_pool(

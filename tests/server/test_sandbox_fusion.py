@@ -152,6 +152,30 @@ def test_nothing_of_a_program_meets_the_next_one(server: SandboxServer) -> None:
     assert seen == {'[]\n0\n'}
 
 
+LEAVING = {
+    'System V shared memory': 'c.shmget(77, 64, 0o1600)',
+    'a System V queue': 'c.msgget(77, 0o1600)',
+    'System V semaphores': 'c.semget(77, 1, 0o1600)',
+    'a POSIX queue': 'c.mq_open(b"/planted", os.O_CREAT | os.O_RDWR, 0o600, None)',
+    'a directory nobody may write': 'os.chmod("/tmp", 0o555)',
+}
+LEFT = (
+    'import ctypes, os\n'
+    'c = ctypes.CDLL("librt.so.1")\n'
+    'sysv = [c.shmget(77, 64, 0), c.msgget(77, 0), c.semget(77, 1, 0)]\n'
+    'print(max(*sysv, c.mq_open(b"/planted", os.O_RDWR)), oct(os.stat("/tmp").st_mode & 0o7777))\n'
+)
+
+
+@pytest.mark.parametrize('what', LEAVING)
+def test_no_program_finds_what_outlives_another_in_the_kernel(server: SandboxServer, what: str) -> None:
+    planting = f'import ctypes, os\nc = ctypes.CDLL("librt.so.1")\nassert ({LEAVING[what]}) != -1\n'
+    for _ in range(4):
+        assert ask(server, code=planting)['status'] == 'Success'
+
+    assert {ask(server, code=LEFT)['run_result']['stdout'] for _ in range(4)} == {'-1 0o1777\n'}
+
+
 def test_many_at_once_wait_for_their_turn(server: SandboxServer) -> None:
     answers: dict[int, Any] = {}
 

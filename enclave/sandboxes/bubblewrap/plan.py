@@ -19,11 +19,7 @@ from attrs import define, field
 
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
-from enclave.sandboxes.bubblewrap.cgroups import Group
-from enclave.sandboxes.bubblewrap.launch import above_streams, memory_file, start_process
-from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, open_tree, plain
-from enclave.sandboxes.bubblewrap.places import is_reachable, reachable_dir
-from enclave.sandboxes.bubblewrap.program import (
+from enclave.sandboxes.bubblewrap.bwrap import (
     BubblewrapProgram,
     drop_command,
     find_program,
@@ -32,11 +28,17 @@ from enclave.sandboxes.bubblewrap.program import (
     reachable_copy,
     stage_command,
 )
+from enclave.sandboxes.bubblewrap.cgroups import Group
+from enclave.sandboxes.bubblewrap.launch import above_streams, memory_file, start_process
+from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, open_tree, plain
+from enclave.sandboxes.bubblewrap.places import is_reachable, reachable_dir
 from enclave.sandboxes.bubblewrap.rootfs import HOME, UID, View
 from enclave.sandboxes.bubblewrap.seccomp import get_filter
 from enclave.sandboxes.processors import count_for
 
 _INFO_LIMIT_BYTES = 65536
+_QUEUES = '/proc/sys/fs/mqueue'
+"""Is there where the kernel has POSIX message queues; see mq_overview(7). What is mounted for them shows those of a sandbox."""
 SOFT_LIMITS = ('CORE',)
 """The rlimits that a program may lift again: no core files are written, unless it asks for one, within its disk."""
 
@@ -286,6 +288,8 @@ class StartPlan:
             if not path.startswith('/var/tmp/'):
                 argv += self._bind(source, path, 'ro')
         argv += ['--proc', '/proc', '--dev', '/dev', *_tmpfs('/dev/shm', config.shm_bytes, '1777')]
+        if os.path.isdir(_QUEUES):
+            argv += ['--mqueue', '/dev/mqueue']
         cpu_count = count_for(config.cpu_limit)
         if cpu_count < (os.cpu_count() or 0):
             # Where the C library looks for how many processors there are (get_nprocs(3)), and os.cpu_count with it.

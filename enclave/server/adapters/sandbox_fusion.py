@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import logging
 import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -451,6 +452,7 @@ class _Pools:
         for attempt in range(LEASE_ATTEMPTS):
             sandbox_id = self._acquire(service, tenant)
             try:
+                self._note(sandbox_id, tenant.manager.get_sandbox(sandbox_id))
                 return tenant.manager.run_code(sandbox_id, request)
             except SandboxGoneError:
                 if attempt == LEASE_ATTEMPTS - 1:
@@ -496,18 +498,18 @@ class _Pools:
         except EnclaveError as error:
             logger.info('sandbox %s could not be taken away: %s', sandbox_id, error)
 
+    def _note(self, sandbox_id: str, sandbox: Any) -> None:
+        """Remember how a sandbox is before the first program has it, if it is to be cleaned."""
+        if sandbox is None or self.settings.isolation == 'fresh' or sandbox_id in self._cleaners:
+            return
+        places = sandbox._changeable_places()
+        if places is not None or self.settings.isolation == 'cleaned':
+            self._cleaners[sandbox_id] = _Cleaner.of(sandbox, places or _PLACES)
+
     def _clean(self, sandbox: Any) -> bool:
         """Remove what a program left; False if the sandbox is to be replaced."""
-        if sandbox is None or self.settings.isolation == 'fresh':
-            return False
-        cleaner = self._cleaners.get(sandbox.id)
-        if cleaner is None:
-            places = sandbox._changeable_places()
-            if places is None and self.settings.isolation == 'auto':
-                return False
-            cleaner = self._cleaners[sandbox.id] = _Cleaner(places or _PLACES)
-        cleaner.clean(sandbox)
-        return True
+        cleaner = None if sandbox is None else self._cleaners.get(sandbox.id)
+        return cleaner is not None and cleaner.clean(sandbox)
 
 
 _PLACES = ('/tmp', '/var/tmp', '/dev/shm')
@@ -535,13 +537,18 @@ _DEVICES = frozenset(
 
 @frozen
 class _Cleaner:
-    """Removes what programs left in a sandbox."""
+    """Removes what programs left in a sandbox. ``places`` are directories, with their kinds, permissions and owners."""
 
-    places: tuple[str, ...]
+    places: dict[str, tuple[Any, ...] | None]
 
-    def clean(self, sandbox: Any) -> None:
-        """Empty all places."""
-        for place in dict.fromkeys(self.places):
+    @classmethod
+    def of(cls, sandbox: Any, places: Iterable[str]) -> _Cleaner:
+        """Return one that knows a sandbox as it is now."""
+        return cls({place: _looks(sandbox, place) for place in places})
+
+    def clean(self, sandbox: Any) -> bool:
+        """Empty all places; False if something is left that is not emptied so: shared memory, or changed permissions."""
+        for place in self.places:
             try:
                 entries = sandbox.list_dir(place)
             except FileNotFoundError:
@@ -552,6 +559,27 @@ class _Cleaner:
                 if place == '/dev' and entry.path in _DEVICES:
                     continue
                 sandbox.remove_path(f'{place.rstrip("/")}/{entry.path}', recursive=True, missing_ok=True)
+        return not _has_ipc(sandbox) and all(_looks(sandbox, place) == look for place, look in self.places.items())
+
+
+def _looks(sandbox: Any, place: str) -> tuple[Any, ...] | None:
+    try:
+        info = sandbox.stat_path(place, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return (info.kind, info.mode, info.uid, info.gid, info.target)
+
+
+def _has_ipc(sandbox: Any) -> bool:
+    """Return whether there is shared memory, a queue of messages or a set of semaphores, which outlive their programs.
+
+    Each file has a line of titles (sysvipc(7)); a kernel without them has no file.
+    """
+    for name in ('shm', 'msg', 'sem'):
+        with contextlib.suppress(FileNotFoundError):
+            if sandbox.read_file(f'/proc/sysvipc/{name}').count(b'\n') > 1:
+                return True
+    return False
 
 
 _pools: weakref.WeakKeyDictionary[Service, _Pools] = weakref.WeakKeyDictionary()

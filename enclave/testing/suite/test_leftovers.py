@@ -79,6 +79,17 @@ def test_the_input_of_a_call_that_had_to_wait_for_room_arrives_whole(start: Star
 
 
 @pytest.mark.limits
+@pytest.mark.parametrize('filler', FILLERS)
+def test_a_program_that_had_to_wait_for_room_runs_once(start: Start, filler: str) -> None:
+    sandbox = start(pids_limit=48)
+    sandbox.execute_command(['python3', '-c', FILLERS[filler]], 30)
+
+    result = sandbox.run_script(['python3'], 'open("ran", "a").write("x"); print("once")', 60)
+
+    assert (result.stdout, sandbox.read_file('ran')) == ('once\n', b'x')
+
+
+@pytest.mark.limits
 def test_a_running_call_is_not_ended_to_make_room(start: Start) -> None:
     sandbox = start(pids_limit=48)
     code = (
