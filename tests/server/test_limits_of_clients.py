@@ -206,17 +206,17 @@ def held_by(server: Any, path: str, body: Any) -> int:
     """Return how much a request held, which is answered well."""
     sizes: list[int] = []
     lanes = server.service.lanes
-    holding = lanes.holding
+    take_room = lanes.take_room
 
     def spy(tenant: str, size: int) -> Any:
         sizes.append(size)
-        return holding(tenant, size)
+        return take_room(tenant, size)
 
-    lanes.holding = spy
+    lanes.take_room = spy
     try:
         answer = post(server.url, path, body)
     finally:
-        lanes.holding = holding
+        lanes.take_room = take_room
     assert answer.ok, answer.text
     return max(sizes)
 
