@@ -96,7 +96,6 @@ _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication',
 _BINARY = ('application/proto', 'application/connect+proto')
 _QUERY_LIMIT = 64
 _PROTOCOL = str(PROTOCOL_VERSION)
-_NOTHING = contextlib.nullcontext()
 _SMALL_BODY = 64 << 10
 _BODY_FACTOR = 4
 """How much more memory than its text a JSON body may take: its bytes, its text, and what is made of them."""
@@ -172,16 +171,15 @@ class _RequestSteps:
             answer = self._failed(visit, error)
         early = visit.early
         if early is not None and early.has_begun:
-            self._accountant(visit, answer.status)()
+            self._account(visit, answer.status)
             failure = None if answer.media_type == OUTPUT_FRAMES else b''.join(as_bytes(answer.body))
             return EndingBody(early.rest(failure), answer)
         headers: dict[str, str] = {}
         self._put_headers(visit, headers, is_html=(answer.media_type or '').startswith('text/html'))
-        account = self._accountant(visit, answer.status)
         if visit.streams:
-            answer.on_close.append(account)
+            answer.on_close.append(lambda: self._account(visit, answer.status))
         else:
-            account()
+            self._account(visit, answer.status)
         return send(answer, list(headers.items()), start_response, as_texts=WATCH_KEY in environ)
 
     def _early(self, visit: Visit) -> EarlyResponse | None:
@@ -223,11 +221,10 @@ class _RequestSteps:
         """Put the headers on that every answer has, and account for it when its last byte is handed over."""
         visit: Visit = flask.g.visit
         self._put_headers(visit, response.headers, is_html=response.mimetype == 'text/html')
-        account = self._accountant(visit, response.status_code)
         if visit.streams:
-            response.call_on_close(account)
+            response.call_on_close(lambda: self._account(visit, response.status_code))
         else:
-            account()
+            self._account(visit, response.status_code)
         return response
 
     def _visit(
@@ -275,32 +272,29 @@ class _RequestSteps:
             headers.setdefault('Content-Security-Policy', page.CONTENT_POLICY if at_page else _DOCS_POLICY)
             headers.setdefault('Referrer-Policy', 'no-referrer')
 
-    def _accountant(self, visit: Visit, status: int) -> Callable[[], object]:
+    def _account(self, visit: Visit, status: int) -> None:
+        """Count a request that has ended, and write its audit line."""
         request = visit.request
         method = 'OTHER' if visit.rule == '-' else request.method
-
-        def count() -> float:
-            seconds = time.perf_counter() - visit.started
-            self._service.metrics.count(visit.rule, method, status, seconds)
-            return seconds
-
+        seconds = time.perf_counter() - visit.started
+        self._service.metrics.count(visit.rule, method, status, seconds)
         if not self._service.audit.is_read:
-            return count
-        facts = {
-            'request_id': visit.request_id,
-            'who': visit.who,
-            'address': request.remote_addr or '-',
-            'method': request.method,
-            'route': visit.rule,
-            'path': request.path[:256],
-            'sandbox_id': _short(visit.facts.get('sandbox_id') or visit.path.get('sandbox_id')),
-            'tool_name': _short(visit.facts.get('tool_name')),
-            'kernel': _short(visit.facts.get('kernel') or visit.path.get('kernel')),
-            'status': status,
-            'code': visit.code,
-            'replayed': visit.replayed,
-        }
-        return lambda: self._service.audit.write(**facts, seconds=round(count(), 6))
+            return
+        self._service.audit.write(
+            request_id=visit.request_id,
+            who=visit.who,
+            address=request.remote_addr or '-',
+            method=request.method,
+            route=visit.rule,
+            path=request.path[:256],
+            sandbox_id=_short(visit.facts.get('sandbox_id') or visit.path.get('sandbox_id')),
+            tool_name=_short(visit.facts.get('tool_name')),
+            kernel=_short(visit.facts.get('kernel') or visit.path.get('kernel')),
+            status=status,
+            code=visit.code,
+            replayed=visit.replayed,
+            seconds=round(seconds, 6),
+        )
 
     def refuse(self, error: HTTPException) -> flask.Response:
         """Answer what Flask itself refuses: an unknown address, a wrong method, a body that is too large."""
@@ -361,22 +355,14 @@ class _RequestSteps:
                     arguments['query'] = query
             key = _idempotency_key(visit) if route.is_repeatable else None
             # Before anything is made of the body: so many bodies at once, and no more.
-            ends: list[Callable[[], None]] = []
-            place, weight = self._entered(request, route, tenant, key, ends), self._weight(request, route)
-            if key is not None:
-                room = self._service.lanes.holding(tenant.name, weight) if weight else _NOTHING
-                try:
-                    with place, room:
-                        self._put_body(request, route, arguments)
-                        return self._once(visit, route, tenant, key, arguments)
-                finally:
-                    for end in ends:
-                        end()
             with contextlib.ExitStack() as stack:
-                stack.enter_context(place)
+                self._take_place(stack, request, route, tenant, key)
+                weight = self._weight(request, route)
                 if weight:
                     stack.enter_context(self._service.lanes.holding(tenant.name, weight))
                 self._put_body(request, route, arguments)
+                if key is not None:
+                    return self._once(visit, route, tenant, key, arguments)
                 cancellation = Cancellation()
                 context = self._context(visit, tenant, cancellation)
                 stack.enter_context(context.held)
@@ -395,22 +381,24 @@ class _RequestSteps:
         if route.body is not None:
             arguments['body'] = body
 
-    def _entered(
-        self, request: Any, route: Route, tenant: Tenant, key: str | None, ends: list[Callable[[], None]]
-    ) -> contextlib.AbstractContextManager[None]:
-        """Return a place in a route's lane; ``ends`` takes what is to be called after a request under a key has waited for it."""
+    def _take_place(
+        self, stack: contextlib.ExitStack, request: Any, route: Route, tenant: Tenant, key: str | None
+    ) -> None:
+        """Hold a place in a route's lane for the block of ``stack``."""
         lanes, repeats = self._service.lanes, self._service.repeats
         if route.lane not in ('call', 'program'):
-            return lanes.entered(route.lane, tenant.name, tenant.max_calls)
+            stack.enter_context(lanes.entered(route.lane, tenant.name, tenant.max_calls))
+            return
         watch = request.environ.get(WATCH_KEY, lambda action: None)
 
         def on_gone(leave: Callable[[], None]) -> None:
             watch(leave)
             if key is not None:
-                ends.append(repeats.await_turn(tenant.name, key, leave))
+                stack.callback(repeats.await_turn(tenant.name, key, leave))
 
         patience = None if route.lane == 'program' else CALL_PATIENCE_SECONDS
-        return lanes.queued(route.lane, tenant.name, tenant.max_calls, on_gone, patience=patience)
+        lanes.take_turn(route.lane, tenant.name, tenant.max_calls, on_gone, patience=patience)
+        stack.callback(lanes.give_turn, route.lane, tenant.name)
 
     @staticmethod
     def _list(visit: Visit, route: Route, context: Context) -> None:

@@ -169,7 +169,7 @@ class Lanes:
             yield
         finally:
             if shares is not None:
-                self._give_turn(lane, tenant)
+                self.give_turn(lane, tenant)
             else:
                 with self._lock:
                     self._quick -= 1
@@ -209,7 +209,7 @@ class Lanes:
         try:
             yield taken
         finally:
-            self._give_turn(lane, tenant, taken)
+            self.give_turn(lane, tenant, taken)
 
     @contextlib.contextmanager
     def holding(self, tenant: str, size: int) -> Iterator[None]:
@@ -279,18 +279,28 @@ class Lanes:
                 if self._watchers:
                     self._changed.notify_all()
 
-    def queued(
+    @contextlib.contextmanager
+    def queued(self, lane: Lane, tenant: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Wait for the turn of a program or a call, and hold its place for the block; see `take_turn`."""
+        self.take_turn(lane, tenant, *args, **kwargs)
+        try:
+            yield
+        finally:
+            self.give_turn(lane, tenant)
+
+    def take_turn(
         self,
         lane: Lane,
         tenant: str,
-        tenant_limit: int | None = None,
+        limit: int | None = None,
         on_gone: Callable[[Callable[[], None]], None] = lambda action: None,
         *,
         patience: float | None = None,
-    ) -> contextlib.AbstractContextManager[None]:
-        """Wait for the turn of a program or a call, and hold its place for the block.
+    ) -> None:
+        """Wait for the turn of a program or a call, and take its place until `give_turn`.
 
         Args:
+            limit: How many places the tenant may have at once; None for no such limit.
             on_gone: Takes what is to be called if the client goes away or cancels meanwhile.
             patience: Seconds it waits at most; None for as long as it takes.
 
@@ -298,16 +308,6 @@ class Lanes:
             TooManyRequestsError: As many wait as may, or its turn did not come in time.
             CallCancelledError: The client went away, or cancelled it.
         """
-        return _QueueBlock(self, lane, tenant, tenant_limit, on_gone, patience)
-
-    def _take_turn(
-        self,
-        lane: Lane,
-        tenant: str,
-        limit: int | None,
-        on_gone: Callable[[Callable[[], None]], None],
-        patience: float | None,
-    ) -> None:
         with self._lock:
             if not self._queues[lane] and self._may_have_locked(lane, tenant, limit):
                 self._lanes[lane].take(tenant)
@@ -320,7 +320,8 @@ class Lanes:
                 self._wait_locked(ticket)
         self._await_turn(ticket, on_gone, patience)
 
-    def _give_turn(self, lane: Lane, tenant: str, count: int = 1) -> None:
+    def give_turn(self, lane: Lane, tenant: str, count: int = 1) -> None:
+        """Give places back."""
         with self._lock:
             self._lanes[lane].give(tenant, count)
             if self._queues.get(lane):
@@ -341,7 +342,7 @@ class Lanes:
             with self._lock:
                 self._leave_locked(ticket)
                 if ticket.is_granted:
-                    self._give_turn(ticket.lane, ticket.tenant)
+                    self.give_turn(ticket.lane, ticket.tenant)
             raise
         if not ticket.called.acquire(timeout=-1.0 if patience is None else patience):
             with self._lock:
@@ -437,22 +438,6 @@ class Lanes:
     def refused(self) -> int:
         """How many were refused so far."""
         return self._refused
-
-
-class _QueueBlock:
-    """The block of `Lanes.queued`."""
-
-    __slots__ = ('_asked', '_lanes')
-
-    def __init__(self, lanes: Lanes, *asked: Any) -> None:
-        self._lanes = lanes
-        self._asked = asked
-
-    def __enter__(self) -> None:
-        self._lanes._take_turn(*self._asked)
-
-    def __exit__(self, *_: object) -> None:
-        self._lanes._give_turn(*self._asked[:2])
 
 
 def _full(message: str) -> TooManyRequestsError:

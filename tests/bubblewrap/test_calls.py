@@ -9,7 +9,7 @@ import pytest
 from tests.support.backends import bubblewrap_notebook_trouble
 from tests.support.calls import measure
 
-MOST = {'sandbox': 120, 'manager': 128, 'http': 370, 'http and others': 640, 'cell': 490}
+MOST = {'sandbox': 120, 'manager': 128, 'http': 297, 'http and others': 560, 'cell': 490}
 """What was counted, and about a tenth more. Over HTTP the library does itself what took Flask and urllib3 twice as much.
 A cell is 445, where each of its messages comes in one piece: under load some come in several, and most cells are 480 to 515."""
 
