@@ -28,7 +28,7 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.actions import ask
+from enclave.managers.actions import ask, tool_seconds
 from enclave.managers.base import Config, SandboxManager, check_on_expiry
 from enclave.managers.code_batches import run_batch
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
@@ -309,7 +309,8 @@ class HttpSandboxManager(SandboxManager):
         body = ToolRequest(
             sandbox_id=sandbox_id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
         )
-        result: ToolResult = ask(self._open_transport(), 'execute_tool', body)
+        seconds = tool_seconds(tool_name, parameters)
+        result: ToolResult = ask(self._open_transport(), 'execute_tool', body, timeout=seconds)
         return result
 
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
@@ -388,7 +389,9 @@ class HttpSandboxManager(SandboxManager):
             pool=pool,
             max_chars=max_chars,
         )
-        result: ToolResult = ask(self._open_transport(), 'execute_tool_in_pool', body)
+        seconds = tool_seconds(tool_name, parameters)
+        limit = seconds + body.timeout if seconds and body.timeout else None
+        result: ToolResult = ask(self._open_transport(), 'execute_tool_in_pool', body, timeout=limit)
         return result
 
     def _run_code_in_pool(
