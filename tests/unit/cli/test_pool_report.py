@@ -11,6 +11,7 @@ import pytest
 
 from enclave.cli.pool_cases import Case, find_cases
 from enclave.cli.pool_report import CaseOutcome, print_report, write_report
+from enclave.enums import Verdict
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
 
 
@@ -134,7 +135,7 @@ def test_what_is_shortened_in_the_table_says_so_and_a_problem_is_whole(capsys: p
     print_report(
         [
             outcome('long.py', stderr='e' * 61),
-            outcome('much.py', stdout='o' * 61, verdict='wrong_answer'),
+            outcome('much.py', stdout='o' * 61, verdict=Verdict.WRONG_ANSWER),
             CaseOutcome(Case(path=Path('none.py')), None, problem),
         ],
         1.0,
