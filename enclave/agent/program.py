@@ -1028,7 +1028,8 @@ class Run(HostCall):
             self.stdin = self.tty = -1
             self.sources.clear()
             self.supervisor = None
-            if error.errno == errno.EAGAIN and self.agent.end_largest(self):
+            # A guest that kills each process that is to start a program leaves no more room for one than many processes do.
+            if error.errno in (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET) and self.agent.end_largest(self):
                 return
             self.remove_script()
             raise self.agent.cannot_start(error.errno or 0)
@@ -1186,9 +1187,10 @@ class Run(HostCall):
         if self.outcome is None and not self.killer:
             processes = read_processes()
             if not self.main:
-                # Killed before it could name the main process, which must be the one child we do not know.
+                # Killed before it could name the main process, if there is one: a child that we do not know, of this call.
                 known = set(self.agent.supervisors) | set(self.agent.mains)
-                unknown = [pid for pid, facts in processes.items() if facts[0] == MINE and pid not in known]
+                ours = [pid for pid, facts in processes.items() if facts[0] == MINE and facts[1] not in (b'Z', b'X')]
+                unknown = [pid for pid in ours if pid not in known and self.may_be_main(pid)]
                 if unknown:
                     self.on_status(b'S', b' ', min(unknown))
             if self.main and processes.get(self.main, (0,))[0] == MINE:
@@ -1196,6 +1198,20 @@ class Run(HostCall):
             self.on_exit(signal.SIGKILL)
         elif self.limits is not None and self.outcome is not None and not self.killer:
             self.kill('')  # it was killed before it could say that nothing is left
+
+    def may_be_main(self, pid):
+        # type: (int) -> bool
+        """Return whether a process has a stream of this call, or it cannot be seen. What another call left has others."""
+        if self.tty >= 0:
+            return True
+        try:
+            mine = {os.fstat(fd).st_ino for fd in self.sources}  # both ends of a pipe have one number
+            theirs = {os.stat('/proc/%d/fd/%d' % (pid, fd)).st_ino for fd in (1, 2)}
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # it has not become the program yet, or is another user's
+        return not mine.isdisjoint(theirs)
 
     def on_deadline(self):
         # type: () -> None
