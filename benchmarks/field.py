@@ -26,7 +26,7 @@ def native_python() -> str:
 
 def bubblewrap_program() -> str:
     """Return the path of bubblewrap that the library uses as well."""
-    from enclave.sandboxes.bubblewrap.program import find_program
+    from enclave.sandboxes.bubblewrap.bwrap import find_program
 
     return find_program().path
 

@@ -8,6 +8,7 @@ kinds cannot be had without it. Code can run where sandboxes of any kind can be 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -15,7 +16,9 @@ from attrs import Factory, frozen
 
 from enclave.checks import Check, Examiner, failed, ok, warning
 from enclave.records import Model
+from enclave.sandboxes.choice import TYPE_VARIABLE
 from enclave.sandboxes.kinds import KINDS, SandboxKind, load
+from enclave.suggest import did_you_mean
 
 _MINIMUM_PYTHON = (3, 10)
 
@@ -72,6 +75,9 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Chec
 def check_default_kind(checks: list[Check]) -> Check:
     """Say which kind of sandbox is used where nobody names one, and why."""
     name = 'default kind'
+    named = os.environ.get(TYPE_VARIABLE, '').strip()
+    if named:
+        return _check_named_kind(name, named, checks)
     missing: list[str] = []
     ranked = [(kind, examiner) for kind, examiner in _examiners() if kind.rank is not None]
     for kind, examiner in ranked:
@@ -82,6 +88,20 @@ def check_default_kind(checks: list[Check]) -> Check:
     return warning(
         name, f'{ranked[0][0].name}, although {", and ".join(missing)} either', 'mend one of them, as said above'
     )
+
+
+def _check_named_kind(name: str, named: str, checks: list[Check]) -> Check:
+    """Say whether the kind that the environment names can be had."""
+    remedy = f'unset {TYPE_VARIABLE}, or have it name another kind'
+    names = [kind.name for kind in KINDS.all()]
+    if named not in names:
+        return failed(
+            name, f'{TYPE_VARIABLE} names {named!r}, which is no kind of sandbox; {did_you_mean(named, names)}', remedy
+        )
+    for kind, examiner in _examiners():
+        if named in (kind.name, kind.notebook) and not examiner.is_there(checks):
+            return failed(name, f'{named}, since {TYPE_VARIABLE} names it, although {examiner.no}', remedy)
+    return ok(name, f'{named}, since {TYPE_VARIABLE} names it')
 
 
 def check_notebooks(checks: list[Check]) -> Check:

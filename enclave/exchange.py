@@ -16,6 +16,7 @@ import contextvars
 import io
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException, HTTPMessage, HTTPResponse
@@ -358,12 +359,15 @@ class QuickLines:
         connection.connect()
         return connection
 
-    def ask(self, head: bytes, body: bytes | None, read_timeout: float | None) -> WholeResponse:
+    def ask(
+        self, head: bytes, body: bytes | None, read_timeout: float | None, silence: float | None = None
+    ) -> WholeResponse:
         """Send a request and return its answer.
 
         Args:
             head: All before the body, with the empty line.
-            read_timeout: Seconds to wait for each piece of the answer; None for no limit.
+            read_timeout: Seconds until the answer must have begun, and any piece of it; None for no limit.
+            silence: Seconds to wait for another piece of an answer that is not whole by then.
 
         Raises:
             Broken: The connection ended before the answer did; so may all that rest.
@@ -383,7 +387,10 @@ class QuickLines:
                     link.sendall(body)
             except (BrokenPipeError, ConnectionResetError):
                 is_taken = False  # a server that refuses a body answers before it has all of it, and closes
-            response, is_reusable = _read_whole(link, self._readers)
+            patience = None
+            if read_timeout is not None and silence is not None and silence < read_timeout:
+                patience = _Patience(link, time.monotonic() + read_timeout, silence)
+            response, is_reusable = _read_whole(link, self._readers, patience)
             is_reusable = is_reusable and is_taken
         except BaseException as error:
             connection.close()
@@ -417,14 +424,33 @@ _MOST_DIGITS = 15
 _WAIT_FOR_ALL = getattr(socket, 'MSG_WAITALL', 0)
 
 
+class _Patience:
+    """How long the next piece of an answer is waited for: until its time is over, or beyond that for no longer than a silence."""
+
+    __slots__ = ('_ends_at', '_link', '_silence')
+
+    def __init__(self, link: socket.socket, ends_at: float, silence: float) -> None:
+        self._link = link
+        self._ends_at = ends_at
+        self._silence = silence
+
+    def renew(self) -> None:
+        """Wait for another piece."""
+        self._link.settimeout(max(self._silence, self._ends_at - time.monotonic()))
+
+
 def _read_whole(
-    link: socket.socket, readers: Mapping[str, Callable[[], BodyReader]] = _NO_READERS
+    link: socket.socket,
+    readers: Mapping[str, Callable[[], BodyReader]] = _NO_READERS,
+    patience: _Patience | None = None,
 ) -> tuple[WholeResponse, bool]:
     """Return an answer, and whether another request may follow over its connection."""
     data = link.recv(_HEAD_BYTES)
     while (end := data.find(b'\r\n\r\n')) < 0:
         if not data or b'\n\n' in data or len(data) > _LONGEST_HEAD:
             return _read_unusual(link, data)
+        if patience is not None:
+            patience.renew()
         more = link.recv(_HEAD_BYTES)
         if not more:
             raise Broken('the connection ended in the head of an answer')
@@ -453,7 +479,7 @@ def _read_whole(
         if make is not None:
             reader = make()
             try:
-                is_whole = _read_chunks(link, data[end + 4 :], reader)
+                is_whole = _read_chunks(link, data[end + 4 :], reader, patience)
             except MemoryError:
                 raise Broken('there is no memory for an answer') from None
             is_reusable = is_whole and headers.get('connection', '').lower() != 'close'
@@ -464,7 +490,7 @@ def _read_whole(
     if begun > size:
         return _read_unusual(link, data)
     first = data[end + 4 :]
-    content = first if begun == size else _read_rest(link, first, size)
+    content = first if begun == size else _read_rest(link, first, size, patience)
     return WholeResponse(int(number), headers, content), headers.get('connection', '').lower() != 'close'
 
 
@@ -472,7 +498,7 @@ def _is_length(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
 
 
-def _read_rest(link: socket.socket, begun: bytes, size: int) -> bytearray:
+def _read_rest(link: socket.socket, begun: bytes, size: int, patience: _Patience | None) -> bytearray:
     """Return a body of which a beginning was read."""
     try:
         made = bytearray(size)
@@ -481,6 +507,8 @@ def _read_rest(link: socket.socket, begun: bytes, size: int) -> bytearray:
     made[: len(begun)] = begun
     view, at = memoryview(made), len(begun)
     while at < size:
+        if patience is not None:
+            patience.renew()
         count = link.recv_into(view[at:], 0, _WAIT_FOR_ALL)
         if not count:
             raise Broken(f'the connection ended after {at} of {size} bytes')
@@ -489,7 +517,7 @@ def _read_rest(link: socket.socket, begun: bytes, size: int) -> bytearray:
     return made
 
 
-def _read_chunks(link: socket.socket, begun: bytes, reader: BodyReader) -> bool:
+def _read_chunks(link: socket.socket, begun: bytes, reader: BodyReader, patience: _Patience | None) -> bool:
     """Have a body that comes in chunks be read, and return whether to its end: of one that cannot be read, the rest is left."""
     buffer = bytearray(_PIECE_BYTES)
     view = memoryview(buffer)
@@ -536,6 +564,8 @@ def _read_chunks(link: socket.socket, begun: bytes, reader: BodyReader) -> bool:
                 continue
             left -= len(piece)
             data = data[len(piece) :]
+        if patience is not None:
+            patience.renew()
         count = link.recv_into(view)
         if not count:
             raise Broken('the connection ended in the midst of an answer')

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from typing import Protocol
 
 STDOUT = 1
@@ -36,60 +37,76 @@ class Outlet(Protocol):
 
 
 _NOTHING = contextlib.nullcontext()
-_offered: contextvars.ContextVar[Outlet | None] = contextvars.ContextVar('enclave_outlet_offered', default=None)
-_current: contextvars.ContextVar[Outlet | None] = contextvars.ContextVar('enclave_outlet', default=None)
 
 
-class _Set:
-    """A block in which a variable has another value."""
+class Offered:
+    """Offer an outlet, for the block, to what takes it by `gives_output`; it is made when there is something for it.
 
-    __slots__ = ('_token', '_value', '_variable')
+    Most calls print little, and an outlet that each of them had made would be made for nothing. The block is one call's, and of
+    the thread that enters it.
 
-    def __init__(self, variable: contextvars.ContextVar[Outlet | None], value: Outlet | None) -> None:
-        self._variable = variable
-        self._value = value
+    Args:
+        make: Returns the outlet, the same each time; None where there is none after all.
+        most_kept: How many bytes of a stream are caught for a file, in the block, where a result is shortened to a budget; None
+            for no bound.
+    """
+
+    __slots__ = ('_thread', '_token', 'make', 'most_kept')
+
+    def __init__(self, make: Callable[[], Outlet | None] | None = None, *, most_kept: int | None = None) -> None:
+        self.make = make
+        self.most_kept = most_kept
 
     def __enter__(self) -> None:
-        self._token = self._variable.set(self._value)
+        self._thread = threading.get_ident()
+        self._token = _offered.set(self)
 
     def __exit__(self, *_: object) -> None:
-        self._variable.reset(self._token)
+        _offered.reset(self._token)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is its block's thread: a context may be copied to others."""
+        return self._thread == threading.get_ident()
 
 
-def offered(outlet: Outlet | None) -> contextlib.AbstractContextManager[None]:
-    """Offer an outlet, for the block, to what takes it by `gives_output`."""
-    return _NOTHING if outlet is None else _Set(_offered, outlet)
+_offered: contextvars.ContextVar[Offered | None] = contextvars.ContextVar('enclave_outlet_offered', default=None)
+_current: contextvars.ContextVar[Offered | None] = contextvars.ContextVar('enclave_outlet', default=None)
+
+
+class _Current:
+    """A block in which another offer is the one that is taken."""
+
+    __slots__ = ('_offer', '_token')
+
+    def __init__(self, offer: Offered | None) -> None:
+        self._offer = offer
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._offer)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 def gives_output() -> contextlib.AbstractContextManager[None]:
     """Take the offer for the block: the output of the command in it is given back as it is."""
-    outlet = _offered.get()
-    return _NOTHING if outlet is None else _Set(_current, outlet)
+    offer = _offered.get()
+    return _NOTHING if offer is None or offer.make is None else _Current(offer)
 
 
 def keeps_output() -> contextlib.AbstractContextManager[None]:
     """Have no output handed on in the block: less is given back than what is caught."""
-    return _NOTHING if _current.get() is None else _Set(_current, None)
-
-
-_most_kept: contextvars.ContextVar[int | None] = contextvars.ContextVar('enclave_most_kept', default=None)
-
-
-@contextlib.contextmanager
-def keeping_at_most(size: int) -> Iterator[None]:
-    """Bound, for the block, how many bytes of a stream are caught for a file where a result is shortened to a budget."""
-    token = _most_kept.set(size)
-    try:
-        yield
-    finally:
-        _most_kept.reset(token)
+    return _NOTHING if _current.get() is None else _Current(None)
 
 
 def most_kept() -> int | None:
     """Return how many bytes of a stream may be caught for a file; None where nobody bounds it."""
-    return _most_kept.get()
+    offer = _offered.get()
+    return None if offer is None else offer.most_kept
 
 
-def current_outlet() -> Outlet | None:
-    """Return where the output of a command goes that runs now; None for nowhere."""
-    return _current.get()
+def current_outlet() -> Callable[[], Outlet | None] | None:
+    """Return what makes the outlet for a command that runs now, where its output is large; None where it goes nowhere."""
+    offer = _current.get()
+    return None if offer is None or not offer.is_ours else offer.make

@@ -33,7 +33,10 @@ _BACKGROUND = (
 )
 
 ttl_option = seconds_option(
-    '--ttl', default=DEFAULT_TTL_SECONDS, show_default='a day', help='How long it may stay; 0 for no limit.'
+    '--ttl',
+    default=DEFAULT_TTL_SECONDS,
+    show_default=False,
+    help='How long it may stay; 0 for no limit.  [default: a day]',
 )
 
 

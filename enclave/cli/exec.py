@@ -16,8 +16,8 @@ from enclave.cli.options import (
     timeout_option,
 )
 from enclave.cli.place import Place
-from enclave.cli.program import drive, runs_a_program
 from enclave.cli.relay import endings_as_exit, terminal_size
+from enclave.cli.user_program import drive, runs_a_program
 
 
 @click.command('exec', context_settings={'allow_interspersed_args': False})

@@ -4,7 +4,7 @@ Commands are named in one table and imported when they are called, so that ``--h
 engine library. To add a command: write it in a file of its own and give it a line in ``COMMANDS``.
 
 Nothing that goes wrong shows a traceback, unless ``ENCLAVE_DEBUG=1`` asks for it. Exit codes: 0 for success, 1 for a failure,
-2 for a wrong call, 130 when interrupted. Commands that run a user's program (`enclave.cli.program`) give back the program's
+2 for a wrong call, 130 when interrupted. Commands that run a user's program (`enclave.cli.user_program`) give back the program's
 own exit code, and 125 for a failure of this library.
 """
 

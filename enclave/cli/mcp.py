@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from enclave.cli.hints import HintedGroup
 from enclave.cli.options import sandbox_options
 from enclave.cli.relay import endings_as_exit
 from enclave.errors import ConfigurationError, EnclaveError
@@ -37,7 +38,7 @@ CLIENTS: dict[str, tuple[str | dict[str, str], str]] = {
 """``{client: (its configuration file, by platform where that differs; the key its servers stand under)}``."""
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=HintedGroup, invoke_without_command=True)
 @click.option(
     '--http',
     'address',

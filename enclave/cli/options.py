@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 F = TypeVar('F', bound=Callable[..., Any])
 
 _DRIVE = re.compile(r'[A-Za-z]:[\\/]')
+_MODE = re.compile(r':[A-Za-z,]*$')  # as docker writes options of a volume; ro and rw are taken off before
 
 
 def _remember_json(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
@@ -70,11 +72,57 @@ def with_options(function: Any, *options: Any) -> Any:
     return function
 
 
+class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.2
+    """A number within bounds; what is wrong with a value is said in words, not by the name of a Python type."""
+
+    name = 'number'
+
+    def __init__(self, *, minimum: float | None = None, what: str = 'a number') -> None:
+        self._minimum = minimum
+        self._what = what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or fail with what it must be. NaN is none, though Python reads it as one."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            self.fail(f'{value!r} is not {self._what}, like 30 or 0.5', param, ctx)
+        if self._minimum is not None and number < self._minimum:
+            self.fail(f'it must be at least {self._minimum:g}, not {number:g}', param, ctx)
+        return number
+
+
+class WholeNumber(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A whole number within bounds; see `Number`."""
+
+    name = 'integer'
+
+    def __init__(self, minimum: int | None = None, maximum: int | None = None) -> None:
+        self._minimum = minimum
+        self._maximum = maximum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or fail with what it must be."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f'{value!r} is not a whole number', param, ctx)
+        least, most = self._minimum, self._maximum
+        if (least is not None and number < least) or (most is not None and number > most):
+            bounds = [f'at least {least}'] if least is not None else []
+            bounds += [f'at most {most}'] if most is not None else []
+            self.fail(f'it must be {" and ".join(bounds)}, not {number}', param, ctx)
+        return number
+
+
 def seconds_option(*names: str, minimum: float = 0, **settings: Any) -> Callable[[F], F]:
     """Return an option that takes seconds; the default, where there is one, is shown."""
     if settings.get('default') is not None:
         settings.setdefault('show_default', True)
-    return click.option(*names, type=click.FloatRange(min=minimum), metavar='SECONDS', **settings)
+    kind = Number(minimum=minimum, what='a number of seconds')
+    return click.option(*names, type=kind, metavar='SECONDS', **settings)
 
 
 def _find_place(url: str | None, api_key: str | None, local: bool) -> Place:
@@ -117,8 +165,10 @@ SANDBOX_OPTIONS: dict[str, Any] = {
     'memory': click.option(
         '-m', '--memory', metavar='SIZE', help="Memory limit, like 512m or 1g; 'none' for no limit.  [default: 1g]"
     ),
-    'cpus': click.option('--cpus', type=float, metavar='N', help='CPUs it may use, like 0.5.  [default: 1]'),
-    'pids': click.option('--pids', type=int, metavar='N', help='Processes and threads at once.  [default: 512]'),
+    'cpus': click.option('--cpus', type=Number(), metavar='N', help='CPUs it may use, like 0.5.  [default: 1]'),
+    'pids': click.option(
+        '--pids', type=WholeNumber(), metavar='N', help='Processes and threads at once.  [default: 512]'
+    ),
     'network': click.option(
         '--network/--no-network',
         default=None,
@@ -229,7 +279,7 @@ def parse_volume(entry: str) -> tuple[str, dict[str, str]]:
     mode = 'rw'
     if path and path.endswith((':ro', ':rw')):
         path, mode = path[:-3], path[-2:]
-    if not host or not path or not path.startswith('/'):
+    if not host or not path or not path.startswith('/') or _MODE.search(path):
         raise click.BadParameter(f'{entry!r} must be HOST:PATH[:ro], with an absolute PATH', param_hint='--volume')
     return os.path.abspath(os.path.expanduser(host)), {'bind': path, 'mode': mode}
 
@@ -246,6 +296,8 @@ def parse_files(entries: Sequence[str]) -> list[tuple[Path, str]]:
     found = []
     for entry in entries:
         source, target = split_target(entry)
+        if not source:
+            raise click.BadParameter(f'{entry!r} must be SRC or SRC:DST; . is this directory', param_hint='--file')
         path = Path(source).expanduser()
         if not path.exists():
             raise click.BadParameter(f'{source!r} does not exist', param_hint='--file')

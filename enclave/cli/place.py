@@ -159,7 +159,7 @@ class LocalPlace(Place):
         from enclave.sandboxes.kinds import KINDS
 
         names = ', '.join(kind.name for kind in KINDS.all() if kind.inventory is None)
-        return f'. Those of other kinds ({names}) are reached by the program that made them alone' if names else ''
+        return f'. Those of other kinds ({names}) can only be reached by the program that made them' if names else ''
 
     @staticmethod
     def _inventories() -> list[Inventory]:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enclave.cli.hints import HintedGroup
-from enclave.cli.options import json_option, parse_value, place_options, sandbox_options, seconds_option
+from enclave.cli.options import (
+    WholeNumber,
+    json_option,
+    parse_value,
+    place_options,
+    sandbox_options,
+    seconds_option,
+)
 from enclave.cli.output import check_writable, echo_json, progress, visible
 from enclave.cli.place import Place, RemotePlace
 from enclave.cli.pool_cases import Case, find_cases, languages_by_suffix
@@ -39,7 +46,7 @@ def pool() -> None:
 
 
 @pool.command()
-@click.option('--size', type=click.IntRange(min=1), required=True, metavar='N', help='How many sandboxes.')
+@click.option('--size', type=WholeNumber(1), required=True, metavar='N', help='How many sandboxes.')
 @click.option('--name', metavar='NAME', help='What it is called, where there are several.')
 @click.option(
     '--tool', 'tools', multiple=True, metavar='NAME', help='A tool to enable; default is all that fit. Repeatable.'
@@ -92,7 +99,7 @@ def show(place: Place, as_json: bool) -> None:
 @pool.command('exec')
 @click.argument('tool')
 @click.argument('parameters', nargs=-1, metavar='[NAME=VALUE|NAME=@FILE]...')
-@click.option('-w', '--wait', 'timeout', type=float, metavar='SECONDS', help='How long to wait for a free sandbox.')
+@seconds_option('-w', '--wait', 'timeout', help='How long to wait for a free sandbox.')
 @place_options
 @json_option
 def exec_(tool: str, parameters: tuple[str, ...], timeout: float | None, place: Place, as_json: bool) -> None:
@@ -136,7 +143,7 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
 @pool.command()
 @click.argument('paths', nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar='PATH...')
 @click.option(
-    '--size', type=click.IntRange(1, 1000), default=4, show_default=True, metavar='N', help='How many sandboxes.'
+    '--size', type=WholeNumber(1, 1000), default=4, show_default=True, metavar='N', help='How many sandboxes.'
 )
 @seconds_option('-t', '--timeout', default=30.0, help='How long each may run.')
 @click.option(

@@ -35,6 +35,21 @@ def rm(sandbox_ids: tuple[str, ...], orphans: bool, everything: bool, yes: bool,
         if orphans or everything:
             found = [info for info in place.list_sandboxes() if everything or info.metadata.get('is_orphan')]
             if everything and found and not yes:
-                click.confirm(f'Remove all {len(found)} sandboxes {place.where}?', abort=True, err=True)
+                _confirm(f'Remove all {len(found)} sandboxes {place.where}?')
             sandbox_ids = tuple(info.id for info in found)
         each_of(place, sandbox_ids, place.remove, 'removed', as_json)
+
+
+def _confirm(question: str) -> None:
+    """Ask, and abort unless the answer is yes.
+
+    Raises:
+        click.UsageError: Standard input ends without an answer.
+    """
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        click.echo(err=True)
+        raise click.UsageError('Nobody answered; --yes removes them without asking.') from None

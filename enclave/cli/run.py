@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -23,8 +24,8 @@ from enclave.cli.options import (
 from enclave.cli.output import echo_json
 from enclave.cli.place import Place
 from enclave.cli.placing import place_program, put_files
-from enclave.cli.program import drive, runs_a_program
 from enclave.cli.relay import endings_as_exit
+from enclave.cli.user_program import drive, runs_a_program
 
 # Unbuffered, since a person wants to see what it prints when it prints it.
 PYTHON = ['python3', '-u']
@@ -46,8 +47,8 @@ _BY_SUFFIX = {
 @click.argument('program', required=False, metavar='[FILE|-]')
 @click.argument('args', nargs=-1, type=click.UNPROCESSED, metavar='[ARGS]...')
 @click.option('-c', 'code', metavar='CODE', help='Run this text instead of a file.')
-@click.option('--python', 'language', flag_value='python', help='The program is Python, whatever its name says.')
-@click.option('--shell', 'language', flag_value='shell', help='The program is a shell script.')
+@click.option('--python', 'is_python', is_flag=True, help='The program is Python, whatever its name says.')
+@click.option('--shell', 'is_shell', is_flag=True, help='The program is a shell script.')
 @click.option('--interpreter', metavar='COMMAND', help="What runs it, like 'node' or 'python3 -O'.")
 @files_option
 @timeout_option
@@ -67,7 +68,8 @@ def run(
     program: str | None,
     args: tuple[str, ...],
     code: str | None,
-    language: Literal['python', 'shell'] | None,
+    is_python: bool,
+    is_shell: bool,
     interpreter: str | None,
     files: tuple[str, ...],
     timeout: float | None,
@@ -100,9 +102,9 @@ def run(
         program = None
     elif program is None:
         raise click.UsageError('Give a FILE, - for standard input, or -c CODE. `ms-enclave run --help` has examples.')
-    if interpreter is not None and language is not None:
-        raise click.UsageError('--interpreter says it all; leave --python and --shell out.')
-    chosen = _chosen_interpreter(language, interpreter)
+    if (interpreter is not None) + is_python + is_shell > 1:
+        raise click.UsageError('--python, --shell and --interpreter exclude each other; give one of them.')
+    chosen = _chosen_interpreter(is_python, is_shell, interpreter)
     text = _read_program(program) if code is None else code.encode('utf-8', 'surrogateescape')
     copied = parse_files(files)
     if detach:
@@ -168,7 +170,7 @@ def _run_detached(
         click.echo(found)
 
 
-def _chosen_interpreter(language: str | None, interpreter: str | None) -> list[str] | None:
+def _chosen_interpreter(is_python: bool, is_shell: bool, interpreter: str | None) -> list[str] | None:
     if interpreter is not None:
         try:
             argv = shlex.split(interpreter)
@@ -177,7 +179,7 @@ def _chosen_interpreter(language: str | None, interpreter: str | None) -> list[s
         if not argv:
             raise click.BadParameter('it is empty', param_hint='--interpreter')
         return argv
-    return {None: None, 'python': PYTHON, 'shell': ['sh']}[language]
+    return PYTHON if is_python else ['sh'] if is_shell else None
 
 
 def _read_program(program: str | None) -> bytes:
@@ -192,7 +194,16 @@ def _read_program(program: str | None) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise click.BadParameter(f'{program!r} does not exist; -c runs text', param_hint='FILE') from None
+        raise click.BadParameter(f'{program!r} does not exist; {_what_was_meant(program)}', param_hint='FILE') from None
+
+
+def _what_was_meant(program: str) -> str:
+    """Return a hint for a name that is no file's: docker's way of calling, or a program's text."""
+    if program in ('host', 'none', 'bridge'):
+        return '--network and --no-network take no name, and -o network=NAME joins a network of the engine'
+    if re.fullmatch(r'[a-z0-9./_-]+:[A-Za-z0-9._-]+', program):
+        return f'an image is named by --image, as in `ms-enclave run --image {program} FILE`'
+    return '-c runs text'
 
 
 def _guess_interpreter(name: str, text: bytes) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from enclave.cli.options import sandbox_options, seconds_option
+from enclave.cli.options import WholeNumber, sandbox_options, seconds_option
 from enclave.cli.output import progress
 from enclave.cli.pool import with_tools
 from enclave.cli.relay import endings_as_exit
@@ -26,7 +26,12 @@ DEFAULT_IDLE_SECONDS = 3600.0
 @click.command()
 @click.option('--host', default='127.0.0.1', show_default=True, metavar='ADDRESS', help='The address to listen on.')
 @click.option(
-    '--port', type=click.IntRange(0, 65535), default=8000, show_default=True, help='The port; 0 takes a free one.'
+    '--port',
+    type=WholeNumber(0, 65535),
+    default=8000,
+    show_default=True,
+    metavar='PORT',
+    help='The port; 0 takes a free one.',
 )
 @click.option(
     '--api-key', metavar='KEY', envvar='ENCLAVE_API_KEY', help='The key that clients must show.  [env: ENCLAVE_API_KEY]'
@@ -80,9 +85,7 @@ DEFAULT_IDLE_SECONDS = 3600.0
     metavar='FILE',
     help='What the shards on a Ray cluster are, in JSON or TOML: address, shard_size, num_cpus, memory, strategy, ...',
 )
-@click.option(
-    '--pool-size', type=click.IntRange(min=0), default=0, metavar='N', help='Warm sandboxes to have at the start.'
-)
+@click.option('--pool-size', type=WholeNumber(0), default=0, metavar='N', help='Warm sandboxes to have at the start.')
 @click.option(
     '--pool-policy',
     type=click.Choice(['reuse', 'fresh']),

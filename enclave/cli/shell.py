@@ -12,8 +12,8 @@ from enclave.cli.exec import terminal_env
 from enclave.cli.options import complete_sandbox_ids, files_option, parse_files, place_options, sandbox_options
 from enclave.cli.place import Place
 from enclave.cli.placing import put_files
-from enclave.cli.program import drive, runs_a_program
 from enclave.cli.relay import endings_as_exit, terminal_size
+from enclave.cli.user_program import drive, runs_a_program
 
 BEST_SHELL = ['sh', '-c', 'command -v bash >/dev/null 2>&1 && exec bash; exec sh']
 

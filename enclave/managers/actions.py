@@ -43,7 +43,7 @@ from enclave.records import SandboxInfo, ToolResult
 from enclave.verb_requests import StartProcess
 
 if TYPE_CHECKING:
-    from enclave.managers.http_operations import Transport
+    from enclave.managers.http_transport import HttpTransport
 
 Lane = Literal['quick', 'call', 'end']
 
@@ -103,7 +103,7 @@ class Action:
         return value
 
 
-def ask(transport: Transport, name: str, body: Any = None, *, timeout: float | None = None, **names: str) -> Any:
+def ask(transport: HttpTransport, name: str, body: Any = None, *, timeout: float | None = None, **names: str) -> Any:
     """Ask a server, and return what it gives.
 
     Args:

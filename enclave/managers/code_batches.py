@@ -92,7 +92,7 @@ def run_batch(
     """Yield what becomes of many programs; the first step sends the first of them, and raises what is wrong.
 
     Args:
-        transport: How requests travel; see `enclave.managers.remote.Transport`.
+        transport: How requests travel; see `enclave.managers.http_transport.HttpTransport`.
         path: The server's address for batches.
     """
     for exchange in exchanges(items, make):

@@ -62,6 +62,28 @@ if TYPE_CHECKING:
 URL_ENVIRONMENT = 'ENCLAVE_URL'
 
 
+def kind_to_send(settings: SandboxManagerConfig, sandbox_type: SandboxType | str | None, config: Config) -> str | None:
+    """Return the kind as it travels: the one that is named, else the one that the configuration is of; None leaves it to the
+    server."""
+    named = settings.sandbox_type if sandbox_type is None else sandbox_type
+    if named is None:
+        named = kind_of(settings.sandbox_config if config is None else config)
+    if named is not None and not isinstance(named, str):
+        raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {quoted(named)}')
+    return None if named is None else str(named)
+
+
+def options_to_send(settings: SandboxManagerConfig, config: Config) -> dict[str, Any] | None:
+    """Return a configuration as it travels: only what was set, so that the server's kind has its own defaults."""
+    if config is None:
+        config = settings.sandbox_config
+    if config is None or isinstance(config, Mapping):
+        return None if config is None else dict(config)
+    if not isinstance(config, SandboxConfig):
+        raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {quoted(config)}')
+    return config.model_dump(mode='json', include=set(config.non_default_options()))
+
+
 class HttpSandboxManager(SandboxManager):
     """Sandboxes of a server; see `SandboxManager` for the verbs. Any thread may use it, many at once.
 
@@ -187,36 +209,21 @@ class HttpSandboxManager(SandboxManager):
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
         query = {
-            'sandbox_type': self._type_name(sandbox_type, config),
+            'sandbox_type': kind_to_send(self.config, sandbox_type, config),
             'sandbox_id': sandbox_id,
             'ttl': _lifetime(ttl, 'ttl'),
             'idle_timeout': _lifetime(idle_timeout, 'idle_timeout'),
             'labels': _labels(labels),
         }
         answer: SandboxResponse = self._open_transport().call(
-            'POST', '/sandbox/create', SandboxResponse, query=query, body=self._options(config), timeout=0
+            'POST',
+            '/sandbox/create',
+            SandboxResponse,
+            query=query,
+            body=options_to_send(self.config, config),
+            timeout=0,
         )
         return answer.sandbox_id
-
-    def _type_name(self, sandbox_type: SandboxType | str | None, config: Config) -> str | None:
-        """Return the kind as it travels: the one that is named, else the one that the configuration is of; None leaves it to the
-        server."""
-        named = self.config.sandbox_type if sandbox_type is None else sandbox_type
-        if named is None:
-            named = kind_of(self.config.sandbox_config if config is None else config)
-        if named is not None and not isinstance(named, str):
-            raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {quoted(named)}')
-        return None if named is None else str(named)
-
-    def _options(self, config: Config) -> dict[str, Any] | None:
-        """Return a configuration as it travels: only what was set, so that the server's kind has its own defaults."""
-        if config is None:
-            config = self.config.sandbox_config
-        if config is None or isinstance(config, Mapping):
-            return None if config is None else dict(config)
-        if not isinstance(config, SandboxConfig):
-            raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {quoted(config)}')
-        return config.model_dump(mode='json', include=set(config.non_default_options()))
 
     def get_sandbox(self, sandbox_id: str) -> FullSandbox | None:
         """Return the sandbox of an id, or None if there is none: a `RemoteSandbox`, which is a `RemoteNotebookSandbox` if it
@@ -331,8 +338,8 @@ class HttpSandboxManager(SandboxManager):
             raise PoolError(f'pool_size must be a whole number, at least 1, not {quoted(size)}')
         body = PoolRequest(
             pool_size=size,
-            sandbox_type=self._type_name(sandbox_type, config),
-            config=self._options(config),
+            sandbox_type=kind_to_send(self.config, sandbox_type, config),
+            config=options_to_send(self.config, config),
             name=name,
         )
         answer: SandboxesResponse = ask(self._open_transport(), 'initialize_pool', body)

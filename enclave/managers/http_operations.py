@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import define, field
 
@@ -24,6 +24,7 @@ from enclave.errors import (
     ServerUnavailableError,
 )
 from enclave.managers.actions import ask
+from enclave.managers.http_transport import HttpTransport
 from enclave.managers.protocol import (
     CancelResponse,
     InputResponse,
@@ -42,7 +43,6 @@ from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.verb_requests import VERBS, Download, Request, StartProcess, Upload
 
 if TYPE_CHECKING:
-    from enclave.exchange import CancellableRequest
     from enclave.sandboxes.connection import Connection
 
 T = TypeVar('T')
@@ -55,62 +55,6 @@ _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 """Pauses before a broken stream of events is taken up again."""
 
 
-class Transport(Protocol):
-    """How requests travel; see `enclave.managers.http_transport`. Any thread may use it. Errors are those of the verbs."""
-
-    @property
-    def connect_problem(self) -> str | None:
-        """Why `connect` is not possible; None where it is."""
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        answer: type[T] | Any,
-        *,
-        query: Mapping[str, Any] | None = None,
-        body: Any = None,
-        timeout: float | None = None,
-    ) -> Any:
-        """Ask something and return the answer as an instance of ``answer``; ``timeout`` is how long it may take."""
-
-    def upload(
-        self,
-        method: str,
-        path: str,
-        answer: type[T] | Any,
-        data: bytes | Iterable[bytes],
-        *,
-        query: Mapping[str, Any],
-        size: int | None = None,
-        media_type: str = 'application/octet-stream',
-        is_repeatable: bool = True,
-        timeout: float | None = None,
-    ) -> Any:
-        """Send raw bytes and return the answer."""
-
-    def download(self, path: str, query: Mapping[str, Any]) -> Iterator[bytes]:
-        """Yield raw bytes as they come."""
-
-    def events(
-        self,
-        method: str,
-        path: str,
-        kind: type[E],
-        *,
-        query: Mapping[str, Any] | None = None,
-        body: Any = None,
-        exchange: CancellableRequest | None = None,
-    ) -> Generator[E, None, None]:
-        """Yield the events of a stream as they come, as instances of ``kind``; ``exchange`` is what the request is to be."""
-
-    def connect(self, sandbox_id: str, port: int, host: str, timeout: float | None) -> Connection:
-        """Return a connection to a TCP port as seen from inside a sandbox."""
-
-    def later(self, action: Callable[[], None]) -> None:
-        """Have something reported to the server on another thread, for a caller that may not wait for that."""
-
-
 @define(eq=False)
 class HttpOperations:
     """See `Operations`. Lives as long as its sandbox is known here; letting go of it ends nothing.
@@ -119,7 +63,7 @@ class HttpOperations:
         path: The sandbox's address below the server's.
     """
 
-    _transport: Transport = field(repr=False)
+    _transport: HttpTransport = field(repr=False)
     sandbox_id: str
     path: str = field(init=False)
 
@@ -195,7 +139,8 @@ class HttpOperations:
 
     def connect(self, port: int, host: str, *, timeout: float | None) -> Connection:
         """Connect to a TCP port as seen from inside, where that travels."""
-        return self._transport.connect(self.sandbox_id, port, host, timeout)
+        found: Connection = self._transport.connect(self.sandbox_id, port, host, timeout)
+        return found
 
     def ping(self, timeout: float) -> None:
         """Return if the server's sandbox answers."""
@@ -248,7 +193,7 @@ class HttpProgram:
     A thread follows its events once somebody wants them. Any thread may use it.
     """
 
-    _transport: Transport
+    _transport: HttpTransport
     _sandbox_id: str
     _info: ProcessInfo
     _changed: threading.Condition = field(factory=threading.Condition, init=False, repr=False)

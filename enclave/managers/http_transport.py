@@ -69,7 +69,9 @@ BUSY_SECONDS = 30.0
 PIECE_BYTES = 256 << 10
 _MIN_PROTOCOL = 1
 _NOTHING = contextlib.nullcontext()
-_KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
+_KEEPALIVE = (('TCP_KEEPIDLE', 15), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3), ('TCP_USER_TIMEOUT', 60_000))
+"""How a lost peer is noticed: by probes while nothing is sent; and by what was sent not being received for so many
+milliseconds, for which Linux would wait a quarter of an hour (tcp(7))."""
 
 
 _READERS = {OUTPUT_FRAMES: FrameReader}
@@ -561,7 +563,7 @@ class HttpTransport:
         if body is not None or method != 'GET':
             head += f'Content-Length: {0 if body is None else len(body)}\r\n'
         try:
-            whole = quick.ask(head.encode('ascii') + b'\r\n', body, read_timeout)
+            whole = quick.ask(head.encode('ascii') + b'\r\n', body, read_timeout, self._answer_timeout)
         except urllib3.exceptions.NewConnectionError as error:
             raise requests.exceptions.ConnectionError(error) from error
         except urllib3.exceptions.ConnectTimeoutError as error:
@@ -716,8 +718,9 @@ class HttpTransport:
         return error
 
     def _unreachable(self, why: str) -> ServerUnavailableError:
+        hint = 'is the address right?' if why == _NO_SUCH_NAME else 'is it running? Start one with: ms-enclave server'
         return ServerUnavailableError(
-            f'the server at {self._base_url} {why}; is it running? Start one with: ms-enclave server',
+            f'the server at {self._base_url} {why}; {hint}',
             details={'base_url': self._base_url},
         )
 
@@ -731,6 +734,9 @@ def _frames_of(response: HttpResponse) -> FrameReader:
     return frames
 
 
+_NO_SUCH_NAME = 'has a name that cannot be resolved'
+
+
 def _reason(error: BaseException) -> str:
     """Return a text that says how a connection failed, from whatever lies at the bottom of it."""
     cause: BaseException | None = error
@@ -738,7 +744,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, ConnectionRefusedError):
             return 'refuses connections'
         if isinstance(cause, socket.gaierror):
-            return 'has a name that cannot be resolved'
+            return _NO_SUCH_NAME
         if (
             isinstance(cause, OSError)
             and cause.strerror

@@ -26,7 +26,8 @@ from enclave.errors import (
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request
 from enclave.managers.actions import ask
 from enclave.managers.code_batches import run_batch
-from enclave.managers.http_operations import HttpOperations, Transport
+from enclave.managers.http_operations import HttpOperations
+from enclave.managers.http_transport import HttpTransport
 from enclave.managers.protocol import CancelResponse, PauseRequest, RenewResponse, ToolRequest
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.quoting import quoted
@@ -43,7 +44,7 @@ class RemoteVerbs(Verbs):
 
     _room_for_outputs = None  # what the server gives, which may allow no more
 
-    def __init__(self, transport: Transport, sandbox_id: str) -> None:
+    def __init__(self, transport: HttpTransport, sandbox_id: str) -> None:
         self.id = sandbox_id
         self._operations = HttpOperations(transport, sandbox_id)
 
@@ -61,7 +62,7 @@ class RemoteSandbox(FullSandbox):
     sandbox_type: SandboxType | str  # type: ignore[misc]
     config_class: ClassVar[type[SandboxConfig]] = SandboxConfig
 
-    def __init__(self, transport: Transport, sandbox_id: str, info: SandboxInfo) -> None:
+    def __init__(self, transport: HttpTransport, sandbox_id: str, info: SandboxInfo) -> None:
         super().__init__(_config_of(info), sandbox_id)
         self._transport = transport
         self._operations = HttpOperations(transport, sandbox_id)
@@ -254,14 +255,16 @@ class RemoteSandbox(FullSandbox):
         return f'<RemoteSandbox {self.id}>'
 
 
-def pause(transport: Transport, sandbox_id: str, ttl: float | Literal['default'] | None = 'default') -> datetime | None:
+def pause(
+    transport: HttpTransport, sandbox_id: str, ttl: float | Literal['default'] | None = 'default'
+) -> datetime | None:
     """Pause a sandbox of a server, and return when it is removed if nobody resumes it."""
     body = PauseRequest(ttl=ttl if ttl == 'default' else check_timeout(ttl, 'ttl'))
     answer: RenewResponse = ask(transport, 'pause_sandbox', body, sandbox_id=sandbox_id)
     return answer.expires_at
 
 
-def resume(transport: Transport, sandbox_id: str) -> datetime | None:
+def resume(transport: HttpTransport, sandbox_id: str) -> datetime | None:
     """Resume a sandbox of a server, and return when it is removed."""
     answer: RenewResponse = ask(transport, 'resume_sandbox', sandbox_id=sandbox_id)
     return answer.expires_at

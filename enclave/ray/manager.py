@@ -24,11 +24,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 import attrs
 
 import enclave
-from enclave.config import SandboxConfig
 from enclave.deadline import Deadline, check_timeout
 from enclave.enums import SandboxManagerType, SandboxStatus, SandboxType
 from enclave.errors import (
-    ConfigurationError,
     ConflictError,
     EnclaveError,
     InvalidArgumentError,
@@ -43,6 +41,7 @@ from enclave.errors import (
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import Config, SandboxManager, check_pool_name
+from enclave.managers.http import kind_to_send, options_to_send
 from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import Lifetime
 from enclave.managers.remote import as_parameters
@@ -56,7 +55,6 @@ from enclave.ray.shard import FULL
 from enclave.ray.shards import ShardRecord, Shards, end_all
 from enclave.ray.transport import ShardClient
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
-from enclave.sandboxes.choice import kind_of
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.threads import Workers, thread_pool, wait_for
 from enclave.tools.budget import check_max_chars
@@ -345,7 +343,7 @@ class RaySandboxManager(SandboxManager):
         for name, lifetime in (('ttl', ttl), ('idle_timeout', idle_timeout)):
             if lifetime != 'default':
                 check_timeout(lifetime, name)
-        self._type_name(sandbox_type, config)
+        kind_to_send(self.config, sandbox_type, config)
         self.start()
         deadline = Deadline.after(self.options.capacity_timeout)
         is_first = False
@@ -396,15 +394,6 @@ class RaySandboxManager(SandboxManager):
         finally:
             with self._lock:
                 self._making.discard(sandbox_id)
-
-    def _type_name(self, sandbox_type: SandboxType | str | None, config: Config) -> str | None:
-        """Return the kind as it travels; None leaves it to the shard."""
-        named = self.config.sandbox_type if sandbox_type is None else sandbox_type
-        if named is None:
-            named = kind_of(self.config.sandbox_config if config is None else config)
-        if named is not None and not isinstance(named, str):
-            raise InvalidArgumentError(f'a sandbox type is a SandboxType or a name, not {named!r}')
-        return None if named is None else str(named)
 
     def get_sandbox(self, sandbox_id: str) -> FullSandbox | None:
         """Return the sandbox of an id, a `RemoteSandbox`, or None if there is none, or its shard was lost."""
@@ -527,7 +516,7 @@ class RaySandboxManager(SandboxManager):
                 f'pool_size must be a whole number, at least 1, not {size!r}; '
                 'give it to initialize_pool or in the configuration of the manager'
             )
-        kind, options = self._type_name(sandbox_type, config), self._options(config)
+        kind, options = kind_to_send(self.config, sandbox_type, config), options_to_send(self.config, config)
         self.start()
         deadline = Deadline.after(self.options.capacity_timeout)
         with self._pool_lock:
@@ -548,16 +537,6 @@ class RaySandboxManager(SandboxManager):
                 raise
             pool.size, pool.most, pool.is_followed = size, self.config.max_size_for(size), False
             return self._pool_ids(pool)
-
-    def _options(self, config: Config) -> dict[str, Any] | None:
-        """Return a configuration as it travels, which two that are the same have the same of."""
-        if config is None:
-            config = self.config.sandbox_config
-        if config is None or isinstance(config, Mapping):
-            return None if config is None else dict(config)
-        if not isinstance(config, SandboxConfig):
-            raise ConfigurationError(f'config must be a SandboxConfig or a dict of options, not {config!r}')
-        return config.model_dump(mode='json', include=set(config.non_default_options()))
 
     def _pool_ids(self, pool: ShardedPool) -> list[str]:
         found = self._each(lambda shard: shard.the_client().list_sandboxes())

@@ -76,6 +76,7 @@ def policy_for(size: int) -> Policy:
         max_connections=10_000,
         min_upload_rate=0.0,
         send_timeout=3600.0,
+        min_download_rate=0.0,
         sandbox_types=('*',),
     )
 

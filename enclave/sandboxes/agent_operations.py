@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
@@ -127,7 +128,7 @@ class AgentOperations(ByVerb):
         cap = request.max_output_bytes or DEFAULT_OUTPUT_BYTES
         tail = tail_bytes(cap)
         kept = {'head': cap - tail, 'tail': tail}
-        outlet = current_outlet() if request.limits is None else None
+        make_outlet = current_outlet() if request.limits is None else None
         with Claim(self._cpus, self._cpu_count) as claim:
             message, first, rest = self._run_message(request, {**kept, 'cpus': claim.cpus})
             # The agent never sends more than head and tail, so no credit need ever be given while it runs.
@@ -136,9 +137,12 @@ class AgentOperations(ByVerb):
             with self._killed_on_exit(call):
                 if rest is not None and call.write_all(rest, watch.check) and not call.has_ended:
                     call.close_input()
+                reply = watch.wait_small(call, math.inf if make_outlet is None else LARGE_BYTES)
+                outlet = None if reply is not None or make_outlet is None else make_outlet()
                 if outlet is not None:
                     stdout, stderr = self._hand_on(call, watch, outlet)
-                reply = watch.wait(call)
+                if reply is None:
+                    reply = watch.wait(call)
         if outlet is None:
             stdout, stderr = call.take_output()
         return self.result_of(request, reply, stdout, stderr)
@@ -705,6 +709,13 @@ class AgentWatch:
         """Wait for the call's end and return what the agent reports."""
         self.wait_ready(call, Deadline(), for_end=True)
         return call.wait(Deadline())
+
+    def wait_small(self, call: Call, size: float) -> Reply | None:
+        """Wait for the end of a call that has less output than ``size`` bytes, as `wait` does; None as soon as it has as many."""
+        patience: Deadline | None = None
+        while (is_small := call.wait_small(self._due, size)) is None:
+            patience = self._ask(patience)
+        return call.wait(Deadline()) if is_small else None
 
     def wait_output(self, call: Call, size: int) -> None:
         """Return when so many bytes of output have come, or the call has ended.

@@ -45,10 +45,10 @@ from enclave.quoting import quoted
 from enclave.records import CommandResult, PathInfo, ProcessInfo
 from enclave.sandboxes.base import Sandbox, check_callbacks
 from enclave.sandboxes.connection import Connection, PortForward
+from enclave.sandboxes.extraction import unpack_tree
 from enclave.sandboxes.operations import ChangeNotifier, Operations
 from enclave.sandboxes.output import make_decoder
 from enclave.sandboxes.process import Process
-from enclave.sandboxes.unpacking import unpack_tree
 from enclave.sandboxes.watching import INTERVAL_SECONDS, MAX_ENTRIES, Watch, by_path
 from enclave.tools.budget import KEPT_OUTPUT_BYTES, check_max_chars, shorten_command
 from enclave.verb_requests import (

@@ -57,7 +57,14 @@ from enclave.server.direct import (
     send,
 )
 from enclave.server.early import EARLY_KEY, EarlyResponse
-from enclave.server.faults import NoSuchRouteError, UnsupportedMediaTypeError, extra_headers, shown_error, status_of
+from enclave.server.faults import (
+    NoSuchRouteError,
+    UnsupportedMediaTypeError,
+    extra_headers,
+    shown_error,
+    status_of,
+    too_large,
+)
 from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.lanes import CALL_PATIENCE_SECONDS
 from enclave.server.route import (
@@ -178,7 +185,9 @@ class _RequestSteps:
         return send(answer, list(headers.items()), start_response, as_texts=WATCH_KEY in environ)
 
     def _early(self, visit: Visit) -> EarlyResponse | None:
-        """Return an answer that may begin before its work has ended, where client and server can do that."""
+        """Return an answer that may begin before its work has ended, where client and server can do that; the same each time."""
+        if visit.early is not None:
+            return visit.early
         start, environ = visit.start_response, visit.request.environ
         sender = environ.get(EARLY_KEY)
         if start is None or sender is None or environ.get('SERVER_PROTOCOL') != 'HTTP/1.1':
@@ -296,7 +305,7 @@ class _RequestSteps:
         """Answer what Flask itself refuses: an unknown address, a wrong method, a body that is too large."""
         visit: Visit = flask.g.visit
         if isinstance(error, RequestEntityTooLarge):
-            return _flask_response(self._failure(visit, _too_large(self._service.policy.max_upload_bytes)))
+            return _flask_response(self._failure(visit, too_large(self._service.policy.max_upload_bytes)))
         request = visit.request
         status = error.code or 500
         if status in (404, 405):
@@ -442,7 +451,7 @@ class _RequestSteps:
 
         context.on_gone(leave)
         if not is_mine:
-            return self._repeated(visit, entry, gone)
+            return self._repeated(visit, entry, gone, context)
         outcome = None
         try:
             with context.held, self._listed(visit, route, tenant):
@@ -480,13 +489,18 @@ class _RequestSteps:
         return self._when_there_is_room(size, visit, context, lambda: _encoded_answer(encoded, takes_parts))
 
     def _when_there_is_room(
-        self, size: int, visit: Visit, context: Context, make: Callable[[], RouteResponse]
+        self,
+        size: int,
+        visit: Visit,
+        context: Context,
+        make: Callable[[], RouteResponse],
+        cancellation: Cancellation | None = None,
     ) -> RouteResponse:
         """Return an answer, once there is room for so many bytes, which it holds until it was sent.
 
         Handed over is not sent: what a client is slow to take stays in memory. Other servers do not say when it was.
         """
-        with contextlib.ExitStack() as stack, context.cancellation.applied():
+        with contextlib.ExitStack() as stack, (cancellation or context.cancellation).applied():
             stack.enter_context(self._service.lanes.answering(context.tenant.name, size))
             answer = make()
             let_go = stack.pop_all().close
@@ -494,8 +508,11 @@ class _RequestSteps:
         answer.on_close.append(let_go if sender is None else lambda: sender.when_sent(let_go))
         return answer
 
-    def _repeated(self, visit: Visit, entry: Entry, gone: list[bool]) -> RouteResponse:
-        """Wait for the end of work that another request does, and answer as it does."""
+    def _repeated(self, visit: Visit, entry: Entry, gone: list[bool], context: Context) -> RouteResponse:
+        """Wait for the end of work that another request does, and answer as it does.
+
+        A large answer needs room as the first time: what is being sent is kept, also when no further repeat would find it.
+        """
         while not entry.wait(1.0):
             if gone:
                 raise CallCancelledError('the client went away')
@@ -503,7 +520,12 @@ class _RequestSteps:
         if outcome is None:
             raise CallCancelledError('the first request under this idempotency key was not carried out; repeat it')
         visit.replayed, visit.code = True, outcome.code
-        return RouteResponse(outcome.body, outcome.status, outcome.media_type, [(REPLAYED_HEADER, 'true')])
+        answer = RouteResponse(outcome.body, outcome.status, outcome.media_type, [(REPLAYED_HEADER, 'true')])
+        if outcome.size < LARGE_ANSWER:
+            return answer
+        waiting = Cancellation()  # the work's own is that of all who wait for it
+        context.on_gone(waiting.cancel)
+        return self._when_there_is_room(outcome.size, visit, context, lambda: answer, waiting)
 
     @staticmethod
     def _weight(request: Any, route: Route) -> int:
@@ -536,7 +558,7 @@ class _RequestSteps:
             size = size or 0
             limit = policy.max_upload_bytes if isinstance(route.body, str) else policy.max_json_bytes
             if size > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             if isinstance(route.body, str):
                 return RawBody(request.stream, size)
             return RawBody(io.BytesIO(self._text(request)), size)
@@ -544,10 +566,10 @@ class _RequestSteps:
             if size is None:
                 raise InvalidArgumentError('the request has a body of unknown length')
             if size > policy.max_upload_bytes:
-                raise _too_large(policy.max_upload_bytes)
+                raise too_large(policy.max_upload_bytes)
             return RawBody(request.stream, size)
         if size is not None and size > policy.max_json_bytes:
-            raise _too_large(policy.max_json_bytes)
+            raise too_large(policy.max_json_bytes)
         text = self._text(request)
         if route.body is None:
             if text.strip() not in (b'', b'{}', b'null'):
@@ -655,13 +677,6 @@ def _fingerprint(request: Any, route: Route) -> bytes:
     digest.update(b'\0parts' if wire.PARTS in accepted else b'')
     digest.update(b'\0frames' if OUTPUT_FRAMES in accepted else b'')
     return digest.digest()
-
-
-def _too_large(limit: int) -> RequestTooLargeError:
-    return RequestTooLargeError(
-        f'the body of the request is larger than the {limit} bytes that this server allows',
-        details={'max_bytes': limit},
-    )
 
 
 def _short(value: Any) -> str | None:

@@ -137,15 +137,16 @@ def read_settings(path: str | os.PathLike[str]) -> Any:
         ConfigurationError: It cannot be read or is not valid; TOML needs Python 3.11 or the package ``tomli``.
     """
     place = Path(path)
+    form = 'TOML' if place.suffix.lower() == '.toml' else 'JSON'
     try:
         text = place.read_text(encoding='utf-8')
-        if place.suffix.lower() == '.toml':
+        if form == 'TOML':
             return _toml().loads(text)
         return json.loads(text)
     except OSError as error:
         raise ConfigurationError(f'{place} cannot be read: {error.strerror or error}') from None
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f'{place} is not valid: {error}') from None
+        raise ConfigurationError(f'{place} is not valid {form}: {error}') from None
 
 
 class FileSettings(OptionsModel):

@@ -7,7 +7,7 @@ server, or what it stands on, could not do its part.
 from __future__ import annotations
 
 from enclave import errors
-from enclave.errors import EnclaveError
+from enclave.errors import EnclaveError, RequestTooLargeError
 from enclave.managers.protocol import ErrorResponse, error_response
 from enclave.server.hiding import without_host
 
@@ -76,3 +76,11 @@ def extra_headers(error: BaseException, status: int) -> dict[str, str]:
         seconds = details.get('retry_after', 1)
         return {'Retry-After': str(max(1, round(seconds)) if isinstance(seconds, (int, float)) else 1)}
     return {}
+
+
+def too_large(limit: int) -> RequestTooLargeError:
+    """Return the error of a body over a limit."""
+    return RequestTooLargeError(
+        f'the body of the request is larger than the {limit} bytes that this server allows',
+        details={'max_bytes': limit},
+    )

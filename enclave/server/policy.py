@@ -177,6 +177,8 @@ class Policy(OptionsModel):
         request_timeout: Seconds in which a request's head must have come.
         min_upload_rate: Bytes a second that a body must come with, on average, after its first ``request_timeout`` seconds.
         send_timeout: Seconds after which a client that takes nothing of its answer is given up.
+        min_download_rate: Bytes a second that a client must take of what waits for it, on average over twice ``send_timeout``, or
+            it is given up: as long as it takes its answer, it holds the memory for it. 0 is no limit.
     """
 
     sandbox_types: tuple[str, ...] = _names(('*',))
@@ -227,6 +229,7 @@ class Policy(OptionsModel):
     request_timeout: float = field(default=20.0, validator=is_a(int, float))
     min_upload_rate: float = field(default=1024.0, validator=is_a(int, float))
     send_timeout: float = field(default=60.0, validator=is_a(int, float))
+    min_download_rate: float = field(default=1024.0, validator=is_a(int, float))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Policy:

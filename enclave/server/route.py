@@ -20,7 +20,7 @@ from enclave.deadline import check_timeout
 from enclave.errors import EnclaveError, InvalidArgumentError
 from enclave.managers.actions import ACTIONS, Action
 from enclave.managers.protocol import CheckResponse
-from enclave.outlet import Outlet, offered
+from enclave.outlet import Offered, Outlet
 from enclave.server.auth import ApiKey
 from enclave.server.lanes import Lane
 from enclave.server.service import Service, Tenant
@@ -53,8 +53,11 @@ class Context:
     make_outlet: Callable[[], Outlet | None] = lambda: None
 
     def offering_outlet(self) -> contextlib.AbstractContextManager[None]:
-        """Have output that is the answer's be sent while its program runs, in the block, where the client takes that."""
-        return offered(self.make_outlet())
+        """Have output that is the answer's be sent while its program runs, in the block, where the client takes that.
+
+        And have no more of it caught for a file than the policy has memory for.
+        """
+        return Offered(self.make_outlet, most_kept=self.service.kept_output_bytes)
 
     @property
     def accept(self) -> str:

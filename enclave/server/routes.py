@@ -32,7 +32,6 @@ from enclave.managers.protocol import (
     SignalRequest,
     ToolRequest,
 )
-from enclave.outlet import keeping_at_most
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
 from enclave.sandboxes.process import Process
 from enclave.server import metrics, openapi
@@ -252,7 +251,7 @@ def execute_tool(context: Context, body: ToolRequest) -> ToolResult:
     context.facts.update(sandbox_id=body.sandbox_id, tool_name=body.tool_name)
     parameters = context.service.policy.limited_parameters(body.tool_name, body.parameters)
     context.check_output(body.sandbox_id, None, tool=body.tool_name, max_chars=body.max_chars)
-    with context.offering_outlet(), keeping_at_most(context.service.kept_output_bytes):
+    with context.offering_outlet():
         return context.tenant.manager.execute_tool(
             body.sandbox_id, body.tool_name, parameters, max_chars=body.max_chars
         )
@@ -422,7 +421,7 @@ def execute_tool_in_pool(context: Context, body: PoolToolRequest) -> ToolResult:
     context.facts['tool_name'] = body.tool_name
     parameters = context.service.policy.limited_parameters(body.tool_name, body.parameters)
     context.check_output(None, None, pool=body.pool, tool=body.tool_name, max_chars=body.max_chars)
-    with context.offering_outlet(), keeping_at_most(context.service.kept_output_bytes):
+    with context.offering_outlet():
         return context.tenant.manager.execute_tool_in_pool(
             body.tool_name, parameters, body.timeout, pool=body.pool, max_chars=body.max_chars
         )

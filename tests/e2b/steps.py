@@ -304,6 +304,20 @@ def run_as_a_user(w):
 
 
 @step
+def run_as_nobody_known(w):
+    raises(e2b.AuthenticationException, lambda: w.sandbox.commands.run('true', user='no-such-user'))
+    raises(e2b.AuthenticationException, lambda: w.sandbox.files.read('/etc/passwd', user='no-such-user'))
+    raises(e2b.AuthenticationException, lambda: w.sandbox.files.list('/tmp', user='no-such-user'))
+
+
+@step
+def run_in_the_home_directory(w):
+    w.sandbox.files.make_dir('~/of-home')
+    assert w.sandbox.commands.run('pwd', cwd='~').stdout == '/home/user\n'
+    assert w.sandbox.commands.run('pwd', cwd='~/of-home').stdout == '/home/user/of-home\n'
+
+
+@step
 def run_without_keeping_output(w):
     seen = []
     result = w.sandbox.commands.run('echo seen', retain_output=False, on_stdout=seen.append)
@@ -390,6 +404,14 @@ def input(w):
     send_all(w.sandbox.commands, handle.pid, ['three\n', b'four\n'])
     handle.close_stdin()
     assert handle.wait().stdout == 'one\ntwo\nthree\nfour\n'
+
+
+@step
+def input_for_one_that_takes_none(w):
+    handle = w.sandbox.commands.run('sleep 100', background=True)
+    raises(SandboxException, lambda: w.sandbox.commands.send_stdin(handle.pid, 'x'), 'no input')
+    raises(SandboxException, lambda: w.sandbox.pty.resize(handle.pid, PtySize(rows=5, cols=5)), 'no terminal')
+    handle.kill()
 
 
 @step
@@ -535,6 +557,19 @@ def list_files(w):
     assert deep == {'/tmp/tree/a', '/tmp/tree/link', '/tmp/tree/a/b', '/tmp/tree/a/b/c.txt'}, deep
     raises(FileNotFoundException, lambda: w.sandbox.files.list('/no/such/place'))
     raises(InvalidArgumentException, lambda: w.sandbox.files.list('/tmp/tree/a/b/c.txt'))
+
+
+@step
+def links_that_lead_nowhere_are_listed(w):
+    w.sandbox.commands.run(
+        'mkdir /tmp/links; cd /tmp/links; ln -s gone away; ln -s round round; mkfifo pipe; touch file'
+    )
+    assert sorted(each.name for each in w.sandbox.files.list('/tmp/links')) == ['away', 'file', 'round']
+    info = w.sandbox.files.get_info('/tmp/links/away')
+    assert (info.type, info.symlink_target) == (FileType.SYMLINK, '/tmp/links/gone')
+    assert w.sandbox.files.exists('/tmp/links/away')
+    w.sandbox.files.remove('/tmp/links/away')
+    assert not w.sandbox.files.exists('/tmp/links/away')
 
 
 @step

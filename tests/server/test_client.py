@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import stat
 import struct
 import threading
@@ -210,6 +211,21 @@ def test_time_limits_of_connecting_and_answering(serve: Serve, connect: Connect,
         manager._transport.call('POST', f'/sandbox/{sandbox_id}/command', dict, body={'command': 'hold'})
     held.cancel()
     assert held.result(30).status == 'cancelled'
+
+
+@pytest.mark.skipif(not hasattr(socket, 'TCP_USER_TIMEOUT'), reason='Linux alone has it')
+def test_a_server_that_is_lost_is_noticed_while_nothing_comes_and_while_something_is_sent(
+    serve: Serve, connect: Connect
+) -> None:
+    manager = connect(serve())
+    manager.list_sandboxes()
+    quick = manager._transport._quick
+    assert quick is not None
+    (connection,) = quick._resting
+
+    assert connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 30
+    assert 0 < connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 120_000
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------

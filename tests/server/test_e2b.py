@@ -401,6 +401,35 @@ def test_a_command_runs_and_a_process_outlives_its_client(bubblewrap: SandboxSer
 
 
 @pytest.mark.bubblewrap
+def test_links_that_lead_nowhere_and_unknown_accounts_and_input_for_nobody(bubblewrap: SandboxServer) -> None:
+    sdk = Sdk(bubblewrap)
+    made = sdk.create()
+    sdk.run(made, '/bin/sh', '-c', 'mkdir /tmp/links; cd /tmp/links; ln -s gone away; ln -s round round')
+
+    listed = sdk.call(made, 'filesystem.Filesystem/ListDir', {'path': '/tmp/links', 'depth': 1})
+    assert {each['name']: each['type'] for each in listed.json()['entries']} == {
+        'away': 'FILE_TYPE_SYMLINK',
+        'round': 'FILE_TYPE_SYMLINK',
+    }
+
+    unknown = {'Authorization': f'Basic {base64.b64encode(b"no-such-user:").decode()}'}
+    message = {'process': {'cmd': 'true', 'args': []}, 'stdin': False}
+    assert sdk.stream(made, 'process.Process/Start', message, **unknown).status_code == 401
+    assert sdk.call(made, 'filesystem.Filesystem/Stat', {'path': '/'}, **unknown).status_code == 401
+
+    home = {'process': {'cmd': 'pwd', 'args': [], 'cwd': '~'}, 'stdin': False}
+    assert output(list(messages(sdk.stream(made, 'process.Process/Start', home)))) == b'/home/user\n'
+
+    sleeping = {'process': {'cmd': 'sleep', 'args': ['100']}, 'stdin': False}
+    pid = next(messages(sdk.stream(made, 'process.Process/Start', sleeping)))['event']['start']['pid']
+    selected = {'process': {'pid': pid}}
+    given = sdk.call(made, 'process.Process/SendInput', {**selected, 'input': {'stdin': 'eA=='}})
+    assert given.json()['code'] == 'failed_precondition'
+    size = sdk.call(made, 'process.Process/Update', {**selected, 'pty': {'size': {'rows': 5, 'cols': 5}}})
+    assert size.json()['code'] == 'failed_precondition'
+
+
+@pytest.mark.bubblewrap
 def test_a_deadline_kills_the_process_and_says_so(bubblewrap: SandboxServer) -> None:
     sdk = Sdk(bubblewrap)
     made = sdk.create()

@@ -26,6 +26,7 @@ from enclave.languages.values import CodeRequest, CodeResult, StepResult
 from enclave.managers import table
 from enclave.managers.local import LocalSandboxManager
 from enclave.server import app, idempotency
+from enclave.server.policy import Policy
 from enclave.server.serve import SandboxServer, _ClientChannel, create_server
 from enclave.testing.kinds import wait_until
 from tests.server.conftest import CONFIG, Connect, Serve
@@ -269,6 +270,39 @@ def test_a_client_that_takes_nothing_of_its_answer_is_given_up(serve: Serve, con
         assert server.service.lanes.wait_empty(PATIENCE)
 
 
+def test_a_client_that_takes_its_answer_byte_by_byte_is_given_up(serve: Serve, connect: Connect) -> None:
+    server = serve(policy={'send_timeout': 0.5, 'min_download_rate': 1e12})
+    manager = connect(server)
+    sandbox_id = manager.create_sandbox('fake', CONFIG)
+    manager.put_file(sandbox_id, b'x' * (40 << 20), 'big')
+
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(PATIENCE)
+        connection.connect(('127.0.0.1', server.port))
+        connection.sendall(f'GET /sandbox/{sandbox_id}/file?path=big HTTP/1.1\r\nHost: localhost\r\n\r\n'.encode())
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            while taken < 40 << 20 and connection.recv(1):
+                taken += 1
+        assert taken < 40 << 20
+
+
+def test_what_a_client_must_take_is_counted_over_twice_the_send_timeout() -> None:
+    channel = types.SimpleNamespace(total_outbufs_len=10_000, written_bytes=10_000, observed=None)
+    policy = Policy(send_timeout=60.0, min_download_rate=100.0)
+
+    def looked_at(now: float, waiting: int, written: int) -> bool:
+        channel.total_outbufs_len, channel.written_bytes = waiting, written
+        return _ClientChannel.takes_too_little(channel, now, policy)  # type: ignore[arg-type]
+
+    assert not looked_at(0.0, 50_000, 50_000), 'nothing was taken yet'
+    assert not looked_at(119.0, 49_999, 50_000), 'it has time'
+    assert not looked_at(120.0, 38_000, 50_000), 'it took 100 bytes a second'
+    assert not looked_at(200.0, 38_000, 50_000)
+    assert looked_at(240.0, 37_000, 60_000 - 10_001), 'it took one byte less, and what it took before does not count'
+
+
 # What waitress should stop --------------------------------------------------------------------------------------------
 
 HEAD = b'POST /sandbox/create HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n'
@@ -395,8 +429,16 @@ def test_stopping_twice_and_before_the_start(serve: Serve) -> None:
 
 def test_a_port_that_is_taken(serve: Serve) -> None:
     taken = serve()
-    with pytest.raises(ServerUnavailableError, match='cannot listen'):
+    with pytest.raises(ServerUnavailableError, match=r'cannot listen.*another server') as info:
         type(taken)().start('127.0.0.1', taken.port)
+    assert 'no address of this machine' not in str(info.value)
+
+
+def test_an_address_of_another_machine_is_said_to_be_one(serve: Serve) -> None:
+    with pytest.raises(ServerUnavailableError, match='no address of this machine') as info:
+        type(serve())().start('192.0.2.1', 0)  # a network for documents, RFC 5737
+
+    assert 'another server' not in str(info.value)
 
 
 @pytest.mark.parametrize(

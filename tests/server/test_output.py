@@ -19,7 +19,7 @@ from enclave.managers.http import HttpSandboxManager
 from enclave.managers.http_transport import HttpTransport
 from enclave.managers.output_frames import OUTPUT_FRAMES, FrameReader
 from enclave.managers.protocol import IDEMPOTENCY_HEADER, PROTOCOL_HEADER, REPLAYED_HEADER
-from enclave.outlet import HandedOn, offered
+from enclave.outlet import HandedOn, Offered
 from enclave.records import CommandResult, ToolResult
 from enclave.rulings import SHARED
 from enclave.sandboxes.kinds import SandboxKind, register_kind
@@ -376,8 +376,13 @@ def test_a_repeat_that_takes_nothing_holds_no_thread(server: SandboxServer, remo
     with asking_slowly(server, remote.id, MUCH, OUTPUT_FRAMES, key='slow') as link:
         first = read_result(link, OUTPUT_FRAMES)
 
+    assert server.service is not None
+    lanes = server.service.lanes
+    wait_until(lambda: lanes.memory_held == 0)
     with asking_slowly(server, remote.id, MUCH, OUTPUT_FRAMES, key='slow') as link:
+        assert lanes.memory_held >= SIZE, 'it is kept as long as it is being sent'
         assert read_result(link, OUTPUT_FRAMES) == first
+    wait_until(lambda: lanes.memory_held == 0)
 
 
 def test_requests_behind_an_answer_that_is_not_taken_hold_no_thread(server: SandboxServer, remote: Any) -> None:
@@ -418,7 +423,7 @@ def test_only_output_that_is_given_back_is_handed_on(local: ProcessSandbox) -> N
         ('counter', {}, None),
     ):
         outlet = Outlet()
-        with offered(outlet):
+        with Offered(lambda outlet=outlet: outlet):
             assert local.execute_tool(tool, arguments, max_chars=budget).success
         seen.append(outlet.taken)
 

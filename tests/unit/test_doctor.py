@@ -9,6 +9,7 @@ from attrs import evolve
 from enclave.doctor import (
     Check,
     Diagnosis,
+    check_default_kind,
     check_host_ca,
     check_limits,
     check_notebook_python,
@@ -235,3 +236,22 @@ def test_machine_with_engine_and_image_can_run_code() -> None:
     assert 'docker' in found.backends
     assert {each.name for each in found.checks if each.required} >= {'engine', 'image'}
     assert DEFAULT_IMAGE in next(each.summary for each in found.checks if each.name == 'image')
+
+
+@pytest.mark.parametrize(
+    ('named', 'status', 'words'),
+    [
+        ('docker', 'ok', 'docker, since ENCLAVE_TYPE names it'),
+        ('docker_notebook', 'ok', 'docker_notebook, since ENCLAVE_TYPE names it'),
+        ('bubblewrap', 'failed', 'bubblewrap, since ENCLAVE_TYPE names it, although'),
+        ('dokcer', 'failed', "'dokcer', which is no kind of sandbox; did you mean 'docker'?"),
+    ],
+)
+def test_the_kind_that_the_environment_names_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, named: str, status: str, words: str
+) -> None:
+    monkeypatch.setenv('ENCLAVE_TYPE', named)
+
+    check = check_default_kind(looked_at(engine='ok', bubblewrap_starts='failed'))
+
+    assert (check.status, words in check.summary) == (status, True), check.summary

@@ -7,6 +7,7 @@ import gc
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from urllib3 import PoolManager
 
 from enclave.cancellation import Cancellation, until_cancelled
 from enclave.errors import CallCancelledError
-from enclave.exchange import LINES, Broken, CancellableRequest, QuickLines
+from enclave.exchange import LINES, Broken, CancellableRequest, QuickLines, _Patience, _read_whole
 from enclave.managers.http import HttpSandboxManager
 from enclave.sandboxes.docker.engine import Engine
 from tests.support.sockets import answering, listening, read_head
@@ -398,3 +399,34 @@ def test_a_body_in_chunks_that_breaks_off_is_no_answer(body: bytes) -> None:
             lines.ask(b'GET / HTTP/1.1\r\n\r\n', None, 60.0)
 
         lines.close()
+
+
+# An answer that begins and does not end ------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Takes a body in chunks."""
+
+    def take(self, data: memoryview) -> bool:
+        return True
+
+
+CHUNKED = b'HTTP/1.1 200 OK\r\nContent-Type: some/thing\r\nTransfer-Encoding: chunked\r\n\r\n'
+
+
+@pytest.mark.parametrize('begun', [b'HTTP/1.1 200 OK\r\n', answer(b'x', 100), CHUNKED, CHUNKED + b'5\r\nab'])
+def test_an_answer_that_stops_after_its_time_is_waited_for_no_longer_than_a_silence(begun: bytes) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(begun)
+        here.settimeout(None)
+        with pytest.raises(TimeoutError):
+            _read_whole(here, {'some/thing': Reader}, _Patience(here, ends_at=time.monotonic(), silence=0.05))
+
+
+def test_an_answer_is_waited_for_until_its_time_is_over_however_long_a_silence_is() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        _Patience(here, ends_at=time.monotonic() + 1e6, silence=1.0).renew()
+
+        assert 1e5 < (here.gettimeout() or 0.0) <= 1e6

@@ -28,6 +28,10 @@ from enclave.errors import (
 from enclave.sandboxes.agent_operations import AgentOperations
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
+from enclave.sandboxes.bubblewrap.bwrap import (
+    default_host_uid,
+    explain_failure,
+)
 from enclave.sandboxes.bubblewrap.cgroups import Group, GroupLimits, find_cgroups
 from enclave.sandboxes.bubblewrap.freezing import continue_all, stop_all
 from enclave.sandboxes.bubblewrap.launch import (
@@ -38,10 +42,6 @@ from enclave.sandboxes.bubblewrap.launch import (
 )
 from enclave.sandboxes.bubblewrap.places import cache_dir, remove_tree
 from enclave.sandboxes.bubblewrap.plan import StartPlan, at_most, find_child
-from enclave.sandboxes.bubblewrap.program import (
-    default_host_uid,
-    explain_failure,
-)
 from enclave.sandboxes.bubblewrap.rootfs import View, get_view
 from enclave.sandboxes.owner import is_stopped
 from enclave.sandboxes.processors import count_for

@@ -60,7 +60,7 @@ def check_bubblewrap() -> Check:
 
 def check_user_namespaces(proc: Path = Path('/proc/sys')) -> Check:
     """Check that the kernel lets users make namespaces, which sandboxes without Docker need, also root's: they are nobody's."""
-    from enclave.sandboxes.bubblewrap.program import find_closed_setting
+    from enclave.sandboxes.bubblewrap.bwrap import find_closed_setting
 
     name = 'user namespaces'
     if not sys.platform.startswith('linux'):

@@ -19,11 +19,7 @@ from attrs import define, field
 
 from enclave.errors import SandboxStartError
 from enclave.sandboxes.bubblewrap.bubblewrap_config import BubblewrapSandboxConfig
-from enclave.sandboxes.bubblewrap.cgroups import Group
-from enclave.sandboxes.bubblewrap.launch import above_streams, memory_file, start_process
-from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, open_tree, plain
-from enclave.sandboxes.bubblewrap.places import is_reachable, reachable_dir
-from enclave.sandboxes.bubblewrap.program import (
+from enclave.sandboxes.bubblewrap.bwrap import (
     BubblewrapProgram,
     drop_command,
     find_program,
@@ -32,6 +28,10 @@ from enclave.sandboxes.bubblewrap.program import (
     reachable_copy,
     stage_command,
 )
+from enclave.sandboxes.bubblewrap.cgroups import Group
+from enclave.sandboxes.bubblewrap.launch import above_streams, memory_file, start_process
+from enclave.sandboxes.bubblewrap.layout import VisiblePath, check_target, is_below, open_tree, plain
+from enclave.sandboxes.bubblewrap.places import is_reachable, reachable_dir
 from enclave.sandboxes.bubblewrap.rootfs import HOME, UID, View
 from enclave.sandboxes.bubblewrap.seccomp import get_filter
 from enclave.sandboxes.processors import count_for

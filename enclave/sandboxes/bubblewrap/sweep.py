@@ -6,7 +6,7 @@ The kernel ends such an owner's sandboxes with it. What can stay are their contr
 from __future__ import annotations
 
 from enclave.sandboxes.bubblewrap import cgroups
-from enclave.sandboxes.bubblewrap.program import find_program
+from enclave.sandboxes.bubblewrap.bwrap import find_program
 from enclave.sandboxes.bubblewrap.seccomp import get_filter
 
 

@@ -96,9 +96,16 @@ def _save_from_engine(image: str, target: IO[bytes]) -> None:
     from enclave.sandboxes.docker.engine import get_engine
 
     engine = get_engine()
-    with engine.translate(f'save the image {image!r}'):
-        for chunk in engine.api.get_image(image):
-            target.write(chunk)
+    try:
+        with engine.translate(f'save the image {image!r}'):
+            for chunk in engine.api.get_image(image):
+                target.write(chunk)
+    except ImageNotFoundError as error:
+        raise ImageNotFoundError(
+            f'there is no file {image!r}, and the engine has no image of this name; `ms-enclave images list` shows those that '
+            'it has, and `ms-enclave images ensure` gets one',
+            details=error.details,
+        ) from None
 
 
 # Unpacking ------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from enclave.errors import (
     TooManyRequestsError,
 )
 from enclave.managers.protocol import PROTOCOL_HEADER
-from enclave.outlet import keeping_at_most
+from enclave.outlet import Offered
 from enclave.portal import drive
 from enclave.records import SandboxInfo
 from enclave.sandboxes.base import USABLE
@@ -458,7 +458,7 @@ def _run_tool(context: Context, sandbox: Any, tool_name: str, parameters: dict[s
     policy.check_tool(tool_name, {})
     parameters = _limited(tool, parameters, policy)
     context.check_output(sandbox.id, None, tool=tool_name)
-    with keeping_at_most(context.service.kept_output_bytes):
+    with Offered(most_kept=context.service.kept_output_bytes):
         return dumped(drive(lambda: view.execute_tool(tool_name, parameters)), mode='json')
 
 

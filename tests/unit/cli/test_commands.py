@@ -70,6 +70,13 @@ def test_removing_all_is_asked_for(invoke: Invoke, place: FakePlace) -> None:
     assert len(place.calls) == 3
 
 
+def test_a_question_that_nobody_answers_names_the_option_that_asks_none(invoke: Invoke, place: FakePlace) -> None:
+    result = invoke('rm', '--all', input='')
+
+    assert (result.exit_code, place.calls) == (2, [])
+    assert '--yes' in result.stderr
+
+
 @pytest.mark.parametrize('arguments', [(), ('--all', 'abc'), ('--all', '--orphans')])
 def test_what_to_remove_is_said_in_one_way(invoke: Invoke, place: FakePlace, arguments: tuple[str, ...]) -> None:
     assert invoke('rm', *arguments).exit_code == 2

@@ -21,12 +21,16 @@ from tests.unit.cli.conftest import Invoke
         (['run', '-it', 'x.py'], '`ms-enclave shell` opens a terminal'),
         (['shell', '-it'], 'shell is always on this terminal'),
         (['run', '--rm', 'x.py'], 'always gone afterwards'),
-        (['run', '-d', 'x.py'], 'makes a sandbox that stays'),
+        (['shell', '-d'], '`ms-enclave run -d`'),
         (['run', '-p', '80:80', 'x.py'], 'ports are published by'),
         (['run', '--name', 'x', 'x.py'], 'a sandbox has an id'),
         (['run', '--name=x', 'x.py'], 'a sandbox has an id'),
         (['ps', '-a'], '`ps` lists all that there are anyway'),
         (['rm', '-f', 'abc'], '`rm` ends what runs by itself'),
+        (['stop', '--all'], '`rm --all` removes them'),
+        (['run', '--privileged', 'x.py'], '-o privileged=true'),
+        (['run', '--network', 'host', 'x.py'], '--no-network take no name'),
+        (['run', 'python:3.11', 'ls'], '--image python:3.11'),
     ],
 )
 def test_an_option_of_docker_is_answered_with_what_there_is_here(
@@ -49,7 +53,14 @@ def test_an_option_of_docker_is_answered_with_what_there_is_here(
         (['pull', 'x'], 'Did you mean `ms-enclave images pull`?'),
         (['images', 'lst'], 'Did you mean `ms-enclave images list`?'),
         (['notebook', 'rn'], 'Did you mean `ms-enclave notebook run`?'),
-        (['help', 'run'], 'Did you mean `ms-enclave --help`?'),
+        (['images', 'ls'], 'Did you mean `ms-enclave images list`?'),
+        (['pool', 'create', '--size', '3'], 'Did you mean `ms-enclave pool init`?'),
+        (['mcp', 'instal'], 'Did you mean `ms-enclave mcp install`?'),
+        (['logs', 'abc'], 'cat /tmp/enclave-program/output'),
+        (['start'], 'Did you mean `ms-enclave create`?'),
+        (['help'], 'Did you mean `ms-enclave --help`?'),
+        (['help', 'run'], 'Did you mean `ms-enclave run --help`?'),
+        (['pool', 'help'], 'Did you mean `ms-enclave pool --help`?'),
         (['qqqq'], '`ms-enclave --help` lists the commands.'),
     ],
 )
@@ -82,6 +93,7 @@ def test_a_file_in_the_place_of_a_command_is_to_be_run(
 
     assert 'Did you mean `ms-enclave run a.py`?' in invoke('a.py').stderr
     assert 'Did you mean `ms-enclave notebook run a.ipynb`?' in invoke('a.ipynb').stderr
+    assert 'Did you mean `ms-enclave notebook run a.ipynb`?' in invoke('notebook', 'a.ipynb').stderr
 
 
 def test_an_unknown_option_is_named_with_its_like(invoke: Invoke) -> None:
@@ -97,3 +109,20 @@ def test_the_module_is_the_command_line() -> None:
 
 def test_a_sandbox_that_is_not_found_may_be_its_makers_alone() -> None:
     assert 'bubblewrap' in LocalPlace().unseen
+
+
+@pytest.mark.parametrize('words', [['run', '-d', 'nosuch.py'], ['run', '-d', '--ttl', 'abc', 'x.py']])
+def test_an_option_that_the_command_has_is_not_said_to_be_dockers(invoke: Invoke, words: list[str]) -> None:
+    assert 'docker' not in invoke(*words).stderr
+
+
+@pytest.mark.parametrize(
+    ('words', 'place'), [(['--url', 'http://x', 'run', 'a.py'], 'run --url'), (['--json', 'ps'], 'ps --json')]
+)
+def test_an_option_before_its_command_is_to_be_written_after_it(invoke: Invoke, words: list[str], place: str) -> None:
+    assert f'it comes after the command: ms-enclave {place} ...' in invoke(*words).stderr
+
+
+def test_ways_to_name_what_runs_a_program_exclude_each_other(invoke: Invoke) -> None:
+    assert 'exclude each other' in invoke('run', '--python', '--shell', '-c', '1').stderr
+    assert 'exclude each other' in invoke('run', '--shell', '--interpreter', 'node', '-c', '1').stderr

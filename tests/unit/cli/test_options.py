@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import click
 import pytest
 
-from enclave.cli.options import make_config, parse_env, parse_files, parse_value, parse_volume, split_target
+from enclave.cli.options import (
+    Number,
+    WholeNumber,
+    make_config,
+    parse_env,
+    parse_files,
+    parse_value,
+    parse_volume,
+    split_target,
+)
 from enclave.sandboxes.docker.docker_config import DockerSandboxConfig
 
 
@@ -73,7 +83,7 @@ def test_relative_volume_is_of_this_directory() -> None:
     assert parse_volume('.:/work') == (os.getcwd(), {'bind': '/work', 'mode': 'rw'})
 
 
-@pytest.mark.parametrize('text', ['a', 'a:b', ':/b', 'a:'])
+@pytest.mark.parametrize('text', ['a', 'a:b', ':/b', 'a:', 'a:/b:rx', 'a:/b:ro,z', 'a:/b:'])
 def test_volume_without_an_absolute_target_is_a_wrong_call(text: str) -> None:
     with pytest.raises(click.BadParameter, match='HOST:PATH'):
         parse_volume(text)
@@ -99,3 +109,24 @@ def test_values_are_json_or_text() -> None:
         'text',
         '{bad',
     ]
+
+
+def test_nothing_is_no_file_to_copy() -> None:
+    with pytest.raises(click.BadParameter, match='SRC:DST'):
+        parse_files([':/data'])
+
+
+@pytest.mark.parametrize('text', ['abc', 'nan', '-nan', '', '1h'])
+def test_what_is_no_number_of_seconds_is_said_in_words(text: str) -> None:
+    with pytest.raises(click.BadParameter, match='is not a number of seconds, like 30'):
+        Number(minimum=0, what='a number of seconds').convert(text, None, None)
+
+
+def test_numbers_keep_their_bounds() -> None:
+    assert Number(minimum=0).convert('inf', None, None) == math.inf
+    with pytest.raises(click.BadParameter, match='it must be at least 0, not -1'):
+        Number(minimum=0).convert('-1', None, None)
+    with pytest.raises(click.BadParameter, match='it must be at least 0 and at most 65535, not 65536'):
+        WholeNumber(0, 65535).convert('65536', None, None)
+    with pytest.raises(click.BadParameter, match=r"'1\.5' is not a whole number"):
+        WholeNumber(1).convert('1.5', None, None)

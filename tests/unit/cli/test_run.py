@@ -99,7 +99,7 @@ def test_json_is_the_result_with_the_kind_and_nothing_else(invoke: Invoke, place
         (('nosuch.py',), 'does not exist'),
         (('.',), 'is a directory'),
         (('-f', 'nosuch', '-c', '1'), 'does not exist'),
-        (('--interpreter', 'node', '--shell', '-c', '1'), 'leave --python and --shell out'),
+        (('--interpreter', 'node', '--shell', '-c', '1'), 'exclude each other'),
         (('--interpreter', '"', '-c', '1'), 'No closing quotation'),
         (('-o', 'x', '-c', '1'), 'NAME=VALUE'),
         (('-t', '-1', '-c', '1'), '-1'),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from enclave.config import SandboxConfig
 from enclave.enums import ExecutionStatus
 from enclave.errors import InvalidArgumentError, SandboxPathError
-from enclave.outlet import keeping_at_most
+from enclave.outlet import Offered
 from enclave.records import CommandResult, ToolResult
 from enclave.tools.budget import BudgetedWorkspace, check_max_chars, keep_output, shorten_result, shorten_text
 
@@ -95,7 +95,7 @@ def test_what_is_caught_for_a_file_is_bounded_by_the_one_that_keeps_it(most: int
             return CommandResult(command=command, status=ExecutionStatus.SUCCESS)
 
     workspace = Recording()
-    with contextlib.nullcontext() if most is None else keeping_at_most(most):
+    with contextlib.nullcontext() if most is None else Offered(most_kept=most):
         BudgetedWorkspace(workspace, 10).execute_command('true')
 
     assert workspace.asked == caught

@@ -19,7 +19,6 @@ from typing import Any
 
 import flask
 
-from enclave import wire
 from enclave.cancellation import Cancellation
 from enclave.cells import DEFAULT_KERNEL, CellResult, KernelInfo, KernelSpec
 from enclave.config import check_env
@@ -35,8 +34,15 @@ from enclave.errors import (
 from enclave.sandboxes.base import Sandbox
 from enclave.server.adapters.e2b import charts
 from enclave.server.adapters.e2b.creation import CODE_INTERPRETER
-from enclave.server.adapters.e2b.filesystem import checked_path
-from enclave.server.adapters.e2b.services import answer, asked_sandbox, empty, on_interpreter, remembered
+from enclave.server.adapters.e2b.services import (
+    answer,
+    asked_sandbox,
+    checked_path,
+    empty,
+    on_interpreter,
+    read_object,
+    remembered,
+)
 from enclave.server.adapters.e2b.state import SandboxState
 from enclave.server.notebooks import TOOL
 from enclave.server.route import EVENTS, Context, RawBody, Streamed
@@ -88,14 +94,6 @@ def _notebook(context: Context) -> Sandbox:
     return sandbox
 
 
-def _read(body: RawBody) -> dict[str, Any]:
-    text = body.stream.read(body.size)
-    value = wire.from_json(text, what='the body') if text.strip() else {}
-    if not isinstance(value, dict):
-        raise InvalidArgumentError('the body must be a JSON object')
-    return value
-
-
 def _text(body: Mapping[str, Any], name: str, default: str | None = None) -> str | None:
     value = body.get(name)
     if value is not None and not isinstance(value, str):
@@ -124,7 +122,7 @@ def _as_context(sandbox: Any, known: SandboxState, info: KernelInfo) -> dict[str
 def e2b_create_context(context: Context, body: RawBody) -> flask.Response:
     """Start a kernel of a language, with a state of its own."""
     sandbox: Any = _notebook(context)
-    options = _read(body)
+    options = read_object(body)
     known = remembered(context, sandbox)
     spec = _find_spec(sandbox, _text(options, 'language', 'python') or 'python')
     cwd = _text(options, 'cwd')
@@ -196,7 +194,7 @@ def e2b_restart_context(context: Context, context_id: str, body: RawBody) -> fla
 def e2b_execute(context: Context, body: RawBody) -> Streamed:
     """Run a cell and follow it: a line of JSON for each thing it gives."""
     sandbox: Any = _notebook(context)
-    options = _read(body)
+    options = read_object(body)
     code = options.get('code')
     if not isinstance(code, str):
         raise InvalidArgumentError('code must be a string')

@@ -14,12 +14,13 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from enclave.errors import InvalidArgumentError, RequestTooLargeError, SandboxPathError
+from enclave.errors import InvalidArgumentError, RequestTooLargeError, SandboxPathError, SandboxPathNotFoundError
 from enclave.sandboxes.base import Sandbox
-from enclave.server.adapters.e2b.filesystem import absolute, check_file_user
+from enclave.server.adapters.e2b.filesystem import check_file_user
 from enclave.server.adapters.e2b.services import (
     FILES,
     PREFIX,
+    absolute,
     answer,
     asked_sandbox,
     empty,
@@ -116,7 +117,7 @@ def _write(
 def _is_directory(sandbox: Sandbox, path: str) -> bool:
     try:
         return bool(verb(sandbox, 'stat_path')(path).kind == 'directory')
-    except SandboxPathError:
+    except (SandboxPathError, SandboxPathNotFoundError):
         return False
 
 

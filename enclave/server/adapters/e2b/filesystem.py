@@ -8,47 +8,39 @@ import time
 from datetime import timezone
 from typing import Any
 
-from enclave.errors import InvalidArgumentError, SandboxPathError, SandboxPathExistsError, SandboxPathNotFoundError
+from enclave.errors import (
+    AuthenticationError,
+    InvalidArgumentError,
+    SandboxPathError,
+    SandboxPathExistsError,
+    SandboxPathNotFoundError,
+)
 from enclave.records import PathInfo
 from enclave.sandboxes.base import Sandbox
 from enclave.server.adapters.e2b import connect
 from enclave.server.adapters.e2b.connect import field
 from enclave.server.adapters.e2b.processes import asked_user
-from enclave.server.adapters.e2b.services import asked_sandbox, on_call, remembered, verb
+from enclave.server.adapters.e2b.services import absolute, asked_sandbox, on_call, remembered, verb
 from enclave.server.adapters.e2b.state import NAMES_SECONDS, SandboxState
 from enclave.server.route import Context, RawBody
 
 SERVICE = 'filesystem.Filesystem'
 MAX_DEPTH = 64
 _NAME_FILE_BYTES = 1 << 20
-_KINDS = {'file': 'FILE_TYPE_FILE', 'directory': 'FILE_TYPE_DIRECTORY'}
+_KINDS = {'file': 'FILE_TYPE_FILE', 'directory': 'FILE_TYPE_DIRECTORY', 'symlink': 'FILE_TYPE_SYMLINK'}
 
 
 def check_file_user(name: str | None) -> None:
     """Return if files can be worked on as an account: they always are as the sandbox's own.
 
     Raises:
-        InvalidArgumentError: The account is another.
+        AuthenticationError: The account is another.
     """
     if name not in (None, '', 'root', 'user'):
-        raise InvalidArgumentError(
+        raise AuthenticationError(
             f"files are read and written as the sandbox's own user here, not as {str(name)[:60]!r}; leave the user out, "
             'or run a command as that user'
         )
-
-
-def checked_path(sandbox: Sandbox, path: str) -> str:
-    """Return a path as a sandbox's verbs take it: ``~`` is where calls start, and so is nothing."""
-    if path in ('', '~'):
-        return str(sandbox.config.working_dir)
-    if path.startswith('~/'):
-        return f'{str(sandbox.config.working_dir).rstrip("/")}/{path[2:]}'
-    return path
-
-
-def absolute(sandbox: Sandbox, path: str) -> str:
-    """Return a path from the root, without dots."""
-    return posixpath.normpath(posixpath.join(str(sandbox.config.working_dir), checked_path(sandbox, path)))
 
 
 def asked_path(sandbox: Sandbox, message: dict[str, Any], name: str = 'path') -> str:
@@ -62,7 +54,7 @@ def asked_path(sandbox: Sandbox, message: dict[str, Any], name: str = 'path') ->
 
 
 def as_entry(context: Context, sandbox: Sandbox, info: PathInfo) -> dict[str, Any]:
-    """Return what is at a path as it travels. Of a symlink, the kind is that of what it leads to."""
+    """Return what is at a path as it travels. Of a symlink, the kind is that of what it leads to, if anything."""
     known = remembered(context, sandbox)
     users, groups = _names(sandbox, known)
     kind = info.kind
@@ -73,8 +65,11 @@ def as_entry(context: Context, sandbox: Sandbox, info: PathInfo) -> dict[str, An
         link = {'symlinkTarget': target, 'isSymlink': True}
         try:
             kind = verb(sandbox, 'stat_path')(info.path).kind
-        except SandboxPathError:
-            kind = 'other'
+        except (
+            SandboxPathError,
+            SandboxPathNotFoundError,
+        ):  # it leads nowhere, or to itself: it is the link that is there
+            pass
     attributes = known.attached(info.path)
     entry = {
         'name': posixpath.basename(info.path) or '/',
@@ -108,7 +103,7 @@ def _names(sandbox: Sandbox, known: SandboxState) -> tuple[dict[int, str], dict[
 def _read_names(sandbox: Sandbox, path: str) -> dict[int, str]:
     try:
         data = verb(sandbox, 'read_file')(path, max_bytes=_NAME_FILE_BYTES)
-    except SandboxPathError:
+    except (SandboxPathError, SandboxPathNotFoundError):
         return {}
     rows = (line.split(':') for line in data.decode('utf-8', 'replace').splitlines())
     return {int(row[2][:10]): row[0] for row in rows if len(row) > 2 and row[2].isdecimal()}

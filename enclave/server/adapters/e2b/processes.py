@@ -17,6 +17,7 @@ import flask
 
 from enclave.deadline import Deadline
 from enclave.errors import (
+    AuthenticationError,
     EnclaveError,
     InvalidArgumentError,
     NotFoundError,
@@ -31,7 +32,7 @@ from enclave.sandboxes.output import signal_name
 from enclave.sandboxes.process import Process
 from enclave.server.adapters.e2b import connect
 from enclave.server.adapters.e2b.connect import as_bytes, envelope, field, read_bytes
-from enclave.server.adapters.e2b.services import asked_sandbox, on_call, on_stream, remembered, verb
+from enclave.server.adapters.e2b.services import asked_sandbox, checked_path, on_call, on_stream, remembered, verb
 from enclave.server.processes import LiveProcess
 from enclave.server.route import BYTES, Context, RawBody, Streamed
 
@@ -49,12 +50,20 @@ class DaemonProcess(LiveProcess):
     """A process that was started by this interface."""
 
     def __init__(
-        self, sandbox_id: str, process: Process, *, config: dict[str, Any], tag: str | None, tty: bool
+        self,
+        sandbox_id: str,
+        process: Process,
+        *,
+        config: dict[str, Any],
+        tag: str | None,
+        tty: bool,
+        takes_input: bool,
     ) -> None:
         super().__init__(sandbox_id, process, attended=False, waits_alone=False)
         self.config = config if len(json.dumps(config)) <= MAX_SHOWN_BYTES else {'cmd': config['cmd'][:4096]}
         self.tag = tag
         self.has_terminal = tty
+        self.takes_input = takes_input
 
 
 # Start and follow -----------------------------------------------------------------------------------------------------
@@ -74,6 +83,8 @@ def e2b_start_process(context: Context, body: RawBody) -> Streamed:
     tag = field(message, 'tag', str)
     size = _size(field(message, 'pty', dict))
     cwd = field(config, 'cwd', str) or None
+    place = None if cwd is None else checked_path(sandbox, cwd)
+    takes_input = field(message, 'stdin', bool, True)
     if tag is not None and len(tag) > 1000:
         raise InvalidArgumentError(f'a tag has at most 1000 characters, not {len(tag)}')
     if tag is not None and any(live.tag == tag for live in _running(context, sandbox)):
@@ -84,20 +95,27 @@ def e2b_start_process(context: Context, body: RawBody) -> Streamed:
         return start(
             argv,
             0 if seconds is None else seconds,
-            cwd=cwd,
+            cwd=place,
             env=env,
             user=asked_user(),
-            open_stdin=field(message, 'stdin', bool, True),
+            open_stdin=takes_input,
             tty=size,
         )
 
     shown = {'cmd': command, 'args': argv[1:], 'envs': env, **({} if cwd is None else {'cwd': cwd})}
-    live = context.tenant.processes.start(
-        sandbox.id,
-        made,
-        wrap=lambda process: DaemonProcess(sandbox.id, process, config=shown, tag=tag, tty=size is not None),
-        room=context.running_output(sandbox.id, None),
-    )
+    try:
+        live = context.tenant.processes.start(
+            sandbox.id,
+            made,
+            wrap=lambda process: DaemonProcess(
+                sandbox.id, process, config=shown, tag=tag, tty=size is not None, takes_input=takes_input
+            ),
+            room=context.running_output(sandbox.id, None),
+        )
+    except InvalidArgumentError as error:
+        if error.details.get('field') == 'user':  # the daemon names it so, since an account is looked up first
+            raise AuthenticationError(error.message) from error
+        raise
     remembered(context, sandbox).note('process started', pid=live.process.pid, cmd=command)
     return _follow(context, live, 0, None)
 
@@ -255,6 +273,8 @@ def e2b_send_input(context: Context, body: RawBody) -> dict[str, Any]:
 def _send(context: Context, live: LiveProcess, given: dict[str, Any]) -> None:
     name = 'pty' if 'pty' in given else 'stdin'
     data = read_bytes(field(given, name, str, ''), name)
+    if isinstance(live, DaemonProcess) and not (live.has_terminal or live.takes_input):
+        raise SandboxStateError('the process takes no input: it was started without stdin')
     for start in range(0, len(data), _PIECE_BYTES):
         if context.cancellation.is_cancelled:
             return
@@ -311,6 +331,8 @@ def e2b_update_process(context: Context, body: RawBody) -> dict[str, Any]:
     message = connect.read_message(body.stream.read(body.size))
     live = _find(context, sandbox, message)
     size = _size(field(message, 'pty', dict))
+    if isinstance(live, DaemonProcess) and not live.has_terminal:
+        raise SandboxStateError('the process has no terminal, so there is no size to change')
     if size is not None:
         live.process.resize(*size)
     return {}

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, unquote
 
 import flask
 
-from enclave import wire
 from enclave.config import parse_size
 from enclave.enums import SandboxStatus
 from enclave.errors import (
@@ -31,7 +30,7 @@ from enclave.records import SandboxInfo, utc_now
 from enclave.sandboxes.base import USABLE
 from enclave.server.adapters.e2b import creation, metrics
 from enclave.server.adapters.e2b.creation import BASE, CODE_INTERPRETER
-from enclave.server.adapters.e2b.services import answer, empty, on_plane, resolved, state_of
+from enclave.server.adapters.e2b.services import answer, empty, on_plane, read_object, resolved, state_of
 from enclave.server.adapters.e2b.state import ENVD_VERSION, expiry
 from enclave.server.route import Context, RawBody
 from enclave.server.views import get_info, list_infos
@@ -41,20 +40,11 @@ MAX_PAGE = 100
 CLIENT_ID = 'enclave'
 
 
-def _read(body: RawBody) -> dict[str, Any]:
-    """Return the body of a request, an object; nothing is an empty one."""
-    text = body.stream.read(body.size)
-    value = wire.from_json(text, what='the body') if text.strip() else {}
-    if not isinstance(value, dict):
-        raise InvalidArgumentError('the body must be a JSON object')
-    return value
-
-
 # Making ---------------------------------------------------------------------------------------------------------------
 
 
 def _create(context: Context, body: RawBody) -> flask.Response:
-    wanted = creation.read_wanted(_read(body))
+    wanted = creation.read_wanted(read_object(body))
     state = state_of(context.service)
     made = creation.make_sandbox(context.service, context.tenant, state.settings, wanted)
     context.facts['sandbox_id'] = made
@@ -94,7 +84,7 @@ def _as_made(context: Context, sandbox_id: str, template: str) -> dict[str, Any]
 
 
 def _connect(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
-    options = _read(body)
+    options = read_object(body)
     info = _info(context, sandbox_id)
     if info.status not in SHOWN:
         raise SandboxNotFoundError(f'sandbox {sandbox_id} does not run: it is {info.status}')
@@ -133,7 +123,7 @@ def e2b_connect_v1(context: Context, sandbox_id: str, body: RawBody) -> flask.Re
 @on_plane('POST', '/sandboxes/<sandbox_id>/resume')
 def e2b_resume(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Let a paused sandbox continue, as older clients ask."""
-    options = _read(body)
+    options = read_object(body)
     info = _info(context, sandbox_id)
     if info.status is not SandboxStatus.PAUSED:
         raise SandboxStateError(f'sandbox {sandbox_id} is running already')
@@ -299,7 +289,7 @@ def _renew(context: Context, sandbox_id: str, seconds: float | None) -> None:
 @on_plane('POST', '/sandboxes/<sandbox_id>/timeout')
 def e2b_set_timeout(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Let a sandbox live so many seconds from now; 0 ends it."""
-    seconds = creation.read_seconds(_read(body).get('timeout'), None)
+    seconds = creation.read_seconds(read_object(body).get('timeout'), None)
     if seconds is None:
         raise InvalidArgumentError('timeout must be a number of seconds')
     info = _info(context, sandbox_id)
@@ -319,7 +309,7 @@ def _check_running(info: SandboxInfo) -> None:
 @on_plane('POST', '/sandboxes/<sandbox_id>/refreshes')
 def e2b_refresh(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Let a sandbox live at least so many seconds from now."""
-    seconds = creation.read_seconds(_read(body).get('duration'), creation.DEFAULT_SECONDS)
+    seconds = creation.read_seconds(read_object(body).get('duration'), creation.DEFAULT_SECONDS)
     info = _info(context, sandbox_id)
     _check_running(info)
     if seconds and (expiry(info) - utc_now()).total_seconds() < seconds:
@@ -344,7 +334,7 @@ def _delete(context: Context, sandbox_id: str) -> None:
 @on_plane('POST', '/sandboxes/<sandbox_id>/pause', lane='end')
 def e2b_pause(context: Context, sandbox_id: str, body: RawBody) -> flask.Response:
     """Keep what is in a sandbox from running, with its memory, until somebody connects to it."""
-    options = _read(body)
+    options = read_object(body)
     info = _info(context, sandbox_id)
     creation.check_memory(options.get('memory'))
     if info.status is SandboxStatus.PAUSED:

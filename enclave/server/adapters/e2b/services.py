@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import weakref
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 
 import flask
 
+from enclave import wire
 from enclave.errors import AuthenticationError, EnclaveError, InvalidArgumentError, SandboxError
 from enclave.sandboxes.base import Sandbox
 from enclave.server.adapters.e2b import faults
@@ -123,6 +125,15 @@ def asked_id(headers: Mapping[str, str]) -> str | None:
 # For handlers ---------------------------------------------------------------------------------------------------------
 
 
+def read_object(body: RawBody) -> dict[str, Any]:
+    """Return the body of a request, an object; nothing is an empty one."""
+    text = body.stream.read(body.size)
+    value = wire.from_json(text, what='the body') if text.strip() else {}
+    if not isinstance(value, dict):
+        raise InvalidArgumentError('the body must be a JSON object')
+    return value
+
+
 def on_plane(method: str, path: str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that makes a function the handler of an address of the control plane."""
     return route(method, f'{PREFIX}{path}', adapter=ADAPTER, body=dict, tag='e2b', **options)
@@ -172,6 +183,20 @@ def resolved(context: Context, sandbox_id: str) -> str:
 def remembered(context: Context, sandbox: Sandbox) -> SandboxState:
     """Return what the adapter remembers of a sandbox."""
     return state_of(context.service).of(context.tenant, sandbox.id)
+
+
+def checked_path(sandbox: Sandbox, path: str) -> str:
+    """Return a path as a sandbox's verbs take it: ``~`` is where calls start, and so is nothing."""
+    if path in ('', '~'):
+        return str(sandbox.config.working_dir)
+    if path.startswith('~/'):
+        return f'{str(sandbox.config.working_dir).rstrip("/")}/{path[2:]}'
+    return path
+
+
+def absolute(sandbox: Sandbox, path: str) -> str:
+    """Return a path from the root, without dots."""
+    return posixpath.normpath(posixpath.join(str(sandbox.config.working_dir), checked_path(sandbox, path)))
 
 
 def verb(sandbox: Sandbox, name: str) -> Callable[..., Any]:

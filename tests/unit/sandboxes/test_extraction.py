@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from enclave.errors import SandboxPathError
-from enclave.sandboxes.unpacking import unpack_tree
+from enclave.sandboxes.extraction import unpack_tree
 
 Member = tuple[str, dict[str, Any], bytes]
 

