@@ -1123,6 +1123,7 @@ class Run(HostCall):
         if what == b'S':
             self.main = value
             self.agent.mains[value] = self
+            self.agent.ended_mains.discard(value)
             if self.limits is not None and self.supervisor:
                 # What it has reaped until now was another template, or the call before this one.
                 self.base_ticks = read_usage(self.supervisor.pid)[2]
@@ -1151,7 +1152,8 @@ class Run(HostCall):
         elif self.outcome is None:
             self.outcome = status
             self.seconds = time.monotonic() - self.started_at
-            self.agent.mains.pop(self.main, None)
+            if self.agent.mains.pop(self.main, None) and self.supervisor:
+                self.agent.note_ended(self.main)
             if self.killer or self.is_ending:
                 return
             if self.limits is None:
@@ -1188,9 +1190,9 @@ class Run(HostCall):
             processes = read_processes()
             if not self.main:
                 # Killed before it could name the main process, if there is one: a child that we do not know, of this call.
-                known = set(self.agent.supervisors) | set(self.agent.mains)
-                ours = [pid for pid, facts in processes.items() if facts[0] == MINE and facts[1] not in (b'Z', b'X')]
-                unknown = [pid for pid in ours if pid not in known and self.may_be_main(pid)]
+                known = self.agent.ended_mains.union(self.agent.supervisors, self.agent.mains)
+                ours = [pid for pid, facts in processes.items() if facts[0] == MINE and pid not in known]
+                unknown = [pid for pid in ours if processes[pid][1] in (b'Z', b'X') or self.may_be_main(pid)]
                 if unknown:
                     self.on_status(b'S', b' ', min(unknown))
             if self.main and processes.get(self.main, (0,))[0] == MINE:
@@ -3516,6 +3518,7 @@ class Agent(object):
         self.free_supervisors = []  # type: List[Supervisor]
         self.bounds = ()  # type: Tuple[Any, ...]
         self.mains = {}  # type: Dict[int, Run]
+        self.ended_mains = set()  # type: Set[int]  # which their supervisors may not have reaped
         self.draining = set()  # type: Set[Run]
         self.killers = []  # type: List[Killer]
         self.has_frozen = False
@@ -3715,6 +3718,7 @@ class Agent(object):
                 return
             if pid == 0:
                 return
+            self.ended_mains.discard(pid)
             if pid in self.supervisors:
                 supervisor = self.supervisors.pop(pid)
                 if supervisor in self.free_supervisors:
@@ -3761,6 +3765,13 @@ class Agent(object):
         else:
             self.has_news = True
             self.free_supervisors.append(supervisor)
+
+    def note_ended(self, main):
+        # type: (int) -> None
+        """Remember a main process whose end was reported before it is reaped: if its supervisor is killed now, it becomes ours."""
+        if len(self.ended_mains) > 1000:
+            self.ended_mains.clear()
+        self.ended_mains.add(main)
 
     def make_ready(self):
         # type: () -> None
