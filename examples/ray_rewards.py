@@ -27,8 +27,11 @@ def cluster() -> Iterator[str | None]:
     if os.environ.get('RAY_ADDRESS'):
         yield None
         return
-    import ray
-    from ray.cluster_utils import Cluster
+    try:
+        import ray
+        from ray.cluster_utils import Cluster
+    except ImportError as error:
+        sys.exit(f"this example needs Ray ({error}); run: pip install 'ms-enclave[ray]'")
 
     node = {'num_cpus': 2, 'object_store_memory': STORE_BYTES}
     made = Cluster(initialize_head=True, head_node_args={**node, 'include_dashboard': False})

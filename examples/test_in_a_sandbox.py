@@ -1,6 +1,6 @@
 """Tests with a sandbox each, by the plug-in that comes with this package.
 
-Run with: pytest examples/test_in_a_sandbox.py --sandbox-type docker
+Needs ``pip install pytest``. Run with: pytest examples/test_in_a_sandbox.py --sandbox-type docker
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ what it gives are written once. What is streamed, either way, has routes of its 
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, fields, frozen
@@ -114,6 +116,18 @@ def ask(transport: HttpTransport, name: str, body: Any = None, *, timeout: float
     seconds = 0 if timeout is None and action.is_long else timeout
     path = action.template.format(**names)
     return unwrapped(transport.call(action.method, path, action.answers, body=body, timeout=seconds))
+
+
+_RUN_AT_ONCE = frozenset({'python_executor', 'shell_executor'})
+"""Tools whose ``timeout`` begins when the server has the call: a cell may have to wait for another, a program for its turn."""
+
+
+def tool_seconds(tool_name: str, parameters: Mapping[str, Any] | None) -> float | None:
+    """Return how long a call of a tool may take by its own time limit; None where it has none that is known here."""
+    seconds = parameters.get('timeout') if tool_name in _RUN_AT_ONCE and isinstance(parameters, Mapping) else None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return None
+    return seconds if 0 < seconds < threading.TIMEOUT_MAX else None
 
 
 _SANDBOX = '/sandbox/<sandbox_id>'

@@ -87,7 +87,10 @@ def check_pool_name(name: Any) -> None:
     Raises:
         PoolError: It is none, or too long for what is kept and shown under it.
     """
-    if name is not None and (not isinstance(name, str) or not 1 <= len(name) <= MAX_POOL_NAME):
+    if name is None:
+        return
+    fits = isinstance(name, str) and 1 <= len(name) <= MAX_POOL_NAME
+    if not fits or any('\ud800' <= character <= '\udfff' for character in name):  # half a character cannot be kept
         raise PoolError(f"a pool's name must be a string of 1 to {MAX_POOL_NAME} characters, not {quoted(name)}")
 
 

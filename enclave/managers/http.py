@@ -28,7 +28,7 @@ from enclave.errors import (
 )
 from enclave.labels import check_labels
 from enclave.languages.values import CodeRequest, CodeResult
-from enclave.managers.actions import ask
+from enclave.managers.actions import ask, tool_seconds
 from enclave.managers.base import Config, SandboxManager, check_on_expiry
 from enclave.managers.code_batches import run_batch
 from enclave.managers.http_transport import CONNECT_SECONDS, HttpTransport
@@ -50,6 +50,7 @@ from enclave.managers.remote import RemoteSandbox, RemoteVerbs, as_parameters, p
 from enclave.parallel import Followed, Outcomes, check_concurrency
 from enclave.quoting import quoted
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
+from enclave.sandboxes.base import check_sandbox_id
 from enclave.sandboxes.choice import kind_of
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.tools.budget import check_max_chars
@@ -208,6 +209,7 @@ class HttpSandboxManager(SandboxManager):
         labels: Mapping[str, str] | None = None,
     ) -> str:
         """Make and start a sandbox, and return its id; see `SandboxManager.create_sandbox`."""
+        check_sandbox_id(sandbox_id)
         query = {
             'sandbox_type': kind_to_send(self.config, sandbox_type, config),
             'sandbox_id': sandbox_id,
@@ -307,7 +309,8 @@ class HttpSandboxManager(SandboxManager):
         body = ToolRequest(
             sandbox_id=sandbox_id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
         )
-        result: ToolResult = ask(self._open_transport(), 'execute_tool', body)
+        seconds = tool_seconds(tool_name, parameters)
+        result: ToolResult = ask(self._open_transport(), 'execute_tool', body, timeout=seconds)
         return result
 
     def get_sandbox_tools(self, sandbox_id: str) -> dict[str, Any]:
@@ -386,7 +389,9 @@ class HttpSandboxManager(SandboxManager):
             pool=pool,
             max_chars=max_chars,
         )
-        result: ToolResult = ask(self._open_transport(), 'execute_tool_in_pool', body)
+        seconds = tool_seconds(tool_name, parameters)
+        limit = seconds + body.timeout if seconds and body.timeout else None
+        result: ToolResult = ask(self._open_transport(), 'execute_tool_in_pool', body, timeout=limit)
         return result
 
     def _run_code_in_pool(

@@ -24,7 +24,7 @@ from enclave.errors import (
     UnsupportedError,
 )
 from enclave.languages.values import CodeRequest, CodeResult, Program, as_request
-from enclave.managers.actions import ask
+from enclave.managers.actions import ask, tool_seconds
 from enclave.managers.code_batches import run_batch
 from enclave.managers.http_operations import HttpOperations
 from enclave.managers.http_transport import HttpTransport
@@ -194,7 +194,8 @@ class RemoteSandbox(FullSandbox):
         body = ToolRequest(
             sandbox_id=self.id, tool_name=tool_name, parameters=as_parameters(parameters), max_chars=max_chars
         )
-        result: ToolResult = ask(self._transport, 'execute_tool', body)
+        seconds = tool_seconds(tool_name, parameters)
+        result: ToolResult = ask(self._transport, 'execute_tool', body, timeout=seconds)
         return result
 
     def get_tool(self, tool_name: str) -> Tool:

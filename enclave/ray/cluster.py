@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
+import re
+import socket
+import threading
 from collections.abc import Iterable
 from typing import Any
 
+from enclave.deadline import Deadline
 from enclave.errors import ConfigurationError, EngineUnavailableError, UnsupportedError
 
 NAMESPACE = 'enclave'
@@ -16,6 +21,9 @@ PREFIX = 'enclave-shard'
 NOT_CONNECTED = (
     'this program is not connected to a cluster of Ray any more (ray.shutdown() was called); make a new manager'
 )
+LISTENER_SECONDS = 10.0
+"""How long the head of a cluster may take until it listens."""
+REST_SECONDS = 0.2
 CONTROL_THREADS = 4
 """How many calls of Ray a shard answers at once: reports, and its end. What is asked of sandboxes goes another way."""
 
@@ -42,6 +50,8 @@ def connect(address: str | None) -> Any:
     """
     ray = load_ray()
     if not ray.is_initialized():
+        named = os.environ.get('RAY_ADDRESS', '') if address in (None, 'auto') else address
+        _await_listener(named or '')
         try:
             ray.init(
                 address=address,
@@ -59,6 +69,28 @@ def connect(address: str | None) -> Any:
             'of the cluster, as a job for example: ray job submit -- python program.py'
         )
     return ray
+
+
+def _await_listener(address: str) -> None:
+    """Wait for somebody to listen at an address like ``host:port``, which Ray itself does for some minutes.
+
+    Raises:
+        EngineUnavailableError: Nobody does.
+    """
+    found = re.fullmatch(r'\[?([\w.:%-]+?)\]?:(\d{1,5})', address)
+    if found is None:  # 'auto', 'local', ray://
+        return
+    deadline, rest = Deadline.after(LISTENER_SECONDS), threading.Event()
+    while True:
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=deadline.as_timeout()).close()
+            return
+        except (OSError, OverflowError, UnicodeError) as error:
+            if deadline.has_expired():
+                raise EngineUnavailableError(
+                    f'Ray does not answer ({address!r}): {error}; is the cluster up, and is this the address of its head?'
+                ) from error
+        rest.wait(REST_SECONDS)
 
 
 def is_connected() -> bool:

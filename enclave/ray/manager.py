@@ -55,6 +55,7 @@ from enclave.ray.shard import FULL
 from enclave.ray.shards import ShardRecord, Shards, end_all
 from enclave.ray.transport import ShardClient
 from enclave.records import HealthCheckResult, SandboxInfo, ToolResult
+from enclave.sandboxes.base import check_sandbox_id
 from enclave.sandboxes.verbs import FullSandbox
 from enclave.threads import Workers, thread_pool, wait_for
 from enclave.tools.budget import check_max_chars
@@ -339,6 +340,7 @@ class RaySandboxManager(SandboxManager):
             OperationTimeoutError: There was no room within ``capacity_timeout``.
         """
         self._check_open()
+        check_sandbox_id(sandbox_id)
         check_labels(labels)
         for name, lifetime in (('ttl', ttl), ('idle_timeout', idle_timeout)):
             if lifetime != 'default':

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,6 +15,10 @@ from enclave.quoting import quoted
 from enclave.records import Model
 from enclave.suggest import did_you_mean
 
+MOST_NAME_CHARACTERS = 200
+MOST_AMOUNT = 1 << 62
+"""Of a resource; far beyond what any cluster has, and a number that Ray can have."""
+
 
 def _seconds(default: float, least: float = 0.05) -> Any:
     def check(value: Any, name: str) -> None:
@@ -26,12 +29,19 @@ def _seconds(default: float, least: float = 0.05) -> Any:
 
 
 def _check_name(value: Any, name: str) -> None:
-    if value is not None and (not isinstance(value, str) or not value or ':' in value):
-        raise ConfigurationError(f'{name} must be a name without ":", not {quoted(value)}')
+    if value is None:
+        return
+    fits = (
+        isinstance(value, str) and 0 < len(value) <= MOST_NAME_CHARACTERS and value.isprintable() and ':' not in value
+    )
+    if not fits:
+        raise ConfigurationError(
+            f'{name} must be a name of 1 to {MOST_NAME_CHARACTERS} printable characters without ":", not {quoted(value)}'
+        )
 
 
 def _is_amount(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MOST_AMOUNT
 
 
 def _check_cpus(value: Any, name: str) -> None:

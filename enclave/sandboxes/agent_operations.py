@@ -34,7 +34,7 @@ from enclave.errors import (
 from enclave.languages.values import StepResult
 from enclave.outlet import LARGE_BYTES, MOST_PIECE_BYTES, PIECE_BYTES, STDERR, STDOUT, Outlet, current_outlet
 from enclave.quoting import quoted
-from enclave.records import CommandResult, PathInfo
+from enclave.records import CommandResult, OutputSource, PathInfo, find_source, put_source
 from enclave.sandboxes.connection import Connection
 from enclave.sandboxes.listing import Listing
 from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, check_memory_held, explain_sizes, make_beside
@@ -128,7 +128,7 @@ class AgentOperations(ByVerb):
         cap = request.max_output_bytes or DEFAULT_OUTPUT_BYTES
         tail = tail_bytes(cap)
         kept = {'head': cap - tail, 'tail': tail}
-        make_outlet = current_outlet() if request.limits is None else None
+        make_outlet = current_outlet()
         with Claim(self._cpus, self._cpu_count) as claim:
             message, first, rest = self._run_message(request, {**kept, 'cpus': claim.cpus})
             # The agent never sends more than head and tail, so no credit need ever be given while it runs.
@@ -859,12 +859,23 @@ def _measured(result: CommandResult, facts: Reply) -> StepResult:
     exceeded = facts.text('exceeded') if 'exceeded' in facts else None
     if exceeded not in (None, 'time', 'cpu', 'memory', 'output'):
         raise ProtocolError(f'there is no limit {exceeded!r}')
-    return StepResult(
-        **{each.name: getattr(result, each.name) for each in attrs.fields(CommandResult)},
+    values: dict[str, Any] = {}
+    sources: dict[str, OutputSource] = {}
+    for each in attrs.fields(CommandResult):
+        source = find_source(result, each.name)
+        if source is None:
+            values[each.name] = getattr(result, each.name)
+        else:
+            sources[each.name] = source
+    step = StepResult(
+        **values,
         cpu_time=facts.number('cpu') if 'cpu' in facts else None,
         peak_memory_bytes=facts.integer('memory') if 'memory' in facts else None,
         exceeded=cast(Any, exceeded),
     )
+    if sources:
+        put_source(step, **sources)
+    return step
 
 
 def _errno_message(number: int) -> str:

@@ -19,13 +19,13 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
 
 from enclave.cancellation import if_unwanted
 from enclave.config import GivenConfig, SandboxConfig
-from enclave.enums import SandboxStatus, SandboxType
+from enclave.enums import NOTEBOOK_TYPES, SandboxStatus, SandboxType
 from enclave.errors import (
     EnclaveError,
     EngineUnavailableError,
@@ -52,7 +52,7 @@ from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.budget import check_max_chars, shorten_command
 from enclave.tools.calls import DEFAULT_MAX_CHARS, SchemaForm, ToolCall, as_messages, parse_calls, tool_schemas
-from enclave.tools.tool_factory import load_tools
+from enclave.tools.tool_factory import ToolFactory, load_tools
 from enclave.verb_requests import Request
 
 logger = logging.getLogger(__name__)
@@ -76,9 +76,27 @@ def check_callbacks(on_stdout: object, on_stderr: object) -> None:
             raise InvalidArgumentError(f'{name} must be a function of a text, not {quoted(callback)}')
 
 
+def check_sandbox_id(sandbox_id: Any) -> None:
+    """Check an id that a sandbox is to have; None has one made.
+
+    Raises:
+        InvalidArgumentError: It cannot be used.
+    """
+    if sandbox_id is not None and (not isinstance(sandbox_id, str) or not _ID.fullmatch(sandbox_id)):
+        raise InvalidArgumentError(
+            f'sandbox_id must be 1 to 63 letters, digits, ".", "_" or "-", beginning with a letter or digit; '
+            f'not {quoted(sandbox_id)}'
+        )
+
+
 def make_sandbox_id() -> str:
     """Return a new id: twelve hexadecimal digits."""
     return uuid.uuid4().hex[:12]
+
+
+_KERNEL_VERBS = frozenset(
+    {'create_kernel', 'execute_cell', 'list_kernels', 'list_variables', 'restart_kernel', 'stream_cell'}
+)
 
 
 class Sandbox(ABC):
@@ -115,11 +133,7 @@ class Sandbox(ABC):
             ToolNotFoundError: It names a tool that does not exist.
             InvalidArgumentError: The id cannot be used.
         """
-        if sandbox_id is not None and (not isinstance(sandbox_id, str) or not _ID.fullmatch(sandbox_id)):
-            raise InvalidArgumentError(
-                f'sandbox_id must be 1 to 63 letters, digits, ".", "_" or "-", beginning with a letter or digit; '
-                f'not {quoted(sandbox_id)}'
-            )
+        check_sandbox_id(sandbox_id)
         self.id: str = sandbox_id or make_sandbox_id()
         self.config = self._check_config(config)
         self.created_at: datetime = utc_now()
@@ -137,6 +151,15 @@ class Sandbox(ABC):
         self._before_pause = SandboxStatus.RUNNING  # what it is again when it is resumed
         self._on_pause: Callable[[bool], None] | None = None  # learns of each pause (True) and resumption (False)
         self._tools = self._load_tools()
+
+    if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+
+        def __getattr__(self, name: str) -> Any:
+            """Refuse a name that there is not; one of the verbs of kernels says which sandboxes have kernels."""
+            hint = ''
+            if name in _KERNEL_VERBS:
+                hint = f'; sandboxes of the types {" and ".join(NOTEBOOK_TYPES)} have kernels'
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}{hint}', name=name, obj=self)
 
     @classmethod
     def _check_config(cls, config: GivenConfig) -> Any:
@@ -469,7 +492,8 @@ class Sandbox(ABC):
         tool = self._tools.get(tool_name) if isinstance(tool_name, str) else None
         if tool is None:
             have = ', '.join(self._tools) or 'none'
-            near = suggest(tool_name, list(self._tools)) if isinstance(tool_name, str) else None
+            is_known = isinstance(tool_name, str) and tool_name in ToolFactory.get_available_tools()
+            near = suggest(tool_name, list(self._tools)) if isinstance(tool_name, str) and not is_known else None
             hint = f'did you mean {near!r}? It' if near else 'it'
             raise ToolNotFoundError(
                 f'sandbox {self.id} has no tool {quoted(tool_name)}; {hint} has: {have}. Name it in tools_config to enable it',

@@ -20,9 +20,6 @@ BN = TypeVar('BN')
 A = TypeVar('A')
 S = TypeVar('S')
 
-SANDBOXES = KINDS
-"""The table of kinds, under the name it had when it held classes."""
-
 
 class CreatesByKind(Generic[D, DN, B, BN, A, S]):
     """How a factory is asked for sandboxes, blocking and asynchronous ones: which class a type checker sees for which kind.

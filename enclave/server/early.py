@@ -15,6 +15,7 @@ import attrs
 from attrs import define, field
 
 from enclave import wire
+from enclave.languages.values import CodeResult
 from enclave.managers.output_frames import error_frame, next_frame, record_frame
 from enclave.outlet import HandedOn
 from enclave.records import WithOutput, find_source
@@ -136,18 +137,31 @@ def encode_without(streams: dict[int, Caught], value: Any) -> tuple[Any, list[li
     def put(path: list[Any], number: int) -> None:
         places.append([path, number, streams[number].total, streams[number].head])
 
+    shape = wire.encode(_without_sources(value, [], numbers, put))
+    made = {id(output.made_text): number for number, output in streams.items() if output.made_text is not None}
+    if made:
+        shape = _without_texts(shape, [], made, put)
+    return shape, places
+
+
+def _without_sources(
+    value: Any, path: list[Any], numbers: dict[int, int], put: Callable[[list[Any], int], None]
+) -> Any:
+    """Return a record, or one that holds such records, with empty texts in the place of those that nobody has asked for."""
     if isinstance(value, WithOutput):
         sources = {each.name: find_source(value, each.name) for each in attrs.fields(type(value))}  # type: ignore[arg-type]
         absent = {name: numbers[id(source)] for name, source in sources.items() if id(source) in numbers}
         if absent:
             value = _blanked(value, absent)
         for name, number in absent.items():
-            put([name], number)
-    shape = wire.encode(value)
-    made = {id(output.made_text): number for number, output in streams.items() if output.made_text is not None}
-    if made:
-        shape = _without_texts(shape, [], made, put)
-    return shape, places
+            put([*path, name], number)
+        return value
+    if isinstance(value, CodeResult):
+        steps = {name: getattr(value, name) for name in ('compile', 'run')}
+        return attrs.evolve(
+            value, **{name: _without_sources(step, [*path, name], numbers, put) for name, step in steps.items()}
+        )
+    return value
 
 
 def _blanked(record: WithOutput, names: Iterable[str]) -> WithOutput:

@@ -27,6 +27,7 @@ from enclave.managers.protocol import (
     CodeEvent,
     PoolCodeRequest,
 )
+from enclave.outlet import gives_output
 from enclave.parallel import MOST_AT_ONCE, Batch
 from enclave.server.direct import as_bytes
 from enclave.server.faults import shown_error
@@ -63,7 +64,9 @@ def run_code(context: Context, sandbox_id: str, body: CodeRequest) -> CodeResult
 
     Files go in and out as base64 text.
     """
-    return context.tenant.manager.run_code(sandbox_id, checked_request(context, body, sandbox_id))
+    request = checked_request(context, body, sandbox_id)
+    with context.offering_outlet(), gives_output():
+        return context.tenant.manager.run_code(sandbox_id, request)
 
 
 @route(
@@ -72,9 +75,10 @@ def run_code(context: Context, sandbox_id: str, body: CodeRequest) -> CodeResult
 def run_code_in_pool(context: Context, body: PoolCodeRequest) -> CodeResult:
     """Compile and run a program in whichever sandbox of a pool is free."""
     manager, request = context.tenant.manager, checked_request(context, body.request, pool=body.pool)
-    if body.in_batch:
-        return manager._run_in_batch(request, body.timeout, body.pool)
-    return manager.run_code_in_pool(request, wait_timeout=body.timeout, pool=body.pool)
+    with context.offering_outlet(), gives_output():
+        if body.in_batch:
+            return manager._run_in_batch(request, body.timeout, body.pool)
+        return manager.run_code_in_pool(request, wait_timeout=body.timeout, pool=body.pool)
 
 
 def checked_request(

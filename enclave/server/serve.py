@@ -233,7 +233,6 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
         self.began_at = time.monotonic()
         self.live: LiveBody | None = None
         self._refusal: _RefusedRequest | None = None
-        self._drained = 0
 
     def parse_header(self, header_plus: bytes) -> None:
         _check_framing(header_plus)
@@ -300,7 +299,7 @@ def _refused(error: ParseError, limit: int) -> _RefusedRequest:
 
 _LISTEN_HINTS = {
     errno.EADDRINUSE: 'is another server running there? Choose another port',
-    errno.EADDRNOTAVAIL: "it is no address of this machine; 0.0.0.0 stands for all of this machine's",
+    errno.EADDRNOTAVAIL: "it is no address of this machine; 0.0.0.0 is all of this machine's",
     errno.EACCES: 'ports below 1024 are for root; choose another port',
 }
 _REASONS = {
@@ -319,13 +318,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
         if not isinstance(error, _RefusedRequest):
             # What failed in the application without being reported there.
             error = _refused(error, 0)
-        reasons = {
-            400: 'Bad Request',
-            401: 'Unauthorized',
-            413: 'Request Entity Too Large',
-            431: 'Request Header Fields Too Large',
-        }
-        self.status = f'{error.code} {reasons.get(error.code, error.reason or "Error")}'
+        self.status = f'{error.code} {_REASONS.get(error.code, error.reason or "Error")}'
         body = wire.to_json(shown_error(error.fault)).encode('ascii')
         request_id = f'refused-{time.monotonic_ns():x}'
         self.response_headers = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -67,7 +68,7 @@ def shorten_text(text: str, max_chars: int, *, file: str | None = None, is_whole
     earlier = list(_MARKER.finditer(text))
     room = len(_marker(len(text), file, earlier, is_whole=is_whole))
     kept = max(max_chars - room, max_chars // 2)
-    start, end = kept - kept // 2, len(text) - kept // 2
+    start, end = _before_marks(text, kept - kept // 2), _after_marks(text, len(text) - kept // 2)
     for line in earlier:
         if line.start() < start < line.end():
             start = line.start()
@@ -76,6 +77,38 @@ def shorten_text(text: str, max_chars: int, *, file: str | None = None, is_whole
     gone = [line for line in earlier if start <= line.start() and line.end() <= end]
     count = end - start + sum(int(line[1]) - len(line[0]) for line in gone)
     return f'{text[:start]}{_marker(count, file, gone, is_whole=is_whole)}{text[end:]}'
+
+
+_MOST_MARKS = 32
+"""How many marks a character may have that is not cut; a text that is nothing but marks is cut all the same."""
+
+
+def _joins(text: str, at: int) -> bool:
+    """Return whether what is seen as one character reaches over a place: a letter and its accent, emoji that are joined."""
+    if not 0 < at < len(text) or text[at - 1] == '\n':
+        return False
+    after, before = text[at], text[at - 1]
+    return (
+        unicodedata.combining(after) != 0
+        or unicodedata.category(after) == 'Me'
+        or after in _JOINERS
+        or before == _JOINER
+        or '\U0001f3fb' <= after <= '\U0001f3ff'  # skin tones
+    )
+
+
+_JOINER = '\u200d'
+_JOINERS = frozenset({_JOINER, '\ufe0e', '\ufe0f'})
+
+
+def _before_marks(text: str, at: int) -> int:
+    """Return the last place up to this one that is within no character."""
+    return next((each for each in range(at, max(at - _MOST_MARKS, -1), -1) if not _joins(text, each)), at)
+
+
+def _after_marks(text: str, at: int) -> int:
+    """Return the first place from this one on that is within no character."""
+    return next((each for each in range(at, min(at + _MOST_MARKS, len(text) + 1)) if not _joins(text, each)), at)
 
 
 def _marker(count: int, file: str | None, earlier: Sequence[re.Match[str]], *, is_whole: bool) -> str:

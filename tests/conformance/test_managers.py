@@ -304,8 +304,11 @@ def test_tools_have_schemas(manager: SandboxManager, kind: str) -> None:
 def test_wrong_tool_calls_are_refused(manager: SandboxManager, kind: str) -> None:
     sandbox_id = manager.create_sandbox(kind, {'tools_config': ['shell_executor']})
 
-    with pytest.raises(ToolNotFoundError, match='python_executor'):
+    with pytest.raises(ToolNotFoundError, match='python_executor') as info:
         manager.execute_tool(sandbox_id, 'python_executor', {'code': '1'})
+    assert 'did you mean' not in str(info.value)  # there is such a tool, and the sandbox was not given it
+    with pytest.raises(ToolNotFoundError, match="did you mean 'shell_executor'"):
+        manager.execute_tool(sandbox_id, 'shell_excutor', {'command': 'true'})
     with pytest.raises(ToolArgumentsError, match='comand'):
         manager.execute_tool(sandbox_id, 'shell_executor', {'comand': 'true'})
 

@@ -209,6 +209,10 @@ def test_time_limits_of_connecting_and_answering(serve: Serve, connect: Connect,
 
     with pytest.raises(OperationTimeoutError, match='did not answer'):
         manager._transport.call('POST', f'/sandbox/{sandbox_id}/command', dict, body={'command': 'hold'})
+    for ask in (manager, manager.get_sandbox(sandbox_id)):
+        at = (sandbox_id,) if ask is manager else ()
+        with pytest.raises(OperationTimeoutError, match='did not answer'):
+            ask.execute_tool(*at, 'shell_executor', {'command': 'hold', 'timeout': 0.1})
     held.cancel()
     assert held.result(30).status == 'cancelled'
 

@@ -15,6 +15,7 @@ import pytest
 
 from enclave.cancellation import Cancellation
 from enclave.errors import EnclaveError, SandboxGoneError
+from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.http_transport import HttpTransport
 from enclave.managers.output_frames import OUTPUT_FRAMES, FrameReader
@@ -92,16 +93,17 @@ def gate(tmp_path: Path) -> Gate:
 
 @contextlib.contextmanager
 def asking(
-    server: SandboxServer, sandbox_id: str, command: str, accept: str = OUTPUT_FRAMES, *, key: str = ''
+    server: SandboxServer, sandbox_id: str, command: str, accept: str = OUTPUT_FRAMES, *, key: str = '', code: str = ''
 ) -> Iterator[http.client.HTTPResponse]:
-    """Ask a server, as this library's client does, to run a command; gives the answer as soon as it begins."""
+    """Ask a server, as this library's client does, to run a command, or a program; gives the answer as soon as it begins."""
     connection = http.client.HTTPConnection('127.0.0.1', server.port, timeout=PATIENCE)
     headers = {'Content-Type': 'application/json', PROTOCOL_HEADER: '1', 'Accept': accept}
     if key:
         headers[IDEMPOTENCY_HEADER] = key
-    body = json.dumps({'command': command, 'max_output_bytes': 1 << 24})
+    what = {'code': code, 'language': 'python', 'timeout': 0} if code else {'command': command}
+    body = json.dumps({**what, 'max_output_bytes': 1 << 24})
     try:
-        connection.request('POST', f'/sandbox/{sandbox_id}/command', body, headers)
+        connection.request('POST', f'/sandbox/{sandbox_id}/{"code" if code else "command"}', body, headers)
         yield connection.getresponse()
     finally:
         connection.close()
@@ -190,6 +192,13 @@ COMMANDS = {
 }
 
 
+def measured(result: CodeResult) -> dict[str, Any]:
+    found = result.model_dump()
+    for name in ('cpu_time', 'peak_memory_bytes', 'execution_time'):
+        del found['run'][name]
+    return found
+
+
 def facts(result: CommandResult | ToolResult) -> dict[str, Any]:
     return result.model_dump(exclude=('execution_time', 'timestamp'))
 
@@ -220,6 +229,35 @@ def test_python_and_pools_give_the_same(manager: HttpSandboxManager, remote: Any
 
     assert facts(remote.execute_tool('python_executor', code)) == expected
     assert facts(manager.execute_tool_in_pool('python_executor', code)) == expected
+
+
+@pytest.mark.parametrize('expected', [None, 'ä' * LARGE])
+def test_programs_in_a_language_give_the_same(
+    manager: HttpSandboxManager, remote: Any, local: ProcessSandbox, expected: str | None
+) -> None:
+    code = f'import sys; print("ä" * {LARGE}); sys.stderr.write("e" * {LARGE}); sys.exit(4)'
+    request = CodeRequest(code=code, max_output_bytes=SIZE, expected_output=expected)
+    wanted = measured(local.run_code(request))
+    manager.initialize_pool(1, 'process', OPTIONS)
+
+    assert measured(remote.run_code(request)) == wanted
+    assert measured(manager.run_code_in_pool(request)) == wanted
+
+
+def test_the_output_of_a_program_in_a_language_comes_while_it_runs(
+    server: SandboxServer, remote: Any, gate: Gate
+) -> None:
+    code = f'import subprocess\nsubprocess.run({f"{PRINTS}; {gate.line}; echo end"!r}, shell=True)'
+    with asking(server, remote.id, '', code=code) as answer:
+        begun = answer.read(1000)
+        gate.open()
+        reader = FrameReader()
+        reader.take(memoryview(begun + answer.read()))
+
+    assert answer.headers['Content-Type'] == OUTPUT_FRAMES
+    result = CodeResult.model_validate(reader.shapes())
+    assert result.stdout == 'x' * LARGE + 'end\n'
+    assert result.success
 
 
 # Repeats, errors, and clients that go away or take nothing ------------------------------------------------------------

@@ -30,7 +30,8 @@ from enclave.errors import (
 from enclave.managers import manager_factory as managers
 from enclave.managers.local import LocalSandboxManager
 from enclave.records import CommandResult, ToolResult
-from enclave.sandboxes import choice, sandbox_factory
+from enclave.sandboxes import choice
+from enclave.sandboxes.kinds import KINDS
 from enclave.sandboxes.sandbox_factory import SandboxFactory
 from enclave.tools import tool_factory
 from tests.support.aio import PATIENCE, until
@@ -97,8 +98,7 @@ def test_a_kind_that_nobody_names_is_chosen_off_the_loop_when_it_is_needed(
 
     monkeypatch.setattr(choice, '_chosen', None)
     monkeypatch.setattr(choice, 'choose', choose)
-    kinds = sandbox_factory.SANDBOXES
-    monkeypatch.setattr(kinds, 'registered', dict(kinds.registered))
+    monkeypatch.setattr(KINDS, 'registered', dict(KINDS.registered))
     SandboxFactory.register_sandbox('bubblewrap', type('Chosen', (FakeSandbox,), {'backend': backend}))
 
     async def main() -> None:

@@ -139,15 +139,15 @@ def _make_filter(library: Any) -> bytes:
         rules.set_attr(library.Attr.CTL_OPTIMIZE, 2)
     refuse, masked = library.ERRNO(errno.EPERM), library.MASKED_EQ
     for name in _ALLOWED:
-        _add(library, rules, library.ALLOW, name)
+        _add(rules, library.ALLOW, name)
     for name in _REFUSED:
-        _add(library, rules, refuse, name)
+        _add(rules, refuse, name)
     # These go by their arguments; other values of those meet the default. clone3 is not here: it hides its flags in
     # memory, which no filter can read, and at ENOSYS the C library uses clone.
     at = 1 if os.uname().machine.startswith('s390') else 0
-    _add(library, rules, library.ALLOW, 'clone', library.Arg(at, masked, NAMESPACE_FLAGS, 0))
+    _add(rules, library.ALLOW, 'clone', library.Arg(at, masked, NAMESPACE_FLAGS, 0))
     for value in _PERSONALITIES:
-        _add(library, rules, library.ALLOW, 'personality', library.Arg(0, masked, _LOW, value))
+        _add(rules, library.ALLOW, 'personality', library.Arg(0, masked, _LOW, value))
     _add_all_but(library, rules, 'socket', 0, _AF_VSOCK, _FAMILY_BITS)
     for name, at in _SHIELDED.items():
         of_user = _OF_USERS.get(name)
@@ -155,14 +155,14 @@ def _make_filter(library: Any) -> bytes:
         if of_user is not None:
             # Both are two bits, of which one differs where the call is for a process or a group.
             allowed = [(library.Arg(0, masked, bit, ~of_user & bit),) for bit in (1, 2)]
-            _add(library, rules, refuse, name, library.Arg(0, masked, _LOW, of_user))
+            _add(rules, refuse, name, library.Arg(0, masked, _LOW, of_user))
         for more in allowed:
             _add_all_but(library, rules, name, at, 1, _PID_BITS, *more)
         arguments = [library.Arg(at, masked, _LOW, 1)]
         if name == 'prlimit64':  # without new limits, the third argument, it only reads
-            _add(library, rules, library.ALLOW, name, *arguments, library.Arg(2, library.EQ, 0))
+            _add(rules, library.ALLOW, name, *arguments, library.Arg(2, library.EQ, 0))
             arguments.append(library.Arg(2, library.NE, 0))
-        _add(library, rules, refuse, name, *arguments)
+        _add(rules, refuse, name, *arguments)
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)
@@ -175,10 +175,10 @@ def _add_all_but(library: Any, rules: Any, name: str, at: int, value: int, bits:
     A rule for what is *not equal* would compare all 64 bits, of which the kernel takes half.
     """
     for bit in (1 << number for number in range(bits)):
-        _add(library, rules, library.ALLOW, name, library.Arg(at, library.MASKED_EQ, bit, ~value & bit), *more)
+        _add(rules, library.ALLOW, name, library.Arg(at, library.MASKED_EQ, bit, ~value & bit), *more)
 
 
-def _add(library: Any, rules: Any, action: int, name: str, *arguments: Any) -> None:
+def _add(rules: Any, action: int, name: str, *arguments: Any) -> None:
     """Add a rule; a name that this architecture, or this version of the library, does not know has none."""
     try:
         rules.add_rule(action, name, *arguments)

@@ -103,7 +103,7 @@ class _AttachedBackend(DockerBackend):
         except NoAgentError:
             self._channel = None
             self._facts.update(agent_python=None, driven_by='engine')
-            operations = EngineOperations(engine, self.container, None, name=self.id, user=self.config.user)
+            operations = EngineOperations(engine, self.container, None, name=self.id)
         except SandboxGoneError as error:
             raise SandboxStartError(
                 f'could not attach to sandbox {self.id}: {error.message}', details={'sandbox_id': self.id}

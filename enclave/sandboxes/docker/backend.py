@@ -303,7 +303,6 @@ class DockerBackend(Backend):
             self.container,
             stream,
             name=self.id,
-            user=self.config.user,
             cpu_count=cpu_count if cpu_count < self._count_cpus(engine) else 0,
             pids_limit=self.config.pids_limit,
         )

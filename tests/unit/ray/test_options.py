@@ -9,7 +9,8 @@ import pytest
 
 import enclave
 from enclave.enums import SandboxManagerType
-from enclave.errors import ConfigurationError, UnsupportedError
+from enclave.errors import ConfigurationError, InvalidArgumentError, PoolError, UnsupportedError
+from enclave.managers.http import HttpSandboxManager
 from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.manager_factory import SandboxManagerFactory
 from enclave.ray import cluster
@@ -45,6 +46,11 @@ def _fakes() -> None:
         {'lifetime': 'forever', 'name': 'a'},
         {'attach': True},
         {'name': 'a:b'},
+        {'name': '\ud800'},
+        {'name': 'a\0b'},
+        {'name': 'a' * 201},
+        {'num_cpus': 10**400},
+        {'resources': {'a': 10**400}},
         {'min_shards': 3, 'max_shards': 2},
         {'lost_after': 0},
         {'shard_sise': 4},
@@ -99,6 +105,25 @@ class LeasingClient:
 
     def delete_sandbox(self, sandbox_id: str) -> bool:
         return True
+
+
+@pytest.mark.parametrize('sandbox_id', ['', 5, b'x', ['x'], '\ud800', 'a b', 'x' * 64])
+@pytest.mark.parametrize('kind', ['ray', 'http'])
+def test_an_id_that_no_sandbox_can_have_is_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, kind: str, sandbox_id: Any
+) -> None:
+    monkeypatch.setattr(cluster, 'load_ray', lambda: None)
+    manager = RaySandboxManager() if kind == 'ray' else HttpSandboxManager(base_url='http://127.0.0.1:1')
+
+    with pytest.raises(InvalidArgumentError, match='sandbox_id must be 1 to 63 letters'):
+        manager.create_sandbox(sandbox_id=sandbox_id)
+
+
+def test_a_pool_has_no_name_that_cannot_be_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, 'load_ray', lambda: None)
+
+    with pytest.raises(PoolError, match="a pool's name must be a string"):
+        RaySandboxManager().initialize_pool(1, name='\ud800')
 
 
 @pytest.mark.parametrize('ending', ['delete', 'time'])

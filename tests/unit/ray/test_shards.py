@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
@@ -272,9 +273,37 @@ def test_a_cluster_that_refuses_the_program_is_an_error_that_says_so(monkeypatch
             raise RefusedError('the token is wrong')
 
     monkeypatch.setattr(cluster, 'load_ray', Refuses)
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
 
     with pytest.raises(EngineUnavailableError, match='the token is wrong'):
-        cluster.connect('10.0.0.1:6379')
+        cluster.connect('auto')
+
+
+def test_an_address_where_nobody_listens_is_an_error_and_ray_does_not_look_for_it_for_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, 'LISTENER_SECONDS', 0.05)
+    monkeypatch.setattr(cluster, 'load_ray', Unconnected)
+    with socket.socket() as bound:  # which does not listen
+        bound.bind(('127.0.0.1', 0))
+        address = f'127.0.0.1:{bound.getsockname()[1]}'
+
+        with pytest.raises(EngineUnavailableError, match=f"Ray does not answer .'{address}'"):
+            cluster.connect(address)
+        monkeypatch.setenv('RAY_ADDRESS', address)
+        for named in (None, 'auto'):
+            with pytest.raises(EngineUnavailableError, match='is the cluster up'):
+                cluster.connect(named)
+
+
+class Unconnected:
+    """Ray in a program that is not connected yet, and is not to ask for a cluster."""
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **_: Any) -> None:
+        raise AssertionError('Ray was asked for a cluster')
 
 
 @pytest.mark.parametrize('strategy', ['pack', 'spread'])

@@ -31,7 +31,24 @@ def test_a_shortened_text_is_head_and_tail_and_counts_what_is_missing(
     assert text.startswith(head)
     assert text.endswith(tail)
     assert len(head) + len(tail) + int(match[1]) == len(text)
-    assert len(short) <= max_chars or len(head) + len(tail) == max_chars // 2
+    assert len(short) <= max_chars or len(head) + len(tail) <= max_chars // 2  # less where a character would be cut
+
+
+@pytest.mark.parametrize(
+    'one', ['e\u0301', '\U0001f468\u200d\U0001f469\u200d\U0001f467', '\U0001f44b\U0001f3fd', '\u2764\ufe0f']
+)
+@pytest.mark.parametrize('max_chars', [7, 10, 50, 101, 203, 500])
+def test_what_is_seen_as_one_character_is_not_cut(one: str, max_chars: int) -> None:
+    short = shorten_text(one * 2000, max_chars)
+
+    head, tail = re.split(r'\n\[\.\.\. \d+ characters left out \.\.\.\]\n', short)
+    assert len(head) % len(one) == len(tail) % len(one) == 0
+
+
+def test_a_text_of_marks_alone_is_cut_all_the_same() -> None:
+    short = shorten_text('a' + '\u0301' * 5000, 200)
+
+    assert 100 <= len(short) <= 200
 
 
 @pytest.mark.parametrize('value', [0, -1, 1.5, '7', True])

@@ -198,7 +198,6 @@ class EngineOperations(ByVerb):
     Args:
         stream: The attachment that keeps the container alive, which is closed in the end; None if nothing is attached.
         name: The sandbox's id, for messages and threads.
-        user: The sandbox's own user; None is the image's.
         cpu_count: How many processors the sandbox's CPU limit amounts to; 0 for all there are.
         pids_limit: How many processes there may be; None for no limit.
     """
@@ -212,7 +211,6 @@ class EngineOperations(ByVerb):
         stream: ContainerStream | None,
         *,
         name: str,
-        user: str | None,
         cpu_count: int = 0,
         pids_limit: int | None = None,
     ) -> None:
@@ -220,7 +218,6 @@ class EngineOperations(ByVerb):
         self._container = container
         self._stream_in = stream
         self._name = name
-        self._user = user
         self._calls = CallCount()
         self._cpu_count = cpu_count
         self._pids_limit = pids_limit

@@ -36,7 +36,7 @@ _KINDS = {
 }
 
 
-def _watch(context: Context, sandbox: Sandbox, message: dict[str, Any]) -> Watch:
+def _watch(sandbox: Sandbox, message: dict[str, Any]) -> Watch:
     path = asked_path(sandbox, message)
     recursive = field(message, 'recursive', bool, False)
     made: Watch = verb(sandbox, 'watch_dir')(path, recursive=recursive, interval=LOOK_SECONDS)
@@ -65,7 +65,7 @@ def e2b_watch_dir(context: Context, body: RawBody) -> Streamed:
     sandbox = asked_sandbox(context)
     message = next(connect.read_messages(body.stream), {})
     deadline = Deadline.after(connect.read_timeout(flask.request.headers.get('Connect-Timeout-Ms')))
-    watch = _watch(context, sandbox, message)
+    watch = _watch(sandbox, message)
     context.on_gone(watch.close)
     with_entry = field(message, 'includeEntry', bool, False)
     return Streamed(_frames(context, sandbox, watch, with_entry, deadline), connect.JSON_STREAM)
@@ -97,7 +97,7 @@ def e2b_create_watcher(context: Context, body: RawBody) -> dict[str, Any]:
     sandbox = asked_sandbox(context)
     message = connect.read_message(body.stream.read(body.size))
     known = remembered(context, sandbox)
-    watch = _watch(context, sandbox, message)
+    watch = _watch(sandbox, message)
     name = uuid.uuid4().hex[:16]
     if state_of(context.service).count_watches(context.tenant) >= MAX_WATCHES:
         raise TooManyRequestsError(f'{MAX_WATCHES} directories are watched, which is all one key may have; stop some')
