@@ -3768,7 +3768,7 @@ class Agent(object):
 
     def note_ended(self, main):
         # type: (int) -> None
-        """Remember a main process whose end was reported before it is reaped: if its supervisor is killed now, it becomes ours."""
+        """Remember a main process that has ended and is not reaped: if its supervisor is killed now, it becomes ours."""
         if len(self.ended_mains) > 1000:
             self.ended_mains.clear()
         self.ended_mains.add(main)
