@@ -332,7 +332,7 @@ def converter() -> cattrs.Converter:
         lambda cls: _origin(cls) in _MAPPINGS and get_args(cls) in ((), (str, Any)),
     )(_open_mapping_factory)
     made.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode('ascii'))
-    made.register_unstructure_hook(datetime, lambda value: value.isoformat())
+    made.register_unstructure_hook(datetime, datetime.isoformat)
     made.register_unstructure_hook(Enum, lambda value: value.value)
     # Our enums are subclasses of str, whose hook is found for them first; this gives their value as a plain string.
     made.register_unstructure_hook(str, str.__str__)

@@ -1028,7 +1028,8 @@ class Run(HostCall):
             self.stdin = self.tty = -1
             self.sources.clear()
             self.supervisor = None
-            if error.errno == errno.EAGAIN and self.agent.end_largest(self):
+            # A guest that kills each process that is to start a program leaves no more room for one than many processes do.
+            if error.errno in (errno.EAGAIN, errno.EPIPE, errno.ECONNRESET) and self.agent.end_largest(self):
                 return
             self.remove_script()
             raise self.agent.cannot_start(error.errno or 0)
@@ -1122,6 +1123,7 @@ class Run(HostCall):
         if what == b'S':
             self.main = value
             self.agent.mains[value] = self
+            self.agent.ended_mains.discard(value)
             if self.limits is not None and self.supervisor:
                 # What it has reaped until now was another template, or the call before this one.
                 self.base_ticks = read_usage(self.supervisor.pid)[2]
@@ -1150,7 +1152,8 @@ class Run(HostCall):
         elif self.outcome is None:
             self.outcome = status
             self.seconds = time.monotonic() - self.started_at
-            self.agent.mains.pop(self.main, None)
+            if self.agent.mains.pop(self.main, None) and self.supervisor:
+                self.agent.note_ended(self.main)
             if self.killer or self.is_ending:
                 return
             if self.limits is None:
@@ -1186,9 +1189,10 @@ class Run(HostCall):
         if self.outcome is None and not self.killer:
             processes = read_processes()
             if not self.main:
-                # Killed before it could name the main process, which must be the one child we do not know.
-                known = set(self.agent.supervisors) | set(self.agent.mains)
-                unknown = [pid for pid, facts in processes.items() if facts[0] == MINE and pid not in known]
+                # Killed before it could name the main process, if there is one: a child that we do not know, of this call.
+                known = self.agent.ended_mains.union(self.agent.supervisors, self.agent.mains)
+                ours = [pid for pid, facts in processes.items() if facts[0] == MINE and pid not in known]
+                unknown = [pid for pid in ours if processes[pid][1] in (b'Z', b'X') or self.may_be_main(pid)]
                 if unknown:
                     self.on_status(b'S', b' ', min(unknown))
             if self.main and processes.get(self.main, (0,))[0] == MINE:
@@ -1196,6 +1200,20 @@ class Run(HostCall):
             self.on_exit(signal.SIGKILL)
         elif self.limits is not None and self.outcome is not None and not self.killer:
             self.kill('')  # it was killed before it could say that nothing is left
+
+    def may_be_main(self, pid):
+        # type: (int) -> bool
+        """Return whether a process has a stream of this call, or it cannot be seen. What another call left has others."""
+        if self.tty >= 0:
+            return True
+        try:
+            mine = {os.fstat(fd).st_ino for fd in self.sources}  # both ends of a pipe have one number
+            theirs = {os.stat('/proc/%d/fd/%d' % (pid, fd)).st_ino for fd in (1, 2)}
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # it has not become the program yet, or is another user's
+        return not mine.isdisjoint(theirs)
 
     def on_deadline(self):
         # type: () -> None
@@ -3500,6 +3518,7 @@ class Agent(object):
         self.free_supervisors = []  # type: List[Supervisor]
         self.bounds = ()  # type: Tuple[Any, ...]
         self.mains = {}  # type: Dict[int, Run]
+        self.ended_mains = set()  # type: Set[int]  # which their supervisors may not have reaped
         self.draining = set()  # type: Set[Run]
         self.killers = []  # type: List[Killer]
         self.has_frozen = False
@@ -3699,6 +3718,7 @@ class Agent(object):
                 return
             if pid == 0:
                 return
+            self.ended_mains.discard(pid)
             if pid in self.supervisors:
                 supervisor = self.supervisors.pop(pid)
                 if supervisor in self.free_supervisors:
@@ -3745,6 +3765,13 @@ class Agent(object):
         else:
             self.has_news = True
             self.free_supervisors.append(supervisor)
+
+    def note_ended(self, main):
+        # type: (int) -> None
+        """Remember a main process that has ended and is not reaped: if its supervisor is killed now, it becomes ours."""
+        if len(self.ended_mains) > 1000:
+            self.ended_mains.clear()
+        self.ended_mains.add(main)
 
     def make_ready(self):
         # type: () -> None

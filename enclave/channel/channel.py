@@ -327,7 +327,8 @@ class Call:
             SandboxGoneError, SandboxBrokenError: The channel was lost before.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._end is not None or self._lost is not None, deadline.remaining())
+            if self._end is None:  # hardly ever: one has waited already, for this or for output
+                self._changed.wait_for(lambda: self._end is not None or self._lost is not None, deadline.remaining())
             if self._end is None:
                 self._check_lost_locked()
                 raise OperationTimeoutError('the agent in the sandbox did not answer within the time limit')
@@ -521,8 +522,7 @@ class Channel:
     @property
     def lost(self) -> Lost | None:
         """Why the channel is no more, or None while it is good."""
-        with self._lock:
-            return self._lost
+        return self._lost  # one reading, which needs no lock: each call asks
 
     @property
     def active_calls(self) -> int:

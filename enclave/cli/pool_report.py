@@ -90,13 +90,14 @@ class CaseOutcome:
         return error_response(error).model_dump(mode='json')
 
     def last_line(self) -> str:
-        """Return the line that most likely says what went wrong."""
+        """Return the line that most likely says what went wrong: a program's own is shortened, and what it lost is marked."""
         if self.result is None:
             return self.problem or ''
         if self.result.verdict is Verdict.WRONG_ANSWER:
-            return f'printed {self.result.stdout.strip()[-_SHOWN_OUTPUT:]!r}'
+            printed = self.result.stdout.strip()
+            return f'printed {"..." * (len(printed) > _SHOWN_OUTPUT)}{printed[-_SHOWN_OUTPUT:]!r}'
         lines = (self.result.stderr.strip() or self.result.stdout.strip()).splitlines() or ['']
-        return lines[-1]
+        return lines[-1] if len(lines[-1]) <= _SHOWN_OUTPUT else f'{lines[-1][:_SHOWN_OUTPUT]}...'
 
 
 def print_report(outcomes: Sequence[CaseOutcome], seconds: float) -> None:
@@ -108,7 +109,7 @@ def print_report(outcomes: Sequence[CaseOutcome], seconds: float) -> None:
             each.verdict,
             each.exit_code,
             '' if each.result is None else f'{each.result.execution_time:.2f}',
-            each.last_line()[:_SHOWN_OUTPUT],
+            each.last_line(),
         )
         for each in ordered
     ]

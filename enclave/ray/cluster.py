@@ -50,7 +50,8 @@ def connect(address: str | None) -> Any:
     """
     ray = load_ray()
     if not ray.is_initialized():
-        _await_listener(address or os.environ.get('RAY_ADDRESS') or '')
+        named = os.environ.get('RAY_ADDRESS', '') if address in (None, 'auto') else address
+        _await_listener(named or '')
         try:
             ray.init(
                 address=address,

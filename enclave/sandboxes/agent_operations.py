@@ -295,8 +295,8 @@ class AgentOperations(ByVerb):
                 )
             if 'preload_problems' in given and request.script is not None:
                 self._report_preload(request.script, facts.integers('preload_problems', high=1000))
-            cancelled = facts.flag('cancelled')
-            timed_out = facts.flag('timed_out')
+            cancelled = 'cancelled' in given and facts.flag('cancelled')
+            timed_out = 'timed_out' in given and facts.flag('timed_out')
             if exit_code is None and killed_by is None:
                 if not cancelled and not timed_out:
                     raise ProtocolError('a command ended neither by exit nor by signal')
@@ -312,7 +312,7 @@ class AgentOperations(ByVerb):
                 cap=request.max_output_bytes or DEFAULT_OUTPUT_BYTES,
                 timed_out=timed_out,
                 cancelled=cancelled,
-                oom_killed=facts.flag('oom'),
+                oom_killed='oom' in given and facts.flag('oom'),
                 seconds=facts.number('seconds') if 'seconds' in given else 0.0,
             )
             return result if request.limits is None else _measured(result, facts)

@@ -186,8 +186,7 @@ class Sandbox(ABC):
     @property
     def status(self) -> SandboxStatus:
         """Where it is in its life, looked at afresh: a sandbox that died shows ``error``."""
-        with self._changed:
-            status = self._status
+        status = self._status  # one reading, which needs no lock: each call asks, twice
         if status in USABLE or status is SandboxStatus.PAUSED:
             problem = self._find_problem()
             if problem is not None:

@@ -147,6 +147,9 @@ def test_commands_end_as_documented() -> None:
                 none = await run(unreadable)
                 assert (none.status, none.exit_code, none.command) == (ExecutionStatus.ERROR, -1, unreadable)
                 assert none.stderr
+            for empty in ('', '  '):
+                nothing = await run(empty, timeout=30)
+                assert (nothing.status, nothing.exit_code, nothing.command) == (ExecutionStatus.SUCCESS, 0, empty)
             with pytest.raises(ValueError, match="seconds, not 'soon'"):
                 await run('true', timeout='soon')  # type: ignore[arg-type]
             sandbox.update_status(SandboxStatus.INITIALIZING)  # as a subclass does while it prepares its container
@@ -390,6 +393,9 @@ def test_files_and_languages_have_the_documented_results() -> None:
             directory = await call('write', '/tmp', content='')
             assert directory == ('error', '', "Is a directory: '/tmp'")
             assert await call('read', '/tmp') == ('error', '', 'cat: /tmp: Is a directory\n')
+            assert (await call('write', 'latin', content='é.', encoding='latin-1'))[0] == 'success'
+            assert await call('read', 'latin', encoding='latin-1') == ('success', 'é.', None)
+            assert await call('read', 'latin') == ('success', '\ufffd.', None)
 
             async def code(language: str, text: str, **parameters: Any) -> tuple[Any, ...]:
                 given = {'language': language, 'code': text, **parameters}
@@ -401,7 +407,8 @@ def test_files_and_languages_have_the_documented_results() -> None:
             assert await code('bash', 'exit 4', run_timeout='5') == ('error', '', 'Command failed with exit code 4')
             assert await code('klingon', 'x') == ('error', '', 'Unsupported language: klingon')
             assert await code('python', ' ') == ('error', '', 'Invalid input')
-            assert (await code('bash', 'sleep 60', run_timeout=1))[0] == 'timeout'
+            late = await code('bash', 'echo early; sleep 60', run_timeout=1)
+            assert late == ('timeout', 'early\n', 'Command timed out after 1 seconds')
 
     asyncio.run(main())
 

@@ -17,6 +17,7 @@ import tarfile
 import types
 from collections import UserDict, UserList
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import pytest
 from ms_enclave.sandbox import model
 from ms_enclave.sandbox.boxes import Sandbox, SandboxFactory, register_sandbox
 from ms_enclave.sandbox.manager.base import SandboxManager, SandboxManagerFactory, register_manager
+from ms_enclave.sandbox.manager.local_manager import LocalSandboxManager
 from ms_enclave.sandbox.model import (
     CommandResult,
     DockerNotebookConfig,
@@ -333,6 +335,62 @@ def test_names_of_the_librarys_first_version_work_with_a_warning() -> None:
     assert made.schema() == made.model_json_schema()
     assert config.__fields_set__ == {'timeout'}
     assert list(made.__fields__) == list(made.model_fields)
+
+
+def test_a_dump_includes_and_excludes_at_any_depth() -> None:
+    config = DockerSandboxConfig(tools_config={'t': {'a': 1, 'b': 2}}, command=['x', 'y', 'z'])
+
+    assert config.model_dump(include={'tools_config': {'t': {'a'}}}) == {'tools_config': {'t': {'a': 1}}}
+    assert config.model_dump(exclude={'tools_config': {'t': {'a'}}})['tools_config'] == {'t': {'b': 2}}
+    assert config.model_dump(include={'tools_config': {'__all__': {'b'}}}) == {'tools_config': {'t': {'b': 2}}}
+    assert config.model_dump(include={'command': {0, 2}}) == {'command': ['x', 'z']}
+    assert config.model_dump(include={'command': ...}, exclude={'command': {1: True}}) == {'command': ['x', 'z']}
+    assert 'command' not in config.model_dump(exclude={'command': ...})
+    assert config.model_dump(exclude={'command': False})['command'] == ['x', 'y', 'z']
+    result = ToolResult(tool_name='t', status='success', output={'a': 1, 'b': 'é'})
+    asked = {'output': {'b'}}
+    assert result.model_dump_json(include=asked) == '{"output":{"b":"é"}}'
+    assert result.model_dump_json(include=asked, ensure_ascii=True) == '{"output":{"b":"\\u00e9"}}'
+
+
+def test_a_copy_by_the_first_versions_name_can_be_of_some_fields() -> None:
+    config = DockerSandboxConfig(image='a', timeout=3)
+
+    with pytest.warns(DeprecationWarning, match='model_copy'):
+        some = config.copy(include={'image'}, update={'timeout': 5})
+    with pytest.warns(DeprecationWarning, match='model_copy'):
+        without = config.copy(exclude={'image'})
+
+    assert some.model_dump() == {'image': 'a', 'timeout': 5}
+    assert without.model_fields_set == {'timeout'}
+    assert 'image' not in dict(without)
+    assert config.image == 'a'
+
+
+def test_methods_that_nothing_is_left_to_do_for_are_there() -> None:
+    assert DockerSandboxConfig.model_rebuild() is None
+    assert DockerSandboxConfig.update_forward_refs() is None
+    assert DockerSandboxConfig.model_config == {}
+    assert DockerSandboxConfig.model_computed_fields == {}
+    assert DockerSandboxConfig.model_validate_strings({'cpu_limit': '2', 'network_enabled': 'false'}).cpu_limit == 2.0
+    with pytest.warns(DeprecationWarning, match='model_json_schema'):
+        assert json.loads(DockerSandboxConfig.schema_json())['title'] == 'DockerSandboxConfig'
+
+
+def test_decimals_and_bytes_are_numbers_where_a_number_is_wanted() -> None:
+    config = DockerSandboxConfig(timeout=Decimal('30'), cpu_limit=Decimal('1.5'), pull_progress_interval=b'2.5')
+
+    assert (config.timeout, config.cpu_limit, config.pull_progress_interval) == (30, 1.5, 2.5)
+    assert DockerSandboxConfig(timeout=b'7').timeout == 7
+    for wrong in (Decimal('1.5'), Decimal('NaN'), Decimal('Infinity'), b'\xff', b''):
+        with pytest.raises(ValueError, match='timeout'):
+            DockerSandboxConfig(timeout=wrong)
+
+
+def test_a_managers_interval_may_stand_beside_a_configuration_that_has_none() -> None:
+    assert LocalSandboxManager(SandboxManagerConfig(), cleanup_interval=9)._cleanup_interval == 9
+    assert LocalSandboxManager(SandboxManagerConfig(cleanup_interval=7), cleanup_interval=9)._cleanup_interval == 7
+    assert LocalSandboxManager(SandboxManagerConfig())._cleanup_interval == 300
 
 
 def test_text_of_an_enum_becomes_plain_text() -> None:

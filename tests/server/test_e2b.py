@@ -401,7 +401,7 @@ def test_a_command_runs_and_a_process_outlives_its_client(bubblewrap: SandboxSer
 
 
 @pytest.mark.bubblewrap
-def test_links_that_lead_nowhere_and_unknown_accounts_and_input_for_nobody(bubblewrap: SandboxServer) -> None:
+def test_links_to_nowhere_closed_directories_unknown_accounts_and_input_for_nobody(bubblewrap: SandboxServer) -> None:
     sdk = Sdk(bubblewrap)
     made = sdk.create()
     sdk.run(made, '/bin/sh', '-c', 'mkdir /tmp/links; cd /tmp/links; ln -s gone away; ln -s round round')
@@ -411,6 +411,15 @@ def test_links_that_lead_nowhere_and_unknown_accounts_and_input_for_nobody(bubbl
         'away': 'FILE_TYPE_SYMLINK',
         'round': 'FILE_TYPE_SYMLINK',
     }
+
+    sdk.run(made, '/bin/sh', '-c', 'mkdir -p /tmp/closed/in/side /tmp/closed/open/side; chmod 0 /tmp/closed/in')
+    listed = sdk.call(made, 'filesystem.Filesystem/ListDir', {'path': '/tmp/closed', 'depth': 3})
+    assert [each['path'] for each in listed.json()['entries']] == [
+        '/tmp/closed/in',
+        '/tmp/closed/open',
+        '/tmp/closed/open/side',
+    ]
+    assert sdk.call(made, 'filesystem.Filesystem/ListDir', {'path': '/tmp/closed/in'}).status_code == 400
 
     unknown = {'Authorization': f'Basic {base64.b64encode(b"no-such-user:").decode()}'}
     message = {'process': {'cmd': 'true', 'args': []}, 'stdin': False}

@@ -94,8 +94,16 @@ def test_what_is_sent_is_read_leniently(server: SandboxServer) -> None:
 
     assert answer['run_result']['stdout'] == "hello b'\\x00'\n"
     assert answer['files'] == {'out': coded(b'\xff')}
+    assert "'missing' was not fetched: No such file" in answer['message']
     sent = requests.post(f'{server.url}/run_code', data='{"code": "print(5)"}', timeout=60)  # without a media type
     assert sent.json()['run_result']['stdout'] == '5\n'
+
+
+def test_a_file_too_large_to_fetch_is_named(server: SandboxServer) -> None:
+    answer = ask(server, code='open("large", "wb").truncate(1 << 30)', fetch_files=['large'])
+
+    assert (answer['status'], answer['files']) == ('Success', {})
+    assert "'large' was not fetched: " in answer['message']
 
 
 @pytest.mark.parametrize(
@@ -253,6 +261,7 @@ def test_cells_run_one_after_another(server: SandboxServer) -> None:
         'Finished',
         {'in.txt': coded(b'in')},
     )
+    assert "'missing' was not fetched: No such file" in answer['message']
     assert [cell['stdout'] for cell in answer['cells']] == ['', '', '5\n', '', 'after\n']
     assert answer['cells'][1]['display'] == [{'text/plain': '5'}]
     assert answer['cells'][2]['stderr'] == 'err'

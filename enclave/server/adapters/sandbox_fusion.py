@@ -13,13 +13,14 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import itertools
 import json
 import logging
 import math
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -41,6 +42,8 @@ from enclave.errors import (
     PoolExhaustedError,
     RequestTooLargeError,
     SandboxGoneError,
+    SandboxPathError,
+    SandboxPathNotFoundError,
     TooManyRequestsError,
 )
 from enclave.languages.table import get_language
@@ -61,6 +64,8 @@ DEFAULT_SECONDS = 10.0
 """The time limit of compiling and of running where a request names none."""
 DEFAULT_TOTAL_SECONDS = 45.0
 """The time limit of all cells of a request that names none."""
+MAX_REASONS = 20
+"""Of how many files an answer says why they were not fetched."""
 LEASE_ATTEMPTS = 3
 """How often a program is given another sandbox, if the one it was given was lost before it ran."""
 _KILLED = 137  # the exit code of what was ended with SIGKILL
@@ -292,11 +297,17 @@ def code_answer(result: CodeResult) -> dict[str, Any]:
     is_right = result.run is not None and result.run.success and result.run.exceeded is None
     return _answer(
         'Success' if is_right else 'Failed',
-        '',
+        _left_out(result.file_errors),
         compile_result=None if result.compile is None else _step(result.compile),
         run_result=None if result.run is None else _step(result.run),
         files={path: base64.b64encode(data).decode('ascii') for path, data in result.files.items()},
     )
+
+
+def _left_out(reasons: dict[str, str]) -> str:
+    """Return a sentence about files that were asked for and did not come; empty where all did."""
+    sentences = (f'{quoted(path)} was not fetched: {why}' for path, why in reasons.items())
+    return '; '.join(itertools.islice(sentences, MAX_REASONS))
 
 
 def _step(step: StepResult) -> dict[str, Any]:
@@ -389,14 +400,14 @@ def _run_cells(context: Context, asked: _CellsRequest) -> dict[str, Any]:
             if result.status is ExecutionStatus.TIMEOUT:
                 driver = 'TimeLimitExceeded'
                 break
-        files = dict(_fetched(sandbox, asked.fetch_files, context))
+        files, reasons = _fetched(sandbox, asked.fetch_files, context)
     finally:
         with Cancellation().applied():
             tenant.manager.delete_sandbox(sandbox_id)
             tenant.forget(sandbox_id)
     return {
         'status': 'Success' if driver == 'Finished' else 'Failed',
-        'message': '',
+        'message': _left_out(reasons),
         'driver': {
             'status': driver,
             'execution_time': spent,
@@ -421,17 +432,24 @@ def _cell(result: Any) -> dict[str, Any]:
     }
 
 
-def _fetched(sandbox: Any, paths: tuple[str, ...], context: Context) -> Iterator[tuple[str, bytes]]:
+def _fetched(sandbox: Any, paths: tuple[str, ...], context: Context) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return files that were asked for, and why there are not the others."""
     policy = context.service.policy
     left = min(policy.max_json_bytes, policy.max_upload_bytes)
+    found: dict[str, bytes] = {}
+    reasons: dict[str, str] = {}
     for path in paths:
         try:
             data = sandbox.read_file(path, max_bytes=left + 1)
-        except (OSError, InvalidArgumentError):
+        except (SandboxPathError, SandboxPathNotFoundError, InvalidArgumentError) as error:
+            reasons[path] = error.message
             continue
-        if len(data) <= left:
-            left -= len(data)
-            yield path, data
+        if len(data) > left:
+            reasons[path] = f'larger than the {left} bytes that are left for files'
+            continue
+        left -= len(data)
+        found[path] = data
+    return found, reasons
 
 
 # Pools ----------------------------------------------------------------------------------------------------------------

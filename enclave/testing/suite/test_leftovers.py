@@ -89,6 +89,33 @@ def test_a_program_that_had_to_wait_for_room_runs_once(start: Start, filler: str
     assert (result.stdout, sandbox.read_file('ran')) == ('once\n', b'x')
 
 
+KILL_WHAT_STARTS_PROGRAMS = (
+    IN_A_DAEMON + 'def parent(pid): return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1]\n'
+    'starter = int(parent(os.getppid()))\n'
+    'if starter != 1: os.kill(starter, 9)\n'
+    'until = time.monotonic() + 100\n'
+    'while time.monotonic() < until:\n'
+    '  for pid in filter(str.isdigit, os.listdir("/proc")):\n'
+    '    try:\n'
+    '      if int(pid) not in (1, os.getpid()) and parent(pid) == "1": os.kill(int(pid), 9)\n'
+    '    except OSError: pass\n'
+)
+
+
+def test_what_an_earlier_call_left_is_never_taken_for_the_program_of_another(start: Start) -> None:
+    """It kills whatever is to start a program: such a call is reported as killed, and does not wait for it."""
+    sandbox = start()
+    sandbox.execute_command(['python3', '-c', KILL_WHAT_STARTS_PROGRAMS], 30)
+
+    results = [sandbox.execute_command(['echo', str(number)], 60) for number in range(20)]
+
+    found = {
+        (result.exit_code, result.timed_out, result.stdout == f'{number}\n') for number, result in enumerate(results)
+    }
+    assert found <= {(0, False, True), (137, False, False), (137, False, True)}
+    assert wait_until(lambda: sandbox.execute_command(['true'], 60).exit_code == 0)
+
+
 @pytest.mark.limits
 def test_a_running_call_is_not_ended_to_make_room(start: Start) -> None:
     sandbox = start(pids_limit=48)

@@ -242,7 +242,10 @@ class CoreBackedSandbox(Sandbox):
         given = plain(command)
         limit = seconds(timeout)
         try:
-            argv = shlex.split(given) if isinstance(given, str) and limit is None else given
+            argv = given
+            if isinstance(given, str):
+                # An empty line does nothing, and a shell has no objection to it.
+                argv = shlex.split(given) if limit is None else given if given.strip() else ':'
             result: CoreCommandResult = await _as_runtime_error(
                 proxy.execute_command(argv, limit or 0, max_output_bytes=self._max_output_bytes)
             )

@@ -49,7 +49,8 @@ class LocalSandboxManager(SandboxManager):
         if isinstance(config, int):
             kwargs, config = {'cleanup_interval': config, **kwargs}, None
         super().__init__(config, **kwargs)
-        self._cleanup_interval = self.config.cleanup_interval or DEFAULT_CLEANUP_INTERVAL
+        asked: int | None = kwargs.get('cleanup_interval')  # beside a configuration that has none, too
+        self._cleanup_interval = self.config.cleanup_interval or asked or DEFAULT_CLEANUP_INTERVAL
         self._waiters = Waiters(self._take_idle)
         self._reaper: asyncio.Task[None] | None = None
         self._reaper_loop: asyncio.AbstractEventLoop | None = None

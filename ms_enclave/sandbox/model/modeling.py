@@ -22,6 +22,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
@@ -374,21 +375,26 @@ def _convert_bool(value: Any) -> bool:
 
 
 def _convert_number(value: Any, kind: type[int] | type[float]) -> Any:
+    given = value
+    if isinstance(value, (bytes, bytearray)):
+        value = bytes(value).decode('ascii', 'replace')
+    elif isinstance(value, Decimal):
+        value = int(value) if value.is_finite() and value == int(value) else float(value)
     if kind is int:
         if isinstance(value, str) and _WHOLE.fullmatch(value):
             return int(value.strip().partition('.')[0])
         if isinstance(value, float) and not value.is_integer():
             message = 'Input should be a valid integer, got a number with a fractional part'
-            raise Problem('int_from_float', message, value)
+            raise Problem('int_from_float', message, given)
         if isinstance(value, (int, float)):
             return int(value)
-        raise Problem('int_parsing', 'Input should be a valid integer, unable to parse it', value)
+        raise Problem('int_parsing', 'Input should be a valid integer, unable to parse it', given)
     if isinstance(value, (int, float, str)):
         try:
             return float(value)
         except (ValueError, OverflowError):
             pass
-    raise Problem('float_parsing', 'Input should be a valid number, unable to parse it', value)
+    raise Problem('float_parsing', 'Input should be a valid number, unable to parse it', given)
 
 
 def _convert_datetime(value: Any) -> datetime:
@@ -433,13 +439,13 @@ def dumped(value: Any, *, mode: str = 'python', **options: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def json_text(value: Any, *, indent: int | None = None) -> str:
+def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = False) -> str:
     """Return a dumped value as JSON text; what no number of JSON is (NaN, the infinities) is null."""
     separators = (',', ':') if indent is None else None
     try:
-        return json.dumps(value, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, indent=indent, separators=separators, ensure_ascii=ensure_ascii, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(value), indent=indent, separators=separators, ensure_ascii=False)
+        return json.dumps(_finite(value), indent=indent, separators=separators, ensure_ascii=ensure_ascii)
 
 
 def _finite(value: Any) -> Any:
@@ -448,6 +454,47 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_EACH = '__all__'
+
+
+def _below(chosen: Any, name: Any) -> Any:
+    """Return what a choice says of the inside of one field or item, or None where it says nothing."""
+    if not isinstance(chosen, Mapping):
+        return None
+    found = chosen.get(name, chosen.get(_EACH))
+    return None if found is None or found is ... or isinstance(found, bool) else found
+
+
+def _is_whole(chosen: Any, name: Any) -> bool:
+    """Return whether a choice names a field or item as a whole."""
+    if isinstance(chosen, Mapping):
+        return chosen.get(name, chosen.get(_EACH)) in (True, ...)
+    return chosen is not None and (name in chosen or _EACH in chosen)
+
+
+def narrowed(value: Any, include: Any, exclude: Any) -> Any:
+    """Return of a value that was dumped what is chosen of it, at any depth.
+
+    Args:
+        include: Keys or positions, or a mapping of them to what is chosen of their values; None is all.
+        exclude: What is left out, in the same form; None is nothing.
+    """
+    if include is None and exclude is None:
+        return value
+    if isinstance(value, dict):
+        parts: list[tuple[Any, Any]] = list(value.items())
+    elif isinstance(value, (list, tuple)):
+        parts = list(enumerate(value))
+    else:
+        return value
+    chosen = [
+        (name, narrowed(each, _below(include, name), _below(exclude, name)))
+        for name, each in parts
+        if (include is None or name in include or _EACH in include) and not _is_whole(exclude, name)
+    ]
+    return dict(chosen) if isinstance(value, dict) else type(value)(each for _, each in chosen)
 
 
 def _key(key: Any, mode: str) -> Any:
@@ -574,6 +621,8 @@ class Model:
     _warns: ClassVar[bool] = False
 
     model_fields: ClassVar[Any]
+    model_config: ClassVar[Any] = {}
+    model_computed_fields: ClassVar[Any] = {}
 
     if not TYPE_CHECKING:
 
@@ -665,7 +714,8 @@ class Model:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         for name in fields_of(type(self)):
-            yield name, self.__dict__[name]
+            if name in self.__dict__:  # a copy of some of the fields has no others
+                yield name, self.__dict__[name]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Model):
@@ -727,6 +777,20 @@ class Model:
         return cls.model_validate(found)
 
     @classmethod
+    def model_validate_strings(cls, obj: Any, **_: Any) -> Self:
+        """Return a mapping whose values are texts as an instance.
+
+        Raises:
+            ValidationError: A value does not fit; it is a `ValueError`.
+        """
+        return cls.model_validate(obj)
+
+    @classmethod
+    def model_rebuild(cls, **_: Any) -> bool | None:
+        """Do nothing: types are looked up when they are needed."""
+        return None
+
+    @classmethod
     def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
         """Return an instance without checking anything."""
         made = cls.__new__(cls)
@@ -762,8 +826,8 @@ class Model:
         self,
         *,
         mode: str = 'python',
-        include: Iterable[str] | None = None,
-        exclude: Iterable[str] | None = None,
+        include: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
         exclude_unset: bool = False,
         exclude_defaults: bool = False,
         exclude_none: bool = False,
@@ -773,8 +837,8 @@ class Model:
 
         Args:
             mode: ``'json'`` gives values that JSON has.
-            include: Only these fields.
-            exclude: Not these fields.
+            include: Only these fields; a mapping says of each what of its value, as ``{'tools_config': {'shell_executor'}}``.
+            exclude: Not these fields; a mapping says of each what of its value.
             exclude_unset: Only what was given.
             exclude_defaults: Not what has its default.
             exclude_none: Not what is None.
@@ -784,7 +848,8 @@ class Model:
             'exclude_defaults': exclude_defaults,
             'exclude_none': exclude_none,
         }
-        wanted, unwanted = None if include is None else set(include), set(exclude or ())
+        wanted = None if include is None else set(include)
+        unwanted = {name for name in exclude or () if _is_whole(exclude, name)}
         given = self.__dict__['_given']
         made = {}
         for name, info in fields_of(type(self)).items():
@@ -795,15 +860,16 @@ class Model:
                 continue
             if exclude_defaults and not info.is_required() and value == info.get_default():
                 continue
-            made[name] = dumped(value, mode=mode, **options)
+            made[name] = narrowed(dumped(value, mode=mode, **options), _below(include, name), _below(exclude, name))
         for name, value in self._further_.items():
             if (wanted is None or name in wanted) and name not in unwanted and not (exclude_none and value is None):
-                made[name] = dumped(value, mode=mode, **options)
+                value = dumped(value, mode=mode, **options)
+                made[name] = narrowed(value, _below(include, name), _below(exclude, name))
         return made
 
-    def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
+    def model_dump_json(self, *, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
         """Return the fields as JSON text; see `model_dump`."""
-        return json_text(self.model_dump(**{**options, 'mode': 'json'}), indent=indent)
+        return json_text(self.model_dump(**{**options, 'mode': 'json'}), indent=indent, ensure_ascii=ensure_ascii)
 
     @classmethod
     def model_json_schema(cls, **_: Any) -> dict[str, Any]:
@@ -816,7 +882,29 @@ class Model:
         # The library's second version has them still, each with a warning.
         dict = _older(model_dump)
         json = _older(model_dump_json)
-        copy = _older(model_copy)
+
+        def copy(self, *, include=None, exclude=None, update=None, deep=False):
+            """Return a copy, of some of the fields if asked."""
+            warnings.warn('use model_copy', DeprecationWarning, stacklevel=2)
+            made = self.model_copy(update=update, deep=deep)
+            for name in fields_of(type(self)):
+                is_left = include is not None and name not in include
+                if (is_left or _is_whole(exclude, name)) and name not in (update or {}):
+                    made.__dict__.pop(name, None)
+                    made.__dict__['_given'].discard(name)
+            return made
+
+        @classmethod
+        def schema_json(cls, **options):
+            """Return `model_json_schema` as JSON text."""
+            warnings.warn('use model_json_schema', DeprecationWarning, stacklevel=2)
+            options = {name: value for name, value in options.items() if name not in ('by_alias', 'ref_template')}
+            return json.dumps(cls.model_json_schema(), **options)
+
+        @classmethod
+        def update_forward_refs(cls, **_):
+            """Do nothing: types are looked up when they are needed."""
+
         parse_obj = validate = classmethod(_older(model_validate.__func__))
         parse_raw = classmethod(_older(model_validate_json.__func__))
         construct = classmethod(_older(model_construct.__func__))

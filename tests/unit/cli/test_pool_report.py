@@ -11,6 +11,7 @@ import pytest
 
 from enclave.cli.pool_cases import Case, find_cases
 from enclave.cli.pool_report import CaseOutcome, print_report, write_report
+from enclave.enums import Verdict
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
 
 
@@ -126,3 +127,21 @@ def test_the_report_is_junit_xml_whatever_was_printed(tmp_path: Path) -> None:
     assert cases['wrong.py'][0].get('type') == 'wrong_answer'
     assert '\\x00' in (cases['wrong.py'][1].text or '')
     assert cases['7'][0].get('message') == 'the sandbox is gone'
+
+
+def test_what_is_shortened_in_the_table_says_so_and_a_problem_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = 'line 2 is not valid JSON: Expecting value: line 2 column 1 (char 19), and so on to the end'
+
+    print_report(
+        [
+            outcome('long.py', stderr='e' * 61),
+            outcome('much.py', stdout='o' * 61, verdict=Verdict.WRONG_ANSWER),
+            CaseOutcome(Case(path=Path('none.py')), None, problem),
+        ],
+        1.0,
+    )
+
+    shown = capsys.readouterr().out
+    assert f'{"e" * 60}...' in shown
+    assert f"printed ...'{'o' * 60}'" in shown
+    assert problem in shown

@@ -273,6 +273,7 @@ def test_a_cluster_that_refuses_the_program_is_an_error_that_says_so(monkeypatch
             raise RefusedError('the token is wrong')
 
     monkeypatch.setattr(cluster, 'load_ray', Refuses)
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
 
     with pytest.raises(EngineUnavailableError, match='the token is wrong'):
         cluster.connect('auto')
@@ -290,8 +291,9 @@ def test_an_address_where_nobody_listens_is_an_error_and_ray_does_not_look_for_i
         with pytest.raises(EngineUnavailableError, match=f"Ray does not answer .'{address}'"):
             cluster.connect(address)
         monkeypatch.setenv('RAY_ADDRESS', address)
-        with pytest.raises(EngineUnavailableError, match='is the cluster up'):
-            cluster.connect(None)
+        for named in (None, 'auto'):
+            with pytest.raises(EngineUnavailableError, match='is the cluster up'):
+                cluster.connect(named)
 
 
 class Unconnected:

@@ -152,8 +152,9 @@ def _walk(sandbox: Sandbox, path: str, depth: int, most: int) -> list[PathInfo]:
             try:
                 entries = list_dir(each, max_entries=most + 1)
                 below += [info.model_copy(update={'path': posixpath.join(each, info.path)}) for info in entries]
-            except SandboxPathNotFoundError:
-                if each == path:
+            except (SandboxPathError, SandboxPathNotFoundError) as error:
+                # below, one that may not be read or has gone is listed and not looked into
+                if each == path or error.details.get('max_entries') is not None:
                     raise
             if len(found) + len(below) > most:
                 raise InvalidArgumentError(f'there are more than {most} entries below {path!r}; list less at once')

@@ -87,7 +87,9 @@ class FileOperation(SandboxTool):
             # A command's output is shown as UTF-8 and may be cut; what the file holds is asked of the sandbox itself.
             data: bytes | None = await read_bytes(path)
             if data is not None:
-                return self._success(data.decode(encoding))
+                return self._success(
+                    data.decode(encoding, 'replace')
+                )  # what is no text is shown, as a command's output is
         return self._as_result(await _run(sandbox, ['cat', '--', path]))
 
     def _success(self, output: str) -> ToolResult:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from enclave.tools.multi_code import MultiCodeExecutor as CoreMultiCodeExecutor
-from ms_enclave.sandbox.model.base import SandboxType
+from ms_enclave.sandbox.model.base import ExecutionStatus, SandboxType
 from ms_enclave.sandbox.model.responses import ToolResult
 from ms_enclave.sandbox.tools.base import register_tool
 from ms_enclave.sandbox.tools.sandbox_tool import SandboxTool
-from ms_enclave.sandbox.tools.sandbox_tools.results import failure, failures_as_results, seconds, text_of
+from ms_enclave.sandbox.tools.sandbox_tools.results import NO_TIME, failure, failures_as_results, seconds, text_of
 from ms_enclave.sandbox.tools.tool_info import ToolParams
 
 _LANGUAGES = (
     'python, cpp, csharp, go, java, nodejs, ts, rust, php, bash, pytest, jest, go_test, lua, r, perl, d_ut, ruby, scala, '
     'julia, kotlin_script, verilog, lean, swift, racket, junit'
 )
+_OTHER_TEXT = re.compile(r'^Timed out after ([0-9.e+-]+) seconds?', re.MULTILINE)
+"""How `enclave` says that time was up."""
 
 
 @register_tool('multi_code_executor')
@@ -76,6 +79,8 @@ class MultiCodeExecutor(SandboxTool):
             compile_timeout=None if compile_timeout is None else seconds(compile_timeout) or 0,
             run_timeout=None if run_timeout is None else seconds(run_timeout) or 0,
         )
+        if result.status == ExecutionStatus.TIMEOUT:
+            result.error = _OTHER_TEXT.sub(lambda found: NO_TIME.format(found[1]), result.error or '')
         return result
 
 
