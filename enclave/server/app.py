@@ -305,10 +305,12 @@ class _RequestSteps:
         status = error.code or 500
         if status in (404, 405):
             reason = 'method' if status == 405 else 'route'
-            fault: EnclaveError = NoSuchRouteError(
+            unknown = NoSuchRouteError(
                 f'there is no {request.method} {request.path[:200]} here; GET /docs shows what there is',
                 details={'reason': reason},
             )
+            unknown.detail = error.name
+            fault: EnclaveError = unknown
         else:
             fault = InvalidArgumentError(f'{error.name}: {error.description or ""}')
         response = _flask_response(self._failure(visit, fault, status))

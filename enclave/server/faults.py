@@ -46,7 +46,13 @@ class UnsupportedMediaTypeError(errors.InvalidArgumentError):
 
 
 class NoSuchRouteError(errors.NotFoundError):
-    """There is no such address, or not with this method. Clients see `NotFoundError` with the reason in its details."""
+    """There is no such address, or not with this method. Clients see `NotFoundError` with the reason in its details.
+
+    Attributes:
+        detail: What clients of ms-enclave's own server know it by: the status in words.
+    """
+
+    detail: str | None = None
 
 
 _STATUSES[UnsupportedMediaTypeError] = 415

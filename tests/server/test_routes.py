@@ -168,6 +168,14 @@ def test_wrong_addresses_are_answered_in_our_shape(serve: Serve, method: str, pa
     assert set(answer.json()) == {'code', 'message', 'details', 'detail'}
     if status == 405:
         assert answer.headers['Allow']
+        assert answer.json()['detail'] == 'Method Not Allowed'
+
+
+def test_an_unknown_address_has_the_documented_detail_and_a_message_that_says_more(serve: Serve) -> None:
+    answer = ask(serve(), 'GET', '/nope').json()
+
+    assert answer['detail'] == 'Not Found'
+    assert 'there is no GET /nope here' in answer['message']
 
 
 # Who may come in ------------------------------------------------------------------------------------------------------
