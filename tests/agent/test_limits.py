@@ -100,7 +100,7 @@ def test_what_a_supervisor_has_reaped_when_a_program_starts_is_none_of_the_progr
         os._exit(0)
     os.waitpid(child, 0)
     call: Any = object.__new__(Run)
-    call.agent, call.message, call.early_signals = SimpleNamespace(mains={}), {}, []
+    call.agent, call.message, call.early_signals = SimpleNamespace(mains={}, ended_mains=set()), {}, []
     call.limits, call.base_ticks, call.supervisor = {'cpu': 1.0}, 0, SimpleNamespace(pid=os.getpid())
 
     call.on_status(b'S', b' ', 7)

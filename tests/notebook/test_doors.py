@@ -171,7 +171,10 @@ def test_where_no_engine_answers_the_command_line_says_what_it_takes_instead(
     assert 'a bubblewrap_notebook sandbox, since nothing else is here' in result.stderr
 
 
-def test_the_command_line_sets_parameters_and_says_what_it_repaired(backend: Backend, tmp_path: Path) -> None:
+def test_the_command_line_sets_parameters_and_says_what_it_repaired(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('enclave.cli.notebook.ANNOUNCE_SECONDS', 0.0)  # on a quick machine a kernel starts in less
     source = tmp_path / 'study.ipynb'
     cells = [
         {'cell_type': 'code', 'source': 'a, b = 1, 2', 'metadata': {'tags': ['parameters']}},

@@ -23,7 +23,7 @@ from enclave.managers.protocol import IDEMPOTENCY_HEADER, PROTOCOL_HEADER, REPLA
 from enclave.outlet import HandedOn, Offered
 from enclave.records import CommandResult, ToolResult
 from enclave.rulings import SHARED
-from enclave.sandboxes.kinds import SandboxKind, register_kind
+from enclave.sandboxes.kinds import KINDS, SandboxKind, register_kind
 from enclave.server.serve import SandboxServer, create_server
 from enclave.tools.base import Tool
 from enclave.tools.budget import OUTPUT_DIR
@@ -50,11 +50,14 @@ def whole_outputs() -> Iterator[None]:
 
 @pytest.fixture(scope='module')
 def server() -> Iterator[SandboxServer]:
+    KINDS.all()
+    registered = dict(KINDS.registered)
     register_kind(SandboxKind(name='process', sandbox=ProcessSandbox, rulings=SHARED))
     made = create_server(stop_grace=0.0, policy={'max_output_bytes': 1 << 26, 'max_output_memory': 1 << 30})
     made.start('127.0.0.1', 0)
     yield made
     made.stop()
+    KINDS.registered = registered  # other tests have a kind of this name too
 
 
 @pytest.fixture(scope='module')

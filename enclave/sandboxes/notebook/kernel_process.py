@@ -52,6 +52,12 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 """How long a kernel may take from its process's start to its first answer."""
+_INTERRUPTED = {
+    'status': 'error',
+    'ename': 'KeyboardInterrupt',
+    'evalue': 'The kernel was interrupted before it began the cell, and did not say how that ended',
+}
+"""Stands for a reply that an interrupt has cost: Python's kernel may be between taking a request and running it."""
 REPLY_SECONDS = 10.0
 """How long a kernel's reply may come after the outputs it follows or precedes; both are under way at once."""
 STOPPED_REPLY_SECONDS = 2.0
@@ -607,6 +613,8 @@ class KernelProcess:
                     self._clear_inbox_locked('')
                 if end is None and _says_exit(reply):
                     end = self._wait_exit(grace)
+            if end is None and not reply and is_interrupted and not stopped:
+                reply = dict(_INTERRUPTED)
             if end is None and (reply or not stopped):
                 yield from collector.take_reply(reply)
             if end is not None and end.error is not None:
