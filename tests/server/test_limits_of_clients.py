@@ -179,6 +179,7 @@ def test_calls_hold_no_more_output_than_the_server_keeps(backend: FakeBackend, s
         each.cancel()
 
 
+@pytest.mark.processes
 def test_what_runs_on_holds_what_it_may_print_beyond_the_usual_until_it_ends(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +222,7 @@ def held_by(server: Any, path: str, body: Any) -> int:
     return max(sizes)
 
 
+@pytest.mark.processes
 def test_a_call_in_a_pool_holds_what_its_sandboxes_are_set_to(serve: Serve, connect: Connect) -> None:
     server = serve()
     manager = connect(server)
@@ -234,6 +236,7 @@ def test_a_call_in_a_pool_holds_what_its_sandboxes_are_set_to(serve: Serve, conn
     assert held_by(server, '/pool/code', {'request': {**program, 'max_output_bytes': 1024}}) == 2048
 
 
+@pytest.mark.processes
 def test_a_call_with_a_budget_holds_what_is_caught_for_its_file(serve: Serve, connect: Connect) -> None:
     server = serve(policy={'max_output_memory': 64 << 20, 'max_concurrent_calls': 8, 'max_output_bytes': 2 << 20})
     manager = connect(server)

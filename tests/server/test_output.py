@@ -30,6 +30,7 @@ from enclave.tools.budget import OUTPUT_DIR
 from enclave.wire import PARTS, from_parts
 from tests.support.process_kind import ProcessSandbox
 
+pytestmark = pytest.mark.processes
 PATIENCE = 300.0
 OPTIONS: dict[str, Any] = {'tools_config': ['shell_executor', 'python_executor'], 'max_output_bytes': 1 << 20}
 LARGE = 300_000
