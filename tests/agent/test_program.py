@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import os
 import shutil
@@ -43,6 +42,7 @@ from enclave.verb_requests import (
     WriteFile,
 )
 from tests.agent.conftest import AgentProcess
+from tests.support.archives import make_tar
 from tests.support.host import PATIENCE
 
 
@@ -805,18 +805,6 @@ def test_large_input_of_a_live_process_does_not_wait_for_its_output(agent: Agent
     assert b''.join(chunk.data for chunk in process.chunks(60)) == data
 
 
-def hostile_tar(*members: tuple[str, dict[str, Any], bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode='w') as archive:
-        for name, facts, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            for field, value in facts.items():
-                setattr(member, field, value)
-            archive.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
-
-
 LINK, HARD, FOLDER = {'type': tarfile.SYMTYPE}, {'type': tarfile.LNKTYPE}, {'type': tarfile.DIRTYPE}
 
 
@@ -842,7 +830,7 @@ def test_archives_do_not_leave_their_target(
     (out / 'kept').write_text('kept')
 
     with pytest.raises(SandboxPathError):
-        AgentOperations(agent.channel).write(WriteArchive(target_dir=str(target)), [hostile_tar(*members)])
+        AgentOperations(agent.channel).write(WriteArchive(target_dir=str(target)), [make_tar(*members)])
 
     assert [path.name for path in out.iterdir()] == ['kept']
     assert (out / 'kept').read_text() == 'kept'
@@ -857,7 +845,7 @@ def test_a_directory_of_an_archive_does_not_change_what_a_symlink_names(agent: A
     (target / 'd').symlink_to(out)
 
     AgentOperations(agent.channel).write(
-        WriteArchive(target_dir=str(target)), [hostile_tar(('d', {**FOLDER, 'mode': 0, 'uid': 5}, b''))]
+        WriteArchive(target_dir=str(target)), [make_tar(('d', {**FOLDER, 'mode': 0, 'uid': 5}, b''))]
     )
 
     assert (stat.S_IMODE(out.stat().st_mode), out.stat().st_uid) == (0o750, os.getuid())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import tarfile
@@ -14,20 +13,7 @@ import pytest
 
 from enclave.errors import SandboxPathError
 from enclave.sandboxes.extraction import unpack_tree
-
-Member = tuple[str, dict[str, Any], bytes]
-
-
-def tar(*members: Member, format: int = tarfile.PAX_FORMAT) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode='w', format=format) as archive:
-        for name, facts, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            for field, value in facts.items():
-                setattr(member, field, value)
-            archive.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
+from tests.support.archives import Member, make_tar
 
 
 def pieces(data: bytes, size: int = 1000) -> Iterator[bytes]:
@@ -54,7 +40,7 @@ def outside(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_tree_arrives_with_contents_modes_and_links(tmp_path: Path) -> None:
     name = 'n' * 150
-    archive = tar(
+    archive = make_tar(
         ('.', FOLDER, b''),
         ('d', FOLDER, b''),
         ('d/e', FOLDER, b''),
@@ -79,8 +65,8 @@ def test_a_tree_arrives_with_contents_modes_and_links(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_merged_with(tmp_path: Path) -> None:
-    unpack_tree([tar(('a', {}, b'1'), ('b', link('a'), b''), ('d/x', {}, b'1'))], tmp_path)
-    unpack_tree([tar(('a', {}, b'22'), ('b', link('d'), b''), ('d/y', {}, b'2'))], tmp_path)
+    unpack_tree([make_tar(('a', {}, b'1'), ('b', link('a'), b''), ('d/x', {}, b'1'))], tmp_path)
+    unpack_tree([make_tar(('a', {}, b'22'), ('b', link('d'), b''), ('d/y', {}, b'2'))], tmp_path)
 
     assert (tmp_path / 'a').read_bytes() == b'22'
     assert os.readlink(tmp_path / 'b') == 'd'
@@ -112,7 +98,7 @@ def test_members_that_would_land_or_lead_outside_are_refused(
     tmp_path: Path, outside: Path, members: list[Member]
 ) -> None:
     with pytest.raises(SandboxPathError):
-        unpack_tree(pieces(tar(*members)), tmp_path / 'target')
+        unpack_tree(pieces(make_tar(*members)), tmp_path / 'target')
 
     assert not Path('/tmp/enclave-escaped').exists()
 
@@ -123,15 +109,15 @@ def test_a_symlink_that_was_there_before_is_not_followed(tmp_path: Path, outside
     (target / 'd').symlink_to(outside)
     (target / 'kept').symlink_to(outside / 'kept')
 
-    unpack_tree([tar(('kept', {}, b'mine'))], target)
+    unpack_tree([make_tar(('kept', {}, b'mine'))], target)
     with pytest.raises(SandboxPathError):
-        unpack_tree([tar(('d/x', {}, b'x'))], target)
+        unpack_tree([make_tar(('d/x', {}, b'x'))], target)
 
     assert (target / 'kept').read_bytes() == b'mine'
 
 
 def test_links_through_links_stay_inside(tmp_path: Path) -> None:
-    unpack_tree([tar(('p/q/r', link('../..'), b''), ('in', link('p/q/r/p'), b''))], tmp_path / 'target')
+    unpack_tree([make_tar(('p/q/r', link('../..'), b''), ('in', link('p/q/r/p'), b''))], tmp_path / 'target')
 
     assert (tmp_path / 'target' / 'in').resolve() == (tmp_path / 'target' / 'p').resolve()
 
@@ -140,10 +126,10 @@ def test_links_through_links_stay_inside(tmp_path: Path) -> None:
     'rubbish',
     [
         b'\xff' * 2048,
-        tar(('a', {}, b'x' * 3000))[:1500],
-        tar(('n' * 200, {}, b''), format=tarfile.GNU_FORMAT)[:512] * 3000,
-        tar(('a', {'pax_headers': {'size': '99999999999999'}}, b'x')),
-        tar(('a', {'pax_headers': {'GNU.sparse.major': '1', 'GNU.sparse.realsize': '1152921504606846976'}}, b'x')),
+        make_tar(('a', {}, b'x' * 3000))[:1500],
+        make_tar(('n' * 200, {}, b''), format=tarfile.GNU_FORMAT)[:512] * 3000,
+        make_tar(('a', {'pax_headers': {'size': '99999999999999'}}, b'x')),
+        make_tar(('a', {'pax_headers': {'GNU.sparse.major': '1', 'GNU.sparse.realsize': '1152921504606846976'}}, b'x')),
     ],
 )
 def test_broken_archives_are_refused_and_cost_nothing(tmp_path: Path, rubbish: bytes) -> None:
