@@ -152,7 +152,7 @@ class Sandbox(ABC):
         self._on_pause: Callable[[bool], None] | None = None  # learns of each pause (True) and resumption (False)
         self._tools = self._load_tools()
 
-    if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+    if not TYPE_CHECKING:  # a type checker would take any name for one that is here
 
         def __getattr__(self, name: str) -> Any:
             """Refuse a name that there is not; one of the verbs of kernels says which sandboxes have kernels."""

@@ -225,7 +225,7 @@ class _Programs:
     def work(self, item: tuple[int, int, CodeRequest | EnclaveError]) -> CodeEvent | bytes:
         """Return what became of a program, also if it was begun by a batch whose connection broke.
 
-        It is a line as it travels where it is kept as one for whoever sends the batch again.
+        It is a line as it travels where it is kept as one for a client that sends the batch again.
 
         Args:
             item: Its place among those that came, its place in the batch, and itself.

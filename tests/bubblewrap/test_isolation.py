@@ -79,22 +79,20 @@ def test_two_sandboxes_share_nothing_they_write(start: Start) -> None:
 
 def test_devices_are_few_and_none_can_be_made(sandbox: BubblewrapSandbox) -> None:
     assert set(sandbox.execute_command('ls /dev').stdout.split()) == {
-        *(
-            'core',
-            'fd',
-            'full',
-            'mqueue',
-            'null',
-            'ptmx',
-            'pts',
-            'random',
-            'shm',
-            'stderr',
-            'stdin',
-            'stdout',
-            'tty',
-            'urandom',
-        ),
+        'core',
+        'fd',
+        'full',
+        'mqueue',
+        'null',
+        'ptmx',
+        'pts',
+        'random',
+        'shm',
+        'stderr',
+        'stdin',
+        'stdout',
+        'tty',
+        'urandom',
         'zero',
     }
     assert not sandbox.execute_command('mknod /tmp/disk b 254 0').success

@@ -532,24 +532,24 @@ class _Pools:
 
 _PLACES = ('/tmp', '/var/tmp', '/dev/shm')
 _DEVICES = frozenset(
-    (
-        *(
-            'console',
-            'core',
-            'fd',
-            'full',
-            'mqueue',
-            'null',
-            'ptmx',
-            'pts',
-            'random',
-            'shm',
-            'stderr',
-            'stdin',
-            'stdout',
-        ),
-        *('tty', 'urandom', 'zero'),
-    )
+    {
+        'console',
+        'core',
+        'fd',
+        'full',
+        'mqueue',
+        'null',
+        'ptmx',
+        'pts',
+        'random',
+        'shm',
+        'stderr',
+        'stdin',
+        'stdout',
+        'tty',
+        'urandom',
+        'zero',
+    }
 )
 
 
