@@ -572,14 +572,18 @@ def count_values(text: bytes, limit: int) -> int:
 
     What looks like the beginning or end of a value in a string is not counted.
     """
-    bound = text.count(b',') + text.count(b'[') + text.count(b'{')
+    bound = _count_separators(text)
     if bound <= limit:
         return bound
     bare = text.replace(b'\\\\', b'').replace(b'\\"', b'')
     strings = bare.count(b'"') // 2
     if strings > 2 * limit:  # each is a value or the name of one
         return limit + 1
-    return sum(map(b''.join(bare.split(b'"')[::2]).count, (b',', b'[', b'{')))
+    return _count_separators(b''.join(bare.split(b'"')[::2]))
+
+
+def _count_separators(text: bytes) -> int:
+    return text.count(b',') + text.count(b'[') + text.count(b'{')
 
 
 def _refuse_constant(name: str) -> Any:

@@ -301,15 +301,9 @@ class Call:
 
     def wait_small(self, deadline: Deadline, size: float) -> bool | None:
         """Return whether the call ends with less than ``size`` bytes of output, as soon as it is known; None at the deadline."""
-        with self._changed:
-            self._wakes_at = size
-            is_known = self._changed.wait_for(
-                lambda: self._received >= size or self._end is not None or self._lost is not None, deadline.remaining()
-            )
-            self._wakes_at = math.inf
-            return self._received < size if is_known else None
+        return self._received < size if self.wait_output(deadline, size) else None  # once known, it stays so
 
-    def wait_output(self, deadline: Deadline, size: int) -> bool:
+    def wait_output(self, deadline: Deadline, size: float) -> bool:
         """Return whether the call has ended, or ``size`` bytes of output have come in all; when the deadline has passed, too."""
         with self._changed:
             self._wakes_at = size

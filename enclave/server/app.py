@@ -475,8 +475,9 @@ class _RequestSteps:
         size = wire.weigh(encoded, LARGE_ANSWER, in_parts=takes_parts)
         if not size:
             text = wire.encoded_to_json(encoded)
-            if not takes_parts or len(text) < wire.PART_CHARACTERS:  # no text in it is long
-                return RouteResponse((text.encode('ascii'),))
+            if takes_parts and len(text) >= wire.PART_CHARACTERS:  # else no text in it is long
+                return _encoded_answer(encoded, takes_parts)
+            return RouteResponse((text.encode('ascii'),))
         return self._when_there_is_room(size, visit, context, lambda: _encoded_answer(encoded, takes_parts))
 
     def _when_there_is_room(

@@ -15,7 +15,7 @@ import collections
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from attrs import define, field
 
@@ -278,15 +278,6 @@ class Lanes:
                     del self._answers[tenant]
                 if self._watchers:
                     self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def queued(self, lane: Lane, tenant: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Wait for the turn of a program or a call, and hold its place for the block; see `take_turn`."""
-        self.take_turn(lane, tenant, *args, **kwargs)
-        try:
-            yield
-        finally:
-            self.give_turn(lane, tenant)
 
     def take_turn(
         self,

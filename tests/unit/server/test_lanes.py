@@ -9,6 +9,7 @@ import pytest
 
 from enclave.errors import CallCancelledError, TooManyRequestsError
 from enclave.server.lanes import Lanes
+from tests.support.lanes import queued
 
 PATIENCE = 300.0
 
@@ -33,7 +34,7 @@ class Queue:
 
         def wait() -> None:
             try:
-                with self.lanes.queued('program', name[0], on_gone=note):
+                with queued(self.lanes, 'program', name[0], on_gone=note):
                     self.order.append(name)
             except (CallCancelledError, TooManyRequestsError) as error:
                 self.errors[name] = error
@@ -53,7 +54,7 @@ class Queue:
 def test_keys_have_their_turns_and_within_one_the_first_is_served_first() -> None:
     queue = Queue()
 
-    with queue.lanes.queued('program', 'x'):
+    with queued(queue.lanes, 'program', 'x'):
         for name in ('a1', 'a2', 'a3', 'a4', 'b1', 'b2', 'c1'):
             queue.add(name)
         assert queue.order == []
@@ -67,7 +68,7 @@ def test_of_256_of_one_key_none_is_passed_over_and_none_refused() -> None:
     queue = Queue()
     names = [f'k{number}' for number in range(256)]
 
-    with queue.lanes.queued('program', 'x'):
+    with queued(queue.lanes, 'program', 'x'):
         for name in names:
             queue.add(name)
     queue.join()
@@ -79,7 +80,7 @@ def test_of_256_of_one_key_none_is_passed_over_and_none_refused() -> None:
 def test_who_comes_when_others_wait_does_not_pass_them() -> None:
     queue = Queue()
 
-    with queue.lanes.queued('program', 'a'):
+    with queued(queue.lanes, 'program', 'a'):
         queue.add('a1')
         queue.add('b1')
         queue.add('a2')
@@ -91,7 +92,7 @@ def test_who_comes_when_others_wait_does_not_pass_them() -> None:
 def test_one_that_goes_leaves_the_order_of_the_others() -> None:
     queue = Queue()
 
-    with queue.lanes.queued('program', 'x'):
+    with queued(queue.lanes, 'program', 'x'):
         for name in ('a1', 'a2', 'a3', 'b1'):
             queue.add(name)
         queue.leave['a1']()
@@ -110,7 +111,7 @@ def test_only_who_is_one_too_many_of_those_that_wait_is_refused(waiting: int) ->
     queue = Queue(waiting)
     names = [f'a{number}' for number in range(waiting)]
 
-    with queue.lanes.queued('program', 'x'):
+    with queued(queue.lanes, 'program', 'x'):
         for name in (*names, 'b_too_many'):
             queue.add(name)
     queue.join()
@@ -122,7 +123,7 @@ def test_only_who_is_one_too_many_of_those_that_wait_is_refused(waiting: int) ->
 @pytest.mark.parametrize('is_granted', [False, True], ids=['before its turn', 'at its turn'])
 def test_one_whose_client_cannot_be_watched_leaves_its_place(is_granted: bool) -> None:
     lanes = Lanes(calls=1, streams=1, waiting=4)
-    first = lanes.queued('call', 'a')
+    first = queued(lanes, 'call', 'a')
     first.__enter__()
     open_places = [first]
 
@@ -131,11 +132,11 @@ def test_one_whose_client_cannot_be_watched_leaves_its_place(is_granted: bool) -
             open_places.pop().__exit__(None, None, None)
         raise RuntimeError('no thread can be started')
 
-    with pytest.raises(RuntimeError), lanes.queued('call', 'a', on_gone=fail):
+    with pytest.raises(RuntimeError), queued(lanes, 'call', 'a', on_gone=fail):
         pass
     for place in open_places:
         place.__exit__(None, None, None)
 
     assert (lanes.counts()['call'], lanes.waiting) == (0, 0)
-    with lanes.queued('call', 'b', patience=0.0):
+    with queued(lanes, 'call', 'b', patience=0.0):
         pass

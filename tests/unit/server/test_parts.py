@@ -31,6 +31,7 @@ from enclave.server.metrics import Metrics
 from enclave.server.route import ROUTES, decode_query
 from enclave.server.routes import CreateQuery
 from enclave.verb_requests import ListDir, ReadFile
+from tests.support.lanes import queued
 
 PATIENCE = 120.0
 
@@ -432,7 +433,7 @@ class Queue:
         self.wait_until(lambda: self.lanes.waiting + len(self.order) > before)
 
     def _run(self, name: str, tenant: str, limit: int | None) -> None:
-        with self.lanes.queued('program', tenant, limit):
+        with queued(self.lanes, 'program', tenant, limit):
             with self.changed:
                 self.order.append(name)
                 self.changed.notify_all()
@@ -485,17 +486,17 @@ def test_one_too_many_is_refused_and_who_goes_leaves_the_queue() -> None:
 
     def wait() -> None:
         try:
-            with lanes.queued('program', 'a', None, gone.append):
+            with queued(lanes, 'program', 'a', None, gone.append):
                 pass
         except CallCancelledError as error:
             raised.append(error)
 
-    with lanes.queued('program', 'a'):
+    with queued(lanes, 'program', 'a'):
         waiting = threading.Thread(target=wait)
         waiting.start()
         while not gone:
             waiting.join(0.005)
-        with pytest.raises(TooManyRequestsError, match='1 requests wait'), lanes.queued('program', 'b'):
+        with pytest.raises(TooManyRequestsError, match='1 requests wait'), queued(lanes, 'program', 'b'):
             pass
         gone[0]()
         waiting.join(60)
@@ -508,14 +509,14 @@ def test_one_too_many_is_refused_and_who_goes_leaves_the_queue() -> None:
 def test_a_call_waits_for_its_turn_and_no_longer_than_its_patience() -> None:
     lanes = Lanes(calls=1, streams=1, waiting=4)
     gone: list[Callable[[], None]] = []
-    with lanes.queued('call', 'a'):
+    with queued(lanes, 'call', 'a'):
         thread = _waiting(lanes, 'a', gone, 1, 'call')
         with (
             pytest.raises(TooManyRequestsError, match='1 requests of this kind'),
-            lanes.queued('call', 'b', patience=0),
+            queued(lanes, 'call', 'b', patience=0),
         ):
             pass
-        with pytest.raises(TooManyRequestsError, match="'a' has 1 calls"), lanes.queued('call', 'a', 1, patience=0):
+        with pytest.raises(TooManyRequestsError, match="'a' has 1 calls"), queued(lanes, 'call', 'a', 1, patience=0):
             pass
         assert lanes.counts()['call'] == 1
     thread.join(60)
@@ -526,12 +527,12 @@ def test_a_call_waits_for_its_turn_and_no_longer_than_its_patience() -> None:
 
 def test_programs_and_calls_do_not_wait_for_each_other() -> None:
     lanes = Lanes(calls=1, streams=1, waiting=4)
-    with lanes.queued('program', 'a'):
-        with lanes.queued('call', 'a', patience=0):
+    with queued(lanes, 'program', 'a'):
+        with queued(lanes, 'call', 'a', patience=0):
             assert lanes.counts()['call'] == 1
         gone: list[Callable[[], None]] = []
         thread = _waiting(lanes, 'a', gone, 1)
-        with lanes.queued('call', 'a', patience=0):
+        with queued(lanes, 'call', 'a', patience=0):
             assert lanes.waiting == 1
     thread.join(60)
 
@@ -541,10 +542,10 @@ def test_one_key_does_not_take_all_places_to_wait_in() -> None:
     gone: list[Callable[[], None]] = []
     with lanes.entered('program', 'alice'):
         threads = [_waiting(lanes, 'alice', gone, number) for number in (1, 2, 3)]
-        with pytest.raises(TooManyRequestsError, match='kept for other keys'), lanes.queued('program', 'alice'):
+        with pytest.raises(TooManyRequestsError, match='kept for other keys'), queued(lanes, 'program', 'alice'):
             pass
         threads.append(_waiting(lanes, 'bob', gone, 4))
-        with pytest.raises(TooManyRequestsError, match='which is all it takes'), lanes.queued('program', 'bob'):
+        with pytest.raises(TooManyRequestsError, match='which is all it takes'), queued(lanes, 'program', 'bob'):
             pass
         for leave in gone:
             leave()
@@ -565,7 +566,7 @@ def _waiting(
 
 
 def _wait_in(lanes: Lanes, tenant: str, gone: list[Callable[[], None]], lane: Lane) -> None:
-    with contextlib.suppress(CallCancelledError), lanes.queued(lane, tenant, None, gone.append):
+    with contextlib.suppress(CallCancelledError), queued(lanes, lane, tenant, None, gone.append):
         pass
 
 
