@@ -267,14 +267,14 @@ def test_the_output_of_a_program_in_a_language_comes_while_it_runs(
 # Repeats, errors, and clients that go away or take nothing ------------------------------------------------------------
 
 
-def test_a_repeat_gets_the_same_answer(server: SandboxServer, remote: Any, tmp_path: Path) -> None:
-    command = f'echo once >> {tmp_path}/done; {PRINTS}; echo $$'
+def test_a_repeat_gets_the_same_answer(server: SandboxServer, remote: Any, gate: Gate, tmp_path: Path) -> None:
+    command = f'echo once >> {tmp_path}/done; {PRINTS}; {gate.line}; echo $$'
     answers = []
     for _ in range(2):
         with asking(server, remote.id, command, key='repeated') as answer:
-            # Where all of it is there at once, it is an answer as any other.
-            read = read_frames if answer.headers['Content-Type'] == OUTPUT_FRAMES else read_parts
-            answers.append((read(answer.read()), answer.headers.get(REPLAYED_HEADER)))
+            begun = answer.read(1000)
+            gate.open()
+            answers.append((read_frames(begun + answer.read()), answer.headers.get(REPLAYED_HEADER)))
 
     assert answers[0][0] == answers[1][0]
     assert (answers[0][1], answers[1][1]) == (None, 'true')
@@ -439,13 +439,15 @@ def test_requests_behind_an_answer_that_is_not_taken_hold_no_thread(server: Sand
 
 
 class Outlet:
-    """Takes output, and keeps how much of each stream it saw."""
+    """Takes output, keeps how much of each stream it saw, and lets the program end."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate) -> None:
         self.taken: dict[int, int] = {}
+        self._gate = gate
 
     def take(self, stream: int, output: HandedOn) -> bool:
         self.taken[stream] = sum(map(len, output.pieces))
+        self._gate.open()
         return True
 
 
@@ -458,15 +460,15 @@ class Counter(Tool):
         return len(workspace.execute_command(PRINTS).stdout)
 
 
-def test_only_output_that_is_given_back_is_handed_on(local: ProcessSandbox) -> None:
+def test_only_output_that_is_given_back_is_handed_on(local: ProcessSandbox, gate: Gate) -> None:
     local.add_tool(Counter())
     seen: list[dict[int, int]] = []
     for tool, arguments, budget in (
-        ('shell_executor', {'command': PRINTS}, None),
+        ('shell_executor', {'command': f'{PRINTS}; {gate.line}'}, None),
         ('shell_executor', {'command': PRINTS}, 1000),
         ('counter', {}, None),
     ):
-        outlet = Outlet()
+        outlet = Outlet(gate)
         with Offered(lambda outlet=outlet: outlet):
             assert local.execute_tool(tool, arguments, max_chars=budget).success
         seen.append(outlet.taken)
