@@ -178,7 +178,7 @@ def measure_sizes(found: dict[str, tuple[SandboxManager, str]], scale: float) ->
         }
         for size in SIZES:
             data = random.Random(size).randbytes(size)
-            rounds = max(1, round((3 if size < 1 << 24 else 2) * scale))
+            rounds = max(1, round((9 if size < 1 << 24 else 5) * scale))
             for way in result:
                 if way == 'capped' and size < CAP:
                     continue

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -26,7 +27,7 @@ from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.base import NO_POOL, Config, SandboxManager, check_on_expiry, check_pool_name
 from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.options import Lifetime
-from enclave.managers.pool import TRUSTED_SECONDS, Pool
+from enclave.managers.pool import SETTLE_SECONDS, TRUSTED_SECONDS, Pool
 from enclave.managers.table import PoolSupply, Record, SandboxTable, try_all
 from enclave.quoting import quoted
 from enclave.records import HealthCheckResult, SandboxInfo
@@ -283,7 +284,7 @@ class LocalSandboxManager(SandboxManager):
             min_size=0,  # until it has them
             max_size=self.config.max_size_for(size),
             policy=self.config.pool_policy,
-            clean=None if keeps else lambda sandbox: sandbox._clean(),
+            clean=None if keeps else lambda sandbox: sandbox._begin_clean(),
             # What runs on in a sandbox may take all the room for processes at any moment.
             trusted_seconds=0.0 if keeps else TRUSTED_SECONDS,
             when_empty=self.config.pool_when_empty,
@@ -345,6 +346,7 @@ class LocalSandboxManager(SandboxManager):
             return
         self._table.end_lease(record)
         record.pool.release(sandbox_id)
+        self._table.tend_by(time.monotonic() + SETTLE_SECONDS)
 
     def _find_pool_config(self, pool: str | None) -> SandboxConfig | None:
         name = next(iter(self._table.pools()), None) if pool is None else pool

@@ -22,6 +22,7 @@ from enclave.deadline import Deadline
 from enclave.enums import SandboxStatus
 from enclave.errors import CallCancelledError, EnclaveError, PoolError, PoolExhaustedError
 from enclave.sandboxes.base import USABLE, Sandbox
+from enclave.sandboxes.operations import Pending
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ TRUSTED_SECONDS = 5.0
 """A sandbox that was used or made so recently is lent without being asked whether it answers, which takes a millisecond once it
 has rested. Its end is noticed without asking: with the engine's own kill and remove before they return, and within 70 ms
 of a kill by another process (measured); asking finds one that hangs."""
+SETTLE_SECONDS = 1.0
+"""How long after a sandbox was given back the pool looks how its cleaning went, unless it is lent before."""
 RETRY_SECONDS = (0.5, 30.0)
 """Least and greatest pause before a pool that could not make a sandbox tries again by itself."""
 
@@ -50,6 +53,7 @@ class Member:
     sandbox: Sandbox
     state: Literal['idle', 'leased'] = 'idle'
     since: float = 0.0  # when it came into this state
+    cleaning: Pending[None] | None = None  # what makes it ready for the next one, unless that has ended well
 
 
 @define(eq=False)
@@ -80,7 +84,7 @@ class Pool:
         supply: Makes and ends its sandboxes.
         min_size, max_size: It holds at least and at most so many, idle, leased and being made.
         policy, when_empty, idle_timeout: As in `SandboxManagerConfig`, there with ``pool_`` before them.
-        clean: Makes a sandbox that goes back ready for another user; one where it raises is replaced.
+        clean: Begins to make a sandbox that goes back ready for another user; one where that, or its end, raises is replaced.
         trusted_seconds: How long after its last use a sandbox is lent without being asked whether it works.
         clock: The monotonic clock.
     """
@@ -93,7 +97,7 @@ class Pool:
         min_size: int,
         max_size: int,
         policy: str = 'reuse',
-        clean: Callable[[Sandbox], None] | None = None,
+        clean: Callable[[Sandbox], Pending[None]] | None = None,
         trusted_seconds: float = TRUSTED_SECONDS,
         when_empty: str = 'wait',
         idle_timeout: float | None = None,
@@ -206,7 +210,7 @@ class Pool:
                 raise PoolError(f'sandbox {sandbox_id} is not leased', details={'sandbox_id': sandbox_id})
             self._used_at = self._clock()
         sandbox = member.sandbox
-        goes_back = self._policy == 'reuse' and sandbox.status in USABLE and self._cleaned(sandbox)
+        goes_back = self._policy == 'reuse' and sandbox.status in USABLE and self._begin_cleaning(member)
         if goes_back:
             sandbox.set_status(SandboxStatus.IDLE)
         with self._lock:
@@ -224,15 +228,34 @@ class Pool:
             self._supply.discard(sandbox)
         self._begin(wanted)
 
-    def _cleaned(self, sandbox: Sandbox) -> bool:
-        """Clean what a lease has left in a sandbox; False where that cannot be done, so that nobody may have it any more."""
+    def _begin_cleaning(self, member: Member) -> bool:
+        """Begin to clean what a lease has left; False where that cannot be done, so that nobody may have the sandbox any more."""
+        if self._clean is None:
+            return True
         try:
-            if self._clean is not None:
-                self._clean(sandbox)
+            member.cleaning = self._clean(member.sandbox)
         except Exception as error:
-            logger.warning('pool %s: sandbox %s cannot be lent again and is replaced: %s', self.name, sandbox.id, error)
+            self._explain_replacement(member, error)
             return False
         return True
+
+    def _is_clean(self, member: Member) -> bool:
+        """Wait for the end of the cleaning of an idle sandbox and return whether it went well."""
+        cleaning = member.cleaning
+        if cleaning is None:
+            return True
+        try:
+            cleaning.finish()
+        except Exception as error:
+            self._explain_replacement(member, error)
+            return False
+        member.cleaning = None
+        return True
+
+    def _explain_replacement(self, member: Member, error: Exception) -> None:
+        logger.warning(
+            'pool %s: sandbox %s cannot be lent again and is replaced: %s', self.name, member.sandbox.id, error
+        )
 
     def _look(self, ticket: Ticket, deadline: Deadline) -> Member | None:
         """Return what the ticket was given; None to wait on."""
@@ -258,6 +281,8 @@ class Pool:
         """Return whether a sandbox on its way out works. Takes no lock, and asks the sandbox itself unless it was just used."""
         sandbox = member.sandbox
         if sandbox.status not in USABLE:
+            return False
+        if not self._is_clean(member):
             return False
         return self._clock() - member.since < self._trusted_seconds or sandbox.is_alive()
 
@@ -375,15 +400,16 @@ class Pool:
     def tend(self, now: float) -> float | None:
         """Let go what has been idle above the size for too long and make what is missing; return when to come again."""
         surplus: list[Member] = []
+        self._settle(now)
         with self._lock:
             if self._closed is not None:
                 return None
-            due: float | None = None
+            due = self._settles_at_locked(now)
             if self._idle_timeout is not None:
                 while self._idle and len(self._members) > self._min_size:
                     expires = self._idle[0].since + self._idle_timeout
                     if expires > now:
-                        due = expires
+                        due = expires if due is None else min(due, expires)
                         break
                     member = self._idle.pop(0)
                     del self._members[member.sandbox.id]
@@ -401,17 +427,37 @@ class Pool:
         with self._lock:
             idle = list(self._idle)
         for member in idle:
-            if member.sandbox.status in USABLE:
-                continue
-            with self._lock:
-                if member not in self._idle:
-                    continue
-                self._idle.remove(member)
-                self._members.pop(member.sandbox.id, None)
-                self._counters.replaced += 1
-                wanted = self._wanted_locked()
-            self._supply.discard(member.sandbox)
-            self._begin(wanted)
+            if member.sandbox.status not in USABLE:
+                self._replace(member)
+
+    def _replace(self, member: Member) -> None:
+        """Replace a sandbox that is idle, if it still is."""
+        with self._lock:
+            if member not in self._idle:
+                return
+            self._idle.remove(member)
+            self._members.pop(member.sandbox.id, None)
+            self._counters.replaced += 1
+            wanted = self._wanted_locked()
+        self._supply.discard(member.sandbox)
+        self._begin(wanted)
+
+    def _settle(self, now: float) -> None:
+        """Replace those idle sandboxes whose cleaning has ended badly, or has not ended although its time is over."""
+        with self._lock:
+            unsettled = [each for each in self._idle if each.cleaning is not None]
+        for member in unsettled:
+            cleaning = member.cleaning
+            is_due = now >= member.since + SETTLE_SECONDS
+            if cleaning is not None and is_due and cleaning.has_ended() and not self._is_clean(member):
+                self._replace(member)
+
+    def _settles_at_locked(self, now: float) -> float | None:
+        """Return when `_settle` has something to do next."""
+        due = min((each.since for each in self._idle if each.cleaning is not None), default=None)
+        if due is None:
+            return None
+        return due + SETTLE_SECONDS if due + SETTLE_SECONDS > now else now + SETTLE_SECONDS
 
     # End --------------------------------------------------------------------------------------------------------------
 

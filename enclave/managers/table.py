@@ -522,6 +522,10 @@ class SandboxTable:
         if record.idle_timeout is not None and not record.users:
             self._reaper.wake_by(record.last_used + record.idle_timeout)
 
+    def tend_by(self, due: float) -> None:
+        """See to it that what is due by a moment on the monotonic clock is done then."""
+        self._reaper.wake_by(due)
+
     def end_lease(self, record: Record) -> None:
         """Count a lease that has ended; its time limit ends with it."""
         with self._lock:

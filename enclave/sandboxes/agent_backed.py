@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -17,7 +18,7 @@ from enclave.records import CommandResult, ProcessInfo
 from enclave.sandboxes.backend import Backend, Launched, SandboxSpec
 from enclave.sandboxes.base import USABLE
 from enclave.sandboxes.connection import PortForward
-from enclave.sandboxes.operations import Operations, ProcessEnder, check_memory_held
+from enclave.sandboxes.operations import BackgroundProcessEnder, Operations, Pending, ProcessEnder, check_memory_held
 from enclave.sandboxes.process import Process, ProcessTable
 from enclave.sandboxes.verbs import FullSandbox, OnText
 from enclave.verb_requests import Limits, Request, RunCommand, Script, StartProcess
@@ -113,19 +114,43 @@ class AgentBackedSandbox(FullSandbox):
         return True
 
     def _clean(self) -> None:
+        self._begin_cleaning().finish()
+
+    def _begin_clean(self) -> Pending[None]:
+        """See `Sandbox._begin_clean`; a subclass with a `_clean` of its own has that called, and waited for."""
+        is_own = type(self)._clean is not AgentBackedSandbox._clean
+        return super()._begin_clean() if is_own else self._begin_cleaning()
+
+    def _begin_cleaning(self) -> Pending[None]:
         operations = self._running()
+        with self._noticing():
+            ending = self._begin_ending(operations)
+
+        def finish() -> None:
+            with self._noticing():
+                ended = ending.finish()
+            if ended:
+                logger.info('sandbox %s: %d processes that were left running were ended', self.id, ended)
+            check_memory_held(self.id, *self.backend.memory_held())
+
+        return Pending(finish, ending.has_ended)
+
+    @contextlib.contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Take note of a loss of the sandbox that the block finds."""
         try:
-            ended = self._end_processes(operations)
+            yield
         except SandboxGoneError as error:
             raise self._gone(error) from error
-        if ended:
-            logger.info('sandbox %s: %d processes that were left running were ended', self.id, ended)
-        check_memory_held(self.id, *self.backend.memory_held())
 
-    def _end_processes(self, operations: Operations) -> int:
-        if not isinstance(operations, ProcessEnder):
-            return 0
-        return operations.end_processes(CLEAN_SECONDS, keep=self._own_processes())
+    def _begin_ending(self, operations: Operations) -> Pending[int]:
+        """Begin to end what calls have started."""
+        if isinstance(operations, BackgroundProcessEnder):
+            return operations.begin_ending(CLEAN_SECONDS, keep=self._own_processes())
+        ended = 0
+        if isinstance(operations, ProcessEnder):
+            ended = operations.end_processes(CLEAN_SECONDS, keep=self._own_processes())
+        return Pending(lambda: ended, lambda: True)
 
     def _own_processes(self) -> list[Process]:
         """Return the processes that are the sandbox's own and not a caller's."""

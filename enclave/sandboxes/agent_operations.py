@@ -37,7 +37,14 @@ from enclave.quoting import quoted
 from enclave.records import CommandResult, OutputSource, PathInfo, find_source, put_source
 from enclave.sandboxes.connection import Connection
 from enclave.sandboxes.listing import Listing
-from enclave.sandboxes.operations import LARGE_COMMAND_BYTES, ByVerb, check_memory_held, explain_sizes, make_beside
+from enclave.sandboxes.operations import (
+    LARGE_COMMAND_BYTES,
+    ByVerb,
+    Pending,
+    check_memory_held,
+    explain_sizes,
+    make_beside,
+)
 from enclave.sandboxes.output import Caught, Kept, head_bytes, make_result, tail_bytes
 from enclave.sandboxes.process import OutputChunk, Process, Started
 from enclave.sandboxes.processors import Claim
@@ -518,13 +525,26 @@ class AgentOperations(ByVerb):
                 raise SandboxError(f'sandbox {self.channel.name} cannot start a process: its process limit is reached')
 
     def end_processes(self, timeout: float, *, keep: Collection[Process] = ()) -> int:
-        """End what calls have started, but for some processes; see `Operations.end_processes`."""
+        """End what calls have started, but for some processes; see `ProcessEnder.end_processes`."""
+        return self.begin_ending(timeout, keep=keep).finish()
+
+    def begin_ending(self, timeout: float, *, keep: Collection[Process] = ()) -> Pending[int]:
+        """Begin to end what calls have started; see `BackgroundProcessEnder.begin_ending`."""
         call = self.channel.open({'op': 'clean', 'keep': [self._number(process) for process in keep]})
-        try:
-            reply = call.wait(Deadline.after(timeout))
-        except OperationTimeoutError:
-            call.cancel()
-            raise self._silent(f'did not end its processes within {timeout:g} s') from None
+        deadline = Deadline.after(timeout)
+
+        def finish() -> int:
+            try:
+                reply = call.wait(deadline)
+            except OperationTimeoutError:
+                call.cancel()
+                raise self._silent(f'did not end its processes within {timeout:g} s') from None
+            return self._count_ended(reply)
+
+        return Pending(finish, lambda: call.has_ended or deadline.has_expired())
+
+    def _count_ended(self, reply: Reply) -> int:
+        """Return how many processes were ended, as the agent reports it; raise where not all is well afterwards."""
         with self._checked():
             if 'error' in reply:
                 self._raise(reply.facts('error'))

@@ -48,6 +48,7 @@ from enclave.parallel import Batch, Outcomes
 from enclave.quoting import quoted
 from enclave.records import CommandResult, SandboxInfo, ToolResult, as_sandbox_type, utc_now
 from enclave.sandboxes.call_options import CodeOptions, CommandOptions, ScriptOptions, Unpack
+from enclave.sandboxes.operations import Pending
 from enclave.suggest import suggest
 from enclave.tools.base import Tool, call_tool
 from enclave.tools.budget import check_max_chars, shorten_command
@@ -97,6 +98,8 @@ def make_sandbox_id() -> str:
 _KERNEL_VERBS = frozenset(
     {'create_kernel', 'execute_cell', 'list_kernels', 'list_variables', 'restart_kernel', 'stream_cell'}
 )
+
+CLEANED: Pending[None] = Pending(lambda: None, lambda: True)
 
 
 class Sandbox(ABC):
@@ -424,6 +427,11 @@ class Sandbox(ABC):
             EnclaveError: That could not be done, so the sandbox is not to be lent again.
         """
         return None
+
+    def _begin_clean(self) -> Pending[None]:
+        """Begin `_clean`, and return as soon as others may take over; a kind that cannot does all of it before."""
+        self._clean()
+        return CLEANED
 
     def _changeable_places(self) -> tuple[str, ...] | None:
         """Return every directory that is empty at the start and that programs in it can change; None if that can be anything

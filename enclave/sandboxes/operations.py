@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from enclave.errors import SandboxError, UnsupportedError
 from enclave.quoting import quoted
@@ -125,7 +125,34 @@ class ProcessEnder(Protocol):
         """
 
 
+@frozen
+class Pending(Generic[R]):
+    """Work that has begun, whose result nobody need wait for yet.
+
+    Attributes:
+        finish: Waits for its end, at most as long as it may take, and returns its result or raises its error. May be called
+            more than once, and by several threads.
+        has_ended: Whether `finish` would not wait.
+    """
+
+    finish: Callable[[], R]
+    has_ended: Callable[[], bool]
+
+
+@runtime_checkable
+class BackgroundProcessEnder(ProcessEnder, Protocol):
+    """Those that can do so while nobody waits."""
+
+    def begin_ending(self, timeout: float, *, keep: Collection[Process] = ()) -> Pending[int]:
+        """Begin what `end_processes` does; its result is that of the work which is returned.
+
+        Raises:
+            SandboxError: It could not be begun.
+        """
+
+
 HELD_PART = 0.5
+"""How much of its memory may be taken while no call runs in a sandbox that is lent again."""
 
 
 def check_memory_held(name: str, held: int, limit: int) -> None:

@@ -51,7 +51,9 @@ def r(n):
  return b
 s=r(int(r(8)))
 p,c=marshal.loads(r(int(r(8))))
-exec(p,dict(settings=s,code=c))
+s={{'settings':s,'code':c}}
+del c
+exec(p,s)
 """
 """What the interpreter is given on its command line; it is compiled at every start, so it is short.
 
@@ -75,6 +77,7 @@ for word in settings.decode().split():
     else:
         given[name]=value
 exec(code,space)
+del code
 space.update(given)
 space['main']()
 """

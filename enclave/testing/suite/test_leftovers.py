@@ -270,3 +270,16 @@ def test_memory_that_a_lease_left_taken_is_not_the_next_ones_want(manager: Local
         replaced = sandbox.id
     with manager.lease() as sandbox:
         assert sandbox.id == replaced
+
+
+@pytest.mark.limits
+def test_what_could_not_be_cleaned_is_replaced_although_nobody_asks_for_it(manager: LocalSandboxManager) -> None:
+    full = begin(manager, memory_limit='96m')
+    with manager.lease() as sandbox:
+        assert sandbox.execute_command(['python3', '-c', SHARE_MEMORY]).exit_code == 0
+
+    def is_replaced() -> bool:
+        there = [each.id for each in manager.list_sandboxes()]
+        return bool(there) and full not in there
+
+    assert wait_until(is_replaced, 60)

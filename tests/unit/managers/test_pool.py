@@ -17,9 +17,11 @@ from enclave.errors import (
     ManagerStoppedError,
     PoolError,
     PoolExhaustedError,
+    SandboxError,
     SandboxStartError,
 )
-from enclave.managers.pool import TRUSTED_SECONDS, Pool, Ticket
+from enclave.managers.pool import SETTLE_SECONDS, TRUSTED_SECONDS, Pool, Ticket
+from enclave.sandboxes.operations import Pending
 
 PATIENCE = 120.0
 
@@ -497,3 +499,91 @@ def test_what_arrives_after_the_end_is_discarded() -> None:
     late = supply.deliver(pool)
 
     assert supply.discarded == [late.id]
+
+
+class Cleaner:
+    """Cleans sandboxes; each cleaning ends when the test says so, well or with an error."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+
+    def __call__(self, sandbox: Any) -> Pending[None]:
+        self.begun.append(sandbox.id)
+        return Pending(self.finish, self.ended.is_set)
+
+    def finish(self) -> None:
+        assert self.ended.wait(PATIENCE)
+        if self.error is not None:
+            raise self.error
+
+
+def test_giving_back_does_not_wait_for_the_cleaning_but_the_next_lease_does() -> None:
+    cleaner = Cleaner()
+    pool, supply, _ = make_pool(1, clean=cleaner)
+    pool.release(acquire(pool).id)
+    assert (cleaner.begun, pool.stats()['idle'], pool.stats()['leased']) == (['s1'], 1, 0)
+
+    got: list[Any] = []
+    waiter = threading.Thread(target=lambda: got.append(acquire(pool)))
+    waiter.start()
+    waiter.join(0.05)
+    assert not got, 'it is not clean yet'
+    cleaner.ended.set()
+    waiter.join(PATIENCE)
+
+    assert [each.id for each in got] == ['s1']
+    assert supply.discarded == []
+
+
+def test_a_sandbox_whose_cleaning_ends_badly_is_never_lent() -> None:
+    cleaner = Cleaner()
+    pool, supply, _ = make_pool(2, clean=cleaner)
+    cleaner.error = SandboxError('its memory stays taken')
+    cleaner.ended.set()
+    dirty = acquire(pool)
+    pool.release(dirty.id)
+
+    assert acquire(pool).id != dirty.id
+    assert supply.discarded == [dirty.id]
+    assert (supply.begun, pool.stats()['replaced']) == (1, 1)
+
+
+def test_a_cleaning_that_cannot_begin_has_the_sandbox_replaced_at_once() -> None:
+    def refuse(sandbox: Any) -> Pending[None]:
+        raise SandboxError('gone')
+
+    pool, supply, _ = make_pool(1, clean=refuse)
+    pool.release(acquire(pool).id)
+
+    assert (supply.discarded, supply.begun, pool.stats()['size']) == (['s1'], 1, 0)
+
+
+def test_a_pool_that_nobody_asks_replaces_what_could_not_be_cleaned() -> None:
+    cleaner = Cleaner()
+    cleaner.error = SandboxError('its processes could not be ended')
+    pool, supply, clock = make_pool(1, clean=cleaner)
+    pool.release(acquire(pool).id)
+
+    due = pool.tend(clock.now)
+    assert due == clock.now + SETTLE_SECONDS
+    clock.now = due
+    assert pool.tend(clock.now) == due + SETTLE_SECONDS, 'it has not ended, so it is looked at again'
+    assert supply.discarded == []
+
+    cleaner.ended.set()
+    clock.now += SETTLE_SECONDS
+    assert pool.tend(clock.now) is None
+    assert (supply.discarded, supply.begun) == (['s1'], 1)
+
+
+def test_a_cleaning_that_ended_well_is_settled_without_a_lease() -> None:
+    cleaner = Cleaner()
+    cleaner.ended.set()
+    pool, supply, clock = make_pool(1, clean=cleaner)
+    pool.release(acquire(pool).id)
+    clock.now += SETTLE_SECONDS
+
+    assert pool.tend(clock.now) is None
+    assert (supply.discarded, pool.stats()['idle']) == ([], 1)
