@@ -182,6 +182,12 @@ def test_user_runs_everything_and_owns_the_working_directory() -> None:
         assert 'Permission denied' in result.stderr
 
 
+@pytest.mark.parametrize(('user', 'what'), [('nosuch', "user 'nosuch'"), ('0:nosuch', "group 'nosuch'")])
+def test_a_user_that_the_image_does_not_have_is_named(user: str, what: str) -> None:
+    with pytest.raises(SandboxStartError, match=f'has no {what}'), DockerSandbox({'user': user}):
+        pass
+
+
 def test_capabilities_are_the_few_that_installing_packages_needs() -> None:
     assert capabilities() == 0xFB
 

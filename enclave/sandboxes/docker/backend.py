@@ -58,6 +58,7 @@ START_SECONDS = 60.0
 LOST_SECONDS = 60.0
 """For how long a container is looked for whose creation was asked for, and not answered."""
 
+_NO_USER = re.compile(r'unable to find (user|group) (.*?): no matching entries', re.DOTALL)
 _NO_PYTHON = re.compile(r'python3.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SHELL = re.compile(r'"?sh"?.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SYSCTL = re.compile(r'sysctl|disable_ipv6', re.IGNORECASE)
@@ -374,8 +375,18 @@ class DockerBackend(Backend):
         return False
 
     def _start_container(self, engine: Engine) -> None:
-        with engine.translate(f'start sandbox {self.id}'):
-            engine.api.start(self.container)
+        try:
+            with engine.translate(f'start sandbox {self.id}'):
+                engine.api.start(self.container)
+        except EngineError as error:
+            unknown = _NO_USER.search(error.message)
+            if unknown is None:
+                raise
+            raise SandboxStartError(
+                f'sandbox {self.id}: the image {self.config.image!r} has no {unknown[1]} {unknown[2]!r}; '
+                'set user to one that it has, or to a number',
+                details=error.details,
+            ) from None
 
     # Create -----------------------------------------------------------------------------------------------------------
 

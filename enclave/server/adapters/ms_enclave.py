@@ -28,6 +28,7 @@ from attrs import Factory, define
 import enclave
 from enclave.cancellation import on_cancel
 from enclave.config import MIB, parse_size
+from enclave.deadline import FOREVER_SECONDS
 from enclave.enums import SandboxStatus
 from enclave.errors import (
     CallCancelledError,
@@ -564,7 +565,7 @@ class _TenantPool:
                 self._changed.notify_all()
 
     def _take(self, tenant: Tenant, timeout: float) -> Any:
-        place, give_up_at = object(), time.monotonic() + timeout
+        place, give_up_at = object(), time.monotonic() + min(timeout, FOREVER_SECONDS)
         cancelled = threading.Event()
 
         def cancel() -> None:
