@@ -47,6 +47,17 @@ def test_cpu_limit_sets_the_quota() -> None:
     assert found['HostConfig']['NanoCpus'] == 500_000_000
 
 
+def test_a_cpu_limit_beyond_the_engines_processors_is_all_of_them() -> None:
+    engine = get_engine()
+    engine.memory.pop('cpus', None)
+    for command in (None, ['sleep', 'infinity']):
+        with DockerSandbox({'cpu_limit': 100_000, 'command': command, 'network_enabled': False}) as sandbox:
+            found = sandbox.backend.inspect(engine, sandbox.backend.container)
+
+        assert found is not None
+        assert found['HostConfig']['NanoCpus'] == engine.describe().cpus * 1_000_000_000
+
+
 def test_pids_limit_stops_a_crowd() -> None:
     program = (
         'import os, signal\n'

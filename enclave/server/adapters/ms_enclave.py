@@ -702,5 +702,5 @@ def _number(text: str | None, name: str, kind: type[int] | type[float]) -> float
         return found
     except (ValueError, OverflowError):
         word = 'integer' if kind is int else 'number'
-        message = f'Input should be a valid {word}, unable to parse string as a {word}'
+        message = f'Input should be a valid {word}, unable to parse string as {"an" if kind is int else "a"} {word}'
         raise _misfit(('query', name), message, text, f'{kind.__name__}_parsing') from None
