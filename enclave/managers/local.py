@@ -328,11 +328,10 @@ class LocalSandboxManager(SandboxManager):
             )
         sandbox = chosen.acquire(deadline)
         try:
-            record = self._table.take(sandbox.id)
+            record = self._table.take(sandbox.id, leases=True)
         except BaseException:
-            chosen.release(sandbox.id)
+            self._give_back(chosen, sandbox.id)
             raise
-        record.lessee = threading.get_ident()
         if seconds is not None:
             self._table.set_ttl(record, seconds)
         return sandbox.id
@@ -345,7 +344,10 @@ class LocalSandboxManager(SandboxManager):
                 raise PoolError(f'sandbox {sandbox_id} is not of a pool', details={'sandbox_id': sandbox_id})
             return
         self._table.end_lease(record)
-        record.pool.release(sandbox_id)
+        self._give_back(record.pool, sandbox_id)
+
+    def _give_back(self, pool: Pool, sandbox_id: str) -> None:
+        pool.release(sandbox_id)
         self._table.tend_by(time.monotonic() + SETTLE_SECONDS)
 
     def _find_pool_config(self, pool: str | None) -> SandboxConfig | None:

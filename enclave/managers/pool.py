@@ -32,6 +32,8 @@ has rested. Its end is noticed without asking: with the engine's own kill and re
 of a kill by another process (measured); asking finds one that hangs."""
 SETTLE_SECONDS = 1.0
 """How long after a sandbox was given back the pool looks how its cleaning went, unless it is lent before."""
+OTHER_SECONDS = 0.25
+"""How long a lease waits for the cleaning of the sandbox that came back last before it looks for one that is ready."""
 RETRY_SECONDS = (0.5, 30.0)
 """Least and greatest pause before a pool that could not make a sandbox tries again by itself."""
 
@@ -54,6 +56,12 @@ class Member:
     state: Literal['idle', 'leased'] = 'idle'
     since: float = 0.0  # when it came into this state
     cleaning: Pending[None] | None = None  # what makes it ready for the next one, unless that has ended well
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its cleaning has ended, well or not."""
+        cleaning = self.cleaning
+        return cleaning is None or cleaning.has_ended()
 
 
 @define(eq=False)
@@ -143,7 +151,7 @@ class Pool:
                 while True:
                     ticket.ready.wait(deadline.remaining())
                     member = self._look(ticket, deadline)
-                    if member is None:
+                    if member is None or not self._is_ready(ticket, member, deadline):
                         continue
                     if self._is_fit(member):
                         break
@@ -240,7 +248,7 @@ class Pool:
         return True
 
     def _is_clean(self, member: Member) -> bool:
-        """Wait for the end of the cleaning of an idle sandbox and return whether it went well."""
+        """Wait for the end of the cleaning of a sandbox and return whether it went well."""
         cleaning = member.cleaning
         if cleaning is None:
             return True
@@ -249,7 +257,9 @@ class Pool:
         except Exception as error:
             self._explain_replacement(member, error)
             return False
-        member.cleaning = None
+        with self._lock:
+            if member.cleaning is cleaning:  # it may have been lent and given back meanwhile
+                member.cleaning = None
         return True
 
     def _explain_replacement(self, member: Member, error: Exception) -> None:
@@ -270,6 +280,32 @@ class Pool:
                 waited = self._clock() - ticket.asked_at
                 raise self._exhausted_locked(f'became free within {waited:.3g} s')
             return None
+
+    def _is_ready(self, ticket: Ticket, member: Member, deadline: Deadline) -> bool:
+        """Return whether the cleaning of what a ticket was given has ended, after a short wait.
+
+        Where it has not, the ticket is given another sandbox that is ready, if there is one.
+        """
+        cleaning = member.cleaning
+        if cleaning is None or cleaning.wait(deadline.earlier(OTHER_SECONDS)):
+            return True
+        with self._lock:
+            if self._closed is not None:
+                raise again(self._closed)
+            other = next((each for each in reversed(self._idle) if each.is_ready), None)
+            if other is None:
+                if deadline.has_expired():
+                    waited = self._clock() - ticket.asked_at
+                    raise self._exhausted_locked(f'became free and clean within {waited:.3g} s')
+                return False
+            self._idle.remove(other)
+            other.state, ticket.member = 'leased', other
+            if member.sandbox.id in self._members:
+                member.state = 'idle'
+                self._idle.append(member)
+            wanted = self._serve_locked()
+        self._begin(wanted)
+        return False
 
     def _exhausted_locked(self, why: str) -> PoolExhaustedError:
         return PoolExhaustedError(
@@ -314,11 +350,17 @@ class Pool:
     def _serve_locked(self) -> int:
         """Give idle sandboxes to those who wait longest; return how many more are to be made."""
         while self._queue and self._idle:
-            ticket, member = self._queue.pop(0), self._idle.pop()
+            ticket, member = self._queue.pop(0), self._choose_locked()
+            self._idle.remove(member)
             member.state = 'leased'
             ticket.member = member
             ticket.ready.set()
         return self._wanted_locked()
+
+    def _choose_locked(self) -> Member:
+        """Return which idle sandbox is lent next: the last one back, but for those whose cleaning takes long."""
+        since = self._clock() - OTHER_SECONDS
+        return next((each for each in reversed(self._idle) if each.since > since or each.is_ready), self._idle[-1])
 
     # Size -------------------------------------------------------------------------------------------------------------
 
@@ -454,7 +496,7 @@ class Pool:
 
     def _settles_at_locked(self, now: float) -> float | None:
         """Return when `_settle` has something to do next."""
-        due = min((each.since for each in self._idle if each.cleaning is not None), default=None)
+        due = min((each.since for each in self._members.values() if each.cleaning is not None), default=None)
         if due is None:
             return None
         return due + SETTLE_SECONDS if due + SETTLE_SECONDS > now else now + SETTLE_SECONDS

@@ -395,6 +395,7 @@ class SandboxTable:
             if self._records.get(record.id) is record:
                 del self._records[record.id]
             self._changed.notify_all()
+        self.end_lease(record)  # of a sandbox that is no more, although nobody has given it back
 
     # Ending -----------------------------------------------------------------------------------------------------------
 
@@ -496,14 +497,16 @@ class SandboxTable:
         finally:
             self.give_back(record)
 
-    def take(self, sandbox_id: str) -> Record:
-        """Count a use of a sandbox that begins; see `use`."""
+    def take(self, sandbox_id: str, *, leases: bool = False) -> Record:
+        """Count a use of a sandbox that begins, and for a lease ends with `end_lease`; see `use`."""
         self.check_open()
         me = threading.get_ident()
         with self._lock:
             record = self.get(sandbox_id)
             record.users += 1
             self._calls[me] = self._calls.get(me, 0) + 1
+            if leases:
+                record.lessee = me
         return record
 
     def give_back(self, record: Record, *, thread: int | None = None) -> None:

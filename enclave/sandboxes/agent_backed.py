@@ -133,7 +133,7 @@ class AgentBackedSandbox(FullSandbox):
                 logger.info('sandbox %s: %d processes that were left running were ended', self.id, ended)
             check_memory_held(self.id, *self.backend.memory_held())
 
-        return Pending(finish, ending.has_ended)
+        return Pending(finish, ending.has_ended, ending.wait)
 
     @contextlib.contextmanager
     def _noticing(self) -> Iterator[None]:
@@ -150,7 +150,7 @@ class AgentBackedSandbox(FullSandbox):
         ended = 0
         if isinstance(operations, ProcessEnder):
             ended = operations.end_processes(CLEAN_SECONDS, keep=self._own_processes())
-        return Pending(lambda: ended, lambda: True)
+        return Pending.done(ended)
 
     def _own_processes(self) -> list[Process]:
         """Return the processes that are the sandbox's own and not a caller's."""

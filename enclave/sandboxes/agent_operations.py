@@ -541,7 +541,10 @@ class AgentOperations(ByVerb):
                 raise self._silent(f'did not end its processes within {timeout:g} s') from None
             return self._count_ended(reply)
 
-        return Pending(finish, lambda: call.has_ended or deadline.has_expired())
+        def wait(until: Deadline) -> bool:
+            return call.wait_ready(until.earlier(deadline.as_timeout())) or deadline.has_expired()
+
+        return Pending(finish, lambda: call.has_ended or deadline.has_expired(), wait)
 
     def _count_ended(self, reply: Reply) -> int:
         """Return how many processes were ended, as the agent reports it; raise where not all is well afterwards."""

@@ -99,7 +99,7 @@ _KERNEL_VERBS = frozenset(
     {'create_kernel', 'execute_cell', 'list_kernels', 'list_variables', 'restart_kernel', 'stream_cell'}
 )
 
-CLEANED: Pending[None] = Pending(lambda: None, lambda: True)
+CLEANED: Pending[None] = Pending.done(None)
 
 
 class Sandbox(ABC):

@@ -133,10 +133,18 @@ class Pending(Generic[R]):
         finish: Waits for its end, at most as long as it may take, and returns its result or raises its error. May be called
             more than once, and by several threads.
         has_ended: Whether `finish` would not wait.
+        wait: Returns the same, as soon as that is so or a deadline has passed; raises `CallCancelledError` where the caller's
+            work is cancelled meanwhile. The pending work continues then.
     """
 
     finish: Callable[[], R]
     has_ended: Callable[[], bool]
+    wait: Callable[[Deadline], bool]
+
+    @classmethod
+    def done(cls, result: R) -> Pending[R]:
+        """Return work that has ended, with its result."""
+        return cls(lambda: result, lambda: True, lambda deadline: True)
 
 
 @runtime_checkable

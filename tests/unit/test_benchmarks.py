@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import goals, report
+from benchmarks import earlier, goals, report
 from benchmarks.measure import ratio, spread
+from benchmarks.parts.beside import Beside
 
 FOLDER = Path(__file__).parents[2] / 'docs' / 'benchmarks'
 
@@ -50,3 +51,25 @@ def test_a_ratio_is_of_each_round_so_that_a_slow_round_counts_once() -> None:
 
 def test_spread_is_the_median_between_quartiles() -> None:
     assert spread([3, 1, 2, 4, 5]) == {'median': 3, 'low': 2, 'high': 4, 'least': 1, 'count': 5}
+
+
+def test_what_was_measured_of_both_commits_is_compared_round_by_round() -> None:
+    part = Beside([], scale=1.0)
+    part.calls = {
+        'true': {
+            'enclave, bubblewrap': [1.0, 4.0, 2.0],
+            'enclave, bubblewrap, before': [2.0, 2.0, 2.0],
+            'native': [1.0],
+        }
+    }
+    part.rates['print_one'] = {'enclave, Docker': [4.0], 'enclave, Docker, before': [2.0]}
+
+    assert list(earlier.rows(part)) == [
+        {'what': '`true`', 'way': 'enclave, bubblewrap', 'now': 2.0, 'before': 2.0, 'ratio': 1.0},
+        {'what': 'a program of four at once', 'way': 'enclave, Docker', 'now': 0.25, 'before': 0.5, 'ratio': 0.5},
+    ]
+
+
+def test_a_commit_that_git_does_not_know_is_an_error() -> None:
+    with pytest.raises(SystemExit, match='no-such-commit'), earlier.library_at('no-such-commit'):
+        pass

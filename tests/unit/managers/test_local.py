@@ -29,6 +29,7 @@ from enclave.managers import table
 from enclave.managers.local import LocalSandboxManager
 from enclave.sandboxes.base import Sandbox
 from enclave.sandboxes.sandbox_factory import SandboxFactory
+from tests.support.host import wait_until
 from tests.support.sandbox import PATIENCE, FakeBackend, FakeSandbox
 from tests.unit.managers.conftest import Manage
 
@@ -496,6 +497,21 @@ def test_a_lease_with_a_time_limit_ends(manager: LocalSandboxManager, backend: F
     assert second != first
     manager.release_sandbox(first)
     manager.release_sandbox(second)
+
+
+def test_a_lease_ends_with_its_sandbox(manager: LocalSandboxManager, backend: FakeBackend) -> None:
+    manager.initialize_pool(1, 'fake')
+    deleted = manager.acquire_sandbox()
+    assert manager.get_stats()['active_calls'] == 1
+    manager.delete_sandbox(deleted)
+    assert manager.get_stats()['active_calls'] == 0, 'a stop would wait for it'
+    manager.release_sandbox(deleted)
+
+    expired = manager.acquire_sandbox(PATIENCE, ttl=0.05)
+    wait_gone(backend, manager, expired)
+    assert wait_until(lambda: manager.get_stats()['active_calls'] == 0)
+    manager.release_sandbox(expired)
+    assert manager.get_stats()['active_calls'] == 0
 
 
 def test_a_released_lease_has_no_time_limit_left(manager: LocalSandboxManager) -> None:

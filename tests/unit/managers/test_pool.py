@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclave.cancellation import Cancellation
+from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.deadline import Deadline
 from enclave.enums import SandboxStatus
 from enclave.errors import (
@@ -20,7 +20,7 @@ from enclave.errors import (
     SandboxError,
     SandboxStartError,
 )
-from enclave.managers.pool import SETTLE_SECONDS, TRUSTED_SECONDS, Pool, Ticket
+from enclave.managers.pool import OTHER_SECONDS, SETTLE_SECONDS, TRUSTED_SECONDS, Pool, Ticket
 from enclave.sandboxes.operations import Pending
 
 PATIENCE = 120.0
@@ -507,11 +507,23 @@ class Cleaner:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.ended = threading.Event()
+        self.woken = threading.Event()
         self.error: Exception | None = None
 
     def __call__(self, sandbox: Any) -> Pending[None]:
         self.begun.append(sandbox.id)
-        return Pending(self.finish, self.ended.is_set)
+        return Pending(self.finish, self.ended.is_set, self.wait)
+
+    def end(self) -> None:
+        self.ended.set()
+        self.woken.set()
+
+    def wait(self, deadline: Deadline) -> bool:
+        with on_cancel(self.woken.set):
+            self.woken.wait(deadline.remaining())
+        if is_cancelled():
+            raise CallCancelledError('cancelled')
+        return self.ended.is_set()
 
     def finish(self) -> None:
         assert self.ended.wait(PATIENCE)
@@ -530,7 +542,7 @@ def test_giving_back_does_not_wait_for_the_cleaning_but_the_next_lease_does() ->
     waiter.start()
     waiter.join(0.05)
     assert not got, 'it is not clean yet'
-    cleaner.ended.set()
+    cleaner.end()
     waiter.join(PATIENCE)
 
     assert [each.id for each in got] == ['s1']
@@ -541,7 +553,7 @@ def test_a_sandbox_whose_cleaning_ends_badly_is_never_lent() -> None:
     cleaner = Cleaner()
     pool, supply, _ = make_pool(2, clean=cleaner)
     cleaner.error = SandboxError('its memory stays taken')
-    cleaner.ended.set()
+    cleaner.end()
     dirty = acquire(pool)
     pool.release(dirty.id)
 
@@ -572,7 +584,7 @@ def test_a_pool_that_nobody_asks_replaces_what_could_not_be_cleaned() -> None:
     assert pool.tend(clock.now) == due + SETTLE_SECONDS, 'it has not ended, so it is looked at again'
     assert supply.discarded == []
 
-    cleaner.ended.set()
+    cleaner.end()
     clock.now += SETTLE_SECONDS
     assert pool.tend(clock.now) is None
     assert (supply.discarded, supply.begun) == (['s1'], 1)
@@ -580,10 +592,85 @@ def test_a_pool_that_nobody_asks_replaces_what_could_not_be_cleaned() -> None:
 
 def test_a_cleaning_that_ended_well_is_settled_without_a_lease() -> None:
     cleaner = Cleaner()
-    cleaner.ended.set()
+    cleaner.end()
     pool, supply, clock = make_pool(1, clean=cleaner)
     pool.release(acquire(pool).id)
     clock.now += SETTLE_SECONDS
 
     assert pool.tend(clock.now) is None
     assert (supply.discarded, pool.stats()['idle']) == ([], 1)
+
+
+def test_a_lease_takes_a_clean_sandbox_rather_than_one_whose_cleaning_hangs() -> None:
+    pool, supply, clock = make_pool(2, clean=Cleaner())
+    slow = acquire(pool)
+    pool.release(slow.id)
+
+    ready = acquire(pool)
+    assert ready.id != slow.id
+    assert (pool.stats()['idle'], pool.stats()['leased'], supply.discarded) == (1, 1, [])
+
+    pool.release(ready.id)
+    clock.now += OTHER_SECONDS
+    assert given_to(pool.ask()) == ready.id, 'neither is clean, and this is the last one back'
+
+
+def test_a_lease_waits_for_a_cleaning_no_longer_than_it_may() -> None:
+    cleaner = Cleaner()
+    pool, supply, _ = make_pool(1, clean=cleaner)
+    pool.release(acquire(pool).id)
+
+    with pytest.raises(PoolExhaustedError, match='became free and clean within'):
+        acquire(pool, 0.01)
+    assert (pool.stats()['idle'], supply.discarded) == (1, [])
+    cleaner.end()
+    assert acquire(pool).id == 's1'
+
+
+def test_a_cancelled_lease_leaves_the_sandbox_that_is_being_cleaned_to_others() -> None:
+    cleaner = Cleaner()
+    pool, supply, clock = make_pool(1, clean=cleaner)
+    pool.release(acquire(pool).id)
+    work, errors = Cancellation(), []
+
+    def lease() -> None:
+        with work.applied():
+            try:
+                acquire(pool)
+            except BaseException as error:
+                errors.append(error)
+
+    waiter = threading.Thread(target=lease)
+    waiter.start()
+    work.cancel()
+    waiter.join(PATIENCE)
+
+    assert [type(error) for error in errors] == [CallCancelledError]
+    assert (pool.stats()['idle'], supply.discarded) == (1, [])
+    assert pool.tend(clock.now) == clock.now + SETTLE_SECONDS, 'its end is still looked at'
+
+
+def test_a_pool_that_closes_while_a_lease_waits_for_a_cleaning_says_so() -> None:
+    pool, _, _ = make_pool(1, clean=Cleaner())
+    pool.release(acquire(pool).id)
+    ticket = pool.ask()
+    assert ticket.member is not None
+    pool.close(ManagerStoppedError('stopped'))
+
+    with pytest.raises(ManagerStoppedError):
+        pool._is_ready(ticket, ticket.member, Deadline.after(PATIENCE))
+
+
+def test_a_late_look_at_one_cleaning_does_not_hide_the_next() -> None:
+    pool, _, _ = make_pool(1)
+    first, second = (Pending.done(None) for _ in range(2))
+    ticket = pool.ask()
+    member = ticket.member
+    assert member is not None
+
+    def given_back_meanwhile() -> None:
+        member.cleaning = second
+
+    member.cleaning = Pending(given_back_meanwhile, first.has_ended, first.wait)
+    assert pool._is_clean(member)
+    assert member.cleaning is second
