@@ -462,7 +462,9 @@ class _RequestSteps:
         if isinstance(value, RouteResponse):
             return value
         if isinstance(value, flask.Response):  # an adapter's
-            return _from_flask(value)
+            made = _from_flask(value)
+            size = sum(map(len, as_bytes(made.body)))
+            return made if size < LARGE_ANSWER else self._when_there_is_room(size, visit, context, lambda: made)
         if isinstance(value, Text):
             return RouteResponse((value.text.encode(),), media_type=value.media_type)
         early = visit.early

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 import requests
 
@@ -24,6 +25,7 @@ from enclave.managers.manager_config import SandboxManagerConfig
 from enclave.managers.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from enclave.rulings import SHARED
 from enclave.sandboxes.kinds import KINDS, SandboxKind, register_kind
+from enclave.server.adapters import sandbox_fusion
 from enclave.server.auth import ApiKey
 from enclave.server.route import ROUTES, Route
 from enclave.server.serve import create_server
@@ -585,6 +587,27 @@ def test_a_body_has_one_length(serve: Serve, head: str) -> None:
     assert answer.split(b' ', 2)[1] == b'400'
     assert answer.count(b'HTTP/1.') == 1
     assert b'"status"' not in answer
+
+
+def test_a_large_answer_of_an_adapter_holds_what_it_takes_until_it_is_sent(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 16 << 20
+
+    def list_much(context: Any) -> flask.Response:
+        """List much."""
+        return flask.Response(bytes(size))
+
+    path, adapter = '/run_code/much', sandbox_fusion.ADAPTER
+    monkeypatch.setitem(ROUTES, 'much', Route(name='much', method='GET', path=path, handler=list_much, adapter=adapter))
+    server = serve()
+    lanes = server.service.lanes
+
+    with requests.get(f'{server.url}{path}', stream=True, timeout=PATIENCE) as answer:
+        assert answer.status_code == 200, answer.text
+        assert wait_until(lambda: lanes.memory_held >= size)
+        assert len(answer.content) == size
+    assert wait_until(lambda: lanes.memory_held == 0)
 
 
 def test_a_route_that_is_added_is_described_and_takes_its_body(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

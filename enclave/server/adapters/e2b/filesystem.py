@@ -141,23 +141,30 @@ def e2b_list_dir(context: Context, body: RawBody) -> dict[str, Any]:
     return {'entries': [as_entry(context, sandbox, info) for info in _walk(sandbox, path, min(depth, MAX_DEPTH), most)]}
 
 
+MOST_PATHS = 16 << 20
+"""How many characters all paths of a listing may have together: a guest may make each as long as it likes."""
+
+
 def _walk(sandbox: Sandbox, path: str, depth: int, most: int) -> list[PathInfo]:
     """Return the entries of a directory, level by level, none of those that symlinks lead to."""
     list_dir = verb(sandbox, 'list_dir')
     found: list[PathInfo] = []
-    level = [path]
+    size, level = 0, [path]
     for _ in range(depth):
         below: list[PathInfo] = []
         for each in level:
             try:
                 entries = list_dir(each, max_entries=most + 1)
                 below += [info.model_copy(update={'path': posixpath.join(each, info.path)}) for info in entries]
+                size += sum(len(each) + len(info.path) for info in entries)
             except (SandboxPathError, SandboxPathNotFoundError) as error:
                 # below, one that may not be read or has gone is listed and not looked into
                 if each == path or error.details.get('max_entries') is not None:
                     raise
             if len(found) + len(below) > most:
                 raise InvalidArgumentError(f'there are more than {most} entries below {path!r}; list less at once')
+            if size > MOST_PATHS:
+                raise InvalidArgumentError(f'the paths of all entries below {path!r} are too long; list less at once')
         found += below
         level = [info.path for info in below if info.kind == 'directory']
         if not level:
