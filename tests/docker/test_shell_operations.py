@@ -763,6 +763,31 @@ SCENARIOS: dict[str, list[Step]] = {
         lambda s, at: s.move_path(f'{at}/renamed', f'{at}/empty', overwrite=True),
         lambda s, at: listed(s, at, recursive=True),
     ],
+    'slashes and dots at the end': [
+        lambda s, at: [s.write_file(f'{at}/{name}', name) for name in ('a', 'f', 'd/x')],
+        lambda s, at: s.execute_command('ln -s d ld; ln -s nowhere dangling', cwd=at).exit_code,
+        *(
+            step
+            for end in ('/', '//', '/.', '/..', '/../a')
+            for step in (
+                lambda s, at, end=end: s.copy_path(f'{at}/f{end}', f'{at}/new'),
+                lambda s, at, end=end: s.copy_path(f'{at}/a', f'{at}/f{end}'),
+                lambda s, at, end=end: s.copy_path(f'{at}/a', f'{at}/f{end}', overwrite=True),
+                lambda s, at, end=end: s.move_path(f'{at}/f{end}', f'{at}/new'),
+                lambda s, at, end=end: s.move_path(f'{at}/a', f'{at}/f{end}', overwrite=True),
+                lambda s, at, end=end: s.move_path(f'{at}/d', f'{at}/f{end}', overwrite=True),
+                lambda s, at, end=end: unpacked(s.get_archive(f'{at}/f{end}')),
+                lambda s, at, end=end: unpacked(s.get_archive(f'{at}/ld{end}')),
+            )
+        ),
+        lambda s, at: s.copy_path(f'{at}/ld/', f'{at}/copy'),
+        lambda s, at: s.copy_path(f'{at}/ld/', f'{at}/copy', recursive=True),
+        lambda s, at: s.copy_path(f'{at}/ld/', f'{at}/copy', recursive=True),
+        lambda s, at: s.move_path(f'{at}/ld/', f'{at}/moved'),
+        lambda s, at: [s.copy_path(f'{at}/a', f'{at}/dangling/', overwrite=overwrite) for overwrite in (False, True)],
+        lambda s, at: s.move_path(f'{at}/d/', f'{at}/fresh/'),
+        lambda s, at: listed(s, at, recursive=True),
+    ],
     'copying': [
         lambda s, at: [s.write_file(f'{at}/{name}', name, mode=0o750) for name in ('a', 'b', 'd/x', 'd/s/z', 'e/d/y')],
         lambda s, at: s.execute_command('ln -s a l; ln -s d ld; ln -s nowhere dangling; mkfifo p d2p', cwd=at).exit_code,

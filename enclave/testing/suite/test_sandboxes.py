@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import stat
@@ -912,6 +913,34 @@ def test_moving_does_not_overwrite_by_accident(sandbox: AgentBackedSandbox, plac
     sandbox.move_path(f'{place}/one', f'{place}/two', overwrite=True)
     assert sandbox.read_file(f'{place}/two') == b'1'
     assert not sandbox.path_exists(f'{place}/one')
+
+
+@pytest.mark.parametrize('end', ['/', '//', '/.', '/..'])
+def test_no_file_is_reached_as_a_directory(sandbox: AgentBackedSandbox, place: str, end: str) -> None:
+    sandbox.write_file(f'{place}/file', 'old')
+    sandbox.write_file(f'{place}/other', 'new')
+    name = f'{place}/file{end}'
+    for call in (
+        lambda: sandbox.copy_path(f'{place}/other', name, overwrite=True),
+        lambda: sandbox.move_path(f'{place}/other', name, overwrite=True),
+        lambda: sandbox.copy_path(name, f'{place}/copy'),
+        lambda: sandbox.move_path(name, f'{place}/moved'),
+        lambda: sandbox.get_archive(name),
+        lambda: sandbox.read_file(name),
+    ):
+        with pytest.raises(SandboxPathError, match=re.escape(f'Not a directory: {name!r}')):
+            call()
+    with pytest.raises(SandboxPathError, match=re.escape(f'Is a directory: {name!r}')):
+        sandbox.write_file(name, 'new')
+    assert {each.path: sandbox.read_file(f'{place}/{each.path}') for each in sandbox.list_dir(place)} == {
+        'file': b'old',
+        'other': b'new',
+    }
+
+
+def test_moving_what_is_not_there_names_it(sandbox: AgentBackedSandbox, place: str) -> None:
+    with pytest.raises(SandboxPathNotFoundError, match=re.escape(f'{place}/nothing')):
+        sandbox.move_path(f'{place}/nothing', f'{place}/new')
 
 
 def make_tree(root: Path) -> None:

@@ -68,6 +68,7 @@ nl='
 '
 fail() { printf 'errno=%s\n' "$1" >&2; exit 1; }
 there() { [ -e "$1" ] || [ -L "$1" ]; }
+ends_well() { case $1 in */) ! there "${1%"${1##*[!/]}"}" ;; esac; }
 enter() { cd -P "$1" 2>/dev/null || { ls -d "$1/." >/dev/null && fail 13; exit 1; }; }
 """
 )
@@ -532,7 +533,9 @@ MOVE = (
     + r"""
 s=$1 t=$2
 there "$s" || { printf 'source\n' >&2; stat -c %s -- "$s"; exit 1; }
-[ ! -d "$t" ] || t=${t%/}/$3
+case $s in */) s=${s%"${s##*[!/]}"} s=${s:-/}; [ ! -L "$s" ] || { printf 'source\n' >&2; fail 20; } ;; esac
+if [ -d "$t" ]; then t=${t%/}/$3; else ends_well "$t" || fail 20; fi
+case $t in */) if [ -d "$s" ] && [ ! -L "$s" ]; then t=${t%"${t##*[!/]}"}; fi ;; esac
 if there "$t"; then
   [ -n "$4" ] || fail 17
   [ "$s" != "$t" ] || exit 0
@@ -556,8 +559,10 @@ COPY_PATH = (
     + r"""
 b=$1 s=${2%"${2##*[!/]}"} t=${3%"${3##*[!/]}"}
 s=${s:-/} t=${t:-/}
-there "$s" || { printf 'first\n' >&2; stat -c %s -- "$s"; exit 1; }
-[ ! -d "$t" ] || t=${t%/}/${s##*/}
+n=${s##*/}
+there "$2" || { printf 'first\n' >&2; stat -c %s -- "$2"; exit 1; }
+case $2 in */) [ ! -L "$s" ] || s=$s/. ;; esac
+if [ -d "$t" ]; then t=${t%/}/$n; else ends_well "$3" || fail 20; fi
 if there "$t"; then [ -n "$5" ] || fail 17; fi
 case $t in */*) d=${t%/*}/ ;; *) d=./ ;; esac
 [ -d "$d" ] || { ls -d "$d." >/dev/null; exit 1; }
