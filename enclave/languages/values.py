@@ -33,6 +33,9 @@ DEFAULT_OUTPUT_LIMIT = 64 << 20
 DEFAULT_FETCH_BYTES = 16 << 20
 """How much of files is fetched at most, all together, unless the request says otherwise."""
 MOST_FILES = 1000
+_LONGEST_NAME = 255
+_LONGEST_PATH = 3072
+"""In bytes; Linux takes 4096 with the directories above."""
 PATIENCE = 9.0
 """A program may take so many times its time limit longer, as far as it was ready to run and no processor was free for it."""
 
@@ -105,6 +108,16 @@ def check_relative(path: Any, name: str) -> str:
     return path
 
 
+def _check_name(path: str, place: PurePosixPath, name: str) -> None:
+    """Check that a file can have a name, before any is written."""
+    if path.endswith('/'):
+        raise InvalidArgumentError(f'{name}: {quoted(path)} names a directory; leave the slash at its end out')
+    if len(as_bytes(path)) > _LONGEST_PATH or any(len(as_bytes(part)) > _LONGEST_NAME for part in place.parts):
+        raise InvalidArgumentError(
+            f'{name}: {quoted(path)} is too long a path; {_LONGEST_NAME} bytes are the most for a name, {_LONGEST_PATH} for all'
+        )
+
+
 def _check_files(value: Any, name: str) -> None:
     if not isinstance(value, dict):
         raise InvalidArgumentError(f'{name} must be a dict of paths to contents, not {quoted(value)}')
@@ -113,6 +126,7 @@ def _check_files(value: Any, name: str) -> None:
     places: set[PurePosixPath] = set()
     for path, data in value.items():
         place = PurePosixPath(check_relative(path, name))
+        _check_name(path, place, name)
         if not isinstance(data, bytes):
             raise InvalidArgumentError(f'{name}[{quoted(path)}] must be bytes or text, not {type(data).__name__}')
         places.add(place)

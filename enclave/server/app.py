@@ -58,12 +58,14 @@ from enclave.server.direct import (
 )
 from enclave.server.early import EARLY_KEY, EarlyResponse
 from enclave.server.faults import (
+    QUERY_LIMIT,
     NoSuchRouteError,
     UnsupportedMediaTypeError,
     extra_headers,
     shown_error,
     status_of,
     too_large,
+    too_many_parameters,
 )
 from enclave.server.idempotency import Entry, StoredResponse
 from enclave.server.lanes import CALL_PATIENCE_SECONDS
@@ -94,7 +96,6 @@ _NAMES = random.Random()
 _NOT_KEPT = frozenset({'too-many-requests', 'manager-stopped', 'authentication', 'server', 'cancelled'})
 """Codes of answers that say nothing of the work, so that a repeat may do it."""
 _BINARY = ('application/proto', 'application/connect+proto')
-_QUERY_LIMIT = 64
 _PROTOCOL = str(PROTOCOL_VERSION)
 _SMALL_BODY = 64 << 10
 _BODY_FACTOR = 4
@@ -645,9 +646,9 @@ def _query_arguments(request: Any) -> dict[str, list[str]]:
         return {}
     text = raw.decode('latin-1')
     try:
-        return parse_qs(text, keep_blank_values=True, errors='surrogateescape', max_num_fields=_QUERY_LIMIT)
+        return parse_qs(text, keep_blank_values=True, errors='surrogateescape', max_num_fields=QUERY_LIMIT)
     except ValueError:
-        raise InvalidArgumentError(f'the query has more than {_QUERY_LIMIT} parameters') from None
+        raise too_many_parameters() from None
 
 
 def _idempotency_key(visit: Visit) -> str | None:

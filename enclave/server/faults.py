@@ -7,7 +7,7 @@ server, or what it stands on, could not do its part.
 from __future__ import annotations
 
 from enclave import errors
-from enclave.errors import EnclaveError, RequestTooLargeError
+from enclave.errors import EnclaveError, InvalidArgumentError, RequestTooLargeError
 from enclave.managers.protocol import ErrorResponse, error_response
 from enclave.server.hiding import without_host
 
@@ -59,7 +59,12 @@ _STATUSES[UnsupportedMediaTypeError] = 415
 
 
 def status_of(error: BaseException) -> int:
-    """Return the HTTP status for an exception: that of the nearest class in the table; 500 for what is not ours."""
+    """Return the HTTP status for an exception: that of the nearest class in the table; 500 for what is not ours.
+
+    What an engine finds wrong with what it was asked (400) is the client's mistake, not the engine's failure.
+    """
+    if isinstance(error, errors.EngineError) and error.details.get('status') == 400:
+        return 422
     for cls in type(error).__mro__:
         if cls in _STATUSES:
             return _STATUSES[cls]
@@ -90,3 +95,12 @@ def too_large(limit: int) -> RequestTooLargeError:
         f'the body of the request is larger than the {limit} bytes that this server allows',
         details={'max_bytes': limit},
     )
+
+
+QUERY_LIMIT = 64
+"""How many parameters a query may have."""
+
+
+def too_many_parameters() -> InvalidArgumentError:
+    """Return the error of a query with more parameters than are read."""
+    return InvalidArgumentError(f'the query has more than {QUERY_LIMIT} parameters')

@@ -49,6 +49,25 @@ _HOP_BY_HOP = frozenset(
         'upgrade',
     }
 )
+_OF_THE_ORIGIN = frozenset(
+    {
+        'accept-ch',
+        'alt-svc',
+        'clear-site-data',
+        'content-security-policy',
+        'expect-ct',
+        'nel',
+        'origin-agent-cluster',
+        'public-key-pins',
+        'report-to',
+        'reporting-endpoints',
+        'service-worker-allowed',
+        'set-cookie',
+        'set-cookie2',
+        'strict-transport-security',
+    }
+)
+"""Headers by which a page would rule more than itself: all that has this server's name, other sandboxes' pages too."""
 _ADDRESS = re.compile(r'(/sandbox/[^/]+|/e2b)/port/[0-9]+/')
 _SECRETS = frozenset({'x-api-key', 'x-access-token', 'e2b-traffic-access-token', 'e2b-sandbox-id', 'e2b-sandbox-port'})
 
@@ -183,17 +202,37 @@ def _answer(connection: Connection, method: str, first: bytes, *, own_origin: bo
         response.begin()
         if response.status < 200:
             raise http.client.BadStatusLine(str(response.status))
+        length = _length(response)
     except (http.client.HTTPException, ValueError) as error:
         raise PortError(f'what listens there does not answer in HTTP: {type(error).__name__}') from None
+    dropped = {*_HOP_BY_HOP, 'content-length', *(() if own_origin else _OF_THE_ORIGIN)}
     headers = [
         (name, value)
         for name, value in response.getheaders()
-        if name.lower() not in _HOP_BY_HOP and (own_origin or name.lower() != 'set-cookie') and value.isprintable()
+        if name.lower() not in dropped and name.isprintable() and value.isprintable()
     ]
+    if length is not None:
+        headers.append(('Content-Length', length))
     if not own_origin:
-        headers = [pair for pair in headers if pair[0].lower() != 'content-security-policy']
         headers.append(('Content-Security-Policy', GUEST_PAGE))
     return Streamed(_body(connection, response), '', status=response.status, headers=tuple(headers))
+
+
+def _length(response: http.client.HTTPResponse) -> str | None:
+    """Return how long the body of an answer is by its head; None where its end says so.
+
+    Raises:
+        ValueError: The head says nothing that can be meant, or two things.
+    """
+    if response.chunked:
+        return None
+    found = set(response.headers.get_all('Content-Length', ()))
+    if not found:
+        return None
+    length = found.pop()
+    if found or not re.fullmatch('[0-9]{1,18}', length):
+        raise ValueError('Content-Length')
+    return length
 
 
 def _body(connection: Connection, response: http.client.HTTPResponse) -> Iterator[bytes]:

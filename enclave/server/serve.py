@@ -76,7 +76,14 @@ from enclave.server.auth import (
 from enclave.server.bodies import LiveBody
 from enclave.server.direct import as_bytes
 from enclave.server.early import EARLY_KEY, Rest
-from enclave.server.faults import extra_headers, shown_error, status_of, too_large
+from enclave.server.faults import (
+    QUERY_LIMIT,
+    extra_headers,
+    shown_error,
+    status_of,
+    too_large,
+    too_many_parameters,
+)
 from enclave.server.policy import Policy
 from enclave.server.ports import RAW_KEY, takes_upgrade
 from enclave.server.readiness import NearServer, Readiness
@@ -188,6 +195,9 @@ class _HeadCheck:
                 self._identify(request)
             except (AuthenticationError, InvalidArgumentError) as error:
                 return error
+            except Exception:  # waitress would close the connection without an answer
+                logger.exception('a request whose head had come could not be looked at')
+                return ServerError('the server failed; its log says why')
         return too_large(limit) if size > limit else None
 
     def _identify(self, request: Any) -> None:
@@ -196,7 +206,10 @@ class _HeadCheck:
         if adapter is None:
             self._authenticator.identify(headers)
             return
-        query = dict(parse_qsl(request.query, keep_blank_values=True, max_num_fields=64))
+        try:
+            query = dict(parse_qsl(request.query, keep_blank_values=True, max_num_fields=QUERY_LIMIT))
+        except ValueError:
+            raise too_many_parameters() from None
         adapter.identify(self._service, Head(method=request.command, path=request.path, query=query, headers=headers))
 
 
@@ -236,7 +249,10 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
 
     def parse_header(self, header_plus: bytes) -> None:
         _check_framing(header_plus)
-        super().parse_header(header_plus)
+        try:
+            super().parse_header(header_plus)
+        except ValueError:  # more digits than Python makes a number of
+            raise ParsingError('Content-Length is invalid') from None
         if self.locate is not None:
             place, named = self.locate(self.headers.get('HOST', ''), self.path)
             self.path = place

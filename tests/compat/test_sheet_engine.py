@@ -204,6 +204,10 @@ def test_files_travel_in_the_documented_order_and_no_call_reads_the_host(tmp_pat
                     await sandbox.put_archive('/x', refused)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match='target_dir'):
                 await sandbox.put_archive('', packed.getvalue())
+            with pytest.raises(RuntimeError, match='not permitted'):
+                await sandbox.put_file('/proc/new', 'x')
+            with pytest.raises(RuntimeError, match='/proc/packed'):
+                await sandbox.put_archive('/proc', packed.getvalue())
             assert await sandbox.put_archive('/new/dir', packed.getvalue()) is True
             assert (await read('cat /new/dir/packed')).stdout == 'of the host'
             assert await sandbox.put_dir(tmp_path / 'tree', '/tree') is True

@@ -47,6 +47,17 @@ def test_cpu_limit_sets_the_quota() -> None:
     assert found['HostConfig']['NanoCpus'] == 500_000_000
 
 
+def test_a_cpu_limit_beyond_the_engines_processors_is_all_of_them() -> None:
+    engine = get_engine()
+    engine.memory.pop('cpus', None)
+    for command in (None, ['sleep', 'infinity']):
+        with DockerSandbox({'cpu_limit': 100_000, 'command': command, 'network_enabled': False}) as sandbox:
+            found = sandbox.backend.inspect(engine, sandbox.backend.container)
+
+        assert found is not None
+        assert found['HostConfig']['NanoCpus'] == engine.describe().cpus * 1_000_000_000
+
+
 def test_pids_limit_stops_a_crowd() -> None:
     program = (
         'import os, signal\n'
@@ -169,6 +180,12 @@ def test_user_runs_everything_and_owns_the_working_directory() -> None:
 
         assert result.stdout == '1000\n1000\n1000\n'
         assert 'Permission denied' in result.stderr
+
+
+@pytest.mark.parametrize(('user', 'what'), [('nosuch', "user 'nosuch'"), ('0:nosuch', "group 'nosuch'")])
+def test_a_user_that_the_image_does_not_have_is_named(user: str, what: str) -> None:
+    with pytest.raises(SandboxStartError, match=f'has no {what}'), DockerSandbox({'user': user}):
+        pass
 
 
 def test_capabilities_are_the_few_that_installing_packages_needs() -> None:

@@ -315,6 +315,7 @@ HEAD = b'POST /sandbox/create HTTP/1.1\r\nHost: localhost\r\nContent-Type: appli
         HEAD + b'Content-Length: +5\r\n\r\nhello',
         HEAD + b'Content-Length: 5, 5\r\n\r\nhello',
         HEAD + b'Content-Length: -1\r\n\r\n',
+        HEAD + b'Content-Length: ' + b'9' * 5000 + b'\r\n\r\n',
         HEAD + b'Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n',
         HEAD + b'Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n',
         HEAD + b'Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n',
@@ -337,6 +338,30 @@ def test_smuggling_is_refused_and_the_connection_closed(serve: Serve, request_by
     assert b'smuggled' not in answer
     body = json.loads(answer.partition(b'\r\n\r\n')[2])
     assert set(body) == {'code', 'message', 'details', 'detail'}
+
+
+@pytest.mark.parametrize('path', ['/run_code', '/e2b/sandboxes', '/e2b/files'])
+@pytest.mark.parametrize(
+    ('query', 'key', 'status'),
+    [
+        ('a=1&' * 70, 'X-API-Key: a-secret-of-some-length', 400),
+        ('a=1&' * 70, 'X-API-Key: no-key-of-this-server', 400),
+        ('', 'Authorization: Basic \xff', 401),
+    ],
+)
+def test_a_head_that_cannot_be_read_is_answered(
+    serve: Serve, path: str, query: str, key: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(api_key='a-secret-of-some-length')
+    head = f'POST {path}?{query} HTTP/1.1\r\nHost: localhost\r\n{key}\r\nConnection: close\r\n'
+
+    chunked = talk(server.port, f'{head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n'.encode('latin-1'))
+    short = talk(server.port, f'{head}Content-Length: 2\r\n\r\n{{}}'.encode('latin-1'))
+
+    assert int(chunked.split(b' ', 2)[1]) == status, chunked
+    if not query:
+        assert int(short.split(b' ', 2)[1]) == status, short
+    assert 'Traceback' not in caplog.text
 
 
 def test_a_stranger_sends_no_large_body(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

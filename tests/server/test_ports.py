@@ -37,7 +37,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header('Set-Cookie', 'a=b')
         self.send_header('X-Own', 'yes')
         self.send_header('Content-Security-Policy', 'default-src *')
-        self.send_header('Content-Length', str(len(reported)))
+        lengths = [str(len(reported))]
+        if self.path.startswith('/lengths/'):
+            lengths = self.path.removeprefix('/lengths/').split('+')
+        for name in ('Clear-Site-Data', 'NEL', 'Report-To', 'Alt-Svc', 'Strict-Transport-Security'):
+            self.send_header(name, 'x')
+        for length in lengths:
+            self.send_header('Content-Length', length)
         self.end_headers()
         if self.command != 'HEAD':
             self.wfile.write(reported)
@@ -104,6 +110,28 @@ def test_a_guests_page_has_no_rights_of_the_server(server: SandboxServer, sandbo
     assert answer.headers['Content-Security-Policy'].startswith('sandbox ')
     assert 'allow-same-origin' not in answer.headers['Content-Security-Policy']
     assert 'Set-Cookie' not in answer.headers
+    everywhere = {'Clear-Site-Data', 'NEL', 'Report-To', 'Alt-Svc', 'Strict-Transport-Security'}
+    assert not everywhere & set(answer.headers), 'a guest would rule all that has the name of the server'
+
+
+@pytest.mark.parametrize('lengths', ['-5', 'abc', '1+2', '5,5', '9' * 4400])
+def test_an_answer_whose_length_cannot_be_meant_is_no_answer(
+    server: SandboxServer, sandbox: Verbs, lengths: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = requests.get(f'{server.url}/sandbox/{sandbox.id}/port/8080/lengths/{lengths}', headers=HEADERS, timeout=60)
+
+    assert answer.status_code == 502, answer.text
+    assert answer.json()['code'] == 'port'
+    assert 'Traceback' not in caplog.text
+
+
+def test_an_answer_that_says_its_length_twice_has_it(server: SandboxServer, sandbox: Verbs) -> None:
+    url = f'{server.url}/sandbox/{sandbox.id}/port/8080/lengths/2+2'
+
+    answer = requests.get(url, headers=HEADERS, timeout=60)
+
+    assert answer.headers['Content-Length'] == '2'
+    assert answer.text == "('"
 
 
 def test_a_name_of_the_domain_reaches_the_port_with_the_sandboxs_token(server: SandboxServer, sandbox: Verbs) -> None:

@@ -115,6 +115,8 @@ def test_a_file_too_large_to_fetch_is_named(server: SandboxServer) -> None:
         {'code': 'x', 'run_timeout': 'soon'},
         {'code': 'x', 'files': {'a': 'not base64!'}},
         {'code': 'x', 'files': {'../a': ''}},
+        {'code': 'x', 'files': {'a/': ''}},
+        {'code': 'x', 'files': {'a' * 256: ''}},
         {'code': 'x', 'files': 'a'},
         {'code': 'x', 'fetch_files': 'a'},
     ],
@@ -266,6 +268,13 @@ def test_cells_run_one_after_another(server: SandboxServer) -> None:
     assert answer['cells'][1]['display'] == [{'text/plain': '5'}]
     assert answer['cells'][2]['stderr'] == 'err'
     assert (answer['cells'][3]['error'][0]['ename'], answer['cells'][3]['error'][0]['evalue']) == ('ValueError', 'x')
+
+
+@pytest.mark.parametrize('cells', [['print(6 * 7)'], []])
+def test_the_default_policy_takes_as_few_cells_as_there_may_be(server: SandboxServer, cells: list[str]) -> None:
+    answer = ask(server, '/run_jupyter', cells=cells)
+
+    assert (answer['status'], [cell['stdout'] for cell in answer['cells']]) == ('Success', ['42\n'] * len(cells))
 
 
 def test_cells_have_a_time_limit(server: SandboxServer) -> None:

@@ -58,10 +58,14 @@ START_SECONDS = 60.0
 LOST_SECONDS = 60.0
 """For how long a container is looked for whose creation was asked for, and not answered."""
 
+_NO_USER = re.compile(r'unable to find (user|group) (.*?): no matching entries', re.DOTALL)
 _NO_PYTHON = re.compile(r'python3.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SHELL = re.compile(r'"?sh"?.*(executable file not found|no such file)', re.IGNORECASE | re.DOTALL)
 _NO_SYSCTL = re.compile(r'sysctl|disable_ipv6', re.IGNORECASE)
 _NO_IPV6 = 'cannot set kernel parameters'
+_FEW_CPUS = re.compile(r'range of cpus is from', re.IGNORECASE)
+_MAX_REPEATS = 2
+"""How often a start is repeated without what the engine refused."""
 _WAITING = re.compile(r'(ba|da|a|z|k|c|tc|fi)?sh|i?python[0-9.]*|pypy[0-9.]*|node|irb|php|julia|R|ghci|jshell')
 """Programs that alone, without arguments, do nothing but wait for somebody to type."""
 _ALREADY_REMOVING = re.compile(r'removal of container .* is already in progress', re.IGNORECASE)
@@ -152,12 +156,13 @@ class DockerBackend(Backend):
 
     def _begin(self, engine: Engine) -> Operations:
         sweep_once(engine)
-        try:
-            return self._make(engine)
-        except EngineError as error:
-            if not self._may_try_again(engine, error):
-                raise
-        self._abandon()
+        for _ in range(_MAX_REPEATS):
+            try:
+                return self._make(engine)
+            except EngineError as error:
+                if not self._may_try_again(engine, error):
+                    raise
+            self._abandon()
         return self._make(engine)
 
     def _may_try_again(self, engine: Engine, error: EngineError) -> bool:
@@ -165,6 +170,10 @@ class DockerBackend(Backend):
         if _NO_IPV6 not in engine.memory and _NO_SYSCTL.search(error.message):
             logger.info('sandbox %s: the engine sets no kernel parameters (%s); doing without', self.id, error.message)
             engine.memory[_NO_IPV6] = True
+            return True
+        if _FEW_CPUS.search(error.message) and 0 < self._count_cpus(engine) < self.config.cpu_limit:
+            # Written on a larger machine, or a default: more than there are is as good as all that there are.
+            logger.info('sandbox %s: cpu_limit is %g, and the engine has fewer', self.id, self.config.cpu_limit)
             return True
         if self._network and 'network' in error.message.lower():
             # Our bridge may have been removed between two requests.
@@ -366,8 +375,18 @@ class DockerBackend(Backend):
         return False
 
     def _start_container(self, engine: Engine) -> None:
-        with engine.translate(f'start sandbox {self.id}'):
-            engine.api.start(self.container)
+        try:
+            with engine.translate(f'start sandbox {self.id}'):
+                engine.api.start(self.container)
+        except EngineError as error:
+            unknown = _NO_USER.search(error.message)
+            if unknown is None:
+                raise
+            raise SandboxStartError(
+                f'sandbox {self.id}: the image {self.config.image!r} has no {unknown[1]} {unknown[2]!r}; '
+                'set user to one that it has, or to a number',
+                details=error.details,
+            ) from None
 
     # Create -----------------------------------------------------------------------------------------------------------
 
@@ -433,6 +452,7 @@ class DockerBackend(Backend):
             start_mark=self._start_mark,
             network=network,
             cpus=None if claim is None else claim.cpus,
+            cpu_limit=min(self.config.cpu_limit, engine.memory.get('cpus') or self.config.cpu_limit),
             sets_sysctls=_NO_IPV6 not in engine.memory,
         )
 

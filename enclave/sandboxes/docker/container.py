@@ -30,6 +30,7 @@ def container_body(
     start_mark: str,
     network: str,
     cpus: Sequence[int] | None,
+    cpu_limit: float,
     sets_sysctls: bool,
 ) -> dict[str, Any]:
     """Return the body of "create a container" (Docker Engine API).
@@ -39,6 +40,7 @@ def container_body(
         start_mark: The value of `LABEL_START`.
         network: The engine's network mode.
         cpus: The processors that the container has, where no agent chooses some for each call.
+        cpu_limit: The configuration's, or how many processors the engine has if those are fewer: it refuses more.
         sets_sysctls: Whether the engine takes kernel parameters.
     """
     config: DockerSandboxConfig = spec.config
@@ -53,7 +55,9 @@ def container_body(
             'enclave.type': spec.kind,
             **current_owner().labels(),
         },
-        'HostConfig': _host_config(config, network=network, is_agent=entrypoint is not None, sets_sysctls=sets_sysctls),
+        'HostConfig': _host_config(
+            config, network=network, cpu_limit=cpu_limit, is_agent=entrypoint is not None, sets_sysctls=sets_sysctls
+        ),
     }
     if cpus is not None:
         body['HostConfig']['CpusetCpus'] = ','.join(map(str, cpus))
@@ -88,7 +92,9 @@ def container_body(
     return body
 
 
-def _host_config(config: DockerSandboxConfig, *, network: str, is_agent: bool, sets_sysctls: bool) -> dict[str, Any]:
+def _host_config(
+    config: DockerSandboxConfig, *, network: str, cpu_limit: float, is_agent: bool, sets_sysctls: bool
+) -> dict[str, Any]:
     """Return the engine's HostConfig."""
     # Without a network the engine writes no line for the sandbox's own name, which programs look up at their start.
     hosts = {**({} if config.network_enabled else {HOST_NAME: '127.0.0.1'}), **config.extra_hosts}
@@ -99,7 +105,7 @@ def _host_config(config: DockerSandboxConfig, *, network: str, is_agent: bool, s
         if is_agent
         else {'Type': 'json-file', 'Config': {'max-size': '1m', 'max-file': '1'}},
         'NetworkMode': network,
-        'NanoCpus': int(config.cpu_limit * 1e9),
+        'NanoCpus': int(cpu_limit * 1e9),
         'PidsLimit': config.pids_limit or -1,
         'Privileged': config.privileged,
         'ReadonlyRootfs': config.read_only,

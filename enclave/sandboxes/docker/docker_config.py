@@ -156,6 +156,11 @@ def _check_ulimits(value: Any, name: str) -> None:
             raise ConfigurationError(
                 f'{name}[{quoted(limit)}] must be a whole number or (soft, hard), not {quoted(bounds)}'
             )
+        soft, hard = (_ULIMIT if each == -1 else each for each in bounds)
+        if soft > hard:
+            raise ConfigurationError(
+                f'{name}[{quoted(limit)}]: the soft limit is above the hard one in {quoted(bounds)}'
+            )
 
 
 def _as_ulimits(value: Ulimits | None) -> Any:

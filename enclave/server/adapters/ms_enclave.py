@@ -28,6 +28,7 @@ from attrs import Factory, define
 import enclave
 from enclave.cancellation import on_cancel
 from enclave.config import MIB, parse_size
+from enclave.deadline import FOREVER_SECONDS
 from enclave.enums import SandboxStatus
 from enclave.errors import (
     CallCancelledError,
@@ -564,7 +565,7 @@ class _TenantPool:
                 self._changed.notify_all()
 
     def _take(self, tenant: Tenant, timeout: float) -> Any:
-        place, give_up_at = object(), time.monotonic() + timeout
+        place, give_up_at = object(), time.monotonic() + min(timeout, FOREVER_SECONDS)
         cancelled = threading.Event()
 
         def cancel() -> None:
@@ -701,5 +702,5 @@ def _number(text: str | None, name: str, kind: type[int] | type[float]) -> float
         return found
     except (ValueError, OverflowError):
         word = 'integer' if kind is int else 'number'
-        message = f'Input should be a valid {word}, unable to parse string as a {word}'
+        message = f'Input should be a valid {word}, unable to parse string as {"an" if kind is int else "a"} {word}'
         raise _misfit(('query', name), message, text, f'{kind.__name__}_parsing') from None

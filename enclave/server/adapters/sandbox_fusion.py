@@ -28,6 +28,7 @@ from attrs import define, field, frozen
 
 from enclave.cancellation import Cancellation
 from enclave.config import DEFAULT_OUTPUT_BYTES, as_dict, is_a, refuses_unknown_keys, whole_number
+from enclave.deadline import check_timeout
 from enclave.enums import ExecutionStatus
 from enclave.errors import (
     AuthenticationError,
@@ -109,7 +110,7 @@ class SandboxFusion(Adapter):
         if scheme.lower() == 'basic' and service.authenticator.needs_key:
             try:
                 password = base64.b64decode(token.strip(), validate=True).decode('utf-8').partition(':')[2]
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:
                 raise AuthenticationError('the Authorization header is not that of HTTP Basic') from None
             return Identity(service.authenticator.identify({API_KEY_HEADER: password}))
         return Identity(service.authenticator.identify(head.headers))
@@ -231,7 +232,7 @@ def code_request(sent: Mapping[str, Any]) -> CodeRequest:
         fetch_files=_names_of(sent.get('fetch_files')),
         compile_timeout=_seconds(sent.get('compile_timeout'), 'compile_timeout', DEFAULT_SECONDS),
         timeout=seconds,
-        cpu_time_limit=seconds or None,
+        cpu_time_limit=check_timeout(seconds),
         memory_limit=_memory(sent.get('memory_limit_MB')),
     )
 
@@ -379,6 +380,7 @@ def _run_cells(context: Context, asked: _CellsRequest) -> dict[str, Any]:
     options = {'tools_config': {}} if not kind.is_notebook else made.config.non_default_options()
     # What all cells give is one answer, so each has its part of what one may hold.
     most = max(_LEAST_CELL_BYTES, _ANSWER_BYTES // max(1, len(asked.cells)))
+    most = min(most, service.policy.max_display_bytes or most)
     options = {**options, 'max_display_bytes': min(most, options.get('max_display_bytes', most))}
     context.held.enter_context(service.lanes.holding(tenant.name, 5 * most * len(asked.cells)))
     config = service.checked(tenant, notebook, options).config

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import posixpath
+import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -113,11 +116,19 @@ class DockerSandbox(CoreBackedSandbox):
             engine, container = get_engine(), core.backend.container
             engine.run_as_root(container, ['mkdir', '-p', '--', target_dir])
             engine.write_archive(container, target_dir, [data])
+            name = _first_file(data)
+            if name is not None:  # below /proc and the like the engine writes where no program sees it
+                engine.run_as_root(container, ['test', '-e', posixpath.join(target_dir, name)])
 
         try:
             await run(unpack)
         except EnclaveError:
             raise error from None
+
+
+def _first_file(data: bytes) -> str | None:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return next((member.name for member in archive if member.isfile()), None)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,8 @@ class ValidationError(ConfigurationError):
         for each in problems:
             shown = repr(each.value)
             shown = shown if len(shown) <= _MAX_SHOWN else f'{shown[:_MAX_SHOWN]}...'
-            lines += ['.'.join(map(str, each.where)), f'  {each.message} [type={each.kind}, input_value={shown}]']
+            lines += ['.'.join(map(str, each.where))] if each.where else []
+            lines += [f'  {each.message} [type={each.kind}, input_value={shown}]']
         super().__init__('\n'.join(lines))
         self.title = title
         self._problems = tuple(problems)

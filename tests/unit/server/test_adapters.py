@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from enclave.errors import EnclaveError
 from enclave.server.adapters.e2b.creation import read_wanted
+from enclave.server.adapters.ms_enclave import _TenantPool
 from enclave.server.adapters.sandbox_fusion import _cells_of, _object, code_request
 from enclave.server.route import RawBody
+from enclave.testing.kinds import wait_until
 
 DEEP: Any = []
 for _ in range(100):
@@ -102,3 +105,28 @@ def test_a_body_that_is_no_object_is_refused(data: bytes) -> None:
 
 def test_a_memory_limit_beyond_all_machines_is_none_that_matters() -> None:
     assert code_request(json.loads('{"code": "1", "memory_limit_MB": 1e300}')).memory_limit == 1 << 50
+
+
+def test_a_time_limit_beyond_all_patience_is_none() -> None:
+    request = code_request(json.loads('{"code": "1", "run_timeout": 1e300, "compile_timeout": 1e300}'))
+
+    assert request.cpu_time_limit is None
+
+
+def test_a_place_in_a_pool_is_waited_for_as_long_as_a_client_says() -> None:
+    pool = _TenantPool(members={'busy'})
+    raised: list[EnclaveError] = []
+
+    def wait() -> None:
+        try:
+            pool._take(cast(Any, None), 1e300)
+        except EnclaveError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: bool(pool._queue))
+    pool.drop('busy')
+    thread.join(60)
+
+    assert 'is empty' in raised[0].message

@@ -64,6 +64,11 @@ def test_faults_of_the_entry_travel_as_what_they_are_kinds_of() -> None:
     assert status_of(UnsupportedMediaTypeError('x')) == 415
 
 
+def test_what_an_engine_finds_wrong_is_the_clients_mistake() -> None:
+    assert status_of(ERROR_TYPES['engine']('invalid reference format', details={'status': 400})) == 422
+    assert status_of(ERROR_TYPES['engine']('out of space', details={'status': 500})) == 502
+
+
 def test_headers_say_how_to_continue() -> None:
     assert 'Bearer' in extra_headers(ERROR_TYPES['authentication']('x'), 401)['WWW-Authenticate']
     assert extra_headers(TooManyRequestsError('x', details={'retry_after': 7.2}), 429) == {'Retry-After': '7'}

@@ -117,6 +117,8 @@ def test_harmless_spellings_are_taken(option: str, given: Any, kept: Any) -> Non
         ('ulimits', {'nofile': 'many'}),
         ('ulimits', {'nofile': (1, 2, 3)}),
         ('ulimits', {'nofile': -2}),
+        ('ulimits', {'nofile': (10, 5)}),
+        ('ulimits', {'nofile': (-1, 5)}),
         ('ulimits', {'cpu': (1, 2**63)}),
         ('ulimits', ['nofile=5']),
         ('cap_add', 'NET_RAW'),
