@@ -14,7 +14,14 @@ from typing import Any
 from attrs import define, field
 
 from enclave.cancellation import is_cancelled, on_cancel
-from enclave.errors import CallCancelledError, EnclaveError, ServerError, ServerUnavailableError
+from enclave.deadline import Deadline
+from enclave.errors import (
+    CallCancelledError,
+    EnclaveError,
+    ServerError,
+    ServerUnavailableError,
+    TooManyRequestsError,
+)
 from enclave.exchange import CancellableRequest
 from enclave.languages.values import CodeRequest, CodeResult
 from enclave.managers.protocol import CancelResponse, CodeBatchRequest, CodeEvent, rebuild_error
@@ -114,9 +121,16 @@ def _run_exchange(
     transport: Any, path: str, exchange: Exchange, concurrency: int | None, timeout: float | None, pool: str | None
 ) -> Generator[Outcome[CodeResult], None, None]:
     yield from exchange.failed
-    count = len(exchange.waiting)
+    count, patience = len(exchange.waiting), Deadline.after(timeout)
     try:
-        yield from run_exchange(transport, path, exchange, concurrency=concurrency, timeout=timeout, pool=pool)
+        while True:
+            try:
+                yield from run_exchange(transport, path, exchange, concurrency=concurrency, timeout=timeout, pool=pool)
+                return
+            except TooManyRequestsError:
+                # Like a single program it waits for its turn: what is left of a batch would have no outcome otherwise.
+                if patience.has_expired():
+                    raise
     except ServerUnavailableError as error:
         if count == len(exchange.waiting) and exchange.first == next(iter(exchange.waiting)) == 0:
             raise  # nothing ever came: there is no server

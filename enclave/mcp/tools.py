@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ READ_BYTES = 256 << 10
 """How much of a text file one answer holds unless less is asked for."""
 TRANSFER_BYTES = 640 << 10
 """How many bytes one download holds: in base64 an answer stays below 1 MiB, which clients of HTTP drop."""
+ANSWER_BYTES = 960 << 10
+"""How many bytes an answer has as JSON at most, with each text in it twice: for the model, and for a program."""
 UPLOAD_BYTES = 8 << 20
 MAX_ENTRIES = 1000
 DEFAULT_TIMEOUT = 60.0
@@ -171,7 +174,7 @@ def run_code(sandboxes: CallerSandboxes, arguments: RunCode) -> CallResponse:
     sandbox = sandboxes.find(arguments.sandbox_id)
     result = sandbox.run_code(code, arguments.language, stdin=arguments.stdin, timeout=arguments.timeout)
     step = result.last
-    stdout, stderr = _bounded(step.stdout), _bounded(step.stderr)
+    stdout, stderr = _bounded(step.stdout, ANSWER_BYTES // 4), _bounded(step.stderr, ANSWER_BYTES // 4)
     parts = [] if result.run is not None else ['[compiling failed]']
     parts += [stdout.rstrip('\n')] if stdout else []
     parts += [(f'[stderr]\n{stderr}' if stdout else stderr).rstrip('\n')] if stderr else []
@@ -242,23 +245,27 @@ def run_cell(sandboxes: CallerSandboxes, arguments: RunCell) -> CallResponse:
         text = f'{text}\n{_cell_ending(result)}'.strip('\n')
     if result.state_lost:
         text = f'{text}\n(the variables are lost: the kernel {result.state_lost})'.strip('\n')
-    return CallResponse(
-        text=_bounded(text) or '(no output)',
-        data={
-            'sandbox_id': sandbox.id,
-            'status': str(result.status),
-            'text': _bounded(result.text),
-            'stderr': _bounded(result.stderr),
-            'error': None
-            if result.error is None
-            else {'name': result.error.name, 'value': _bounded(result.error.value)},
-            'execution_count': result.execution_count,
-            'execution_time': result.execution_time,
-            'timed_out': result.timed_out,
-            'oom_killed': result.oom_killed,
-        },
-        images=tuple(_pictures(result)),
-    )
+    text, room = _bounded(text, ANSWER_BYTES // 4), ANSWER_BYTES // 8
+    error = result.error
+    data = {
+        'sandbox_id': sandbox.id,
+        'status': str(result.status),
+        'text': _bounded(result.text, room),
+        'stderr': _bounded(result.stderr, room),
+        'error': None if error is None else {'name': _bounded(error.name, room), 'value': _bounded(error.value, room)},
+        'execution_count': result.execution_count,
+        'execution_time': result.execution_time,
+        'timed_out': result.timed_out,
+        'oom_killed': result.oom_killed,
+    }
+    images, left_out = _pictures(result, ANSWER_BYTES - _size(text) - _size(data))
+    if left_out:
+        text = (
+            f'{text}\n({left_out} of the pictures did not fit into the answer; save them and use download_file)'.strip(
+                '\n'
+            )
+        )
+    return CallResponse(text=text or '(no output)', data=data, images=images)
 
 
 def _cell_ending(result: CellResult) -> str:
@@ -267,30 +274,36 @@ def _cell_ending(result: CellResult) -> str:
     return '[out of memory]' if result.oom_killed else f'[ended with status {result.status}]'
 
 
-def _pictures(result: CellResult) -> list[tuple[str, str]]:
-    found, room = [], TRANSFER_BYTES * 4 // 3
+def _pictures(result: CellResult, room: int) -> tuple[tuple[tuple[str, str], ...], int]:
+    """Return the pictures that a cell shows, as far as there is room for them, and how many there was none for."""
+    found, left_out = [], 0
     for output in result.outputs:
         data = output.get('data')
         for media_type in ('image/png', 'image/jpeg', 'image/gif', 'image/webp'):
             content = data.get(media_type) if isinstance(data, dict) else None
-            if isinstance(content, str) and len(content) <= room:
-                content = ''.join(content.split())
+            if not isinstance(content, str):
+                continue
+            content = ''.join(content.split())
+            if len(content) <= room:
                 room -= len(content)
                 found.append((media_type, content))
-                break
-    return found
+            else:
+                left_out += 1
+            break
+    return tuple(found), left_out
 
 
 def _command_response(sandbox_id: str, result: CommandResult) -> CallResponse:
-    parts = [result.stdout.rstrip('\n')] if result.stdout else []
-    if result.stderr:
-        parts.append(f'[stderr]\n{result.stderr}'.rstrip('\n') if result.stdout else result.stderr.rstrip('\n'))
+    stdout, stderr = _bounded(result.stdout, ANSWER_BYTES // 4), _bounded(result.stderr, ANSWER_BYTES // 4)
+    parts = [stdout.rstrip('\n')] if stdout else []
+    if stderr:
+        parts.append(f'[stderr]\n{stderr}'.rstrip('\n') if stdout else stderr.rstrip('\n'))
     ending = _ending(result)
     if ending:
         parts.append(ending)
-    return CallResponse(
-        text='\n'.join(parts) or '(no output)', data={'sandbox_id': sandbox_id, **_command_data(result)}
-    )
+    data = {'sandbox_id': sandbox_id, **_command_data(result), 'stdout': stdout, 'stderr': stderr}
+    data['truncated'] = result.truncated or stdout != result.stdout or stderr != result.stderr
+    return CallResponse(text='\n'.join(parts) or '(no output)', data=data)
 
 
 def _ending(result: CommandResult | StepResult) -> str:
@@ -414,16 +427,22 @@ class ReadTextFile:
 def read_file(sandboxes: CallerSandboxes, arguments: ReadTextFile) -> CallResponse:
     """Return the text of a file in the sandbox; for bytes use download_file."""
     sandbox = sandboxes.find(arguments.sandbox_id)
-    data = sandbox.read_file(arguments.path, offset=arguments.offset, max_bytes=arguments.max_bytes + 1)
-    is_cut = len(data) > arguments.max_bytes
-    data = data[: arguments.max_bytes]
+    data = sandbox.read_file(
+        arguments.path, offset=arguments.offset, max_bytes=arguments.max_bytes + _LONGEST_CHARACTER
+    )
+    begin = _first_character(data) if arguments.offset else 0
+    end, is_cut = len(data), len(data) > arguments.max_bytes
+    if is_cut:
+        end = max(_character_before(data, arguments.max_bytes), _character_after(data, begin))
     try:
-        text = data.decode('utf-8')
-    except UnicodeDecodeError as error:
-        if not (error.reason == 'unexpected end of data' and is_cut) and not (arguments.offset and error.start < 4):
-            raise InvalidArgumentError(f'{arguments.path!r} is not text in UTF-8; read it with download_file') from None
-        text = data.decode('utf-8', 'ignore')
-    following = arguments.offset + len(data)
+        text = data[begin:end].decode('utf-8')
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(f'{arguments.path!r} is not text in UTF-8; read it with download_file') from None
+    fitting = _fitting(text, ANSWER_BYTES // 2)
+    if fitting < len(text):
+        text, is_cut = text[:fitting], True
+        end = begin + len(text.encode('utf-8'))
+    following = arguments.offset + end
     return CallResponse(
         text=f'{text}\n[cut here; continue with offset={following}]' if is_cut else text,
         data={
@@ -433,6 +452,29 @@ def read_file(sandboxes: CallerSandboxes, arguments: ReadTextFile) -> CallRespon
             'next_offset': following if is_cut else None,
         },
     )
+
+
+_LONGEST_CHARACTER = 4
+
+
+def _is_inside(data: bytes, index: int) -> bool:
+    """Return whether a byte is one of a character that has begun before it, in UTF-8."""
+    return index < len(data) and data[index] & 0xC0 == 0x80
+
+
+def _first_character(data: bytes) -> int:
+    """Return where the first character begins."""
+    return next((index for index in range(_LONGEST_CHARACTER) if not _is_inside(data, index)), 0)
+
+
+def _character_before(data: bytes, end: int) -> int:
+    """Return the end of the last character that is whole before ``end``."""
+    return next((index for index in range(end, end - _LONGEST_CHARACTER, -1) if not _is_inside(data, index)), end)
+
+
+def _character_after(data: bytes, begin: int) -> int:
+    """Return the end of the character that begins at ``begin``: one is read at least, or no reader would come to the end."""
+    return next(index for index in range(begin + 1, len(data) + 1) if not _is_inside(data, index))
 
 
 @frozen(kw_only=True)
@@ -466,13 +508,14 @@ def list_files(sandboxes: CallerSandboxes, arguments: ListFiles) -> CallResponse
     """List a directory of the sandbox, with kinds and sizes."""
     sandbox = sandboxes.find(arguments.sandbox_id)
     entries = sandbox.list_dir(arguments.path, recursive=arguments.recursive, max_entries=MAX_ENTRIES + 1)
-    is_cut = len(entries) > MAX_ENTRIES
-    entries = entries[:MAX_ENTRIES]
+    shown = min(len(entries), MAX_ENTRIES, _fitting_entries([entry.path for entry in entries]))
+    is_cut = len(entries) > shown
+    entries = entries[:shown]
     lines = [
         f'{entry.kind[0]} {entry.size:>10} {entry.path}{"/" if entry.kind == "directory" else ""}' for entry in entries
     ]
     if is_cut:
-        lines.append(f'... (more than {MAX_ENTRIES} entries; list a directory in it)')
+        lines.append(f'... (more than {shown} entries; list a directory in it)')
     return CallResponse(
         text='\n'.join(lines) or '(empty)',
         data={
@@ -621,8 +664,42 @@ def _encoded(value: str, name: str) -> bytes:
         raise InvalidArgumentError(f'{name} cannot be written as UTF-8: {error.reason}') from None
 
 
-def _bounded(text: str) -> str:
-    if len(text) <= OUTPUT_BYTES:
+def _bounded(text: str, room: int) -> str:
+    """Return a text, or its head and tail, in so many bytes of JSON."""
+    left = min(len(text), OUTPUT_BYTES)
+    if left == len(text) and _fitting(text, room) == left:
         return text
-    half = OUTPUT_BYTES // 2
-    return f'{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}'
+    left = min(left, 2 * _fitting(text, room // 2), 2 * _fitting(text[::-1], room // 2))
+    half = left // 2
+    return f'{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[len(text) - half :]}'
+
+
+def _size(value: Any) -> int:
+    """Return how many bytes a value has as JSON."""
+    return len(json.dumps(value, ensure_ascii=False).encode('utf-8', 'surrogatepass'))
+
+
+_MOST_OF_A_CHARACTER = 6  # as JSON: \\u0000
+
+
+def _fitting(text: str, room: int) -> int:
+    """Return how many characters of a text fit into so many bytes of JSON."""
+    fit, beyond = min(len(text), room // _MOST_OF_A_CHARACTER), len(text) + 1
+    while beyond - fit > 1:
+        middle = (fit + beyond) // 2
+        fit, beyond = (middle, beyond) if _size(text[:middle]) <= room else (fit, middle)
+    return fit
+
+
+def _fitting_entries(paths: list[str]) -> int:
+    """Return how many entries of a directory fit into an answer, which names each twice."""
+    room = ANSWER_BYTES
+    for index, path in enumerate(paths):
+        room -= 2 * _size(path) + _ENTRY_BYTES
+        if room < 0:
+            return index
+    return len(paths)
+
+
+_ENTRY_BYTES = 100
+"""How many bytes an entry of a directory takes beside its path, about."""

@@ -22,7 +22,8 @@ from enclave.verb_requests import RunCommand, Script
 from tests.agent.conftest import AgentProcess
 from tests.support.equal_programs import PROGRAMS
 
-BASE_PYTHON = getattr(sys, '_base_executable', sys.executable)
+BASE_PYTHON = os.path.realpath(sys.executable)
+"""Outside of the virtual environment, where there are packages of a user's own."""
 ARGS = ('a b', 'c')
 STDIN = b'first line\nsecond'
 

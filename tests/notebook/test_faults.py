@@ -175,6 +175,71 @@ def test_an_error_without_a_text_is_one_error_and_its_traceback_holds_no_frame_o
     assert '<string>' not in result.error.traceback
 
 
+@pytest.mark.parametrize(
+    ('code', 'name'),
+    [
+        ('10**5000', 'ValueError'),
+        ("class Odd:\n    def __repr__(self): raise KeyError('own')\nOdd()", 'KeyError'),
+        ("class Odd:\n    def _repr_html_(self): raise KeyError('own')\n5\nOdd()", 'KeyError'),
+        ("class Odd:\n    def _ipython_display_(self): raise OSError('own')\nOdd()", 'OSError'),
+    ],
+)
+def test_a_value_that_cannot_be_shown_is_one_error_by_its_own_name(
+    sandbox: NotebookSandbox, code: str, name: str
+) -> None:
+    result = sandbox.execute_cell(code)
+
+    assert [each['ename'] for each in result.outputs if each['output_type'] == 'error'] == [name]
+    assert result.error is None or result.error.name == name  # before version 7, ipykernel does not fail such a cell
+    assert sandbox.execute_cell('1').success
+
+
+def test_a_nested_cell_whose_value_cannot_be_shown_does_not_fail_the_cell(sandbox: NotebookSandbox) -> None:
+    result = sandbox.execute_cell("_ = get_ipython().run_cell('10**5000')\n7")
+
+    assert (result.status, result.error) == (ExecutionStatus.SUCCESS, None)
+    assert [each['output_type'] for each in result.outputs] == ['error', 'execute_result']
+
+
+POOL = """\
+from multiprocessing.pool import ThreadPool
+def bad(value): raise ValueError(value)
+with ThreadPool(1) as pool: pool.{call}
+"""
+CALLBACK = """\
+from concurrent.futures import Future
+def bad(value): raise ValueError(1)
+future = Future()
+future.add_done_callback(bad)
+future.set_result(1)
+"""
+
+
+@pytest.mark.parametrize(
+    'code',
+    [
+        POOL.format(call='apply(bad, (1,))'),
+        POOL.format(call='map(bad, [1])'),
+        POOL.format(call='map(bad, 5)'),
+        POOL.format(call='starmap(bad, [(1,)])'),
+        POOL.format(call='imap(bad, [1]).next()'),
+        CALLBACK,
+        'import threading\nthread = threading.Thread(target=int)\nthread.start()\nthread.start()',
+        "from IPython.display import display\ndisplay('x', metadata={'a': object()})",
+        "get_ipython().run_line_magic('pdb', 'on')\n1/0",
+    ],
+)
+def test_the_traceback_of_an_error_holds_no_frame_of_ours(sandbox: NotebookSandbox, code: str) -> None:
+    result = sandbox.execute_cell(code)
+    sandbox.execute_cell("get_ipython().run_line_magic('pdb', 'off')\nimport sys")
+
+    shown = result.stderr + ''.join('\n'.join(each.get('traceback', ())) for each in result.outputs)
+    assert 'Error' in shown
+    # Before, Python adds to the traceback of what is raised again.
+    if sandbox.execute_cell('sys.version_info >= (3, 11)').text == 'True':
+        assert '<string>' not in shown
+
+
 # What is kept ---------------------------------------------------------------------------------------------------------
 
 

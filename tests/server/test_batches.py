@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ import requests
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.errors import CallCancelledError, PoolError, SandboxPathError
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
+from enclave.managers import http_transport
 from enclave.managers.http import HttpSandboxManager
 from enclave.managers.local import LocalSandboxManager
 from enclave.server import programs
 from enclave.server.serve import SandboxServer
+from enclave.testing.kinds import wait_until
 from tests.server.conftest import CONFIG, Connect, Serve
 
 PATIENCE = 120.0
@@ -122,6 +125,29 @@ def test_the_client_sends_a_broken_batch_again_and_has_every_outcome_once(
 
     assert found == codes
     assert runs.begun == dict.fromkeys(codes, 1)
+
+
+def test_a_batch_waits_for_its_turn_as_long_as_a_single_program_does(
+    serve: Serve, connect: Connect, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_transport, 'BUSY_SECONDS', 0.01)
+    server = serve(policy={'max_concurrent_calls': 1})
+    manager = connect(server)
+    manager.initialize_pool(1, 'fake', CONFIG)
+    first, second = manager.run_many(['slow']), manager.run_many(['a', 'b'])
+    found: list[str] = []
+
+    with ThreadPoolExecutor(2) as executor:
+        slow = executor.submit(list, first)
+        assert runs.is_running.wait(PATIENCE)
+        waiting = executor.submit(list, second)
+        refused = wait_until(lambda: server.service.lanes.refused >= 3 or waiting.done())
+        runs.may_end.set()
+        found = [outcome.result.run.stdout for outcome in waiting.result(PATIENCE)]
+        assert [outcome.result.run.stdout for outcome in slow.result(PATIENCE)] == ['slow']
+
+    assert refused
+    assert sorted(found) == ['a', 'b']
 
 
 def test_leaving_a_batch_ends_what_runs_without_waiting_for_anybody_to_come_back(

@@ -19,7 +19,7 @@ PARTIAL = ('os', 'signal', 'socket', 'select', 'time', 'mmap', 'errno', 'asyncio
 _CHILD = """
 import importlib, json, sys
 order = json.load(sys.stdin)
-for name in order['others']:
+for name in [*order['others'], *order['names']]:
     try:
         importlib.import_module(name)
     except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -22,9 +23,9 @@ def test_every_test_that_a_promise_names_exists() -> None:
 
 def test_every_rule_is_described() -> None:
     rules = {each.name for each in attrs.fields(Policy)}
-    text = Policy.__doc__ or ''
+    text = inspect.cleandoc(Policy.__doc__ or '')
 
-    assert {rule for rule in rules if f'        {rule}: ' not in text} == set()
+    assert {rule for rule in rules if f'\n    {rule}: ' not in text} == set()
     page = (ROOT / 'docs' / 'server.md').read_text('utf-8')
     options = {each.name for each in attrs.fields(SandboxManagerConfig)}
     assert set(re.findall(r'`(max_[a-z_]+)`', page)) <= rules | options

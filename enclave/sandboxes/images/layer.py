@@ -149,37 +149,39 @@ class _Layer:
     def _make_parents(self, parts: list[str]) -> Path | None:
         """Return the directory that a path's parents lead to, made if missing; None where a file is in the way.
 
-        Each step is one from a directory that is known to be real, so that a path costs no more than its length.
+        Each step is one from a directory that is known to be real, so that a path costs no more than its length. Texts are
+        joined, since a `Path` is parsed anew at each step (CPython 3.13).
         """
-        root, links = self._root, 0
-        here = root
+        root = str(self._root).rstrip('/')
+        here, depth, links = root, 0, 0
         if len(parts) > _DEPTH:
             raise _too_deep(parts)
         for part in parts:
-            place = here / part
+            place = f'{here}/{part}'
             try:
-                mode = place.lstat().st_mode
+                mode = os.lstat(place).st_mode
             except FileNotFoundError:
-                place.mkdir(mode=0o755)
+                os.mkdir(place, mode=0o755)
                 mode = stat.S_IFDIR
             if stat.S_ISLNK(mode):
                 links += 1
-                found = resolve_inside(root, str(place.relative_to(root))) if links <= LINKS else None
+                found = resolve_inside(self._root, place[len(root) + 1 :]) if links <= LINKS else None
                 if found is None or not found.is_dir():
                     return None  # a symlink to nowhere, or to a file
-                here = found
+                here, depth = str(found).rstrip('/'), len(found.parts) - len(self._root.parts)
             elif stat.S_ISDIR(mode):
-                here = place
+                here, depth = place, depth + 1
             else:
                 return None
-            if len(here.parts) - len(root.parts) > _DEPTH:
+            if depth > _DEPTH:
                 raise _too_deep(parts)
-        return here
+        return Path(here or '/')
 
     def _keep(self, place: Path) -> None:
-        while place != self._root and str(place) not in self._own:
-            self._own.add(str(place))
-            place = place.parent
+        path, root = str(place), str(self._root)
+        while path != root and path not in self._own:
+            self._own.add(path)
+            path = os.path.dirname(path)
 
     def _hide(self, place: Path) -> None:
         if str(place) not in self._own:

@@ -51,6 +51,26 @@ def prepare(shell: Any) -> None:
             continue
 
 
+def unseen(function: Any) -> Any:
+    """Return a function that leaves no entry of ours at the head of the traceback of what is raised in it.
+
+    A bare ``raise`` takes the traceback from the exception as it is then, since Python 3.11; before, the entries stay.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            trace = error.__traceback__
+            while trace is not None and trace.tb_frame.f_globals is globals():
+                trace = trace.tb_next
+            error.__traceback__ = trace
+            raise
+
+    return call
+
+
 def keep_outputs(shell: Any) -> None:
     """Let many outputs wait in the kernel.
 
@@ -159,6 +179,7 @@ def own_threads(shell: Any) -> None:
         # What is started before the first cell belongs to none, and answers the one that runs.
         return [(variable, variable.set(header)) for variable, header in cell if header]
 
+    @unseen
     def within(cell: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         entered = enter(cell)
         try:
@@ -172,6 +193,7 @@ def own_threads(shell: Any) -> None:
 
     def for_cell(method: Any, name: str) -> Any:
         # A method whose first argument, of this name, is a function to be called later.
+        @unseen
         @functools.wraps(method)
         def call(owner: Any, *args: Any, **kwargs: Any) -> Any:
             if args:
@@ -186,6 +208,7 @@ def own_threads(shell: Any) -> None:
     work: Any = concurrent.futures.thread._WorkItem
     start, bootstrap, make, run = kind.start, kind._bootstrap, work.__init__, work.run
 
+    @unseen
     def start_for_cell(thread: Any) -> None:
         thread._enclave_cell = the_cell()
         start(thread)
@@ -243,6 +266,7 @@ def replace_surrogates(shell: Any) -> None:
     session = shell.kernel.session
     plain = session.pack
 
+    @unseen
     def pack(value: Any) -> Any:
         try:
             return plain(value)
@@ -385,6 +409,7 @@ def readable_error(error: Any) -> Any:
 def report_errors(shell: Any) -> None:
     """Send every error as one, no larger than our end takes: groups and wrong magics too, which IPython prints to stderr."""
     send, show = shell._showtraceback, shell.showtraceback
+    shown: list[Any] = []  # the error that the last value could not be shown for
 
     def send_short(kind: Any, error: Any, lines: Any) -> None:
         try:
@@ -400,8 +425,10 @@ def report_errors(shell: Any) -> None:
             lines = [text]
         send(kind, text, lines)
 
+    @unseen
     def show_groups(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         error = (exc_tuple or sys.exc_info())[1]
+        shown[:] = [error] if getattr(shell.displayhook, 'msg', None) is not None else []
         hide_ours(getattr(error, '__traceback__', None))
         is_plain = isinstance(error, (SyntaxError, SystemExit)) or type(error).__name__ == 'UsageError'
         if is_plain or not has_group(error):
@@ -417,6 +444,10 @@ def report_errors(shell: Any) -> None:
 
     # The history and the reply hold the text of the error, too: one that cannot be had would be a second error there.
     def make_readable(result: Any) -> None:
+        # ipykernel 7 fails a cell whose value could not be shown, but does not know by which error.
+        if shown and result.success and getattr(shell, '_last_traceback_during_displayhook', False):
+            result.error_in_exec = shown[-1]
+            shell._last_traceback_during_displayhook = False  # or it fails a cell that only ran this one, too
         result.error_in_exec = readable_error(result.error_in_exec)
 
     keep: Any = getattr(shell, '_format_exception_for_storage', None)
@@ -425,6 +456,7 @@ def report_errors(shell: Any) -> None:
         return keep(readable_error(error), *args, **options)
 
     def forget_last() -> None:
+        shown.clear()
         shell._last_traceback = None  # or the reply to a cell whose error has no traceback has an earlier cell's
 
     shell._showtraceback = send_short

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
 
+from enclave.cells import CellError, CellResult
 from enclave.errors import EnclaveError, InvalidArgumentError, ToolArgumentsError, ToolNotFoundError
 from enclave.mcp import tools
+from enclave.mcp.sdk import as_json
 from enclave.mcp.tools import TOOLS, call
+from enclave.records import CommandResult, PathInfo
 
 
 class FakeSandbox:
@@ -15,6 +19,8 @@ class FakeSandbox:
 
     id = 'box'
     status = 'running'
+    result: CommandResult
+    cell: CellResult
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -26,6 +32,15 @@ class FakeSandbox:
     def read_file(self, path: str, *, offset: int = 0, max_bytes: int | None = None) -> bytes:
         end = None if max_bytes is None else offset + max_bytes
         return self.files[path][offset:end]
+
+    def list_dir(self, path: str, *, recursive: bool, max_entries: int) -> list[PathInfo]:
+        return [PathInfo(path=name, kind='file', size=0, mode=0o644) for name in self.files][:max_entries]
+
+    def execute_command(self, command: str, timeout: float, **options: Any) -> CommandResult:
+        return self.result
+
+    def execute_cell(self, code: str, **options: Any) -> CellResult:
+        return self.cell
 
 
 class FakeSandboxes:
@@ -73,6 +88,71 @@ def test_a_long_text_comes_in_parts_that_split_no_character(sandboxes: Any) -> N
 
     assert first['content'] + second['content'] + third['content'] == text
     assert third['next_offset'] is None
+
+
+@pytest.mark.parametrize('most', [1, 2, 3, 5, 7])
+def test_no_character_is_lost_between_two_parts(sandboxes: Any, most: int) -> None:
+    text = 'aä€😀' * 5
+    call(sandboxes, 'write_file', {'path': 'a', 'content': text})
+
+    parts, offset = [], 0
+    while offset is not None:
+        data = call(sandboxes, 'read_file', {'path': 'a', 'offset': offset, 'max_bytes': most}).data
+        parts.append(data['content'])
+        offset = data['next_offset']
+
+    assert ''.join(parts) == text
+
+
+def test_what_begins_within_a_character_is_read_from_the_next_one(sandboxes: Any) -> None:
+    call(sandboxes, 'write_file', {'path': 'a', 'content': '😀b'})
+
+    assert call(sandboxes, 'read_file', {'path': 'a', 'offset': 1}).data['content'] == 'b'
+
+
+def test_a_file_that_ends_within_a_character_is_no_text(sandboxes: Any) -> None:
+    sandboxes.sandbox.files['a'] = b'ab\xc3'
+
+    with pytest.raises(InvalidArgumentError, match='download_file'):
+        call(sandboxes, 'read_file', {'path': 'a'})
+
+
+@pytest.mark.parametrize('character', ['\0', '"', '\t', '\x7f', '😀', '€'])
+def test_no_answer_is_larger_than_a_client_over_http_takes(sandboxes: Any, character: str) -> None:
+    text = character * 262_144
+    call(sandboxes, 'write_file', {'path': 'a', 'content': text})
+    sandboxes.sandbox.files.update({f'{number:05}{character * 200}': b'' for number in range(1200)})
+    written = {'status': 'success', 'exit_code': 0, 'stdout': character * 65_536, 'stderr': character * 65_536}
+    sandboxes.sandbox.result = CommandResult(command='x', **written)
+    picture = {'output_type': 'display_data', 'data': {'image/png': 'A' * 870_000}}
+    error = CellError(name='E' * 99, value=character * 300_000, traceback=character * 300_000)
+    sandboxes.sandbox.cell = CellResult(status='error', text=text, stderr=text, error=error, outputs=[picture] * 2)
+
+    for name, arguments in (
+        ('read_file', {'path': 'a'}),
+        ('list_files', {}),
+        ('run_shell', {'command': 'x'}),
+        ('run_cell', {'code': 'x'}),
+    ):
+        answer = call(sandboxes, name, arguments)
+        assert len(json.dumps(as_json(answer), ensure_ascii=False).encode()) < 1_040_000, name
+        assert len(answer.text) > 40_000, name
+
+
+def test_what_is_left_out_of_an_answer_is_said(sandboxes: Any) -> None:
+    sandboxes.sandbox.result = CommandResult(
+        command='x', status='success', exit_code=0, stdout='begin' + '\0' * 65_000 + 'end'
+    )
+    picture = {'output_type': 'display_data', 'data': {'image/png': 'A' * 870_000}}
+    sandboxes.sandbox.cell = CellResult(status='success', outputs=[picture] * 3)
+
+    shell, cell = call(sandboxes, 'run_shell', {'command': 'x'}), call(sandboxes, 'run_cell', {'code': 'x'})
+
+    assert shell.data['truncated']
+    assert shell.text.startswith('begin')
+    assert 'characters left out' in shell.text
+    assert shell.text.endswith('end')
+    assert (len(cell.images), '2 of the pictures did not fit' in cell.text) == (1, True)
 
 
 def test_a_large_file_is_downloaded_in_parts(sandboxes: Any) -> None:
