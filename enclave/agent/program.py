@@ -3452,7 +3452,8 @@ def set_window_size(fd, size):
     import fcntl
     import termios
 
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', int(size[0]), int(size[1]), 0, 0))
+    rows, columns = (min(max(int(each), 0), 65535) for each in size)
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
 
 
 def count_readable(fd):

@@ -622,6 +622,7 @@ def broken(size: int) -> Iterator[bytes]:
 
 
 Step = Callable[[Any, str], Any]
+FAR = (3 << 30) + 12345
 
 SCENARIOS: dict[str, list[Step]] = {
     'write and read': [
@@ -641,6 +642,10 @@ SCENARIOS: dict[str, list[Step]] = {
         lambda s, at: s.write_file('/proc/x', 'x'),
         lambda s, at: s.write_file(f'{at}/bytes', bytes(range(256)) * 100),
         lambda s, at: s.read_file(f'{at}/bytes') == bytes(range(256)) * 100,
+        lambda s, at: s.execute_command(['truncate', '-s', str(FAR), f'{at}/far']).exit_code,
+        lambda s, at: s.write_file(f'{at}/far', b'the end', append=True),
+        lambda s, at: [s.read_file(f'{at}/far', offset=FAR + o, max_bytes=m) for o in (-1, 0, 6, 7, 1 << 40) for m in (None, 3)],
+        lambda s, at: s.remove_path(f'{at}/far'),
         lambda s, at: s.write_file(f'{at}/none', b''),
         lambda s, at: s.read_file(f'{at}/none'),
         lambda s, at: [s.read_file(path) for path in (f'{at}/b',)],

@@ -659,6 +659,30 @@ def test_a_terminal_is_one(sandbox: AgentBackedSandbox) -> None:
     assert 'got hello' in result.stdout
 
 
+def test_a_terminal_refuses_a_size_that_none_has(sandbox: AgentBackedSandbox) -> None:
+    wrong: list[Any] = [(65536, 2), (2, 65536), (0, 0), (-1, 5), (24.0, 80), (True, True), ('24', '80')]
+    with sandbox.start_process('read line; stty size', tty=True) as process:
+        for rows, columns in wrong:
+            with pytest.raises(InvalidArgumentError, match='the size of a terminal must be'):
+                process.resize(rows, columns)
+        process.resize(65535, 1)
+        process.write('go\n')
+
+        assert '65535 1' in process.wait(PATIENCE).stdout
+
+
+def test_input_that_is_none_is_refused(sandbox: AgentBackedSandbox) -> None:
+    with sandbox.start_process('cat', open_stdin=True) as process:
+        for data in (5, None, ['x'], '\ud800'):
+            with pytest.raises(InvalidArgumentError, match='data'):
+                process.write(data)  # type: ignore[arg-type]
+        process.write('text, ')
+        process.write(memoryview(b'and bytes'))  # type: ignore[arg-type]
+        process.close_stdin()
+
+        assert process.wait(PATIENCE).stdout == 'text, and bytes'
+
+
 def test_a_terminal_passes_ctrl_c_on(sandbox: AgentBackedSandbox) -> None:
     # The import comes first: a signal that Python takes in the midst of one is lost at times, in a callback of importlib.
     program = 'import time\nprint("go")\ntime.sleep(1000)'

@@ -69,6 +69,7 @@ from enclave.sandboxes.operations import (
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
 from enclave.verb_requests import (
+    MAX_COUNT,
     ListDir,
     MakeDir,
     MovePath,
@@ -636,7 +637,7 @@ class EngineOperations(ByVerb):
         length = '' if request.max_bytes is None else str(request.max_bytes)
         with self._calls.counted():
             try:
-                yield from self._stream(programs.READ, path, str(offset + 1), length)
+                yield from self._stream(programs.READ, path, str(min(offset + 1, MAX_COUNT)), length)
             except _ScriptError as error:
                 if 'irregular\n' in error.stderr:
                     message = f'not a regular file: {path!r}'
