@@ -1,7 +1,7 @@
 """What a sandbox can be asked (layer 1): one frozen record a verb, and beside each how it travels over HTTP.
 
 A record is the same from any entry to whatever executes it: the method of a sandbox makes it, HTTP carries it as a query or a
-JSON body, `enclave.sandboxes.operations.Operations` executes it. It is checked when it is made, the one that makes it, and is not
+JSON body, `enclave.sandboxes.operations.Operations` executes it. It is checked when it is made, in every process, and is not
 checked again. `VERBS` has a row for each, which routes, the HTTP client and the OpenAPI document read.
 
 What is left out means the sandbox's own default, so that a record that was made on one machine can be completed on another.

@@ -36,6 +36,8 @@ Hook = Callable[[Any, Any], Any]
 
 PARTS = 'application/vnd.enclave.parts'
 """The media type of `encoded_to_parts`."""
+PARTS_LINES = 'application/vnd.enclave.parts-lines'
+"""The media type of many values one after the other, each as `encoded_to_line` has written it."""
 PART_CHARACTERS = 32 << 10
 """A text of this length or more is long."""
 _MAX_PART_DEPTH = 100
@@ -551,6 +553,42 @@ def from_parts(data: bytes | bytearray, *, what: str = 'the parts') -> Any:
     except (TypeError, ValueError, LookupError) as failure:
         raise InvalidArgumentError(f'{what} is no JSON with texts behind it: {failure}') from None
     return shape
+
+
+def encoded_to_line(value: dict[str, Any]) -> list[bytes | AsciiText]:
+    """Return an encoded object as one of several: a line of JSON, or, if it has long texts, a line of JSON and then those.
+
+    See `encoded_to_parts`; `from_line` reads both.
+    """
+    parts = encoded_to_parts(value)
+    return parts if len(parts) > 1 else [*parts, b'\n']
+
+
+def length_behind(line: bytes | bytearray, *, what: str = 'a line') -> int:
+    """Return how many bytes of texts belong to a line of `encoded_to_line`, behind it.
+
+    Raises:
+        InvalidArgumentError: It is no such line.
+    """
+    if not line.startswith(b'['):
+        return 0
+    try:
+        _, places = from_json(line, what=what)
+        sizes = [size for _, size in places]
+    except (TypeError, ValueError) as failure:
+        raise InvalidArgumentError(f'{what} is no JSON with texts behind it: {failure}') from None
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise InvalidArgumentError(f'{what} is no JSON with texts behind it: {_short(sizes)} are no sizes')
+    return sum(sizes)
+
+
+def from_line(data: bytes | bytearray, *, what: str = 'a line') -> Any:
+    """Return the shapes of a line and what belongs to it, as `encoded_to_line` has written them.
+
+    Raises:
+        InvalidArgumentError: It has not written this.
+    """
+    return from_parts(data, what=what) if data.startswith(b'[') else from_json(data, what=what)
 
 
 def from_json(text: str | bytes | bytearray, *, what: str = 'JSON') -> Any:

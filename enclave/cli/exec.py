@@ -24,7 +24,7 @@ from enclave.cli.user_program import drive, runs_a_program
 @click.argument('sandbox_id', metavar='ID', shell_complete=complete_sandbox_ids)
 @click.argument('command', nargs=-1, required=True, type=click.UNPROCESSED, metavar='COMMAND [ARGS]...')
 @click.option('--shell', is_flag=True, help='COMMAND is one text for the shell of the sandbox.')
-@click.option('-i', '--tty', is_flag=True, help='Run it on a terminal, which this one is to be.')
+@click.option('-i', '--tty', is_flag=True, help='Run it on a terminal, and connect this one to it.')
 @timeout_option
 @no_stdin_option
 @env_option
@@ -46,7 +46,7 @@ def exec_(
     place: Place,
     as_json: bool,
 ) -> None:
-    """Run a command in a running sandbox, the one that started it.
+    """Run a command in a running sandbox, whichever process made it.
 
     The beginning of an ID is enough where no other begins so; options go before it. Output is shown as it comes, standard
     input is passed on, and Ctrl-C ends the command. The sandbox continues.

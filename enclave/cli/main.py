@@ -46,7 +46,7 @@ COMMANDS = {
     'shell': ('enclave.cli.shell:shell', 'Open a shell in a sandbox, a fresh one by default.'),
     'stats': ('enclave.cli.stats:stats', 'Show what sandboxes use, or how a server is doing.'),
     'stop': ('enclave.cli.stop:stop', 'Stop sandboxes.'),
-    'version': ('enclave.cli.version:version', 'Print the version, and those of what it stands on.'),
+    'version': ('enclave.cli.version:version', 'Print the version, and the versions of what it uses.'),
 }
 """``{command: ('module:name', one line of help)}``."""
 

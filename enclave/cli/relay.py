@@ -38,7 +38,7 @@ def relay(process: Any, *, with_stdin: bool, on_terminal: bool = False, quiet: b
     Args:
         process: A live `Process`, of a local sandbox or a server's.
         with_stdin: Send it this process's standard input.
-        on_terminal: It runs on a terminal, which this one is to be: raw, with every key going in.
+        on_terminal: It runs on a terminal that this one is connected to: raw, with every key going in.
         quiet: Keep the output to the result.
 
     Raises:

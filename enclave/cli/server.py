@@ -100,7 +100,7 @@ DEFAULT_IDLE_SECONDS = 3600.0
     show_default=True,
     help='What a call does when none is free.',
 )
-@seconds_option('--ttl', help='How long a sandbox lives that asks for nothing else.')
+@seconds_option('--ttl', help='How long a sandbox lives, unless its client asks for another time.')
 @seconds_option(
     '--idle-timeout',
     default=DEFAULT_IDLE_SECONDS,
@@ -149,10 +149,10 @@ def server(
     """Serve sandboxes over HTTP, until Ctrl-C or SIGTERM; then all of them are taken away.
 
     On loopback no key is needed. On another address there is always one: --api-key, a keys file, or one that is made now,
-    printed once, and kept in a file where clients of the same user on this machine find it. Better than --api-key, which
-    other users of this machine can see in the list of processes, is the variable.
+    printed once, and kept in a file where clients of the same user on this machine find it. The
+    variable is better than --api-key, which other users of this machine can see in the list of processes.
 
-    The options of a sandbox say what sandboxes are that a client asks nothing of, and what the pool is made of.
+    The options of a sandbox are for the pool, and for sandboxes whose client names no options.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ _LIBRARIES = ('docker', 'attrs', 'cattrs', 'flask', 'waitress', 'requests', 'jup
 @click.command()
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 def version(as_json: bool) -> None:
-    """Print the version, and those of what it stands on."""
+    """Print the version, and the versions of what it uses."""
     versions = {'ms-enclave': __version__, 'python': platform.python_version()}
     for name in _LIBRARIES:
         try:

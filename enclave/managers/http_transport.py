@@ -241,7 +241,7 @@ class HttpTransport:
         self._host = _host_header(parsed)
         self._headers = {
             'User-Agent': f'ms-enclave/{enclave.__version__}',
-            'Accept': f'{OUTPUT_FRAMES}, {wire.PARTS}, */*',
+            'Accept': f'{OUTPUT_FRAMES}, {wire.PARTS}, {wire.PARTS_LINES}, */*',
             'Accept-Encoding': 'identity',
             PROTOCOL_HEADER: str(PROTOCOL_VERSION),
         }
@@ -404,8 +404,10 @@ class HttpTransport:
         )
         with response:
             self._check(response)
-            for line in _lines(self._raw(response, 1 << 16)):
-                yield kind.model_validate(wire.from_json(line, what='an event'))
+            pieces = self._raw(response, 1 << 16)
+            with_texts = response.headers.get('Content-Type') == wire.PARTS_LINES
+            for line in _lines_with_texts(pieces) if with_texts else _lines(pieces):
+                yield kind.model_validate(wire.from_line(line, what='an event'))
 
     def connect(self, sandbox_id: str, port: int, host: str, timeout: float | None) -> Any:
         """Raise: connections into sandboxes do not travel over HTTP."""
@@ -810,6 +812,29 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         for following in rest:
             yield b''.join(held)
             held = [following]
+
+
+def _lines_with_texts(pieces: Iterable[bytes]) -> Iterator[bytes | bytearray]:
+    """Yield what `enclave.wire.encoded_to_line` has written, each with its texts, as soon as it is complete."""
+    held, searched, needed = bytearray(), 0, 0
+    for piece in pieces:
+        held += piece
+        while True:
+            if not needed:
+                end = held.find(b'\n', searched)
+                if end < 0:
+                    searched = len(held)
+                    break
+                needed = end + 1 + wire.length_behind(held[: end + 1], what='an event')
+            if len(held) < needed:
+                break
+            if len(held) == needed:
+                whole, held = held, bytearray()
+                yield whole
+            else:
+                yield bytes(held[:needed])
+                del held[:needed]
+            searched = needed = 0
 
 
 def _noting(pieces: Iterable[bytes], failures: list[BaseException]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ import logging
 import math
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -35,6 +35,7 @@ from enclave.server.idempotency import Entry, StoredResponse, check_key
 from enclave.server.policy import Policy
 from enclave.server.route import EVENTS, LARGE_ANSWER, Context, Streamed, route
 from enclave.threads import thread_pool
+from enclave.wire import ASCII_PIECE, AsciiText
 
 _WINDOW = 2
 """How many times as many outcomes may wait to be sent as programs run at once."""
@@ -242,12 +243,23 @@ class _Programs:
             outcome = None
             try:
                 event = self._run_once(entry, index, request)
-                line = _line(event)
+                line = b''.join(as_bytes(self.written(wire.encode(event))))
                 if event.error is None or event.error.code not in _NOT_BEGUN:
                     outcome = StoredResponse(200, (line,))
             finally:
                 repeats.finish(tenant, key, entry, outcome)
         return line
+
+    @property
+    def with_texts(self) -> bool:
+        """Whether the client takes long texts as they are, behind the line that they belong to."""
+        return wire.PARTS_LINES in self.context.accept
+
+    def written(self, encoded: dict[str, Any]) -> Sequence[bytes | AsciiText]:
+        """Return the line of an encoded event, as the client takes it."""
+        if self.with_texts:
+            return wire.encoded_to_line(encoded)
+        return (wire.encoded_to_json(encoded).encode('ascii') + b'\n',)
 
     def _run_once(self, entry: Entry, index: int, request: CodeRequest) -> CodeEvent:
         with self._lock:
@@ -284,7 +296,7 @@ class _Programs:
                 raise CallCancelledError('the client went away')
         if entry.outcome is None:
             raise CallCancelledError('the program was not run to its end, since its batch was cancelled')
-        return CodeEvent.model_validate_json(b''.join(as_bytes(entry.outcome.body)))
+        return CodeEvent.model_validate(wire.from_line(b''.join(as_bytes(entry.outcome.body))))
 
     def _event(self, index: int, request: CodeRequest | EnclaveError) -> CodeEvent:
         try:
@@ -331,7 +343,7 @@ def _streamed_batch(
         window=_WINDOW * concurrency,
     )
     context.on_gone(batch.stop)
-    return Streamed(_lines(batch, programs, context), EVENTS)
+    return Streamed(_lines(batch, programs, context), wire.PARTS_LINES if programs.with_texts else EVENTS)
 
 
 @contextlib.contextmanager
@@ -363,12 +375,12 @@ def _lines(batch: Batch[Any, CodeEvent | bytes], programs: _Programs, context: C
                 if outcome is not None:
                     event = outcome.result if outcome.result is not None else _failed(outcome.index, outcome.error)
                     encoded = event if isinstance(event, bytes) else wire.encode(event)
-                    size = _memory_of(encoded)
+                    size = _memory_of(encoded, in_parts=programs.with_texts)
                     room = (
                         context.service.lanes.answering(context.tenant.name, size) if size else contextlib.nullcontext()
                     )
                     with room:
-                        yield encoded if isinstance(encoded, bytes) else _encoded_line(encoded)
+                        yield from _pieces((encoded,) if isinstance(encoded, bytes) else programs.written(encoded))
                 elif batch.is_over:
                     break
                 else:
@@ -392,11 +404,18 @@ def _fingerprint(request: CodeRequest) -> bytes:
 _VALUES = operator.attrgetter(*(name for name in attrs.fields_dict(CodeRequest) if name != 'files'))
 
 
-def _memory_of(encoded: Any) -> int:
+def _pieces(line: Sequence[bytes | AsciiText]) -> Iterator[bytes]:
+    """Yield a line in pieces that are sent as they are: larger ones would be written to a file first."""
+    for part in as_bytes(line):
+        for start in range(0, len(part), ASCII_PIECE):
+            yield part[start : start + ASCII_PIECE] if len(part) > ASCII_PIECE else part
+
+
+def _memory_of(encoded: Any, *, in_parts: bool) -> int:
     """Return how much memory an outcome takes while it is sent; 0 is little."""
     if isinstance(encoded, bytes):
         return len(encoded) if len(encoded) >= LARGE_ANSWER else 0
-    return wire.weigh(encoded, LARGE_ANSWER)
+    return wire.weigh(encoded, LARGE_ANSWER, in_parts=in_parts)
 
 
 def _failed(index: int, error: Exception | None) -> CodeEvent:
@@ -407,8 +426,4 @@ def _failed(index: int, error: Exception | None) -> CodeEvent:
 
 
 def _line(event: CodeEvent) -> bytes:
-    return _encoded_line(wire.encode(event))
-
-
-def _encoded_line(encoded: Any) -> bytes:
-    return wire.encoded_to_json(encoded).encode('ascii') + b'\n'
+    return wire.encoded_to_json(wire.encode(event)).encode('ascii') + b'\n'

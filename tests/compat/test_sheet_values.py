@@ -271,6 +271,25 @@ def test_errors_are_the_validation_librarys_own_where_a_program_loaded_it() -> N
     assert made.model_dump()['config']['image'] == 'x'
 
 
+def test_the_validation_library_dumps_models_as_it_is_asked() -> None:
+    pydantic = pytest.importorskip('pydantic')
+    core = pytest.importorskip('pydantic_core')
+
+    class Mine(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+        config: DockerSandboxConfig
+        result: Any = None
+
+    result = ToolResult(status=ExecutionStatus.SUCCESS, tool_name='t', output={'a': datetime(2026, 1, 2)})
+    made = Mine(config={'image': 'x'}, result=result)
+
+    assert made.model_dump(exclude_unset=True, include={'config'}) == {'config': {'image': 'x'}}
+    assert 'platform' not in made.model_dump(exclude_none=True)['config']
+    assert 'timeout' not in made.model_dump(exclude={'config': {'timeout'}})['config']
+    assert made.model_dump(mode='json')['result']['output'] == {'a': '2026-01-02T00:00:00'}
+    assert core.to_jsonable_python({'r': result})['r']['status'] == 'success'
+    assert json.loads(core.to_json(result, exclude_none=True))['tool_name'] == 't'
+
+
 @covers(3, 'model_validate(dict)', 'model_dump', 'model_dump_json()')
 def test_the_models_methods_work() -> None:
     config = DockerSandboxConfig.model_validate({'image': 'x', 'entrypoint': []})
@@ -1140,6 +1159,27 @@ def test_a_local_manager_makes_sandboxes_before_it_is_started_and_takes_them_awa
         assert (await manager.list_sandboxes(), sandbox.metadata) == ([], {'clean': True})
 
     register_sandbox('echo')(EchoSandbox)
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ('tool', 'parameters'),
+    [('shell_executor', {'command': 'x'}), ('file_operation', {'operation': 'read', 'file_path': 'x'})],
+)
+def test_a_tool_that_cannot_read_what_a_sandbox_gave_ends_as_an_error(tool: str, parameters: dict[str, Any]) -> None:
+    class Tuples(EchoSandbox):
+        @property
+        def sandbox_type(self) -> SandboxType:
+            return SandboxType.DOCKER
+
+    async def main() -> None:
+        async with Tuples(SandboxConfig(tools_config=[tool])) as sandbox:
+            result = await sandbox.execute_tool(tool, parameters)
+            assert result.status == ExecutionStatus.ERROR
+            assert result.error.startswith('Execution failed: AttributeError')
+            with pytest.raises(TypeError):
+                await sandbox.execute_tool(tool, {**parameters, 'other': 1})
+
     asyncio.run(main())
 
 

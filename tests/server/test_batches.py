@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from enclave import wire
 from enclave.cancellation import Cancellation, on_cancel
 from enclave.errors import CallCancelledError, PoolError, SandboxPathError
 from enclave.languages.values import CodeRequest, CodeResult, StepResult
@@ -293,3 +294,44 @@ def test_the_limits_of_time_of_a_language_are_within_the_policy(
 
     assert {request.compile_timeout for request in asked} == {7.0}
     assert all(request.timeout in (None, 7.0) for request in asked)
+
+
+LONG = {
+    'ascii': 'x' * 300_000,
+    'lines': 'a line\n' * 50_000,
+    'letters': 'äöü€😀' * 20_000,
+    'halves': '\udc80' + 'x' * 40_000 + '\udcff',
+    'zeros': '\0' * 40_000,
+    'short': 'x',
+    'nothing': '',
+}
+
+
+def test_long_outputs_of_a_batch_are_what_the_programs_wrote(manager: HttpSandboxManager, runs: Runs) -> None:
+    found = [each.unwrap().stdout for each in manager.run_many(list(LONG.values()), in_order=True, concurrency=4)]
+
+    assert found == list(LONG.values())
+
+
+def test_an_outcome_with_long_texts_that_was_kept_is_lines_of_json_for_one_that_takes_nothing_else(
+    server: SandboxServer, manager: HttpSandboxManager, runs: Runs
+) -> None:
+    codes = [LONG['letters'], 'slow']
+    body = {'requests': [{'code': each} for each in codes], 'key': 'k2', 'places': [0, 1], 'concurrency': 4}
+    broken = requests.post(
+        f'{server.url}/pool/code/batch',
+        json=body,
+        headers={'Accept': wire.PARTS_LINES},
+        stream=True,
+        timeout=PATIENCE,
+    )
+    assert broken.headers['Content-Type'] == wire.PARTS_LINES
+    assert next(broken.iter_content(1)) == b'[', 'a line with texts behind it'
+    assert runs.is_running.wait(PATIENCE)
+    broken.close()
+    runs.may_end.set()
+
+    found = outcomes_of(send(server, codes, [0, 1], 'k2'))
+
+    assert found[0]['result']['run']['stdout'] == LONG['letters']
+    assert runs.begun == dict.fromkeys(codes, 1)

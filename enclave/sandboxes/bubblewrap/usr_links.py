@@ -86,7 +86,7 @@ PRIVATE = frozenset(
         'sudoers.d',
     )
 )
-"""What no sandbox is shown, the one that links to it: it reports this machine, or may hold what is to stay here."""
+"""What no sandbox is shown, whatever links to it: it reports this machine, or may hold what is to stay here."""
 
 
 def find_linked_names() -> list[str]:

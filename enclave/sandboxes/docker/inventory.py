@@ -1,4 +1,4 @@
-"""The sandboxes on an engine, the one that made them (layer 4, docker): listing, looking, stopping and removing from outside.
+"""The sandboxes on an engine, of all processes (layer 4, docker): listing, looking, stopping and removing from outside.
 
 A sandbox belongs to the process that made it. These functions are for a person at a command line, or a program that looks
 after a host: they act on the containers, found by their label, and know nothing of the agents in them.

@@ -88,7 +88,7 @@ class DockerAgentOperations(AgentOperations):
                 place = self.stat_facts(parent, follow_symlinks=True)
             before = self._find(path)
             is_plain = before is None or (before.kind == 'file' and self._is_writable(path))
-            # The engine writes as root, the one that the sandbox's user is.
+            # The engine writes as root, whatever user the sandbox has.
             if place.flag('on_root') and place.flag('writable') and is_plain:
                 folder = place.text('path')
                 self._write_large(

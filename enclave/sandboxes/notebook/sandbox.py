@@ -137,7 +137,7 @@ _ASK_VARIABLES = (
 
 
 class CellVerbs(ABC):
-    """What is the same for cells of every sandbox, the one that keeps its kernels."""
+    """What is the same for cells of every sandbox, whatever keeps its kernels."""
 
     def execute_cell(
         self,

@@ -923,14 +923,41 @@ class Model:
 
         return core_schema.no_info_plain_validator_function(
             cls.model_validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda value, info: value.model_dump(mode=info.mode), info_arg=True
-            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(_dumped_for, info_arg=True),
         )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
         return cls.model_json_schema()
+
+
+def _dumped_for(value: Any, info: Any) -> dict[str, Any]:
+    """Return a model as the library asks for it, where it is a value in a program's own models."""
+    if not isinstance(value, Model):
+        raise TypeError(f'{type(value).__name__} is no {Model.__name__}')
+    return value.model_dump(
+        mode=info.mode,
+        include=info.include,
+        exclude=info.exclude,
+        exclude_unset=info.exclude_unset,
+        exclude_defaults=info.exclude_defaults,
+        exclude_none=info.exclude_none,
+    )
+
+
+class _Serializer:
+    """What the library looks for on a value of no declared type, made when it first does."""
+
+    def __init__(self) -> None:
+        self._made: Any = None
+
+    def __get__(self, instance: Model | None, owner: type[Model]) -> Any:
+        library = sys.modules.get('pydantic_core')
+        if library is None:
+            raise AttributeError('__pydantic_serializer__')
+        if self._made is None:
+            self._made = library.SchemaSerializer(Model.__get_pydantic_core_schema__(None, None))
+        return self._made
 
 
 class _Fields:
@@ -943,3 +970,4 @@ class _Fields:
 Model.model_fields = _Fields()
 if not TYPE_CHECKING:
     Model.__fields__ = _Fields()
+    Model.__pydantic_serializer__ = _Serializer()

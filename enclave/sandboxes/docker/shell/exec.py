@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 STDOUT, STDERR = 1, 2
 INLINE_INPUT_BYTES = 16 * 1024
-"""Input up to this size fits into the buffers on the way to the engine, the one that reads it when."""
+"""Input up to this size fits into the buffers on the way to the engine, whenever it is read."""
 CALL_VARIABLE = 'ENCLAVE_CALL'
 SILENCE_SECONDS = 3.0
 """How long a paused sandbox may keep a command from being ended, before its caller learns of it."""

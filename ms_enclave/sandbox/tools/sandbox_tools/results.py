@@ -6,10 +6,11 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from enclave.errors import CallCancelledError, ManagerStoppedError, PolicyError, TooManyRequestsError
+from enclave.errors import CallCancelledError, EnclaveError, ManagerStoppedError, PolicyError, TooManyRequestsError
 from ms_enclave.sandbox.model.base import ExecutionStatus
 from ms_enclave.sandbox.model.responses import CommandResult, ToolResult
 from ms_enclave.sandbox.tools.base import Tool
+from ms_enclave.utils.logger import logger
 
 T = TypeVar('T', bound=Tool)
 P = ParamSpec('P')
@@ -37,12 +38,18 @@ def failures_as_results(
 
     @functools.wraps(execute)
     async def run(tool: T, /, *args: P.args, **parameters: P.kwargs) -> ToolResult:
+        call = execute(tool, *args, **parameters)  # which checks the parameters' names
         try:
-            return await execute(tool, *args, **parameters)
+            return await call
         except _PASSED_ON:
             raise
         except _FAILURES as error:
             return failure(tool.name, str(error))
+        except EnclaveError:
+            raise
+        except Exception as error:  # of a sandbox of the program's own, whose commands may give anything
+            logger.warning('%s failed', tool.name, exc_info=True)
+            return failure(tool.name, f'Execution failed: {type(error).__name__}: {error}')
 
     return run
 
