@@ -11,6 +11,8 @@ import hashlib
 import logging
 import threading
 import time
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,10 +33,13 @@ PATH = '/mcp'
 IDLE_SECONDS = 3600.0
 """How long a key's connections and background commands are remembered after its last request."""
 MAX_CALLERS = 1000
+MAX_SESSIONS = 500
+"""How many sessions of the protocol a caller may have; a further one ends that which was not used for the longest time."""
 MAX_BODY_BYTES = UPLOAD_BYTES * 4 // 3 + (64 << 10)
 NO_KEY = 'no-key-was-sent'
 """What a caller without a key is to the server behind: nobody, where that needs a key."""
 _SCOPE_KEY = 'enclave.caller'
+_SESSION_HEADER = 'mcp-session-id'
 
 
 @define(eq=False)
@@ -94,6 +99,37 @@ class Callers:
             caller.close()
 
 
+@define(eq=False)
+class Sessions:
+    """Whose the sessions of the protocol are. Lives as long as the server; only its event loop uses it.
+
+    The SDK takes so many sessions of all clients together, so that one that opens them without end would keep all others out.
+    """
+
+    most: int = MAX_SESSIONS
+    _known: weakref.WeakKeyDictionary[Any, OrderedDict[str, None]] = field(
+        factory=weakref.WeakKeyDictionary, init=False, repr=False
+    )
+
+    def use(self, caller: Any, session_id: str) -> bool:
+        """Note that a caller uses a session; return whether it is one of its own."""
+        mine = self._known.get(caller)
+        if mine is None or session_id not in mine:
+            return False
+        mine.move_to_end(session_id)
+        return True
+
+    def add(self, caller: Any, session_id: str) -> str | None:
+        """Note a caller's new session; return the one to be ended for it, if there are too many: that of the longest ago."""
+        mine = self._known.setdefault(caller, OrderedDict())
+        mine[session_id] = None
+        return mine.popitem(last=False)[0] if len(mine) > self.most else None
+
+    def forget(self, caller: Any, session_id: str) -> None:
+        """Forget a session that its client has ended."""
+        self._known.get(caller, OrderedDict()).pop(session_id, None)
+
+
 class App:
     """The ASGI application. Lives as long as its server; serves one event loop."""
 
@@ -104,6 +140,7 @@ class App:
         self._guard = guard
         server = make_server(lambda request: request.scope[_SCOPE_KEY])
         self._sessions = StreamableHTTPSessionManager(server, max_request_body_size=MAX_BODY_BYTES)
+        self._owned = Sessions()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve a connection."""
@@ -139,7 +176,44 @@ class App:
             logger.warning('the enclave server does not answer: %s', error)
             await _refuse(send, 503, 'the enclave server behind this MCP server does not answer; try again later')
         else:
-            await self._sessions.handle_request({**scope, _SCOPE_KEY: caller}, receive, send)
+            await self._handle({**scope, _SCOPE_KEY: caller}, receive, send, headers.get(_SESSION_HEADER))
+
+    async def _handle(self, scope: dict[str, Any], receive: Any, send: Any, session_id: str | None) -> None:
+        """Have the SDK answer a request of a caller, in a session of its own or in none."""
+        caller = scope[_SCOPE_KEY]
+        if session_id is not None:
+            if not self._owned.use(caller, session_id):
+                await _refuse(send, 404, 'Session not found')
+                return
+            await self._sessions.handle_request(scope, receive, send)
+            if scope['method'] == 'DELETE':
+                self._owned.forget(caller, session_id)
+            return
+        surplus: list[str] = []
+
+        async def note(message: dict[str, Any]) -> None:
+            for name, value in message.get('headers', ()):
+                if name.lower() == _SESSION_HEADER.encode():
+                    ended = self._owned.add(caller, value.decode('latin-1'))
+                    surplus.extend([] if ended is None else [ended])
+            await send(message)
+
+        await self._sessions.handle_request(scope, receive, note)
+        for each in surplus:
+            await self._end(scope, each)
+
+    async def _end(self, scope: dict[str, Any], session_id: str) -> None:
+        """End a session as its client would."""
+        headers = [pair for pair in scope['headers'] if pair[0].lower() in (b'host', b'accept')]
+        request = {**scope, 'method': 'DELETE', 'headers': [*headers, (_SESSION_HEADER.encode(), session_id.encode())]}
+
+        async def receive() -> dict[str, Any]:
+            return {'type': 'http.request', 'body': b'', 'more_body': False}
+
+        async def send(message: dict[str, Any]) -> None:
+            pass
+
+        await self._sessions.handle_request(request, receive, send)
 
 
 class _ScopeHeaders(Mapping[str, str]):

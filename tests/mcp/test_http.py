@@ -38,6 +38,31 @@ def test_nobody_without_a_key_and_nobody_with_a_wrong_one(
     assert 'does not know this API key' in wrong.json()['error']['message']
 
 
+def test_a_session_is_reached_by_its_own_key_only(python: Path, tmp_path: Path) -> None:
+    keys = tmp_path / 'keys.json'
+    keys.write_text(json.dumps({'keys': [{'name': name, 'key': key} for name, key in zip('ab', KEYS, strict=False)]}))
+    keys.chmod(0o600)
+    client = {'protocolVersion': '2025-06-18', 'capabilities': {}, 'clientInfo': {'name': 'x', 'version': '1'}}
+    opening = {**BODY, 'method': 'initialize', 'params': client}
+    headers = {'Accept': 'application/json, text/event-stream'}
+
+    with served(python, '--http', '127.0.0.1:0', '--keys-file', str(keys), '--type', 'bubblewrap') as (url, _):
+        opened = requests.post(url, json=opening, headers={**headers, 'X-API-Key': KEYS[0]}, timeout=30)
+        headers['Mcp-Session-Id'] = opened.headers['Mcp-Session-Id']
+        statuses = [
+            requests.request(method, url, json=body, headers={**headers, 'X-API-Key': key}, timeout=30).status_code
+            for key, method, body in (
+                (KEYS[1], 'POST', {**BODY, 'method': 'ping'}),
+                (KEYS[1], 'DELETE', None),
+                (KEYS[0], 'POST', {**BODY, 'method': 'ping'}),
+                (KEYS[0], 'DELETE', None),
+                (KEYS[0], 'POST', {**BODY, 'method': 'ping'}),
+            )
+        ]
+
+    assert statuses == [404, 404, 200, 200, 404]
+
+
 def test_pages_of_other_sites_and_other_names_are_refused(python: Path) -> None:
     with served(python, '--http', '127.0.0.1:0', '--type', 'bubblewrap') as (url, _):
         page = requests.post(url, json=BODY, headers={'Origin': 'http://evil.invalid'}, timeout=30)
