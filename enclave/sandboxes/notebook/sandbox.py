@@ -411,6 +411,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
             if self._kernels.get(kernel.name) is kernel:
                 del self._kernels[kernel.name]
         kernel.close(f'the kernel {kernel.name!r} was deleted', KERNEL_DELETED)
+        kernel.remove_files()
 
     def list_kernels(self) -> list[KernelInfo]:
         """Return the kernels there are, in the order of their creation."""
