@@ -883,6 +883,7 @@ class Run(HostCall):
         }
         self.sources = {}  # type: Dict[int, int]
         self.source_eof = set()  # type: Set[int]
+        self.ends_midline = False
         self.stdin = -1
         self.tty = -1
         self.incoming = deque()  # type: Deque[bytes]
@@ -992,6 +993,7 @@ class Run(HostCall):
         if self.stdin < 0 and (self.supervisor or self.input_done):
             return self.grant(len(data))
         self.incoming.append(data)
+        self.ends_midline = data[-1:] not in b'\n\x04'
         if self.supervisor:
             self.feed_stdin()
         return None
@@ -1460,7 +1462,8 @@ class Run(HostCall):
                 self.remove_script()
                 return self.fail(Refusal('the program text ended early', errno.EPROTO))
             if self.tty >= 0:
-                self.incoming.append(b'\x04')
+                # In the midst of a line the first one ends that, and only the second one the input.
+                self.incoming.append(b'\x04\x04' if self.ends_midline else b'\x04')
             self.feed_stdin()
         return None
 

@@ -671,6 +671,18 @@ def test_a_terminal_refuses_a_size_that_none_has(sandbox: AgentBackedSandbox) ->
         assert '65535 1' in process.wait(PATIENCE).stdout
 
 
+@pytest.mark.parametrize('line', ['', 'whole\n', 'unfinished', 'two\nlines'])
+def test_the_input_of_a_terminal_ends_in_the_midst_of_a_line_too(sandbox: AgentBackedSandbox, line: str) -> None:
+    with sandbox.start_process('stty -echo; echo ready; cat; echo end', tty=True, timeout=PATIENCE) as process:
+        assert 'ready' in next(process.chunks(PATIENCE)).text
+        process.write(line)
+        process.close_stdin()
+
+        result = process.wait(PATIENCE)
+
+    assert (result.exit_code, result.stdout.replace('\r', '')) == (0, f'ready\n{line}end\n')
+
+
 def test_input_that_is_none_is_refused(sandbox: AgentBackedSandbox) -> None:
     with sandbox.start_process('cat', open_stdin=True) as process:
         for data in (5, None, ['x'], '\ud800'):
