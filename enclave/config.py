@@ -342,7 +342,7 @@ class SandboxConfig(OptionsModel):
         working_dir: Absolute path in the sandbox where calls start and relative paths begin; made if missing.
         env_vars: Environment of every call. Never shown in logs, reprs or `SandboxInfo`.
         memory_limit: Memory of everything in the sandbox together, like ``'512m'``; swap is off. None for no limit.
-        cpu_limit: CPUs, at least 0.01; 1.5 is one and a half.
+        cpu_limit: CPUs, at least 0.01; 1.5 is one and a half, and more than the machine has are all that it has.
         pids_limit: Processes and threads at once; None for no limit.
         network_enabled: Whether the sandbox has a network besides its own loopback.
         volumes: ``{host_path: {'bind': path, 'mode': 'rw' or 'ro'}}``. A host path that is missing is an error, not made.

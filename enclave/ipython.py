@@ -15,14 +15,19 @@ stranger's: it is shown so that nothing of it can run in the page (see `enclave.
 from __future__ import annotations
 
 import contextlib
+import getpass
+import inspect
+import keyword
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from attrs import define
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
-from IPython.display import display
+from IPython.display import clear_output, display
 
 from enclave.cells import CellResult
 from enclave.errors import EnclaveError
@@ -65,6 +70,8 @@ class EnclaveMagics(Magics):
             given = parse_argstring(self.enclave, line)
         except UsageError as error:
             raise UsageError(f'{error}. {_TAKES}') from None
+        if given.output is not None and (not given.output.isidentifier() or keyword.iskeyword(given.output)):
+            raise UsageError(f'-o takes the name of a variable, not {given.output!r}')
         with _errors_as_usage():
             sandbox = self._open()
             if given.shell or given.language:
@@ -72,9 +79,13 @@ class EnclaveMagics(Magics):
                 return
             if given.kernel != 'default':
                 sandbox.create_kernel(given.kernel, exist_ok=True)
-            shown = _CellDisplay()
-            result = sandbox.execute_cell(cell, given.timeout, kernel=given.kernel, on_output=shown.show)
+            shown = _CellDisplay(f'enclave-{sandbox.id}-{given.kernel}')
+            result = sandbox.execute_cell(
+                cell, given.timeout, kernel=given.kernel, on_output=shown.show, on_input=_ask_here
+            )
         self._keep(given.output, result)
+        if result.note:
+            print(result.note, file=sys.stderr)
         if not result.success:
             raise CellFailed(_ending(result))
 
@@ -105,23 +116,31 @@ class EnclaveMagics(Magics):
         """Control the sandbox: ``open [KIND] [OPTION=VALUE ...]``, ``status``, ``restart``, ``stop``, ``put FILE [TO]``,
         ``get FILE [TO]``.
         """
-        arguments = line.split()
-        verb, rest = (arguments[0], arguments[1:]) if arguments else ('status', [])
+        verb, *rest = line.split() or ['status']
         actions: dict[str, Callable[..., Any]] = {
             'open': self._do_open,
             'status': lambda: self.sandbox.get_info() if self.sandbox is not None else print('no sandbox is open'),
             'restart': lambda: self._open().restart_kernel(),
             'stop': self.close,
-            'put': lambda source, target='.': self._open().put_file(source, f'{target}/' if target == '.' else target),
-            'get': lambda source, target='.': self._open().get_file(source, target),
+            'put': self._do_put,
+            'get': self._do_get,
         }
         if verb not in actions:
             raise UsageError(f'%enclave knows {", ".join(actions)}; not {verb!r}')
+        try:
+            if verb in ('put', 'get'):
+                rest = shlex.split(line)[1:]  # paths may have blanks
+            inspect.signature(actions[verb]).bind(*rest)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f'%enclave {verb}: {error}') from None
         with _errors_as_usage():
-            try:
-                return actions[verb](*rest)
-            except TypeError as error:
-                raise UsageError(f'%enclave {verb}: {error}') from None
+            return actions[verb](*rest)
+
+    def _do_put(self, source: str, target: str = '.') -> None:
+        self._open().put_file(source, f'{target}/' if target == '.' else target)
+
+    def _do_get(self, source: str, target: str = '.') -> Any:
+        return self._open().get_file(source, target)
 
     def _do_open(self, *arguments: str) -> Any:
         from enclave.wire import from_json
@@ -145,8 +164,15 @@ class EnclaveMagics(Magics):
             sandbox.stop()
 
 
+@define
 class _CellDisplay:
-    """Shows a cell's outputs as they come. Lives for one cell."""
+    """Shows a cell's outputs as they come. Lives for one cell.
+
+    Attributes:
+        _prefix: Of the ids of its displays, so that a sandbox updates its own displays only.
+    """
+
+    _prefix: str
 
     def show(self, output: Mapping[str, Any]) -> None:
         kind = output.get('output_type')
@@ -160,14 +186,33 @@ class _CellDisplay:
             data = output.get('data') or {}
             plain = strip_escape_codes(''.join(data.get('text/plain') or ''))
             shown = {'output_type': kind, 'data': data}
-            display(bundle(plain, outputs_html([shown]), find_pictures([shown])), raw=True)
+            options: dict[str, Any] = {}
+            if output.get('display_id'):
+                options = {
+                    'display_id': f'{self._prefix}-{output["display_id"]}',
+                    'update': kind == 'update_display_data',
+                }
+            display(bundle(plain, outputs_html([shown]), find_pictures([shown])), raw=True, **options)
+        elif kind == 'clear_output':
+            clear_output(wait=output.get('wait') is True)
+
+
+def _ask_here(prompt: str, is_hidden: bool) -> str | None:
+    """Ask the user of this session what a cell asks for."""
+    try:
+        return getpass.getpass(prompt) if is_hidden else input(prompt)
+    except EOFError:
+        return None
+    except RuntimeError as error:  # a front end that takes no input; `sys.stdin` is lost
+        raise UsageError(f'the cell asks for input, which cannot be typed here: {error}') from None
 
 
 def _ending(result: CellResult) -> str:
+    if result.timed_out:
+        lost = f'; the kernel {result.state_lost}, and its variables are lost' if result.state_lost else ''
+        return f'the cell ran out of time after {result.execution_time:.1f} s{lost}'
     if result.error is not None:
         return f'{result.error.name}: {result.error.value}'
-    if result.timed_out:
-        return f'the cell was interrupted after {result.execution_time:.1f} s'
     return result.note or (
         f'the kernel {result.state_lost}' if result.state_lost else f'the cell ended as {result.status}'
     )
@@ -178,7 +223,7 @@ def _errors_as_usage() -> Any:
     """Show what could not be done as one line, as IPython does for its own magics."""
     try:
         yield
-    except EnclaveError as error:
+    except (EnclaveError, OSError) as error:
         raise UsageError(str(error)) from None
 
 

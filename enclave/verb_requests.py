@@ -399,7 +399,7 @@ def _as_cwd(cwd: Any) -> str:
 
 def _as_user(user: Any) -> str:
     user = as_digits(user)
-    if not isinstance(user, str) or not user:
+    if not isinstance(user, str) or not user or user.startswith((':', '+')) or ':+' in user:
         raise InvalidArgumentError(f"user must be a name or uid with optional ':group', not {quoted(user)}")
     return as_text(user, 'user')
 
@@ -496,7 +496,8 @@ def _as_tty(tty: Any) -> tuple[int, int] | None:
     return tuple(tty) if isinstance(tty, list) else tty
 
 
-def _check_tty(value: Any, name: str) -> None:
+def check_tty(value: Any, name: str) -> None:
+    """Check the size of a terminal."""
     is_pair = isinstance(value, tuple) and len(value) == 2
     if not is_pair or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 65536 for n in value):
         raise InvalidArgumentError(f'{name} must be (rows, columns), like (24, 80), not {quoted(value)}')
@@ -518,7 +519,7 @@ class StartProcess(RunCommand):
     tty: tuple[int, int] | None = field(
         default=None,
         converter=_as_tty,
-        validator=_checked(_check_tty),
+        validator=_checked(check_tty),
     )
 
 

@@ -883,6 +883,7 @@ class Run(HostCall):
         }
         self.sources = {}  # type: Dict[int, int]
         self.source_eof = set()  # type: Set[int]
+        self.ends_midline = False
         self.stdin = -1
         self.tty = -1
         self.incoming = deque()  # type: Deque[bytes]
@@ -992,6 +993,7 @@ class Run(HostCall):
         if self.stdin < 0 and (self.supervisor or self.input_done):
             return self.grant(len(data))
         self.incoming.append(data)
+        self.ends_midline = data[-1:] not in b'\n\x04'
         if self.supervisor:
             self.feed_stdin()
         return None
@@ -1460,7 +1462,8 @@ class Run(HostCall):
                 self.remove_script()
                 return self.fail(Refusal('the program text ended early', errno.EPROTO))
             if self.tty >= 0:
-                self.incoming.append(b'\x04')
+                # In the midst of a line the first one ends that, and only the second one the input.
+                self.incoming.append(b'\x04\x04' if self.ends_midline else b'\x04')
             self.feed_stdin()
         return None
 
@@ -2588,7 +2591,7 @@ class Write(HostCall):
         self.made = b''
         self.mode = message.get('mode')
         try:
-            if path.endswith(b'/'):
+            if path.endswith((b'/', b'/.', b'/..')):
                 raise OSError(errno.EISDIR, '')
             parent = os.path.dirname(self.target)
             if message.get('parents'):
@@ -3140,7 +3143,10 @@ def op_remove(agent, message):
 
 def op_move(agent, message):
     # type: (Agent, Dict[str, Any]) -> Dict[str, Any]
-    os.rename(*find_move(message))
+    source, target = find_move(message)
+    if source.endswith(b'/') and os.path.islink(source.rstrip(b'/')):
+        raise refused(OSError(errno.ENOTDIR, ''), source)
+    os.rename(source, target)
     return {}
 
 
@@ -3148,9 +3154,14 @@ def find_move(message):
     # type: (Dict[str, Any]) -> Tuple[bytes, bytes]
     """Return from where to where a move goes: into ``target`` if that is a directory."""
     source, target = to_path(message, 'source'), to_path(message, 'target')
-    os.lstat(source)
+    try:
+        os.lstat(source)
+    except OSError as error:
+        raise refused(error, source)
     if os.path.isdir(target):
         target = os.path.join(target, os.path.basename(source.rstrip(b'/')))
+    elif target.endswith(b'/') and os.path.lexists(target.rstrip(b'/')):
+        raise OSError(errno.ENOTDIR, '', target)
     if not message.get('overwrite') and os.path.lexists(target):
         raise OSError(errno.EEXIST, '', target)
     return source, target
@@ -3254,6 +3265,23 @@ def copy_path(what):
         raise
 
 
+@builtin
+def move_path(what):
+    # type: (Dict[str, Any]) -> None
+    """Move ``source`` to another file system: nothing is removed before all of it is there; see `copy_path`."""
+    source, target = to_path(what, 'source'), to_path(what, 'target')
+    is_tree = os.path.isdir(source) and not os.path.islink(source)
+    if target.endswith(b'/') and not is_tree and not os.path.isdir(target):
+        raise OSError(errno.ENOTDIR, '', target)
+    copy_path(dict(what, recursive=True))
+    if is_tree:
+        import shutil
+
+        shutil.rmtree(source)
+    else:
+        os.unlink(source)
+
+
 def copy_to(source, target):
     # type: (bytes, bytes) -> None
     """Copy what is at a path to one where nothing is, with its permission bits and times."""
@@ -3279,8 +3307,8 @@ def copy_to(source, target):
 
 def run_builtin(what):
     # type: (Dict[str, Any]) -> int
-    """Do long file work in this forked child: ``tar`` (to stdout), ``untar`` (from stdin), ``rmtree``, ``move`` from one file
-    system to another, and what is in `BUILTINS`.
+    """Do long file work in this forked child: ``tar`` (to stdout), ``untar`` (from stdin), ``rmtree``, and what is in
+    `BUILTINS`.
 
     Failure is exit code 1 and on stderr one JSON object: ``{"errno", "message"}``.
     """
@@ -3288,12 +3316,6 @@ def run_builtin(what):
     try:
         if what['name'] in BUILTINS:
             BUILTINS[what['name']](what)
-            return 0
-        if what['name'] == 'move':
-            import shutil
-
-            source, target = find_move(what)
-            shutil.move(os.fsdecode(source), os.fsdecode(target))
             return 0
         path = to_path(what)
         if what['name'] == 'rmtree':
@@ -3433,7 +3455,8 @@ def set_window_size(fd, size):
     import fcntl
     import termios
 
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', int(size[0]), int(size[1]), 0, 0))
+    rows, columns = (min(max(int(each), 0), 65535) for each in size)
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
 
 
 def count_readable(fd):

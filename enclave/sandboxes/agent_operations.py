@@ -404,14 +404,13 @@ class AgentOperations(ByVerb):
 
     def move_path(self, request: MovePath) -> None:
         """Rename, or move between file systems."""
-        message = {'op': 'move', **attrs.asdict(request)}
         try:
-            self._ask(message, path=request.source)
+            self._ask({'op': 'move', **attrs.asdict(request)}, path=request.source)
         except SandboxPathError as error:
             if error.details.get('errno') != errno.EXDEV:
                 raise
             # To another file system it is copied, which may take long.
-            self._builtin({**message, 'name': 'move'})
+            self.run_other(request)
 
     def run_other(self, request: Request[Any]) -> None:
         """Have a verb done in a child of the agent, by the function there that has its name.

@@ -17,6 +17,7 @@ from enclave.errors import CallCancelledError, InvalidArgumentError, NotFoundErr
 from enclave.quoting import quoted
 from enclave.records import CommandResult, ProcessInfo
 from enclave.sandboxes.output import decode
+from enclave.verb_requests import as_bytes, check_tty
 
 
 @frozen
@@ -168,9 +169,9 @@ class Process:
             self._next(Deadline())
         return self.result
 
-    def write(self, data: bytes, timeout: float | None = None) -> bool:
+    def write(self, data: str | bytes, timeout: float | None = None) -> bool:
         """Send input as fast as the program reads it; False if it ended first."""
-        return self._program.write(data, Deadline.after(timeout))
+        return self._program.write(as_bytes(data, 'data'), Deadline.after(timeout))
 
     def close_stdin(self) -> None:
         """Say that no more input comes."""
@@ -191,6 +192,7 @@ class Process:
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the program's terminal another size."""
+        check_tty((rows, columns), 'the size of a terminal')
         if not self._program.has_ended:
             self._program.resize(rows, columns)
 

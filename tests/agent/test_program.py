@@ -862,6 +862,18 @@ def test_moving_to_another_file_system_copies(agent: AgentProcess, tmp_path: Pat
 
         assert (other / 'sub' / 'file').read_text() == 'x'
         assert not (tmp_path / 'tree').exists()
+
+        os.mkfifo(other / 'sub' / 'pipe')
+        with pytest.raises(SandboxPathError, match='not a regular file'):
+            AgentOperations(agent.channel).run(MovePath(source=str(other), target=str(tmp_path / 'tree')))
+        assert not any(tmp_path.iterdir()), 'half of it'
+        assert (other / 'sub' / 'file').read_text() == 'x'
+
+        (other / 'sub' / 'pipe').unlink()
+        (tmp_path / 'into' / other.name).mkdir(parents=True)
+        request = MovePath(source=str(other), target=str(tmp_path / 'into'), overwrite=True)
+        AgentOperations(agent.channel).run(request)
+        assert (tmp_path / 'into' / other.name / 'sub' / 'file').read_text() == 'x', 'not one deeper'
     finally:
         shutil.rmtree(other, ignore_errors=True)
 

@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,13 @@ def test_leaving_the_client_deletes_what_it_made_and_nothing_else(
                     await manager.execute_tool(*wrong, {})
             with pytest.raises(RuntimeError, match='HTTP 400: Failed to create sandbox'):
                 await manager.create_sandbox('dummy')
+            for call in (manager.create_sandbox, partial(manager.initialize_pool, 1)):
+                with pytest.raises(RuntimeError, match='cpu_limit'):
+                    await call('docker', {'cpu_limit': -1})
+            with pytest.raises(RuntimeError, match='allow_pull = true'):
+                await manager.create_sandbox('docker', {'image': 'not/there:1'})
+            with pytest.raises(ValueError, match='empty'):
+                await manager.put_archive(mine, '/tree', b'')
             with pytest.raises(ValueError, match='pool is empty'):
                 await manager.execute_tool_in_pool('shell_executor', {})
             ids = await manager.initialize_pool(1, SandboxType.DOCKER, config)

@@ -622,6 +622,7 @@ def broken(size: int) -> Iterator[bytes]:
 
 
 Step = Callable[[Any, str], Any]
+FAR = (3 << 30) + 12345
 
 SCENARIOS: dict[str, list[Step]] = {
     'write and read': [
@@ -641,6 +642,10 @@ SCENARIOS: dict[str, list[Step]] = {
         lambda s, at: s.write_file('/proc/x', 'x'),
         lambda s, at: s.write_file(f'{at}/bytes', bytes(range(256)) * 100),
         lambda s, at: s.read_file(f'{at}/bytes') == bytes(range(256)) * 100,
+        lambda s, at: s.execute_command(['truncate', '-s', str(FAR), f'{at}/far']).exit_code,
+        lambda s, at: s.write_file(f'{at}/far', b'the end', append=True),
+        lambda s, at: [s.read_file(f'{at}/far', offset=FAR + o, max_bytes=m) for o in (-1, 0, 6, 7, 1 << 40) for m in (None, 3)],
+        lambda s, at: s.remove_path(f'{at}/far'),
         lambda s, at: s.write_file(f'{at}/none', b''),
         lambda s, at: s.read_file(f'{at}/none'),
         lambda s, at: [s.read_file(path) for path in (f'{at}/b',)],
@@ -761,6 +766,31 @@ SCENARIOS: dict[str, list[Step]] = {
         lambda s, at: s.move_path(f'{at}/b', f'{at}/e'),
         lambda s, at: s.make_dir(f'{at}/empty/renamed'),
         lambda s, at: s.move_path(f'{at}/renamed', f'{at}/empty', overwrite=True),
+        lambda s, at: listed(s, at, recursive=True),
+    ],
+    'slashes and dots at the end': [
+        lambda s, at: [s.write_file(f'{at}/{name}', name) for name in ('a', 'f', 'd/x')],
+        lambda s, at: s.execute_command('ln -s d ld; ln -s nowhere dangling', cwd=at).exit_code,
+        *(
+            step
+            for end in ('/', '//', '/.', '/..', '/../a')
+            for step in (
+                lambda s, at, end=end: s.copy_path(f'{at}/f{end}', f'{at}/new'),
+                lambda s, at, end=end: s.copy_path(f'{at}/a', f'{at}/f{end}'),
+                lambda s, at, end=end: s.copy_path(f'{at}/a', f'{at}/f{end}', overwrite=True),
+                lambda s, at, end=end: s.move_path(f'{at}/f{end}', f'{at}/new'),
+                lambda s, at, end=end: s.move_path(f'{at}/a', f'{at}/f{end}', overwrite=True),
+                lambda s, at, end=end: s.move_path(f'{at}/d', f'{at}/f{end}', overwrite=True),
+                lambda s, at, end=end: unpacked(s.get_archive(f'{at}/f{end}')),
+                lambda s, at, end=end: unpacked(s.get_archive(f'{at}/ld{end}')),
+            )
+        ),
+        lambda s, at: s.copy_path(f'{at}/ld/', f'{at}/copy'),
+        lambda s, at: s.copy_path(f'{at}/ld/', f'{at}/copy', recursive=True),
+        lambda s, at: s.copy_path(f'{at}/ld/', f'{at}/copy', recursive=True),
+        lambda s, at: s.move_path(f'{at}/ld/', f'{at}/moved'),
+        lambda s, at: [s.copy_path(f'{at}/a', f'{at}/dangling/', overwrite=overwrite) for overwrite in (False, True)],
+        lambda s, at: s.move_path(f'{at}/d/', f'{at}/fresh/'),
         lambda s, at: listed(s, at, recursive=True),
     ],
     'copying': [

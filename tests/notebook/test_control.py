@@ -170,6 +170,29 @@ def test_an_exit_that_keeps_the_kernel_keeps_it(sandbox: NotebookSandbox) -> Non
     assert sandbox.execute_cell('_used').text == 'True'
 
 
+def test_a_kernel_that_is_deleted_leaves_no_files(sandbox: NotebookSandbox) -> None:
+    def directories() -> set[str]:
+        return {entry.path for entry in sandbox.list_dir('/tmp') if 'enclave-kernel-' in entry.path}
+
+    before = directories()
+    sandbox.create_kernel('brief')
+    assert len(directories() - before) == 1
+    sandbox.delete_kernel('brief')
+
+    assert directories() == before
+
+
+def test_a_kernel_whose_working_directory_was_removed_is_had_again(sandbox: NotebookSandbox) -> None:
+    sandbox.make_dir('/tmp/place')
+    sandbox.create_kernel('moved', cwd='/tmp/place')
+    sandbox.remove_path('/tmp/place', recursive=True)
+
+    sandbox.restart_kernel('moved')
+
+    assert sandbox.execute_cell('import os\nprint(os.getcwd())', kernel='moved').stdout == '/tmp/place\n'
+    sandbox.delete_kernel('moved')
+
+
 def test_a_cell_whose_kernel_is_deleted_says_how_to_get_a_new_one(sandbox: NotebookSandbox) -> None:
     with ThreadPoolExecutor() as pool:
         cell = {'code': says_busy(LONG, 'side'), 'kernel': 'side'}

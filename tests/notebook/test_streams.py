@@ -53,6 +53,7 @@ display({'a': [1, None, 2.5]})
 
     kinds = [each['output_type'] for each in outputs if isinstance(each, dict)]
     assert kinds == ['stream', 'stream', 'display_data', 'update_display_data', 'clear_output', 'display_data', 'error']
+    assert [each.get('display_id') for each in outputs[2:6] if isinstance(each, dict)] == ['mine', 'mine', None, None]
     assert outputs[3] == {
         'output_type': 'update_display_data',
         'display_id': 'mine',
@@ -60,6 +61,7 @@ display({'a': [1, None, 2.5]})
         'metadata': {},
     }
     assert isinstance(result, CellResult)
+    assert 'display_id' not in result.outputs[0]  # no notebook has that
     assert result.error is not None
     assert result.error.name == 'ZeroDivisionError'
 

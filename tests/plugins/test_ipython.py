@@ -77,6 +77,70 @@ def test_a_cell_that_fails_shows_its_traceback_and_stops_what_follows(opened: In
     assert 'CellFailed: ZeroDivisionError: division by zero' in seen.stdout + seen.stderr
 
 
+UPDATES = """
+from IPython.display import clear_output, display
+display('first')
+clear_output()
+shown = display('second', display_id='mine')
+shown.update('third')
+"""
+
+
+def test_displays_are_updated_and_cleared(opened: InteractiveShell) -> None:
+    seen = cell(opened, '', UPDATES)
+    later = cell(opened, '', "shown.update('fourth')")
+
+    shown = [*seen.outputs, *later.outputs]
+    assert [each.data['text/plain'] for each in shown] == ["'second'", "'third'", "'fourth'"]
+    assert [each.update for each in shown] == [False, True, True]
+    ids = {each.transient['display_id'] for each in shown}
+    assert len(ids) == 1
+    assert ids != {'mine'}  # which may be one of the session's own
+
+
+def test_what_a_cell_asks_for_is_asked_here(opened: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('builtins.input', lambda prompt: f'typed at {prompt}')
+
+    assert cell(opened, '', "print(input('name: '))").stdout == 'typed at name: \n'
+
+
+def test_where_nothing_can_be_typed_is_one_line(opened: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(prompt: str) -> str:
+        raise NotImplementedError('no input')
+
+    monkeypatch.setattr('builtins.input', refuse)
+
+    with pytest.raises(UsageError, match='asks for input, which cannot be typed here: no input'):
+        cell(opened, '', 'input()')
+    assert cell(opened, '', "print('next')").stdout == 'next\n'
+
+
+def test_a_kernel_that_was_lost_and_a_time_limit_are_reported_as_that(opened: InteractiveShell) -> None:
+    with pytest.raises(Exception, match=r'CellFailed|ended with exit code 3'), capture_output():
+        opened.run_cell_magic('enclave', '', 'import os; os._exit(3)')
+    assert 'what was defined before is lost' in cell(opened, '', '1').stderr
+
+    with pytest.raises(Exception, match='the cell ran out of time after'), capture_output():
+        opened.run_cell_magic('enclave', '-t 0.5', 'import time\nwhile True: time.sleep(0.1)')
+
+
+def test_files_with_blanks_in_their_names_are_put_and_fetched(opened: InteractiveShell, tmp_path: Path) -> None:
+    (tmp_path / 'a b.txt').write_text('x')
+
+    opened.run_line_magic('enclave', f'put "{tmp_path}/a b.txt"')
+    opened.run_line_magic('enclave', f'get "a b.txt" "{tmp_path}/c d.txt"')
+
+    assert (tmp_path / 'c d.txt').read_text() == 'x'
+    for line, message in (
+        (f'put {tmp_path}/none', 'No such file'),
+        ('put a b c', 'too many'),
+        ('get', "missing a required argument: 'source'"),
+        ('put "a', 'No closing quotation'),
+    ):
+        with pytest.raises(UsageError, match=message):
+            opened.run_line_magic('enclave', line)
+
+
 def test_shell_scripts_and_other_kernels(opened: InteractiveShell) -> None:
     assert cell(opened, '--shell', 'echo $((6 * 7))').stdout == '42\n'
     cell(opened, '-k other', 'y = 1')
@@ -103,6 +167,8 @@ def test_what_is_wrong_is_one_line(shell: InteractiveShell) -> None:
     for line in ('bash', '--reset', 'memory_limit=1g', '-t soon'):
         with pytest.raises(UsageError, match=r'--shell and -l LANGUAGE; `%enclave open` takes the kind'):
             shell.run_cell_magic('enclave', line, 'x')
+    with pytest.raises(UsageError, match="takes the name of a variable, not '5x'"):
+        shell.run_cell_magic('enclave', '-o 5x', 'x')
     with pytest.raises(UsageError, match="did you mean 'memory_limit'"):
         shell.run_line_magic('enclave', 'open docker memory_limits=1g')
 

@@ -46,7 +46,7 @@ from enclave.sandboxes.docker.shell.operations import LIFELINE_COMMAND, EngineOp
 from enclave.sandboxes.docker.streams import ContainerStream
 from enclave.sandboxes.docker.sweep import LABEL, LABEL_MAIN, LABEL_TENANT, sweep_once
 from enclave.sandboxes.docker.transfer import DockerAgentOperations
-from enclave.sandboxes.images.catalog import advice, ensure_image, get_image_command
+from enclave.sandboxes.images.catalog import NOT_FETCHED, advice, ensure_image, get_image_command
 from enclave.sandboxes.operations import Operations
 from enclave.sandboxes.owner import is_stopped
 from enclave.sandboxes.processors import Claim, count_for
@@ -400,7 +400,7 @@ class DockerBackend(Backend):
         except ImageNotFoundError:
             if self.config.pull == 'never':
                 raise ImageNotFoundError(
-                    f"The image {self.config.image!r} is not on the engine, and pull='never' forbids fetching it. "
+                    f'The image {self.config.image!r} is not on the engine, and {NOT_FETCHED}. '
                     f'Pull it with `ms-enclave images pull {self.config.image}`. {advice(self.config.image)}'
                 ) from None
             ensure_image(engine, self.config.image, platform=self.config.platform)

@@ -26,6 +26,9 @@ LABEL_RECIPE_VERSION = 'enclave.image.recipe-version'
 LABEL_CREATED = 'enclave.image.created'
 LABEL_HOST_CA = 'enclave.image.host-ca'
 
+NOT_FETCHED = "pull='never' forbids fetching it, as for all clients of a server whose policy has no `allow_pull = true`"
+"""Why an image that is missing is not pulled; a client of a server did not ask for that itself."""
+
 _ARCHITECTURES = {
     'x86_64': 'amd64',
     'amd64': 'amd64',
@@ -219,7 +222,7 @@ def ensure_image(
     if pull == 'never':
         other = f' for {platform}' if platform else ''
         raise ImageNotFoundError(
-            f"The image {name!r} is not on the engine{other}, and pull='never' forbids fetching it. {advice(name)}",
+            f'The image {name!r} is not on the engine{other}, and {NOT_FETCHED}. {advice(name)}',
             details={'image': name},
         )
     return pull_image(engine, name, platform=platform, progress=progress)

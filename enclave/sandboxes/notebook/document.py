@@ -190,7 +190,7 @@ class NotebookDocument:
     @property
     def is_python(self) -> bool:
         """Whether it is Python's, whatever the name its author's machine had for that kernel."""
-        return 'python' in self._languages()
+        return 'python' in map(_plain_language, self._languages())
 
     @property
     def language(self) -> str:
@@ -371,7 +371,14 @@ class NotebookDocument:
         """Return whether a kernel is what the notebook asks for: of that kind, or Python's, whose kind has many names."""
         if self.kernel_name:
             return self.kernel_name == info.spec or (self.is_python and info.spec == PYTHON_SPEC.name)
-        return bool((self.node.metadata.get('language_info') or {}).get('name', info.language) == info.language)
+        name = (self.node.metadata.get('language_info') or {}).get('name', info.language)
+        return _plain_language(name) == _plain_language(info.language)
+
+
+def _plain_language(name: object) -> str:
+    """Return a language's name as its kernel gives it: editors write ``Python``, and old notebooks ``ipython``."""
+    plain = str(name).lower()
+    return 'python' if plain in ('ipython', 'python3', 'ipython3') else plain
 
 
 def _new_node() -> Any:

@@ -22,7 +22,15 @@ from attrs import define, frozen
 from enclave.cancellation import Cancellation, is_cancelled, on_cancel
 from enclave.cells import CellError, CellResult, KernelInfo, KernelSpec
 from enclave.enums import ExecutionStatus
-from enclave.errors import CallCancelledError, ConflictError, KernelDiedError, SandboxError, SandboxStateError
+from enclave.errors import (
+    CallCancelledError,
+    ConflictError,
+    EnclaveError,
+    KernelDiedError,
+    SandboxError,
+    SandboxPathError,
+    SandboxStateError,
+)
 from enclave.sandboxes.notebook.kernel_process import LEFT, PYTHON_SPEC, CellOutcome, KernelHost, KernelProcess
 from enclave.sandboxes.notebook.outputs import OutputCollector
 from enclave.sandboxes.process import Process
@@ -479,6 +487,8 @@ class NotebookKernel:
     def _begin(self) -> KernelProcess:
         if self._lives:  # whose connection file and sockets are of no use any more
             self._host.run(RemovePath(path=self._directory, recursive=True, missing_ok=True))
+            with contextlib.suppress(SandboxPathError):  # the start says what is wrong with it
+                self._host.run(MakeDir(path=self._cwd))  # cells may have removed it, and no kernel would start again
         self._host.run(MakeDir(path=self._directory, mode=0o700))
         attempts = 1 if self.spec.name == PYTHON_SPEC.name else 3  # another's ports may be taken
         while True:
@@ -548,6 +558,14 @@ class NotebookKernel:
         if life is not None:
             life.kill(verdict)
             life.join()
+
+    def remove_files(self) -> None:
+        """Remove what its processes left in the sandbox, after it was closed and where the sandbox lives on."""
+        with self._lock:
+            has_lived = self._lives > 0
+        if has_lived:
+            with contextlib.suppress(EnclaveError):  # of the sandbox, which others report
+                self._host.run(RemovePath(path=self._directory, recursive=True, missing_ok=True))
 
     def info(self) -> KernelInfo:
         """Return what is to be known of it now."""

@@ -130,7 +130,7 @@ class OutputCollector:
     def take(self, message: Message) -> dict[str, Any] | None:
         """Take a message; return the event to stream on, or None for a message that shows nothing.
 
-        An event is an output as a notebook stores it (of a stream, the new text only), or
+        An event is an output as a notebook stores it (of a stream, the new text only; with ``display_id`` where it has one), or
         ``{'output_type': 'clear_output', 'wait': bool}`` or ``{'output_type': 'update_display_data', 'display_id', ...}``.
         """
         if message.type.startswith('comm_'):
@@ -205,18 +205,19 @@ class OutputCollector:
         if is_result:
             self._note_count(content)
             output['execution_count'] = self.execution_count
+        display_id = _display_id(content)
+        event = {**output, 'display_id': display_id} if display_id else output
         if is_ending:
             self._keep_ending(output)
-            return output
+            return event
         self._shown_bytes += size
-        display_id = _display_id(content)
         if is_full:
             self.left_out += 1
-            return output
+            return event
         self._append(output)
         if display_id:
             self._ids.setdefault(display_id, []).append(output)
-        return output
+        return event
 
     def _keep_ending(self, output: dict[str, Any]) -> None:
         """Keep a value or an error for which there is no room any more, in the place of the one of its kind before."""

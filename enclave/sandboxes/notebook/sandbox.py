@@ -212,7 +212,8 @@ class CellVerbs(ABC):
 
         The cell's time limit holds however slowly the outputs are taken.
 
-        Each output is a dict as a notebook stores it, of a stream the new text only; besides there are
+        Each output is a dict as a notebook stores it, of a stream the new text only, and of a display that can be updated with
+        its ``display_id`` besides; there are also
         ``{'output_type': 'clear_output', 'wait': bool}`` and
         ``{'output_type': 'update_display_data', 'display_id': str, 'data': ..., 'metadata': ...}``. With ``allow_input`` the cell
         may ask for input by ``{'output_type': 'input_request', 'prompt': str, 'password': bool}``, and waits until `answer_input`
@@ -410,6 +411,7 @@ class NotebookSandbox(CellVerbs, AgentBackedSandbox):
             if self._kernels.get(kernel.name) is kernel:
                 del self._kernels[kernel.name]
         kernel.close(f'the kernel {kernel.name!r} was deleted', KERNEL_DELETED)
+        kernel.remove_files()
 
     def list_kernels(self) -> list[KernelInfo]:
         """Return the kernels there are, in the order of their creation."""

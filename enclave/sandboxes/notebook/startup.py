@@ -428,7 +428,8 @@ def report_errors(shell: Any) -> None:
     @unseen
     def show_groups(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         error = (exc_tuple or sys.exc_info())[1]
-        shown[:] = [error] if getattr(shell.displayhook, 'msg', None) is not None else []
+        is_value = getattr(getattr(shell, 'displayhook', None), 'msg', None) is not None
+        shown[:] = [error] if is_value else []
         hide_ours(getattr(error, '__traceback__', None))
         is_plain = isinstance(error, (SyntaxError, SystemExit)) or type(error).__name__ == 'UsageError'
         if is_plain or not has_group(error):

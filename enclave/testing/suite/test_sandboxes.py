@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import stat
@@ -658,6 +659,42 @@ def test_a_terminal_is_one(sandbox: AgentBackedSandbox) -> None:
     assert 'got hello' in result.stdout
 
 
+def test_a_terminal_refuses_a_size_that_none_has(sandbox: AgentBackedSandbox) -> None:
+    wrong: list[Any] = [(65536, 2), (2, 65536), (0, 0), (-1, 5), (24.0, 80), (True, True), ('24', '80')]
+    with sandbox.start_process('read line; stty size', tty=True) as process:
+        for rows, columns in wrong:
+            with pytest.raises(InvalidArgumentError, match='the size of a terminal must be'):
+                process.resize(rows, columns)
+        process.resize(65535, 1)
+        process.write('go\n')
+
+        assert '65535 1' in process.wait(PATIENCE).stdout
+
+
+@pytest.mark.parametrize('line', ['', 'whole\n', 'unfinished', 'two\nlines'])
+def test_the_input_of_a_terminal_ends_in_the_midst_of_a_line_too(sandbox: AgentBackedSandbox, line: str) -> None:
+    with sandbox.start_process('stty -echo; echo ready; cat; echo end', tty=True, timeout=PATIENCE) as process:
+        assert 'ready' in next(process.chunks(PATIENCE)).text
+        process.write(line)
+        process.close_stdin()
+
+        result = process.wait(PATIENCE)
+
+    assert (result.exit_code, result.stdout.replace('\r', '')) == (0, f'ready\n{line}end\n')
+
+
+def test_input_that_is_none_is_refused(sandbox: AgentBackedSandbox) -> None:
+    with sandbox.start_process('cat', open_stdin=True) as process:
+        for data in (5, None, ['x'], '\ud800'):
+            with pytest.raises(InvalidArgumentError, match='data'):
+                process.write(data)  # type: ignore[arg-type]
+        process.write('text, ')
+        process.write(memoryview(b'and bytes'))  # type: ignore[arg-type]
+        process.close_stdin()
+
+        assert process.wait(PATIENCE).stdout == 'text, and bytes'
+
+
 def test_a_terminal_passes_ctrl_c_on(sandbox: AgentBackedSandbox) -> None:
     # The import comes first: a signal that Python takes in the midst of one is lost at times, in a callback of importlib.
     program = 'import time\nprint("go")\ntime.sleep(1000)'
@@ -912,6 +949,34 @@ def test_moving_does_not_overwrite_by_accident(sandbox: AgentBackedSandbox, plac
     sandbox.move_path(f'{place}/one', f'{place}/two', overwrite=True)
     assert sandbox.read_file(f'{place}/two') == b'1'
     assert not sandbox.path_exists(f'{place}/one')
+
+
+@pytest.mark.parametrize('end', ['/', '//', '/.', '/..'])
+def test_no_file_is_reached_as_a_directory(sandbox: AgentBackedSandbox, place: str, end: str) -> None:
+    sandbox.write_file(f'{place}/file', 'old')
+    sandbox.write_file(f'{place}/other', 'new')
+    name = f'{place}/file{end}'
+    for call in (
+        lambda: sandbox.copy_path(f'{place}/other', name, overwrite=True),
+        lambda: sandbox.move_path(f'{place}/other', name, overwrite=True),
+        lambda: sandbox.copy_path(name, f'{place}/copy'),
+        lambda: sandbox.move_path(name, f'{place}/moved'),
+        lambda: sandbox.get_archive(name),
+        lambda: sandbox.read_file(name),
+    ):
+        with pytest.raises(SandboxPathError, match=re.escape(f'Not a directory: {name!r}')):
+            call()
+    with pytest.raises(SandboxPathError, match=re.escape(f'Is a directory: {name!r}')):
+        sandbox.write_file(name, 'new')
+    assert {each.path: sandbox.read_file(f'{place}/{each.path}') for each in sandbox.list_dir(place)} == {
+        'file': b'old',
+        'other': b'new',
+    }
+
+
+def test_moving_what_is_not_there_names_it(sandbox: AgentBackedSandbox, place: str) -> None:
+    with pytest.raises(SandboxPathNotFoundError, match=re.escape(f'{place}/nothing')):
+        sandbox.move_path(f'{place}/nothing', f'{place}/new')
 
 
 def make_tree(root: Path) -> None:

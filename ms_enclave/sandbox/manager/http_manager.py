@@ -103,7 +103,7 @@ class HttpSandboxManager(SandboxManager):
         """Make and start a sandbox on the server, and return its id, which the server chooses.
 
         Raises:
-            RuntimeError: The server refused or cannot be reached.
+            RuntimeError: An option is wrong, or the server refused or cannot be reached.
         """
         kind = _word(sandbox_type)
         answer = await self._ask('POST', '/sandbox/create', query={'sandbox_type': kind}, body=_body(kind, config))
@@ -214,7 +214,7 @@ class HttpSandboxManager(SandboxManager):
         """Unpack a tar archive into a directory of a sandbox.
 
         Raises:
-            ValueError: There is no such sandbox, no target, or ``data`` is no bytes.
+            ValueError: There is no such sandbox, no target, or ``data`` is empty or no bytes.
             RuntimeError: The server refused or cannot be reached.
         """
         if not target_dir:
@@ -224,7 +224,7 @@ class HttpSandboxManager(SandboxManager):
         answer = await self._ask(
             'POST', f'{path_of(sandbox_id)}/archive', query={'target_dir': target_dir}, archive=bytes(data)
         )
-        if answer.status == 404:
+        if answer.status in (400, 404):
             raise ValueError(answer.detail)
         return bool(_field(answer, 'ok'))
 
@@ -360,9 +360,17 @@ def _field(answer: WireResponse, name: str) -> Any:
 
 
 def _body(kind: str, config: Config) -> dict[str, Any] | None:
+    """Return a configuration as it is sent.
+
+    Raises:
+        RuntimeError: A value in it is wrong.
+    """
     if config is None:
         return None
-    checked = config if isinstance(config, SandboxConfig) else make_config(kind, config)
+    try:
+        checked = config if isinstance(config, SandboxConfig) else make_config(kind, config)
+    except ValueError as error:  # a refusal as the server's would be
+        raise RuntimeError(f'Failed to create sandbox: {error}') from error
     dumped: dict[str, Any] = checked.model_dump(mode='json', exclude_none=True)
     return dumped
 

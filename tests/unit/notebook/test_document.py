@@ -153,6 +153,14 @@ def test_a_notebook_that_names_only_another_language_is_refused_too() -> None:
         labelled({'language_info': {'name': 'julia'}}).run(FakeNotebook())
 
 
+@pytest.mark.parametrize('name', ['Python', 'ipython3'])
+def test_a_notebook_that_names_only_python_by_another_spelling_is_run(name: str) -> None:
+    document = labelled({'language_info': {'name': name}})
+
+    assert document.is_python
+    assert len(document.run(FakeNotebook())) == 1
+
+
 def test_a_kernel_that_is_named_runs_any_notebook_and_is_noted_in_it() -> None:
     document = labelled(JULIA)
 
@@ -168,6 +176,8 @@ def test_a_kernel_that_is_named_runs_any_notebook_and_is_noted_in_it() -> None:
     [
         {'kernelspec': {'name': 'python3', 'display_name': 'Python 3'}},
         {'kernelspec': {'name': 'my-env', 'display_name': 'Mine', 'language': 'python'}},
+        {'kernelspec': {'name': 'my-env', 'display_name': 'Mine', 'language': 'Python'}},
+        {'kernelspec': {'name': 'my-env', 'display_name': 'Mine'}, 'language_info': {'name': 'ipython'}},
         {'kernelspec': {'name': 'my-env', 'display_name': 'Mine'}, 'language_info': {'name': 'python'}},
     ],
 )

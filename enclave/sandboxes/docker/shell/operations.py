@@ -69,6 +69,7 @@ from enclave.sandboxes.operations import (
 from enclave.sandboxes.output import Kept, make_result
 from enclave.sandboxes.process import Process
 from enclave.verb_requests import (
+    MAX_COUNT,
     ListDir,
     MakeDir,
     MovePath,
@@ -636,7 +637,7 @@ class EngineOperations(ByVerb):
         length = '' if request.max_bytes is None else str(request.max_bytes)
         with self._calls.counted():
             try:
-                yield from self._stream(programs.READ, path, str(offset + 1), length)
+                yield from self._stream(programs.READ, path, str(min(offset + 1, MAX_COUNT)), length)
             except _ScriptError as error:
                 if 'irregular\n' in error.stderr:
                     message = f'not a regular file: {path!r}'
@@ -714,7 +715,7 @@ class EngineOperations(ByVerb):
         """Rename, or move between file systems."""
         source, target = request.source, request.target
         plain = source.rstrip('/') or '/'
-        arguments = (plain, target, posixpath.basename(plain), _flag(request.overwrite))
+        arguments = (source, target, posixpath.basename(plain), _flag(request.overwrite))
         with self._calls.counted():
             try:
                 self._ask(programs.MOVE, *arguments, timeout=None)
@@ -753,7 +754,7 @@ class EngineOperations(ByVerb):
 
     def read_archive(self, request: ReadArchive) -> Iterator[bytes]:
         """Yield a tar archive of a path."""
-        path, arcname = posixpath.normpath(request.path), request.top_name
+        path, arcname = request.path, request.top_name
         folder, base = posixpath.split(path)
         with self._calls.counted():
             pieces = self._stream(programs.PACK, path, folder, base)
@@ -766,8 +767,9 @@ class EngineOperations(ByVerb):
             except _ScriptError as error:
                 if error.number != errno.ENOSYS:
                     self._raise(error, path)
-            with contextlib.closing(self._engine.read_archive(self._container, path)) as stream:
-                yield from archives.rename_top(stream, base or '.', arcname)
+            plain = posixpath.normpath(path)
+            with contextlib.closing(self._engine.read_archive(self._container, plain)) as stream:
+                yield from archives.rename_top(stream, posixpath.basename(plain) or '.', arcname)
 
     def write_archive(self, request: WriteArchive, chunks: Iterable[bytes], size: int | None = None) -> None:
         """Unpack a tar archive below a directory, made if missing, merging with what is there."""

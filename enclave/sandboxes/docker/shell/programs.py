@@ -68,6 +68,7 @@ nl='
 '
 fail() { printf 'errno=%s\n' "$1" >&2; exit 1; }
 there() { [ -e "$1" ] || [ -L "$1" ]; }
+ends_well() { case $1 in */) ! there "${1%"${1##*[!/]}"}" ;; esac; }
 enter() { cd -P "$1" 2>/dev/null || { ls -d "$1/." >/dev/null && fail 13; exit 1; }; }
 """
 )
@@ -411,7 +412,12 @@ if [ -d "$1" ]; then fail 21; fi
 [ -e "$1" ] || { stat -L -c %s -- "$1" && fail 2; exit 1; }
 if [ ! -f "$1" ]; then printf 'irregular\n' >&2; fail 22; fi
 [ -r "$1" ] || fail 13
-if [ -z "$3" ]; then
+if [ "$2" -gt 2147483647 ]; then
+  # So far into a file a small tail does not count; a small dd does, in large steps.
+  [ "$(stat -L -c %s -- "$1")" -ge "$2" ] || exit 0
+  m=1048576 n=$(($2 - 1))
+  dd if="$1" bs=$m skip=$((n / m)) 2>/dev/null | tail -c "+$((n % m + 1))" | if [ -n "$3" ]; then head -c "$3"; else cat; fi
+elif [ -z "$3" ]; then
   if [ "$2" = 1 ]; then cat -- "$1"; else tail -c "+$2" -- "$1"; fi
 elif [ "$2" = 1 ]; then
   head -c "$3" -- "$1"
@@ -532,7 +538,9 @@ MOVE = (
     + r"""
 s=$1 t=$2
 there "$s" || { printf 'source\n' >&2; stat -c %s -- "$s"; exit 1; }
-[ ! -d "$t" ] || t=${t%/}/$3
+case $s in */) s=${s%"${s##*[!/]}"} s=${s:-/}; [ ! -L "$s" ] || { printf 'source\n' >&2; fail 20; } ;; esac
+if [ -d "$t" ]; then t=${t%/}/$3; else ends_well "$t" || fail 20; fi
+case $t in */) if [ -d "$s" ] && [ ! -L "$s" ]; then t=${t%"${t##*[!/]}"}; fi ;; esac
 if there "$t"; then
   [ -n "$4" ] || fail 17
   [ "$s" != "$t" ] || exit 0
@@ -556,8 +564,10 @@ COPY_PATH = (
     + r"""
 b=$1 s=${2%"${2##*[!/]}"} t=${3%"${3##*[!/]}"}
 s=${s:-/} t=${t:-/}
-there "$s" || { printf 'first\n' >&2; stat -c %s -- "$s"; exit 1; }
-[ ! -d "$t" ] || t=${t%/}/${s##*/}
+n=${s##*/}
+there "$2" || { printf 'first\n' >&2; stat -c %s -- "$2"; exit 1; }
+case $2 in */) [ ! -L "$s" ] || s=$s/. ;; esac
+if [ -d "$t" ]; then t=${t%/}/$n; else ends_well "$3" || fail 20; fi
 if there "$t"; then [ -n "$5" ] || fail 17; fi
 case $t in */*) d=${t%/*}/ ;; *) d=./ ;; esac
 [ -d "$d" ] || { ls -d "$d." >/dev/null; exit 1; }
