@@ -729,8 +729,8 @@ class Sandbox(ABC):
         if not self._is_another_process():
             self.stop()
 
-    def __del__(self) -> None:
-        if getattr(self, '_status', None) in USABLE and not self._is_another_process():
+    def __del__(self, usable: frozenset[SandboxStatus] = USABLE) -> None:  # the module's name may be gone by then
+        if getattr(self, '_status', None) in usable and not self._is_another_process():
             warnings.warn(f'sandbox {self.id} was never stopped', ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:

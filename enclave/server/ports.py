@@ -204,6 +204,7 @@ def _answer(connection: Connection, method: str, first: bytes, *, own_origin: bo
             raise http.client.BadStatusLine(str(response.status))
         length = _length(response)
     except (http.client.HTTPException, ValueError) as error:
+        response.close()  # else collecting it may find its file closed before it (CPython 3.13)
         raise PortError(f'what listens there does not answer in HTTP: {type(error).__name__}') from None
     dropped = {*_HOP_BY_HOP, 'content-length', *(() if own_origin else _OF_THE_ORIGIN)}
     headers = [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from enclave.server.serve import create_server
 from tests.support.platforms import run_without_unix
 
 PROGRAM = """
-import os, pathlib, tempfile
+import os, pathlib
 import enclave
 from click.testing import CliRunner
 from enclave.cli.main import cli
@@ -21,8 +23,8 @@ def call(*arguments, input=None):
     return result.stdout
 
 assert enclave.run_code('print(6 * 7)').stdout == '42\\n'
-with tempfile.TemporaryDirectory() as name, enclave.HttpSandboxManager(base_url={url!r}) as manager:
-    folder = pathlib.Path(name)
+with enclave.HttpSandboxManager(base_url={url!r}) as manager:
+    folder = pathlib.Path({folder!r})
     (folder / 'in').mkdir()
     (folder / 'in' / 'a.txt').write_text('hello')
     (folder / 'p.py').write_text('print(input())')
@@ -48,8 +50,8 @@ print('all of it')
 
 @pytest.mark.docker
 @pytest.mark.parametrize('platform', ['win32', 'darwin'])
-def test_the_client_and_the_command_line_work_with_a_server(platform: str) -> None:
+def test_the_client_and_the_command_line_work_with_a_server(platform: str, tmp_path: Path) -> None:
     with create_server().running() as url:
-        found = run_without_unix(PROGRAM.format(url=url), platform)
+        found = run_without_unix(PROGRAM.format(url=url, folder=str(tmp_path)), platform)
 
     assert (found.returncode, found.stdout.splitlines()[-1:]) == (0, ['all of it']), found.stderr[-3000:]
