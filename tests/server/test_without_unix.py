@@ -10,7 +10,7 @@ from enclave.server.serve import create_server
 from tests.support.platforms import run_without_unix
 
 PROGRAM = """
-import os, pathlib
+import os, pathlib, tempfile
 import enclave
 from click.testing import CliRunner
 from enclave.cli.main import cli
@@ -24,7 +24,7 @@ def call(*arguments, input=None):
 
 assert enclave.run_code('print(6 * 7)').stdout == '42\\n'
 with enclave.HttpSandboxManager(base_url={url!r}) as manager:
-    folder = pathlib.Path({folder!r})
+    folder = pathlib.Path(tempfile.mkdtemp(dir={folder!r}))
     (folder / 'in').mkdir()
     (folder / 'in' / 'a.txt').write_text('hello')
     (folder / 'p.py').write_text('print(input())')
