@@ -159,6 +159,9 @@ def write(results: dict[str, Any], folder: Path, *, with_plots: bool = True) -> 
     results = _rounded(results)
     (folder / 'results.json').write_text(json.dumps(results, indent=1) + '\n', 'utf-8')
     (folder / 'index.md').write_text(report.page(results), 'utf-8')
+    page = folder.parent / 'comparison.md'
+    with contextlib.suppress(FileNotFoundError, KeyError):  # another folder, or a run of some parts only
+        page.write_text(report.with_table(page.read_text('utf-8'), report.compared(results)), 'utf-8')
     plots = find_environment(*PLOTS) if with_plots else None
     if plots:
         subprocess.run([plots, str(HERE / 'plots.py'), str(folder / 'results.json'), str(folder)], check=True)

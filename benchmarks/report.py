@@ -42,6 +42,35 @@ def page(results: Mapping[str, Any]) -> str:
     return '\n'.join(lines).rstrip('\n') + '\n'
 
 
+COMPARED = {
+    'enclave, Docker': 'enclave, Docker',
+    'enclave, HTTP to Docker': 'the same over HTTP',
+    'enclave, bubblewrap': 'enclave, bubblewrap',
+    'ms-enclave': 'ms-enclave 0.0.8',
+    'llm-sandbox': 'llm-sandbox',
+    'swe-rex': 'swe-rex',
+}
+"""What the table of the page that compares shows, and how it is called there."""
+
+
+def compared(results: Mapping[str, Any]) -> str:
+    """Return the table of docs/comparison.md, in Markdown; KeyError where one of its figures was not measured."""
+    beside = results['parts']['beside']
+    rows = {'create to first result, network on': {name: beside['creation'][name]['first'] for name in COMPARED}}
+    rows.update({text: beside['calls'][name] for name, text in OPERATIONS.items() if name != 'cell'})
+    lines = [f'| path, milliseconds | {" | ".join(COMPARED.values())} |', f'| --- |{" ---: |" * len(COMPARED)}']
+    for text, row in rows.items():
+        figures = (_short(1000 * statistics.median(row[name])) for name in COMPARED)
+        lines.append(f'| {text} | {" | ".join(figures)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def with_table(page: str, table: str) -> str:
+    """Return a page with this table in the place of the one that has the same first column."""
+    start = page.index(table.partition(' |')[0])
+    return page[:start] + table + page[page.index('\n\n', start) + 1 :]
+
+
 def _goals(results: Mapping[str, Any]) -> list[str]:
     lines = ['## Goals', '', '| what | goal | measured | |', '| --- | --- | --- | --- |']
     verdicts = {True: 'reached', False: '**missed**', None: ''}

@@ -26,6 +26,13 @@ def test_page_is_written_from_the_figures_beside_it(results: dict[str, Any]) -> 
     assert (FOLDER / 'index.md').read_text('utf-8') == report.page(results)
 
 
+def test_the_table_of_the_comparison_is_of_the_same_run(results: dict[str, Any]) -> None:
+    page = (FOLDER.parent / 'comparison.md').read_text('utf-8')
+
+    assert report.compared(results) in page
+    assert report.with_table(page, report.compared(results)) == page
+
+
 def test_every_goal_is_a_line_that_is_reached_missed_or_not_measured(results: dict[str, Any]) -> None:
     found = goals.goals(results)
 
