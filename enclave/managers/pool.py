@@ -287,7 +287,7 @@ class Pool:
         Where it has not, the ticket is given another sandbox that is ready, if there is one.
         """
         cleaning = member.cleaning
-        if cleaning is None or cleaning.wait(deadline.earlier(OTHER_SECONDS)):
+        if cleaning is None or cleaning.has_ended() or cleaning.wait(deadline.earlier(OTHER_SECONDS)):
             return True
         with self._lock:
             if self._closed is not None:
