@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tests.support.workspace import FakeWorkspace
 
 def run(**parameters: Any) -> Any:
     """Call the tool where no sandbox is needed."""
-    return ToolFactory.create_tool('multi_code_executor').execute(FakeWorkspace(Path('unused')), **parameters)
+    with tempfile.TemporaryDirectory() as folder:
+        return ToolFactory.create_tool('multi_code_executor').execute(FakeWorkspace(Path(folder)), **parameters)
 
 
 def test_its_schema_is_the_documented_one() -> None:
