@@ -52,7 +52,7 @@ test-languages: .venv/.installed-dev  ## programs in every language of the image
 		|| echo '==> Going on without: tests that need the engine are skipped (with CI=true they fail)'
 	@$(BIN)/pytest -m languages tests/languages
 
-unit: .venv/.installed-dev  ## the tests that need no engine and start no interpreter: a verdict in a minute
+unit: .venv/.installed-dev  ## the tests that need no engine and start no interpreter: a verdict in a minute or two
 	@$(BIN)/pytest -n 2 -m 'not docker and not bubblewrap and not processes'
 
 coverage: .venv/.installed-dev  ## which lines the tests without an engine execute, the agent in its sandboxes included; holds the floors
