@@ -36,7 +36,7 @@ Hook = Callable[[Any, Any], Any]
 
 PARTS = 'application/vnd.enclave.parts'
 """The media type of `encoded_to_parts`."""
-PARTS_LINES = 'application/vnd.enclave.parts-lines'
+PARTS_LINES = 'application/vnd.enclave.lines-and-parts'
 """The media type of many values one after the other, each as `encoded_to_line` has written it."""
 PART_CHARACTERS = 32 << 10
 """A text of this length or more is long."""

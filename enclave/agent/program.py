@@ -3274,12 +3274,18 @@ def move_path(what):
     if target.endswith(b'/') and not is_tree and not os.path.isdir(target):
         raise OSError(errno.ENOTDIR, '', target)
     copy_path(dict(what, recursive=True))
-    if is_tree:
+    remove_path(source)
+
+
+def remove_path(path):
+    # type: (bytes) -> None
+    """Remove a file, a symlink or a directory with all that is in it."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        os.unlink(path)
+    else:
         import shutil
 
-        shutil.rmtree(source)
-    else:
-        os.unlink(source)
+        shutil.rmtree(path)
 
 
 def copy_to(source, target):
@@ -3319,12 +3325,7 @@ def run_builtin(what):
             return 0
         path = to_path(what)
         if what['name'] == 'rmtree':
-            if os.path.islink(path) or not os.path.isdir(path):
-                os.unlink(path)
-            else:
-                import shutil
-
-                shutil.rmtree(path)
+            remove_path(path)
         elif what['name'] == 'untar':
             unpack_tar(path)
         else:

@@ -176,8 +176,7 @@ def run_code(sandboxes: CallerSandboxes, arguments: RunCode) -> CallResponse:
     step = result.last
     stdout, stderr = _bounded(step.stdout, ANSWER_BYTES // 4), _bounded(step.stderr, ANSWER_BYTES // 4)
     parts = [] if result.run is not None else ['[compiling failed]']
-    parts += [stdout.rstrip('\n')] if stdout else []
-    parts += [(f'[stderr]\n{stderr}' if stdout else stderr).rstrip('\n')] if stderr else []
+    parts += _streams(stdout, stderr)
     ending = _ending(step)
     data = {
         'sandbox_id': sandbox.id,
@@ -293,11 +292,15 @@ def _pictures(result: CellResult, room: int) -> tuple[tuple[tuple[str, str], ...
     return tuple(found), left_out
 
 
+def _streams(stdout: str, stderr: str) -> list[str]:
+    """Return what a program wrote, as the parts of a text; stderr is named where there is stdout before it."""
+    parts = [stdout.rstrip('\n')] if stdout else []
+    return parts + ([(f'[stderr]\n{stderr}' if stdout else stderr).rstrip('\n')] if stderr else [])
+
+
 def _command_response(sandbox_id: str, result: CommandResult) -> CallResponse:
     stdout, stderr = _bounded(result.stdout, ANSWER_BYTES // 4), _bounded(result.stderr, ANSWER_BYTES // 4)
-    parts = [stdout.rstrip('\n')] if stdout else []
-    if stderr:
-        parts.append(f'[stderr]\n{stderr}'.rstrip('\n') if stdout else stderr.rstrip('\n'))
+    parts = _streams(stdout, stderr)
     ending = _ending(result)
     if ending:
         parts.append(ending)

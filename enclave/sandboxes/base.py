@@ -99,8 +99,6 @@ _KERNEL_VERBS = frozenset(
     {'create_kernel', 'execute_cell', 'list_kernels', 'list_variables', 'restart_kernel', 'stream_cell'}
 )
 
-CLEANED: Pending[None] = Pending.done(None)
-
 
 class Sandbox(ABC):
     """One sandbox, from `start` to `stop`. Use it as a context manager, or call the two yourself.
@@ -431,7 +429,7 @@ class Sandbox(ABC):
     def _begin_clean(self) -> Pending[None]:
         """Begin `_clean`, and return as soon as others may take over; a kind that cannot does all of it before."""
         self._clean()
-        return CLEANED
+        return Pending.done(None)
 
     def _changeable_places(self) -> tuple[str, ...] | None:
         """Return every directory that is empty at the start and that programs in it can change; None if that can be anything

@@ -259,7 +259,7 @@ class _Programs:
         """Return the line of an encoded event, as the client takes it."""
         if self.with_texts:
             return wire.encoded_to_line(encoded)
-        return (wire.encoded_to_json(encoded).encode('ascii') + b'\n',)
+        return (_encoded_line(encoded),)
 
     def _run_once(self, entry: Entry, index: int, request: CodeRequest) -> CodeEvent:
         with self._lock:
@@ -426,4 +426,8 @@ def _failed(index: int, error: Exception | None) -> CodeEvent:
 
 
 def _line(event: CodeEvent) -> bytes:
-    return wire.encoded_to_json(wire.encode(event)).encode('ascii') + b'\n'
+    return _encoded_line(wire.encode(event))
+
+
+def _encoded_line(encoded: Any) -> bytes:
+    return wire.encoded_to_json(encoded).encode('ascii') + b'\n'

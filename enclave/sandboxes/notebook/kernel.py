@@ -486,7 +486,7 @@ class NotebookKernel:
 
     def _begin(self) -> KernelProcess:
         if self._lives:  # whose connection file and sockets are of no use any more
-            self._host.run(RemovePath(path=self._directory, recursive=True, missing_ok=True))
+            self._remove_directory()
             with contextlib.suppress(SandboxPathError):  # the start says what is wrong with it
                 self._host.run(MakeDir(path=self._cwd))  # cells may have removed it, and no kernel would start again
         self._host.run(MakeDir(path=self._directory, mode=0o700))
@@ -565,7 +565,10 @@ class NotebookKernel:
             has_lived = self._lives > 0
         if has_lived:
             with contextlib.suppress(EnclaveError):  # of the sandbox, which others report
-                self._host.run(RemovePath(path=self._directory, recursive=True, missing_ok=True))
+                self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        self._host.run(RemovePath(path=self._directory, recursive=True, missing_ok=True))
 
     def info(self) -> KernelInfo:
         """Return what is to be known of it now."""

@@ -52,9 +52,9 @@ def prepare(shell: Any) -> None:
 
 
 def unseen(function: Any) -> Any:
-    """Return a function that leaves no entry of ours at the head of the traceback of what is raised in it.
+    """Return a function that leaves no frame of this module at the head of the traceback of what is raised in it.
 
-    A bare ``raise`` takes the traceback from the exception as it is then, since Python 3.11; before, the entries stay.
+    A bare ``raise`` takes the traceback from the exception as it is then, since Python 3.11; before, the frames stay.
     """
 
     @functools.wraps(function)
